@@ -14,6 +14,7 @@ from evalkit.config import Config
 from evalkit.leaderboard.compare import Compared, Comparison, Flip
 from evalkit.leaderboard.publish import write_page
 from evalkit.leaderboard.sentences import p_text, sentences
+from evalkit.leaderboard.tables import spreadsheet_text
 from evalkit.records import write_text_atomic
 from evalkit.words import t
 
@@ -107,12 +108,18 @@ def comparison_json(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
 
 
 def flipped_frame(comparisons: Sequence[Comparison]) -> "pd.DataFrame":
-    """One line per sample that two models score differently."""
+    """One line per sample that two models score differently; no answer can run in a spreadsheet."""
     import pandas as pd
 
     columns = ["model_a", "model_b", "dataset", "id", "a", "b", "prediction_a", "prediction_b"]
     rows = [
-        {"model_a": one.a.model, "model_b": one.b.model, **asdict(flip)}
+        {
+            "model_a": spreadsheet_text(one.a.model),
+            "model_b": spreadsheet_text(one.b.model),
+            **asdict(flip),
+            "prediction_a": spreadsheet_text(flip.prediction_a),
+            "prediction_b": spreadsheet_text(flip.prediction_b),
+        }
         for one in comparisons
         for flip in one.flips
     ]

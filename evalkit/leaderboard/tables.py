@@ -5,6 +5,7 @@ from it, `*` partial figures. Only rows of one protocol are held against each ot
 or imported rows never are: they have no interval.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -30,7 +31,7 @@ def csv_frame(rows: Sequence[Row]) -> "pd.DataFrame":
     import pandas as pd
 
     columns: dict[str, list[object]] = {
-        "model": [_plain(row.model) for row in rows],
+        "model": [spreadsheet_text(row.model) for row in rows],
         "kind": [row.kind.value for row in rows],
         "partial": [row.partial for row in rows],
     }
@@ -48,7 +49,7 @@ def csv_frame(rows: Sequence[Row]) -> "pd.DataFrame":
     columns["protocol"] = [row.rules for row in rows]
     columns["mt_bench_rules"] = [row.mt_bench_rules for row in rows]
     columns["run"] = [row.run.folder.as_posix() if row.run else "" for row in rows]
-    columns["remarks"] = ["; ".join((*row.reasons, *row.remarks)) for row in rows]
+    columns["remarks"] = [spreadsheet_text("; ".join((*row.reasons, *row.remarks))) for row in rows]
     return pd.DataFrame(columns)
 
 
@@ -101,6 +102,15 @@ def marks(cells: Sequence[Cell], rules: Sequence[str]) -> list[Mark]:
             elif not told_apart(cells[index], cells[best]):
                 result[index] = "tie"
     return result
+
+
+def spreadsheet_text(text: str) -> str:
+    """A text that a spreadsheet takes for text: what it would run as a formula gets a quote in front.
+
+    A signed number stays as it is.
+    """
+    starts = text.lstrip().startswith(("=", "+", "-", "@"))
+    return f"'{text}" if starts and not re.fullmatch(r"[+-][\d.,]+", text) else text
 
 
 def rounded(value: float | None, digits: int) -> str:
@@ -167,8 +177,3 @@ def _cell_text(text: str) -> str:
 
 def _code(text: object) -> str:
     return str(text).replace("`", "'")
-
-
-def _plain(text: str) -> str:
-    # A spreadsheet would run a text that starts so as a formula.
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
