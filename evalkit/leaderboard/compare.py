@@ -1,5 +1,6 @@
 """Two runs -> their difference per dataset, category and average, and the samples that flipped."""
 
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -120,7 +121,7 @@ def compare_scored(a: ScoredRun, b: ScoredRun, *, resamples: int = 10_000) -> Co
     lines: dict[str, tuple[Compared, Difference]] = {}
     flips: list[Flip] = []
     remarks = list(_remarks(a.run, b.run))
-    for stream, name in enumerate(common(a.run.results, b.run.results)):
+    for name in common(a.run.results, b.run.results):
         metric = counting_metric(name, a.run.results)
         ids = [key for key in a.rows(name) if key in b.rows(name)]
         golds = _golds(a, b, name, ids) if isinstance(METRICS.get(metric or ""), CorrelationMetric) else []
@@ -132,7 +133,7 @@ def compare_scored(a: ScoredRun, b: ScoredRun, *, resamples: int = 10_000) -> Co
             remarks.append(f"{name}: {metric} needs all gold answers, and neither run has kept them")
         else:
             pairs = Pairs(*(np.array(side.numbers(name, metric, ids)) for side in (a, b)))
-            lines[name] = _dataset(pairs, name, metric, golds, resamples, stream)
+            lines[name] = _dataset(pairs, name, metric, golds, resamples)
             flips += _flips(a, b, name, metric, ids)
     categories = _categories(lines)
     return Comparison(
@@ -153,9 +154,11 @@ def _golds(a: ScoredRun, b: ScoredRun, name: str, ids: Sequence[str]) -> list[fl
 
 
 def _dataset(
-    pairs: Pairs, name: str, metric: str, golds: Sequence[float], resamples: int, stream: int
+    pairs: Pairs, name: str, metric: str, golds: Sequence[float], resamples: int
 ) -> tuple[Compared, Difference]:
     kind = METRICS.get(metric)
+    # By name, so that p does not depend on which other datasets there are.
+    stream = zlib.crc32(name.encode())
     if isinstance(kind, CorrelationMetric):
         difference = correlation_difference(kind, pairs, np.array(golds), resamples, stream)
         values = [kind.score(side.tolist(), list(golds)) for side in (pairs.a, pairs.b)]

@@ -127,7 +127,7 @@ def test_the_command_writes_all_three(
 
 
 def test_the_model_card_block_is_what_the_hub_reads(world: World) -> None:
-    from huggingface_hub import ModelCardData
+    from huggingface_hub import ModelCard, ModelCardData
     from huggingface_hub.repocard_data import model_index_to_eval_results
 
     row = build_board([world.results]).rows[0]
@@ -141,7 +141,18 @@ def test_the_model_card_block_is_what_the_hub_reads(world: World) -> None:
     assert (
         ModelCardData(model_name=name, eval_results=results).to_yaml().strip() == text.split("---")[1].strip()
     )
+    assert [result.metric_type for result in results] == CARD
     assert "### llm-jp-eval v1.3.1" in text and "| AVG | EL |" in text
+    # The hub's own reader of a whole README.
+    card = ModelCard(text, ignore_metadata_errors=False)
+    assert card.data.model_name == "strong-モデル" and card.data.eval_results == results
+    assert card.text.strip().startswith("<!-- evalkit: begin -->")
+
+
+def test_partial_figures_are_no_metadata() -> None:
+    row = Row("m", Kind.run, cells={"NLI": Cell(0.5, (0.4, 0.6), 50, partial=True)}, reasons=("limit=50",))
+    text = model_card(row)
+    assert "0.5000*" in text and "model-index" not in text
 
 
 def test_unknown_formats_are_named(world: World, capsys: pytest.CaptureFixture[str]) -> None:

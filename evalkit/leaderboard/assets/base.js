@@ -3,7 +3,12 @@ const read = (id) => {
   return block ? JSON.parse(block.textContent) : null;
 };
 const data = read("data");
-const state = { lang: data.lang, sort: {}, filter: "", off: new Set(), intervals: true, list: 200 };
+// More rows than this in one chart cannot be told apart; the rest waits for a tick.
+const IN_CHARTS = 8;
+const state = {
+  lang: data.lang, sort: {}, filter: "", intervals: true, list: 200,
+  off: new Set(data.rows.map((row, index) => index).filter((row) => !data.tables.some((table) => table.rows.slice(0, IN_CHARTS).includes(row)))),
+};
 const views = {};
 const charts = [];
 
@@ -40,7 +45,7 @@ const samplesOf = (() => {
 const route = () => {
   const [path, query = ""] = location.hash.slice(1).split("?");
   const [view, ...parts] = path.split("/").map(decodeURIComponent);
-  return { view: view in views ? view : "table", parts, query: new URLSearchParams(query) };
+  return { view: Object.hasOwn(views, view) ? view : "table", parts, query: new URLSearchParams(query) };
 };
 const link = (view, parts = [], query = {}) => {
   const kept = Object.entries(query).filter(([, value]) => value !== "" && value !== null && value !== undefined);
