@@ -16,6 +16,7 @@ from evalkit.engines.local import LocalEngine
 from evalkit.errors import InputError
 from evalkit.loading import load_suite
 from evalkit.models import resolve
+from evalkit.words import said
 
 
 def run(config: Config) -> int:
@@ -23,7 +24,7 @@ def run(config: Config) -> int:
     from rich.console import Console
 
     def say(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        print(said(line), file=sys.stderr, flush=True)
 
     if config.model is None:
         raise InputError("no model is given", fix="model=1.8b-instruct   (python -m evalkit list models)")

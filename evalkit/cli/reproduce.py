@@ -17,6 +17,7 @@ from evalkit.errors import InputError
 from evalkit.nearest import did_you_mean
 from evalkit.reference import JASTER_TABLE, ROUNDING, Card, load_cards
 from evalkit.results import AVERAGE, Results, Value, read_results
+from evalkit.words import said, t
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,10 +64,12 @@ def comparison(results: Results, card: Card) -> "Table":
     from rich import box
     from rich.table import Table
 
-    title = f"{results.run.get('model')} and the card's {card.model}"
+    title = said(f"{results.run.get('model')} and the card's {card.model}")
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, header_style="bold")
     for header in ("", "run", "95 % interval", "card", "difference", "card in interval"):
-        table.add_column(header, justify="left" if header in ("", "95 % interval") else "right")
+        table.add_column(
+            t(header) if header else "", justify="left" if header in ("", "95 % interval") else "right"
+        )
     for column, figure in card.columns.items():
         value = results.average.get(column) if column == AVERAGE else results.categories.get(column)
         mark = " *" if column in results.partial.categories else ""
@@ -79,7 +82,7 @@ def _cells(value: Value | None, figure: float) -> tuple[str, str, str, str, str]
         return "-", "", f"{figure:.4f}", "", ""
     inside = contains(value, figure)
     interval = f"{value.ci95[0]:.4f} to {value.ci95[1]:.4f}" if value.ci95 else ""
-    verdict = "" if inside is None else ("yes" if inside else "NO")
+    verdict = "" if inside is None else (t("yes") if inside else t("NO"))
     return f"{value.value:.4f}", interval, f"{figure:.4f}", f"{value.value - figure:+.4f}", verdict
 
 
@@ -87,11 +90,11 @@ def _print_remarks(results: Results, card: Card, console: "Console") -> None:
     cells = {**results.average, **results.categories}
     verdicts = [contains(cells[name], figure) for name, figure in card.columns.items() if name in cells]
     decided = [verdict for verdict in verdicts if verdict is not None]
-    console.print(f"{sum(decided)} of {len(decided)} figures of the card lie in the run's interval")
+    console.print(said(f"{sum(decided)} of {len(decided)} figures of the card lie in the run's interval"))
     if results.partial.partial:
-        console.print("the run is partial (* marks incomplete categories):")
+        console.print(t("the run is partial (* marks incomplete categories):"))
         for reason in results.partial.reasons or ["a category is incomplete"]:
-            console.print(f"  {reason}", markup=False, soft_wrap=True)
+            console.print(f"  {said(reason)}", markup=False, soft_wrap=True)
     if results.protocol.deviations:
         listed = ", ".join(f"{key}={value}" for key, value in results.protocol.deviations.items())
-        console.print(f"the run deviates from the protocol: {listed}", markup=False, soft_wrap=True)
+        console.print(said(f"the run deviates from the protocol: {listed}"), markup=False, soft_wrap=True)

@@ -106,7 +106,7 @@ def _check_scores(folder: Path, results: Results) -> None:
             raise InputError(f"damaged: scores/{name}.jsonl is not there; {fix}")
         rows, damaged = read_log(path)
         if damaged or len(rows) != rates.n:
-            what = f"{damaged} lines are damaged" if damaged else f"{len(rows)} of {rates.n} samples"
+            what = f"damaged lines: {damaged}" if damaged else f"{len(rows)} of {rates.n} samples"
             raise InputError(f"damaged: scores/{name}.jsonl: {what}; {fix}")
 
 

@@ -16,7 +16,7 @@ from evalkit.leaderboard.publish import write_page
 from evalkit.leaderboard.sentences import p_text, sentences
 from evalkit.leaderboard.tables import spreadsheet_text
 from evalkit.records import write_text_atomic
-from evalkit.words import t
+from evalkit.words import said, t
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +35,7 @@ def print_comparison(comparison: Comparison, console: Console, *, long: bool = F
         console.print(f"  {escape(sentence)}", soft_wrap=True, highlight=False)
     console.print(_table(comparison, digits=4 if console.width >= _WIDE else 3))
     for remark in comparison.remarks:
-        console.print(f"  {escape(remark)}", soft_wrap=True, highlight=False)
+        console.print(f"  {escape(said(remark))}", soft_wrap=True, highlight=False)
     _print_flips(comparison, console, long)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from evalkit.leaderboard.build import Board
 from evalkit.leaderboard.cells import Cell, told_apart
 from evalkit.leaderboard.rows import TABLES, Kind, Row, Table
-from evalkit.words import t
+from evalkit.words import said, t
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,7 +63,7 @@ def markdown(board: Board) -> str:
     parts = [f"# {t('Leaderboard')}", markdown_tables(board.rows)]
     if board.left_out:
         parts.append(f"## {t('Not shown')}")
-        parts.append("\n".join(f"- `{_code(e.path)}`: {_cell_text(e.reason)}" for e in board.left_out))
+        parts.append("\n".join(f"- `{_code(e.path)}`: {_cell_text(said(e.reason))}" for e in board.left_out))
     return "\n\n".join(parts) + "\n"
 
 
@@ -160,11 +160,10 @@ def _legend(table: Table, rows: Sequence[Row], notes: Mapping[str, int]) -> list
         )
     if any(cell.partial for row in rows for cell in table.cells(row).values()):
         lines.append(t("\\*: partial, not comparable with complete figures."))
-    lines += [f"<sup>{number}</sup> {_cell_text(rule)}" for rule, number in notes.items()]
+    lines += [f"<sup>{number}</sup> {_cell_text(said(rule))}" for rule, number in notes.items()]
     for row in rows:
-        said = [*row.reasons, *row.remarks]
-        if said:
-            lines.append(f"{_cell_text(row.model)}: {_cell_text('; '.join(said))}")
+        if remarks := [said(remark) for remark in (*row.reasons, *row.remarks)]:
+            lines.append(f"{_cell_text(row.model)}: {_cell_text('; '.join(remarks))}")
     return [f"- {line}" for line in lines]
 
 

@@ -371,6 +371,15 @@ def test_dark_and_japanese(at: Any) -> None:
     one(browser, "#language").click()
     assert "リーダーボード" in one(browser, "header").text and "データセット" in one(browser, "main").text
     assert browser.execute_script("return document.documentElement.lang") == "ja"
+    english = re.compile(r"\b[a-z]{2,} [a-z]{2,} [a-z]{2,}\b")
+    for view in ("#table", "#samples", "#pair/0/1", f"#pair/0/{len(models(browser)) - 1}", "#mt", "#notes"):
+        browser.execute_script("location.hash = arguments[0]", view)
+        WebDriverWait(browser, 10).until(lambda b, view=view: view in b.current_url)
+        text = one(browser, "main").text.split("\nデータ\n")[0]
+        ours = [line for line in text.splitlines() if english.search(line)]
+        # Names of columns, and texts of the data.
+        data = " ".join(node.text for node in all_of(browser, "pre, .list .line, thead, p.soft"))
+        assert not [line for line in ours if line not in data], view
 
 
 @pytest.mark.parametrize("view", ["", "#samples/jamp?a=0&b=1", "#pair", "#mt", "#steps", "#notes"])
