@@ -28,6 +28,8 @@ _MOST_DEATHS = 6
 # Completions are fetched this often; less often when very many workers would keep the driver busy.
 _SLICE_SECONDS = 0.25
 _SLICES_PER_SECOND = 200
+# Ray's words for an actor that could not even be made.
+_CREATION = "raised in its creation task"
 
 
 @dataclass(eq=False)
@@ -82,6 +84,9 @@ class Crew:
         self._deaths = 0
         self._looked = 0.0
         self._said: set[str] = set()
+        self._alive: frozenset[str] = frozenset()
+        # Machines among which there is one that has no evalkit: hiring goes on when they change.
+        self._in_vain: frozenset[str] | None = None
         self.first: Hello | None = None
         self.wanted = 0
         self.machines = 0
@@ -111,11 +116,14 @@ class Crew:
         nodes = ray_session.nodes()
         self.machines = len(nodes)
         self.wanted = self._plan.wanted(nodes)
-        alive = {node.name for node in nodes}
+        alive = frozenset(node.name for node in nodes)
         for member in list(self._members.values()):
             # A busy worker's call fails by itself; of an idle one nothing would be heard.
             if member.node and member.node not in alive and not member.chunk:
                 self._dismiss(member)
+        if self._members and alive == self._in_vain:
+            return
+        self._alive = alive
         while len(self._members) < self.wanted:
             self._hire(-(-self.wanted // max(1, self.machines)))
 
@@ -200,8 +208,19 @@ class Crew:
 
     def _bury(self, member: Member, error: BaseException) -> Lost | None:
         reason = _reason(error)
-        log.warning("%s died: %s", member, reason)
         self._dismiss(member)
+        if _CREATION in str(error):
+            problem = EvalkitError(
+                f"evalkit cannot be started on a machine of the cluster: {reason}",
+                where="engine=ray",
+                fix="install evalkit[ray], the same version, on every machine, and start Ray from there",
+            )
+            if not member.late:
+                raise problem
+            log.warning("a machine that joined is left out: %s", problem)
+            self._in_vain = self._alive
+            return None
+        log.warning("%s died: %s", member, reason)
         self._deaths += 1
         if self._deaths >= max(_MOST_DEATHS, 2 * self.wanted):
             raise EvalkitError(
@@ -262,5 +281,7 @@ def _reason(error: BaseException) -> str:
     cause = getattr(error, "cause", None)
     if isinstance(cause, BaseException):
         return f"{type(cause).__name__}: {(str(cause).splitlines() or [''])[0]}"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in lines if "because" in line), (lines or [type(error).__name__])[0])
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if _CREATION in lines[0]:
+        return lines[-1]
+    return next((line for line in lines if "because" in line), lines[0])

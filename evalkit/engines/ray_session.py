@@ -4,6 +4,7 @@ A Ray of our own binds to the loopback address, wants a secret of this process, 
 sends no usage statistics and leaves no files.
 """
 
+import logging
 import os
 import secrets
 import shutil
@@ -26,6 +27,11 @@ from evalkit.errors import EvalkitError, InputError, InterruptedRunError
 _STORE_BYTES = 100 << 20
 # Unix sockets have short names: Ray's begin with a folder of at most this many bytes.
 _LONGEST_FOLDER = 40
+# Ray gives its own processes half a minute to start; on a busy machine that is not always enough.
+_ATTEMPTS = 3
+_TOO_SLOW = ("timed out", "Initialization failure")
+
+log = logging.getLogger(__name__)
 
 
 @cache
@@ -112,7 +118,8 @@ def connect(engine: EngineConfig) -> None:
     global _stop
     if _connected():
         return
-    _init(engine.address, address=engine.address)
+    fix = "ray status says whether a cluster runs there; without engine.address= one is started here"
+    _init_patiently(engine.address, fix, address=engine.address)
     _stop = _shutdown
 
 
@@ -177,8 +184,9 @@ def _start_own(*, cpus: float, gpus: int) -> None:
 
     _stop = stop
     try:
-        _init(
+        _init_patiently(
             "this machine",
+            "is the machine overloaded, or its disk full? Else engine=local",
             address="local",
             num_cpus=int(cpus),
             num_gpus=gpus,
@@ -191,6 +199,17 @@ def _start_own(*, cpus: float, gpus: int) -> None:
         raise
 
 
+def _init_patiently(where: object, fix: str, **options: Any) -> None:
+    for left in reversed(range(_ATTEMPTS)):
+        try:
+            _init(where, fix, **options)
+            return
+        except EvalkitError as error:
+            if not left or not any(words in error.what for words in _TOO_SLOW):
+                raise
+            log.warning("Ray did not start in time; once more")
+
+
 def _folder() -> Path:
     parent = tempfile.gettempdir()
     if len(os.fsencode(parent)) > _LONGEST_FOLDER - len("/evalkit-ray-12345678"):
@@ -198,7 +217,7 @@ def _folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="evalkit-ray-", dir=parent))
 
 
-def _init(where: object, **options: Any) -> None:
+def _init(where: object, fix: str, **options: Any) -> None:
     try:
         with _own_signals():
             import ray
@@ -208,13 +227,11 @@ def _init(where: object, **options: Any) -> None:
         raise InputError(
             f"Ray cannot be used: {error}", where=where, fix="pip install 'evalkit[ray]'"
         ) from None
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except EvalkitError:
+        raise
+    except Exception as error:  # Ray raises whatever comes to hand, also plain `Exception`.
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        raise EvalkitError(
-            f"no connection to Ray: {lines[0]}",
-            where=where,
-            fix="ray status shows whether a cluster runs there; engine.address=null starts one here",
-        ) from None
+        raise EvalkitError(f"no connection to Ray: {' '.join(lines[:2])}", where=where, fix=fix) from None
 
 
 def _shutdown() -> None:
