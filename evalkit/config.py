@@ -131,6 +131,10 @@ class EngineConfig:
     """How completions are made; nothing here may change them.
 
     `batch_size` null: as many rows as fit. `device`: auto, cpu, cuda, cuda:1 ...
+
+    `engine=ray` alone reads `num_workers` (null: one for each GPU of the cluster, or what its CPUs
+    allow), `gpus_per_worker` (more than one with `device_map`) and `address` (null: a Ray of this
+    machine, started and stopped by evalkit; auto, ray://host:port or host:port: a running one).
     """
 
     name: str = MISSING
@@ -140,6 +144,9 @@ class EngineConfig:
     prefix: PrefixMode = PrefixMode.auto
     attention: Attention = Attention.auto
     threads: int | None = None
+    num_workers: int | None = None
+    gpus_per_worker: int = 1
+    address: str | None = None
 
 
 class JudgeKind(Enum):
