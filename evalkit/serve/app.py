@@ -83,7 +83,8 @@ class Endpoint:
         if self._key is None:
             return
         given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
-        if not hmac.compare_digest(given.encode(), self._key.encode()):
+        # Starlette reads the bytes of a header as latin-1.
+        if not hmac.compare_digest(given.encode("latin-1"), self._key.encode()):
             raise RefusedError("the API key is missing or wrong", status=401, code="invalid_api_key")
 
     async def _body(self, request: Request) -> bytes:

@@ -17,7 +17,8 @@ from evalkit.identity import GENERATION_VERSION
 
 if TYPE_CHECKING:
     from evalkit.engines.base import Engine, Identified
-    from evalkit.serve.asked import Served
+    from evalkit.serve.app import Endpoint
+    from evalkit.serve.worker import Worker
 
 KEY = "EVALKIT_API_KEY"
 # How long open calls and the engine may take to end.
@@ -56,19 +57,15 @@ def _run(
     key: str | None,
     say: Callable[[str], None],
 ) -> bool:
-    from evalkit.serve.app import Endpoint
     from evalkit.serve.worker import Worker
 
-    served = _served(config, identified)
     worker = Worker(engine, most_waiting=config.serve.max_waiting)
-    endpoint = Endpoint(
-        served, worker, _told(config, identified, engine), key=key, max_body=config.serve.max_body
-    )
+    endpoint = endpoint_of(config, identified, engine, worker, key)
     host, port = listener.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
 
     def started() -> None:
-        say(f"serving {served.name} at {address}   (Ctrl-C ends it)")
+        say(f"serving {identified.model.name} at {address}   (Ctrl-C ends it)")
         need = f"   (the key in {KEY})" if key else ""
         option = f" engine.api_key_env={KEY}" if key else ""
         command = f"model=served suite=sample engine=api engine.base_url={address}{option}"
@@ -83,12 +80,18 @@ def _run(
     return ended
 
 
-def _served(config: Config, identified: "Identified") -> "Served":
+def endpoint_of(
+    config: Config, identified: "Identified", engine: "Engine", worker: "Worker", key: str | None
+) -> "Endpoint":
+    """The endpoint over an engine that `worker` runs; callers must send `key` where there is one."""
     from evalkit.engines.loading import load_tokenizer
+    from evalkit.serve.app import Endpoint
     from evalkit.serve.asked import Served
 
     tokenizer = load_tokenizer(identified.model)
-    return Served(identified.model.name, tokenizer, len(tokenizer), config.serve.max_tokens)
+    served = Served(identified.model.name, tokenizer, len(tokenizer), config.serve.max_tokens)
+    told = _told(config, identified, engine)
+    return Endpoint(served, worker, told, key=key, max_body=config.serve.max_body)
 
 
 def _told(config: Config, identified: "Identified", engine: "Engine") -> dict[str, Any]:
@@ -113,7 +116,8 @@ def _listening(config: Config, key: str | None) -> Iterator[socket.socket]:
     """A socket bound to the address asked for, before the model is loaded: a mistake shows at once."""
     host, port = config.serve.host, config.serve.port
     try:
-        family, _, _, _, address = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)[0]
+        # No name at all would mean every address of the machine.
+        family, _, _, _, address = socket.getaddrinfo(host or "?", port, type=socket.SOCK_STREAM)[0]
     except (socket.gaierror, OverflowError, UnicodeError):
         raise InputError(
             "not an address of this machine", where=f"serve.host={host} serve.port={port}"
