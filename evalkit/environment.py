@@ -22,6 +22,7 @@ PACKAGES = (
     "safetensors",
     "accelerate",
     "flash-attn",
+    "vllm",
     "numpy",
     "scipy",
     "rapidfuzz",

@@ -17,7 +17,7 @@ def redact(text: str, secret: str) -> str:
     flat = " ".join(text.split())[:500]
     if len(secret) >= 4:
         flat = flat.replace(secret, "[key]")
-    return re.sub(r"\b(sk-|Bearer )[\w*.-]{6,}", "[key]", flat)
+    return re.sub(r"\b(sk-|Bearer |Basic )[\w*.+/=-]{6,}", "[key]", flat)
 
 
 def public_address(url: str) -> str:

@@ -49,7 +49,8 @@ class ApiEngine(Engine):
         self._facts = ask_servers(config, resolved)
         self.family = "local" if self._facts.evalkit else "api"
         self._tokenizer: Any = None
-        if resolved.has_tokenizer and self._facts.kind is not ServerKind.evalkit:
+        own = self._facts.kind is ServerKind.evalkit
+        if resolved.has_tokenizer and (not own or config.engine.prompts is PromptForm.tokens):
             from evalkit.engines.loading import load_tokenizer
 
             self._tokenizer = load_tokenizer(resolved)

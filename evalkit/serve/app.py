@@ -99,20 +99,22 @@ class Endpoint:
 async def _finished(jobs: Sequence[Job], request: Request) -> list[Completion]:
     """The completions of a call's jobs; a caller who has gone leaves nothing waiting."""
     futures = [asyncio.wrap_future(job.done) for job in jobs]
-    together = asyncio.gather(*futures)
+    waiting = set(futures)
     try:
-        while not (await asyncio.wait([together], timeout=_LOOK_SECONDS))[0]:
-            if await request.is_disconnected():
+        while waiting:
+            _, waiting = await asyncio.wait(waiting, timeout=_LOOK_SECONDS)
+            if waiting and await request.is_disconnected():
                 raise RefusedError("the caller has gone", status=499)
-        return list(together.result())
+        return [future.result() for future in futures]
     except StoppedError:
         raise RefusedError("the server is shutting down", status=503) from None
     except EvalkitError as error:
         raise RefusedError(error.what, status=500) from None
     finally:
         for future in futures:
-            future.cancel()
-        together.cancel()
+            # What has not begun never will; what has failed is heard of once.
+            if not future.cancel() and not future.cancelled():
+                future.exception()
 
 
 async def _refusal(request: Request, error: Exception) -> Response:

@@ -67,7 +67,7 @@ def some_requests() -> list[Request]:
     chat = (Message("system", "s"), Message("user", "問い"))
     return [
         Request("greedy", "以下は、指示です。\n\n", 20, ("\n\n",)),
-        Request("stopped", "abc", 40, tuple("abcdefghijklmnopqrstuvwxyz")),
+        Request("stopped", "abc", 40, tuple("abcdefghijklmnop")),
         Request("sampled", "abc", 30, ("\n\n",), sampled, 7),
         Request("penalised", "abc", 30, (), Sampling(repetition_penalty=1.3)),
         Request("chat", chat, 12),

@@ -178,7 +178,8 @@ class FaultServer:
         completion = self.completion(text, body)
         if fault == "filter_finish":
             completion["choices"][0]["finish_reason"] = "content_filter"
-            completion["choices"][0]["message"]["content"] = None
+            if "message" in completion["choices"][0]:
+                completion["choices"][0]["message"]["content"] = None
         if fault == "wrong_model":
             completion["model"] = "some-other-model"
         return web.json_response(completion)
