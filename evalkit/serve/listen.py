@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 KEY = "EVALKIT_API_KEY"
 # How long open calls and the engine may take to end.
 _GRACE_SECONDS = 5
+_LAST_PORT = 65535
 
 
 def serve(config: Config, *, say: Callable[[str], None]) -> bool:
@@ -115,13 +116,14 @@ def _told(config: Config, identified: "Identified", engine: "Engine") -> dict[st
 def _listening(config: Config, key: str | None) -> Iterator[socket.socket]:
     """A socket bound to the address asked for, before the model is loaded: a mistake shows at once."""
     host, port = config.serve.host, config.serve.port
+    where = f"serve.host={host} serve.port={port}"
+    if not 0 <= port <= _LAST_PORT:
+        raise InputError(f"ports go from 0 to {_LAST_PORT}", where=where)
     try:
         # No name at all would mean every address of the machine.
         family, _, _, _, address = socket.getaddrinfo(host or "?", port, type=socket.SOCK_STREAM)[0]
-    except (socket.gaierror, OverflowError, UnicodeError):
-        raise InputError(
-            "not an address of this machine", where=f"serve.host={host} serve.port={port}"
-        ) from None
+    except (socket.gaierror, UnicodeError):
+        raise InputError("not an address of this machine", where=where) from None
     if not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback and key is None:
         raise InputError(
             "without a key only this machine may call",
@@ -132,12 +134,9 @@ def _listening(config: Config, key: str | None) -> Iterator[socket.socket]:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(address)
-        except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
+        except OSError as error:
             raise InputError(
-                f"cannot listen there: {reason}",
-                where=f"serve.host={host} serve.port={port}",
-                fix="serve.port=0 takes a free one",
+                f"cannot listen there: {error.strerror}", where=where, fix="serve.port=0 takes a free one"
             ) from None
         yield listener
 
