@@ -8,7 +8,12 @@ import sys
 from importlib import metadata
 from typing import Any
 
+import yaml
+from omegaconf import OmegaConf
+
 from evalkit import __version__, assets
+from evalkit.config import Config
+from evalkit.refusals import without_credentials
 
 PACKAGES = (
     "torch",
@@ -17,6 +22,7 @@ PACKAGES = (
     "safetensors",
     "accelerate",
     "flash-attn",
+    "vllm",
     "numpy",
     "scipy",
     "rapidfuzz",
@@ -39,6 +45,17 @@ def describe_environment() -> dict[str, Any]:
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "host": socket.gethostname(),
     }
+
+
+def config_text(config: Config) -> str:
+    """config.yaml: every option of a run, addresses without credentials."""
+    content = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+    assert isinstance(content, dict)
+    for group in ("engine", "judge"):
+        address = (content.get(group) or {}).get("base_url")
+        if address:
+            content[group]["base_url"] = without_credentials(address)
+    return yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
 
 
 def _version(package: str) -> str | None:

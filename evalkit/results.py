@@ -22,6 +22,7 @@ from typing import Any
 
 from evalkit.config import Config, ProtocolConfig
 from evalkit.errors import InputError
+from evalkit.server_options import PromptForm
 
 SCHEMA_VERSION = 1
 AVERAGE = "AVG"
@@ -222,6 +223,8 @@ def protocol_record(config: Config, dtype: str | None = None) -> ProtocolRecord:
     }
     if dtype is not None:
         pairs["dtype"] = (dtype, "bfloat16")
+    if config.engine.name == "api" and config.engine.prompts is PromptForm.chat:
+        pairs["engine.prompts"] = ("chat", "auto")
     return ProtocolRecord(
         name=protocol.name,
         options={key: given for key, (given, _) in pairs.items()},

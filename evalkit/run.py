@@ -8,10 +8,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import yaml
-
 from evalkit.config import Config, SuiteData, is_offline
-from evalkit.environment import describe_environment
+from evalkit.environment import config_text, describe_environment
 from evalkit.errors import InputError, InterruptedRunError
 from evalkit.identity import folder_name, run_identity
 from evalkit.loading import LoadedSuite, load_suite
@@ -57,8 +55,7 @@ def evaluate(config: Config, *, say: Say) -> Outcome:
         EvalkitError: something failed on the way; finished completions are kept.
         InterruptedRunError: a signal came; finished completions are kept.
     """
-    from evalkit.engines import engine_family, resolve_dtype
-    from evalkit.models import resolve
+    from evalkit.engines import identify
 
     if config.model is None:
         raise InputError("no model is given", fix="model=1.8b-instruct   (python -m evalkit list models)")
@@ -68,9 +65,9 @@ def evaluate(config: Config, *, say: Say) -> Outcome:
     suite = load_suite(config, say=say)
     for line in (*suite.warnings, *(f"missing: {name} ({why})" for name, why in suite.missing.items())):
         say(line)
-    model = resolve(config.model, offline=is_offline(config))
-    dtype = resolve_dtype(config)
-    identity = run_identity(config, suite.tasks, model, template, family=engine_family(config), dtype=dtype)
+    identified = identify(config)
+    model, dtype = identified.model, identified.dtype
+    identity = run_identity(config, suite.tasks, model, template, family=identified.family, dtype=dtype)
     folder = Path(config.out or "results").expanduser() / model.label / folder_name(suite.name)
     directory = RunDirectory(folder / run_id(identity))
     with directory, log_to(directory.path / "run.log") as log, signals_stop_the_run():
@@ -178,12 +175,7 @@ def _finished_results(directory: RunDirectory, config: Config, dtype: str) -> Re
 def _start_files(directory: RunDirectory, config: Config, environment: dict[str, Any]) -> None:
     # results.json means done, so it goes before anything is added to the run.
     directory.results_path.unlink(missing_ok=True)
-    from omegaconf import OmegaConf
-
-    content = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
-    write_text_atomic(
-        directory.path / "config.yaml", yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
-    )
+    write_text_atomic(directory.path / "config.yaml", config_text(config))
     write_json_atomic(directory.path / "environment.json", environment)
 
 

@@ -8,11 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-from omegaconf import OmegaConf
-
-from evalkit.config import Config, is_offline
-from evalkit.environment import describe_environment
+from evalkit.config import Config
+from evalkit.environment import config_text, describe_environment
 from evalkit.errors import InputError
 from evalkit.identity import GENERATION_VERSION, folder_name
 from evalkit.mtbench.answers import (
@@ -40,7 +37,7 @@ from evalkit.records import (
 )
 
 if TYPE_CHECKING:
-    from evalkit.engines.base import Engine
+    from evalkit.engines.base import Engine, Identified
     from evalkit.models import ResolvedModel
 
 log = logging.getLogger(__name__)
@@ -64,9 +61,8 @@ def answer_questions(config: Config, *, say: Callable[[str], None]) -> AnswerOut
         FetchError: the question file cannot be had.
         EvalkitError: something failed on the way; finished turns are kept.
     """
-    from evalkit.engines.loading import load_tokenizer
+    from evalkit.engines import identify
     from evalkit.logs import log_to
-    from evalkit.models import resolve
     from evalkit.run import signals_stop_the_run
 
     if config.model is None:
@@ -77,10 +73,11 @@ def answer_questions(config: Config, *, say: Callable[[str], None]) -> AnswerOut
     language = preset.language([], config.language or config.suite.mt_bench)
     book = Books(preset, pinned_files(config)).in_language(language)
     questions = choose_questions(list(book.questions.values()), max(config.limit or 0, 0))
-    model = resolve(config.model, offline=is_offline(config))
-    tokenizer = load_tokenizer(model)
+    identified = identify(config)
+    model = identified.model
+    tokenizer = _tokenizer(identified)
     answer_rules(preset, tokenizer, {})
-    identity = _identity(config, preset, language, model)
+    identity = _identity(preset, language, identified)
     path = Path(config.out or "results").expanduser() / model.label / folder_name(config.suite.name)
     directory = RunDirectory(path / run_id(identity))
     folder = MtBenchFolder(directory.path)
@@ -99,9 +96,16 @@ def answer_questions(config: Config, *, say: Callable[[str], None]) -> AnswerOut
         return AnswerOutcome(directory.path, len(kept) - before, before, content)
 
 
-def _identity(config: Config, preset: Preset, language: Language, model: "ResolvedModel") -> dict[str, Any]:
-    from evalkit.engines import engine_family, resolve_dtype
+def _tokenizer(identified: "Identified") -> Any | None:
+    """The model's tokenizer; None where only a server of another kind than evalkit's has it."""
+    from evalkit.engines.loading import load_tokenizer
 
+    if identified.family == "api" and not identified.model.has_tokenizer:
+        return None
+    return load_tokenizer(identified.model)
+
+
+def _identity(preset: Preset, language: Language, identified: "Identified") -> dict[str, Any]:
     return {
         "generation_version": GENERATION_VERSION,
         "mt_bench": preset.name,
@@ -113,9 +117,9 @@ def _identity(config: Config, preset: Preset, language: Language, model: "Resolv
             "tokens": preset.length.tokens,
         },
         "system_message": preset.system_message,
-        "model": model.identity,
-        "dtype": resolve_dtype(config),
-        "engine_family": engine_family(config),
+        "model": identified.model.identity,
+        "dtype": identified.dtype,
+        "engine_family": identified.family,
     }
 
 
@@ -139,9 +143,7 @@ def _start_files(
     """Writes what a run begins with; returns the content of environment.json so far."""
     # results.json means done, so it goes before anything is added to the run.
     folder.results_path.unlink(missing_ok=True)
-    content = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
-    text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
-    write_text_atomic(folder.path / "config.yaml", text)
+    write_text_atomic(folder.path / "config.yaml", config_text(config))
     folder.write_header(header)
     return {"identity": identity, **describe_environment()}
 
@@ -150,7 +152,7 @@ def _generate(
     config: Config,
     preset: Preset,
     model: "ResolvedModel",
-    tokenizer: Any,
+    tokenizer: Any | None,
     questions: Sequence[Question],
     folder: MtBenchFolder,
     kept: dict[str, TurnRecord],

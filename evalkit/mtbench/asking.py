@@ -5,11 +5,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from evalkit.client import Reply
 from evalkit.errors import EvalkitError
 from evalkit.mtbench.asks import Ask, open_key
 from evalkit.mtbench.cost import EXPLANATION_TOKENS, Budget
 from evalkit.mtbench.store import JudgmentStore, Stored
+from evalkit.replies import Reply
 from evalkit.types import Message
 
 # Another process makes this judgment: how long until the next look.
