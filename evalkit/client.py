@@ -251,21 +251,29 @@ def chat_body(model: str, messages: Sequence[Message], parameters: Mapping[str, 
 def reply_of_body(body: object) -> Reply | None:
     """The first choice of a chat completion's JSON body; None: it is none, or has no choice."""
     choices = body.get("choices") if isinstance(body, dict) else None
-    message = choices[0].get("message") if choices and isinstance(choices[0], dict) else None
-    if not isinstance(body, dict) or not choices or not isinstance(message, dict):
+    first = choices[0] if isinstance(choices, list) and choices else None
+    message = first.get("message") if isinstance(first, dict) else None
+    if not isinstance(body, dict) or not isinstance(first, dict) or not isinstance(message, dict):
         return None
-    finish_reason, usage = choices[0].get("finish_reason"), body.get("usage") or {}
-    filtered = finish_reason == "content_filter"
     text = message.get("content") or message.get("refusal")
+    if text is not None and not isinstance(text, str):
+        return None
+    finish_reason, model, usage = first.get("finish_reason"), body.get("model"), body.get("usage")
+    filtered = finish_reason == "content_filter"
     return Reply(
         status="filtered" if filtered else "ok",
         text=text if filtered else text or "",
-        finish_reason=finish_reason,
-        model=body.get("model"),
-        input_tokens=usage.get("prompt_tokens"),
-        output_tokens=usage.get("completion_tokens"),
+        finish_reason=finish_reason if isinstance(finish_reason, str) else None,
+        model=model if isinstance(model, str) else None,
+        input_tokens=_count(usage, "prompt_tokens"),
+        output_tokens=_count(usage, "completion_tokens"),
         error="the service cut its own answer (content_filter)" if filtered else None,
     )
+
+
+def _count(usage: object, key: str) -> int | None:
+    value = usage.get(key) if isinstance(usage, dict) else None
+    return value if isinstance(value, int) else None
 
 
 def _new_api(service: Service) -> "openai.AsyncOpenAI":

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from evalkit.client import Reply
+from evalkit.client import Reply, ServiceError
 from evalkit.errors import EvalkitError
 from evalkit.mtbench.asks import Ask, open_key
 from evalkit.mtbench.cost import EXPLANATION_TOKENS, Budget
@@ -60,6 +60,7 @@ class Asker:
         self._concurrency = concurrency
         self._on_answer = on_answer
         self._failures_in_a_row = 0
+        self._answered = False
         self._stop: EvalkitError | None = None
 
     async def run(self, asks: Sequence[Ask]) -> Asked:
@@ -106,15 +107,25 @@ class Asker:
                 self._store.refresh()
                 if key in self._store:
                     continue
-                reply = await self._call(ask)
+                reply = await self._call_for(ask)
                 if reply.status == "api_error":
                     self._failed(ask, reply)
                     return True
                 self._store.add(Stored.of(key, reply))
                 self._failures_in_a_row = 0
+                self._answered = True
             finally:
                 self._store.release(key)
         return True
+
+    async def _call_for(self, ask: Ask) -> Reply:
+        try:
+            return await self._call(ask)
+        except ServiceError as error:
+            # Where others were answered, it is this one request that the service does not take.
+            if error.reason != "request" or not self._answered:
+                raise
+            return Reply("api_error", error=error.what)
 
     async def _call(self, ask: Ask) -> Reply:
         reserved = await self._budget.reserve(ask.messages, self._most_output)

@@ -199,6 +199,17 @@ def test_a_permanent_error_in_the_middle_keeps_what_was_judged(bench: Bench, tmp
         assert len(server.calls) - before == 160 - kept
 
 
+def test_one_request_that_is_refused_does_not_stop_the_others(bench: Bench, tmp_path: Path) -> None:
+    """HTTP 400 without a known code: at the first call it concerns all, later that request alone."""
+    out = tmp_path / "run"
+    with FaultServer(lambda text, attempt: "bad_request" if "問い75、二つ目" in text else "ok") as server:
+        assert judge(bench, out, server) == 1
+        assert len(server.calls) == 160
+    assert results(out)["tables"]["m"]["statuses"] == {"ok": 159, "api_error": 1}
+    (failed,) = [j for j in MtBenchFolder(out).judgments("gpt-4") if j.status == "api_error"]
+    assert "HTTP 400" in (failed.error or "") and failed.rating is None
+
+
 def test_failures_are_asked_again(bench: Bench, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with FaultServer(lambda text, attempt: "500" if "math" in text and "一つ目" in text else "ok") as server:
@@ -305,8 +316,6 @@ def test_kill_and_restart(bench: Bench, tmp_path: Path) -> None:
             process.wait()
             finished = stored_ids()
             assert least <= len(finished) < 160
-            texts = len(server.calls)
-        del texts
         # A torn line, as a crash of the machine leaves it.
         path = next(Path(os.environ["EVALKIT_CACHE"], "judgments").glob("*.jsonl"))
         with path.open("ab") as log:
