@@ -161,6 +161,8 @@ def test_allow_missing_scores_the_rest_and_says_so(tmp_path: Path, rows: Rows) -
     assert found.scores["jamp_exact_match"].n == 4
     assert "jamp: 2 of 6 samples have no completion" in found.partial.reasons
     assert found.partial.datasets == {"jsts": "there are no completions"}
+    # What lacks samples is no complete category: its figure is marked like that of a missing dataset.
+    assert "jamp: 2 of 6 samples have no completion" in found.partial.categories["NLI"]
 
 
 def test_llm_jp_evals_own_result(tmp_path: Path, rows: Rows) -> None:
