@@ -33,6 +33,10 @@ class Desk:
     price: Price | None
     folder: Path
 
+    def price_in(self, mode: JudgeMode) -> Price | None:
+        """The price of a call in this mode."""
+        return self.price.in_batch() if self.price and mode is JudgeMode.batch else self.price
+
     def open_store(self) -> JudgmentStore:
         """The shared store of the judge."""
         chosen = self.judge.config.store
@@ -70,7 +74,9 @@ def open_desk(config: Config, preset: Preset, folder: Path) -> Desk:
     return Desk(judge, price, folder)
 
 
-def estimate(desk: Desk, asks: Sequence[Ask], kept: Sequence[Stored] = ()) -> Estimate:
+def estimate(
+    desk: Desk, asks: Sequence[Ask], kept: Sequence[Stored] = (), mode: JudgeMode = JudgeMode.online
+) -> Estimate:
     """What answering `asks` would call now, without calling."""
     with desk.open_store() as store:
         for stored in kept:
@@ -79,13 +85,14 @@ def estimate(desk: Desk, asks: Sequence[Ask], kept: Sequence[Stored] = ()) -> Es
     counter = token_counter(desk.judge.config.model or desk.judge.model)
     tokens = sum(counter.prompt(ask.messages) for ask in waiting)
     output = EXPLANATION_TOKENS * len(waiting)
+    price = desk.price_in(mode)
     return Estimate(
         wanted=len(asks),
         calls=len(waiting),
         input_tokens=round(tokens),
         output_tokens=output,
         counted_by=counter.how,
-        dollars=desk.price.of(tokens, output) if desk.price else None,
+        dollars=price.of(tokens, output) if price else None,
     )
 
 

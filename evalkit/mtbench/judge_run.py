@@ -92,7 +92,7 @@ def _results(job: Job, judgments: Sequence[Judgment], asked: Asked, config: Conf
         reduce=options.reduce,
         judge=_judge_record(job, judgments),
         answers=_answer_record(job),
-        cost=_cost_record(job, asked, len(judgments)),
+        cost=_cost_record(job, asked, len(judgments), config),
     )
 
 
@@ -119,8 +119,8 @@ def _answer_record(job: Job) -> dict[str, Any]:
     }
 
 
-def _cost_record(job: Job, asked: Asked, judgments: int) -> dict[str, Any]:
-    price = job.desk.price
+def _cost_record(job: Job, asked: Asked, judgments: int, config: Config) -> dict[str, Any]:
+    price = job.desk.price_in(config.mode)
     return {
         "judgments": judgments,
         "calls": asked.calls,
