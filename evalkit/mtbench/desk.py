@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evalkit.client import ApiClient, ServiceError
@@ -63,6 +63,10 @@ def open_desk(config: Config, preset: Preset, folder: Path) -> Desk:
     """
     judge = resolve_judge(judge_config(config.judge, preset))
     options = judge.config
+    if options.kind is JudgeKind.local:
+        from evalkit.mtbench.local_judge import weights_of
+
+        judge = replace(judge, weights=weights_of(judge, config))
     name = options.model or judge.model
     price = price_of(name, load_prices(Path(options.prices).expanduser() if options.prices else None))
     if options.max_cost is not None and price is None and options.kind is not JudgeKind.local:

@@ -100,8 +100,7 @@ def _judge_record(job: Job, judgments: Sequence[Judgment]) -> dict[str, Any]:
     judge = job.desk.judge
     return {
         "label": judge.label,
-        "service": judge.service,
-        "model": judge.model,
+        **judge.identity,
         "parameters": judge.parameters,
         "repeats": judge.config.repeats,
         "reduce": judge.config.reduce.value,

@@ -421,6 +421,11 @@ def test_what_addresses_a_judgment(bench: Bench, tmp_path: Path) -> None:
             calls = len(server.calls)
             assert judge(bench, tmp_path / f"c{number}", server, *base, change) == 0
             assert len(server.calls) == calls + 160, change
+    # A named judge that is given another model does not keep its name.
+    assert results(tmp_path / "c1")["judge"]["label"] == "gpt-4"
+    assert (
+        results(tmp_path / "c2")["judge"]["label"] == results(tmp_path / "c2")["tables"]["m"]["judge"] == "x"
+    )
 
 
 @pytest.mark.parametrize(
