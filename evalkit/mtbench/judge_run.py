@@ -81,7 +81,8 @@ def _results(job: Job, judgments: Sequence[Judgment], asked: Asked, config: Conf
             reduce=options.reduce,
         )
         scores[model] = as_logged(own)
-        partial += [f"{model}: {reason}" for reason in missing_turns(scores[model], job.preset, wanted)]
+        missing = missing_turns(scores[model], job.preset, wanted, job.preset.sampling.answers)
+        partial += [f"{model}: {reason}" for reason in missing]
         if failed := sum(judgment.status == "api_error" for judgment in own):
             partial.append(f"{model}: {failed} judgments failed at the service")
     return results_json(

@@ -280,6 +280,7 @@ def test_five_answers(tmp_path: Path, cache: Path) -> None:
     assert results["tables"]["random"]["rows"] == 48
     assert results["tables"]["random"]["deviation_over_answers"] is not None
     assert results["preset"]["name"] == "little"
+    assert not results["partial"]["partial"]
 
 
 def test_a_local_judge(sampled: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
