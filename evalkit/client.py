@@ -27,12 +27,13 @@ from evalkit.refusals import (
     redact,
     retry_after,
 )
+from evalkit.replies import Reply, chat_body, reply_of_body
 from evalkit.types import Message
 
 if TYPE_CHECKING:
     import openai
 
-ReplyStatus = Literal["ok", "filtered", "overflow", "api_error"]
+OnLost = Callable[[bool], Awaitable[None]]
 # A service that asks for a longer pause than this is out for the day.
 LONGEST_PAUSE = 900.0
 # Rate limits are no fault of a request: this many for each retry allowed.
@@ -53,25 +54,6 @@ class Service:
     timeout: float = 180.0
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What became of one request after `attempts` calls.
-
-    `text` is None unless the service answered; `model` is what it says has answered. `filtered`:
-    the service refused the content. `overflow`: longer than the model's context. `api_error`: it
-    failed to the last attempt, and `error` says how.
-    """
-
-    status: ReplyStatus
-    text: str | None = None
-    finish_reason: str | None = None
-    model: str | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    attempts: int = 1
-    error: str | None = None
-
-
 class ServiceError(EvalkitError):
     """The service refuses every request of this kind; `reason` says why in one word."""
 
@@ -88,12 +70,18 @@ class ServiceError(EvalkitError):
 
 
 class _TransientError(Exception):
-    """An attempt that failed for now; `after` is the pause in seconds the service asks for."""
+    """An attempt that failed for now; `after` is the pause in seconds the service asks for.
 
-    def __init__(self, message: str, *, after: float | None = None, rate_limited: bool = False) -> None:
+    `lost`: the service may have done the work, and charged for it, without its answer arriving.
+    """
+
+    def __init__(
+        self, message: str, *, after: float | None = None, rate_limited: bool = False, lost: bool = False
+    ) -> None:
         super().__init__(message)
         self.after = after
         self.rate_limited = rate_limited
+        self.lost = lost
 
 
 class ApiClient:
@@ -135,8 +123,17 @@ class ApiClient:
     ) -> None:
         await self.api.close()
 
-    async def chat(self, model: str, messages: Sequence[Message], parameters: Mapping[str, Any]) -> Reply:
+    async def chat(
+        self,
+        model: str,
+        messages: Sequence[Message],
+        parameters: Mapping[str, Any],
+        on_lost: OnLost | None = None,
+    ) -> Reply:
         """One chat completion, first choice; `parameters` go into the request as they are.
+
+        `on_lost` is called after each attempt whose answer was lost, and told whether another one
+        follows; what it raises ends the request.
 
         Raises:
             ServiceError: the service refuses every such request.
@@ -148,12 +145,12 @@ class ApiClient:
             answer = await self.api.post("/chat/completions", cast_to=object, body=body)
             reply = reply_of_body(answer)
             if reply is None:
-                raise _TransientError("the service answered without a choice")
+                raise _TransientError("the service answered without a choice", lost=True)
             return reply
 
-        return await self.request(send)
+        return await self.request(send, on_lost)
 
-    async def request(self, send: Callable[[], Awaitable[Reply]]) -> Reply:
+    async def request(self, send: Callable[[], Awaitable[Reply]], on_lost: OnLost | None = None) -> Reply:
         """Calls `send` until it answers, is refused, or has failed for the last time.
 
         Raises:
@@ -172,12 +169,16 @@ class ApiClient:
                     self.limit.slow_down(started, wait)
             failures += not outcome.rate_limited
             rate_limits += outcome.rate_limited
-            if failures > self._retries or rate_limits > RATE_LIMITS_PER_RETRY * (self._retries + 1):
+            last = failures > self._retries or rate_limits > RATE_LIMITS_PER_RETRY * (self._retries + 1)
+            if outcome.lost and on_lost is not None:
+                await on_lost(not last)
+            if last:
                 error = self._clean(str(outcome))
                 return Reply("api_error", attempts=failures + rate_limits, error=error)
             await asyncio.sleep(wait)
 
     async def _attempt(self, send: Callable[[], Awaitable[Reply]]) -> Reply | _TransientError:
+        import httpx
         import openai
 
         try:
@@ -186,13 +187,14 @@ class ApiClient:
         except _TransientError as error:
             return error
         except (TimeoutError, openai.APITimeoutError):
-            return _TransientError(f"no answer within {self.service.timeout:g} s")
+            return _TransientError(f"no answer within {self.service.timeout:g} s", lost=True)
         except openai.APIConnectionError as error:
-            return _TransientError(f"connection failed: {error.__cause__ or error}")
+            sent = not isinstance(error.__cause__, httpx.ConnectError)
+            return _TransientError(f"connection failed: {error.__cause__ or error}", lost=sent)
         except openai.APIStatusError as error:
             return self._refusal(error)
         except (openai.APIError, ValueError) as error:
-            return _TransientError(f"the answer makes no sense: {error}")
+            return _TransientError(f"the answer makes no sense: {error}", lost=True)
 
     def _refusal(self, error: "openai.APIStatusError") -> Reply | _TransientError:
         status, code, text = error.status_code, error_code(error.body), self._clean(error_text(error))
@@ -240,40 +242,6 @@ class ApiClient:
 
     def _clean(self, text: str) -> str:
         return redact(text, self.service.api_key)
-
-
-def chat_body(model: str, messages: Sequence[Message], parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The body of a chat request."""
-    turns = [{"role": message.role, "content": message.content} for message in messages]
-    return {"model": model, "messages": turns, **parameters}
-
-
-def reply_of_body(body: object) -> Reply | None:
-    """The first choice of a chat completion's JSON body; None: it is none, or has no choice."""
-    choices = body.get("choices") if isinstance(body, dict) else None
-    first = choices[0] if isinstance(choices, list) and choices else None
-    message = first.get("message") if isinstance(first, dict) else None
-    if not isinstance(body, dict) or not isinstance(first, dict) or not isinstance(message, dict):
-        return None
-    text = message.get("content") or message.get("refusal")
-    if text is not None and not isinstance(text, str):
-        return None
-    finish_reason, model, usage = first.get("finish_reason"), body.get("model"), body.get("usage")
-    filtered = finish_reason == "content_filter"
-    return Reply(
-        status="filtered" if filtered else "ok",
-        text=text if filtered else text or "",
-        finish_reason=finish_reason if isinstance(finish_reason, str) else None,
-        model=model if isinstance(model, str) else None,
-        input_tokens=_count(usage, "prompt_tokens"),
-        output_tokens=_count(usage, "completion_tokens"),
-        error="the service cut its own answer (content_filter)" if filtered else None,
-    )
-
-
-def _count(usage: object, key: str) -> int | None:
-    value = usage.get(key) if isinstance(usage, dict) else None
-    return value if isinstance(value, int) else None
 
 
 def _new_api(service: Service) -> "openai.AsyncOpenAI":

@@ -5,11 +5,12 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from evalkit.client import Reply, ServiceError
+from evalkit.client import OnLost, ServiceError
 from evalkit.errors import EvalkitError
 from evalkit.mtbench.asks import Ask, open_key
-from evalkit.mtbench.cost import EXPLANATION_TOKENS, Budget
+from evalkit.mtbench.cost import EXPLANATION_TOKENS, Budget, most_tokens
 from evalkit.mtbench.store import JudgmentStore, Stored
+from evalkit.replies import Reply
 from evalkit.types import Message
 
 # Another process makes this judgment: how long until the next look.
@@ -17,7 +18,7 @@ CLAIM_SECONDS = 0.05
 # So many judgments in a row that failed to their last attempt: the service is down.
 FAILURES_IN_A_ROW = 8
 
-Send = Callable[[Sequence[Message]], Awaitable[Reply]]
+Send = Callable[[Sequence[Message], OnLost], Awaitable[Reply]]
 
 
 @dataclass
@@ -34,7 +35,7 @@ class Asker:
     """Asks what is not in the store yet.
 
     Args:
-        send: sends the messages of one ask to the judge.
+        send: sends the messages of one ask to the judge; tells of answers that were lost.
         store: where answers are looked up and kept.
         budget: what the calls may cost.
         most_output: the tokens an answer may have, for the budget's worst case.
@@ -130,8 +131,17 @@ class Asker:
     async def _call(self, ask: Ask) -> Reply:
         reserved = await self._budget.reserve(ask.messages, self._most_output)
         used = (0.0, 0.0)
+
+        async def lost(again: bool) -> None:
+            # It may have been paid for all the same: the worst case is taken for spent.
+            nonlocal reserved
+            self._budget.settle(reserved, most_tokens(ask.messages), self._most_output)
+            reserved = None
+            if again:
+                reserved = await self._budget.reserve(ask.messages, self._most_output)
+
         try:
-            reply = await self._send(ask.messages)
+            reply = await self._send(ask.messages, lost)
             self.asked.calls += 1
             used = (reply.input_tokens or 0, reply.output_tokens or 0)
             if reply.status == "ok" and reply.output_tokens is None:

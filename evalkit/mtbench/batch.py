@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.client import ApiClient, Reply, chat_body, reply_of_body
+from evalkit.client import ApiClient
 from evalkit.config import Config, JudgeKind, JudgeMode
 from evalkit.errors import EvalkitError, InputError
 from evalkit.mtbench.asking import Asked
@@ -22,6 +22,7 @@ from evalkit.mtbench.judges import Judge, open_service
 from evalkit.mtbench.store import JudgmentStore, Stored
 from evalkit.records import text_sha256, write_text_atomic
 from evalkit.refusals import error_code, is_filtered, is_overflow
+from evalkit.replies import Reply, chat_body, reply_of_body
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

@@ -154,7 +154,7 @@ async def _ask_online(desk: Desk, waiting: Sequence[Ask], store: JudgmentStore) 
     async with client:
         with Counter("judging", len(waiting)) as progress:
             asker = Asker(
-                lambda messages: client.chat(judge.model, messages, judge.parameters),
+                lambda messages, lost: client.chat(judge.model, messages, judge.parameters, lost),
                 store,
                 Budget(desk.price, options.max_cost),
                 most_output=most_output(judge),

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from evalkit.client import Reply
 from evalkit.config import Config, is_offline
 from evalkit.errors import InputError
 from evalkit.mtbench.asking import CLAIM_SECONDS, Asked
@@ -15,6 +14,7 @@ from evalkit.mtbench.judges import Judge
 from evalkit.mtbench.progress import Counter
 from evalkit.mtbench.store import JudgmentStore, Stored
 from evalkit.records import canonical_json, text_sha256
+from evalkit.replies import Reply
 from evalkit.types import Completion, Request, Sampling
 
 LENGTHS = ("max_tokens", "max_completion_tokens")

@@ -17,9 +17,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from evalkit import assets
-from evalkit.client import Reply
 from evalkit.identity import folder_name
 from evalkit.records import canonical_json, from_line, text_sha256, to_line, write_error
+from evalkit.replies import Reply
 from evalkit.types import Message
 
 SYNC_SECONDS = 1.0

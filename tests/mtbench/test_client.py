@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from fault_server import PAUSE, FaultServer, rating_of
 
-from evalkit.client import ApiClient, Reply, Service, ServiceError, reply_of_body
+from evalkit.client import ApiClient, Service, ServiceError
 from evalkit.limits import AdaptiveLimit
 from evalkit.refusals import error_code, is_overflow, redact, retry_after
+from evalkit.replies import Reply, reply_of_body
 from evalkit.types import Message
 
 KEY = "sk-test-0123456789abcdef"

@@ -385,6 +385,18 @@ def test_max_cost_is_never_passed(bench: Bench, tmp_path: Path, capsys: pytest.C
         assert len(server.calls) == 160
 
 
+def test_answers_that_are_lost_count_against_the_limit(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A service that works, charges, and breaks the connection: its worst case is taken for spent."""
+    with FaultServer(lambda text, attempt: "cut") as server:
+        # One call may cost up to 2048 x $60 per million and a little for its prompt: $0.13.
+        options = ("judge.max_cost=0.5", "judge.retries=100", "judge.concurrency=2")
+        assert judge(bench, tmp_path / "run", server, *options) == 1
+        assert len(server.calls) == 3
+    assert "judge.max_cost=0.5" in capsys.readouterr().err
+
+
 def test_max_cost_needs_a_price(bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     assert judge(bench, out, None, "judge=openai", "judge.model=unheard-of", "judge.max_cost=1") == 2

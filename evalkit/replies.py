@@ -1,0 +1,62 @@
+"""One chat request and what became of it: the body that is sent, the reply that is read."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from evalkit.types import Message
+
+ReplyStatus = Literal["ok", "filtered", "overflow", "api_error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What became of one request after `attempts` calls.
+
+    `text` is None unless the service answered; `model` is what it says has answered. `filtered`:
+    the service refused the content. `overflow`: longer than the model's context. `api_error`: it
+    failed to the last attempt, and `error` says how.
+    """
+
+    status: ReplyStatus
+    text: str | None = None
+    finish_reason: str | None = None
+    model: str | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    attempts: int = 1
+    error: str | None = None
+
+
+def chat_body(model: str, messages: Sequence[Message], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The body of a chat request."""
+    turns = [{"role": message.role, "content": message.content} for message in messages]
+    return {"model": model, "messages": turns, **parameters}
+
+
+def reply_of_body(body: object) -> Reply | None:
+    """The first choice of a chat completion's JSON body; None: it is none, or has no choice."""
+    choices = body.get("choices") if isinstance(body, dict) else None
+    first = choices[0] if isinstance(choices, list) and choices else None
+    message = first.get("message") if isinstance(first, dict) else None
+    if not isinstance(body, dict) or not isinstance(first, dict) or not isinstance(message, dict):
+        return None
+    text = message.get("content") or message.get("refusal")
+    if text is not None and not isinstance(text, str):
+        return None
+    finish_reason, model, usage = first.get("finish_reason"), body.get("model"), body.get("usage")
+    filtered = finish_reason == "content_filter"
+    return Reply(
+        status="filtered" if filtered else "ok",
+        text=text if filtered else text or "",
+        finish_reason=finish_reason if isinstance(finish_reason, str) else None,
+        model=model if isinstance(model, str) else None,
+        input_tokens=_count(usage, "prompt_tokens"),
+        output_tokens=_count(usage, "completion_tokens"),
+        error="the service cut its own answer (content_filter)" if filtered else None,
+    )
+
+
+def _count(usage: object, key: str) -> int | None:
+    value = usage.get(key) if isinstance(usage, dict) else None
+    return value if isinstance(value, int) else None
