@@ -151,6 +151,12 @@ class Results:
             InputError: not a results file, or of another schema version; `where` names the file.
         """
         version = content.get("schema_version") if isinstance(content, dict) else None
+        if isinstance(content, dict) and str(content.get("kind", "")).startswith("mt_bench"):
+            raise InputError(
+                "this is an MT-Bench run, and the command is for runs of llm-jp-eval's datasets",
+                where=where,
+                fix="for MT-Bench: judge, calibrate, pairwise, agreement, reproduce, leaderboard",
+            )
         if version != SCHEMA_VERSION:
             raise InputError(
                 f"not a results file of schema version {SCHEMA_VERSION} (found: {version})",

@@ -92,10 +92,10 @@ def open_run(folder: Path, given: Config) -> KeptRun:
     Raises:
         InputError: see `rescore`.
     """
-    config = kept_config(folder / "config.yaml")
-    _lay_over(config, given)
     directory = RunDirectory(folder)
     before = _kept_results(directory)
+    config = kept_config(folder / "config.yaml")
+    _lay_over(config, given)
     absent = before.partial.datasets if before else {}
     tasks, missing, gaps = [], {}, {}
     for spec in suite_specs(config):
