@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from evalkit.reference import load_cards
+from evalkit.reference import has_row
 from evalkit.results import AVERAGE, DatasetRates, MissingMetric, Results, Value
 from evalkit.suites import category_members
 from evalkit.tasks import load_spec, task_names
@@ -71,7 +71,7 @@ def _half_width(results: Results, dataset: str) -> float | None:
 
 
 def _next_commands(results: Results, folder: Path) -> Iterator[str]:
-    if results.run.get("model") in load_cards():
+    if has_row(results.run.get("model")):
         yield f"reproduce run={folder}"
     # results/<model>/<suite>/<run id>: another model's run of the same suite.
     beside = folder.parents[2].glob(f"*/{folder.parent.name}/*/results.json")

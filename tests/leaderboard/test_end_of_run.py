@@ -11,6 +11,8 @@ from rich.console import Console
 
 from evalkit import words
 from evalkit.config import Lang
+from evalkit.errors import InputError
+from evalkit.reference import load_cards
 from evalkit.report import print_next, print_results
 from evalkit.results import MissingMetric, read_results
 from evalkit.timings import read_timings, timed
@@ -80,3 +82,12 @@ def test_timings_add_up_over_commands_and_survive_a_stop(
     assert read_timings(tmp_path) == {"a": 2.0, "b": 2.0}
     (tmp_path / "timings.json").write_text("[1")
     assert read_timings(tmp_path) == {}
+
+
+def test_results_cleared_with_the_published_figures(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evalkit.reference.REFERENCE", tmp_path)
+    assert f"leaderboard {world.weak.parents[2]}" in said(world.weak)
+    with pytest.raises(InputError, match="git checkout -- results/reference"):
+        load_cards()
