@@ -91,7 +91,7 @@ class Partial:
         partial: true when there is any reason below.
         reasons: for the result as a whole, one sentence each.
         categories: for each category that is not complete, its reasons. Such a category's value
-            covers the datasets that are there and is not comparable.
+            covers the datasets and samples that are there and is not comparable.
         datasets: datasets of the suite that are not here at all, with the reason.
     """
 
