@@ -33,6 +33,7 @@ from evalkit.types import Message
 if TYPE_CHECKING:
     import openai
 
+OnLost = Callable[[bool], Awaitable[None]]
 # A service that asks for a longer pause than this is out for the day.
 LONGEST_PAUSE = 900.0
 # Rate limits are no fault of a request: this many for each retry allowed.
@@ -71,7 +72,8 @@ class ServiceError(EvalkitError):
 class _TransientError(Exception):
     """An attempt that failed for now.
 
-    `after` is the pause in seconds the service asks for; without `reachable` nobody is there.
+    `after` is the pause in seconds the service asks for; without `reachable` nobody is there. `lost`:
+    the service may have done the work, and charged for it, without its answer arriving.
     """
 
     def __init__(
@@ -81,11 +83,13 @@ class _TransientError(Exception):
         after: float | None = None,
         rate_limited: bool = False,
         reachable: bool = True,
+        lost: bool = False,
     ) -> None:
         super().__init__(message)
         self.after = after
         self.rate_limited = rate_limited
         self.reachable = reachable
+        self.lost = lost
 
 
 class ApiClient:
@@ -127,13 +131,22 @@ class ApiClient:
     ) -> None:
         await self.api.close()
 
-    async def chat(self, model: str, messages: Sequence[Message], parameters: Mapping[str, Any]) -> Reply:
+    async def chat(
+        self,
+        model: str,
+        messages: Sequence[Message],
+        parameters: Mapping[str, Any],
+        on_lost: OnLost | None = None,
+    ) -> Reply:
         """One chat completion, first choice; `parameters` go into the request as they are.
+
+        `on_lost` is called after each attempt whose answer was lost, and told whether another one
+        follows; what it raises ends the request.
 
         Raises:
             ServiceError: the service refuses every such request.
         """
-        return await self._post("/chat/completions", chat_body(model, messages, parameters))
+        return await self._post("/chat/completions", chat_body(model, messages, parameters), on_lost)
 
     async def completions(
         self, model: str, prompt: str | Sequence[int], parameters: Mapping[str, Any]
@@ -160,18 +173,18 @@ class ApiClient:
 
         return await self.request(send)
 
-    async def _post(self, path: str, body: dict[str, Any]) -> Reply:
+    async def _post(self, path: str, body: dict[str, Any], on_lost: OnLost | None = None) -> Reply:
         async def send() -> Reply:
             # The typed method would check and convert every request: half of its time on this side.
             answer = await self.api.post(path, cast_to=object, body=body)
             reply = reply_of_body(answer)
             if reply is None:
-                raise _TransientError("the service answered without a choice")
+                raise _TransientError("the service answered without a choice", lost=True)
             return reply
 
-        return await self.request(send)
+        return await self.request(send, on_lost)
 
-    async def request(self, send: Callable[[], Awaitable[Reply]]) -> Reply:
+    async def request(self, send: Callable[[], Awaitable[Reply]], on_lost: OnLost | None = None) -> Reply:
         """Calls `send` until it answers, is refused, or has failed for the last time.
 
         Raises:
@@ -190,7 +203,10 @@ class ApiClient:
                     self.limit.slow_down(started, wait)
             failures += not outcome.rate_limited
             rate_limits += outcome.rate_limited
-            if failures > self.retries or rate_limits > RATE_LIMITS_PER_RETRY * (self.retries + 1):
+            last = failures > self.retries or rate_limits > RATE_LIMITS_PER_RETRY * (self.retries + 1)
+            if outcome.lost and on_lost is not None:
+                await on_lost(not last)
+            if last:
                 error = self._clean(str(outcome))
                 return Reply(
                     "api_error", attempts=failures + rate_limits, error=error, reachable=outcome.reachable
@@ -198,6 +214,7 @@ class ApiClient:
             await asyncio.sleep(wait)
 
     async def _attempt(self, send: Callable[[], Awaitable[Reply]]) -> Reply | _TransientError:
+        import httpx
         import openai
 
         try:
@@ -206,13 +223,15 @@ class ApiClient:
         except _TransientError as error:
             return error
         except (TimeoutError, openai.APITimeoutError):
-            return _TransientError(f"no answer within {self.service.timeout:g} s")
+            return _TransientError(f"no answer within {self.service.timeout:g} s", lost=True)
         except openai.APIConnectionError as error:
-            return _TransientError(f"connection failed: {error.__cause__ or error}", reachable=False)
+            sent = not isinstance(error.__cause__, httpx.ConnectError)
+            reason = f"connection failed: {error.__cause__ or error}"
+            return _TransientError(reason, reachable=False, lost=sent)
         except openai.APIStatusError as error:
             return self._refusal(error)
         except (openai.APIError, ValueError) as error:
-            return _TransientError(f"the answer makes no sense: {error}")
+            return _TransientError(f"the answer makes no sense: {error}", lost=True)
 
     def _refusal(self, error: "openai.APIStatusError") -> Reply | _TransientError:
         status, code, text = error.status_code, error_code(error.body), self._clean(error_text(error))

@@ -8,8 +8,9 @@ from evalkit.errors import InputError
 from evalkit.results import AVERAGE
 
 JASTER_TABLE = "llm-jp-eval v1.3.1"
-# Half a unit of the last published digit.
-ROUNDING = 0.5e-4
+MT_BENCH_TABLE = "Japanese MT-Bench gpt-4-0613"
+# The decimals of each published table.
+DIGITS = {JASTER_TABLE: 4, MT_BENCH_TABLE: 2}
 
 
 @dataclass(frozen=True)

@@ -45,25 +45,30 @@ def completion_body(model: str, prompt: str | Sequence[int], parameters: Mapping
 def reply_of_body(body: object) -> Reply | None:
     """The first choice of a chat or text completion's JSON body; None: it is none, or has no choice."""
     choices = body.get("choices") if isinstance(body, dict) else None
-    choice = choices[0] if choices else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(body, dict) or not isinstance(choice, dict):
         return None
     message = choice.get("message")
     if isinstance(message, dict):
         text = message.get("content") or message.get("refusal")
-    elif isinstance(choice.get("text"), str):
-        text = choice["text"]
-    else:
+    elif (text := choice.get("text")) is None:
         return None
-    finish_reason, usage = choice.get("finish_reason"), body.get("usage") or {}
+    if text is not None and not isinstance(text, str):
+        return None
+    finish_reason, model, usage = choice.get("finish_reason"), body.get("model"), body.get("usage")
     filtered = finish_reason == "content_filter"
     return Reply(
         status="filtered" if filtered else "ok",
         text=text if filtered else text or "",
-        finish_reason=finish_reason,
-        model=body.get("model"),
-        input_tokens=usage.get("prompt_tokens"),
-        output_tokens=usage.get("completion_tokens"),
+        finish_reason=finish_reason if isinstance(finish_reason, str) else None,
+        model=model if isinstance(model, str) else None,
+        input_tokens=_count(usage, "prompt_tokens"),
+        output_tokens=_count(usage, "completion_tokens"),
         error="the service cut its own answer (content_filter)" if filtered else None,
         body=body,
     )
+
+
+def _count(usage: object, key: str) -> int | None:
+    value = usage.get(key) if isinstance(usage, dict) else None
+    return value if isinstance(value, int) else None

@@ -92,7 +92,7 @@ class Partial:
         partial: true when there is any reason below.
         reasons: for the result as a whole, one sentence each.
         categories: for each category that is not complete, its reasons. Such a category's value
-            covers the datasets that are there and is not comparable.
+            covers the datasets and samples that are there and is not comparable.
         datasets: datasets of the suite that are not here at all, with the reason.
     """
 
@@ -152,6 +152,12 @@ class Results:
             InputError: not a results file, or of another schema version; `where` names the file.
         """
         version = content.get("schema_version") if isinstance(content, dict) else None
+        if isinstance(content, dict) and str(content.get("kind", "")).startswith("mt_bench"):
+            raise InputError(
+                "this is an MT-Bench run, and the command is for runs of llm-jp-eval's datasets",
+                where=where,
+                fix="for MT-Bench: judge, calibrate, pairwise, agreement, reproduce, leaderboard",
+            )
         if version != SCHEMA_VERSION:
             raise InputError(
                 f"not a results file of schema version {SCHEMA_VERSION} (found: {version})",

@@ -1,7 +1,7 @@
 """A run, in one page: load, prompt, generate, score, report."""
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,12 +99,13 @@ def score_run(
     dtype: str | None,
     run: dict[str, Any],
     reasons: Sequence[str] = (),
+    gaps: Mapping[str, str] | None = None,
     into: RunDirectory | None = None,
 ) -> Results:
     """Scores the kept completions of a run and writes scores/ and, last, results.json.
 
-    `reasons` say why the result is partial beyond what is seen here; `into` is another directory
-    to write to.
+    `reasons` say why the result is partial beyond what is seen here, `gaps` which datasets lack
+    samples; `into` is another directory to write to.
     """
     answers = []
     errors = over_context = 0
@@ -125,6 +126,7 @@ def score_run(
         scored,
         protocol_record(config, dtype),
         missing_datasets=suite.missing,
+        gaps=gaps,
         reasons=reasons,
         run={
             "datasets": {task.name: task.facts for task in suite.tasks},
