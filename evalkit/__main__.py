@@ -11,6 +11,7 @@ from pathlib import Path
 
 from evalkit import __version__
 from evalkit.errors import EvalkitError
+from evalkit.signals import signals_stop_the_work
 
 VERBS = {
     "run": "evaluate a model: generate, score, print the tables",
@@ -39,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"evalkit {__version__}")
         return 0
     try:
-        return _command(words)
+        with signals_stop_the_work():
+            return _command(words)
     except EvalkitError as error:
         print(f"evalkit: {error}", file=sys.stderr)
         return error.exit_code
@@ -50,6 +52,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output (head, less) has gone: nothing is left to say.
         sys.stderr.close()
         return 0
+    except OSError as error:
+        # Libraries write too, into caches and temporary folders: a full disk is one message there too.
+        from evalkit.durable import is_disk_full, write_error
+
+        if not is_disk_full(error):
+            raise
+        print(f"evalkit: {write_error(error.filename, error)}", file=sys.stderr)
+        return 1
 
 
 def _command(words: list[str]) -> int:

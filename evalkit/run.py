@@ -1,38 +1,38 @@
 """A run, in one page: load, prompt, generate, score, report."""
 
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import yaml
 
 from evalkit.config import Config, SuiteData, is_offline
+from evalkit.durable import (
+    is_whole_text,
+    read_checked_json,
+    remove_file,
+    write_checked_json,
+    write_checked_text,
+)
 from evalkit.environment import describe_environment
-from evalkit.errors import InputError, InterruptedRunError
+from evalkit.errors import InputError
 from evalkit.identity import folder_name, run_identity
 from evalkit.loading import LoadedSuite, load_suite
 from evalkit.logs import log_to
 from evalkit.metrics.prediction import prediction
 from evalkit.prompts import PromptTemplate, requests
-from evalkit.records import (
-    RunDirectory,
-    SampleRecord,
-    run_id,
-    write_json_atomic,
-    write_text_atomic,
-)
+from evalkit.records import RunDirectory, SampleRecord, run_id
 from evalkit.results import Results, protocol_record, read_results
-from evalkit.scoring.publish import write_scored
+from evalkit.scoring.publish import scores_fit, write_scored
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, score_tasks
 from evalkit.suites import summarise
 from evalkit.timings import timed
 from evalkit.types import Completion, Request, Sampling
 
 Say = Callable[[str], None]
+
+CONFIG, ENVIRONMENT = "config.yaml", "environment.json"
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,6 @@ def evaluate(config: Config, *, say: Say) -> Outcome:
     Raises:
         InputError: bad options or data; nothing was started.
         EvalkitError: something failed on the way; finished completions are kept.
-        InterruptedRunError: a signal came; finished completions are kept.
     """
     from evalkit.engines import engine_family, resolve_dtype
     from evalkit.models import resolve
@@ -73,7 +72,7 @@ def evaluate(config: Config, *, say: Say) -> Outcome:
     identity = run_identity(config, suite.tasks, model, template, family=engine_family(config), dtype=dtype)
     folder = Path(config.out or "results").expanduser() / model.label / folder_name(suite.name)
     directory = RunDirectory(folder / run_id(identity))
-    with directory, log_to(directory.path / "run.log") as log, signals_stop_the_run():
+    with directory, log_to(directory.path / "run.log") as log:
         say(f"run: {directory.path}")
         kept, pending = _split_requests(config, suite, template, directory)
         if not pending and (finished := _finished_results(directory, config, dtype)):
@@ -88,7 +87,7 @@ def evaluate(config: Config, *, say: Say) -> Outcome:
 
             with build_engine(config, model) as engine:
                 environment["engine"] = engine.describe()
-                write_json_atomic(directory.path / "environment.json", environment)
+                write_checked_json(directory.path / ENVIRONMENT, environment)
                 _generate(engine.generate(pending), pending, suite, directory)
         results = score_run(config, suite, directory, dtype=dtype, run={"identity": identity})
         return Outcome(directory.path, results, generated=len(pending), kept=kept)
@@ -163,7 +162,7 @@ def _split_requests(
 
 
 def _finished_results(directory: RunDirectory, config: Config, dtype: str) -> Results | None:
-    """results.json when it is whole, covers what is asked for now, and lacks no metric."""
+    """results.json when it covers what is asked for now, lacks no metric, and the run's files are whole."""
     try:
         results = read_results(directory.results_path)
     except InputError:
@@ -172,19 +171,35 @@ def _finished_results(directory: RunDirectory, config: Config, dtype: str) -> Re
     wanted = dict(protocol_record(config, dtype).options)
     covered, limit = options.pop("limit", None), wanted.pop("limit")
     covers = covered == 0 or (isinstance(covered, int) and 0 < limit <= covered)
-    return results if covers and options == wanted and not results.missing_metrics else None
+    if not covers or options != wanted or results.missing_metrics or not scores_fit(directory, results):
+        return None
+    whole = is_whole_text(directory.path / CONFIG) and kept_environment(directory.path)
+    return results if whole else None
+
+
+def kept_environment(folder: Path) -> dict[str, Any] | None:
+    """What a run's environment.json holds; None when it is not there or damaged."""
+    try:
+        return read_checked_json(folder / ENVIRONMENT)
+    except (OSError, ValueError):
+        return None
+
+
+def write_config(config: Config, folder: Path) -> None:
+    """Writes config.yaml: every option, with a checksum."""
+    from omegaconf import OmegaConf
+
+    content = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+    write_checked_text(folder / CONFIG, yaml.safe_dump(content, allow_unicode=True, sort_keys=False))
 
 
 def _start_files(directory: RunDirectory, config: Config, environment: dict[str, Any]) -> None:
     # results.json means done, so it goes before anything is added to the run.
-    directory.results_path.unlink(missing_ok=True)
-    from omegaconf import OmegaConf
-
-    content = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
-    write_text_atomic(
-        directory.path / "config.yaml", yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
-    )
-    write_json_atomic(directory.path / "environment.json", environment)
+    remove_file(directory.results_path)
+    write_config(config, directory.path)
+    # What is there names the engine that made the kept completions: it stays until one is started.
+    if kept_environment(directory.path) is None:
+        write_checked_json(directory.path / ENVIRONMENT, environment)
 
 
 def _generate(
@@ -198,21 +213,3 @@ def _generate(
     for completion in watch(clocked, len(pending)):
         task_name, sample = samples[completion.id]
         directory.append(task_name, SampleRecord.of(sample, prompts[completion.id], completion))
-
-
-@contextmanager
-def signals_stop_the_run() -> Iterator[None]:
-    """SIGTERM and SIGUSR1 (what a queue sends before it kills) end the run as Ctrl-C does: resumable."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise InterruptedRunError(
-            f"stopped by {signal.Signals(number).name}; every finished completion is kept",
-            fix="run the same command again: it continues",
-        )
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
