@@ -11,7 +11,6 @@ from pathlib import Path
 
 from evalkit import __version__
 from evalkit.errors import EvalkitError
-from evalkit.signals import signals_stop_the_work
 
 VERBS = {
     "run": "evaluate a model: generate, score, print the tables",
@@ -40,8 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"evalkit {__version__}")
         return 0
     try:
-        with signals_stop_the_work():
-            return _command(words)
+        return _command(words)
     except EvalkitError as error:
         print(f"evalkit: {error}", file=sys.stderr)
         return error.exit_code

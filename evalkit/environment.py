@@ -1,4 +1,4 @@
-"""environment.json: where and with what a run was made."""
+"""environment.json and config.yaml: where, with what and with which options a run was made."""
 
 import os
 import platform
@@ -6,9 +6,18 @@ import socket
 import subprocess
 import sys
 from importlib import metadata
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from evalkit import __version__, assets
+from evalkit.durable import read_checked_json, write_checked_text
+
+if TYPE_CHECKING:
+    from evalkit.config import Config
+
+CONFIG, ENVIRONMENT = "config.yaml", "environment.json"
 
 PACKAGES = (
     "torch",
@@ -39,6 +48,22 @@ def describe_environment() -> dict[str, Any]:
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "host": socket.gethostname(),
     }
+
+
+def kept_environment(folder: Path) -> dict[str, Any] | None:
+    """What a run's environment.json holds; None when it is not there or damaged."""
+    try:
+        return read_checked_json(folder / ENVIRONMENT)
+    except (OSError, ValueError):
+        return None
+
+
+def write_config(config: "Config", folder: Path) -> None:
+    """Writes config.yaml: every option, with a checksum."""
+    from omegaconf import OmegaConf
+
+    content = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+    write_checked_text(folder / CONFIG, yaml.safe_dump(content, allow_unicode=True, sort_keys=False))
 
 
 def _version(package: str) -> str | None:

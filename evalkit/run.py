@@ -1,22 +1,17 @@
 """A run, in one page: load, prompt, generate, score, report."""
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-import yaml
-
 from evalkit.config import Config, SuiteData, is_offline
-from evalkit.durable import (
-    is_whole_text,
-    read_checked_json,
-    remove_file,
-    write_checked_json,
-    write_checked_text,
-)
-from evalkit.environment import describe_environment
-from evalkit.errors import InputError
+from evalkit.durable import is_whole_text, remove_file, write_checked_json
+from evalkit.environment import CONFIG, ENVIRONMENT, describe_environment, kept_environment, write_config
+from evalkit.errors import InputError, InterruptedRunError
 from evalkit.identity import folder_name, run_identity
 from evalkit.loading import LoadedSuite, load_suite
 from evalkit.logs import log_to
@@ -31,8 +26,6 @@ from evalkit.timings import timed
 from evalkit.types import Completion, Request, Sampling
 
 Say = Callable[[str], None]
-
-CONFIG, ENVIRONMENT = "config.yaml", "environment.json"
 
 
 @dataclass(frozen=True)
@@ -55,6 +48,7 @@ def evaluate(config: Config, *, say: Say) -> Outcome:
     Raises:
         InputError: bad options or data; nothing was started.
         EvalkitError: something failed on the way; finished completions are kept.
+        InterruptedRunError: a signal came; finished completions are kept.
     """
     from evalkit.engines import engine_family, resolve_dtype
     from evalkit.models import resolve
@@ -72,7 +66,7 @@ def evaluate(config: Config, *, say: Say) -> Outcome:
     identity = run_identity(config, suite.tasks, model, template, family=engine_family(config), dtype=dtype)
     folder = Path(config.out or "results").expanduser() / model.label / folder_name(suite.name)
     directory = RunDirectory(folder / run_id(identity))
-    with directory, log_to(directory.path / "run.log") as log:
+    with directory, log_to(directory.path / "run.log") as log, signals_stop_the_run():
         say(f"run: {directory.path}")
         kept, pending = _split_requests(config, suite, template, directory)
         if not pending and (finished := _finished_results(directory, config, dtype)):
@@ -177,22 +171,6 @@ def _finished_results(directory: RunDirectory, config: Config, dtype: str) -> Re
     return results if whole else None
 
 
-def kept_environment(folder: Path) -> dict[str, Any] | None:
-    """What a run's environment.json holds; None when it is not there or damaged."""
-    try:
-        return read_checked_json(folder / ENVIRONMENT)
-    except (OSError, ValueError):
-        return None
-
-
-def write_config(config: Config, folder: Path) -> None:
-    """Writes config.yaml: every option, with a checksum."""
-    from omegaconf import OmegaConf
-
-    content = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
-    write_checked_text(folder / CONFIG, yaml.safe_dump(content, allow_unicode=True, sort_keys=False))
-
-
 def _start_files(directory: RunDirectory, config: Config, environment: dict[str, Any]) -> None:
     # results.json means done, so it goes before anything is added to the run.
     remove_file(directory.results_path)
@@ -213,3 +191,21 @@ def _generate(
     for completion in watch(clocked, len(pending)):
         task_name, sample = samples[completion.id]
         directory.append(task_name, SampleRecord.of(sample, prompts[completion.id], completion))
+
+
+@contextmanager
+def signals_stop_the_run() -> Iterator[None]:
+    """SIGTERM and SIGUSR1 (what a queue sends before it kills) end the run as Ctrl-C does: resumable."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise InterruptedRunError(
+            f"stopped by {signal.Signals(number).name}; every finished completion is kept",
+            fix="run the same command again: it continues",
+        )
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -17,7 +17,7 @@ from evalkit.durable import (
     write_checked_json,
     write_lines_atomic,
 )
-from evalkit.environment import describe_environment
+from evalkit.environment import CONFIG, ENVIRONMENT, describe_environment, kept_environment, write_config
 from evalkit.errors import InputError
 from evalkit.identity import GENERATION_VERSION, folder_name
 from evalkit.mtbench.answers import (
@@ -35,7 +35,6 @@ from evalkit.mtbench.questions import Language, Question
 from evalkit.mtbench.results import answer_counts, preset_sha256, results_json
 from evalkit.progress import watch
 from evalkit.records import RunDirectory, run_id
-from evalkit.run import CONFIG, ENVIRONMENT, kept_environment, write_config
 
 if TYPE_CHECKING:
     from evalkit.engines.base import Engine
@@ -65,6 +64,7 @@ def answer_questions(config: Config, *, say: Callable[[str], None]) -> AnswerOut
     from evalkit.engines.loading import load_tokenizer
     from evalkit.logs import log_to
     from evalkit.models import resolve
+    from evalkit.run import signals_stop_the_run
 
     if config.model is None:
         raise InputError("no model is given", fix="model=1.8b-instruct   (python -m evalkit list models)")
@@ -81,7 +81,7 @@ def answer_questions(config: Config, *, say: Callable[[str], None]) -> AnswerOut
     path = Path(config.out or "results").expanduser() / model.label / folder_name(config.suite.name)
     directory = RunDirectory(path / run_id(identity))
     folder = MtBenchFolder(directory.path)
-    with directory, log_to(directory.path / "run.log"):
+    with directory, log_to(directory.path / "run.log"), signals_stop_the_run():
         say(f"run: {directory.path}")
         kept = _recover(folder)
         before = len(kept)

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.config import Config
+from evalkit.environment import kept_environment
 from evalkit.errors import InputError
 from evalkit.loading import LoadedSuite, sample_limit, suite_specs
 from evalkit.reading import read_yaml
 from evalkit.records import RunDirectory, SampleRecord, read_log
 from evalkit.results import Results, read_results
-from evalkit.run import kept_environment, score_run
+from evalkit.run import score_run
 from evalkit.scoring.foreign import listed
 from evalkit.scoring.moves import Move, SampleScores, changed_samples, find_moves
 from evalkit.task_spec import TaskSpec
