@@ -19,7 +19,7 @@ from evalkit.durable import (
 )
 from evalkit.environment import CONFIG, ENVIRONMENT, describe_environment, kept_environment, write_config
 from evalkit.errors import InputError
-from evalkit.identity import GENERATION_VERSION, folder_name
+from evalkit.identity import GENERATION_VERSION, SAMPLING_VERSION, folder_name
 from evalkit.mtbench.answers import (
     TurnAsk,
     answer_rules,
@@ -106,6 +106,7 @@ def _identity(config: Config, preset: Preset, language: Language, model: "Resolv
 
     return {
         "generation_version": GENERATION_VERSION,
+        "sampling_version": SAMPLING_VERSION,
         "mt_bench": preset.name,
         "language": language,
         "questions": preset.sets[language].questions.sha256,
