@@ -3,13 +3,14 @@
 import json
 import re
 import shutil
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from children import Child, Ended, fork, start
+from children import LONGEST, Child, Ended, fork, start
 from injected import Fault
 
 from evalkit.records import from_line, read_log
@@ -144,3 +145,11 @@ class Story:
         names = {path.name for path in self.run.iterdir()}
         names -= {".lock", "timings.json"}
         return {"logs": logs, "results": json.loads((self.run / "results.json").read_bytes()), "files": names}
+
+
+def wait_for_records(story: Story, number: int) -> None:
+    """Waits until so many records are on disk."""
+    deadline = time.monotonic() + LONGEST
+    while sum(map(len, story.records().values())) < number:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

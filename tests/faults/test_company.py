@@ -9,16 +9,9 @@ from pathlib import Path
 import pytest
 from children import start
 from injected import ClockGoesBack, DieAtByte, DieAtOperation, SlowDisk
-from runs import SAMPLES, Story
+from runs import SAMPLES, Story, wait_for_records
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-
-
-def wait_for_records(story: Story, number: int) -> None:
-    deadline = time.monotonic() + 120
-    while sum(map(len, story.records().values())) < number:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_a_second_process_is_refused_and_the_first_is_not_harmed(undisturbed: Story, story: Story) -> None:
