@@ -9,18 +9,19 @@
       "partial":    Partial,
       "missing_metrics": [MissingMetric, ...],
       "protocol":   ProtocolRecord,
-      "run":        {...}
+      "run":        {...},
+      "check":      checksum of all the rest
     }
 
 docs/results.md shows a whole file.
 """
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from evalkit.config import Config, ProtocolConfig
+from evalkit.durable import read_checked_json
 from evalkit.errors import InputError
 from evalkit.server_options import PromptForm
 
@@ -30,6 +31,7 @@ PROTOCOL_LIMIT = 100
 PROTOCOL_FEW_SHOTS = 4
 PROTOCOL_RESAMPLES = 10_000
 PROTOCOL_SPLIT = "dev"
+MAKE_AGAIN = "the command that made the run makes it again, from the kept completions"
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ class Results:
             raise InputError(
                 f"not a results file of schema version {SCHEMA_VERSION} (found: {version})",
                 where=where,
-                fix="score the run again: python -m evalkit score run=DIR",
+                fix=MAKE_AGAIN,
             )
         try:
             return cls(
@@ -193,11 +195,11 @@ def read_results(path: Path) -> Results:
         InputError: no such file, not JSON, or not a results file.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_checked_json(path)
     except OSError as error:
         raise InputError(f"cannot read the results: {error.strerror}", where=path) from None
     except ValueError as error:
-        raise InputError(f"not JSON: {error}", where=path) from None
+        raise InputError(f"damaged: {error}", where=path, fix=MAKE_AGAIN) from None
     return Results.from_json(content, path)
 
 

@@ -9,22 +9,17 @@ from types import FrameType
 from typing import Any
 
 from evalkit.config import Config, SuiteData, is_offline
-from evalkit.environment import config_text, describe_environment
+from evalkit.durable import is_whole_text, remove_file, write_checked_json
+from evalkit.environment import CONFIG, ENVIRONMENT, describe_environment, kept_environment, write_config
 from evalkit.errors import InputError, InterruptedRunError
 from evalkit.identity import folder_name, run_identity
 from evalkit.loading import LoadedSuite, load_suite
 from evalkit.logs import log_to
 from evalkit.metrics.prediction import prediction
 from evalkit.prompts import PromptTemplate, requests
-from evalkit.records import (
-    RunDirectory,
-    SampleRecord,
-    run_id,
-    write_json_atomic,
-    write_text_atomic,
-)
+from evalkit.records import RunDirectory, SampleRecord, run_id
 from evalkit.results import Results, protocol_record, read_results
-from evalkit.scoring.publish import write_scored
+from evalkit.scoring.publish import scores_fit, write_scored
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, score_tasks
 from evalkit.suites import summarise
 from evalkit.timings import timed
@@ -85,7 +80,7 @@ def evaluate(config: Config, *, say: Say) -> Outcome:
 
             with build_engine(config, model) as engine:
                 environment["engine"] = engine.describe()
-                write_json_atomic(directory.path / "environment.json", environment)
+                write_checked_json(directory.path / ENVIRONMENT, environment)
                 _generate(engine.generate(pending), pending, suite, directory)
         results = score_run(config, suite, directory, dtype=dtype, run={"identity": identity})
         return Outcome(directory.path, results, generated=len(pending), kept=kept)
@@ -162,7 +157,7 @@ def _split_requests(
 
 
 def _finished_results(directory: RunDirectory, config: Config, dtype: str) -> Results | None:
-    """results.json when it is whole, covers what is asked for now, and lacks no metric."""
+    """results.json when it covers what is asked for now, lacks no metric, and the run's files are whole."""
     try:
         results = read_results(directory.results_path)
     except InputError:
@@ -171,14 +166,19 @@ def _finished_results(directory: RunDirectory, config: Config, dtype: str) -> Re
     wanted = dict(protocol_record(config, dtype).options)
     covered, limit = options.pop("limit", None), wanted.pop("limit")
     covers = covered == 0 or (isinstance(covered, int) and 0 < limit <= covered)
-    return results if covers and options == wanted and not results.missing_metrics else None
+    if not covers or options != wanted or results.missing_metrics or not scores_fit(directory, results):
+        return None
+    whole = is_whole_text(directory.path / CONFIG) and kept_environment(directory.path)
+    return results if whole else None
 
 
 def _start_files(directory: RunDirectory, config: Config, environment: dict[str, Any]) -> None:
     # results.json means done, so it goes before anything is added to the run.
-    directory.results_path.unlink(missing_ok=True)
-    write_text_atomic(directory.path / "config.yaml", config_text(config))
-    write_json_atomic(directory.path / "environment.json", environment)
+    remove_file(directory.results_path)
+    write_config(config, directory.path)
+    # What is there names the engine that made the kept completions: it stays until one is started.
+    if kept_environment(directory.path) is None:
+        write_checked_json(directory.path / ENVIRONMENT, environment)
 
 
 def _generate(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evalkit.config import Config
+from evalkit.durable import remove_file, write_checked_json
 from evalkit.mtbench.asking import Asked
 from evalkit.mtbench.asks import judgment_of
 from evalkit.mtbench.desk import ask_all
@@ -20,7 +21,6 @@ from evalkit.mtbench.results import (
     results_json,
     scored,
 )
-from evalkit.records import write_json_atomic
 from evalkit.types import Judgment
 
 
@@ -47,9 +47,9 @@ def judge_run(job: Job, config: Config, *, say: Callable[[str], None]) -> Outcom
     judgments, asked = made
     content = _results(job, judgments, asked, config)
     # results.json means done, so it goes before the run is changed.
-    job.folder.results_path.unlink(missing_ok=True)
+    remove_file(job.folder.results_path)
     job.folder.write_judgments(job.desk.judge.label, judgments)
-    write_json_atomic(job.folder.results_path, content)
+    write_checked_json(job.folder.results_path, content)
     failed = sum(judgment.status == "api_error" for judgment in judgments)
     return Outcome(job, content, asked, failed)
 
