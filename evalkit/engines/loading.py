@@ -186,11 +186,11 @@ def load_tokenizer(resolved: ResolvedModel) -> Any:
     """
     folder = resolved.tokenizer or resolved.path
     if not resolved.has_tokenizer:
-        raise InputError(
+        what, fix = (
             "the model's tokenizer is needed, and it is not here",
-            where=resolved.name,
-            fix="model.tokenizer=FOLDER_OR_HUB_NAME",
+            "model.tokenizer=FOLDER_OR_HUB_NAME",
         )
+        raise InputError(what, where=resolved.name, fix=fix)
     if folder is None:
         from evalkit.engines.random_model import byte_tokenizer
 

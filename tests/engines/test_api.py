@@ -232,6 +232,18 @@ def test_every_server_is_used(server: Running, tmp_path: Path, local_run: Path) 
     assert rows(folder_of(tmp_path)) == rows(local_run)
 
 
+def test_a_server_with_a_key(
+    tmp_path: Path, local_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(key="a-long-secret") as server:
+        words = ["model=random", *SUITE, f"out={tmp_path}", *api(server.url)]
+        assert main(words) == 1
+        assert "refuses the API key" in capsys.readouterr().err
+        monkeypatch.setenv("EVALKIT_API_KEY", "a-long-secret")
+        assert main([*words, "engine.api_key_env=EVALKIT_API_KEY"]) == 0
+    assert rows(folder_of(tmp_path)) == rows(local_run)
+
+
 @contextmanager
 def process_serving(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A server in a process of its own, that can be killed."""
