@@ -13,6 +13,7 @@ import yaml
 
 from evalkit import __version__, assets
 from evalkit.durable import read_checked_json, write_checked_text
+from evalkit.refusals import without_credentials
 
 if TYPE_CHECKING:
     from evalkit.config import Config
@@ -26,6 +27,7 @@ PACKAGES = (
     "safetensors",
     "accelerate",
     "flash-attn",
+    "vllm",
     "numpy",
     "scipy",
     "rapidfuzz",
@@ -59,10 +61,15 @@ def kept_environment(folder: Path) -> dict[str, Any] | None:
 
 
 def write_config(config: "Config", folder: Path) -> None:
-    """Writes config.yaml: every option, with a checksum."""
+    """Writes config.yaml: every option, addresses without credentials, with a checksum."""
     from omegaconf import OmegaConf
 
     content = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+    assert isinstance(content, dict)
+    for group in ("engine", "judge"):
+        address = (content.get(group) or {}).get("base_url")
+        if address:
+            content[group]["base_url"] = without_credentials(address)
     write_checked_text(folder / CONFIG, yaml.safe_dump(content, allow_unicode=True, sort_keys=False))
 
 

@@ -23,6 +23,7 @@ from typing import Any
 from evalkit.config import Config, ProtocolConfig
 from evalkit.durable import read_checked_json
 from evalkit.errors import InputError
+from evalkit.server_options import PromptForm
 
 SCHEMA_VERSION = 1
 AVERAGE = "AVG"
@@ -93,7 +94,7 @@ class Partial:
         partial: true when there is any reason below.
         reasons: for the result as a whole, one sentence each.
         categories: for each category that is not complete, its reasons. Such a category's value
-            covers the datasets that are there and is not comparable.
+            covers the datasets and samples that are there and is not comparable.
         datasets: datasets of the suite that are not here at all, with the reason.
     """
 
@@ -153,6 +154,12 @@ class Results:
             InputError: not a results file, or of another schema version; `where` names the file.
         """
         version = content.get("schema_version") if isinstance(content, dict) else None
+        if isinstance(content, dict) and str(content.get("kind", "")).startswith("mt_bench"):
+            raise InputError(
+                "this is an MT-Bench run, and the command is for runs of llm-jp-eval's datasets",
+                where=where,
+                fix="for MT-Bench: judge, calibrate, pairwise, agreement, reproduce, leaderboard",
+            )
         if version != SCHEMA_VERSION:
             raise InputError(
                 f"not a results file of schema version {SCHEMA_VERSION} (found: {version})",
@@ -224,6 +231,8 @@ def protocol_record(config: Config, dtype: str | None = None) -> ProtocolRecord:
     }
     if dtype is not None:
         pairs["dtype"] = (dtype, "bfloat16")
+    if config.engine.name == "api" and config.engine.prompts is PromptForm.chat:
+        pairs["engine.prompts"] = ("chat", "auto")
     return ProtocolRecord(
         name=protocol.name,
         options={key: given for key, (given, _) in pairs.items()},

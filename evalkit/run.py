@@ -1,7 +1,7 @@
 """A run, in one page: load, prompt, generate, score, report."""
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +50,7 @@ def evaluate(config: Config, *, say: Say) -> Outcome:
         EvalkitError: something failed on the way; finished completions are kept.
         InterruptedRunError: a signal came; finished completions are kept.
     """
-    from evalkit.engines import engine_family, resolve_dtype
-    from evalkit.models import resolve
+    from evalkit.engines import identify
 
     if config.model is None:
         raise InputError("no model is given", fix="model=1.8b-instruct   (python -m evalkit list models)")
@@ -61,9 +60,9 @@ def evaluate(config: Config, *, say: Say) -> Outcome:
     suite = load_suite(config, say=say)
     for line in (*suite.warnings, *(f"missing: {name} ({why})" for name, why in suite.missing.items())):
         say(line)
-    model = resolve(config.model, offline=is_offline(config))
-    dtype = resolve_dtype(config)
-    identity = run_identity(config, suite.tasks, model, template, family=engine_family(config), dtype=dtype)
+    identified = identify(config)
+    model, dtype = identified.model, identified.dtype
+    identity = run_identity(config, suite.tasks, model, template, family=identified.family, dtype=dtype)
     folder = Path(config.out or "results").expanduser() / model.label / folder_name(suite.name)
     directory = RunDirectory(folder / run_id(identity))
     with directory, log_to(directory.path / "run.log") as log, signals_stop_the_run():
@@ -95,12 +94,13 @@ def score_run(
     dtype: str | None,
     run: dict[str, Any],
     reasons: Sequence[str] = (),
+    gaps: Mapping[str, str] | None = None,
     into: RunDirectory | None = None,
 ) -> Results:
     """Scores the kept completions of a run and writes scores/ and, last, results.json.
 
-    `reasons` say why the result is partial beyond what is seen here; `into` is another directory
-    to write to.
+    `reasons` say why the result is partial beyond what is seen here, `gaps` which datasets lack
+    samples; `into` is another directory to write to.
     """
     answers = []
     errors = over_context = 0
@@ -121,6 +121,7 @@ def score_run(
         scored,
         protocol_record(config, dtype),
         missing_datasets=suite.missing,
+        gaps=gaps,
         reasons=reasons,
         run={
             "datasets": {task.name: task.facts for task in suite.tasks},

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.config import Config, is_offline
+from evalkit.config import Config
 from evalkit.durable import (
     Appender,
     is_whole_text,
@@ -37,7 +37,7 @@ from evalkit.progress import watch
 from evalkit.records import RunDirectory, run_id
 
 if TYPE_CHECKING:
-    from evalkit.engines.base import Engine
+    from evalkit.engines.base import Engine, Identified
     from evalkit.models import ResolvedModel
 
 log = logging.getLogger(__name__)
@@ -61,9 +61,8 @@ def answer_questions(config: Config, *, say: Callable[[str], None]) -> AnswerOut
         FetchError: the question file cannot be had.
         EvalkitError: something failed on the way; finished turns are kept.
     """
-    from evalkit.engines.loading import load_tokenizer
+    from evalkit.engines import identify
     from evalkit.logs import log_to
-    from evalkit.models import resolve
     from evalkit.run import signals_stop_the_run
 
     if config.model is None:
@@ -74,10 +73,11 @@ def answer_questions(config: Config, *, say: Callable[[str], None]) -> AnswerOut
     language = preset.language([], config.language or config.suite.mt_bench)
     book = Books(preset, pinned_files(config)).in_language(language)
     questions = choose_questions(list(book.questions.values()), max(config.limit or 0, 0))
-    model = resolve(config.model, offline=is_offline(config))
-    tokenizer = load_tokenizer(model)
+    identified = identify(config)
+    model = identified.model
+    tokenizer = _tokenizer(identified)
     answer_rules(preset, tokenizer, {})
-    identity = _identity(config, preset, language, model)
+    identity = _identity(preset, language, identified)
     path = Path(config.out or "results").expanduser() / model.label / folder_name(config.suite.name)
     directory = RunDirectory(path / run_id(identity))
     folder = MtBenchFolder(directory.path)
@@ -101,9 +101,16 @@ def answer_questions(config: Config, *, say: Callable[[str], None]) -> AnswerOut
         return AnswerOutcome(directory.path, len(kept) - before, before, content)
 
 
-def _identity(config: Config, preset: Preset, language: Language, model: "ResolvedModel") -> dict[str, Any]:
-    from evalkit.engines import engine_family, resolve_dtype
+def _tokenizer(identified: "Identified") -> Any | None:
+    """The model's tokenizer; None where only a server of another kind than evalkit's has it."""
+    from evalkit.engines.loading import load_tokenizer
 
+    if identified.family == "api" and not identified.model.has_tokenizer:
+        return None
+    return load_tokenizer(identified.model)
+
+
+def _identity(preset: Preset, language: Language, identified: "Identified") -> dict[str, Any]:
     return {
         "generation_version": GENERATION_VERSION,
         "sampling_version": SAMPLING_VERSION,
@@ -116,9 +123,9 @@ def _identity(config: Config, preset: Preset, language: Language, model: "Resolv
             "tokens": preset.length.tokens,
         },
         "system_message": preset.system_message,
-        "model": model.identity,
-        "dtype": resolve_dtype(config),
-        "engine_family": engine_family(config),
+        "model": identified.model.identity,
+        "dtype": identified.dtype,
+        "engine_family": identified.family,
     }
 
 
@@ -160,7 +167,7 @@ def _generate(
     config: Config,
     preset: Preset,
     model: "ResolvedModel",
-    tokenizer: Any,
+    tokenizer: Any | None,
     questions: Sequence[Question],
     folder: MtBenchFolder,
     kept: dict[str, TurnRecord],

@@ -81,7 +81,8 @@ def _results(job: Job, judgments: Sequence[Judgment], asked: Asked, config: Conf
             reduce=options.reduce,
         )
         scores[model] = as_logged(own)
-        partial += [f"{model}: {reason}" for reason in missing_turns(scores[model], job.preset, wanted)]
+        missing = missing_turns(scores[model], job.preset, wanted, job.preset.sampling.answers)
+        partial += [f"{model}: {reason}" for reason in missing]
         if failed := sum(judgment.status == "api_error" for judgment in own):
             partial.append(f"{model}: {failed} judgments failed at the service")
     return results_json(
@@ -92,7 +93,7 @@ def _results(job: Job, judgments: Sequence[Judgment], asked: Asked, config: Conf
         reduce=options.reduce,
         judge=_judge_record(job, judgments),
         answers=_answer_record(job),
-        cost=_cost_record(job, asked, len(judgments)),
+        cost=_cost_record(job, asked, len(judgments), config),
     )
 
 
@@ -100,8 +101,7 @@ def _judge_record(job: Job, judgments: Sequence[Judgment]) -> dict[str, Any]:
     judge = job.desk.judge
     return {
         "label": judge.label,
-        "service": judge.service,
-        "model": judge.model,
+        **judge.identity,
         "parameters": judge.parameters,
         "repeats": judge.config.repeats,
         "reduce": judge.config.reduce.value,
@@ -119,8 +119,8 @@ def _answer_record(job: Job) -> dict[str, Any]:
     }
 
 
-def _cost_record(job: Job, asked: Asked, judgments: int) -> dict[str, Any]:
-    price = job.desk.price
+def _cost_record(job: Job, asked: Asked, judgments: int, config: Config) -> dict[str, Any]:
+    price = job.desk.price_in(config.mode)
     return {
         "judgments": judgments,
         "calls": asked.calls,

@@ -23,7 +23,8 @@ from evalkit.refusals import public_address
 class Judge:
     """A judge ready to be named. `label` names its tables and files.
 
-    `service` and `model` with `parameters` decide its judgments: they address them in the store.
+    `service` and `model` with `parameters` decide its judgments: they address them in the store;
+    for a model that evalkit runs itself, `weights` too, the hash of its files and number format.
     """
 
     label: str
@@ -31,11 +32,13 @@ class Judge:
     model: str
     parameters: dict[str, Any]
     config: JudgeConfig
+    weights: str | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
         """What addresses this judge's judgments, as plain JSON values."""
-        return {"service": self.service, "model": self.model}
+        named = {"service": self.service, "model": self.model}
+        return named if self.weights is None else named | {"weights": self.weights}
 
 
 def judge_config(config: JudgeConfig | None, preset: Preset) -> JudgeConfig:
@@ -76,14 +79,22 @@ def resolve_judge(config: JudgeConfig) -> Judge:
             raise InputError(f"judge={config.name} needs a model", fix="judge.model=NAME")
         given = config.base_url or os.environ.get("OPENAI_BASE_URL")
         service = "local" if config.kind is JudgeKind.local else public_address(given) if given else "openai"
-    own_name = config.name not in ("openai", "azure", "local")
     return Judge(
-        label=config.name if own_name else model if config.kind is not JudgeKind.local else f"local-{model}",
+        label=_label(config, model),
         service=config.identity or service,
         model=model,
         parameters={key: value for key, value in sorted(config.parameters.items()) if value is not None},
         config=config,
     )
+
+
+def _label(config: JudgeConfig, model: str) -> str:
+    if config.kind is JudgeKind.local:
+        return f"local-{model}"
+    path = assets.CONF / "judge" / f"{config.name}.yaml"
+    shipped = read_yaml(path) if path.is_file() else {}
+    # A named judge that was given another model is no longer the one of that name.
+    return config.name if shipped.get("model") == config.model and config.model else model
 
 
 def open_service(judge: Judge) -> Service:

@@ -17,10 +17,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from evalkit import assets
-from evalkit.client import Reply
 from evalkit.durable import append_line, canonical_json, from_line, to_line, write_error
 from evalkit.identity import folder_name
 from evalkit.records import text_sha256
+from evalkit.replies import Reply
 from evalkit.types import Message
 
 SYNC_SECONDS = 1.0

@@ -76,7 +76,8 @@ def rescore(given: Config) -> Rescored:
             kept.directory,
             dtype=identity.get("dtype"),
             run={**(kept.before.run if kept.before else {}), "identity": identity},
-            reasons=_reasons(kept),
+            reasons=[] if kept.before else ["the run is not finished"],
+            gaps={name: f"{count} samples have no completion" for name, count in kept.gaps.items()},
             into=into,
         )
         if kept.before is None:
@@ -91,10 +92,10 @@ def open_run(folder: Path, given: Config) -> KeptRun:
     Raises:
         InputError: see `rescore`.
     """
-    config = kept_config(folder / "config.yaml")
-    _lay_over(config, given)
     directory = RunDirectory(folder)
     before = _kept_results(directory)
+    config = kept_config(folder / "config.yaml")
+    _lay_over(config, given)
     absent = before.partial.datasets if before else {}
     tasks, missing, gaps = [], {}, {}
     for spec in suite_specs(config):
@@ -165,11 +166,6 @@ def _identity(kept: KeptRun) -> dict[str, Any]:
     if kept.before and "identity" in kept.before.run:
         return dict(kept.before.run["identity"])
     return dict((kept_environment(kept.directory.path) or {}).get("identity") or {})
-
-
-def _reasons(kept: KeptRun) -> list[str]:
-    reasons = [f"{name}: {count} samples have no completion" for name, count in kept.gaps.items()]
-    return reasons if kept.before else ["the run is not finished", *reasons]
 
 
 def _sample_scores(directory: RunDirectory, suite: LoadedSuite) -> SampleScores:
