@@ -4,11 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test lint format bench clean
+.PHONY: help install demo test test-faults lint format bench clean
 
 help:
 	@echo "make demo      evaluate a small real model on the bundled samples"
 	@echo "make test      install what the tests need and run them"
+	@echo "make test-faults   kill, fill up, damage: the whole fault campaign"
 	@echo "make install   everything for development into $(VENV)"
 	@echo "make lint      ruff and mypy"
 	@echo "make bench     the measured times and ratios beside their targets"
@@ -32,6 +33,9 @@ demo: $(BIN)/.evalkit
 
 test: $(BIN)/.evalkit-dev
 	$(BIN)/python -m pytest
+
+test-faults: $(BIN)/.evalkit-dev
+	$(BIN)/python -m pytest tests/faults -m "campaign or not campaign"
 
 lint: $(BIN)/.evalkit-dev
 	$(BIN)/ruff check .

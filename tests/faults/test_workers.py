@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import time
 from pathlib import Path
@@ -11,39 +12,27 @@ from runs import Story, kills, wait_for_records
 
 from evalkit.cli.options import group_members
 
-# Engines whose requests are answered in processes of their own, and what those call themselves.
-ENGINES = [pytest.param(("engine=ray", "engine.num_workers=2"), b"ray::", id="ray")]
+# Engines whose requests are answered in processes of their own.
+ENGINES = [pytest.param(("engine=ray", "engine.num_workers=2"), id="ray")]
 
 
-def workers(pid: int, title: bytes) -> list[int]:
-    """The processes below `pid` whose command line begins with `title`."""
-    parents: dict[int, int] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            # The name in parentheses may hold spaces: the fields start after it.
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-    below, found = {pid}, []
-    while more := {child for child, parent in parents.items() if parent in below} - below:
-        below |= more
-    for one in below:
-        try:
-            line = Path(f"/proc/{one}/cmdline").read_bytes()
-        except OSError:
-            continue
-        if line.startswith(title) and not line.startswith(title + b"IDLE"):
-            found.append(one)
-    return sorted(found)
+def workers(story: Story) -> list[int]:
+    """The workers of the command that writes now, by its log."""
+    assert story.run is not None
+    text = (story.run / "run.log").read_text(errors="replace").rpartition("completions are kept")[2]
+    return [int(number) for number in re.findall(r"is ready \(process (\d+)\)", text)]
+
+
+def alive(number: int) -> bool:
+    return Path(f"/proc/{number}").exists()
 
 
 @pytest.mark.campaign
-@pytest.mark.parametrize(("words", "title"), ENGINES)
+@pytest.mark.parametrize("words", ENGINES)
 @pytest.mark.parametrize("number", range(2))
 def test_killed_workers(
     number: int,
     words: tuple[str, ...],
-    title: bytes,
     undisturbed: Story,
     story: Story,
     chance: random.Random,
@@ -59,15 +48,15 @@ def test_killed_workers(
     story.killed(writer.kill())
     child = story.begin_as_people_do()
     wait_for_records(story, len(story.seen) + chance.randrange(1, 6))
-    victims = workers(child.pid, title)
-    if child.running and victims:
-        os.kill(chance.choice(victims), signal.SIGKILL)
+    hired = workers(story)
+    if child.running:
+        os.kill(chance.choice(hired), signal.SIGKILL)
         kills["worker"] += 1
     ended = child.wait()
     assert ended.code == 0, ended.err
     story.check()
     assert story.outcome() == undisturbed.outcome()
     deadline = time.monotonic() + 60
-    while workers(child.pid, title):
+    while any(map(alive, workers(story))):
         assert time.monotonic() < deadline, "a worker outlives its command"
         time.sleep(0.1)
