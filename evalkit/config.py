@@ -273,10 +273,34 @@ class MetricsConfig:
 
 
 @dataclass
+class PlanConfig:
+    """What `plan` assumes of one card; docs/scaling.md has the formulas.
+
+    `tflops` in the run's precision and `tflops_float32` (COMET), `bandwidth` in GB per second:
+    peaks, null for an A100's, or with `gpus=0` for what this CPU is measured to do. `efficiency`
+    and `bandwidth_efficiency` are the shares of them that are reached, `layer_ms` what a layer
+    takes in every pass besides. `storage`: GB per second at which one worker reads weights.
+    `startup`: seconds until a run reads them. `scoring_ms`: for each sample.
+    """
+
+    tflops: float | None = None
+    tflops_float32: float | None = None
+    bandwidth: float | None = None
+    efficiency: float = 0.4
+    bandwidth_efficiency: float = 0.6
+    layer_ms: float = 0.5
+    storage: float = 2.0
+    startup: float = 30.0
+    scoring_ms: float = 5.0
+
+
+@dataclass
 class Config:
     """Every option of every verb; each verb's `--help` names those it reads.
 
     `preset` is the MT-Bench preset, `language` (ja or en) the question set where ids do not tell.
+
+    `gpus` (0: the CPU), `gpu_memory` in GB and `checkpoints` are what `plan` counts with.
 
     `limit` null: the protocol's 100 samples per dataset; 0 or below: all. `num_few_shots` 4,
     `seed` 42: the protocol's. `folders` and the five after it are the words and flags of the
@@ -294,6 +318,10 @@ class Config:
     batch: BatchConfig = field(default_factory=BatchConfig)
     pairwise: PairwiseConfig = field(default_factory=PairwiseConfig)
     ask: AskConfig = field(default_factory=AskConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
+    gpus: int = 1
+    gpu_memory: float = 80.0
+    checkpoints: int = 1
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)

