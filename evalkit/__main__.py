@@ -11,6 +11,7 @@ from pathlib import Path
 
 from evalkit import __version__
 from evalkit.errors import EvalkitError
+from evalkit.redaction import hide, printable
 
 VERBS = {
     "run": "evaluate a model: generate, score, print the tables",
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _command(words)
     except EvalkitError as error:
-        print(f"evalkit: {error}", file=sys.stderr)
+        print(f"evalkit: {printable(hide(str(error)))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("evalkit: interrupted; the same command continues where this one stopped", file=sys.stderr)

@@ -8,7 +8,12 @@ import sys
 from importlib import metadata
 from typing import Any
 
+import yaml
+from omegaconf import OmegaConf
+
 from evalkit import __version__, assets
+from evalkit.config import Config
+from evalkit.redaction import hide
 
 PACKAGES = (
     "torch",
@@ -39,6 +44,20 @@ def describe_environment() -> dict[str, Any]:
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "host": socket.gethostname(),
     }
+
+
+def config_text(config: Config) -> str:
+    """config.yaml: every option of a run, without keys and without credentials in addresses."""
+    content = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+    return yaml.safe_dump(_hidden(content), allow_unicode=True, sort_keys=False)
+
+
+def _hidden(value: Any) -> Any:
+    if isinstance(value, str):
+        return hide(value)
+    if isinstance(value, dict):
+        return {key: _hidden(inner) for key, inner in value.items()}
+    return [_hidden(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _version(package: str) -> str | None:

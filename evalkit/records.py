@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from evalkit.errors import EvalkitError, InputError
+from evalkit.reading import plain_name
 from evalkit.types import Completion, FinishReason, Sample
 
 CHECK = "check"
@@ -224,11 +225,11 @@ class RunDirectory:
 
     def samples_path(self, task: str) -> Path:
         """The append-only log of a task's completions."""
-        return self.path / "samples" / f"{task}.jsonl"
+        return self.path / "samples" / f"{plain_name(task)}.jsonl"
 
     def scores_path(self, task: str) -> Path:
         """The per-sample scores of a task, rewritten by each scoring."""
-        return self.path / "scores" / f"{task}.jsonl"
+        return self.path / "scores" / f"{plain_name(task)}.jsonl"
 
     def __enter__(self) -> "RunDirectory":
         from filelock import FileLock, Timeout

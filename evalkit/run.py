@@ -8,10 +8,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import yaml
-
 from evalkit.config import Config, SuiteData, is_offline
-from evalkit.environment import describe_environment
+from evalkit.environment import config_text, describe_environment
 from evalkit.errors import InputError, InterruptedRunError
 from evalkit.identity import folder_name, run_identity
 from evalkit.loading import LoadedSuite, load_suite
@@ -178,12 +176,7 @@ def _finished_results(directory: RunDirectory, config: Config, dtype: str) -> Re
 def _start_files(directory: RunDirectory, config: Config, environment: dict[str, Any]) -> None:
     # results.json means done, so it goes before anything is added to the run.
     directory.results_path.unlink(missing_ok=True)
-    from omegaconf import OmegaConf
-
-    content = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
-    write_text_atomic(
-        directory.path / "config.yaml", yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
-    )
+    write_text_atomic(directory.path / "config.yaml", config_text(config))
     write_json_atomic(directory.path / "environment.json", environment)
 
 

@@ -8,11 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-from omegaconf import OmegaConf
-
 from evalkit.config import Config, is_offline
-from evalkit.environment import describe_environment
+from evalkit.environment import config_text, describe_environment
 from evalkit.errors import InputError
 from evalkit.identity import GENERATION_VERSION, folder_name
 from evalkit.mtbench.answers import (
@@ -139,9 +136,7 @@ def _start_files(
     """Writes what a run begins with; returns the content of environment.json so far."""
     # results.json means done, so it goes before anything is added to the run.
     folder.results_path.unlink(missing_ok=True)
-    content = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
-    text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
-    write_text_atomic(folder.path / "config.yaml", text)
+    write_text_atomic(folder.path / "config.yaml", config_text(config))
     folder.write_header(header)
     return {"identity": identity, **describe_environment()}
 

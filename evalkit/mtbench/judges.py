@@ -4,6 +4,7 @@ The API key comes from the environment when the service is opened and goes nowhe
 """
 
 import os
+import re
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,8 +16,10 @@ from evalkit.client import Service
 from evalkit.config import JudgeConfig, JudgeKind
 from evalkit.errors import InputError
 from evalkit.mtbench.presets import Preset
-from evalkit.reading import read_yaml
+from evalkit.reading import as_text, read_yaml
 from evalkit.refusals import public_address
+
+_KEY_NAMES = frozenset({"apikey", "key", "authorization", "token", "accesstoken", "secret", "password"})
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,19 @@ def judge_config(config: JudgeConfig | None, preset: Preset) -> JudgeConfig:
             fix="judge=gpt-4o-2024-08-06   (python -m evalkit list judges)",
         )
     path = assets.CONF / "judge" / f"{preset.judge}.yaml"
-    merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(JudgeConfig), read_yaml(path)))
+    if preset.judge not in judge_names():
+        raise InputError(
+            f"the preset {preset.name} names a judge that is not there: {preset.judge!r}",
+            fix="python -m evalkit list judges",
+        )
+    merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(JudgeConfig), as_text(read_yaml(path))))
     assert isinstance(merged, JudgeConfig)
     return merged
+
+
+def judge_names() -> list[str]:
+    """The judges of conf/judge: a preset names one of these, never a path."""
+    return sorted(path.stem for path in (assets.CONF / "judge").glob("*.yaml"))
 
 
 def resolve_judge(config: JudgeConfig) -> Judge:
@@ -64,6 +77,7 @@ def resolve_judge(config: JudgeConfig) -> Judge:
         InputError: no model or deployment is named, or a number is out of its range.
     """
     _check_numbers(config)
+    _check_no_key(config)
     if config.kind is JudgeKind.azure:
         model = config.deployment or ""
         if not model:
@@ -119,6 +133,24 @@ def open_service(judge: Judge) -> Service:
         api_version=config.api_version,
         timeout=config.timeout,
     )
+
+
+def _check_no_key(config: JudgeConfig) -> None:
+    """A key belongs into the environment; the message does not repeat what was given."""
+    name = config.api_key_env
+    if name is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise InputError(
+            "judge.api_key_env takes the name of an environment variable, not a key",
+            where="option judge.api_key_env",
+            fix="export NAME=... and judge.api_key_env=NAME",
+        )
+    for key in config.parameters:
+        if re.sub(r"[-_]", "", key).lower() in _KEY_NAMES:
+            raise InputError(
+                "a key among the parameters would be kept in every record",
+                where=f"option judge.parameters.{key}",
+                fix=f"export {name or 'OPENAI_API_KEY'}=...",
+            )
 
 
 def _check_numbers(config: JudgeConfig) -> None:

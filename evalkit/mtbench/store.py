@@ -20,6 +20,7 @@ from evalkit import assets
 from evalkit.client import Reply
 from evalkit.identity import folder_name
 from evalkit.records import canonical_json, from_line, text_sha256, to_line, write_error
+from evalkit.redaction import hide, hide_known
 from evalkit.types import Message
 
 SYNC_SECONDS = 1.0
@@ -44,12 +45,13 @@ class Stored:
         return cls(
             id=key,
             status=reply.status,
-            text=reply.text,
+            # A server that repeats its caller's key must not get it into a record.
+            text=None if reply.text is None else hide_known(reply.text),
             finish_reason=reply.finish_reason,
-            served_model=reply.model,
+            served_model=None if reply.model is None else hide_known(str(reply.model)),
             input_tokens=reply.input_tokens,
             output_tokens=reply.output_tokens,
-            error=reply.error,
+            error=None if reply.error is None else hide(reply.error),
         )
 
 

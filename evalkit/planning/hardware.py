@@ -59,9 +59,9 @@ def hardware_of(config: Config) -> Hardware:
     width = _WIDTHS.get(config.dtype, 4 if cpu else 2)
     if cpu:
         source = "options" if plan.tflops and plan.bandwidth else "measured on this machine just now"
-        float32 = plan.tflops_float32 or plan.tflops or _measured_tflops()
+        float32 = plan.tflops_float32 or plan.tflops or measured_tflops()
         tflops = plan.tflops or float32
-        bandwidth = plan.bandwidth or _measured_bandwidth()
+        bandwidth = plan.bandwidth or measured_bandwidth()
     else:
         source = "the options plan.*, by default an A100 with 80 GB: a model, not a measurement"
         float32 = plan.tflops_float32 or _A100_TFLOPS_FLOAT32
@@ -110,22 +110,22 @@ def _machine_bytes() -> float:
     return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
-def _measured_tflops(size: int = 1024, rounds: int = 5) -> float:
-    """Float32 operations per second of a matrix product, in 1e12: the best of a few."""
-    matrix = np.ones((size, size), dtype=np.float32)
-    return 2 * size**3 / _best(lambda: matrix @ matrix, rounds) / 1e12
+def measured_tflops(clock: Callable[[], float] = time.perf_counter) -> float:
+    """Float32 operations of a matrix product in 1e12 per second of `clock`: the best of a few."""
+    matrix = np.ones((1024, 1024), dtype=np.float32)
+    return 2 * len(matrix) ** 3 / _best(lambda: matrix @ matrix, clock) / 1e12
 
 
-def _measured_bandwidth(megabytes: int = 128, rounds: int = 5) -> float:
-    """GB per second that reading an array reaches: the best of a few."""
-    array = np.ones(megabytes * 2**18, dtype=np.float32)
-    return array.nbytes / _best(array.max, rounds) / 1e9
+def measured_bandwidth(clock: Callable[[], float] = time.perf_counter) -> float:
+    """GB that reading an array takes in, per second of `clock`: the best of a few."""
+    array = np.ones(2**25, dtype=np.float32)
+    return array.nbytes / _best(array.max, clock) / 1e9
 
 
-def _best(work: Callable[[], object], rounds: int) -> float:
+def _best(work: Callable[[], object], clock: Callable[[], float], rounds: int = 5) -> float:
     seconds = []
     for _ in range(rounds):
-        begin = time.perf_counter()
+        begin = clock()
         work()
-        seconds.append(time.perf_counter() - begin)
+        seconds.append(clock() - begin)
     return min(seconds)

@@ -71,8 +71,9 @@ def _memory_lines(estimate: Estimate) -> Iterator[str]:
 def _time_lines(estimate: Estimate) -> Iterator[str]:
     usual, most = estimate.phases_typical, estimate.phases_most
     workers = estimate.campaign.workers
+    copies = _count(workers, "worker")
     on = "this CPU" if estimate.hardware.kind == "cpu" else _count(workers * estimate.memory.cards, "GPU")
-    yield f"time    {duration(usual.total)} on {on} ({_count(workers, 'worker')}), at most {duration(most.total)}"
+    yield f"time    {duration(usual.total)} on {on} ({copies}), at most {duration(most.total)}"
     yield f"        typical: {_phase_words(usual)}"
     yield f"        at most: {_phase_words(most)}"
 

@@ -1,7 +1,7 @@
 """What a suite asks for in tokens: from its real prompts where they are here, else from kept counts."""
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -71,8 +71,15 @@ class Workload:
     left_out: dict[str, str]
 
 
-def suite_workload(config: Config, counter: TokenCounter) -> Workload:
+def suite_workload(
+    config: Config, counter: TokenCounter, lengths: Mapping[str, int] | None = None
+) -> Workload:
     """Counts a suite of datasets; nothing is fetched or prepared.
+
+    Args:
+        config: model, suite and data.
+        counter: counts tokens.
+        lengths: new tokens by sample id where they are known, in place of the gold answers'.
 
     Raises:
         InputError: no suite, an unknown task, a data folder that does not exist, malformed data, or
@@ -88,7 +95,7 @@ def suite_workload(config: Config, counter: TokenCounter) -> Workload:
         else:
             listed = requests(task, template, sampling=Sampling(), seed=config.seed)
             here.append((task, list(listed)))
-    groups, rows = _counted(config, here, counter) if here else ([], [])
+    groups, rows = _counted(here, counter, lengths or {}) if here else ([], [])
     table, left_out = _kept_counts(), {}
     for spec in kept:
         if (counts := table.get(spec.name)) is None:
@@ -131,22 +138,21 @@ def _task(config: Config, spec: TaskSpec) -> Task | None:
 
 
 def _counted(
-    config: Config, here: Sequence[tuple[Task, Sequence[Request]]], counter: TokenCounter
+    here: Sequence[tuple[Task, Sequence[Request]]], counter: TokenCounter, lengths: Mapping[str, int]
 ) -> tuple[list[Group], list[DatasetCount]]:
     prompts = counter.ids([str(request.prompt) for _, asked in here for request in asked])
     golds = [_lengths(counter, [sample.gold for sample in task.samples]) for task, _ in here]
     items = [
-        Item(0.0, request.max_new_tokens, min(request.max_new_tokens, gold + _END_TOKENS))
-        for (_, asked), lengths in zip(here, golds, strict=True)
-        for request, gold in zip(asked, lengths, strict=True)
+        Item(0.0, request.max_new_tokens, lengths.get(request.id, _usual(request.max_new_tokens, gold)))
+        for (_, asked), of_task in zip(here, golds, strict=True)
+        for request, gold in zip(asked, of_task, strict=True)
     ]
     owners = [place for place, (_, asked) in enumerate(here) for _ in asked]
     computed, prefixes = [0.0] * len(here), [0.0] * len(here)
     groups = []
     for group in shared_prefixes(prompts):
-        first = owners[group.members[0]]
         prefix = counter.lengths(prompts[group.members[0]][: group.length])
-        computed[first] += prefix
+        computed[owners[group.members[0]]] += prefix
         members = []
         for index in group.members:
             own = counter.lengths(prompts[index][group.length :])
@@ -158,20 +164,23 @@ def _counted(
     for place, (task, asked) in enumerate(here):
         mine = [index for index, owner in enumerate(owners) if owner == place]
         inputs = _lengths(counter, [sample.input for sample in task.samples])
-        rows.append(
-            DatasetCount(
-                name=task.name,
-                samples=len(asked),
-                prompt_tokens=sum(counter.lengths(prompts[index]) for index in mine),
-                computed_tokens=computed[place],
-                prefix_tokens=prefixes[place] / len(mine),
-                new_tokens_most=sum(items[index].most for index in mine),
-                new_tokens_typical=sum(items[index].typical for index in mine),
-                comet_tokens=_comet_tokens(task.spec, sum(inputs), sum(golds[place])),
-                source="bundled" if "bundled" in task.sha256 else "data",
-            )
+        row = DatasetCount(
+            name=task.name,
+            samples=len(asked),
+            prompt_tokens=sum(counter.lengths(prompts[index]) for index in mine),
+            computed_tokens=computed[place],
+            prefix_tokens=prefixes[place] / max(1, len(mine)),
+            new_tokens_most=sum(items[index].most for index in mine),
+            new_tokens_typical=sum(items[index].typical for index in mine),
+            comet_tokens=_comet_tokens(task.spec, sum(inputs), sum(golds[place])),
+            source="bundled" if "bundled" in task.sha256 else "data",
         )
+        rows.append(row)
     return groups, rows
+
+
+def _usual(most: int, gold: float) -> float:
+    return min(float(most), gold + _END_TOKENS)
 
 
 def _lengths(counter: TokenCounter, texts: Sequence[str]) -> list[float]:
@@ -222,7 +231,7 @@ def _from_counts(config: Config, spec: TaskSpec, counts: _Counts) -> tuple[Group
     limit = sample_limit(config)
     samples = min(limit, counts.dev_samples) if limit else counts.dev_samples
     prefix = counts.instruction + counts.shots * config.num_few_shots / _SHOTS_COUNTED
-    typical = min(float(spec.output_length), counts.gold + _END_TOKENS)
+    typical = _usual(spec.output_length, counts.gold)
     items = (Item(counts.input, spec.output_length, typical),) * samples
     row = DatasetCount(
         name=spec.name,

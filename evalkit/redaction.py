@@ -1,0 +1,49 @@
+"""Secrets stay out of what evalkit says and writes; hostile text does not steer the terminal.
+
+Keys are read from the environment and sent to their service only. This is the second line of
+defence: an error text of a service, a library or the command line may repeat a key all the same.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+
+HIDDEN = "[key]"
+# Shorter values are no keys, and hiding them would blot out ordinary words.
+_SHORTEST = 8
+_NAMES = re.compile(r"(?:^|_)(?:API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|PAT)$", re.I)
+_SHAPES = re.compile(
+    r"\b(?:sk-[\w*.-]{6,}|hf_[A-Za-z0-9]{12,}|gh[pousr]_[A-Za-z0-9]{20,}|Bearer\s+[\w.~+/*-]{8,}=*)"
+)
+# Name and password before the host of an address, and keys in its query.
+_USER = re.compile(r"(?<=://)[^\s/'\",\]}]*@(?=[^\s/])")
+_QUERY = re.compile(r"(?<=[?&])((?:api[-_]?key|key|token|access_token|sig|signature)=)[^&\s'\",\]}]+", re.I)
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def hide(text: str, *secrets: str) -> str:
+    """A text without keys: `secrets`, those of the environment, what looks like one, and credentials
+    inside addresses."""
+    text = hide_known(text, *secrets)
+    text = _SHAPES.sub(HIDDEN, text)
+    text = _USER.sub("", text)
+    return _QUERY.sub(rf"\1{HIDDEN}", text)
+
+
+def hide_known(text: str, *secrets: str) -> str:
+    """A text without `secrets` and the keys of the environment; everything else as it is."""
+    known = {secret for secret in (*secrets, *_environment()) if len(secret) >= _SHORTEST}
+    for secret in sorted(known, key=len, reverse=True):
+        text = text.replace(secret, HIDDEN)
+    return text
+
+
+def printable(text: str) -> str:
+    """A text without the control characters that steer a terminal; line breaks and tabs stay."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def _environment() -> Iterator[str]:
+    for name, value in os.environ.items():
+        if _NAMES.search(name):
+            yield value.strip()
