@@ -22,4 +22,4 @@ class PlanConfig:
     layer_ms: float = 0.5
     storage: float = 2.0
     startup: float = 30.0
-    scoring_ms: float = 5.0
+    scoring_ms: float = 1.2
