@@ -16,8 +16,8 @@ a model of the cost, not a measurement: docs/scaling.md has its formulas and wha
 options: model, model.path, model.tokenizer, model.random.*; suite, suite.tasks, data_dir, split,
 limit, num_few_shots, protocol.bos, protocol.custom_prompt_template; gpus (0: this CPU), gpu_memory
 (GB), checkpoints, dtype, engine.batch_size; plan.tflops, plan.tflops_float32, plan.bandwidth (GB/s),
-plan.efficiency, plan.bandwidth_efficiency, plan.layer_ms, plan.storage (GB/s), plan.startup (s),
-plan.scoring_ms; judge, judge.repeats, judge.prices, preset; out=FILE (the estimate as JSON)
+plan.efficiency, plan.bandwidth_efficiency, plan.layer_ms, plan.storage and plan.storage_total (GB/s),
+plan.startup (s), plan.scoring_ms; judge, judge.repeats, judge.prices, preset; out=FILE (the estimate as JSON)
 """
 
 from pathlib import Path

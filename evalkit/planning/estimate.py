@@ -128,7 +128,8 @@ def estimate(config: Config) -> Estimate:
         _generate(config, turns, shape, hardware, memory, workers, typical=expected)
         for expected in (True, False)
     )
-    phases = [_phases(config, work.datasets, hardware, memory, done) for done in (typical, most)]
+    busy = min(copies, workers * config.checkpoints)
+    phases = [_phases(config, work.datasets, hardware, memory, done, busy) for done in (typical, most)]
     return Estimate(
         model=config.model.name or config.model.path or "model",
         suite=config.suite.name,
@@ -184,10 +185,17 @@ def _generate(
 
 
 def _phases(
-    config: Config, rows: Sequence[DatasetCount], hardware: Hardware, memory: Memory, work: Work
+    config: Config,
+    rows: Sequence[DatasetCount],
+    hardware: Hardware,
+    memory: Memory,
+    work: Work,
+    copies: int,
 ) -> Phases:
     comet_tokens = sum(row.comet_tokens for row in rows) * _COMET_PADDING
-    storage = config.plan.storage * 1e9
+    # Runs start together, and so read together.
+    share = (config.plan.storage_total or math.inf) / copies
+    storage = min(config.plan.storage, share) * 1e9
     comet = 2 * _COMET_PARAMETERS * comet_tokens / hardware.flops_float32 + _COMET_BYTES / storage
     samples = 0 if config.suite is not None and config.suite.mt_bench else sum(row.samples for row in rows)
     return Phases(

@@ -89,6 +89,7 @@ def _check(config: Config) -> None:
     positive = {
         "gpu_memory": config.gpu_memory,
         "plan.storage": plan.storage,
+        "plan.storage_total": plan.storage_total,
         "plan.tflops": plan.tflops,
         "plan.tflops_float32": plan.tflops_float32,
         "plan.bandwidth": plan.bandwidth,
