@@ -4,16 +4,18 @@ Keys are read from the environment and sent to their service only. This is the s
 defence: an error text of a service, a library or the command line may repeat a key all the same.
 """
 
+import base64
 import os
 import re
 from collections.abc import Iterator
+from urllib.parse import unquote, urlsplit
 
 HIDDEN = "[key]"
 # Shorter values are no keys, and hiding them would blot out ordinary words.
 _SHORTEST = 8
 _NAMES = re.compile(r"(?:^|_)(?:API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|PAT)$", re.I)
 _SHAPES = re.compile(
-    r"\b(?:sk-[\w*.-]{6,}|hf_[A-Za-z0-9]{12,}|gh[pousr]_[A-Za-z0-9]{20,}|Bearer\s+[\w.~+/*-]{8,}=*)"
+    r"\b(?:sk-[\w*.-]{6,}|hf_[A-Za-z0-9]{12,}|gh[pousr]_[A-Za-z0-9]{20,}|(?:Bearer|Basic)\s+[\w.~+/*-]{8,}=*)"
 )
 # Name and password before the host of an address, and keys in its query.
 _USER = re.compile(r"(?<=://)[^\s/'\",\]}]*@(?=[^\s/])")
@@ -36,6 +38,15 @@ def hide_known(text: str, *secrets: str) -> str:
     for secret in sorted(known, key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
     return text
+
+
+def credentials(address: str) -> tuple[str, ...]:
+    """The password in an address, and name and password as a request carries them."""
+    parts = urlsplit(address)
+    if not parts.password:
+        return ()
+    name, password = unquote(parts.username or ""), unquote(parts.password)
+    return (parts.password, password, base64.b64encode(f"{name}:{password}".encode()).decode())
 
 
 def printable(text: str) -> str:

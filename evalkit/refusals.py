@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     import openai
 
 
-def redact(text: str, secret: str) -> str:
+def redact(text: str, *secrets: str) -> str:
     """A service's error text on one line, without the key it may repeat."""
     # Cut last: half a key at the end would be no longer recognised.
-    return printable(hide(" ".join(text.split()), secret))[:500]
+    return printable(hide(" ".join(text.split()), *secrets))[:500]
 
 
 def public_address(url: str) -> str:

@@ -20,7 +20,6 @@ from evalkit import assets
 from evalkit.client import Reply
 from evalkit.identity import folder_name
 from evalkit.records import canonical_json, from_line, text_sha256, to_line, write_error
-from evalkit.redaction import hide, hide_known
 from evalkit.types import Message
 
 SYNC_SECONDS = 1.0
@@ -45,13 +44,12 @@ class Stored:
         return cls(
             id=key,
             status=reply.status,
-            # A server that repeats its caller's key must not get it into a record.
-            text=None if reply.text is None else hide_known(reply.text),
+            text=reply.text,
             finish_reason=reply.finish_reason,
-            served_model=None if reply.model is None else hide_known(str(reply.model)),
+            served_model=reply.model,
             input_tokens=reply.input_tokens,
             output_tokens=reply.output_tokens,
-            error=None if reply.error is None else hide(reply.error),
+            error=reply.error,
         )
 
 

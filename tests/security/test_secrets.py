@@ -1,5 +1,6 @@
 """No key gets into a file, a log or an error text, however it came there."""
 
+import base64
 import os
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tests.mtbench.little_bench import Bench, make_bench
 
 KEY = "k3y-0123456789-abcdefghij"
 PASSWORD = "p4ssw0rd-in-the-address"
+BASIC = base64.b64encode(f"somebody:{PASSWORD}".encode()).decode()
 
 
 class EchoServer(FaultServer):
@@ -54,9 +56,11 @@ def leaks(folder: Path, *secrets: str) -> list[str]:
     ]
 
 
+@pytest.mark.parametrize("login", [False, True])
 @pytest.mark.parametrize("fault", ["ok", "401", "403", "404", "400", "429", "500", "html", "nonsense"])
 def test_a_judge_server_that_repeats_the_key(
     fault: str,
+    login: bool,
     bench: Bench,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -65,19 +69,21 @@ def test_a_judge_server_that_repeats_the_key(
     monkeypatch.setenv("JUDGE_ACCESS", KEY)
     answers = bench.answers(tmp_path / "answers.jsonl", "m")
     with EchoServer(lambda text, attempt: fault) as server:
-        address = server.url.replace("://", f"://somebody:{PASSWORD}@")
+        address = server.url.replace("://", f"://somebody:{PASSWORD}@") if login else server.url
         words = [f"answers={answers}", f"out={tmp_path / 'run'}", f"preset={bench.preset}"]
         where = [f"mirror={bench.mirror}", "judge=openai", "judge.model=m", f"judge.base_url={address}"]
         how = ["judge.api_key_env=JUDGE_ACCESS", "judge.retries=0", "judge.max_wait=0.01"]
         code = main(["judge", *words, *where, *how, "metrics.resamples=20"])
-        assert server.calls
+        # Name and password in the address take the key's place.
+        sent = server.headers["Authorization"]
+        assert sent == (f"Basic {BASIC}" if login else f"Bearer {KEY}")
     assert (code == 0) is (fault == "ok")
     if fault == "ok":
         (stored,) = (tmp_path / "cache" / "judgments").glob("*.jsonl")
         assert b"was sent. Rating: [[5]]" in stored.read_bytes()
     said = "".join(capfd.readouterr())
-    assert said and KEY not in said and PASSWORD not in said
-    assert leaks(tmp_path, KEY, PASSWORD) == []
+    assert said and KEY not in said and PASSWORD not in said and BASIC not in said
+    assert leaks(tmp_path, KEY, PASSWORD, BASIC) == []
 
 
 @pytest.mark.parametrize(
