@@ -27,7 +27,8 @@ class EchoServer(FaultServer):
     async def _respond(
         self, fault: str, text: str, body: dict[str, Any], request: web.Request
     ) -> web.StreamResponse:
-        key = request.headers.get("Authorization", "") + request.headers.get("api-key", "")
+        # Without the word before it, which would give it away.
+        key = request.headers["Authorization"].split()[-1]
         if fault == "ok":
             completion = self.completion(text, body)
             completion["choices"][0]["message"]["content"] = f"{key} was sent. Rating: [[5]]"
