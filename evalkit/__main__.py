@@ -29,6 +29,7 @@ VERBS = {
     "pairwise": "have a judge compare models two by two, each match in both orders",
     "agreement": "how far judges and human votes agree",
     "ask": "ask a model one question and see the prompt it gets",
+    "serve": "an OpenAI-compatible endpoint over the local engine",
     "certify": "show that batch size and order do not change the outputs",
     "list": "list models, suites, tasks or judges",
 }
@@ -52,6 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output (head, less) has gone: nothing is left to say.
         sys.stderr.close()
         return 0
+    except OSError as error:
+        # Libraries write too, into caches and temporary folders: a full disk is one message there too.
+        from evalkit.durable import is_disk_full, write_error
+
+        if not is_disk_full(error):
+            raise
+        print(f"evalkit: {write_error(error.filename, error)}", file=sys.stderr)
+        return 1
 
 
 def _command(words: list[str]) -> int:

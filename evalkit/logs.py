@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from evalkit.records import write_error
@@ -17,6 +17,23 @@ class _Discreet(logging.Formatter):
         return printable(hide(super().format(record)))
 
 
+class _RunLog(logging.FileHandler):
+    """A log file that stops nothing: the first line that cannot be written is said, then it is quiet."""
+
+    _failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the name is logging's)
+        """Called by logging while an exception is handled."""
+        if not self._failed:
+            self._failed = True
+            print(f"WARNING: {self.baseFilename}: {sys.exc_info()[1]}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Closes the file; what a full disk did not take is gone."""
+        with suppress(OSError):
+            super().close()
+
+
 @contextmanager
 def log_to(path: Path) -> Iterator[logging.Logger]:
     """Appends evalkit's log to `path` while the block runs.
@@ -26,7 +43,7 @@ def log_to(path: Path) -> Iterator[logging.Logger]:
     """
     logger = logging.getLogger("evalkit")
     try:
-        file = logging.FileHandler(path, encoding="utf-8")
+        file = _RunLog(path, encoding="utf-8")
     except OSError as error:
         raise write_error(path, error) from error
     file.setFormatter(_Discreet("%(asctime)s %(levelname)s %(name)s: %(message)s"))

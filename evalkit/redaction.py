@@ -7,8 +7,11 @@ defence: an error text of a service, a library or the command line may repeat a 
 import base64
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from evalkit.errors import InputError
 
 HIDDEN = "[key]"
 # Shorter values are no keys, and hiding them would blot out ordinary words.
@@ -20,6 +23,7 @@ _SHAPES = re.compile(
 # Name and password before the host of an address, and keys in its query.
 _USER = re.compile(r"(?<=://)[^\s/'\",\]}]*@(?=[^\s/])")
 _QUERY = re.compile(r"(?<=[?&])((?:api[-_]?key|key|token|access_token|sig|signature)=)[^&\s'\",\]}]+", re.I)
+_KEY_PARAMETERS = frozenset({"apikey", "key", "authorization", "token", "accesstoken", "secret", "password"})
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -38,6 +42,36 @@ def hide_known(text: str, *secrets: str) -> str:
     for secret in sorted(known, key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
     return text
+
+
+def everywhere(value: Any, change: Callable[[str], str]) -> Any:
+    """A JSON value with every text in it changed."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: everywhere(inner, change) for key, inner in value.items()}
+    return [everywhere(inner, change) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def refuse_keys(group: str, api_key_env: str | None, parameters: Iterable[str]) -> None:
+    """Refuses a key among the options of a group (judge, engine), without repeating it.
+
+    Raises:
+        InputError: `api_key_env` is no variable's name, or a parameter would carry a key.
+    """
+    if api_key_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", api_key_env):
+        raise InputError(
+            f"{group}.api_key_env takes the name of an environment variable, not a key",
+            where=f"option {group}.api_key_env",
+            fix=f"export NAME=... and {group}.api_key_env=NAME",
+        )
+    for key in parameters:
+        if re.sub(r"[-_]", "", str(key)).lower() in _KEY_PARAMETERS:
+            raise InputError(
+                "a key among the parameters would be kept in every record",
+                where=f"option {group}.parameters.{key}",
+                fix=f"export {api_key_env or 'OPENAI_API_KEY'}=...",
+            )
 
 
 def credentials(address: str) -> tuple[str, ...]:

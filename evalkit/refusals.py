@@ -26,6 +26,12 @@ def public_address(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
 
 
+def without_credentials(text: str) -> str:
+    """A text with addresses in it, without the names, passwords and queries they carry."""
+    bare = re.sub(r"(?<=://)[^/,\]\s]*@", "", text)
+    return re.sub(r"\?[^,\]\s]*", "", bare)
+
+
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """The pause in seconds that response headers ask for: Retry-After-Ms, else Retry-After."""
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
@@ -70,5 +76,10 @@ def is_filtered(code: str | None) -> bool:
 
 def is_overflow(status: int, code: str | None, text: str) -> bool:
     """Whether an error says that the prompt does not fit; servers without codes say it in words."""
-    words = re.search(r"context[ _](length|window|size)|too many tokens|maximum .{0,20}tokens", text, re.I)
-    return code == "context_length_exceeded" or status == 413 or (status == 400 and words is not None)
+    words = re.search(
+        r"context[ _](length|window|size)|too many tokens|maximum .{0,20}tokens|tokens.{0,30}must be <=",
+        text,
+        re.I,
+    )
+    said = status in (400, 422) and words is not None
+    return code == "context_length_exceeded" or status == 413 or said

@@ -1,7 +1,7 @@
 """A run, in one page: load, prompt, generate, score, report."""
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,22 +9,17 @@ from types import FrameType
 from typing import Any
 
 from evalkit.config import Config, SuiteData, is_offline
-from evalkit.environment import config_text, describe_environment
+from evalkit.durable import is_whole_text, remove_file, write_checked_json
+from evalkit.environment import CONFIG, ENVIRONMENT, describe_environment, kept_environment, write_config
 from evalkit.errors import InputError, InterruptedRunError
 from evalkit.identity import folder_name, run_identity
 from evalkit.loading import LoadedSuite, load_suite
 from evalkit.logs import log_to
 from evalkit.metrics.prediction import prediction
 from evalkit.prompts import PromptTemplate, requests
-from evalkit.records import (
-    RunDirectory,
-    SampleRecord,
-    run_id,
-    write_json_atomic,
-    write_text_atomic,
-)
+from evalkit.records import RunDirectory, SampleRecord, run_id
 from evalkit.results import Results, protocol_record, read_results
-from evalkit.scoring.publish import write_scored
+from evalkit.scoring.publish import scores_fit, write_scored
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, score_tasks
 from evalkit.suites import summarise
 from evalkit.timings import timed
@@ -55,8 +50,7 @@ def evaluate(config: Config, *, say: Say) -> Outcome:
         EvalkitError: something failed on the way; finished completions are kept.
         InterruptedRunError: a signal came; finished completions are kept.
     """
-    from evalkit.engines import engine_family, resolve_dtype
-    from evalkit.models import resolve
+    from evalkit.engines import identify
 
     if config.model is None:
         raise InputError("no model is given", fix="model=1.8b-instruct   (python -m evalkit list models)")
@@ -66,9 +60,9 @@ def evaluate(config: Config, *, say: Say) -> Outcome:
     suite = load_suite(config, say=say)
     for line in (*suite.warnings, *(f"missing: {name} ({why})" for name, why in suite.missing.items())):
         say(line)
-    model = resolve(config.model, offline=is_offline(config))
-    dtype = resolve_dtype(config)
-    identity = run_identity(config, suite.tasks, model, template, family=engine_family(config), dtype=dtype)
+    identified = identify(config)
+    model, dtype = identified.model, identified.dtype
+    identity = run_identity(config, suite.tasks, model, template, family=identified.family, dtype=dtype)
     folder = Path(config.out or "results").expanduser() / model.label / folder_name(suite.name)
     directory = RunDirectory(folder / run_id(identity))
     with directory, log_to(directory.path / "run.log") as log, signals_stop_the_run():
@@ -86,7 +80,7 @@ def evaluate(config: Config, *, say: Say) -> Outcome:
 
             with build_engine(config, model) as engine:
                 environment["engine"] = engine.describe()
-                write_json_atomic(directory.path / "environment.json", environment)
+                write_checked_json(directory.path / ENVIRONMENT, environment)
                 _generate(engine.generate(pending), pending, suite, directory)
         results = score_run(config, suite, directory, dtype=dtype, run={"identity": identity})
         return Outcome(directory.path, results, generated=len(pending), kept=kept)
@@ -100,12 +94,13 @@ def score_run(
     dtype: str | None,
     run: dict[str, Any],
     reasons: Sequence[str] = (),
+    gaps: Mapping[str, str] | None = None,
     into: RunDirectory | None = None,
 ) -> Results:
     """Scores the kept completions of a run and writes scores/ and, last, results.json.
 
-    `reasons` say why the result is partial beyond what is seen here; `into` is another directory
-    to write to.
+    `reasons` say why the result is partial beyond what is seen here, `gaps` which datasets lack
+    samples; `into` is another directory to write to.
     """
     answers = []
     errors = over_context = 0
@@ -126,6 +121,7 @@ def score_run(
         scored,
         protocol_record(config, dtype),
         missing_datasets=suite.missing,
+        gaps=gaps,
         reasons=reasons,
         run={
             "datasets": {task.name: task.facts for task in suite.tasks},
@@ -161,7 +157,7 @@ def _split_requests(
 
 
 def _finished_results(directory: RunDirectory, config: Config, dtype: str) -> Results | None:
-    """results.json when it is whole, covers what is asked for now, and lacks no metric."""
+    """results.json when it covers what is asked for now, lacks no metric, and the run's files are whole."""
     try:
         results = read_results(directory.results_path)
     except InputError:
@@ -170,14 +166,19 @@ def _finished_results(directory: RunDirectory, config: Config, dtype: str) -> Re
     wanted = dict(protocol_record(config, dtype).options)
     covered, limit = options.pop("limit", None), wanted.pop("limit")
     covers = covered == 0 or (isinstance(covered, int) and 0 < limit <= covered)
-    return results if covers and options == wanted and not results.missing_metrics else None
+    if not covers or options != wanted or results.missing_metrics or not scores_fit(directory, results):
+        return None
+    whole = is_whole_text(directory.path / CONFIG) and kept_environment(directory.path)
+    return results if whole else None
 
 
 def _start_files(directory: RunDirectory, config: Config, environment: dict[str, Any]) -> None:
     # results.json means done, so it goes before anything is added to the run.
-    directory.results_path.unlink(missing_ok=True)
-    write_text_atomic(directory.path / "config.yaml", config_text(config))
-    write_json_atomic(directory.path / "environment.json", environment)
+    remove_file(directory.results_path)
+    write_config(config, directory.path)
+    # What is there names the engine that made the kept completions: it stays until one is started.
+    if kept_environment(directory.path) is None:
+        write_checked_json(directory.path / ENVIRONMENT, environment)
 
 
 def _generate(

@@ -29,6 +29,7 @@ options of run (all are key=value):
   seed=42                seed of sampled generation
   engine.batch_size=N    rows at a time; default: what fits. It does not change the outputs
   engine.device=auto     auto, cpu, cuda, cuda:1
+  engine=api             ask servers at engine.base_url=ADDRESS or [ADDRESS,ADDRESS]; or engine=vllm
   lang=ja                say it in Japanese
   protocol.bos=auto      auto: the tokenizer's own BOS; none: without
   protocol.strip=true    strip predictions, as versions after 1.3.1 do (a named deviation)

@@ -36,6 +36,8 @@ def _models(long: bool) -> Iterable[str]:
         content = _group_file("model", name)
         if name == "hf":
             where = "any hub name or folder: model.path=..."
+        elif content.get("served"):
+            where = "what a server has: engine=api engine.base_url=..."
         elif "random" in content:
             where = "seeded random weights of a given shape: model.random.layers=..."
         elif "pypi" in content:

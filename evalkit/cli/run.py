@@ -7,13 +7,22 @@ unfinished run and finds a finished one. Everything is kept in results/<model>/<
     python -m evalkit model=1.8b-instruct suite=jaster data_dir=DATA
     python -m evalkit model=hf model.path=/checkpoints/step-1000 suite=nli limit=20
     python -m evalkit model=1.8b-instruct suite=mt-bench-ja       (answers; then the verb judge)
+    python -m evalkit model=1.8b suite=jaster engine=api engine.base_url=http://gpu1:8000/v1
+    python -m evalkit model=served model.name=NAME suite=qa engine=api engine.base_url=[http://a/v1,http://b/v1]
+
+engine=api asks OpenAI-compatible servers: vLLM, SGLang, TGI, llama.cpp, commercial ones, and
+`evalkit serve`, whose runs are the local ones. The key is read from the environment
+(engine.api_key_env, default OPENAI_API_KEY). engine=vllm runs vLLM in this process. docs/servers.md
 
 options: model, model.path, model.revision, model.tokenizer, model.chat_template,
-model.trust_remote_code, model.accept_license; suite, suite.tasks; limit, num_few_shots, seed, split;
-dtype, engine.batch_size, engine.device, engine.device_map, engine.prefix, engine.attention,
-engine.threads; data_dir, mirror, offline, allow_missing, out, export; protocol.bos, protocol.strip,
-protocol.answer_regex, protocol.custom_prompt_template, protocol.custom_fewshots_template;
-generation.do_sample, generation.from_model; metrics.comet.*, metrics.bert_score, metrics.resamples
+model.trust_remote_code, model.accept_license; suite, suite.tasks; limit, num_few_shots, seed,
+split; dtype, engine.batch_size, engine.device, engine.device_map, engine.prefix, engine.attention,
+engine.threads; engine.num_workers, engine.address (engine=ray: docs/cluster.md); engine.base_url,
+engine.model, engine.api_key_env, engine.server, engine.prompts, engine.concurrency, engine.retries,
+engine.timeout, engine.max_wait, engine.parameters; data_dir, mirror, offline, allow_missing, out,
+export; protocol.bos, protocol.strip, protocol.answer_regex, protocol.custom_prompt_template,
+protocol.custom_fewshots_template; generation.do_sample, generation.from_model; metrics.comet.*,
+metrics.bert_score, metrics.resamples
 """
 
 import sys

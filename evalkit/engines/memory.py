@@ -57,12 +57,23 @@ class Limits:
         log.warning("out of memory in a pass of %d tokens: going on with %d", tokens, self.tokens)
 
 
+# Engines that share the main memory of this machine, each in a process of its own.
+_engines_here = 1
+
+
+def share_main_memory(engines: int) -> None:
+    """Tells this process that so many engines, itself included, live on this machine."""
+    global _engines_here
+    _engines_here = max(1, engines)
+
+
 def free_bytes(device: torch.device) -> int:
-    """Bytes that can still be had on a device; on the CPU also within the control group's limit."""
+    """Bytes that can still be had on a device; on the CPU this engine's share, within the control
+    group's limit."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         return int(torch.cuda.mem_get_info(device)[0])
-    return min(_machine_bytes(), _group_bytes())
+    return min(_machine_bytes(), _group_bytes()) // _engines_here
 
 
 def _machine_bytes() -> int:

