@@ -86,11 +86,13 @@ def shape_of(model: ModelConfig) -> tuple[ModelShape, str]:
             return ModelShape(**known), "conf/shapes.yaml"
     path = model_file(model, "config.json")
     if path is None:
+        named = model.path or model.pypi
+        fetch = f"         or fetch it: {prepare_command(model)}\n" if named else ""
         raise InputError(
             f"the shape of the model {model.name or model.path or '(none)'} is not known here",
             where=f"model.path={model.path}" if model.path else "option model",
             fix="a folder with its config.json: model=hf model.path=FOLDER\n"
-            f"         or fetch it: {prepare_command(model)}\n"
+            f"{fetch}"
             "         or give the shape: model=random model.random.layers=... .hidden .heads .kv_heads "
             ".intermediate .vocab",
         )
