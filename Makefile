@@ -11,7 +11,7 @@ help:
 	@echo "make test      install what the tests need and run them"
 	@echo "make test-faults   kill, fill up, damage: the whole fault campaign"
 	@echo "make install   everything for development into $(VENV)"
-	@echo "make lint      ruff and mypy"
+	@echo "make lint      ruff, mypy and an audit of the pinned dependencies"
 	@echo "make bench     the measured times and ratios beside their targets"
 
 # torch goes first, alone: later installs then find it there and fetch no other build.
@@ -41,6 +41,7 @@ lint: $(BIN)/.evalkit-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python .ci/audit.py
 
 format: $(BIN)/.evalkit-dev
 	$(BIN)/ruff check --fix .

@@ -11,9 +11,11 @@ from pathlib import Path
 
 from evalkit import __version__
 from evalkit.errors import EvalkitError
+from evalkit.redaction import hide, printable
 
 VERBS = {
     "run": "evaluate a model: generate, score, print the tables",
+    "plan": "estimate tokens, time, memory and judge cost before anything starts",
     "prepare": "fetch, verify and convert data and models (on a machine with a network)",
     "bundle": "pack data, models and metrics into one file for machines without a network",
     "prompts": "write the exact prompts of a suite, to generate elsewhere",
@@ -42,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _command(words)
     except EvalkitError as error:
-        print(f"evalkit: {error}", file=sys.stderr)
+        print(f"evalkit: {printable(hide(str(error)))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("evalkit: interrupted; the same command continues where this one stopped", file=sys.stderr)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from evalkit.errors import EvalkitError, InputError
 from evalkit.limits import AdaptiveLimit
+from evalkit.redaction import credentials, everywhere, hide_known
 from evalkit.refusals import (
     error_code,
     error_text,
@@ -52,6 +53,11 @@ class Service:
     deployment: str | None = None
     api_version: str | None = None
     timeout: float = 180.0
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The key, and name and password in the address as they are sent."""
+        return (self.api_key, *credentials(self.base_url or ""))
 
 
 class ServiceError(EvalkitError):
@@ -197,7 +203,7 @@ class ApiClient:
                 outcome = await self._attempt(send)
                 if isinstance(outcome, Reply):
                     self.limit.succeeded()
-                    return replace(outcome, attempts=failures + rate_limits + 1)
+                    return replace(self._discreet(outcome), attempts=failures + rate_limits + 1)
                 wait = self._wait(rate_limits if outcome.rate_limited else failures, outcome.after)
                 if outcome.rate_limited:
                     self.limit.slow_down(started, wait)
@@ -278,7 +284,13 @@ class ApiClient:
         return longest * random.uniform(0.5, 1.0)
 
     def _clean(self, text: str) -> str:
-        return redact(text, self.service.api_key)
+        return redact(text, *self.service.secrets)
+
+    def _discreet(self, reply: Reply) -> Reply:
+        """A reply without the caller's key: a server may repeat what it was sent."""
+        kept = ("text", "model", "error", "finish_reason", "body")
+        values = {name: getattr(reply, name) for name in kept}
+        return replace(reply, **everywhere(values, lambda text: hide_known(text, *self.service.secrets)))
 
 
 def _new_api(service: Service) -> "openai.AsyncOpenAI":

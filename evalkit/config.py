@@ -11,6 +11,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from evalkit.planning.options import PlanConfig
 from evalkit.server_options import ServeConfig, ServerOptions
 
 
@@ -291,6 +292,8 @@ class Config:
 
     `preset` is the MT-Bench preset, `language` (ja or en) the question set where ids do not tell.
 
+    `gpus` (0: the CPU), `gpu_memory` in GB and `checkpoints` are what `plan` counts with.
+
     `limit` null: the protocol's 100 samples per dataset; 0 or below: all. `num_few_shots` 4,
     `seed` 42: the protocol's. `folders` and the five after it are the words and flags of the
     command line: `leaderboard results/ --partial` is folders=[results/] partial=true; `given` names
@@ -308,6 +311,10 @@ class Config:
     batch: BatchConfig = field(default_factory=BatchConfig)
     pairwise: PairwiseConfig = field(default_factory=PairwiseConfig)
     ask: AskConfig = field(default_factory=AskConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
+    gpus: int = 1
+    gpu_memory: float = 80.0
+    checkpoints: int = 1
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)

@@ -13,6 +13,7 @@ import yaml
 
 from evalkit import __version__, assets
 from evalkit.durable import read_checked_json, write_checked_text
+from evalkit.redaction import everywhere, hide
 from evalkit.refusals import without_credentials
 
 if TYPE_CHECKING:
@@ -61,7 +62,12 @@ def kept_environment(folder: Path) -> dict[str, Any] | None:
 
 
 def write_config(config: "Config", folder: Path) -> None:
-    """Writes config.yaml: every option, addresses without credentials, with a checksum."""
+    """Writes config.yaml with a checksum."""
+    write_checked_text(folder / CONFIG, config_text(config))
+
+
+def config_text(config: "Config") -> str:
+    """Every option as YAML, without keys and without credentials in addresses."""
     from omegaconf import OmegaConf
 
     content = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
@@ -70,7 +76,7 @@ def write_config(config: "Config", folder: Path) -> None:
         address = (content.get(group) or {}).get("base_url")
         if address:
             content[group]["base_url"] = without_credentials(address)
-    write_checked_text(folder / CONFIG, yaml.safe_dump(content, allow_unicode=True, sort_keys=False))
+    return yaml.safe_dump(everywhere(content, hide), allow_unicode=True, sort_keys=False)
 
 
 def _version(package: str) -> str | None:

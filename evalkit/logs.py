@@ -7,6 +7,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from evalkit.records import write_error
+from evalkit.redaction import hide, printable
+
+
+class _Discreet(logging.Formatter):
+    """Lines without keys and control characters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(hide(super().format(record)))
 
 
 class _RunLog(logging.FileHandler):
@@ -38,10 +46,10 @@ def log_to(path: Path) -> Iterator[logging.Logger]:
         file = _RunLog(path, encoding="utf-8")
     except OSError as error:
         raise write_error(path, error) from error
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    file.setFormatter(_Discreet("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     terminal = logging.StreamHandler(sys.stderr)
     terminal.setLevel(logging.WARNING)
-    terminal.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    terminal.setFormatter(_Discreet("%(levelname)s: %(message)s"))
     level = logger.level
     logger.setLevel(logging.INFO)
     for handler in (file, terminal):

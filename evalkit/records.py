@@ -26,6 +26,7 @@ from evalkit.durable import (
     write_text_atomic,
 )
 from evalkit.errors import EvalkitError, InputError
+from evalkit.reading import plain_name
 from evalkit.types import Completion, FinishReason, Sample
 
 __all__ = [
@@ -108,11 +109,11 @@ class RunDirectory:
 
     def samples_path(self, task: str) -> Path:
         """The append-only log of a task's completions."""
-        return self.path / "samples" / f"{task}.jsonl"
+        return self.path / "samples" / f"{plain_name(task)}.jsonl"
 
     def scores_path(self, task: str) -> Path:
         """The per-sample scores of a task, rewritten by each scoring."""
-        return self.path / "scores" / f"{task}.jsonl"
+        return self.path / "scores" / f"{plain_name(task)}.jsonl"
 
     def __enter__(self) -> "RunDirectory":
         from filelock import FileLock, Timeout

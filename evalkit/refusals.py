@@ -8,16 +8,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from evalkit.redaction import hide, printable
+
 if TYPE_CHECKING:
     import openai
 
 
-def redact(text: str, secret: str) -> str:
+def redact(text: str, *secrets: str) -> str:
     """A service's error text on one line, without the key it may repeat."""
-    flat = " ".join(text.split())[:500]
-    if len(secret) >= 4:
-        flat = flat.replace(secret, "[key]")
-    return re.sub(r"\b(sk-|Bearer |Basic )[\w*.+/=-]{6,}", "[key]", flat)
+    # Cut last: half a key at the end would be no longer recognised.
+    return printable(hide(" ".join(text.split()), *secrets))[:500]
 
 
 def public_address(url: str) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 from evalkit import assets
 from evalkit.errors import InputError
 from evalkit.nearest import did_you_mean
+from evalkit.reading import as_text
 
 if typing.TYPE_CHECKING:
     from evalkit.config import Config
@@ -59,7 +60,9 @@ def parse(argv: Iterable[str], verbs: Iterable[str]) -> CommandLine:
         elif word.startswith("-"):
             known = ["--help", "--version", *FLAGS, *FLAGS_WITH_VALUE]
             raise InputError(
-                f"unknown flag {word}{did_you_mean(word, known)}", fix="python -m evalkit --help"
+                # What follows the name may be a key that was to go elsewhere.
+                f"unknown flag {name}{did_you_mean(name, known)}",
+                fix="python -m evalkit --help",
             )
         elif _is_override(word):
             overrides.append(word)
@@ -134,7 +137,7 @@ def _compose(overrides: tuple[str, ...]) -> "Config":
             for_hydra.append(word)
         elif kind == "text":
             # `${` would be an interpolation to OmegaConf; in a text it is just text.
-            verbatim.append((key, None if value == "null" else value.replace("${", "\\${")))
+            verbatim.append((key, None if value == "null" else as_text(value)))
         elif isinstance(kind, type) and issubclass(kind, Enum):
             for_hydra.append(f"{key}={_enum_name(key, value, kind)}")
         elif kind is dict:

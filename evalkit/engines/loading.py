@@ -10,6 +10,7 @@ from typing import Any
 from evalkit.config import Attention, Config, Dtype, RandomShape
 from evalkit.errors import EvalkitError, InputError
 from evalkit.models import ResolvedModel
+from evalkit.models.files import refuse_foreign_kernels
 
 log = logging.getLogger(__name__)
 
@@ -240,6 +241,8 @@ def _pretrained(
 ) -> Any:
     from transformers import AutoModelForCausalLM
 
+    if not resolved.config.trust_remote_code:
+        refuse_foreign_kernels(path)
     options: dict[str, Any] = {}
     if config.engine.device_map is not None:
         _need_accelerate()
@@ -250,6 +253,7 @@ def _pretrained(
         attn_implementation=attention,
         trust_remote_code=resolved.config.trust_remote_code,
         local_files_only=True,
+        use_safetensors=True,
         **options,
     )
     if config.engine.device_map is None:

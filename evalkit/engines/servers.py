@@ -10,6 +10,7 @@ from evalkit.client import ApiClient, ServiceError
 from evalkit.config import EngineConfig
 from evalkit.errors import EvalkitError, InputError
 from evalkit.nearest import did_you_mean
+from evalkit.redaction import refuse_keys
 from evalkit.refusals import public_address
 from evalkit.replies import Reply
 from evalkit.server_options import ServerKind
@@ -66,7 +67,12 @@ def addresses(options: EngineConfig) -> list[str]:
 
 
 def api_key(options: EngineConfig) -> str:
-    """The key of the environment; servers of one's own may do without."""
+    """The key of the environment; servers of one's own may do without.
+
+    Raises:
+        InputError: the key itself is among the options.
+    """
+    refuse_keys("engine", options.api_key_env, options.parameters)
     return os.environ.get(options.api_key_env, "").strip() or "none"
 
 

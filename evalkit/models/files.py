@@ -22,6 +22,8 @@ TOKENIZER_FILES = (
 # One of these makes a tokenizer; the others only configure it.
 TOKENIZER_MODELS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 CONFIG_FILES = ("config.json", "generation_config.json", "model.safetensors.index.json")
+# Where a configuration may ask for a kernel of the hub, `owner/name`.
+_KERNEL_KEYS = ("attn_implementation", "_attn_implementation", "experts_implementation", "kernel_config")
 _SAMPLES = 64
 _SAMPLE_BYTES = 4096
 
@@ -71,6 +73,27 @@ def check_tokenizer(folder: Path, *, option: str) -> None:
             where=f"{option}={folder}",
             fix="model.tokenizer=FOLDER_OR_HUB_NAME with the tokenizer this model was trained with",
         )
+
+
+def refuse_foreign_kernels(folder: Path) -> None:
+    """Refuses a config.json that names a repository whose kernels transformers would run as code.
+
+    Raises:
+        InputError: it does; only `model.trust_remote_code` lets such a model through.
+    """
+    path = folder / "config.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"the model's configuration cannot be read: {error}", where=path) from None
+    for key in _KERNEL_KEYS:
+        value = content.get(key) if isinstance(content, dict) else None
+        if "/" in json.dumps(value):
+            raise InputError(
+                f"the model asks for code from elsewhere: its {key} is {value!r}",
+                where=path,
+                fix="take the key out; or, if you trust that code: model.trust_remote_code=true",
+            )
 
 
 def folder_identity(folder: Path) -> dict[str, Any]:

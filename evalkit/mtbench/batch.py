@@ -21,7 +21,7 @@ from evalkit.mtbench.jsonl import parse_rows, read_rows, text_field
 from evalkit.mtbench.judges import Judge, open_service
 from evalkit.mtbench.store import JudgmentStore, Stored
 from evalkit.records import text_sha256, write_text_atomic
-from evalkit.refusals import error_code, is_filtered, is_overflow
+from evalkit.refusals import error_code, is_filtered, is_overflow, redact
 from evalkit.replies import Reply, chat_body, reply_of_body
 
 if TYPE_CHECKING:
@@ -136,7 +136,8 @@ def _reply(row: dict[str, Any]) -> Reply:
     if status == 200 and (reply := reply_of_body(body)) is not None:
         return reply
     problem = row.get("error") or (body.get("error") if isinstance(body, dict) else None)
-    text = str(problem.get("message") if isinstance(problem, dict) else problem or "no answer")[:500]
+    said = problem.get("message") if isinstance(problem, dict) else problem or "no answer"
+    text = redact(str(said))
     code = error_code({"error": problem})
     if is_filtered(code):
         return Reply("filtered", error=text)

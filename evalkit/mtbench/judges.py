@@ -15,7 +15,8 @@ from evalkit.client import Service
 from evalkit.config import JudgeConfig, JudgeKind
 from evalkit.errors import InputError
 from evalkit.mtbench.presets import Preset
-from evalkit.reading import read_yaml
+from evalkit.reading import as_text, read_yaml
+from evalkit.redaction import refuse_keys
 from evalkit.refusals import public_address
 
 
@@ -55,9 +56,19 @@ def judge_config(config: JudgeConfig | None, preset: Preset) -> JudgeConfig:
             fix="judge=gpt-4o-2024-08-06   (python -m evalkit list judges)",
         )
     path = assets.CONF / "judge" / f"{preset.judge}.yaml"
-    merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(JudgeConfig), read_yaml(path)))
+    if preset.judge not in judge_names():
+        raise InputError(
+            f"the preset {preset.name} names a judge that is not there: {preset.judge!r}",
+            fix="python -m evalkit list judges",
+        )
+    merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(JudgeConfig), as_text(read_yaml(path))))
     assert isinstance(merged, JudgeConfig)
     return merged
+
+
+def judge_names() -> list[str]:
+    """The judges of conf/judge: a preset names one of these, never a path."""
+    return sorted(path.stem for path in (assets.CONF / "judge").glob("*.yaml"))
 
 
 def resolve_judge(config: JudgeConfig) -> Judge:
@@ -67,6 +78,7 @@ def resolve_judge(config: JudgeConfig) -> Judge:
         InputError: no model or deployment is named, or a number is out of its range.
     """
     _check_numbers(config)
+    refuse_keys("judge", config.api_key_env, config.parameters)
     if config.kind is JudgeKind.azure:
         model = config.deployment or ""
         if not model:
