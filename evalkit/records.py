@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from evalkit.errors import EvalkitError, InputError
+from evalkit.errors import EvalkitError, InputError, RunLockedError
 from evalkit.types import Completion, FinishReason, Sample
 
 CHECK = "check"
@@ -238,7 +238,7 @@ class RunDirectory:
             self._lock = FileLock(self.path / ".lock")
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise EvalkitError(
+            raise RunLockedError(
                 "another process is working on this run",
                 where=self.path,
                 fix="wait for it, or stop it; the same command then finds its work",

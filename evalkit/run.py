@@ -1,18 +1,15 @@
 """A run, in one page: load, prompt, generate, score, report."""
 
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from evalkit.config import Config, SuiteData, is_offline
 from evalkit.environment import describe_environment
-from evalkit.errors import InputError, InterruptedRunError
+from evalkit.errors import InputError
 from evalkit.identity import folder_name, run_identity
 from evalkit.loading import LoadedSuite, load_suite
 from evalkit.logs import log_to
@@ -28,9 +25,13 @@ from evalkit.records import (
 from evalkit.results import Results, protocol_record, read_results
 from evalkit.scoring.publish import write_scored
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, score_tasks
+from evalkit.signals import signals_stop_the_run, stop_if_signalled
 from evalkit.suites import summarise
 from evalkit.timings import timed
 from evalkit.types import Completion, Request, Sampling
+
+if TYPE_CHECKING:
+    from evalkit.models import ResolvedModel
 
 Say = Callable[[str], None]
 
@@ -45,19 +46,19 @@ class Outcome:
     kept: int
 
 
-def evaluate(config: Config, *, say: Say) -> Outcome:
+def evaluate(config: Config, *, say: Say, opened: Callable[[Path], None] = lambda folder: None) -> Outcome:
     """Evaluates a model on a suite, going on where an earlier call of the same command stopped.
 
     Args:
         config: the options; `model` and `suite` are needed.
         say: takes one line at a time for the person who waits.
+        opened: takes the run directory once it is known and locked.
 
     Raises:
         InputError: bad options or data; nothing was started.
         EvalkitError: something failed on the way; finished completions are kept.
         InterruptedRunError: a signal came; finished completions are kept.
     """
-    from evalkit.engines import engine_family, resolve_dtype
     from evalkit.models import resolve
 
     if config.model is None:
@@ -69,11 +70,9 @@ def evaluate(config: Config, *, say: Say) -> Outcome:
     for line in (*suite.warnings, *(f"missing: {name} ({why})" for name, why in suite.missing.items())):
         say(line)
     model = resolve(config.model, offline=is_offline(config))
-    dtype = resolve_dtype(config)
-    identity = run_identity(config, suite.tasks, model, template, family=engine_family(config), dtype=dtype)
-    folder = Path(config.out or "results").expanduser() / model.label / folder_name(suite.name)
-    directory = RunDirectory(folder / run_id(identity))
+    identity, dtype, directory = _run_directory(config, suite, model, template)
     with directory, log_to(directory.path / "run.log") as log, signals_stop_the_run():
+        opened(directory.path)
         say(f"run: {directory.path}")
         kept, pending = _split_requests(config, suite, template, directory)
         if not pending and (finished := _finished_results(directory, config, dtype)):
@@ -92,6 +91,32 @@ def evaluate(config: Config, *, say: Say) -> Outcome:
                 _generate(engine.generate(pending), pending, suite, directory)
         results = score_run(config, suite, directory, dtype=dtype, run={"identity": identity})
         return Outcome(directory.path, results, generated=len(pending), kept=kept)
+
+
+def finished_run(config: Config, suite: LoadedSuite) -> Path | None:
+    """The run directory of a command that has nothing left to do, None where it has; loads no model.
+
+    Raises:
+        InputError: bad options, or a model whose files are not there.
+    """
+    from evalkit.models import resolve
+
+    assert config.model is not None
+    model = resolve(config.model, offline=is_offline(config))
+    _, dtype, directory = _run_directory(config, suite, model, PromptTemplate.of(config.protocol))
+    return directory.path if _finished_results(directory, config, dtype) else None
+
+
+def _run_directory(
+    config: Config, suite: LoadedSuite, model: "ResolvedModel", template: PromptTemplate
+) -> tuple[dict[str, Any], str, RunDirectory]:
+    """What identifies a run, the data type in use, and the directory that is named after them."""
+    from evalkit.engines import engine_family, resolve_dtype
+
+    dtype = resolve_dtype(config)
+    identity = run_identity(config, suite.tasks, model, template, family=engine_family(config), dtype=dtype)
+    folder = Path(config.out or "results").expanduser() / model.label / folder_name(suite.name)
+    return identity, dtype, RunDirectory(folder / run_id(identity))
 
 
 def score_run(
@@ -141,6 +166,7 @@ def score_run(
             "warnings": list(suite.warnings),
         },
     )
+    stop_if_signalled()
     write_scored(into or directory, scored, results, config.export)
     return results
 
@@ -198,21 +224,4 @@ def _generate(
     for completion in watch(clocked, len(pending)):
         task_name, sample = samples[completion.id]
         directory.append(task_name, SampleRecord.of(sample, prompts[completion.id], completion))
-
-
-@contextmanager
-def signals_stop_the_run() -> Iterator[None]:
-    """SIGTERM and SIGUSR1 (what a queue sends before it kills) end the run as Ctrl-C does: resumable."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise InterruptedRunError(
-            f"stopped by {signal.Signals(number).name}; every finished completion is kept",
-            fix="run the same command again: it continues",
-        )
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        stop_if_signalled()

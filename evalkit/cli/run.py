@@ -17,23 +17,29 @@ generation.do_sample, generation.from_model; metrics.comet.*, metrics.bert_score
 """
 
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 from evalkit.config import Config
 from evalkit.run import evaluate
 from evalkit.words import t
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Says one line to the person who waits."""
     print(line, file=sys.stderr, flush=True)
 
 
-def run(config: Config) -> int:
-    """Runs an evaluation and prints its tables; exit code 0, also for a partial result."""
+def run(config: Config, *, opened: Callable[[Path], None] = lambda folder: None) -> int:
+    """Runs an evaluation and prints its tables; exit code 0, also for a partial result.
+
+    `opened` takes the run directory once it is known.
+    """
     from rich.console import Console
 
     if config.suite is not None and config.suite.mt_bench is not None:
-        return _mt_bench(config)
-    outcome = evaluate(config, say=_say)
+        return _mt_bench(config, opened)
+    outcome = evaluate(config, say=say, opened=opened)
     console = Console()
     if not outcome.generated:
         text = "finished already: all {n} completions are kept, nothing was generated"
@@ -45,13 +51,13 @@ def run(config: Config) -> int:
     return 0
 
 
-def _mt_bench(config: Config) -> int:
+def _mt_bench(config: Config, opened: Callable[[Path], None]) -> int:
     from rich.console import Console
 
     from evalkit.mtbench.answer_run import answer_questions
     from evalkit.mtbench.report import print_results
 
-    outcome = answer_questions(config, say=_say)
+    outcome = answer_questions(config, say=say, opened=opened)
     console = Console()
     if not outcome.generated:
         console.print(f"finished already: all {outcome.kept} answered turns are kept, nothing was generated")

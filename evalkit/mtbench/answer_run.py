@@ -38,6 +38,7 @@ from evalkit.records import (
     write_lines_atomic,
     write_text_atomic,
 )
+from evalkit.signals import signals_stop_the_run, stop_if_signalled
 
 if TYPE_CHECKING:
     from evalkit.engines.base import Engine
@@ -56,7 +57,9 @@ class AnswerOutcome:
     content: dict[str, Any]
 
 
-def answer_questions(config: Config, *, say: Callable[[str], None]) -> AnswerOutcome:
+def answer_questions(
+    config: Config, *, say: Callable[[str], None], opened: Callable[[Path], None] = lambda folder: None
+) -> AnswerOutcome:
     """Has a model answer an MT-Bench suite, going on where an earlier call stopped.
 
     Raises:
@@ -66,8 +69,55 @@ def answer_questions(config: Config, *, say: Callable[[str], None]) -> AnswerOut
     """
     from evalkit.engines.loading import load_tokenizer
     from evalkit.logs import log_to
+
+    planned = _plan(config)
+    preset, questions, directory = planned.preset, planned.questions, planned.directory
+    model = planned.model
+    tokenizer = load_tokenizer(model)
+    answer_rules(preset, tokenizer, {})
+    folder = MtBenchFolder(directory.path)
+    with directory, log_to(directory.path / "run.log"), signals_stop_the_run():
+        opened(directory.path)
+        say(f"run: {directory.path}")
+        kept = _recover(folder)
+        before = len(kept)
+        if not _complete(kept, questions, preset):
+            sha256 = preset_sha256(preset)
+            header = Header(planned.chosen, sha256, planned.language, "generated", (model.name,))
+            environment = _start_files(folder, config, header, planned.identity)
+            _generate(config, preset, model, tokenizer, questions, folder, kept, environment)
+        if not folder.results_path.exists():
+            content = _unjudged(kept.values(), preset, model.name, planned.all_questions)
+            write_json_atomic(folder.results_path, content)
+        content = json.loads(folder.results_path.read_text(encoding="utf-8"))
+        return AnswerOutcome(directory.path, len(kept) - before, before, content)
+
+
+def finished_answers(config: Config) -> Path | None:
+    """The run directory when every turn that a command asks for is kept, else None; loads no model."""
+    planned = _plan(config)
+    folder = MtBenchFolder(planned.directory.path)
+    kept = {record.id: record for record in folder.turns()} if folder.samples_path.exists() else {}
+    done = folder.results_path.exists() and _complete(kept, planned.questions, planned.preset)
+    return folder.path if done else None
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """What a command asks for. `chosen` is the name of the preset as it was given."""
+
+    chosen: str
+    preset: Preset
+    language: Language
+    questions: Sequence[Question]
+    all_questions: int
+    model: "ResolvedModel"
+    identity: dict[str, Any]
+    directory: RunDirectory
+
+
+def _plan(config: Config) -> _Planned:
     from evalkit.models import resolve
-    from evalkit.run import signals_stop_the_run
 
     if config.model is None:
         raise InputError("no model is given", fix="model=1.8b-instruct   (python -m evalkit list models)")
@@ -78,25 +128,10 @@ def answer_questions(config: Config, *, say: Callable[[str], None]) -> AnswerOut
     book = Books(preset, pinned_files(config)).in_language(language)
     questions = choose_questions(list(book.questions.values()), max(config.limit or 0, 0))
     model = resolve(config.model, offline=is_offline(config))
-    tokenizer = load_tokenizer(model)
-    answer_rules(preset, tokenizer, {})
     identity = _identity(config, preset, language, model)
     path = Path(config.out or "results").expanduser() / model.label / folder_name(config.suite.name)
     directory = RunDirectory(path / run_id(identity))
-    folder = MtBenchFolder(directory.path)
-    with directory, log_to(directory.path / "run.log"), signals_stop_the_run():
-        say(f"run: {directory.path}")
-        kept = _recover(folder)
-        before = len(kept)
-        if not _complete(kept, questions, preset):
-            header = Header(chosen, preset_sha256(preset), language, "generated", (model.name,))
-            environment = _start_files(folder, config, header, identity)
-            _generate(config, preset, model, tokenizer, questions, folder, kept, environment)
-        if not folder.results_path.exists():
-            content = _unjudged(kept.values(), preset, model.name, len(book.questions))
-            write_json_atomic(folder.results_path, content)
-        content = json.loads(folder.results_path.read_text(encoding="utf-8"))
-        return AnswerOutcome(directory.path, len(kept) - before, before, content)
+    return _Planned(chosen, preset, language, questions, len(book.questions), model, identity, directory)
 
 
 def _identity(config: Config, preset: Preset, language: Language, model: "ResolvedModel") -> dict[str, Any]:
@@ -189,6 +224,7 @@ def _answer_turn(
             record = answered(by_id[completion.id], completion, special_tokens)
             appender.append(asdict(record))
             kept[record.id] = record
+            stop_if_signalled()
     finally:
         appender.close()
 
