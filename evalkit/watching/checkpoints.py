@@ -114,7 +114,7 @@ def _file_problem(path: Path) -> str | None:
             header = json.loads(file.read(length))
             tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
             data = max((int(tensor["data_offsets"][1]) for tensor in tensors), default=0)
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError):
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
             return f"{path.name} has a damaged header"
     expected = _LENGTH_BYTES + length + data
     return None if size == expected else f"{path.name} has {size:,} bytes, its header says {expected:,}"
@@ -125,7 +125,7 @@ def _json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise _DamagedError(f"it has no {path.name}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise _DamagedError(f"{path.name} is not whole JSON") from None
     if not isinstance(content, dict):
         raise _DamagedError(f"{path.name} is not a JSON object")
