@@ -26,7 +26,7 @@ VERBS = {
     "agreement": "how far judges and human votes agree",
     "ask": "ask a model one question and see the prompt it gets",
     "certify": "show that batch size and order do not change the outputs",
-    "list": "list models, suites, tasks or judges",
+    "list": "list models, suites, tasks, judges or launchers",
 }
 
 

@@ -7,13 +7,20 @@ unfinished run and finds a finished one. Everything is kept in results/<model>/<
     python -m evalkit model=1.8b-instruct suite=jaster data_dir=DATA
     python -m evalkit model=hf model.path=/checkpoints/step-1000 suite=nli limit=20
     python -m evalkit model=1.8b-instruct suite=mt-bench-ja       (answers; then the verb judge)
+    python -m evalkit -m model=1.8b,3.7b,13b suite=jaster [hydra/launcher=slurm ...]
+    python -m evalkit watch=/checkpoints/my-model suite=nli       (checkpoints as they appear)
+
+-m runs one job for each combination of values: commas outside quotes and brackets separate them
+(see: list launchers). watch= evaluates every checkpoint in a folder once it is whole, lowest step
+first, once each. Both: docs/cluster.md.
 
 options: model, model.path, model.revision, model.tokenizer, model.chat_template,
 model.trust_remote_code, model.accept_license; suite, suite.tasks; limit, num_few_shots, seed, split;
 dtype, engine.batch_size, engine.device, engine.device_map, engine.prefix, engine.attention,
 engine.threads; data_dir, mirror, offline, allow_missing, out, export; protocol.bos, protocol.strip,
 protocol.answer_regex, protocol.custom_prompt_template, protocol.custom_fewshots_template;
-generation.do_sample, generation.from_model; metrics.comet.*, metrics.bert_score, metrics.resamples
+generation.do_sample, generation.from_model; watch, watch_poll, watch_settle, watch_timeout (seconds);
+metrics.comet.*, metrics.bert_score, metrics.resamples
 """
 
 import sys
