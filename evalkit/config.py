@@ -290,6 +290,10 @@ class MetricsConfig:
 class Config:
     """Every option of every verb; each verb's `--help` names those it reads.
 
+    `watch` is a folder in which a training run writes its checkpoints: each is evaluated once it is
+    whole. Seconds: `watch_poll` between two looks, `watch_settle` without a change before a checkpoint
+    counts as written, `watch_timeout` without a new one before the watching ends (null: never).
+
     `preset` is the MT-Bench preset, `language` (ja or en) the question set where ids do not tell.
 
     `gpus` (0: the CPU), `gpu_memory` in GB and `checkpoints` are what `plan` counts with.
@@ -331,6 +335,10 @@ class Config:
     judgments: str | None = None
     answers: str | None = None
     export: ExportFormat = ExportFormat.none
+    watch: str | None = None
+    watch_poll: float = 10.0
+    watch_settle: float = 30.0
+    watch_timeout: float | None = None
     run: str | None = None
     completions: str | None = None
     folders: list[str] = field(default_factory=list)

@@ -25,7 +25,7 @@ from evalkit.durable import (
     write_lines_atomic,
     write_text_atomic,
 )
-from evalkit.errors import EvalkitError, InputError
+from evalkit.errors import EvalkitError, InputError, RunLockedError
 from evalkit.reading import plain_name
 from evalkit.types import Completion, FinishReason, Sample
 
@@ -123,7 +123,7 @@ class RunDirectory:
             self._lock = FileLock(self.path / ".lock")
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise EvalkitError(
+            raise RunLockedError(
                 "another process is working on this run",
                 where=self.path,
                 fix="wait for it, or stop it; the same command then finds its work",

@@ -1,17 +1,14 @@
 """A run, in one page: load, prompt, generate, score, report."""
 
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evalkit.config import Config, SuiteData, is_offline
 from evalkit.durable import is_whole_text, remove_file, write_checked_json
 from evalkit.environment import CONFIG, ENVIRONMENT, describe_environment, kept_environment, write_config
-from evalkit.errors import InputError, InterruptedRunError
+from evalkit.errors import InputError
 from evalkit.identity import folder_name, run_identity
 from evalkit.loading import LoadedSuite, load_suite
 from evalkit.logs import log_to
@@ -21,9 +18,13 @@ from evalkit.records import RunDirectory, SampleRecord, run_id
 from evalkit.results import Results, protocol_record, read_results
 from evalkit.scoring.publish import scores_fit, write_scored
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, score_tasks
+from evalkit.signals import signals_stop_the_run, stop_if_signalled
 from evalkit.suites import summarise
 from evalkit.timings import timed
 from evalkit.types import Completion, Request, Sampling
+
+if TYPE_CHECKING:
+    from evalkit.engines.base import Identified
 
 Say = Callable[[str], None]
 
@@ -38,12 +39,13 @@ class Outcome:
     kept: int
 
 
-def evaluate(config: Config, *, say: Say) -> Outcome:
+def evaluate(config: Config, *, say: Say, opened: Callable[[Path], None] = lambda folder: None) -> Outcome:
     """Evaluates a model on a suite, going on where an earlier call of the same command stopped.
 
     Args:
         config: the options; `model` and `suite` are needed.
         say: takes one line at a time for the person who waits.
+        opened: takes the run directory once it is known and locked.
 
     Raises:
         InputError: bad options or data; nothing was started.
@@ -61,11 +63,10 @@ def evaluate(config: Config, *, say: Say) -> Outcome:
     for line in (*suite.warnings, *(f"missing: {name} ({why})" for name, why in suite.missing.items())):
         say(line)
     identified = identify(config)
-    model, dtype = identified.model, identified.dtype
-    identity = run_identity(config, suite.tasks, model, template, family=identified.family, dtype=dtype)
-    folder = Path(config.out or "results").expanduser() / model.label / folder_name(suite.name)
-    directory = RunDirectory(folder / run_id(identity))
+    identity, directory = _run_directory(config, suite, identified, template)
+    dtype = identified.dtype
     with directory, log_to(directory.path / "run.log") as log, signals_stop_the_run():
+        opened(directory.path)
         say(f"run: {directory.path}")
         kept, pending = _split_requests(config, suite, template, directory)
         if not pending and (finished := _finished_results(directory, config, dtype)):
@@ -78,12 +79,35 @@ def evaluate(config: Config, *, say: Say) -> Outcome:
         if pending:
             from evalkit.engines import build_engine
 
-            with build_engine(config, model) as engine:
+            with build_engine(config, identified.model) as engine:
                 environment["engine"] = engine.describe()
                 write_checked_json(directory.path / ENVIRONMENT, environment)
                 _generate(engine.generate(pending), pending, suite, directory)
         results = score_run(config, suite, directory, dtype=dtype, run={"identity": identity})
         return Outcome(directory.path, results, generated=len(pending), kept=kept)
+
+
+def finished_run(config: Config, suite: LoadedSuite) -> Path | None:
+    """The run directory of a command that has nothing left to do, None where it has; loads no model.
+
+    Raises:
+        InputError: bad options, or a model whose files are not there.
+    """
+    from evalkit.engines import identify
+
+    identified = identify(config)
+    _, directory = _run_directory(config, suite, identified, PromptTemplate.of(config.protocol))
+    return directory.path if _finished_results(directory, config, identified.dtype) else None
+
+
+def _run_directory(
+    config: Config, suite: LoadedSuite, identified: "Identified", template: PromptTemplate
+) -> tuple[dict[str, Any], RunDirectory]:
+    """What identifies a run, and the directory that is named after it."""
+    model, family, dtype = identified.model, identified.family, identified.dtype
+    identity = run_identity(config, suite.tasks, model, template, family=family, dtype=dtype)
+    folder = Path(config.out or "results").expanduser() / model.label / folder_name(suite.name)
+    return identity, RunDirectory(folder / run_id(identity))
 
 
 def score_run(
@@ -135,6 +159,7 @@ def score_run(
             "warnings": list(suite.warnings),
         },
     )
+    stop_if_signalled()
     write_scored(into or directory, scored, results, config.export)
     return results
 
@@ -192,21 +217,4 @@ def _generate(
     for completion in watch(clocked, len(pending)):
         task_name, sample = samples[completion.id]
         directory.append(task_name, SampleRecord.of(sample, prompts[completion.id], completion))
-
-
-@contextmanager
-def signals_stop_the_run() -> Iterator[None]:
-    """SIGTERM and SIGUSR1 (what a queue sends before it kills) end the run as Ctrl-C does: resumable."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise InterruptedRunError(
-            f"stopped by {signal.Signals(number).name}; every finished completion is kept",
-            fix="run the same command again: it continues",
-        )
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        stop_if_signalled()

@@ -35,6 +35,7 @@ from evalkit.mtbench.questions import Language, Question
 from evalkit.mtbench.results import answer_counts, preset_sha256, results_json
 from evalkit.progress import watch
 from evalkit.records import RunDirectory, run_id
+from evalkit.signals import signals_stop_the_run, stop_if_signalled
 
 if TYPE_CHECKING:
     from evalkit.engines.base import Engine, Identified
@@ -53,7 +54,9 @@ class AnswerOutcome:
     content: dict[str, Any]
 
 
-def answer_questions(config: Config, *, say: Callable[[str], None]) -> AnswerOutcome:
+def answer_questions(
+    config: Config, *, say: Callable[[str], None], opened: Callable[[Path], None] = lambda folder: None
+) -> AnswerOutcome:
     """Has a model answer an MT-Bench suite, going on where an earlier call stopped.
 
     Raises:
@@ -61,9 +64,60 @@ def answer_questions(config: Config, *, say: Callable[[str], None]) -> AnswerOut
         FetchError: the question file cannot be had.
         EvalkitError: something failed on the way; finished turns are kept.
     """
-    from evalkit.engines import identify
     from evalkit.logs import log_to
-    from evalkit.run import signals_stop_the_run
+
+    planned = _plan(config)
+    preset, questions, directory = planned.preset, planned.questions, planned.directory
+    model = planned.identified.model
+    tokenizer = _tokenizer(planned.identified)
+    answer_rules(preset, tokenizer, {})
+    folder = MtBenchFolder(directory.path)
+    with directory, log_to(directory.path / "run.log"), signals_stop_the_run():
+        opened(directory.path)
+        say(f"run: {directory.path}")
+        kept = _recover(folder)
+        before = len(kept)
+        environment = {"identity": planned.identity, **describe_environment()}
+        complete = _complete(kept, questions, preset)
+        if not complete:
+            # results.json means done, so it goes before anything is added to the run.
+            remove_file(folder.results_path)
+        header = Header(planned.chosen, preset_sha256(preset), planned.language, "generated", (model.name,))
+        _start_files(folder, config, header, environment, keep=complete)
+        if not complete:
+            _generate(config, preset, model, tokenizer, questions, folder, kept, environment)
+        content = _kept_content(folder)
+        if content is None:
+            content = _unjudged(kept.values(), preset, model.name, planned.all_questions)
+            write_checked_json(folder.results_path, content)
+        return AnswerOutcome(directory.path, len(kept) - before, before, content)
+
+
+def finished_answers(config: Config) -> Path | None:
+    """The run directory when every turn that a command asks for is kept, else None; loads no model."""
+    planned = _plan(config)
+    folder = MtBenchFolder(planned.directory.path)
+    kept = {record.id: record for record in folder.turns()} if folder.samples_path.exists() else {}
+    done = _kept_content(folder) is not None and _complete(kept, planned.questions, planned.preset)
+    return folder.path if done else None
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """What a command asks for. `chosen` is the name of the preset as it was given."""
+
+    chosen: str
+    preset: Preset
+    language: Language
+    questions: Sequence[Question]
+    all_questions: int
+    identified: "Identified"
+    identity: dict[str, Any]
+    directory: RunDirectory
+
+
+def _plan(config: Config) -> _Planned:
+    from evalkit.engines import identify
 
     if config.model is None:
         raise InputError("no model is given", fix="model=1.8b-instruct   (python -m evalkit list models)")
@@ -74,31 +128,10 @@ def answer_questions(config: Config, *, say: Callable[[str], None]) -> AnswerOut
     book = Books(preset, pinned_files(config)).in_language(language)
     questions = choose_questions(list(book.questions.values()), max(config.limit or 0, 0))
     identified = identify(config)
-    model = identified.model
-    tokenizer = _tokenizer(identified)
-    answer_rules(preset, tokenizer, {})
     identity = _identity(preset, language, identified)
-    path = Path(config.out or "results").expanduser() / model.label / folder_name(config.suite.name)
-    directory = RunDirectory(path / run_id(identity))
-    folder = MtBenchFolder(directory.path)
-    with directory, log_to(directory.path / "run.log"), signals_stop_the_run():
-        say(f"run: {directory.path}")
-        kept = _recover(folder)
-        before = len(kept)
-        environment = {"identity": identity, **describe_environment()}
-        complete = _complete(kept, questions, preset)
-        if not complete:
-            # results.json means done, so it goes before anything is added to the run.
-            remove_file(folder.results_path)
-        header = Header(chosen, preset_sha256(preset), language, "generated", (model.name,))
-        _start_files(folder, config, header, environment, keep=complete)
-        if not complete:
-            _generate(config, preset, model, tokenizer, questions, folder, kept, environment)
-        content = _kept_content(folder)
-        if content is None:
-            content = _unjudged(kept.values(), preset, model.name, len(book.questions))
-            write_checked_json(folder.results_path, content)
-        return AnswerOutcome(directory.path, len(kept) - before, before, content)
+    path = Path(config.out or "results").expanduser() / identified.model.label
+    directory = RunDirectory(path / folder_name(config.suite.name) / run_id(identity))
+    return _Planned(chosen, preset, language, questions, len(book.questions), identified, identity, directory)
 
 
 def _tokenizer(identified: "Identified") -> Any | None:
@@ -204,6 +237,7 @@ def _answer_turn(
             record = answered(by_id[completion.id], completion, special_tokens)
             appender.append(asdict(record))
             kept[record.id] = record
+            stop_if_signalled()
     finally:
         appender.close()
 
