@@ -16,6 +16,7 @@ from evalkit.leaderboard.publish import write_page
 from evalkit.leaderboard.sentences import p_text, sentences
 from evalkit.leaderboard.tables import spreadsheet_text
 from evalkit.records import write_text_atomic
+from evalkit.redaction import printable
 from evalkit.words import said, t
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def _print_flips(comparison: Comparison, console: Console, long: bool) -> None:
 
 
 def _short(text: str) -> str:
-    line = " ".join(text.split())
+    line = printable(" ".join(text.split()))
     return line if len(line) <= _WIDTH else line[: _WIDTH - 1] + "…"
 
 
