@@ -19,9 +19,10 @@ model.trust_remote_code, model.accept_license; suite, suite.tasks; limit, num_fe
 split; dtype, engine.batch_size, engine.device, engine.device_map, engine.prefix, engine.attention,
 engine.threads; engine.num_workers, engine.address (engine=ray: docs/cluster.md); engine.base_url,
 engine.model, engine.api_key_env, engine.server, engine.prompts, engine.concurrency, engine.retries,
-engine.timeout, engine.max_wait, engine.parameters; data_dir, mirror, offline, allow_missing, out, export; protocol.bos, protocol.strip, protocol.answer_regex,
-protocol.custom_prompt_template, protocol.custom_fewshots_template; generation.do_sample,
-generation.from_model; metrics.comet.*, metrics.bert_score, metrics.resamples
+engine.timeout, engine.max_wait, engine.parameters; data_dir, mirror, offline, allow_missing, out,
+export; protocol.bos, protocol.strip, protocol.answer_regex, protocol.custom_prompt_template,
+protocol.custom_fewshots_template; generation.do_sample, generation.from_model; metrics.comet.*,
+metrics.bert_score, metrics.resamples
 """
 
 import sys
