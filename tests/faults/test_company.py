@@ -49,7 +49,9 @@ def test_a_signal_stops_the_generation(number: signal.Signals, undisturbed: Stor
 
 @pytest.mark.campaign
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-@pytest.mark.parametrize("part", ["environment.json", "jamp.jsonl", "/scores/", ".results.json."])
+@pytest.mark.parametrize(
+    "part", ["tasks/samples/", "environment.json", "jamp.jsonl", "/scores/", ".results.json."]
+)
 def test_a_signal_stops_every_phase(
     part: str, number: signal.Signals, undisturbed: Story, story: Story, chance: random.Random
 ) -> None:
