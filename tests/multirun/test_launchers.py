@@ -8,6 +8,7 @@ import pytest
 from sweeps import SEEDS, Records, Sweep, records, wait_for_records
 
 
+
 def test_basic_runs_one_after_another_and_leaves_nothing_of_hydra(sweep: Sweep, undisturbed: Records) -> None:
     done = sweep.run(*SEEDS)
     assert records(sweep.folder / "results") == undisturbed
@@ -47,7 +48,7 @@ def test_jobs_of_one_run_directory_wait_for_each_other(sweep: Sweep) -> None:
     assert all(len(rows) == 2 for rows in records(sweep.folder / "results").values()), run
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+@pytest.mark.parametrize("launcher", ["ray"])
 def test_a_signal_stops_the_jobs_and_the_same_command_goes_on(
     sweep: Sweep, undisturbed: Records, launcher: str
 ) -> None:
