@@ -126,5 +126,9 @@ def test_a_launcher_that_is_not_installed_names_its_extra(monkeypatch: pytest.Mo
 def test_the_documented_options_of_slurm_are_there() -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     options = launcher_options("slurm")
-    assert {"partition", "gpus_per_node", "timeout_min", "array_parallelism", "setup", "account"} <= set(options)
-    check_options(["hydra/launcher=slurm", "hydra.launcher.setup=['module load cuda','ulimit -n 4096']"], "slurm")
+    assert {"partition", "gpus_per_node", "timeout_min", "array_parallelism", "setup", "account"} <= set(
+        options
+    )
+    check_options(
+        ["hydra/launcher=slurm", "hydra.launcher.setup=['module load cuda','ulimit -n 4096']"], "slurm"
+    )

@@ -8,7 +8,6 @@ import pytest
 from sweeps import SEEDS, Records, Sweep, records, wait_for_records
 
 
-
 def test_basic_runs_one_after_another_and_leaves_nothing_of_hydra(sweep: Sweep, undisturbed: Records) -> None:
     done = sweep.run(*SEEDS)
     assert records(sweep.folder / "results") == undisturbed
