@@ -100,7 +100,15 @@ def test_bad_input_is_exit_code_2_without_a_traceback(capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["run", "--help"], ["list", "tasks"], ["list", "models"], ["sutie=mc"]]
+    "words",
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["list", "tasks"],
+        ["list", "models"],
+        ["sutie=mc"],
+        ["-m", "model=1.8b,13b-x"],
+    ],
 )
 def test_light_commands_import_nothing_heavy(words: list[str]) -> None:
     program = (
