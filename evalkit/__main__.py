@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evalkit import __version__
-from evalkit.errors import EvalkitError
+from evalkit.errors import EvalkitError, InputError
 
 VERBS = {
     "run": "evaluate a model: generate, score, print the tables",
@@ -43,6 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EvalkitError as error:
         print(f"evalkit: {error}", file=sys.stderr)
         return error.exit_code
+    except RuntimeError as error:
+        # What pathlib says of `~name/...` when nobody here has that name, from whichever option it came.
+        if "home directory" not in str(error):
+            raise
+        print("evalkit: a path begins with ~ and the name of nobody on this machine", file=sys.stderr)
+        return InputError.exit_code
     except KeyboardInterrupt:
         print("evalkit: interrupted; the same command continues where this one stopped", file=sys.stderr)
         return 130
@@ -67,7 +73,7 @@ def _command(words: list[str]) -> int:
 
         language.use(config.lang)
     if config.data_dir is not None:
-        from evalkit.bundle import use
+        from evalkit.unpacked import use
 
         use(Path(config.data_dir).expanduser())
     code = importlib.import_module(f"evalkit.cli.{line.verb}").run(config)

@@ -6,6 +6,7 @@ one made by llm-jp-eval itself serves as well. Files: jaster.md section 2 of the
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,6 +152,12 @@ def load_bundled(spec: TaskSpec, *, limit: int = 100, num_few_shots: int = 4) ->
         InputError: no bundled items, a malformed file, or fewer than `num_few_shots` examples.
     """
     path = assets.SAMPLES / f"{spec.name}.json"
+    if not path.is_file():
+        raise InputError(
+            f"no items of {spec.name} are bundled",
+            where="option suite.tasks",
+            fix="suite=task for other tasks",
+        )
     content, digest = _read_json(path)
     if not isinstance(content, dict):
         raise InputError("bundled items must be an object with few_shots and samples", where=path)
@@ -220,5 +227,5 @@ class MissingDataError(InputError):
             "a prepared file is missing",
             where=path,
             fix=f"python -m evalkit prepare suite=task suite.tasks=[{path.stem}] "
-            f"data_dir={path.parents[3]}   (or allow_missing=true)",
+            f"{shlex.quote(f'data_dir={path.parents[3]}')}   (or allow_missing=true)",
         )
