@@ -1,5 +1,6 @@
 """Reading files a person wrote: YAML, with the place of what is wrong."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,3 +28,14 @@ def read_yaml(path: Path) -> Any:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise InputError(f"not YAML: {getattr(error, 'problem', error)}", where=f"{path}{line}") from None
+
+
+def literal(value: Any) -> Any:
+    """The value (text, list or mapping) in which `${` is text to OmegaConf, not an interpolation."""
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", lambda found: f"{found[1] * 2}\\${{", value)
+    if isinstance(value, list):
+        return [literal(item) for item in value]
+    if isinstance(value, dict):
+        return {key: literal(item) for key, item in value.items()}
+    return value

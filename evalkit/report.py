@@ -1,5 +1,6 @@
 """The end of a run in the terminal: the nine categories, the datasets, what to do next."""
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,8 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from evalkit.errors import InputError
 from evalkit.reference import load_cards
-from evalkit.results import AVERAGE, DatasetRates, MissingMetric, Results, Value
+from evalkit.results import AVERAGE, DatasetRates, MissingMetric, Results, Value, read_results
 from evalkit.suites import category_members
 from evalkit.tasks import load_spec, task_names
 from evalkit.timings import read_timings
@@ -22,7 +24,8 @@ _FEW = 3
 def print_results(results: Results, console: Console) -> None:
     """Prints both tables and, when the result is partial, every reason."""
     console.print(_dataset_table(results))
-    console.print(_category_table(results))
+    if results.categories:
+        console.print(_category_table(results))
     if results.partial.partial:
         console.print(f"[yellow]{t('* partial result')}[/]", highlight=False)
         for reason in _reasons(results):
@@ -70,16 +73,24 @@ def _half_width(results: Results, dataset: str) -> float | None:
 
 def _next_commands(results: Results, folder: Path) -> Iterator[str]:
     if results.run.get("model") in load_cards():
-        yield f"reproduce run={folder}"
+        yield shlex.join(["reproduce", f"run={folder}"])
     # results/<model>/<suite>/<run id>: another model's run of the same suite.
     beside = folder.parents[2].glob(f"*/{folder.parent.name}/*/results.json")
-    others = [path for path in beside if path.parents[2] != folder.parents[1]]
+    others = [path for path in beside if path.parents[2] != folder.parents[1] and _alike(path, results)]
     if others:
         newest = max(others, key=lambda path: path.stat().st_mtime)
-        yield f"compare {folder} {newest.parent}"
-    partial = " --partial" if results.partial.partial else ""
-    yield f"leaderboard {folder.parents[2]}{partial}"
-    yield f"score run={folder} protocol.strip=true"
+        yield shlex.join(["compare", str(folder), str(newest.parent)])
+    partial = ["--partial"] if results.partial.partial else []
+    yield shlex.join(["leaderboard", str(folder.parents[2]), *partial])
+    yield shlex.join(["score", f"run={folder}", "protocol.strip=true"])
+
+
+def _alike(path: Path, results: Results) -> bool:
+    """Whether another run answered the same datasets: runs of suite=task need not."""
+    try:
+        return read_results(path).datasets.keys() == results.datasets.keys()
+    except InputError:
+        return False
 
 
 def _category_table(results: Results) -> Table:

@@ -3,7 +3,7 @@
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -29,6 +29,7 @@ from evalkit.results import Results, protocol_record, read_results
 from evalkit.scoring.publish import write_scored
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, score_tasks
 from evalkit.suites import summarise
+from evalkit.task_spec import is_task_file
 from evalkit.timings import timed
 from evalkit.types import Completion, Request, Sampling
 
@@ -69,6 +70,8 @@ def evaluate(config: Config, *, say: Say) -> Outcome:
     for line in (*suite.warnings, *(f"missing: {name} ({why})" for name, why in suite.missing.items())):
         say(line)
     model = resolve(config.model, offline=is_offline(config))
+    # A path names the model too; the run keeps that name with its options.
+    config = replace(config, model=replace(config.model, name=model.name))
     dtype = resolve_dtype(config)
     identity = run_identity(config, suite.tasks, model, template, family=engine_family(config), dtype=dtype)
     folder = Path(config.out or "results").expanduser() / model.label / folder_name(suite.name)
@@ -81,11 +84,12 @@ def evaluate(config: Config, *, say: Say) -> Outcome:
         log.info("%d completions are kept, %d are to be made", kept, len(pending))
         if pending and kept:
             say(f"continuing: {kept} of {kept + len(pending)} completions are kept")
-        environment = {"identity": identity, **describe_environment()}
-        _start_files(directory, config, environment)
+        _start_files(directory, config)
         if pending:
             from evalkit.engines import build_engine
 
+            environment = {"identity": identity, **describe_environment()}
+            write_json_atomic(directory.path / "environment.json", environment)
             with build_engine(config, model) as engine:
                 environment["engine"] = engine.describe()
                 write_json_atomic(directory.path / "environment.json", environment)
@@ -175,16 +179,19 @@ def _finished_results(directory: RunDirectory, config: Config, dtype: str) -> Re
     return results if covers and options == wanted and not results.missing_metrics else None
 
 
-def _start_files(directory: RunDirectory, config: Config, environment: dict[str, Any]) -> None:
+def _start_files(directory: RunDirectory, config: Config) -> None:
     # results.json means done, so it goes before anything is added to the run.
     directory.results_path.unlink(missing_ok=True)
     from omegaconf import OmegaConf
 
-    content = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+    assert config.suite is not None
+    # A task of the user's own is found again from wherever the run is scored.
+    tasks = [str(Path(name).resolve()) if is_task_file(name) else name for name in config.suite.tasks]
+    kept = replace(config, suite=replace(config.suite, tasks=tasks))
+    content = OmegaConf.to_container(OmegaConf.structured(kept), enum_to_str=True)
     write_text_atomic(
         directory.path / "config.yaml", yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
     )
-    write_json_atomic(directory.path / "environment.json", environment)
 
 
 def _generate(

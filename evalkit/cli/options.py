@@ -1,10 +1,12 @@
 """The command line -> (verb, Config): flags and folders here, `key=value` through Hydra.
 
 Every mistake is one `InputError` with the near names. Text options are taken word for word, so a
-path with `=`, commas, spaces or Japanese needs no quotes; all other values have Hydra's syntax.
+path with `=`, commas, spaces or Japanese needs no quotes, and so are the items of lists (one with a
+comma takes quotes); all other values have Hydra's syntax.
 """
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Iterable, Iterator
@@ -16,6 +18,7 @@ from typing import Any
 from evalkit import assets
 from evalkit.errors import InputError
 from evalkit.nearest import did_you_mean
+from evalkit.reading import literal
 
 if typing.TYPE_CHECKING:
     from evalkit.config import Config
@@ -23,6 +26,17 @@ if typing.TYPE_CHECKING:
 GROUPS = ("model", "suite", "engine", "judge")
 FLAGS = {"--long": "long", "--dry-run": "dry_run", "--partial": "partial", "--steps": "steps"}
 FLAGS_WITH_VALUE = {"--reference": "reference", "--format": "format"}
+# What can be said on the command line and cannot be meant.
+AT_LEAST = {
+    "num_few_shots": 0,
+    "seed": 0,
+    "engine.batch_size": 1,
+    "engine.threads": 1,
+    "metrics.resamples": 1,
+    "metrics.comet.batch_size": 1,
+    "ask.max_new_tokens": 1,
+    **{f"model.random.{part}": 1 for part in ("layers", "hidden", "heads", "kv_heads", "intermediate")},
+}
 # Verbs whose bare words are folders (for list: what to list; for ask: the question).
 WORDS = ("list", "leaderboard", "compare", "ask", "agreement", "pairwise")
 
@@ -102,6 +116,7 @@ def load_config(line: CommandLine) -> "Config":
         config = _compose(line.overrides)
     else:
         config = Config()
+    _check_numbers(config)
     config.folders = list(line.folders)
     config.given = [word.partition("=")[0] for word in line.overrides]
     for name, value in line.flags:
@@ -133,8 +148,9 @@ def _compose(overrides: tuple[str, ...]) -> "Config":
             _check_member(key, value)
             for_hydra.append(word)
         elif kind == "text":
-            # `${` would be an interpolation to OmegaConf; in a text it is just text.
-            verbatim.append((key, None if value == "null" else value.replace("${", "\\${")))
+            verbatim.append((key, None if value == "null" else literal(value)))
+        elif kind == "texts":
+            verbatim.append((key, literal(_items(value))))
         elif isinstance(kind, type) and issubclass(kind, Enum):
             for_hydra.append(f"{key}={_enum_name(key, value, kind)}")
         elif kind is dict:
@@ -153,6 +169,22 @@ def _compose(overrides: tuple[str, ...]) -> "Config":
     return config
 
 
+def _items(value: str) -> list[str]:
+    """The items of `[a,'b, c']`; the brackets may be left out."""
+    inner = value[1:-1] if value.startswith("[") and value.endswith("]") else value
+    items = re.findall(r"""\s*('[^']*'|"[^"]*"|[^,]+)\s*(?:,|$)""", inner)
+    return [item[1:-1] if item[0] == item[-1] and item[0] in "'\"" else item.strip() for item in items]
+
+
+def _check_numbers(config: "Config") -> None:
+    for option, least in AT_LEAST.items():
+        value: Any = config
+        for part in option.split("."):
+            value = getattr(value, part, None)
+        if value is not None and value < least:
+            raise InputError(f"{option}={value} is below {least}", where=f"option {option}")
+
+
 def _check_key(key: str) -> Any:
     known = option_types()
     for end in range(key.count("."), 0, -1):
@@ -168,7 +200,9 @@ def _check_member(group: str, member: str) -> None:
     members = group_members(group)
     if member not in members:
         fix = f"python -m evalkit list {group}s"
-        if group == "model":
+        if group == "engine":
+            fix = f"one of {', '.join(members)}"
+        elif group == "model":
             fix = f"a hub name or a folder: model=hf model.path={member}   (or {fix})"
         raise InputError(f"unknown {group} {member!r}{did_you_mean(member, members)}", fix=fix)
 
@@ -190,7 +224,7 @@ def _enum_name(key: str, value: str, kind: type[Enum]) -> str:
 
 @cache
 def option_types() -> dict[str, Any]:
-    """Every option by its dotted name: "group", "node" (options below it), "text", an Enum or a type."""
+    """Every option by its dotted name: "group", "node" (options below it), "text(s)", an Enum or a type."""
     from evalkit.config import Config
 
     options = dict(_walk(Config, ""))
@@ -208,6 +242,8 @@ def _walk(kind: type, prefix: str) -> Iterator[tuple[str, Any]]:
             yield name, "node"
         elif typing.get_origin(inner) is dict:
             yield name, dict
+        elif inner == list[str]:
+            yield name, "texts"
         else:
             yield name, "text" if inner is str else inner
 

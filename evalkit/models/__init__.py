@@ -5,6 +5,7 @@ random weights of a given shape. Nothing heavy is imported unless a GGUF file mu
 """
 
 import re
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ def prepare_command(model: ModelConfig) -> str:
         words.append(f"model.revision={model.revision}")
     if model.terms:
         words.append("model.accept_license=true")
-    return f"python -m evalkit prepare {' '.join(words)}"
+    return f"python -m evalkit prepare {shlex.join(words)}"
 
 
 def _is_group(path: Path, model: ModelConfig) -> bool:

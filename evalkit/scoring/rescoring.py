@@ -9,7 +9,7 @@ from typing import Any
 from evalkit.config import Config
 from evalkit.errors import InputError
 from evalkit.loading import LoadedSuite, sample_limit, suite_specs
-from evalkit.reading import read_yaml
+from evalkit.reading import literal, read_yaml
 from evalkit.records import RunDirectory, SampleRecord, read_log
 from evalkit.results import Results, read_results
 from evalkit.run import score_run
@@ -132,7 +132,7 @@ def kept_config(path: Path) -> Config:
             fix="run=results/<model>/<suite>/<run id>, as the run printed it",
         )
     try:
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), read_yaml(path)))
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), literal(read_yaml(path))))
     except OmegaConfBaseException as error:
         raise InputError(
             f"the run's configuration does not fit this version: {str(error).splitlines()[0]}", where=path
