@@ -1,6 +1,5 @@
 """suite + data folder -> Tasks: what every verb that needs samples starts with."""
 
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from evalkit.assets import default_data_dir
 from evalkit.config import Config, Split, SuiteConfig, SuiteData, is_offline
 from evalkit.errors import InputError
+from evalkit.shell import command
 from evalkit.tasks import (
     MissingDataError,
     Task,
@@ -135,4 +135,4 @@ def _prepare_command(suite: SuiteConfig, data_dir: Path) -> str:
     words = [f"suite={suite.name}", f"data_dir={data_dir}"]
     if suite.name == "task":
         words.insert(1, f"suite.tasks=[{','.join(suite.tasks)}]")
-    return f"python -m evalkit prepare {shlex.join(words)}"
+    return command("prepare", *words)

@@ -1,6 +1,5 @@
 """The end of a run in the terminal: the nine categories, the datasets, what to do next."""
 
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from rich.table import Table
 from evalkit.errors import InputError
 from evalkit.reference import load_cards
 from evalkit.results import AVERAGE, DatasetRates, MissingMetric, Results, Value, read_results
+from evalkit.shell import command
 from evalkit.suites import category_members
 from evalkit.tasks import load_spec, task_names
 from evalkit.timings import read_timings
@@ -43,8 +43,8 @@ def print_next(results: Results, folder: Path, console: Console) -> None:
     for line in _to_look_at(results, folder):
         console.print(escape(line), soft_wrap=True, highlight=False)
     console.print(f"{t('results: ')}[bold]{escape(str(folder))}[/]", soft_wrap=True, highlight=False)
-    for command in _next_commands(results, folder):
-        line = f"  {t('next: ')}python -m evalkit {escape(command)}"
+    for offered in _next_commands(results, folder):
+        line = f"  {t('next: ')}{escape(offered)}"
         console.print(line, style="dim", soft_wrap=True, highlight=False)
 
 
@@ -73,16 +73,16 @@ def _half_width(results: Results, dataset: str) -> float | None:
 
 def _next_commands(results: Results, folder: Path) -> Iterator[str]:
     if results.run.get("model") in load_cards():
-        yield shlex.join(["reproduce", f"run={folder}"])
+        yield command("reproduce", f"run={folder}")
     # results/<model>/<suite>/<run id>: another model's run of the same suite.
     beside = folder.parents[2].glob(f"*/{folder.parent.name}/*/results.json")
     others = [path for path in beside if path.parents[2] != folder.parents[1] and _alike(path, results)]
     if others:
         newest = max(others, key=lambda path: path.stat().st_mtime)
-        yield shlex.join(["compare", str(folder), str(newest.parent)])
+        yield command("compare", str(folder), str(newest.parent))
     partial = ["--partial"] if results.partial.partial else []
-    yield shlex.join(["leaderboard", str(folder.parents[2]), *partial])
-    yield shlex.join(["score", f"run={folder}", "protocol.strip=true"])
+    yield command("leaderboard", str(folder.parents[2]), *partial)
+    yield command("score", f"run={folder}", "protocol.strip=true")
 
 
 def _alike(path: Path, results: Results) -> bool:

@@ -1,6 +1,7 @@
 """tasks/*.yaml, validated: what a dataset is, where it comes from and what may be done with it."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from functools import cache
@@ -127,6 +128,11 @@ class TaskSpec:
         """The upstream that holds for a protocol version: that of the last version not after it."""
         held = [known for known in self.upstream if _version(known) <= _version(version)]
         return self.upstream[max(held, key=_version)] if held else None
+
+    def differing(self, sha256: Mapping[str, str], version: str = PROTOCOL_VERSION) -> list[str]:
+        """The splits among `sha256` (split -> hash of the prepared file) that are not as published."""
+        published = self.published.get(version, {})
+        return [split for split, digest in sha256.items() if published.get(split, digest) != digest]
 
 
 def _version(text: str) -> tuple[int, ...]:

@@ -6,7 +6,6 @@ one made by llm-jp-eval itself serves as well. Files: jaster.md section 2 of the
 
 import hashlib
 import json
-import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from evalkit import assets
 from evalkit.errors import InputError
+from evalkit.shell import command
 from evalkit.task_spec import (
     CATEGORIES,
     PROTOCOL_VERSION,
@@ -102,8 +102,8 @@ def load_task(
         path = prepared_path(data_dir, which, spec.name)
         rows, digest = _read_prepared(path)
         hashes[which] = digest
-        expected = spec.published.get(PROTOCOL_VERSION, {}).get(which)
-        if expected and expected != digest:
+        if spec.differing({which: digest}):
+            expected = spec.published[PROTOCOL_VERSION][which]
             warnings.append(
                 f"{spec.name}: {path} is not the published file (sha256 {digest}, published {expected})"
             )
@@ -223,9 +223,9 @@ class MissingDataError(InputError):
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        words = (f"suite.tasks=[{path.stem}]", f"data_dir={path.parents[3]}")
         super().__init__(
             "a prepared file is missing",
             where=path,
-            fix=f"python -m evalkit prepare suite=task suite.tasks=[{path.stem}] "
-            f"{shlex.quote(f'data_dir={path.parents[3]}')}   (or allow_missing=true)",
+            fix=f"{command('prepare', 'suite=task', *words)}   (or allow_missing=true)",
         )

@@ -120,7 +120,19 @@ def test_bad_input_is_exit_code_2_without_a_traceback(capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["run", "--help"], ["list", "tasks"], ["list", "models"], ["sutie=mc"]]
+    "words",
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["list", "tasks"],
+        ["list", "models"],
+        ["sutie=mc"],
+        ["model=random", "suite=mc", "data_dir=/nowhere"],
+        ["model=random", "suite=sample", "num_few_shots=5"],
+        ["model=hf", "model.path=/nowhere", "suite=sample"],
+        ["certify", "model=random", "suite=smple"],
+        ["certify", "suite=sample"],
+    ],
 )
 def test_light_commands_import_nothing_heavy(words: list[str]) -> None:
     program = (

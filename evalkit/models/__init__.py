@@ -5,7 +5,6 @@ random weights of a given shape. Nothing heavy is imported unless a GGUF file mu
 """
 
 import re
-import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import yaml
 from evalkit.assets import CONF
 from evalkit.config import ModelConfig
 from evalkit.errors import InputError
+from evalkit.shell import command
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def prepare_command(model: ModelConfig) -> str:
         words.append(f"model.revision={model.revision}")
     if model.terms:
         words.append("model.accept_license=true")
-    return f"python -m evalkit prepare {shlex.join(words)}"
+    return command("prepare", *words)
 
 
 def _is_group(path: Path, model: ModelConfig) -> bool:
