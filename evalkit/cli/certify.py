@@ -9,7 +9,6 @@ engine.prefix, engine.attention, protocol.*
 """
 
 import sys
-
 from typing import TYPE_CHECKING
 
 from evalkit.config import Config, is_offline
