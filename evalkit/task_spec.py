@@ -15,7 +15,7 @@ from evalkit import assets
 from evalkit.errors import InputError
 from evalkit.metrics import metric_names
 from evalkit.nearest import did_you_mean
-from evalkit.reading import literal, read_yaml
+from evalkit.reading import as_text, read_yaml
 
 PROTOCOL_VERSION = "1.3.1"
 CATEGORIES = ("EL", "FA", "HE", "MC", "MR", "MT", "NLI", "QA", "RC")
@@ -185,7 +185,7 @@ def _load_spec_file(path: Path) -> TaskSpec:
     if not isinstance(data, dict):
         raise InputError("task file is not valid: keys and values were expected", where=path)
     try:
-        spec = OmegaConf.to_object(OmegaConf.merge(_schema(), literal(data)))
+        spec = OmegaConf.to_object(OmegaConf.merge(_schema(), as_text(data)))
     except OmegaConfBaseException as error:
         field_name = error.full_key or "?"
         near = (

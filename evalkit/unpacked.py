@@ -13,6 +13,11 @@ def use(data_dir: Path) -> bool:
     """Makes an unpacked bundle's models the ones that names stand for; False when it is no bundle."""
     if not (data_dir / MARK).is_file():
         return False
+    for inside in ("hub", "cache"):
+        if not (data_dir / inside).resolve().is_relative_to(data_dir.resolve()):
+            raise InputError(
+                f"the bundle's folder {inside} leads out of it by a link", where=data_dir / inside
+            )
     # Both are read when the hub's library is imported or a path is asked for, which is later.
     os.environ["HF_HUB_CACHE"] = str((data_dir / "hub").resolve())
     os.environ["EVALKIT_CACHE"] = str((data_dir / "cache").resolve())

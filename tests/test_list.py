@@ -19,6 +19,7 @@ def test_models(capsys: pytest.CaptureFixture[str]) -> None:
         "smollm2-135m",
         "gemma3-270m",
         "hf",
+        "served",
     }
     assert any("accept_license" in line for line in lines if line.startswith("gemma3"))
 

@@ -98,6 +98,14 @@ def test_a_missing_dataset_makes_its_category_and_the_average_partial(tasks: lis
     assert results.categories["MC"].value is not None
 
 
+def test_missing_samples_do_the_same(tasks: list[TaskScores]) -> None:
+    found = summarise(tasks, PROTOCOL, gaps={"jamp": "1 of 100 samples has no completion"})
+    assert found.partial.categories == {"NLI": ["jamp: 1 of 100 samples has no completion"]}
+    assert found.partial.reasons == ["jamp: 1 of 100 samples has no completion"]
+    assert found.categories["NLI"].value is not None
+    assert found.average["AVG"].value is None
+
+
 def test_a_missing_metric_does_the_same(tasks: list[TaskScores]) -> None:
     without = score(answers(["alt-e-to-j"]))
     results = summarise([t for t in tasks if t.spec.name != "alt-e-to-j"] + without, PROTOCOL)

@@ -18,7 +18,7 @@ from typing import Any
 from evalkit import assets
 from evalkit.errors import InputError
 from evalkit.nearest import did_you_mean
-from evalkit.reading import literal
+from evalkit.reading import as_text
 
 if typing.TYPE_CHECKING:
     from evalkit.config import Config
@@ -43,13 +43,19 @@ WORDS = ("list", "leaderboard", "compare", "ask", "agreement", "pairwise")
 
 @dataclass(frozen=True)
 class CommandLine:
-    """The command line taken apart. `overrides` are the `key=value` words in order."""
+    """The command line taken apart. `overrides` are the `key=value` words in order.
+
+    `multirun` (-m): values may be lists to try one by one; `launcher` are the words `hydra/launcher=`
+    and `hydra.launcher.*=`, which say how.
+    """
 
     verb: str
     overrides: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
     flags: tuple[tuple[str, str | bool], ...] = ()
     help: bool = False
+    multirun: bool = False
+    launcher: tuple[str, ...] = ()
 
 
 def parse(argv: Iterable[str], verbs: Iterable[str]) -> CommandLine:
@@ -58,23 +64,30 @@ def parse(argv: Iterable[str], verbs: Iterable[str]) -> CommandLine:
     Raises:
         InputError: an unknown verb or flag, or a bare word where none belongs.
     """
-    verb, wants_help = "", False
+    verb, wants_help, multirun = "", False, False
     overrides: list[str] = []
+    launcher: list[str] = []
     folders: list[str] = []
     flags: list[tuple[str, str | bool]] = []
     words = iter(argv)
     for word in words:
         if word in ("-h", "--help"):
             wants_help = True
+        elif word in ("-m", "--multirun"):
+            multirun = True
         elif word in FLAGS:
             flags.append((FLAGS[word], True))
         elif (name := word.split("=", 1)[0]) in FLAGS_WITH_VALUE:
             flags.append((FLAGS_WITH_VALUE[name], _flag_value(word, words)))
         elif word.startswith("-"):
-            known = ["--help", "--version", *FLAGS, *FLAGS_WITH_VALUE]
+            known = ["--help", "--version", "--multirun", *FLAGS, *FLAGS_WITH_VALUE]
             raise InputError(
-                f"unknown flag {word}{did_you_mean(word, known)}", fix="python -m evalkit --help"
+                # What follows the name may be a key that was to go elsewhere.
+                f"unknown flag {name}{did_you_mean(name, known)}",
+                fix="python -m evalkit --help",
             )
+        elif word.startswith(("hydra.", "hydra/")) and "=" in word:
+            launcher.append(word)
         elif _is_override(word):
             overrides.append(word)
         elif not verb and word in verbs:
@@ -87,7 +100,10 @@ def parse(argv: Iterable[str], verbs: Iterable[str]) -> CommandLine:
                 f"{what}{did_you_mean(word, verbs)}",
                 fix="options are written key=value; python -m evalkit --help",
             )
-    return CommandLine(verb or "run", tuple(overrides), tuple(folders), tuple(flags), wants_help)
+    if launcher and not multirun:
+        raise InputError(f"{launcher[0]} is for several jobs", fix="python -m evalkit -m ...")
+    line = CommandLine(verb or "run", tuple(overrides), tuple(folders), tuple(flags), wants_help)
+    return dataclasses.replace(line, multirun=multirun, launcher=tuple(launcher))
 
 
 def _flag_value(word: str, rest: Iterator[str]) -> str:
@@ -143,14 +159,14 @@ def _compose(overrides: tuple[str, ...]) -> "Config":
     for_hydra, verbatim = [], []
     for word in overrides:
         key, _, value = word.partition("=")
-        kind = _check_key(key)
+        kind = check_key(key)
         if kind == "group":
             _check_member(key, value)
             for_hydra.append(word)
         elif kind == "text":
-            verbatim.append((key, None if value == "null" else literal(value)))
+            verbatim.append((key, None if value == "null" else as_text(value)))
         elif kind == "texts":
-            verbatim.append((key, literal(_items(value))))
+            verbatim.append((key, as_text(_items(value))))
         elif isinstance(kind, type) and issubclass(kind, Enum):
             for_hydra.append(f"{key}={_enum_name(key, value, kind)}")
         elif kind is dict:
@@ -185,7 +201,12 @@ def _check_numbers(config: "Config") -> None:
             raise InputError(f"{option}={value} is below {least}", where=f"option {option}")
 
 
-def _check_key(key: str) -> Any:
+def check_key(key: str) -> Any:
+    """What kind of option `key` is, in the words of `option_types`.
+
+    Raises:
+        InputError: no option has this name.
+    """
     known = option_types()
     for end in range(key.count("."), 0, -1):
         # Keys below a mapping (judge.parameters.top_p=1) are the user's own.
@@ -204,6 +225,8 @@ def _check_member(group: str, member: str) -> None:
             fix = f"one of {', '.join(members)}"
         elif group == "model":
             fix = f"a hub name or a folder: model=hf model.path={member}   (or {fix})"
+        if "," in member:
+            fix = f"several, one after another: python -m evalkit -m {group}={member}"
         raise InputError(f"unknown {group} {member!r}{did_you_mean(member, members)}", fix=fix)
 
 
@@ -265,4 +288,9 @@ def _readable(error: Exception, overrides: list[str]) -> InputError:
         detail = detail.__cause__
     if detail is not None and str(detail):
         text = str(detail).splitlines()[0]
+    if "--multirun" in str(error):
+        word = next((word for word in overrides if "," in word), key)
+        return InputError(
+            f"{word} gives several values", where=word, fix=f"one job for each: python -m evalkit -m {word}"
+        )
     return InputError(f"the configuration is not valid: {text}", where=key, fix="python -m evalkit --help")
