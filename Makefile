@@ -4,13 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test lint format bench clean
+.PHONY: help install demo test test-faults lint format bench clean
 
 help:
 	@echo "make demo      evaluate a small real model on the bundled samples"
 	@echo "make test      install what the tests need and run them"
+	@echo "make test-faults   kill, fill up, damage: the whole fault campaign"
 	@echo "make install   everything for development into $(VENV)"
-	@echo "make lint      ruff and mypy"
+	@echo "make lint      ruff, mypy and an audit of the pinned dependencies"
 	@echo "make bench     the measured times and ratios beside their targets"
 
 # torch goes first, alone: later installs then find it there and fetch no other build.
@@ -33,10 +34,14 @@ demo: $(BIN)/.evalkit
 test: $(BIN)/.evalkit-dev
 	$(BIN)/python -m pytest
 
+test-faults: $(BIN)/.evalkit-dev
+	$(BIN)/python -m pytest tests/faults -m "campaign or not campaign"
+
 lint: $(BIN)/.evalkit-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python .ci/audit.py
 
 format: $(BIN)/.evalkit-dev
 	$(BIN)/ruff check --fix .

@@ -57,7 +57,7 @@ async def one_round(url: str) -> float:
     with tempfile.TemporaryDirectory() as folder, JudgmentStore(Path(folder), identity) as store:
         async with ApiClient(Service(url, "none"), concurrency=CONCURRENCY) as client:
             asker = Asker(
-                lambda messages: client.chat("judge", messages, {"temperature": 0}),
+                lambda messages, lost: client.chat("judge", messages, {"temperature": 0}, lost),
                 store,
                 Budget(None, None),
                 most_output=2048,

@@ -4,16 +4,15 @@ python -m evalkit model=1.8b-instruct suite=jaster      # the default verb is ru
 python -m evalkit list models
 """
 
-import importlib
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from evalkit import __version__
-from evalkit.errors import EvalkitError
+from evalkit.command import attempt, execute, prepare_process
 
 VERBS = {
     "run": "evaluate a model: generate, score, print the tables",
+    "plan": "estimate tokens, time, memory and judge cost before anything starts",
     "prepare": "fetch, verify and convert data and models (on a machine with a network)",
     "bundle": "pack data, models and metrics into one file for machines without a network",
     "prompts": "write the exact prompts of a suite, to generate elsewhere",
@@ -27,8 +26,9 @@ VERBS = {
     "pairwise": "have a judge compare models two by two, each match in both orders",
     "agreement": "how far judges and human votes agree",
     "ask": "ask a model one question and see the prompt it gets",
+    "serve": "an OpenAI-compatible endpoint over the local engine",
     "certify": "show that batch size and order do not change the outputs",
-    "list": "list models, suites, tasks or judges",
+    "list": "list models, suites, tasks, judges or launchers",
 }
 
 
@@ -38,18 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words == ["--version"]:
         print(f"evalkit {__version__}")
         return 0
-    try:
-        return _command(words)
-    except EvalkitError as error:
-        print(f"evalkit: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("evalkit: interrupted; the same command continues where this one stopped", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader of our output (head, less) has gone: nothing is left to say.
-        sys.stderr.close()
-        return 0
+    return attempt(lambda: _command(words)).code
 
 
 def _command(words: list[str]) -> int:
@@ -61,18 +50,17 @@ def _command(words: list[str]) -> int:
 
         verb = line.verb if line.verb in words else None
         return print_help(VERBS, verb)
+    if line.multirun:
+        from evalkit.sweep import multirun
+
+        return multirun(line)
     config = options.load_config(line)
-    if config.lang.value != "en":
-        from evalkit import words as language
+    if line.verb == "run" and config.watch is not None:
+        from evalkit.watching.command import watch
 
-        language.use(config.lang)
-    if config.data_dir is not None:
-        from evalkit.bundle import use
-
-        use(Path(config.data_dir).expanduser())
-    code = importlib.import_module(f"evalkit.cli.{line.verb}").run(config)
-    assert isinstance(code, int)
-    return code
+        prepare_process(config)
+        return watch(line, config)
+    return execute(line.verb, config)
 
 
 if __name__ == "__main__":

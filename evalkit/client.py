@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from evalkit.errors import EvalkitError, InputError
 from evalkit.limits import AdaptiveLimit
+from evalkit.redaction import credentials, everywhere, hide_known
 from evalkit.refusals import (
     error_code,
     error_text,
@@ -27,12 +28,13 @@ from evalkit.refusals import (
     redact,
     retry_after,
 )
+from evalkit.replies import Reply, chat_body, completion_body, reply_of_body
 from evalkit.types import Message
 
 if TYPE_CHECKING:
     import openai
 
-ReplyStatus = Literal["ok", "filtered", "overflow", "api_error"]
+OnLost = Callable[[bool], Awaitable[None]]
 # A service that asks for a longer pause than this is out for the day.
 LONGEST_PAUSE = 900.0
 # Rate limits are no fault of a request: this many for each retry allowed.
@@ -52,24 +54,10 @@ class Service:
     api_version: str | None = None
     timeout: float = 180.0
 
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What became of one request after `attempts` calls.
-
-    `text` is None unless the service answered; `model` is what it says has answered. `filtered`:
-    the service refused the content. `overflow`: longer than the model's context. `api_error`: it
-    failed to the last attempt, and `error` says how.
-    """
-
-    status: ReplyStatus
-    text: str | None = None
-    finish_reason: str | None = None
-    model: str | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    attempts: int = 1
-    error: str | None = None
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The key, and name and password in the address as they are sent."""
+        return (self.api_key, *credentials(self.base_url or ""))
 
 
 class ServiceError(EvalkitError):
@@ -88,12 +76,26 @@ class ServiceError(EvalkitError):
 
 
 class _TransientError(Exception):
-    """An attempt that failed for now; `after` is the pause in seconds the service asks for."""
+    """An attempt that failed for now.
 
-    def __init__(self, message: str, *, after: float | None = None, rate_limited: bool = False) -> None:
+    `after` is the pause in seconds the service asks for; without `reachable` nobody is there. `lost`:
+    the service may have done the work, and charged for it, without its answer arriving.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        after: float | None = None,
+        rate_limited: bool = False,
+        reachable: bool = True,
+        lost: bool = False,
+    ) -> None:
         super().__init__(message)
         self.after = after
         self.rate_limited = rate_limited
+        self.reachable = reachable
+        self.lost = lost
 
 
 class ApiClient:
@@ -102,7 +104,7 @@ class ApiClient:
     Args:
         service: where requests go.
         concurrency: calls at once at most.
-        retries: further attempts after a transient error.
+        retries: further attempts after a transient error; may be changed at any time.
         first_wait: seconds before the second attempt; doubled for each one after it.
         max_wait: the longest such wait.
 
@@ -122,7 +124,7 @@ class ApiClient:
         self.service = service
         self.calls = 0
         self.limit = AdaptiveLimit(concurrency)
-        self._retries = retries
+        self.retries = retries
         self._first_wait = first_wait
         self._max_wait = max_wait
         self.api = _new_api(service)
@@ -135,25 +137,60 @@ class ApiClient:
     ) -> None:
         await self.api.close()
 
-    async def chat(self, model: str, messages: Sequence[Message], parameters: Mapping[str, Any]) -> Reply:
+    async def chat(
+        self,
+        model: str,
+        messages: Sequence[Message],
+        parameters: Mapping[str, Any],
+        on_lost: OnLost | None = None,
+    ) -> Reply:
         """One chat completion, first choice; `parameters` go into the request as they are.
+
+        `on_lost` is called after each attempt whose answer was lost, and told whether another one
+        follows; what it raises ends the request.
 
         Raises:
             ServiceError: the service refuses every such request.
         """
-        body = chat_body(model, messages, parameters)
+        return await self._post("/chat/completions", chat_body(model, messages, parameters), on_lost)
+
+    async def completions(
+        self, model: str, prompt: str | Sequence[int], parameters: Mapping[str, Any]
+    ) -> Reply:
+        """One text completion, first choice, of the exact text or of token ids.
+
+        Raises:
+            ServiceError: the service refuses every such request.
+        """
+        return await self._post("/completions", completion_body(model, prompt, parameters))
+
+    async def fetch(self, path: str) -> Reply:
+        """What the service says at `path` (GET), as the reply's `body`.
+
+        Raises:
+            ServiceError: the service refuses to say it.
+        """
 
         async def send() -> Reply:
-            # The typed method would check and convert every request: half of its time on this side.
-            answer = await self.api.post("/chat/completions", cast_to=object, body=body)
-            reply = reply_of_body(answer)
-            if reply is None:
-                raise _TransientError("the service answered without a choice")
-            return reply
+            answer = await self.api.get(path, cast_to=object)
+            if not isinstance(answer, dict):
+                raise _TransientError("the service answered without a JSON object")
+            return Reply("ok", body=answer)
 
         return await self.request(send)
 
-    async def request(self, send: Callable[[], Awaitable[Reply]]) -> Reply:
+    async def _post(self, path: str, body: dict[str, Any], on_lost: OnLost | None = None) -> Reply:
+        async def send() -> Reply:
+            # The typed method would check and convert every request: half of its time on this side.
+            answer = await self.api.post(path, cast_to=object, body=body)
+            reply = reply_of_body(answer)
+            if reply is None:
+                raise _TransientError("the service answered without a choice", lost=True)
+            return reply
+
+        return await self.request(send, on_lost)
+
+    async def request(self, send: Callable[[], Awaitable[Reply]], on_lost: OnLost | None = None) -> Reply:
         """Calls `send` until it answers, is refused, or has failed for the last time.
 
         Raises:
@@ -166,18 +203,24 @@ class ApiClient:
                 outcome = await self._attempt(send)
                 if isinstance(outcome, Reply):
                     self.limit.succeeded()
-                    return replace(outcome, attempts=failures + rate_limits + 1)
+                    return replace(self._discreet(outcome), attempts=failures + rate_limits + 1)
                 wait = self._wait(rate_limits if outcome.rate_limited else failures, outcome.after)
                 if outcome.rate_limited:
                     self.limit.slow_down(started, wait)
             failures += not outcome.rate_limited
             rate_limits += outcome.rate_limited
-            if failures > self._retries or rate_limits > RATE_LIMITS_PER_RETRY * (self._retries + 1):
+            last = failures > self.retries or rate_limits > RATE_LIMITS_PER_RETRY * (self.retries + 1)
+            if outcome.lost and on_lost is not None:
+                await on_lost(not last)
+            if last:
                 error = self._clean(str(outcome))
-                return Reply("api_error", attempts=failures + rate_limits, error=error)
+                return Reply(
+                    "api_error", attempts=failures + rate_limits, error=error, reachable=outcome.reachable
+                )
             await asyncio.sleep(wait)
 
     async def _attempt(self, send: Callable[[], Awaitable[Reply]]) -> Reply | _TransientError:
+        import httpx
         import openai
 
         try:
@@ -186,13 +229,15 @@ class ApiClient:
         except _TransientError as error:
             return error
         except (TimeoutError, openai.APITimeoutError):
-            return _TransientError(f"no answer within {self.service.timeout:g} s")
+            return _TransientError(f"no answer within {self.service.timeout:g} s", lost=True)
         except openai.APIConnectionError as error:
-            return _TransientError(f"connection failed: {error.__cause__ or error}")
+            sent = not isinstance(error.__cause__, httpx.ConnectError)
+            reason = f"connection failed: {error.__cause__ or error}"
+            return _TransientError(reason, reachable=False, lost=sent)
         except openai.APIStatusError as error:
             return self._refusal(error)
         except (openai.APIError, ValueError) as error:
-            return _TransientError(f"the answer makes no sense: {error}")
+            return _TransientError(f"the answer makes no sense: {error}", lost=True)
 
     def _refusal(self, error: "openai.APIStatusError") -> Reply | _TransientError:
         status, code, text = error.status_code, error_code(error.body), self._clean(error_text(error))
@@ -239,33 +284,13 @@ class ApiClient:
         return longest * random.uniform(0.5, 1.0)
 
     def _clean(self, text: str) -> str:
-        return redact(text, self.service.api_key)
+        return redact(text, *self.service.secrets)
 
-
-def chat_body(model: str, messages: Sequence[Message], parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The body of a chat request."""
-    turns = [{"role": message.role, "content": message.content} for message in messages]
-    return {"model": model, "messages": turns, **parameters}
-
-
-def reply_of_body(body: object) -> Reply | None:
-    """The first choice of a chat completion's JSON body; None: it is none, or has no choice."""
-    choices = body.get("choices") if isinstance(body, dict) else None
-    message = choices[0].get("message") if choices and isinstance(choices[0], dict) else None
-    if not isinstance(body, dict) or not choices or not isinstance(message, dict):
-        return None
-    finish_reason, usage = choices[0].get("finish_reason"), body.get("usage") or {}
-    filtered = finish_reason == "content_filter"
-    text = message.get("content") or message.get("refusal")
-    return Reply(
-        status="filtered" if filtered else "ok",
-        text=text if filtered else text or "",
-        finish_reason=finish_reason,
-        model=body.get("model"),
-        input_tokens=usage.get("prompt_tokens"),
-        output_tokens=usage.get("completion_tokens"),
-        error="the service cut its own answer (content_filter)" if filtered else None,
-    )
+    def _discreet(self, reply: Reply) -> Reply:
+        """A reply without the caller's key: a server may repeat what it was sent."""
+        kept = ("text", "model", "error", "finish_reason", "body")
+        values = {name: getattr(reply, name) for name in kept}
+        return replace(reply, **everywhere(values, lambda text: hide_known(text, *self.service.secrets)))
 
 
 def _new_api(service: Service) -> "openai.AsyncOpenAI":
@@ -273,7 +298,7 @@ def _new_api(service: Service) -> "openai.AsyncOpenAI":
         import openai
     except ImportError:
         raise InputError(
-            "the package openai is not installed", fix="pip install 'evalkit[judge]'   (make install has it)"
+            "the package openai is not installed", fix="pip install 'evalkit[api]'   (make install has it)"
         ) from None
     if service.deployment is None:
         return openai.AsyncOpenAI(

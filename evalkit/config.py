@@ -11,6 +11,9 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from evalkit.planning.options import PlanConfig
+from evalkit.server_options import ServeConfig, ServerOptions
+
 
 class BosRule(Enum):
     """Whether the tokenizer puts its BOS in front: its own default, or never."""
@@ -51,6 +54,14 @@ class SuiteData(Enum):
 
     prepared = "prepared"
     bundled = "bundled"
+
+
+class Split(Enum):
+    """Which prepared split is evaluated; the protocol's is dev."""
+
+    train = "train"
+    dev = "dev"
+    test = "test"
 
 
 class ExportFormat(Enum):
@@ -96,7 +107,10 @@ class RandomShape:
 
 @dataclass
 class ModelConfig:
-    """A model to evaluate. `path` is a hub name or a folder; `name` labels tables and folders."""
+    """A model to evaluate. `path` is a hub name or a folder; `name` labels tables and folders.
+
+    `served`: a model that only a server has (engine=api); no file of it is needed.
+    """
 
     name: str | None = None
     path: str | None = None
@@ -109,6 +123,7 @@ class ModelConfig:
     accept_license: bool = False
     pypi: PypiWeights | None = None
     random: RandomShape | None = None
+    served: bool = False
 
 
 @dataclass
@@ -127,8 +142,8 @@ class SuiteConfig:
 
 
 @dataclass
-class EngineConfig:
-    """How completions are made; nothing here may change them.
+class EngineConfig(ServerOptions):
+    """How completions are made; within a family of engines nothing here may change them.
 
     `batch_size` null: as many rows as fit. `device`: auto, cpu, cuda, cuda:1 ...
 
@@ -283,7 +298,13 @@ class MetricsConfig:
 class Config:
     """Every option of every verb; each verb's `--help` names those it reads.
 
+    `watch` is a folder in which a training run writes its checkpoints: each is evaluated once it is
+    whole. Seconds: `watch_poll` between two looks, `watch_settle` without a change before a checkpoint
+    counts as written, `watch_timeout` without a new one before the watching ends (null: never).
+
     `preset` is the MT-Bench preset, `language` (ja or en) the question set where ids do not tell.
+
+    `gpus` (0: the CPU), `gpu_memory` in GB and `checkpoints` are what `plan` counts with.
 
     `limit` null: the protocol's 100 samples per dataset; 0 or below: all. `num_few_shots` 4,
     `seed` 42: the protocol's. `folders` and the five after it are the words and flags of the
@@ -294,6 +315,7 @@ class Config:
     model: ModelConfig | None = None
     suite: SuiteConfig | None = None
     engine: EngineConfig = field(default_factory=EngineConfig)
+    serve: ServeConfig = field(default_factory=ServeConfig)
     judge: JudgeConfig | None = None
     preset: str | None = None
     language: str | None = None
@@ -301,10 +323,14 @@ class Config:
     batch: BatchConfig = field(default_factory=BatchConfig)
     pairwise: PairwiseConfig = field(default_factory=PairwiseConfig)
     ask: AskConfig = field(default_factory=AskConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
+    gpus: int = 1
+    gpu_memory: float = 80.0
+    checkpoints: int = 1
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
-    split: str = "dev"
+    split: Split = Split.dev
     limit: int | None = None
     num_few_shots: int = 4
     seed: int = 42
@@ -317,6 +343,10 @@ class Config:
     judgments: str | None = None
     answers: str | None = None
     export: ExportFormat = ExportFormat.none
+    watch: str | None = None
+    watch_poll: float = 10.0
+    watch_settle: float = 30.0
+    watch_timeout: float | None = None
     run: str | None = None
     completions: str | None = None
     folders: list[str] = field(default_factory=list)

@@ -20,12 +20,16 @@ class EvalkitError(Exception):
 
     def message(self) -> str:
         """The text shown to the user: `what`, then indented `where` and `fix` lines."""
-        lines = [self.what]
-        if self.where:
-            lines.append(f"  where: {self.where}")
-        if self.fix:
-            lines.append(f"  fix:   {self.fix}")
-        return "\n".join(lines)
+        return _text(self.what, self.where, self.fix)
+
+
+def _text(what: str, where: str | None, fix: str | None) -> str:
+    lines = [what]
+    if where:
+        lines.append(f"  where: {where}")
+    if fix:
+        lines.append(f"  fix:   {fix}")
+    return "\n".join(lines)
 
 
 class InputError(EvalkitError):
@@ -38,7 +42,19 @@ class FetchError(EvalkitError):
     """An upstream file could not be had: network, mirror, checksum or offline mode."""
 
 
-class InterruptedRunError(EvalkitError):
-    """A signal stopped the work; it is flushed to disk and the same command continues it."""
+class RunLockedError(EvalkitError):
+    """Another process is working on the same run directory."""
+
+
+class InterruptedRunError(KeyboardInterrupt):
+    """A signal stopped the work; it is flushed to disk and the same command continues it.
+
+    Not an `EvalkitError`, nor any `Exception`: code that tries something and goes on when it fails
+    must not take a signal for a failure.
+    """
 
     exit_code = 130
+
+    def __init__(self, what: str, *, fix: str | None = None) -> None:
+        self.what = what
+        super().__init__(_text(what, None, fix))

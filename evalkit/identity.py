@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # Raised when the same configuration would give other completions than before.
 GENERATION_VERSION = 1
+# The same for what is sampled; greedy completions do not depend on it.
+SAMPLING_VERSION = 2
 
 
 def run_identity(
@@ -38,6 +40,12 @@ def run_identity(
         family: the engine family: engines of one family give the same outputs.
         dtype: the data type in use, `auto` resolved.
     """
+    generation: dict[str, Any] = {
+        "do_sample": config.generation.do_sample,
+        "from_model": config.generation.from_model,
+    }
+    if any(generation.values()):
+        generation["sampling_version"] = SAMPLING_VERSION
     return {
         "generation_version": GENERATION_VERSION,
         "protocol": config.protocol.name,
@@ -46,13 +54,10 @@ def run_identity(
         "data": {task.name: task.sha256 for task in tasks},
         "prompts": {task.name: _prompt_sha256(task, template) for task in tasks},
         "max_new_tokens": {task.name: task.spec.output_length for task in tasks},
-        "split": config.split,
+        "split": config.split.value,
         "num_few_shots": config.num_few_shots,
         "seed": config.seed,
-        "generation": {
-            "do_sample": config.generation.do_sample,
-            "from_model": config.generation.from_model,
-        },
+        "generation": generation,
         "dtype": dtype,
         "engine_family": family,
     }

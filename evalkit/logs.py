@@ -3,10 +3,35 @@
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from evalkit.records import write_error
+from evalkit.redaction import hide, printable
+
+
+class _Discreet(logging.Formatter):
+    """Lines without keys and control characters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(hide(super().format(record)))
+
+
+class _RunLog(logging.FileHandler):
+    """A log file that stops nothing: the first line that cannot be written is said, then it is quiet."""
+
+    _failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the name is logging's)
+        """Called by logging while an exception is handled."""
+        if not self._failed:
+            self._failed = True
+            print(f"WARNING: {self.baseFilename}: {sys.exc_info()[1]}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Closes the file; what a full disk did not take is gone."""
+        with suppress(OSError):
+            super().close()
 
 
 @contextmanager
@@ -18,13 +43,13 @@ def log_to(path: Path) -> Iterator[logging.Logger]:
     """
     logger = logging.getLogger("evalkit")
     try:
-        file = logging.FileHandler(path, encoding="utf-8")
+        file = _RunLog(path, encoding="utf-8")
     except OSError as error:
         raise write_error(path, error) from error
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    file.setFormatter(_Discreet("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     terminal = logging.StreamHandler(sys.stderr)
     terminal.setLevel(logging.WARNING)
-    terminal.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    terminal.setFormatter(_Discreet("%(levelname)s: %(message)s"))
     level = logger.level
     logger.setLevel(logging.INFO)
     for handler in (file, terminal):

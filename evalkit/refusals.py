@@ -8,22 +8,28 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from evalkit.redaction import hide, printable
+
 if TYPE_CHECKING:
     import openai
 
 
-def redact(text: str, secret: str) -> str:
+def redact(text: str, *secrets: str) -> str:
     """A service's error text on one line, without the key it may repeat."""
-    flat = " ".join(text.split())[:500]
-    if len(secret) >= 4:
-        flat = flat.replace(secret, "[key]")
-    return re.sub(r"\b(sk-|Bearer )[\w*.-]{6,}", "[key]", flat)
+    # Cut last: half a key at the end would be no longer recognised.
+    return printable(hide(" ".join(text.split()), *secrets))[:500]
 
 
 def public_address(url: str) -> str:
     """An address without name, password, query and the slash at its end."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
+
+
+def without_credentials(text: str) -> str:
+    """A text with addresses in it, without the names, passwords and queries they carry."""
+    bare = re.sub(r"(?<=://)[^/,\]\s]*@", "", text)
+    return re.sub(r"\?[^,\]\s]*", "", bare)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -70,5 +76,10 @@ def is_filtered(code: str | None) -> bool:
 
 def is_overflow(status: int, code: str | None, text: str) -> bool:
     """Whether an error says that the prompt does not fit; servers without codes say it in words."""
-    words = re.search(r"context[ _](length|window|size)|too many tokens|maximum .{0,20}tokens", text, re.I)
-    return code == "context_length_exceeded" or status == 413 or (status == 400 and words is not None)
+    words = re.search(
+        r"context[ _](length|window|size)|too many tokens|maximum .{0,20}tokens|tokens.{0,30}must be <=",
+        text,
+        re.I,
+    )
+    said = status in (400, 422) and words is not None
+    return code == "context_length_exceeded" or status == 413 or said

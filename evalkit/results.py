@@ -9,19 +9,21 @@
       "partial":    Partial,
       "missing_metrics": [MissingMetric, ...],
       "protocol":   ProtocolRecord,
-      "run":        {...}
+      "run":        {...},
+      "check":      checksum of all the rest
     }
 
 docs/results.md shows a whole file.
 """
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from evalkit.config import Config, ProtocolConfig
+from evalkit.durable import read_checked_json
 from evalkit.errors import InputError
+from evalkit.server_options import PromptForm
 
 SCHEMA_VERSION = 1
 AVERAGE = "AVG"
@@ -29,6 +31,7 @@ PROTOCOL_LIMIT = 100
 PROTOCOL_FEW_SHOTS = 4
 PROTOCOL_RESAMPLES = 10_000
 PROTOCOL_SPLIT = "dev"
+MAKE_AGAIN = "the command that made the run makes it again, from the kept completions"
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class Partial:
         partial: true when there is any reason below.
         reasons: for the result as a whole, one sentence each.
         categories: for each category that is not complete, its reasons. Such a category's value
-            covers the datasets that are there and is not comparable.
+            covers the datasets and samples that are there and is not comparable.
         datasets: datasets of the suite that are not here at all, with the reason.
     """
 
@@ -151,11 +154,17 @@ class Results:
             InputError: not a results file, or of another schema version; `where` names the file.
         """
         version = content.get("schema_version") if isinstance(content, dict) else None
+        if isinstance(content, dict) and str(content.get("kind", "")).startswith("mt_bench"):
+            raise InputError(
+                "this is an MT-Bench run, and the command is for runs of llm-jp-eval's datasets",
+                where=where,
+                fix="for MT-Bench: judge, calibrate, pairwise, agreement, reproduce, leaderboard",
+            )
         if version != SCHEMA_VERSION:
             raise InputError(
                 f"not a results file of schema version {SCHEMA_VERSION} (found: {version})",
                 where=where,
-                fix="score the run again: python -m evalkit score run=DIR",
+                fix=MAKE_AGAIN,
             )
         try:
             return cls(
@@ -186,11 +195,11 @@ def read_results(path: Path) -> Results:
         InputError: no such file, not JSON, or not a results file.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_checked_json(path)
     except OSError as error:
         raise InputError(f"cannot read the results: {error.strerror}", where=path) from None
     except ValueError as error:
-        raise InputError(f"not JSON: {error}", where=path) from None
+        raise InputError(f"damaged: {error}", where=path, fix=MAKE_AGAIN) from None
     return Results.from_json(content, path)
 
 
@@ -211,7 +220,7 @@ def protocol_record(config: Config, dtype: str | None = None) -> ProtocolRecord:
         "protocol.custom_fewshots_template": (protocol.custom_fewshots_template, None),
         "generation.do_sample": (config.generation.do_sample, False),
         "generation.from_model": (config.generation.from_model, False),
-        "split": (config.split, PROTOCOL_SPLIT),
+        "split": (config.split.value, PROTOCOL_SPLIT),
         "limit": (limit, PROTOCOL_LIMIT),
         "num_few_shots": (config.num_few_shots, PROTOCOL_FEW_SHOTS),
         "metrics.comet.checkpoint": (config.metrics.comet.checkpoint, Config().metrics.comet.checkpoint),
@@ -222,6 +231,8 @@ def protocol_record(config: Config, dtype: str | None = None) -> ProtocolRecord:
     }
     if dtype is not None:
         pairs["dtype"] = (dtype, "bfloat16")
+    if config.engine.name == "api" and config.engine.prompts is PromptForm.chat:
+        pairs["engine.prompts"] = ("chat", "auto")
     return ProtocolRecord(
         name=protocol.name,
         options={key: given for key, (given, _) in pairs.items()},

@@ -1,36 +1,31 @@
 """A run, in one page: load, prompt, generate, score, report."""
 
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
-from typing import Any
-
-import yaml
+from typing import TYPE_CHECKING, Any
 
 from evalkit.config import Config, SuiteData, is_offline
-from evalkit.environment import describe_environment
-from evalkit.errors import InputError, InterruptedRunError
+from evalkit.durable import is_whole_text, remove_file, write_checked_json
+from evalkit.environment import CONFIG, ENVIRONMENT, describe_environment, kept_environment, write_config
+from evalkit.errors import InputError
 from evalkit.identity import folder_name, run_identity
 from evalkit.loading import LoadedSuite, load_suite
 from evalkit.logs import log_to
 from evalkit.metrics.prediction import prediction
 from evalkit.prompts import PromptTemplate, requests
-from evalkit.records import (
-    RunDirectory,
-    SampleRecord,
-    run_id,
-    write_json_atomic,
-    write_text_atomic,
-)
+from evalkit.records import RunDirectory, SampleRecord, run_id
 from evalkit.results import Results, protocol_record, read_results
-from evalkit.scoring.publish import write_scored
+from evalkit.scoring.publish import scores_fit, write_scored
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, score_tasks
+from evalkit.signals import signals_stop_the_run, stop_if_signalled
 from evalkit.suites import summarise
+from evalkit.task_spec import is_task_file
 from evalkit.timings import timed
 from evalkit.types import Completion, Request, Sampling
+
+if TYPE_CHECKING:
+    from evalkit.engines.base import Identified
 
 Say = Callable[[str], None]
 
@@ -45,20 +40,20 @@ class Outcome:
     kept: int
 
 
-def evaluate(config: Config, *, say: Say) -> Outcome:
+def evaluate(config: Config, *, say: Say, opened: Callable[[Path], None] = lambda folder: None) -> Outcome:
     """Evaluates a model on a suite, going on where an earlier call of the same command stopped.
 
     Args:
         config: the options; `model` and `suite` are needed.
         say: takes one line at a time for the person who waits.
+        opened: takes the run directory once it is known and locked.
 
     Raises:
         InputError: bad options or data; nothing was started.
         EvalkitError: something failed on the way; finished completions are kept.
         InterruptedRunError: a signal came; finished completions are kept.
     """
-    from evalkit.engines import engine_family, resolve_dtype
-    from evalkit.models import resolve
+    from evalkit.engines import identify
 
     if config.model is None:
         raise InputError("no model is given", fix="model=1.8b-instruct   (python -m evalkit list models)")
@@ -68,12 +63,13 @@ def evaluate(config: Config, *, say: Say) -> Outcome:
     suite = load_suite(config, say=say)
     for line in (*suite.warnings, *(f"missing: {name} ({why})" for name, why in suite.missing.items())):
         say(line)
-    model = resolve(config.model, offline=is_offline(config))
-    dtype = resolve_dtype(config)
-    identity = run_identity(config, suite.tasks, model, template, family=engine_family(config), dtype=dtype)
-    folder = Path(config.out or "results").expanduser() / model.label / folder_name(suite.name)
-    directory = RunDirectory(folder / run_id(identity))
+    identified = identify(config)
+    # A path names the model too; the run keeps that name with its options.
+    config = replace(config, model=replace(config.model, name=identified.model.name))
+    identity, directory = _run_directory(config, suite, identified, template)
+    dtype = identified.dtype
     with directory, log_to(directory.path / "run.log") as log, signals_stop_the_run():
+        opened(directory.path)
         say(f"run: {directory.path}")
         kept, pending = _split_requests(config, suite, template, directory)
         if not pending and (finished := _finished_results(directory, config, dtype)):
@@ -86,12 +82,35 @@ def evaluate(config: Config, *, say: Say) -> Outcome:
         if pending:
             from evalkit.engines import build_engine
 
-            with build_engine(config, model) as engine:
+            with build_engine(config, identified.model) as engine:
                 environment["engine"] = engine.describe()
-                write_json_atomic(directory.path / "environment.json", environment)
+                write_checked_json(directory.path / ENVIRONMENT, environment)
                 _generate(engine.generate(pending), pending, suite, directory)
         results = score_run(config, suite, directory, dtype=dtype, run={"identity": identity})
         return Outcome(directory.path, results, generated=len(pending), kept=kept)
+
+
+def finished_run(config: Config, suite: LoadedSuite) -> Path | None:
+    """The run directory of a command that has nothing left to do, None where it has; loads no model.
+
+    Raises:
+        InputError: bad options, or a model whose files are not there.
+    """
+    from evalkit.engines import identify
+
+    identified = identify(config)
+    _, directory = _run_directory(config, suite, identified, PromptTemplate.of(config.protocol))
+    return directory.path if _finished_results(directory, config, identified.dtype) else None
+
+
+def _run_directory(
+    config: Config, suite: LoadedSuite, identified: "Identified", template: PromptTemplate
+) -> tuple[dict[str, Any], RunDirectory]:
+    """What identifies a run, and the directory that is named after it."""
+    model, family, dtype = identified.model, identified.family, identified.dtype
+    identity = run_identity(config, suite.tasks, model, template, family=family, dtype=dtype)
+    folder = Path(config.out or "results").expanduser() / model.label / folder_name(suite.name)
+    return identity, RunDirectory(folder / run_id(identity))
 
 
 def score_run(
@@ -102,12 +121,13 @@ def score_run(
     dtype: str | None,
     run: dict[str, Any],
     reasons: Sequence[str] = (),
+    gaps: Mapping[str, str] | None = None,
     into: RunDirectory | None = None,
 ) -> Results:
     """Scores the kept completions of a run and writes scores/ and, last, results.json.
 
-    `reasons` say why the result is partial beyond what is seen here; `into` is another directory
-    to write to.
+    `reasons` say why the result is partial beyond what is seen here, `gaps` which datasets lack
+    samples; `into` is another directory to write to.
     """
     answers = []
     errors = over_context = 0
@@ -128,6 +148,7 @@ def score_run(
         scored,
         protocol_record(config, dtype),
         missing_datasets=suite.missing,
+        gaps=gaps,
         reasons=reasons,
         run={
             "datasets": {task.name: task.facts for task in suite.tasks},
@@ -141,6 +162,7 @@ def score_run(
             "warnings": list(suite.warnings),
         },
     )
+    stop_if_signalled()
     write_scored(into or directory, scored, results, config.export)
     return results
 
@@ -163,7 +185,7 @@ def _split_requests(
 
 
 def _finished_results(directory: RunDirectory, config: Config, dtype: str) -> Results | None:
-    """results.json when it is whole, covers what is asked for now, and lacks no metric."""
+    """results.json when it covers what is asked for now, lacks no metric, and the run's files are whole."""
     try:
         results = read_results(directory.results_path)
     except InputError:
@@ -172,19 +194,22 @@ def _finished_results(directory: RunDirectory, config: Config, dtype: str) -> Re
     wanted = dict(protocol_record(config, dtype).options)
     covered, limit = options.pop("limit", None), wanted.pop("limit")
     covers = covered == 0 or (isinstance(covered, int) and 0 < limit <= covered)
-    return results if covers and options == wanted and not results.missing_metrics else None
+    if not covers or options != wanted or results.missing_metrics or not scores_fit(directory, results):
+        return None
+    whole = is_whole_text(directory.path / CONFIG) and kept_environment(directory.path)
+    return results if whole else None
 
 
 def _start_files(directory: RunDirectory, config: Config, environment: dict[str, Any]) -> None:
     # results.json means done, so it goes before anything is added to the run.
-    directory.results_path.unlink(missing_ok=True)
-    from omegaconf import OmegaConf
-
-    content = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
-    write_text_atomic(
-        directory.path / "config.yaml", yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
-    )
-    write_json_atomic(directory.path / "environment.json", environment)
+    remove_file(directory.results_path)
+    assert config.suite is not None
+    # A task of the user's own is found again from wherever the run is scored.
+    tasks = [str(Path(name).resolve()) if is_task_file(name) else name for name in config.suite.tasks]
+    write_config(replace(config, suite=replace(config.suite, tasks=tasks)), directory.path)
+    # What is there names the engine that made the kept completions: it stays until one is started.
+    if kept_environment(directory.path) is None:
+        write_checked_json(directory.path / ENVIRONMENT, environment)
 
 
 def _generate(
@@ -198,21 +223,4 @@ def _generate(
     for completion in watch(clocked, len(pending)):
         task_name, sample = samples[completion.id]
         directory.append(task_name, SampleRecord.of(sample, prompts[completion.id], completion))
-
-
-@contextmanager
-def signals_stop_the_run() -> Iterator[None]:
-    """SIGTERM and SIGUSR1 (what a queue sends before it kills) end the run as Ctrl-C does: resumable."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise InterruptedRunError(
-            f"stopped by {signal.Signals(number).name}; every finished completion is kept",
-            fix="run the same command again: it continues",
-        )
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        stop_if_signalled()

@@ -37,6 +37,7 @@ def summarise(
     protocol: ProtocolRecord,
     *,
     missing_datasets: Mapping[str, str] | None = None,
+    gaps: Mapping[str, str] | None = None,
     reasons: Iterable[str] = (),
     run: Mapping[str, Any] | None = None,
 ) -> Results:
@@ -46,15 +47,19 @@ def summarise(
         tasks: the datasets that were scored.
         protocol: the rules they were scored by.
         missing_datasets: datasets of the suite that could not be scored, with the reason.
-        reasons: further reasons why the result is partial (a limit, samples without completions).
-        run: the free section of the result.
+        gaps: datasets that were scored without some of their samples, and how many those are.
+        reasons: further reasons why the result is partial.
+        run: the free section of the result; its `datasets` say which files the samples came from.
     """
-    absent = dict(missing_datasets or {})
-    categories = _categories(tasks, absent)
+    absent, without = dict(missing_datasets or {}), dict(gaps or {})
+    for name, problem in _other_data(tasks, run or {}).items():
+        without[name] = "; ".join([problem, *filter(None, [without.get(name)])])
+    categories = _categories(tasks, absent, without)
     incomplete = {name: category.reasons for name, category in categories.items() if category.reasons}
     whole = [
         *_limit_reason(protocol),
         *reasons,
+        *(f"{name}: {how_many}" for name, how_many in without.items()),
         *(f"{name} is missing: {why}" for name, why in absent.items()),
     ]
     whole += [reason for reason in _missing_counting_metrics(tasks) if reason not in whole]
@@ -81,13 +86,28 @@ def _limit_reason(protocol: ProtocolRecord) -> list[str]:
     return [f"limit={limit}: the protocol takes {PROTOCOL_LIMIT} samples of each dataset"]
 
 
-def _categories(tasks: Sequence[TaskScores], absent: Mapping[str, str]) -> dict[str, _Category]:
+def _other_data(tasks: Sequence[TaskScores], run: Mapping[str, Any]) -> dict[str, str]:
+    """What to say of each dataset whose prepared file is not the published one."""
+    facts = run.get("datasets", {})
+    differing = {
+        task.spec.name: task.spec.differing(facts.get(task.spec.name, {}).get("sha256", {})) for task in tasks
+    }
+    return {
+        name: f"the {' and '.join(splits)} file is not the published one"
+        for name, splits in differing.items()
+        if splits
+    }
+
+
+def _categories(
+    tasks: Sequence[TaskScores], absent: Mapping[str, str], gaps: Mapping[str, str]
+) -> dict[str, _Category]:
     scored = {task.spec.name: task for task in tasks}
     categories = {}
     for name, members in category_members().items():
         own = [t.spec.name for t in tasks if t.spec.category == name and t.spec.name not in members]
         if own or any(member in scored or member in absent for member in members):
-            categories[name] = _category(members, own, scored, absent)
+            categories[name] = _category(members, own, scored, absent, gaps)
     return categories
 
 
@@ -96,6 +116,7 @@ def _category(
     own: Sequence[str],
     scored: Mapping[str, TaskScores],
     absent: Mapping[str, str],
+    gaps: Mapping[str, str],
 ) -> _Category:
     """A category of the protocol's `members` and the user's `own` datasets."""
     reasons: list[str] = [f"{name} is not one of the protocol's datasets" for name in own]
@@ -107,6 +128,8 @@ def _category(
             continue
         if member not in own and task.spec != load_spec(member):
             reasons.append(f"{member}: its task file is not the shipped one")
+        if member in gaps:
+            reasons.append(f"{member}: {gaps[member]}")
         if measured := task.measured.get(task.spec.counts or ""):
             counted.append((task.spec.counts or "", measured))
         else:

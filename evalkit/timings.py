@@ -5,12 +5,16 @@ the split between them is rough. Nothing but the report at the end of a run read
 """
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from evalkit.errors import EvalkitError
 from evalkit.records import write_json_atomic
 from evalkit.types import Completion
+
+log = logging.getLogger(__name__)
 
 FILE_NAME = "timings.json"
 
@@ -20,7 +24,7 @@ def read_timings(folder: Path) -> dict[str, float]:
     try:
         content = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
         return {str(name): float(seconds) for name, seconds in content.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError):
         return {}
 
 
@@ -44,4 +48,8 @@ def timed(
             before = now
             yield completion
     finally:
-        write_json_atomic(folder / FILE_NAME, {name: round(spent, 3) for name, spent in seconds.items()})
+        try:
+            write_json_atomic(folder / FILE_NAME, {name: round(spent, 3) for name, spent in seconds.items()})
+        except EvalkitError as error:
+            # Times are not worth a run; what else stands in the way of writing will say so itself.
+            log.info("the timings are not kept: %s", error.what)

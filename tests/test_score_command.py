@@ -17,8 +17,8 @@ from evalkit.__main__ import main
 from evalkit.config import Config, EngineConfig, ModelConfig, SuiteConfig, SuiteData
 from evalkit.metrics.base import SampleMetric
 from evalkit.records import RunDirectory, SampleRecord, read_log
-from evalkit.reference import load_cards
-from evalkit.results import Results, Value, protocol_record, read_results
+from evalkit.reference import MT_BENCH_TABLE, load_cards
+from evalkit.results import AVERAGE, Results, Value, protocol_record, read_results
 from evalkit.scoring.moves import UNEXPLAINED
 from evalkit.suites import summarise
 from evalkit.tasks import CATEGORIES, load_bundled, load_spec
@@ -161,6 +161,8 @@ def test_allow_missing_scores_the_rest_and_says_so(tmp_path: Path, rows: Rows) -
     assert found.scores["jamp_exact_match"].n == 4
     assert "jamp: 2 of 6 samples have no completion" in found.partial.reasons
     assert found.partial.datasets == {"jsts": "there are no completions"}
+    # What lacks samples is no complete category: its figure is marked like that of a missing dataset.
+    assert "jamp: 2 of 6 samples have no completion" in found.partial.categories["NLI"]
 
 
 def test_llm_jp_evals_own_result(tmp_path: Path, rows: Rows) -> None:
@@ -344,3 +346,49 @@ def test_reproduce_takes_another_row_or_names_them(
     assert "llm-jp-3-13b" in capsys.readouterr().out
     assert main(["reproduce", f"run={card_run}", "--reference=llm-jp-3-13"]) == 2
     assert "llm-jp-3-13b" in capsys.readouterr().err
+
+
+def mt_bench_run(folder: Path, judge: str, preset: str) -> Path:
+    """A judged MT-Bench run with the card's own figures but for the average, a little off."""
+    columns = load_cards(MT_BENCH_TABLE)["llm-jp-3-1.8b-instruct"].columns
+    scopes = {
+        "average" if name == AVERAGE else name: {
+            "value": value,
+            "ci95": [value - 0.2, value + 0.2],
+            "n": 20,
+        }
+        for name, value in columns.items()
+    }
+    scopes["average"] |= {"value": 5.5, "ci95": [5.2, 5.8]}
+    folder.mkdir()
+    content = {
+        "schema_version": 1,
+        "kind": "mt_bench",
+        "preset": {"name": preset},
+        "tables": {"llm-jp-3-1.8b-instruct": {"judge": judge, "scopes": scopes}},
+        "partial": {"partial": True, "reasons": ["3 judgments failed"]},
+    }
+    (folder / "results.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+def test_reproduce_knows_the_cards_second_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = mt_bench_run(tmp_path / "mt", "gpt-4 (log)", "llm-jp-3-card")
+    assert main(["reproduce", f"run={folder}"]) == 0
+    said = capsys.readouterr().out
+    cells = {line.split()[0]: line for line in said.splitlines() if line.strip()}
+    assert "4.93" in cells["AVG"] and "+0.57" in cells["AVG"] and "NO" in cells["AVG"]
+    assert "1.50" in cells["coding"] and "+0.00" in cells["coding"] and "yes" in cells["coding"]
+    assert "8 of 9" in said and "3 judgments failed" in said and "deviates" not in said
+    other = mt_bench_run(tmp_path / "other", "gpt-4o", "swallow")
+    assert main(["reproduce", f"run={other}"]) == 0
+    assert "preset=swallow, judge=gpt-4o" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["score", "compare"])
+def test_an_mt_bench_run_is_called_one(verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = mt_bench_run(tmp_path / "mt", "gpt-4", "llm-jp-3-card")
+    (folder / "mt_bench.json").write_text("{}")
+    words = [f"run={folder}"] if verb == "score" else [str(folder), str(folder)]
+    assert main([verb, *words]) == 2
+    assert "this is an MT-Bench run" in capsys.readouterr().err

@@ -12,6 +12,7 @@ ask.repetition_penalty, ask.system; seed, dtype, offline, engine.*
 """
 
 from evalkit.config import Config
+from evalkit.redaction import printable
 
 
 def run(config: Config) -> int:
@@ -25,7 +26,9 @@ def run(config: Config) -> int:
     heading = "prompt" if asked.templated else "prompt (the model has no chat template)"
     completion = asked.completion
     console.print(f"--- {heading}, {completion.prompt_tokens} tokens", style="dim")
-    console.print(asked.prompt)
+    console.print(printable(asked.prompt))
     console.print(f"--- answer, {completion.new_tokens} tokens, {completion.finish_reason}", style="dim")
-    console.print(completion.raw_text.strip() if completion.error is None else f"failed: {completion.error}")
+    console.print(
+        printable(completion.raw_text.strip() if completion.error is None else f"failed: {completion.error}")
+    )
     return 0 if completion.error is None else 1

@@ -29,7 +29,9 @@ def run(config: Config) -> int:
     console = Console()
     job, reference = prepare_calibration(config)
     if config.dry_run:
-        print_estimate(job.desk.judge.label, estimate(job.desk, job.plan.asks, job.kept), console)
+        print_estimate(
+            job.desk.judge.label, estimate(job.desk, job.plan.asks, job.kept, config.mode), console
+        )
         return 0
     calibration = calibrate(job, reference, config, say=say_on_stderr)
     if calibration is None:

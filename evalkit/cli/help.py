@@ -11,6 +11,7 @@ usage: python -m evalkit [VERB] [key=value ...] [flags]
   python -m evalkit prepare suite=jaster                  fetch and verify the data
   python -m evalkit model=1.8b-instruct suite=jaster      the table of the llm-jp-3 model card
   python -m evalkit model=hf model.path=DIR suite=mc      any model of the hub or in a folder
+  python -m evalkit -m model=1.8b,13b suite=jaster        several, one job each (-m or --multirun)
 
 verbs:
 {verbs}
@@ -24,11 +25,13 @@ options of run (all are key=value):
   mirror=DIR             read upstream files from a folder with MANIFEST.csv, not the network
   offline=true           fetch nothing (default when HF_HUB_OFFLINE=1)
   allow_missing=true     go on without datasets that are not there; the result is partial
+  watch=DIR              evaluate the checkpoints in a folder as they appear
   out=DIR                where results go (default: results)
   dtype=auto             auto, bfloat16, float16, float32
   seed=42                seed of sampled generation
   engine.batch_size=N    rows at a time; default: what fits. It does not change the outputs
   engine.device=auto     auto, cpu, cuda, cuda:1
+  engine=api             ask servers at engine.base_url=ADDRESS or [ADDRESS,ADDRESS]; or engine=vllm
   lang=ja                say it in Japanese
   protocol.bos=auto      auto: the tokenizer's own BOS; none: without
   protocol.strip=true    strip predictions, as versions after 1.3.1 do (a named deviation)

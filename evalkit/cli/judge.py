@@ -34,7 +34,9 @@ def run(config: Config) -> int:
     job = prepare_job(config)
     console = Console()
     if config.dry_run:
-        print_estimate(job.desk.judge.label, estimate(job.desk, job.plan.asks, job.kept), console)
+        print_estimate(
+            job.desk.judge.label, estimate(job.desk, job.plan.asks, job.kept, config.mode), console
+        )
         return 0
     outcome = judge_run(job, config, say=say_on_stderr)
     if outcome is None:

@@ -1,6 +1,7 @@
-"""python -m evalkit list [models|suites|tasks|judges] [--long]
+"""python -m evalkit list [models|suites|tasks|judges|launchers] [--long]
 
-What there is to choose from. `list tasks --long` adds licence, commercial use and citation.
+What there is to choose from. `list tasks --long` adds licence, commercial use and citation;
+`list launchers --long` the options hydra.launcher.KEY= of each launcher that is installed.
 """
 
 from collections.abc import Callable, Iterable
@@ -36,6 +37,8 @@ def _models(long: bool) -> Iterable[str]:
         content = _group_file("model", name)
         if name == "hf":
             where = "any hub name or folder: model.path=..."
+        elif content.get("served"):
+            where = "what a server has: engine=api engine.base_url=..."
         elif "random" in content:
             where = "seeded random weights of a given shape: model.random.layers=..."
         elif "pypi" in content:
@@ -77,6 +80,16 @@ def _judges(long: bool) -> Iterable[str]:
         yield f"{name:<24}{model}" + ("  (listed as retired)" if content.get("retired") else "")
 
 
+def _launchers(long: bool) -> Iterable[str]:
+    from evalkit.sweep.launchers import LAUNCHERS, is_installed, launcher_options
+
+    for name, kind in LAUNCHERS.items():
+        there = is_installed(kind)
+        yield f"{name:<24}{kind.what}" + ("" if there else f"  (needs: pip install 'evalkit[{kind.extra}]')")
+        if long and there:
+            yield from (f"    {key}={value}" for key, value in launcher_options(name).items())
+
+
 def _group_file(group: str, name: str) -> dict[str, Any]:
     content = read_yaml(assets.CONF / group / f"{name}.yaml")
     return content if isinstance(content, dict) else {}
@@ -87,4 +100,5 @@ LISTS: dict[str, Callable[[bool], Iterable[str]]] = {
     "suites": _suites,
     "tasks": _tasks,
     "judges": _judges,
+    "launchers": _launchers,
 }

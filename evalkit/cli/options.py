@@ -1,10 +1,12 @@
 """The command line -> (verb, Config): flags and folders here, `key=value` through Hydra.
 
 Every mistake is one `InputError` with the near names. Text options are taken word for word, so a
-path with `=`, commas, spaces or Japanese needs no quotes; all other values have Hydra's syntax.
+path with `=`, commas, spaces or Japanese needs no quotes, and so are the items of lists (one with a
+comma takes quotes); all other values have Hydra's syntax.
 """
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Iterable, Iterator
@@ -16,6 +18,7 @@ from typing import Any
 from evalkit import assets
 from evalkit.errors import InputError
 from evalkit.nearest import did_you_mean
+from evalkit.reading import as_text
 
 if typing.TYPE_CHECKING:
     from evalkit.config import Config
@@ -23,19 +26,36 @@ if typing.TYPE_CHECKING:
 GROUPS = ("model", "suite", "engine", "judge")
 FLAGS = {"--long": "long", "--dry-run": "dry_run", "--partial": "partial", "--steps": "steps"}
 FLAGS_WITH_VALUE = {"--reference": "reference", "--format": "format"}
+# What can be said on the command line and cannot be meant.
+AT_LEAST = {
+    "num_few_shots": 0,
+    "seed": 0,
+    "engine.batch_size": 1,
+    "engine.threads": 1,
+    "metrics.resamples": 1,
+    "metrics.comet.batch_size": 1,
+    "ask.max_new_tokens": 1,
+    **{f"model.random.{part}": 1 for part in ("layers", "hidden", "heads", "kv_heads", "intermediate")},
+}
 # Verbs whose bare words are folders (for list: what to list; for ask: the question).
 WORDS = ("list", "leaderboard", "compare", "ask", "agreement", "pairwise")
 
 
 @dataclass(frozen=True)
 class CommandLine:
-    """The command line taken apart. `overrides` are the `key=value` words in order."""
+    """The command line taken apart. `overrides` are the `key=value` words in order.
+
+    `multirun` (-m): values may be lists to try one by one; `launcher` are the words `hydra/launcher=`
+    and `hydra.launcher.*=`, which say how.
+    """
 
     verb: str
     overrides: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
     flags: tuple[tuple[str, str | bool], ...] = ()
     help: bool = False
+    multirun: bool = False
+    launcher: tuple[str, ...] = ()
 
 
 def parse(argv: Iterable[str], verbs: Iterable[str]) -> CommandLine:
@@ -44,23 +64,30 @@ def parse(argv: Iterable[str], verbs: Iterable[str]) -> CommandLine:
     Raises:
         InputError: an unknown verb or flag, or a bare word where none belongs.
     """
-    verb, wants_help = "", False
+    verb, wants_help, multirun = "", False, False
     overrides: list[str] = []
+    launcher: list[str] = []
     folders: list[str] = []
     flags: list[tuple[str, str | bool]] = []
     words = iter(argv)
     for word in words:
         if word in ("-h", "--help"):
             wants_help = True
+        elif word in ("-m", "--multirun"):
+            multirun = True
         elif word in FLAGS:
             flags.append((FLAGS[word], True))
         elif (name := word.split("=", 1)[0]) in FLAGS_WITH_VALUE:
             flags.append((FLAGS_WITH_VALUE[name], _flag_value(word, words)))
         elif word.startswith("-"):
-            known = ["--help", "--version", *FLAGS, *FLAGS_WITH_VALUE]
+            known = ["--help", "--version", "--multirun", *FLAGS, *FLAGS_WITH_VALUE]
             raise InputError(
-                f"unknown flag {word}{did_you_mean(word, known)}", fix="python -m evalkit --help"
+                # What follows the name may be a key that was to go elsewhere.
+                f"unknown flag {name}{did_you_mean(name, known)}",
+                fix="python -m evalkit --help",
             )
+        elif word.startswith(("hydra.", "hydra/")) and "=" in word:
+            launcher.append(word)
         elif _is_override(word):
             overrides.append(word)
         elif not verb and word in verbs:
@@ -73,7 +100,10 @@ def parse(argv: Iterable[str], verbs: Iterable[str]) -> CommandLine:
                 f"{what}{did_you_mean(word, verbs)}",
                 fix="options are written key=value; python -m evalkit --help",
             )
-    return CommandLine(verb or "run", tuple(overrides), tuple(folders), tuple(flags), wants_help)
+    if launcher and not multirun:
+        raise InputError(f"{launcher[0]} is for several jobs", fix="python -m evalkit -m ...")
+    line = CommandLine(verb or "run", tuple(overrides), tuple(folders), tuple(flags), wants_help)
+    return dataclasses.replace(line, multirun=multirun, launcher=tuple(launcher))
 
 
 def _flag_value(word: str, rest: Iterator[str]) -> str:
@@ -102,6 +132,7 @@ def load_config(line: CommandLine) -> "Config":
         config = _compose(line.overrides)
     else:
         config = Config()
+    _check_numbers(config)
     config.folders = list(line.folders)
     config.given = [word.partition("=")[0] for word in line.overrides]
     for name, value in line.flags:
@@ -128,13 +159,14 @@ def _compose(overrides: tuple[str, ...]) -> "Config":
     for_hydra, verbatim = [], []
     for word in overrides:
         key, _, value = word.partition("=")
-        kind = _check_key(key)
+        kind = check_key(key)
         if kind == "group":
             _check_member(key, value)
             for_hydra.append(word)
         elif kind == "text":
-            # `${` would be an interpolation to OmegaConf; in a text it is just text.
-            verbatim.append((key, None if value == "null" else value.replace("${", "\\${")))
+            verbatim.append((key, None if value == "null" else as_text(value)))
+        elif kind == "texts":
+            verbatim.append((key, as_text(_items(value))))
         elif isinstance(kind, type) and issubclass(kind, Enum):
             for_hydra.append(f"{key}={_enum_name(key, value, kind)}")
         elif kind is dict:
@@ -153,7 +185,28 @@ def _compose(overrides: tuple[str, ...]) -> "Config":
     return config
 
 
-def _check_key(key: str) -> Any:
+def _items(value: str) -> list[str]:
+    """The items of `[a,'b, c']`; the brackets may be left out."""
+    inner = value[1:-1] if value.startswith("[") and value.endswith("]") else value
+    items = re.findall(r"""\s*('[^']*'|"[^"]*"|[^,]+)\s*(?:,|$)""", inner)
+    return [item[1:-1] if item[0] == item[-1] and item[0] in "'\"" else item.strip() for item in items]
+
+
+def _check_numbers(config: "Config") -> None:
+    for option, least in AT_LEAST.items():
+        value: Any = config
+        for part in option.split("."):
+            value = getattr(value, part, None)
+        if value is not None and value < least:
+            raise InputError(f"{option}={value} is below {least}", where=f"option {option}")
+
+
+def check_key(key: str) -> Any:
+    """What kind of option `key` is, in the words of `option_types`.
+
+    Raises:
+        InputError: no option has this name.
+    """
     known = option_types()
     for end in range(key.count("."), 0, -1):
         # Keys below a mapping (judge.parameters.top_p=1) are the user's own.
@@ -168,8 +221,12 @@ def _check_member(group: str, member: str) -> None:
     members = group_members(group)
     if member not in members:
         fix = f"python -m evalkit list {group}s"
-        if group == "model":
+        if group == "engine":
+            fix = f"one of {', '.join(members)}"
+        elif group == "model":
             fix = f"a hub name or a folder: model=hf model.path={member}   (or {fix})"
+        if "," in member:
+            fix = f"several, one after another: python -m evalkit -m {group}={member}"
         raise InputError(f"unknown {group} {member!r}{did_you_mean(member, members)}", fix=fix)
 
 
@@ -190,7 +247,7 @@ def _enum_name(key: str, value: str, kind: type[Enum]) -> str:
 
 @cache
 def option_types() -> dict[str, Any]:
-    """Every option by its dotted name: "group", "node" (options below it), "text", an Enum or a type."""
+    """Every option by its dotted name: "group", "node" (options below it), "text(s)", an Enum or a type."""
     from evalkit.config import Config
 
     options = dict(_walk(Config, ""))
@@ -208,6 +265,8 @@ def _walk(kind: type, prefix: str) -> Iterator[tuple[str, Any]]:
             yield name, "node"
         elif typing.get_origin(inner) is dict:
             yield name, dict
+        elif inner == list[str]:
+            yield name, "texts"
         else:
             yield name, "text" if inner is str else inner
 
@@ -229,4 +288,9 @@ def _readable(error: Exception, overrides: list[str]) -> InputError:
         detail = detail.__cause__
     if detail is not None and str(detail):
         text = str(detail).splitlines()[0]
+    if "--multirun" in str(error):
+        word = next((word for word in overrides if "," in word), key)
+        return InputError(
+            f"{word} gives several values", where=word, fix=f"one job for each: python -m evalkit -m {word}"
+        )
     return InputError(f"the configuration is not valid: {text}", where=key, fix="python -m evalkit --help")

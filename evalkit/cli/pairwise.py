@@ -28,7 +28,7 @@ def run(config: Config) -> int:
     console = Console()
     job = prepare_pairwise(config)
     if config.dry_run and job.desk is not None:
-        print_estimate(job.desk.judge.label, estimate(job.desk, job.asks), console)
+        print_estimate(job.desk.judge.label, estimate(job.desk, job.asks, mode=config.mode), console)
         return 0
     content = pairwise(job, config, say=say_on_stderr)
     if content is None:

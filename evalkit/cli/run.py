@@ -7,33 +7,55 @@ unfinished run and finds a finished one. Everything is kept in results/<model>/<
     python -m evalkit model=1.8b-instruct suite=jaster data_dir=DATA
     python -m evalkit model=hf model.path=/checkpoints/step-1000 suite=nli limit=20
     python -m evalkit model=1.8b-instruct suite=mt-bench-ja       (answers; then the verb judge)
+    python -m evalkit model=1.8b suite=jaster engine=api engine.base_url=http://gpu1:8000/v1
+    python -m evalkit model=served model.name=NAME suite=qa engine=api engine.base_url=[http://a/v1,http://b/v1]
+    python -m evalkit -m model=1.8b,3.7b,13b suite=jaster [hydra/launcher=slurm ...]
+    python -m evalkit watch=/checkpoints/my-model suite=nli       (checkpoints as they appear)
+
+engine=api asks OpenAI-compatible servers: vLLM, SGLang, TGI, llama.cpp, commercial ones, and
+`evalkit serve`, whose runs are the local ones. The key is read from the environment
+(engine.api_key_env, default OPENAI_API_KEY). engine=vllm runs vLLM in this process. docs/servers.md
+
+-m runs one job for each combination of values: commas outside quotes and brackets separate them
+(see: list launchers). watch= evaluates every checkpoint in a folder once it is whole, lowest step
+first, once each. engine=ray uses every GPU of a machine or a cluster. All three: docs/cluster.md.
 
 options: model, model.path, model.revision, model.tokenizer, model.chat_template,
-model.trust_remote_code, model.accept_license; suite, suite.tasks; limit, num_few_shots, seed, split;
-dtype, engine.batch_size, engine.device, engine.device_map, engine.prefix, engine.attention,
-engine.threads; data_dir, mirror, offline, allow_missing, out, export; protocol.bos, protocol.strip,
-protocol.answer_regex, protocol.custom_prompt_template, protocol.custom_fewshots_template;
-generation.do_sample, generation.from_model; metrics.comet.*, metrics.bert_score, metrics.resamples
+model.trust_remote_code, model.accept_license; suite, suite.tasks; limit, num_few_shots, seed,
+split; dtype, engine.batch_size, engine.device, engine.device_map, engine.prefix, engine.attention,
+engine.threads; engine.num_workers, engine.gpus_per_worker, engine.address (engine=ray);
+engine.base_url, engine.model, engine.api_key_env, engine.server, engine.prompts,
+engine.concurrency, engine.retries, engine.timeout, engine.max_wait, engine.parameters; data_dir,
+mirror, offline, allow_missing, out, export; protocol.bos, protocol.strip, protocol.answer_regex,
+protocol.custom_prompt_template, protocol.custom_fewshots_template; generation.do_sample,
+generation.from_model; watch, watch_poll, watch_settle, watch_timeout (seconds); metrics.comet.*,
+metrics.bert_score, metrics.resamples
 """
 
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 from evalkit.config import Config
 from evalkit.run import evaluate
 from evalkit.words import t
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Says one line to the person who waits."""
     print(line, file=sys.stderr, flush=True)
 
 
-def run(config: Config) -> int:
-    """Runs an evaluation and prints its tables; exit code 0, also for a partial result."""
+def run(config: Config, *, opened: Callable[[Path], None] = lambda folder: None) -> int:
+    """Runs an evaluation and prints its tables; exit code 0, also for a partial result.
+
+    `opened` takes the run directory once it is known.
+    """
     from rich.console import Console
 
     if config.suite is not None and config.suite.mt_bench is not None:
-        return _mt_bench(config)
-    outcome = evaluate(config, say=_say)
+        return _mt_bench(config, opened)
+    outcome = evaluate(config, say=say, opened=opened)
     console = Console()
     if not outcome.generated:
         text = "finished already: all {n} completions are kept, nothing was generated"
@@ -45,13 +67,13 @@ def run(config: Config) -> int:
     return 0
 
 
-def _mt_bench(config: Config) -> int:
+def _mt_bench(config: Config, opened: Callable[[Path], None]) -> int:
     from rich.console import Console
 
     from evalkit.mtbench.answer_run import answer_questions
     from evalkit.mtbench.report import print_results
 
-    outcome = answer_questions(config, say=_say)
+    outcome = answer_questions(config, say=say, opened=opened)
     console = Console()
     if not outcome.generated:
         console.print(f"finished already: all {outcome.kept} answered turns are kept, nothing was generated")

@@ -1,11 +1,28 @@
 """Engines: requests in, completions out."""
 
-from evalkit.config import Config
-from evalkit.engines.base import Engine
+from evalkit.config import Config, is_offline
+from evalkit.engines.base import Engine, Identified
 from evalkit.errors import InputError
-from evalkit.models import ResolvedModel
+from evalkit.models import ResolvedModel, resolve
 
-ENGINES = ("local", "ray")
+ENGINES = ("local", "ray", "api", "vllm")
+
+
+def identify(config: Config) -> Identified:
+    """The model, engine family and precision of a run; engine=api asks its servers for them.
+
+    Raises:
+        InputError: contradictory options, or a server with another model than the command's.
+        FetchError: the model's files could not be had.
+        EvalkitError: no server answers, or one refuses the key.
+    """
+    assert config.model is not None
+    if config.engine.name == "api":
+        from evalkit.engines.server_model import identify_served
+
+        return identify_served(config)
+    model = resolve(config.model, offline=is_offline(config))
+    return Identified(model, engine_family(config), resolve_dtype(config))
 
 
 def build_engine(config: Config, resolved: ResolvedModel) -> Engine:
@@ -23,6 +40,14 @@ def build_engine(config: Config, resolved: ResolvedModel) -> Engine:
         from evalkit.engines.cluster import RayEngine
 
         return RayEngine(config, resolved)
+    if name == "api":
+        from evalkit.engines.api import ApiEngine
+
+        return ApiEngine(config, resolved)
+    if name == "vllm":
+        from evalkit.engines.vllm import VllmEngine
+
+        return VllmEngine(config, resolved)
     raise InputError(f"unknown engine {name!r}", where="option engine", fix=f"engine={'|'.join(ENGINES)}")
 
 
@@ -37,6 +62,10 @@ def resolve_dtype(config: Config) -> str:
         from evalkit.engines.ray_session import workers_dtype
 
         return workers_dtype(config).value
+    if config.engine.name == "vllm":
+        from evalkit.engines.vllm import vllm_dtype
+
+        return vllm_dtype(config.dtype)
     from evalkit.engines.loading import choose_device, choose_dtype
 
     return str(choose_dtype(config.dtype, choose_device(config.engine.device))).removeprefix("torch.")

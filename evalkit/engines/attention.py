@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from evalkit.engines.cache import RowSlots
+from evalkit.engines.kernels import Part
 from evalkit.engines.packing import FreshSpan, Pass, Run, Section, SharedSpan, Span, pack
-from evalkit.engines.partial import Part, attend, merge
+from evalkit.engines.partial import attend, merge
 
 NAME = "evalkit_packed"
 # Arguments that would change the result and that this attention does not compute.

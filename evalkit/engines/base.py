@@ -1,12 +1,25 @@
 """The contract every engine keeps: requests in, completions out, each as soon as it is done."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from evalkit.errors import InputError
-from evalkit.types import Completion, Request
+from evalkit.types import Completion, Request, Sampling
+
+if TYPE_CHECKING:
+    from evalkit.models import ResolvedModel
+
+
+@dataclass(frozen=True)
+class Identified:
+    """What names a run before its engine is built: the model, the engine's family, the precision."""
+
+    model: "ResolvedModel"
+    family: str
+    dtype: str
 
 
 class Engine(ABC):
@@ -61,3 +74,16 @@ def distinct(requests: Iterable[Request]) -> list[Request]:
             )
         seen.add(request.id)
     return listed
+
+
+def from_generation_config(own: Mapping[str, Any]) -> Sampling:
+    """The sampling that a model's own generation_config asks for."""
+    defaults = Sampling()
+    return Sampling(
+        do_sample=own.get("do_sample", defaults.do_sample),
+        temperature=own.get("temperature", defaults.temperature),
+        top_p=own.get("top_p", defaults.top_p),
+        # transformers filters to 50 when a sampling configuration does not say.
+        top_k=own.get("top_k", 50),
+        repetition_penalty=own.get("repetition_penalty", defaults.repetition_penalty),
+    )

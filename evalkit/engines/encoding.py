@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from evalkit.config import BosRule
-from evalkit.engines.loading import LoadedModel
 from evalkit.errors import InputError
 from evalkit.types import Message, Request
 
@@ -21,11 +20,28 @@ class Encoded:
     eos: frozenset[int]
 
 
-def encode(requests: Sequence[Request], loaded: LoadedModel, bos: BosRule) -> list[Encoded]:
+class Vocabulary(Protocol):
+    """What encoding needs of a model: its tokenizer, and the ids that end a text and a chat answer."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The transformers tokenizer."""
+
+    @property
+    def eos(self) -> frozenset[int]:
+        """Ids that end a text completion."""
+
+    @property
+    def chat_eos(self) -> frozenset[int]:
+        """Ids that end a chat answer."""
+
+
+def encode(requests: Sequence[Request], loaded: Vocabulary, bos: BosRule) -> list[Encoded]:
     """The requests' prompts as token ids, in order.
 
     Text gets the tokenizer's own special tokens (`bos` auto) or none; a prompt whose text begins
-    with BOS gets no second one. A chat is rendered by the chat template, which writes its own.
+    with BOS gets no second one. A chat is rendered by the chat template, which writes its own, and
+    a prompt given as token ids is taken as it is.
 
     Raises:
         InputError: a chat request for a tokenizer without a chat template.
@@ -36,7 +52,8 @@ def encode(requests: Sequence[Request], loaded: LoadedModel, bos: BosRule) -> li
         texts = [_text(request, loaded.tokenizer) for request in chunk]
         for request, ids in zip(chunk, _ids(chunk, texts, loaded.tokenizer, bos), strict=True):
             eos = loaded.eos if isinstance(request.prompt, str) else loaded.chat_eos
-            encoded.append(Encoded(request, ids, eos))
+            given = request.prompt_ids
+            encoded.append(Encoded(request, ids if given is None else list(given), eos))
     return encoded
 
 
@@ -66,6 +83,17 @@ def render_chat(messages: Sequence[Message], tokenizer: Any) -> str:
     except TemplateError as error:
         raise InputError(f"the chat template refuses the conversation: {error}") from None
     return text
+
+
+def token_ids(text: str, tokenizer: Any, bos: BosRule) -> list[int]:
+    """A text prompt as token ids, by the same rule."""
+    special = bos is BosRule.auto and not _begins_with_bos(text, tokenizer)
+    return list(tokenizer(text, add_special_tokens=special)["input_ids"])
+
+
+def without_bos(text: str, tokenizer: Any) -> str:
+    """A text for a tokenizer that puts its BOS in front: one that is spelled out there is left out."""
+    return text.removeprefix(tokenizer.bos_token) if _begins_with_bos(text, tokenizer) else text
 
 
 def _ids(requests: Sequence[Request], texts: list[str], tokenizer: Any, bos: BosRule) -> Iterator[list[int]]:

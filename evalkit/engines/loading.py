@@ -10,6 +10,7 @@ from typing import Any
 from evalkit.config import Attention, Config, Dtype, RandomShape
 from evalkit.errors import EvalkitError, InputError
 from evalkit.models import ResolvedModel
+from evalkit.models.files import refuse_foreign_kernels
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +68,8 @@ def load(config: Config, resolved: ResolvedModel) -> LoadedModel:
     used = model.config._attn_implementation
     log.info("model: %s on %s in %s, attention %s", resolved.name, device, dtype, used)
     generation = _take_generation_config(model)
-    own_eos = _as_ids(generation.pop("eos_token_id", None))
-    tokenizer_eos = _as_ids(tokenizer.eos_token_id)
+    own_eos = as_ids(generation.pop("eos_token_id", None))
+    tokenizer_eos = as_ids(tokenizer.eos_token_id)
     if not (tokenizer_eos or own_eos):
         log.warning("the model has no EOS token: completions end at stop strings or max_new_tokens only")
     text_config = model.config.get_text_config()
@@ -181,9 +182,16 @@ def load_tokenizer(resolved: ResolvedModel) -> Any:
     """The tokenizer of a resolved model, with the chat template the options may replace.
 
     Raises:
+        InputError: the model is a server's, and its tokenizer is not here.
         EvalkitError: the tokenizer's files cannot be read.
     """
     folder = resolved.tokenizer or resolved.path
+    if not resolved.has_tokenizer:
+        what, fix = (
+            "the model's tokenizer is needed, and it is not here",
+            "model.tokenizer=FOLDER_OR_HUB_NAME",
+        )
+        raise InputError(what, where=resolved.name, fix=fix)
     if folder is None:
         from evalkit.engines.random_model import byte_tokenizer
 
@@ -233,6 +241,8 @@ def _pretrained(
 ) -> Any:
     from transformers import AutoModelForCausalLM
 
+    if not resolved.config.trust_remote_code:
+        refuse_foreign_kernels(path)
     options: dict[str, Any] = {}
     if config.engine.device_map is not None:
         _need_accelerate()
@@ -243,6 +253,7 @@ def _pretrained(
         attn_implementation=attention,
         trust_remote_code=resolved.config.trust_remote_code,
         local_files_only=True,
+        use_safetensors=True,
         **options,
     )
     if config.engine.device_map is None:
@@ -284,7 +295,8 @@ def _take_generation_config(model: Any) -> dict[str, Any]:
     return dict(own)
 
 
-def _as_ids(value: int | list[int] | None) -> frozenset[int]:
+def as_ids(value: int | list[int] | None) -> frozenset[int]:
+    """Token ids as configurations give them: one, several or none."""
     if value is None:
         return frozenset()
     return frozenset(value if isinstance(value, list) else [value])

@@ -12,7 +12,7 @@ import transformers
 
 from evalkit.config import Config, PrefixMode
 from evalkit.engines import expanded, plain
-from evalkit.engines.base import Engine, distinct
+from evalkit.engines.base import Engine, distinct, from_generation_config
 from evalkit.engines.batches import Batches
 from evalkit.engines.cache import LayerShape
 from evalkit.engines.conversations import Conversations
@@ -50,6 +50,12 @@ class LocalEngine(Engine):
         self._layers: list[LayerShape] = []
         self.prefix = self._choose_prefix(self._loaded, config.engine.prefix)
         log.info("prefix: %s", self.prefix.value)
+        if self._loaded.generation:
+            follows = (
+                "followed" if config.generation.from_model else "not followed (generation.from_model=true)"
+            )
+            listed = ", ".join(f"{key}={value}" for key, value in self._loaded.generation.items())
+            log.info("the model's generation_config sets %s: %s", listed, follows)
         if self.prefix is PrefixMode.merged:
             self._limits = Limits(self._layers, config.engine.batch_size)
             most = int(free_bytes(torch.device("cpu")) * _CONVERSATIONS)
@@ -181,16 +187,7 @@ class LocalEngine(Engine):
     def _sampling(self, encoded: Encoded) -> Sampling:
         if not self._config.generation.from_model:
             return encoded.request.sampling
-        own = self._model().generation
-        defaults = Sampling()
-        return Sampling(
-            do_sample=own.get("do_sample", defaults.do_sample),
-            temperature=own.get("temperature", defaults.temperature),
-            top_p=own.get("top_p", defaults.top_p),
-            # transformers filters to 50 when a sampling configuration does not say.
-            top_k=own.get("top_k", 50),
-            repetition_penalty=own.get("repetition_penalty", defaults.repetition_penalty),
-        )
+        return from_generation_config(self._model().generation)
 
     def describe(self) -> dict[str, Any]:
         """See `Engine.describe`."""

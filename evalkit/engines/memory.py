@@ -8,15 +8,10 @@ from pathlib import Path
 import torch
 
 from evalkit.engines.cache import LayerShape
+from evalkit.engines.capacity import CACHE_SHARE, MOST_ROWS, MOST_TOKENS
 from evalkit.errors import EvalkitError
 
 log = logging.getLogger(__name__)
-
-# Beyond these numbers of rows and of tokens in one pass the hardware gains nothing.
-_MOST_ROWS = {"cpu": 64, "cuda": 1024}
-_MOST_TOKENS = {"cpu": 2048, "cuda": 8192}
-# Share of the free memory that the rows' cache may take; prefixes and activations need the rest.
-_CACHE_SHARE = {"cpu": 0.4, "cuda": 0.7}
 
 
 class Limits:
@@ -33,9 +28,9 @@ class Limits:
         kind = layers[0].device.type
         devices = sorted({str(layer.device) for layer in layers})
         free = sum(free_bytes(torch.device(name)) for name in devices)
-        self.rows = rows or _MOST_ROWS.get(kind, _MOST_ROWS["cpu"])
-        self.tokens = _MOST_TOKENS.get(kind, _MOST_TOKENS["cpu"])
-        self.cache_bytes = int(free * _CACHE_SHARE.get(kind, _CACHE_SHARE["cpu"]))
+        self.rows = rows or MOST_ROWS.get(kind, MOST_ROWS["cpu"])
+        self.tokens = MOST_TOKENS.get(kind, MOST_TOKENS["cpu"])
+        self.cache_bytes = int(free * CACHE_SHARE.get(kind, CACHE_SHARE["cpu"]))
         self.token_bytes = sum(layer.token_bytes for layer in layers)
         log.info(
             "memory: %.1f GB free on %s, %d bytes per cached token, at most %d rows and %d tokens a pass",

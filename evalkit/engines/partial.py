@@ -5,25 +5,13 @@ by the exponentials of their log-sum-exps. So a prefix shared by many rows is at
 all their queries together, and merged with what each row sees of its own tokens.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-# Scores computed at once where no fused kernel gives a log-sum-exp, in elements.
+from evalkit.engines.kernels import Kind, Part, choose
+
+# Scores computed at once where no fused kernel serves, in elements.
 _SCORES = 1 << 26
-
-
-class Part(NamedTuple):
-    """Attention over some keys.
-
-    Attributes:
-        out: [..., value_dim], in the queries' dtype.
-        lse: log-sum-exp of the scaled scores, the same without the last dimension, float32.
-    """
-
-    out: Tensor
-    lse: Tensor
 
 
 def attend(
@@ -49,13 +37,10 @@ def attend(
     Returns:
         A part with `out` [batch, heads, queries, value_dim] and `lse` [batch, heads, queries].
     """
-    if query.device.type == "cpu" and value.shape[-1] == key.shape[-1]:
-        fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        if mask is not None:
-            mask = mask.expand(query.shape[0], 1, query.shape[2], key.shape[2])
-        out, lse = fused(query, key, value, 0.0, causal, attn_mask=mask, scale=scale)
-        return Part(out, lse)
-    return by_products(query, key, value, scale, mask=mask, causal=causal)
+    kind = Kind(
+        query.device.type, query.dtype, key.shape[-1], value.shape[-1], masked=mask is not None, causal=causal
+    )
+    return choose(kind, by_products)(query, key, value, scale, mask=mask, causal=causal)
 
 
 def by_products(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from evalkit.engines.attention import forward
 from evalkit.engines.cache import LayerShape, RowSlots, States
+from evalkit.engines.capacity import SLOT_STEP
 from evalkit.engines.conversations import Conversations, History
 from evalkit.engines.loading import LoadedModel
 from evalkit.engines.memory import Limits, is_out_of_memory, no_room
@@ -24,8 +25,6 @@ from evalkit.engines.schedule import Running, SharedPrefix, Waiting, in_order
 
 log = logging.getLogger(__name__)
 
-# Slots hold a multiple of this many tokens.
-_STEP = 16
 # Most rows whose own tokens are attended to in one call.
 _LONGEST_RUN = {"cpu": 16, "cuda": 1024}
 
@@ -64,7 +63,7 @@ class Pool:
     def _capacity(self) -> int:
         """Tokens a slot must hold for every row that is left."""
         left = (*self._queue, *(running.waiting for running in self._running.values()))
-        return -(-max(1, *(waiting.places for waiting in left)) // _STEP) * _STEP
+        return -(-max(1, *(waiting.places for waiting in left)) // SLOT_STEP) * SLOT_STEP
 
     def _allocate(self) -> RowSlots:
         capacity = self._capacity()

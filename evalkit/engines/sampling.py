@@ -69,11 +69,15 @@ def _sample(logits: Tensor, rows: Sequence["Row"]) -> list[int]:
         column([float(row.sampling.top_k or logits.shape[1]) for row in rows]),
         column([row.sampling.top_p for row in rows]),
     )
-    cumulative = ordered.cumsum(dim=-1)
-    draws = column([row.draw() for row in rows]) * cumulative[:, -1:]
+    # Laid out by token id, not by likelihood: two tokens that are nearly as likely change places with
+    # the last bit of their logits, and so with the batch, and a draw would then mean the other one.
+    probabilities = torch.zeros_like(ordered).scatter(1, tokens, ordered).double()
+    cumulative = probabilities.cumsum(dim=-1)
+    draws = column([row.draw() for row in rows]).double() * cumulative[:, -1:]
     picked = torch.searchsorted(cumulative, draws, right=True)
-    last = (ordered > 0).sum(dim=-1, keepdim=True) - 1
-    picks: list[int] = tokens.gather(1, torch.minimum(picked, last)).squeeze(1).tolist()
+    # A draw that rounds up to the whole is the last token that is kept.
+    last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous())
+    picks: list[int] = torch.minimum(picked, last).squeeze(1).tolist()
     return picks
 
 

@@ -12,10 +12,9 @@ from evalkit.leaderboard.collect import Collection, LeftOut, collect
 from evalkit.leaderboard.foreign_results import read_foreign
 from evalkit.leaderboard.rows import Kind, MtBenchRun, Row, Run, rules_of
 from evalkit.nearest import did_you_mean
-from evalkit.reference import JASTER_TABLE, load_cards
+from evalkit.reference import JASTER_TABLE, MT_BENCH_TABLE, load_cards
 from evalkit.results import AVERAGE, Results
 
-MT_BENCH_TABLE = "Japanese MT-Bench gpt-4-0613"
 # `--reference` names a family of published models by the start of their names.
 PUBLISHED_RULES = "published by llm-jp, not measured here"
 HUB = "https://huggingface.co/"

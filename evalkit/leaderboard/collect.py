@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from evalkit.durable import read_checked_json
 from evalkit.errors import InputError
 from evalkit.leaderboard.rows import MtBenchRun, Run
 from evalkit.records import RunDirectory
@@ -71,8 +72,8 @@ def _add(found: Collection, folder: Path) -> None:
         found.left_out.append(LeftOut(folder, "not finished: the same command continues it"))
         return
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(content, dict) and content.get("kind") == "mt_bench":
+        content = read_checked_json(path)
+        if content.get("kind") == "mt_bench":
             found.mt_bench += _mt_bench(folder, content)
             return
         results = read_results(path)

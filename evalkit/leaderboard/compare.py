@@ -274,5 +274,11 @@ def find_run(place: Path) -> Run:
         raise InputError(
             f"several runs are there, newest first:{listed}", where=place, fix="name one of them"
         )
+    if found.mt_bench:
+        raise InputError(
+            "this is an MT-Bench run, and compare pairs the samples of llm-jp-eval's datasets",
+            where=place,
+            fix="python -m evalkit pairwise RUN RUN judge=NAME, or leaderboard",
+        )
     why = "".join(f"\n  {entry.path}: {entry.reason}" for entry in found.left_out)
     raise InputError(f"no finished run is there{why}", where=place)

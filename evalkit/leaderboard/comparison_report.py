@@ -15,6 +15,7 @@ from evalkit.leaderboard.compare import Compared, Comparison, Flip
 from evalkit.leaderboard.publish import write_page
 from evalkit.leaderboard.sentences import p_text, sentences
 from evalkit.records import write_text_atomic
+from evalkit.redaction import printable
 from evalkit.words import t
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def _print_flips(comparison: Comparison, console: Console, long: bool) -> None:
 
 
 def _short(text: str) -> str:
-    line = " ".join(text.split())
+    line = printable(" ".join(text.split()))
     return line if len(line) <= _WIDTH else line[: _WIDTH - 1] + "…"
 
 
@@ -116,7 +117,23 @@ def flipped_frame(comparisons: Sequence[Comparison]) -> "pd.DataFrame":
         for one in comparisons
         for flip in one.flips
     ]
-    return pd.DataFrame(rows, columns=columns)
+    frame = pd.DataFrame(rows, columns=columns)
+    for column in ("prediction_a", "prediction_b"):
+        frame[column] = [_no_formula(text) for text in frame[column]]
+    return frame
+
+
+def _no_formula(text: str) -> str:
+    """A model's answer as a spreadsheet shows it: one that begins like a formula gets an apostrophe."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def write_comparisons(out: Path, comparisons: Sequence[Comparison], config: Config) -> list[Path]:

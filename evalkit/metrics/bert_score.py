@@ -73,7 +73,9 @@ def _restore_tokenizer(scorer: Any, folder: Path) -> None:
 
     tokenizer = scorer._tokenizer
     if isinstance(tokenizer, RobertaTokenizer):
-        tokenizer = AutoTokenizer.from_pretrained(folder, add_prefix_space=True, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, add_prefix_space=True, local_files_only=True, trust_remote_code=False
+        )
         scorer._tokenizer = tokenizer
     if not hasattr(tokenizer, "build_inputs_with_special_tokens"):
         tokenizer.build_inputs_with_special_tokens = lambda ids: ids or tokenizer.encode("")

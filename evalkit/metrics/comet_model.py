@@ -116,9 +116,10 @@ class SentenceEncoder:
     ) -> None:
         from transformers import AutoConfig, AutoTokenizer
 
+        trusted: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         try:
-            config = AutoConfig.from_pretrained(folder, local_files_only=True)
-            self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            config = AutoConfig.from_pretrained(folder, **trusted)
+            self._tokenizer = AutoTokenizer.from_pretrained(folder, **trusted)
         except (OSError, ValueError) as error:
             raise MetricUnavailableError(
                 f"the encoder's tokenizer or config cannot be read: {str(error).splitlines()[0]}",

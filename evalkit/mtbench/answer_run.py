@@ -1,6 +1,5 @@
 """A run of an MT-Bench suite: both turns of every question, resumable answer by answer."""
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -8,13 +7,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-from omegaconf import OmegaConf
-
-from evalkit.config import Config, is_offline
-from evalkit.environment import describe_environment
+from evalkit.config import Config
+from evalkit.durable import (
+    Appender,
+    is_whole_text,
+    read_checked_json,
+    read_log,
+    remove_file,
+    write_checked_json,
+    write_lines_atomic,
+)
+from evalkit.environment import CONFIG, ENVIRONMENT, describe_environment, kept_environment, write_config
 from evalkit.errors import InputError
-from evalkit.identity import GENERATION_VERSION, folder_name
+from evalkit.identity import GENERATION_VERSION, SAMPLING_VERSION, folder_name
 from evalkit.mtbench.answers import (
     TurnAsk,
     answer_rules,
@@ -29,18 +34,11 @@ from evalkit.mtbench.presets import DEFAULT_PRESET, Preset, load_preset, preset_
 from evalkit.mtbench.questions import Language, Question
 from evalkit.mtbench.results import answer_counts, preset_sha256, results_json
 from evalkit.progress import watch
-from evalkit.records import (
-    Appender,
-    RunDirectory,
-    read_log,
-    run_id,
-    write_json_atomic,
-    write_lines_atomic,
-    write_text_atomic,
-)
+from evalkit.records import RunDirectory, run_id
+from evalkit.signals import signals_stop_the_run, stop_if_signalled
 
 if TYPE_CHECKING:
-    from evalkit.engines.base import Engine
+    from evalkit.engines.base import Engine, Identified
     from evalkit.models import ResolvedModel
 
 log = logging.getLogger(__name__)
@@ -56,7 +54,9 @@ class AnswerOutcome:
     content: dict[str, Any]
 
 
-def answer_questions(config: Config, *, say: Callable[[str], None]) -> AnswerOutcome:
+def answer_questions(
+    config: Config, *, say: Callable[[str], None], opened: Callable[[Path], None] = lambda folder: None
+) -> AnswerOutcome:
     """Has a model answer an MT-Bench suite, going on where an earlier call stopped.
 
     Raises:
@@ -64,10 +64,60 @@ def answer_questions(config: Config, *, say: Callable[[str], None]) -> AnswerOut
         FetchError: the question file cannot be had.
         EvalkitError: something failed on the way; finished turns are kept.
     """
-    from evalkit.engines.loading import load_tokenizer
     from evalkit.logs import log_to
-    from evalkit.models import resolve
-    from evalkit.run import signals_stop_the_run
+
+    planned = _plan(config)
+    preset, questions, directory = planned.preset, planned.questions, planned.directory
+    model = planned.identified.model
+    tokenizer = _tokenizer(planned.identified)
+    answer_rules(preset, tokenizer, {})
+    folder = MtBenchFolder(directory.path)
+    with directory, log_to(directory.path / "run.log"), signals_stop_the_run():
+        opened(directory.path)
+        say(f"run: {directory.path}")
+        kept = _recover(folder)
+        before = len(kept)
+        environment = {"identity": planned.identity, **describe_environment()}
+        complete = _complete(kept, questions, preset)
+        if not complete:
+            # results.json means done, so it goes before anything is added to the run.
+            remove_file(folder.results_path)
+        header = Header(planned.chosen, preset_sha256(preset), planned.language, "generated", (model.name,))
+        _start_files(folder, config, header, environment, keep=complete)
+        if not complete:
+            _generate(config, preset, model, tokenizer, questions, folder, kept, environment)
+        content = _kept_content(folder)
+        if content is None:
+            content = _unjudged(kept.values(), preset, model.name, planned.all_questions)
+            write_checked_json(folder.results_path, content)
+        return AnswerOutcome(directory.path, len(kept) - before, before, content)
+
+
+def finished_answers(config: Config) -> Path | None:
+    """The run directory when every turn that a command asks for is kept, else None; loads no model."""
+    planned = _plan(config)
+    folder = MtBenchFolder(planned.directory.path)
+    kept = {record.id: record for record in folder.turns()} if folder.samples_path.exists() else {}
+    done = _kept_content(folder) is not None and _complete(kept, planned.questions, planned.preset)
+    return folder.path if done else None
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """What a command asks for. `chosen` is the name of the preset as it was given."""
+
+    chosen: str
+    preset: Preset
+    language: Language
+    questions: Sequence[Question]
+    all_questions: int
+    identified: "Identified"
+    identity: dict[str, Any]
+    directory: RunDirectory
+
+
+def _plan(config: Config) -> _Planned:
+    from evalkit.engines import identify
 
     if config.model is None:
         raise InputError("no model is given", fix="model=1.8b-instruct   (python -m evalkit list models)")
@@ -77,33 +127,26 @@ def answer_questions(config: Config, *, say: Callable[[str], None]) -> AnswerOut
     language = preset.language([], config.language or config.suite.mt_bench)
     book = Books(preset, pinned_files(config)).in_language(language)
     questions = choose_questions(list(book.questions.values()), max(config.limit or 0, 0))
-    model = resolve(config.model, offline=is_offline(config))
-    tokenizer = load_tokenizer(model)
-    answer_rules(preset, tokenizer, {})
-    identity = _identity(config, preset, language, model)
-    path = Path(config.out or "results").expanduser() / model.label / folder_name(config.suite.name)
-    directory = RunDirectory(path / run_id(identity))
-    folder = MtBenchFolder(directory.path)
-    with directory, log_to(directory.path / "run.log"), signals_stop_the_run():
-        say(f"run: {directory.path}")
-        kept = _recover(folder)
-        before = len(kept)
-        if not _complete(kept, questions, preset):
-            header = Header(chosen, preset_sha256(preset), language, "generated", (model.name,))
-            environment = _start_files(folder, config, header, identity)
-            _generate(config, preset, model, tokenizer, questions, folder, kept, environment)
-        if not folder.results_path.exists():
-            content = _unjudged(kept.values(), preset, model.name, len(book.questions))
-            write_json_atomic(folder.results_path, content)
-        content = json.loads(folder.results_path.read_text(encoding="utf-8"))
-        return AnswerOutcome(directory.path, len(kept) - before, before, content)
+    identified = identify(config)
+    identity = _identity(preset, language, identified)
+    path = Path(config.out or "results").expanduser() / identified.model.label
+    directory = RunDirectory(path / folder_name(config.suite.name) / run_id(identity))
+    return _Planned(chosen, preset, language, questions, len(book.questions), identified, identity, directory)
 
 
-def _identity(config: Config, preset: Preset, language: Language, model: "ResolvedModel") -> dict[str, Any]:
-    from evalkit.engines import engine_family, resolve_dtype
+def _tokenizer(identified: "Identified") -> Any | None:
+    """The model's tokenizer; None where only a server of another kind than evalkit's has it."""
+    from evalkit.engines.loading import load_tokenizer
 
+    if identified.family == "api" and not identified.model.has_tokenizer:
+        return None
+    return load_tokenizer(identified.model)
+
+
+def _identity(preset: Preset, language: Language, identified: "Identified") -> dict[str, Any]:
     return {
         "generation_version": GENERATION_VERSION,
+        "sampling_version": SAMPLING_VERSION,
         "mt_bench": preset.name,
         "language": language,
         "questions": preset.sets[language].questions.sha256,
@@ -113,9 +156,9 @@ def _identity(config: Config, preset: Preset, language: Language, model: "Resolv
             "tokens": preset.length.tokens,
         },
         "system_message": preset.system_message,
-        "model": model.identity,
-        "dtype": resolve_dtype(config),
-        "engine_family": engine_family(config),
+        "model": identified.model.identity,
+        "dtype": identified.dtype,
+        "engine_family": identified.family,
     }
 
 
@@ -134,23 +177,30 @@ def _complete(kept: Mapping[str, TurnRecord], questions: Sequence[Question], pre
 
 
 def _start_files(
-    folder: MtBenchFolder, config: Config, header: Header, identity: dict[str, Any]
-) -> dict[str, Any]:
-    """Writes what a run begins with; returns the content of environment.json so far."""
-    # results.json means done, so it goes before anything is added to the run.
-    folder.results_path.unlink(missing_ok=True)
-    content = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
-    text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
-    write_text_atomic(folder.path / "config.yaml", text)
-    folder.write_header(header)
-    return {"identity": identity, **describe_environment()}
+    folder: MtBenchFolder, config: Config, header: Header, environment: dict[str, Any], *, keep: bool
+) -> None:
+    """Writes what a run begins with; `keep`: only what is missing or damaged."""
+    if not (keep and is_whole_text(folder.path / CONFIG)):
+        write_config(config, folder.path)
+    if not (keep and folder.has_header()):
+        folder.write_header(header)
+    # What is there names the engine that made the kept answers: it stays until one is started.
+    if kept_environment(folder.path) is None:
+        write_checked_json(folder.path / ENVIRONMENT, environment)
+
+
+def _kept_content(folder: MtBenchFolder) -> dict[str, Any] | None:
+    try:
+        return read_checked_json(folder.results_path)
+    except (OSError, ValueError):
+        return None
 
 
 def _generate(
     config: Config,
     preset: Preset,
     model: "ResolvedModel",
-    tokenizer: Any,
+    tokenizer: Any | None,
     questions: Sequence[Question],
     folder: MtBenchFolder,
     kept: dict[str, TurnRecord],
@@ -164,9 +214,7 @@ def _generate(
         described = engine.describe()
         rules = answer_rules(preset, tokenizer, described.get("generation_config") or {})
         used = {**asdict(rules), "length": rules.length.value}
-        write_json_atomic(
-            folder.path / "environment.json", environment | {"engine": described, "answers": used}
-        )
+        write_checked_json(folder.path / ENVIRONMENT, environment | {"engine": described, "answers": used})
         special_tokens = special_tokens_of(tokenizer)
         for turn in preset.turns:
             asks = asks_of_turn(turn, model.name, questions, rules, tokenizer, kept)
@@ -189,6 +237,7 @@ def _answer_turn(
             record = answered(by_id[completion.id], completion, special_tokens)
             appender.append(asdict(record))
             kept[record.id] = record
+            stop_if_signalled()
     finally:
         appender.close()
 

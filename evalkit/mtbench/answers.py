@@ -4,7 +4,7 @@ Source: sections 2 and 3 of the MT-Bench protocol notes.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from evalkit.engines.encoding import render_chat
@@ -12,7 +12,7 @@ from evalkit.mtbench.chat import takes_system_message
 from evalkit.mtbench.folder import TurnRecord, turn_id
 from evalkit.mtbench.presets import DEFAULT_PRESET, LengthRule, Preset, load_preset
 from evalkit.mtbench.questions import Question
-from evalkit.records import text_sha256
+from evalkit.records import canonical_json, text_sha256
 from evalkit.types import Completion, Message, Request, Sampling
 
 # Below this a temperature means greedy.
@@ -60,12 +60,13 @@ class AnswerRules:
         return max(1, left)
 
 
-def answer_rules(preset: Preset, tokenizer: Any, generation_config: Mapping[str, Any]) -> AnswerRules:
+def answer_rules(preset: Preset, tokenizer: Any | None, generation_config: Mapping[str, Any]) -> AnswerRules:
     """A preset's rules for a model.
 
     Args:
         preset: what it leaves open is taken from the default preset, and said.
-        tokenizer: its chat template decides whether a system message is sent.
+        tokenizer: its chat template decides whether a system message is sent. None: only the server
+            has it; then one is sent, and a total length is that of the answer alone.
         generation_config: what the model itself sets.
 
     Raises:
@@ -73,7 +74,8 @@ def answer_rules(preset: Preset, tokenizer: Any, generation_config: Mapping[str,
     """
     default = load_preset(DEFAULT_PRESET)
     own, usual = preset.sampling, default.sampling
-    system = preset.system_message if takes_system_message(tokenizer) else None
+    takes_system = tokenizer is None or takes_system_message(tokenizer)
+    system = preset.system_message if takes_system else None
     defaults = {"top_k": TOP_K, "top_p": TOP_P, "repetition_penalty": REPETITION_PENALTY}
     chosen = {key: generation_config.get(key) for key in defaults}
     settings = {key: defaults[key] if value is None else value for key, value in chosen.items()}
@@ -86,6 +88,9 @@ def answer_rules(preset: Preset, tokenizer: Any, generation_config: Mapping[str,
     length = preset.length.rule or default.length.rule
     tokens = preset.length.tokens or default.length.tokens
     assert None not in (temperature, other, seed, length, tokens), "the default preset is complete"
+    if tokenizer is None and length is LengthRule.total:
+        length = LengthRule.new
+        assumed.append("length.rule")
     return AnswerRules(
         temperature=dict(temperature or {}),
         other=other or 0.0,
@@ -132,7 +137,7 @@ def asks_of_turn(
     model: str,
     questions: Sequence[Question],
     rules: AnswerRules,
-    tokenizer: Any,
+    tokenizer: Any | None,
     kept: Mapping[str, TurnRecord],
 ) -> list[TurnAsk]:
     """The asks of one turn that have no record yet; a second turn needs the first one's."""
@@ -156,7 +161,7 @@ def _ask(
     question: Question,
     answer: int,
     rules: AnswerRules,
-    tokenizer: Any,
+    tokenizer: Any | None,
     before: TurnRecord | None,
 ) -> TurnAsk:
     messages = [Message("system", rules.system_message)] if rules.system_message is not None else []
@@ -164,8 +169,11 @@ def _ask(
     if turn == 2:
         assert before is not None
         messages += [Message("assistant", before.completion), Message("user", question.turns[1])]
-    text = render_chat(messages, tokenizer)
-    prompt_tokens = len(tokenizer(text, add_special_tokens=False)["input_ids"])
+    if tokenizer is None:
+        text, prompt_tokens = canonical_json([asdict(message) for message in messages]), 0
+    else:
+        text = render_chat(messages, tokenizer)
+        prompt_tokens = len(tokenizer(text, add_special_tokens=False)["input_ids"])
     most = rules.new_tokens(prompt_tokens)
     request = Request(
         id=key,
@@ -214,9 +222,11 @@ def clean_answer(text: str, special_tokens: Sequence[str]) -> str:
     return text.strip()
 
 
-def special_tokens_of(tokenizer: Any) -> list[str]:
-    """The texts of the tokenizer's named special tokens (`special_tokens_map`)."""
+def special_tokens_of(tokenizer: Any | None) -> list[str]:
+    """The texts of the tokenizer's named special tokens (`special_tokens_map`); none without one."""
     texts: list[str] = []
+    if tokenizer is None:
+        return texts
     for value in tokenizer.special_tokens_map.values():
         texts += [str(token) for token in (value if isinstance(value, list) else [value])]
     return texts

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from evalkit.config import Config, is_offline
+from evalkit.config import Config
 from evalkit.engines.encoding import render_chat
 from evalkit.errors import InputError
 from evalkit.mtbench.answers import TOP_K
@@ -31,17 +31,17 @@ def ask(config: Config) -> Asked:
         InputError: no model or no question.
         EvalkitError: the model cannot be had or loaded.
     """
-    from evalkit.engines import build_engine
+    from evalkit.engines import build_engine, identify
     from evalkit.engines.loading import load_tokenizer
-    from evalkit.models import resolve
 
     if config.model is None:
         raise InputError("no model is given", fix='ask model=1.8b-instruct "自然言語処理とは何か"')
     question = " ".join(config.folders)
     if not question.strip():
         raise InputError("no question is given", fix='ask model=1.8b-instruct "自然言語処理とは何か"')
-    resolved = resolve(config.model, offline=is_offline(config))
-    tokenizer = load_tokenizer(resolved)
+    resolved = identify(config).model
+    # A model that only a server has is shown as the conversation that is sent.
+    tokenizer = load_tokenizer(resolved) if resolved.has_tokenizer else None
     prompt = _prompt(question, config.ask.system, tokenizer)
     own = replace(config, generation=replace(config.generation, from_model=False))
     with build_engine(own, resolved) as engine:
@@ -59,7 +59,10 @@ def ask(config: Config) -> Asked:
     return Asked(_visible(prompt, tokenizer), templated, sampling, completion)
 
 
-def _prompt(question: str, system: str | None, tokenizer: Any) -> str | tuple[Message, ...]:
+def _prompt(question: str, system: str | None, tokenizer: Any | None) -> str | tuple[Message, ...]:
+    if tokenizer is None:
+        user = Message("user", question)
+        return (user,) if system is None else (Message("system", system), user)
     if not tokenizer.chat_template:
         return question
     if system is None:
@@ -70,7 +73,9 @@ def _prompt(question: str, system: str | None, tokenizer: Any) -> str | tuple[Me
     return (Message("system", system), user)
 
 
-def _visible(prompt: str | tuple[Message, ...], tokenizer: Any) -> str:
+def _visible(prompt: str | tuple[Message, ...], tokenizer: Any | None) -> str:
+    if tokenizer is None:
+        return prompt if isinstance(prompt, str) else "\n".join(f"{m.role}: {m.content}" for m in prompt)
     # A chat template writes its own special tokens; plain text gets those of the tokenizer.
     plain = isinstance(prompt, str)
     text = prompt if isinstance(prompt, str) else render_chat(prompt, tokenizer)

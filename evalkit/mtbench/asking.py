@@ -5,11 +5,12 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from evalkit.client import Reply
+from evalkit.client import OnLost, ServiceError
 from evalkit.errors import EvalkitError
 from evalkit.mtbench.asks import Ask, open_key
-from evalkit.mtbench.cost import EXPLANATION_TOKENS, Budget
+from evalkit.mtbench.cost import EXPLANATION_TOKENS, Budget, most_tokens
 from evalkit.mtbench.store import JudgmentStore, Stored
+from evalkit.replies import Reply
 from evalkit.types import Message
 
 # Another process makes this judgment: how long until the next look.
@@ -17,7 +18,7 @@ CLAIM_SECONDS = 0.05
 # So many judgments in a row that failed to their last attempt: the service is down.
 FAILURES_IN_A_ROW = 8
 
-Send = Callable[[Sequence[Message]], Awaitable[Reply]]
+Send = Callable[[Sequence[Message], OnLost], Awaitable[Reply]]
 
 
 @dataclass
@@ -34,7 +35,7 @@ class Asker:
     """Asks what is not in the store yet.
 
     Args:
-        send: sends the messages of one ask to the judge.
+        send: sends the messages of one ask to the judge; tells of answers that were lost.
         store: where answers are looked up and kept.
         budget: what the calls may cost.
         most_output: the tokens an answer may have, for the budget's worst case.
@@ -60,6 +61,7 @@ class Asker:
         self._concurrency = concurrency
         self._on_answer = on_answer
         self._failures_in_a_row = 0
+        self._answered = False
         self._stop: EvalkitError | None = None
 
     async def run(self, asks: Sequence[Ask]) -> Asked:
@@ -106,21 +108,40 @@ class Asker:
                 self._store.refresh()
                 if key in self._store:
                     continue
-                reply = await self._call(ask)
+                reply = await self._call_for(ask)
                 if reply.status == "api_error":
                     self._failed(ask, reply)
                     return True
                 self._store.add(Stored.of(key, reply))
                 self._failures_in_a_row = 0
+                self._answered = True
             finally:
                 self._store.release(key)
         return True
 
+    async def _call_for(self, ask: Ask) -> Reply:
+        try:
+            return await self._call(ask)
+        except ServiceError as error:
+            # Where others were answered, it is this one request that the service does not take.
+            if error.reason != "request" or not self._answered:
+                raise
+            return Reply("api_error", error=error.what)
+
     async def _call(self, ask: Ask) -> Reply:
         reserved = await self._budget.reserve(ask.messages, self._most_output)
         used = (0.0, 0.0)
+
+        async def lost(again: bool) -> None:
+            # It may have been paid for all the same: the worst case is taken for spent.
+            nonlocal reserved
+            self._budget.settle(reserved, most_tokens(ask.messages), self._most_output)
+            reserved = None
+            if again:
+                reserved = await self._budget.reserve(ask.messages, self._most_output)
+
         try:
-            reply = await self._send(ask.messages)
+            reply = await self._send(ask.messages, lost)
             self.asked.calls += 1
             used = (reply.input_tokens or 0, reply.output_tokens or 0)
             if reply.status == "ok" and reply.output_tokens is None:

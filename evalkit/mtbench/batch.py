@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.client import ApiClient, Reply, chat_body, reply_of_body
-from evalkit.config import Config, JudgeKind
+from evalkit.client import ApiClient
+from evalkit.config import Config, JudgeKind, JudgeMode
 from evalkit.errors import EvalkitError, InputError
 from evalkit.mtbench.asking import Asked
 from evalkit.mtbench.asks import Ask, open_key
@@ -21,7 +21,8 @@ from evalkit.mtbench.jsonl import parse_rows, read_rows, text_field
 from evalkit.mtbench.judges import Judge, open_service
 from evalkit.mtbench.store import JudgmentStore, Stored
 from evalkit.records import text_sha256, write_text_atomic
-from evalkit.refusals import error_code, is_filtered, is_overflow
+from evalkit.refusals import error_code, is_filtered, is_overflow, redact
+from evalkit.replies import Reply, chat_body, reply_of_body
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -58,8 +59,13 @@ def ask_by_batch(
         say(f"batch: {len(requests)} requests are in {path}")
         say("  batch.submit=true sends them; batch.results=FILE reads the answers of a batch you sent")
         return None
-    rows = asyncio.run(_drive(desk.judge, path, name, config.batch.poll, say))
-    return _absorb(rows, waiting, store, say)
+    rows, old = asyncio.run(_drive(desk.judge, path, name, config.batch.poll, say))
+    asked = _absorb(rows, waiting, store, say)
+    if old and not asked.calls:
+        # It was read before and answered nothing of this: reading it again would never end.
+        rows, _ = asyncio.run(_drive(desk.judge, path, name, config.batch.poll, say, afresh=True))
+        asked = _absorb(rows, waiting, store, say)
+    return asked
 
 
 def _key(ask: Ask, store: JudgmentStore) -> str:
@@ -80,11 +86,11 @@ def _check_cost(desk: Desk, waiting: Sequence[Ask]) -> None:
         raise InputError(
             f"{len(waiting)} requests, and a batch takes {MOST_REQUESTS}", fix="judge fewer models"
         )
-    limit, price = desk.judge.config.max_cost, desk.price
+    limit, price = desk.judge.config.max_cost, desk.price_in(JudgeMode.batch)
     if limit is None or price is None:
         return
     output = most_output(desk.judge)
-    worst = sum(price.of(most_tokens(ask.messages), output) for ask in waiting) * price.batch
+    worst = sum(price.of(most_tokens(ask.messages), output) for ask in waiting)
     if worst > limit:
         raise CostLimitError(
             f"the batch may cost up to ${worst:.2f}, judge.max_cost is {limit:g}",
@@ -130,7 +136,8 @@ def _reply(row: dict[str, Any]) -> Reply:
     if status == 200 and (reply := reply_of_body(body)) is not None:
         return reply
     problem = row.get("error") or (body.get("error") if isinstance(body, dict) else None)
-    text = str(problem.get("message") if isinstance(problem, dict) else problem or "no answer")[:500]
+    said = problem.get("message") if isinstance(problem, dict) else problem or "no answer"
+    text = redact(str(said))
     code = error_code({"error": problem})
     if is_filtered(code):
         return Reply("filtered", error=text)
@@ -140,14 +147,19 @@ def _reply(row: dict[str, Any]) -> Reply:
 
 
 async def _drive(
-    judge: Judge, path: Path, name: str, poll: float, say: Say
-) -> list[tuple[str, dict[str, Any]]]:
-    """Submits the file (once), waits until the batch has ended, and fetches its answers."""
+    judge: Judge, path: Path, name: str, poll: float, say: Say, *, afresh: bool = False
+) -> tuple[list[tuple[str, dict[str, Any]]], bool]:
+    """Submits the file (once), waits until the batch has ended, and fetches its answers.
+
+    Also says whether the batch had ended before. `afresh`: submits it even so.
+    """
     import openai
 
     async with ApiClient(open_service(judge)) as client:
         try:
-            batch = await _find(client.api, name) or await _submit(client.api, path, name, say)
+            found = None if afresh else await _find(client.api, name)
+            old = found is not None and found.status in ENDED
+            batch = found or await _submit(client.api, path, name, say)
             shown = None
             while batch.status not in ENDED:
                 if batch.status != shown:
@@ -166,7 +178,7 @@ async def _drive(
     if not rows:
         problems = "; ".join(problem.message or "" for problem in (batch.errors and batch.errors.data) or [])
         raise EvalkitError(f"the batch {batch.status} without an answer: {problems or 'no reason given'}")
-    return rows
+    return rows, old
 
 
 async def _find(api: "AsyncOpenAI", name: str) -> "Batch | None":

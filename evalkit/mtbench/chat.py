@@ -8,7 +8,7 @@ from evalkit import assets
 from evalkit.config import ModelConfig
 from evalkit.engines.encoding import render_chat
 from evalkit.errors import InputError
-from evalkit.reading import read_yaml
+from evalkit.reading import as_text, read_yaml
 from evalkit.types import Message
 
 _MARK = "a system message nobody writes"
@@ -19,7 +19,7 @@ def model_config(name: str) -> ModelConfig:
     path = assets.CONF / "model" / f"{name}.yaml"
     if "/" in name or not path.is_file():
         return ModelConfig(path=name)
-    merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), read_yaml(path)))
+    merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), as_text(read_yaml(path))))
     assert isinstance(merged, ModelConfig)
     return merged
 

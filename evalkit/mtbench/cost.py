@@ -39,6 +39,10 @@ class Price:
         """The price of so many tokens in dollars."""
         return (input_tokens * self.input + output_tokens * self.output) / 1e6
 
+    def in_batch(self) -> "Price":
+        """The price of the same model by the Batch API."""
+        return Price(self.input * self.batch, self.output * self.batch, batch=1.0)
+
 
 def load_prices(path: Path | None = None) -> dict[str, Price]:
     """The price table: conf/prices.yaml, or a file of the same form.

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evalkit.client import ApiClient, ServiceError
@@ -33,6 +33,10 @@ class Desk:
     price: Price | None
     folder: Path
 
+    def price_in(self, mode: JudgeMode) -> Price | None:
+        """The price of a call in this mode."""
+        return self.price.in_batch() if self.price and mode is JudgeMode.batch else self.price
+
     def open_store(self) -> JudgmentStore:
         """The shared store of the judge."""
         chosen = self.judge.config.store
@@ -59,6 +63,10 @@ def open_desk(config: Config, preset: Preset, folder: Path) -> Desk:
     """
     judge = resolve_judge(judge_config(config.judge, preset))
     options = judge.config
+    if options.kind is JudgeKind.local:
+        from evalkit.mtbench.local_judge import weights_of
+
+        judge = replace(judge, weights=weights_of(judge, config))
     name = options.model or judge.model
     price = price_of(name, load_prices(Path(options.prices).expanduser() if options.prices else None))
     if options.max_cost is not None and price is None and options.kind is not JudgeKind.local:
@@ -70,7 +78,9 @@ def open_desk(config: Config, preset: Preset, folder: Path) -> Desk:
     return Desk(judge, price, folder)
 
 
-def estimate(desk: Desk, asks: Sequence[Ask], kept: Sequence[Stored] = ()) -> Estimate:
+def estimate(
+    desk: Desk, asks: Sequence[Ask], kept: Sequence[Stored] = (), mode: JudgeMode = JudgeMode.online
+) -> Estimate:
     """What answering `asks` would call now, without calling."""
     with desk.open_store() as store:
         for stored in kept:
@@ -79,13 +89,14 @@ def estimate(desk: Desk, asks: Sequence[Ask], kept: Sequence[Stored] = ()) -> Es
     counter = token_counter(desk.judge.config.model or desk.judge.model)
     tokens = sum(counter.prompt(ask.messages) for ask in waiting)
     output = EXPLANATION_TOKENS * len(waiting)
+    price = desk.price_in(mode)
     return Estimate(
         wanted=len(asks),
         calls=len(waiting),
         input_tokens=round(tokens),
         output_tokens=output,
         counted_by=counter.how,
-        dollars=desk.price.of(tokens, output) if desk.price else None,
+        dollars=price.of(tokens, output) if price else None,
     )
 
 
@@ -143,7 +154,7 @@ async def _ask_online(desk: Desk, waiting: Sequence[Ask], store: JudgmentStore) 
     async with client:
         with Counter("judging", len(waiting)) as progress:
             asker = Asker(
-                lambda messages: client.chat(judge.model, messages, judge.parameters),
+                lambda messages, lost: client.chat(judge.model, messages, judge.parameters, lost),
                 store,
                 Budget(desk.price, options.max_cost),
                 most_output=most_output(judge),

@@ -6,16 +6,15 @@
 <run>/results.json               written last
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from evalkit.durable import read_checked_json, read_log, write_checked_json, write_lines_atomic
 from evalkit.errors import InputError
 from evalkit.identity import folder_name
 from evalkit.mtbench.questions import Answer, Language
-from evalkit.records import read_log, write_json_atomic, write_lines_atomic
 from evalkit.types import FinishReason, Judgment
 
 SAMPLES = "mt_bench"
@@ -110,7 +109,7 @@ class MtBenchFolder:
         """
         path = self.path / "mt_bench.json"
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_checked_json(path)
             return Header(**{**content, "models": tuple(content["models"])})
         except FileNotFoundError:
             raise InputError(
@@ -119,11 +118,23 @@ class MtBenchFolder:
                 fix="python -m evalkit model=NAME suite=mt-bench-ja   makes one, and so does replay",
             ) from None
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise InputError(f"the run's header cannot be read: {error}", where=path) from None
+            raise InputError(
+                f"the run's header cannot be read: {error}",
+                where=path,
+                fix="the command that made the answers writes it again, and keeps them",
+            ) from None
+
+    def has_header(self) -> bool:
+        """Whether there is a whole header."""
+        try:
+            self.header()
+        except InputError:
+            return False
+        return True
 
     def write_header(self, header: Header) -> None:
         """Writes mt_bench.json."""
-        write_json_atomic(self.path / "mt_bench.json", asdict(header))
+        write_checked_json(self.path / "mt_bench.json", asdict(header))
 
     def turns(self) -> list[TurnRecord]:
         """The answered turns, in the order they were written; damaged lines are skipped."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evalkit.config import Config
+from evalkit.durable import remove_file, write_checked_json
 from evalkit.mtbench.asking import Asked
 from evalkit.mtbench.asks import judgment_of
 from evalkit.mtbench.desk import ask_all
@@ -20,7 +21,6 @@ from evalkit.mtbench.results import (
     results_json,
     scored,
 )
-from evalkit.records import write_json_atomic
 from evalkit.types import Judgment
 
 
@@ -47,9 +47,9 @@ def judge_run(job: Job, config: Config, *, say: Callable[[str], None]) -> Outcom
     judgments, asked = made
     content = _results(job, judgments, asked, config)
     # results.json means done, so it goes before the run is changed.
-    job.folder.results_path.unlink(missing_ok=True)
+    remove_file(job.folder.results_path)
     job.folder.write_judgments(job.desk.judge.label, judgments)
-    write_json_atomic(job.folder.results_path, content)
+    write_checked_json(job.folder.results_path, content)
     failed = sum(judgment.status == "api_error" for judgment in judgments)
     return Outcome(job, content, asked, failed)
 
@@ -81,7 +81,8 @@ def _results(job: Job, judgments: Sequence[Judgment], asked: Asked, config: Conf
             reduce=options.reduce,
         )
         scores[model] = as_logged(own)
-        partial += [f"{model}: {reason}" for reason in missing_turns(scores[model], job.preset, wanted)]
+        missing = missing_turns(scores[model], job.preset, wanted, job.preset.sampling.answers)
+        partial += [f"{model}: {reason}" for reason in missing]
         if failed := sum(judgment.status == "api_error" for judgment in own):
             partial.append(f"{model}: {failed} judgments failed at the service")
     return results_json(
@@ -92,7 +93,7 @@ def _results(job: Job, judgments: Sequence[Judgment], asked: Asked, config: Conf
         reduce=options.reduce,
         judge=_judge_record(job, judgments),
         answers=_answer_record(job),
-        cost=_cost_record(job, asked, len(judgments)),
+        cost=_cost_record(job, asked, len(judgments), config),
     )
 
 
@@ -100,8 +101,7 @@ def _judge_record(job: Job, judgments: Sequence[Judgment]) -> dict[str, Any]:
     judge = job.desk.judge
     return {
         "label": judge.label,
-        "service": judge.service,
-        "model": judge.model,
+        **judge.identity,
         "parameters": judge.parameters,
         "repeats": judge.config.repeats,
         "reduce": judge.config.reduce.value,
@@ -119,8 +119,8 @@ def _answer_record(job: Job) -> dict[str, Any]:
     }
 
 
-def _cost_record(job: Job, asked: Asked, judgments: int) -> dict[str, Any]:
-    price = job.desk.price
+def _cost_record(job: Job, asked: Asked, judgments: int, config: Config) -> dict[str, Any]:
+    price = job.desk.price_in(config.mode)
     return {
         "judgments": judgments,
         "calls": asked.calls,

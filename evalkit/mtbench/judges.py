@@ -15,7 +15,8 @@ from evalkit.client import Service
 from evalkit.config import JudgeConfig, JudgeKind
 from evalkit.errors import InputError
 from evalkit.mtbench.presets import Preset
-from evalkit.reading import read_yaml
+from evalkit.reading import as_text, read_yaml
+from evalkit.redaction import refuse_keys
 from evalkit.refusals import public_address
 
 
@@ -23,7 +24,8 @@ from evalkit.refusals import public_address
 class Judge:
     """A judge ready to be named. `label` names its tables and files.
 
-    `service` and `model` with `parameters` decide its judgments: they address them in the store.
+    `service` and `model` with `parameters` decide its judgments: they address them in the store;
+    for a model that evalkit runs itself, `weights` too, the hash of its files and number format.
     """
 
     label: str
@@ -31,11 +33,13 @@ class Judge:
     model: str
     parameters: dict[str, Any]
     config: JudgeConfig
+    weights: str | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
         """What addresses this judge's judgments, as plain JSON values."""
-        return {"service": self.service, "model": self.model}
+        named = {"service": self.service, "model": self.model}
+        return named if self.weights is None else named | {"weights": self.weights}
 
 
 def judge_config(config: JudgeConfig | None, preset: Preset) -> JudgeConfig:
@@ -52,9 +56,19 @@ def judge_config(config: JudgeConfig | None, preset: Preset) -> JudgeConfig:
             fix="judge=gpt-4o-2024-08-06   (python -m evalkit list judges)",
         )
     path = assets.CONF / "judge" / f"{preset.judge}.yaml"
-    merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(JudgeConfig), read_yaml(path)))
+    if preset.judge not in judge_names():
+        raise InputError(
+            f"the preset {preset.name} names a judge that is not there: {preset.judge!r}",
+            fix="python -m evalkit list judges",
+        )
+    merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(JudgeConfig), as_text(read_yaml(path))))
     assert isinstance(merged, JudgeConfig)
     return merged
+
+
+def judge_names() -> list[str]:
+    """The judges of conf/judge: a preset names one of these, never a path."""
+    return sorted(path.stem for path in (assets.CONF / "judge").glob("*.yaml"))
 
 
 def resolve_judge(config: JudgeConfig) -> Judge:
@@ -64,6 +78,7 @@ def resolve_judge(config: JudgeConfig) -> Judge:
         InputError: no model or deployment is named, or a number is out of its range.
     """
     _check_numbers(config)
+    refuse_keys("judge", config.api_key_env, config.parameters)
     if config.kind is JudgeKind.azure:
         model = config.deployment or ""
         if not model:
@@ -76,14 +91,22 @@ def resolve_judge(config: JudgeConfig) -> Judge:
             raise InputError(f"judge={config.name} needs a model", fix="judge.model=NAME")
         given = config.base_url or os.environ.get("OPENAI_BASE_URL")
         service = "local" if config.kind is JudgeKind.local else public_address(given) if given else "openai"
-    own_name = config.name not in ("openai", "azure", "local")
     return Judge(
-        label=config.name if own_name else model if config.kind is not JudgeKind.local else f"local-{model}",
+        label=_label(config, model),
         service=config.identity or service,
         model=model,
         parameters={key: value for key, value in sorted(config.parameters.items()) if value is not None},
         config=config,
     )
+
+
+def _label(config: JudgeConfig, model: str) -> str:
+    if config.kind is JudgeKind.local:
+        return f"local-{model}"
+    path = assets.CONF / "judge" / f"{config.name}.yaml"
+    shipped = read_yaml(path) if path.is_file() else {}
+    # A named judge that was given another model is no longer the one of that name.
+    return config.name if shipped.get("model") == config.model and config.model else model
 
 
 def open_service(judge: Judge) -> Service:

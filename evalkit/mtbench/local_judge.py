@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from evalkit.client import Reply
 from evalkit.config import Config, is_offline
 from evalkit.errors import InputError
 from evalkit.mtbench.asking import CLAIM_SECONDS, Asked
@@ -14,11 +13,28 @@ from evalkit.mtbench.chat import model_config, takes_system_message, with_system
 from evalkit.mtbench.judges import Judge
 from evalkit.mtbench.progress import Counter
 from evalkit.mtbench.store import JudgmentStore, Stored
+from evalkit.records import canonical_json, text_sha256
+from evalkit.replies import Reply
 from evalkit.types import Completion, Request, Sampling
 
 LENGTHS = ("max_tokens", "max_completion_tokens")
 SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
 DEFAULT_LENGTH = 2048
+
+
+def weights_of(judge: Judge, config: Config) -> str:
+    """The hash of what a local judge is made of: the same folder with other weights is another judge.
+
+    Raises:
+        InputError: the model cannot be had.
+    """
+    from evalkit.engines import resolve_dtype
+    from evalkit.models import resolve
+
+    model = model_config(judge.model)
+    made_of = resolve(model, offline=is_offline(config)).identity
+    own = replace(config, model=model)
+    return text_sha256(canonical_json({"model": made_of, "dtype": resolve_dtype(own)}))[:16]
 
 
 def ask_locally(judge: Judge, config: Config, asks: Sequence[Ask], store: JudgmentStore) -> Asked:

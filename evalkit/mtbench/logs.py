@@ -3,6 +3,7 @@
 Source: sections 4 and 9 of the MT-Bench protocol notes.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,9 +152,12 @@ def _turn(row: Row, place: str) -> int:
 
 def _score(row: Row, place: str) -> float:
     value = row.get("score")
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
-        raise InputError("a number was expected", where=f"{place}, field score")
-    return value
+    try:
+        if not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value):
+            return value
+    except OverflowError:
+        pass
+    raise InputError("a number was expected", where=f"{place}, field score")
 
 
 def _side(row: Row, key: str, place: str) -> Side:

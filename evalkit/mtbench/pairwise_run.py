@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.config import Config, PairSource
+from evalkit.durable import write_checked_json
 from evalkit.errors import InputError
 from evalkit.mtbench.asks import Ask, keys_of
 from evalkit.mtbench.data import Books, pinned_files
@@ -18,7 +19,7 @@ from evalkit.mtbench.presets import DEFAULT_PRESET, Preset, load_preset
 from evalkit.mtbench.questions import Answer
 from evalkit.mtbench.ratings import parse_pair
 from evalkit.mtbench.results import preset_record
-from evalkit.records import canonical_json, text_sha256, write_json_atomic, write_text_atomic
+from evalkit.records import canonical_json, text_sha256, write_text_atomic
 from evalkit.types import Judgment
 
 
@@ -113,7 +114,7 @@ def pairwise(job: PairwiseJob, config: Config, *, say: Callable[[str], None]) ->
         "missing": list(job.missing),
         **more,
     }
-    write_json_atomic(job.folder / "results.json", content)
+    write_checked_json(job.folder / "results.json", content)
     return content
 
 

@@ -16,7 +16,7 @@ from evalkit import assets
 from evalkit.errors import InputError
 from evalkit.mtbench.questions import CATEGORIES, Language, language_of
 from evalkit.nearest import did_you_mean
-from evalkit.reading import read_yaml
+from evalkit.reading import as_text, read_yaml
 
 DEFAULT_PRESET = "llm-jp-3-card"
 
@@ -179,7 +179,7 @@ def load_preset(name: str) -> Preset:
         )
     path = Path(name).expanduser() if own else assets.CONF / "mtbench" / f"{name}.yaml"
     try:
-        preset = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Preset), read_yaml(path)))
+        preset = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Preset), as_text(read_yaml(path))))
     except (OmegaConfBaseException, ValueError) as error:
         raise InputError(
             f"preset is not valid: {str(error).splitlines()[0]}",

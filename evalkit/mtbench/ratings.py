@@ -4,6 +4,7 @@ Source: section 7 of the MT-Bench protocol notes (FastChat's parser and where it
 """
 
 import ast
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -47,7 +48,8 @@ def parse_rating(text: str | None) -> Rating:
     """The reference's rating: the first `[[number]]`, else the first `[number]`.
 
     The number is an int or a float as Python reads the digits. A missing text, an integer with
-    leading zeros and digits that are not ASCII, on which the reference crashes, are `malformed`.
+    leading zeros and digits that are not ASCII, on which the reference crashes, are `malformed`;
+    so is a number that is too large for a float, of which there is no mean.
     """
     if text is None:
         return Rating(None, "malformed", "none")
@@ -109,7 +111,7 @@ def winner_of(first: float, second: float) -> Winner:
 def _literal(digits: str) -> float | None:
     try:
         value = ast.literal_eval(digits)
-    except (SyntaxError, ValueError):
+        assert isinstance(value, int | float)
+        return value if math.isfinite(value) else None
+    except (SyntaxError, ValueError, OverflowError):
         return None
-    assert isinstance(value, int | float)
-    return value

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.config import Config
+from evalkit.durable import remove_file, write_checked_json
 from evalkit.errors import InputError
 from evalkit.mtbench.data import Books, pinned_files
 from evalkit.mtbench.folder import Header, MtBenchFolder, turns_of
@@ -16,7 +17,7 @@ from evalkit.mtbench.presets import DEFAULT_PRESET, Preset, load_preset, preset_
 from evalkit.mtbench.questions import Answer, Language
 from evalkit.mtbench.replay import Replayed, replay_pairs, replay_singles
 from evalkit.mtbench.results import missing_turns, model_table, preset_sha256, results_json
-from evalkit.records import canonical_json, text_sha256, write_json_atomic
+from evalkit.records import canonical_json, text_sha256
 
 
 def replay(config: Config) -> tuple[Path, dict[str, Any]]:
@@ -60,7 +61,7 @@ def replay(config: Config) -> tuple[Path, dict[str, Any]]:
     paths = [log_path, *([answers_path] if answers_path else [])]
     folder = MtBenchFolder(_folder(config, preset, paths))
     _write(folder, preset, chosen, log, given, singles, books)
-    write_json_atomic(folder.results_path, content)
+    write_checked_json(folder.results_path, content)
     return folder.path, content
 
 
@@ -92,7 +93,7 @@ def _write(
     books: Books,
 ) -> None:
     # results.json means done, so it goes before the run is changed.
-    folder.results_path.unlink(missing_ok=True)
+    remove_file(folder.results_path)
     paired = [model for pair in log.pairs for model in (pair.model_1, pair.model_2)]
     models = tuple(dict.fromkeys([*(part.model for part in singles), *paired]))
     asked = [row.question_id for row in log.singles] + [row.question_id for row in log.pairs]

@@ -202,10 +202,10 @@ def answer_counts(turns: Sequence[TurnRecord]) -> dict[str, int]:
     }
 
 
-def missing_turns(rows: Sequence[Scored], preset: Preset, questions: int) -> list[str]:
-    """Why a table does not cover the whole question set; empty when it does."""
-    found = {(row.question_id, row.turn) for row in rows}
-    wanted = questions * len(preset.turns)
+def missing_turns(rows: Sequence[Scored], preset: Preset, questions: int, answers: int = 1) -> list[str]:
+    """Why a table does not cover so many answers to the whole question set; empty when it does."""
+    found = {(row.question_id, row.turn, row.answer) for row in rows}
+    wanted = questions * len(preset.turns) * answers
     if len(found) >= wanted:
         return []
     return [f"{len(found)} of {wanted} turns of the question set have a score"]

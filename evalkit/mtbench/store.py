@@ -17,9 +17,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from evalkit import assets
-from evalkit.client import Reply
+from evalkit.durable import append_line, canonical_json, from_line, to_line, write_error
 from evalkit.identity import folder_name
-from evalkit.records import canonical_json, from_line, text_sha256, to_line, write_error
+from evalkit.records import text_sha256
+from evalkit.replies import Reply
 from evalkit.types import Message
 
 SYNC_SECONDS = 1.0
@@ -99,7 +100,7 @@ class JudgmentStore:
             self._log = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
             self._claims = os.open(self._claims_path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
-            raise write_error(self.path, error) from error
+            raise write_error(self.path, error, "judge.store") from error
         self.refresh()
         return self
 
@@ -107,10 +108,15 @@ class JudgmentStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            os.fsync(self._log)
-        finally:
-            os.close(self._log)
-            os.close(self._claims)
+            try:
+                os.fsync(self._log)
+            finally:
+                os.close(self._log)
+                os.close(self._claims)
+        except OSError as failed:
+            # What stopped the judging is the message, not what that did to the closing of files.
+            if error is None:
+                raise write_error(self.path, failed, "judge.store") from failed
 
     def __contains__(self, key: str) -> bool:
         return key in self._known
@@ -145,30 +151,29 @@ class JudgmentStore:
         Raises:
             EvalkitError: no space left; the log ends with the last whole line.
         """
-        line = to_line(asdict(stored))
-        with _locked(self._log):
-            end = os.lseek(self._log, 0, os.SEEK_END)
-            # A writer that was killed may have left half a line: the next one starts afresh.
-            if end and os.pread(self._log, 1, end - 1) != b"\n":
-                line = b"\n" + line
-            try:
-                written = 0
-                while written < len(line):
-                    written += os.write(self._log, line[written:])
-            except OSError as error:
-                os.ftruncate(self._log, end)
-                raise write_error(self.path, error) from error
-        self._known.setdefault(stored.id, stored)
-        if time.monotonic() - self._synced > SYNC_SECONDS:
-            os.fsync(self._log)
-            self._synced = time.monotonic()
+        try:
+            with _locked(self._log):
+                append_line(self._log, to_line(asdict(stored)))
+            self._known.setdefault(stored.id, stored)
+            if time.monotonic() - self._synced > SYNC_SECONDS:
+                os.fsync(self._log)
+                self._synced = time.monotonic()
+        except OSError as error:
+            raise write_error(self.path, error, "judge.store") from error
 
     def claim(self, key: str) -> bool:
-        """Whether this process may make the judgment of `key` now; False: another one is at it."""
+        """Whether this process may make the judgment of `key` now; False: another one is at it.
+
+        Raises:
+            EvalkitError: the file system has no locks, so a judgment could be paid for twice.
+        """
         try:
             fcntl.lockf(self._claims, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _place(key))
-        except BlockingIOError:
+        except (BlockingIOError, PermissionError):
+            # POSIX allows either for a lock that another process holds.
             return False
+        except OSError as error:
+            raise write_error(self._claims_path, error, "judge.store") from error
         return True
 
     def release(self, key: str) -> None:

@@ -34,14 +34,16 @@ def score_completions(config: Config, *, say: Callable[[str], None]) -> Results:
         say(warning)
     path = Path(config.completions).expanduser()
     completions = read_completions(path, suite.tasks)
-    answers, missing, reasons = _matched(config, suite, completions)
+    answers, missing, gaps = _matched(config, suite, completions)
     scored = score_tasks(answers, config.protocol, config.metrics, offline=is_offline(config))
+    reasons = []
     if config.suite and config.suite.data is SuiteData.bundled:
         reasons.append("the bundled items have the datasets' format, but they are not the benchmark")
     results = summarise(
         scored,
         protocol_record(config),
         missing_datasets={**suite.missing, **missing},
+        gaps=gaps,
         reasons=reasons,
         run={
             "completions": str(path),
@@ -59,11 +61,11 @@ def score_completions(config: Config, *, say: Callable[[str], None]) -> Results:
 
 def _matched(
     config: Config, suite: LoadedSuite, completions: Mapping[str, Mapping[str, GivenAnswer]]
-) -> tuple[list[TaskAnswers], dict[str, str], list[str]]:
-    """What can be scored; the datasets that cannot, with the reason; reasons for a partial result."""
+) -> tuple[list[TaskAnswers], dict[str, str], dict[str, str]]:
+    """What can be scored; the datasets that cannot, with the reason; those that lack samples."""
     answers: list[TaskAnswers] = []
     missing: dict[str, str] = {}
-    reasons: list[str] = []
+    gaps: dict[str, str] = {}
     limit = sample_limit(config)
     for task in suite.tasks:
         wanted = replace(task, samples=task.samples[:limit] if limit else task.samples)
@@ -75,14 +77,14 @@ def _matched(
             missing[task.name] = "there are no completions"
             continue
         if lacking:
-            reasons.append(f"{task.name}: {len(lacking)} of {len(wanted.samples)} samples have no completion")
+            gaps[task.name] = f"{len(lacking)} of {len(wanted.samples)} samples have no completion"
         present = [sample for sample in wanted.samples if sample.id in given]
         answers.append(TaskAnswers(task.spec, present, given))
     if not answers:
         raise InputError(
             "none of the suite's samples has a completion", where=f"completions={config.completions}"
         )
-    return answers, missing, reasons
+    return answers, missing, gaps
 
 
 def _missing_error(config: Config, task: Task, lacking: list[str]) -> InputError:

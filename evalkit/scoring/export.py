@@ -3,7 +3,8 @@
     {"scores": {"AVG": 0.3767, "NLI": 0.308, ..., "jamp_exact_match": 0.35, ...},
      "outputs": {"jamp": [{"input": ..., "pred": ..., "gold": ...}, ...], ...}}
 
-What is not complete, and evalkit's own additions (sentence_bleu_*), are left out.
+Categories and an average that are not complete, and evalkit's own additions (sentence_bleu_*), are
+left out.
 """
 
 from collections.abc import Sequence

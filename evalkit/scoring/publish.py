@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from evalkit.config import ExportFormat
-from evalkit.records import RunDirectory, write_json_atomic, write_lines_atomic
+from evalkit.durable import read_log, write_checked_json, write_json_atomic, write_lines_atomic
+from evalkit.records import RunDirectory
 from evalkit.results import Results
 from evalkit.scoring.export import FILE_NAME, llm_jp_eval_json
 from evalkit.scoring.scores import TaskScores
@@ -31,4 +32,18 @@ def write_scored(
         write_lines_atomic(directory.scores_path(task.spec.name), rows)
     if export is ExportFormat.llm_jp_eval:
         write_json_atomic(directory.path / FILE_NAME, llm_jp_eval_json(tasks, results))
-    write_json_atomic(directory.results_path, results.to_json())
+    write_checked_json(directory.results_path, results.to_json())
+
+
+def scores_fit(directory: RunDirectory, results: Results) -> bool:
+    """Whether scores/ is whole and of the same scoring as `results`.
+
+    It is not when a line is damaged, or when another scoring was killed before its results.json.
+    """
+    for name, rates in results.datasets.items():
+        rows, damaged = read_log(directory.scores_path(name))
+        if damaged or len(rows) != rates.n:
+            return False
+        if any(row.get("deviations") != results.protocol.deviations for row in rows.values()):
+            return False
+    return True

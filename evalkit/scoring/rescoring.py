@@ -1,15 +1,15 @@
 """Scoring a run's kept completions again, and what moved by it."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from evalkit.config import Config
+from evalkit.environment import kept_environment
 from evalkit.errors import InputError
 from evalkit.loading import LoadedSuite, sample_limit, suite_specs
-from evalkit.reading import read_yaml
+from evalkit.reading import as_text, read_yaml
 from evalkit.records import RunDirectory, SampleRecord, read_log
 from evalkit.results import Results, read_results
 from evalkit.run import score_run
@@ -76,7 +76,8 @@ def rescore(given: Config) -> Rescored:
             kept.directory,
             dtype=identity.get("dtype"),
             run={**(kept.before.run if kept.before else {}), "identity": identity},
-            reasons=_reasons(kept),
+            reasons=[] if kept.before else ["the run is not finished"],
+            gaps={name: f"{count} samples have no completion" for name, count in kept.gaps.items()},
             into=into,
         )
         if kept.before is None:
@@ -91,10 +92,10 @@ def open_run(folder: Path, given: Config) -> KeptRun:
     Raises:
         InputError: see `rescore`.
     """
-    config = kept_config(folder / "config.yaml")
-    _lay_over(config, given)
     directory = RunDirectory(folder)
     before = _kept_results(directory)
+    config = kept_config(folder / "config.yaml")
+    _lay_over(config, given)
     absent = before.partial.datasets if before else {}
     tasks, missing, gaps = [], {}, {}
     for spec in suite_specs(config):
@@ -132,7 +133,7 @@ def kept_config(path: Path) -> Config:
             fix="run=results/<model>/<suite>/<run id>, as the run printed it",
         )
     try:
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), read_yaml(path)))
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), as_text(read_yaml(path))))
     except OmegaConfBaseException as error:
         raise InputError(
             f"the run's configuration does not fit this version: {str(error).splitlines()[0]}", where=path
@@ -164,16 +165,7 @@ def _identity(kept: KeptRun) -> dict[str, Any]:
     """What decided the run's completions, from its results or, unfinished, from environment.json."""
     if kept.before and "identity" in kept.before.run:
         return dict(kept.before.run["identity"])
-    try:
-        content = json.loads((kept.directory.path / "environment.json").read_text(encoding="utf-8"))
-        return dict(content["identity"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-
-
-def _reasons(kept: KeptRun) -> list[str]:
-    reasons = [f"{name}: {count} samples have no completion" for name, count in kept.gaps.items()]
-    return reasons if kept.before else ["the run is not finished", *reasons]
+    return dict((kept_environment(kept.directory.path) or {}).get("identity") or {})
 
 
 def _sample_scores(directory: RunDirectory, suite: LoadedSuite) -> SampleScores:
@@ -181,9 +173,14 @@ def _sample_scores(directory: RunDirectory, suite: LoadedSuite) -> SampleScores:
 
 
 def _kept_results(directory: RunDirectory) -> Results | None:
-    if not directory.results_path.exists():
+    """The results the run has; None when there are none, or damaged ones, or another version's."""
+    try:
+        return read_results(directory.results_path)
+    except InputError:
+        # Another kind of run has other results, and nothing here to score again.
+        if (directory.path / "mt_bench.json").exists():
+            raise
         return None
-    return read_results(directory.results_path)
 
 
 def _evaluated(records: Iterable[SampleRecord], limit: int) -> list[SampleRecord]:
@@ -200,7 +197,7 @@ def _task(spec: TaskSpec, records: Sequence[SampleRecord]) -> Task:
 def _check_complete(folder: Path, before: Results | None, gaps: Mapping[str, int], lost: list[str]) -> None:
     if before is None:
         raise InputError(
-            "the run is not finished: it has no results.json",
+            "the run is not finished: it has no whole results.json of this version",
             where=folder,
             fix="run the same command again, or score what is there: allow_missing=true",
         )

@@ -40,7 +40,7 @@ class Mirror:
             raise InputError(what, where=f"mirror={root}")
         files: dict[str, tuple[MirroredFile, ...]] = {}
         for manifest in manifests:
-            for url, found in _read(manifest):
+            for url, found in _read(root, manifest):
                 files[url] = (*files.get(url, ()), found)
         return cls(root, files)
 
@@ -71,7 +71,7 @@ class Mirror:
         return None
 
 
-def _read(manifest: Path) -> list[tuple[str, MirroredFile]]:
+def _read(root: Path, manifest: Path) -> list[tuple[str, MirroredFile]]:
     try:
         with manifest.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream, strict=True)
@@ -81,7 +81,7 @@ def _read(manifest: Path) -> list[tuple[str, MirroredFile]]:
             for row in reader:
                 if not all(row[column] for column in _COLUMNS):
                     raise InputError("an incomplete line", where=f"{manifest}, line {reader.line_num}")
-                path = _inside(manifest, row["local_path"], reader.line_num)
+                path = _inside(root, manifest, row["local_path"], reader.line_num)
                 found.append((row["upstream_url"], MirroredFile(path, row["sha256"].lower(), manifest)))
             return found
     except OSError as error:
@@ -90,8 +90,16 @@ def _read(manifest: Path) -> list[tuple[str, MirroredFile]]:
         raise InputError(f"not a CSV file in UTF-8: {error}", where=manifest) from None
 
 
-def _inside(manifest: Path, local_path: str, line: int) -> Path:
+def _inside(root: Path, manifest: Path, local_path: str, line: int) -> Path:
     relative = Path(local_path)
     if relative.is_absolute() or ".." in relative.parts:
         raise InputError(f"the path {local_path!r} leads out of the mirror", where=f"{manifest}, line {line}")
-    return manifest.parent / relative
+    path = manifest.parent / relative
+    # A link may lead out as well; the mirror's own folder may be one.
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise InputError(
+            f"the path {local_path!r} leads out of the mirror by a link",
+            where=f"{manifest}, line {line}",
+            fix="copy the file into the mirror",
+        )
+    return path

@@ -4,14 +4,14 @@ import multiprocessing
 import os
 import shutil
 import signal
-import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
+from evalkit.durable import is_abandoned, process_tag
 from evalkit.errors import EvalkitError
 from evalkit.records import write_error
 from evalkit.sources.conversion import Conversion, Job, convert
@@ -71,11 +71,10 @@ def staging_folder(data_dir: Path) -> Iterator[Path]:
     Raises:
         EvalkitError: `data_dir` cannot be written.
     """
-    host = socket.gethostname()
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(data_dir, host)
-        staging = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{host}-{os.getpid()}-", dir=data_dir))
+        _remove_abandoned(data_dir)
+        staging = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{process_tag()}-", dir=data_dir))
     except OSError as error:
         raise write_error(data_dir, error, "data_dir") from error
     try:
@@ -84,17 +83,8 @@ def staging_folder(data_dir: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _remove_abandoned(data_dir: Path, host: str) -> None:
-    for folder in data_dir.glob(f"{_PREFIX}{host}-*"):
-        pid = folder.name.removeprefix(f"{_PREFIX}{host}-").split("-")[0]
-        if pid.isdigit() and not _alive(int(pid)):
+def _remove_abandoned(data_dir: Path) -> None:
+    for folder in data_dir.glob(f"{_PREFIX}*"):
+        tag, _, _ = folder.name.removeprefix(_PREFIX).rpartition("-")
+        if is_abandoned(tag):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    with suppress(PermissionError):
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return False
-    return True

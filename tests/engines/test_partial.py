@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from evalkit.engines.partial import Part, attend, by_products, merge
+from evalkit.engines.kernels import Part
+from evalkit.engines.partial import attend, by_products, merge
 
 
 def tensors(queries: int, keys: int, *, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, ...]:

@@ -79,6 +79,16 @@ def test_a_sample_does_not_depend_on_its_neighbours() -> None:
     assert draws(0) == draws(1) == draws(3)
 
 
+def test_a_sample_does_not_depend_on_the_order_of_near_ties() -> None:
+    """Another batch moves logits by their last bits; the draw still means the same token."""
+    close = torch.randn(1, 60, generator=torch.Generator().manual_seed(2)) * 1e-6
+    moved = close + torch.randn(1, 60, generator=torch.Generator().manual_seed(3)) * 1e-6
+    assert close.argsort().tolist() != moved.argsort().tolist()
+    one, other = (row(Sampling(do_sample=True, top_k=60), seed=5) for _ in range(2))
+    for _ in range(200):
+        assert choose(close, [one]) == choose(moved, [other])
+
+
 def test_greedy_rows_stay_greedy_beside_sampled_ones() -> None:
     rows = [row(Sampling(do_sample=True, temperature=5.0)), row(Sampling())]
     assert choose(LOGITS[:2], rows)[1] == int(LOGITS[1].argmax())

@@ -65,7 +65,7 @@ def test_unfinished_damaged_and_foreign_versions_are_listed_and_the_rest_is_show
     assert "not JSON" in said["torn"] or "cannot be read" in said["torn"]
     assert "99" in said["newer"]
     assert "schema" in said["lacking"]
-    assert "schema version" in said["list"]
+    assert "a JSON object was expected" in said["list"]
     assert "jamp" in said["scoreless"]
 
 

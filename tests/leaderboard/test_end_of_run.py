@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ from rich.console import Console
 
 from evalkit import words
 from evalkit.config import Lang
+from evalkit.errors import InputError
+from evalkit.reference import load_cards
 from evalkit.report import print_next, print_results
-from evalkit.results import read_results
+from evalkit.results import MissingMetric, read_results
 from evalkit.timings import read_timings, timed
 from evalkit.types import Completion
 from tests.leaderboard.conftest import World
@@ -42,6 +45,16 @@ def test_what_to_look_at_and_what_to_try(world: World) -> None:
     assert "reproduce" not in text, "the card has no such model"
 
 
+def test_a_metric_that_was_asked_for_and_counts_nowhere_is_not_lost(world: World) -> None:
+    missing = MissingMetric("jamp", "bert_score_ja_f1", "it is not here", "prepare it")
+    results = replace(read_results(world.weak / "results.json"), missing_metrics=[missing])
+    out = io.StringIO()
+    print_results(results, Console(file=out, width=100))
+    assert (
+        "not computed: bert_score_ja_f1 of jamp: it is not here; fetch it with: prepare it" in out.getvalue()
+    )
+
+
 def test_in_japanese(world: World) -> None:
     words.use(Lang.ja)
     try:
@@ -69,3 +82,12 @@ def test_timings_add_up_over_commands_and_survive_a_stop(
     assert read_timings(tmp_path) == {"a": 2.0, "b": 2.0}
     (tmp_path / "timings.json").write_text("[1")
     assert read_timings(tmp_path) == {}
+
+
+def test_results_cleared_with_the_published_figures(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evalkit.reference.REFERENCE", tmp_path)
+    assert f"leaderboard {world.weak.parents[2]}" in said(world.weak)
+    with pytest.raises(InputError, match="git checkout -- results/reference"):
+        load_cards()

@@ -64,6 +64,18 @@ def test_undefined_correlations_are_zero() -> None:
     assert pearson([1.0], [1.0]) == 0.0
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_prediction_of_endless_digits_is_a_number_too() -> None:
+    endless = parse_number("9" * 400)
+    assert endless == math.inf
+    assert pearson([1.0, endless, 2.0], [1, 2, 3]) == 0.0
+    assert spearman([1.0, endless, 2.0], [1, 2, 3]) == pytest.approx(0.5)
+    for predicted in ([1.0, endless, 2.0], [1e308, 1e308, -1e308]):
+        values = correlation.resampled_pearson(predicted, [1, 2, 3], 50)
+        assert np.isfinite(values).all()
+        assert np.isfinite(correlation.resampled_spearman(predicted, [1, 2, 3], 50)).all()
+
+
 @pytest.mark.parametrize(
     ("resampled", "scipys"),
     [(correlation.resampled_pearson, pearsonr), (correlation.resampled_spearman, spearmanr)],

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server on real sockets that rates by rule and fails as it is told."""
+"""An OpenAI-compatible server on real sockets that answers by rule and fails as it is told."""
 
 import asyncio
 import json
@@ -15,6 +15,7 @@ from aiohttp import web
 # What a call is answered with: (messages as one text, how often they came before) -> fault or "ok".
 Plan = Callable[[str, int], str]
 
+CHOICE = {"text": " 答え", "finish_reason": "stop"}
 PAUSE = 0.05
 HANG = 1.5
 
@@ -26,6 +27,13 @@ def always_ok(text: str, attempt: int) -> str:
 def rating_of(text: str) -> int:
     """The rule: 1 to 10 by a checksum of the messages."""
     return 1 + zlib.crc32(text.encode()) % 10
+
+
+def text_of_body(body: dict[str, Any]) -> str:
+    """What a call asks, as one text."""
+    if "prompt" in body:
+        return str(body["prompt"])
+    return "\n".join(message["content"] for message in body["messages"])
 
 
 class FaultServer:
@@ -45,6 +53,14 @@ class FaultServer:
         self.limit = limit
         self.text_of = lambda rating: f"説明です。\n\nRating: [[{rating}]]"
         self.served_model: str | None = None
+        # Text completions: the listed model, what a choice says, and the tokens of a prompt.
+        self.listed: dict[str, Any] | None = {"id": "served", "object": "model", "owned_by": "me"}
+        self.choose: Callable[[dict[str, Any]], dict[str, Any]] = lambda body: {
+            "text": " 答え",
+            "finish_reason": "stop",
+        }
+        self.count: Callable[[dict[str, Any]], int | None] = lambda body: len(body["prompt"])
+        self.key: str | None = None
         self.pause = PAUSE
         self.calls: list[str] = []
         self.bodies: list[dict[str, Any]] = []
@@ -81,6 +97,8 @@ class FaultServer:
         asyncio.set_event_loop(self._loop)
         app = web.Application(client_max_size=1 << 26)
         app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_post("/v1/completions", self._chat)
+        app.router.add_get("/v1/models", self._models)
         app.router.add_post("/openai/deployments/{deployment}/chat/completions", self._chat)
         app.router.add_post("/v1/files", self._upload)
         app.router.add_get("/v1/files/{file}/content", self._content)
@@ -98,13 +116,15 @@ class FaultServer:
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
-        text = "\n".join(message["content"] for message in body["messages"])
+        text = text_of_body(body)
         self.bodies.append(body)
         self.paths.append(request.path_qs)
         self.headers = dict(request.headers)
         self.calls.append(text)
         self.times.append(time.monotonic())
         fault = self.plan(text, self.attempts[text])
+        if self.key is not None and self.headers.get("Authorization") != f"Bearer {self.key}":
+            fault = "bad_key"
         self.attempts[text] += 1
         if self.limit is not None and self.at_once >= self.limit:
             fault = "429"
@@ -158,12 +178,24 @@ class FaultServer:
         completion = self.completion(text, body)
         if fault == "filter_finish":
             completion["choices"][0]["finish_reason"] = "content_filter"
-            completion["choices"][0]["message"]["content"] = None
+            if "message" in completion["choices"][0]:
+                completion["choices"][0]["message"]["content"] = None
         if fault == "wrong_model":
             completion["model"] = "some-other-model"
         return web.json_response(completion)
 
+    async def _models(self, request: web.Request) -> web.Response:
+        if self.key is not None and request.headers.get("Authorization") != f"Bearer {self.key}":
+            return self._error(401, "invalid_api_key", f"Bad key: {request.headers.get('Authorization')}")
+        if self.listed is None:
+            return self._error(404, None, "no such path")
+        return web.json_response({"object": "list", "data": [self.listed]})
+
     def completion(self, text: str, body: dict[str, Any]) -> dict[str, Any]:
+        if "prompt" in body:
+            counted = self.count(body)
+            answer = {"model": body["model"], "choices": [{"index": 0, **self.choose(body)}]}
+            return answer if counted is None else answer | {"usage": {"prompt_tokens": counted}}
         message = {"role": "assistant", "content": self.text_of(rating_of(text))}
         return {
             "id": "c",
@@ -220,7 +252,7 @@ class FaultServer:
         done, failed = [], []
         for line in data.splitlines():
             row = json.loads(line)
-            text = "\n".join(message["content"] for message in row["body"]["messages"])
+            text = text_of_body(row["body"])
             fault = self.plan(text, self.attempts[text])
             self.attempts[text] += 1
             answer = {"id": "r", "custom_id": row["custom_id"], "error": None}

@@ -25,6 +25,7 @@ from evalkit.mtbench.folder import MtBenchFolder, TurnRecord, turn_id
 from evalkit.mtbench.presets import LengthRule, load_preset
 from evalkit.mtbench.questions import CATEGORIES, Question
 from evalkit.types import Message
+from tests.engines.models import save_model
 
 LLM_JP_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}"
@@ -279,6 +280,7 @@ def test_five_answers(tmp_path: Path, cache: Path) -> None:
     assert results["tables"]["random"]["rows"] == 48
     assert results["tables"]["random"]["deviation_over_answers"] is not None
     assert results["preset"]["name"] == "little"
+    assert not results["partial"]["partial"]
 
 
 def test_a_local_judge(sampled: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -296,3 +298,20 @@ def test_a_local_judge(sampled: Bench, tmp_path: Path, capsys: pytest.CaptureFix
     assert json.loads((out / "results.json").read_text())["cost"]["calls"] == 0
     assert main([*words, f"run={out}", "judge.parameters.stop=x"]) == 2
     assert "does not know stop" in capsys.readouterr().err
+
+
+def test_other_weights_in_the_same_folder_are_another_judge(
+    sampled: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A checkpoint that is trained on rates anew; the old one's judgments stay its own."""
+    model = save_model("llama", tmp_path / "model", seed=0)
+    answers = sampled.answers(tmp_path / "answers.jsonl", "m")
+    words = ["judge", f"preset={sampled.preset}", f"mirror={sampled.mirror}", "judge=local"]
+    words += [f"judge.model={model}", "judge.parameters.max_tokens=4", "metrics.resamples=50"]
+    out = tmp_path / "run"
+    assert main([*words, f"answers={answers}", f"out={out}"]) == 0
+    for seed, calls in ((1, 32), (0, 0)):
+        save_model("llama", model, seed=seed)
+        capsys.readouterr()
+        assert main([*words, f"run={out}", "--dry-run"]) == 0
+        assert f"{calls} calls to make" in capsys.readouterr().out

@@ -95,6 +95,8 @@ def test_the_endpoint_is_driven(small: Bench, tmp_path: Path, capsys: pytest.Cap
         assert judge(small, out, server, "mode=batch", "batch.submit=true", "batch.poll=0.01") == 0
         assert len(server.batches) == 1
         assert results(out)["tables"]["m"]["statuses"] == {"ok": 14, "filtered": 2}
+        # 14 answers of 1000 and 100 tokens at half of $2.5 and $10.
+        assert results(out)["cost"]["dollars"] == pytest.approx(14 * (1000 * 2.5 + 100 * 10) / 1e6 / 2)
         online = {j.id: j.rating for j in MtBenchFolder(out).judgments("gpt-4o-2024-08-06")}
         # Judged already: neither a batch nor a call.
         assert judge(small, out, server, "mode=batch", "batch.submit=true") == 0
@@ -128,6 +130,29 @@ def test_a_batch_that_expires_keeps_what_it_has(small: Bench, tmp_path: Path) ->
         assert judge(small, out, server, *words) == 0
         assert len(server.batches) == 2
         assert set(server.answered.values()) == {1}
+
+
+def test_a_batch_that_expired_whole_is_sent_again(small: Bench, tmp_path: Path) -> None:
+    """Its error file names every request: read once, it has nothing more to say."""
+    out = tmp_path / "run"
+    with FaultServer(lambda text, attempt: "ok" if attempt else "expired") as server:
+        words = ("mode=batch", "batch.submit=true", "batch.poll=0.01")
+        assert judge(small, out, server, *words) == 1
+        assert results(out)["tables"]["m"]["statuses"] == {"api_error": 16}
+        assert judge(small, out, server, *words) == 0
+        assert len(server.batches) == 2
+    assert results(out)["tables"]["m"]["statuses"] == {"ok": 16}
+
+
+def test_a_dry_run_knows_the_price_of_a_batch(
+    small: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FaultServer() as server:
+        shown = []
+        for words in ((), ("mode=batch",)):
+            assert judge(small, tmp_path / "run", server, "--dry-run", *words, "judge.repeats=50") == 0
+            shown.append(float(capsys.readouterr().out.rpartition("$")[2]))
+    assert shown[1] == pytest.approx(shown[0] / 2, abs=0.006)
 
 
 def test_a_batch_may_not_pass_the_limit(

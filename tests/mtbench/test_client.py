@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from fault_server import PAUSE, FaultServer, rating_of
 
-from evalkit.client import ApiClient, Reply, Service, ServiceError
+from evalkit.client import ApiClient, Service, ServiceError
 from evalkit.limits import AdaptiveLimit
 from evalkit.refusals import error_code, is_overflow, redact, retry_after
+from evalkit.replies import Reply, reply_of_body
 from evalkit.types import Message
 
 KEY = "sk-test-0123456789abcdef"
@@ -86,6 +87,25 @@ def test_what_concerns_every_request_stops(fault: str, reason: str) -> None:
         ask(server, ["a"])
     assert caught.value.reason == reason
     assert len(server.calls) == 1
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"choices": [{"message": {"content": [{"type": "text", "text": "[[5]]"}]}}]},
+        {"choices": [{"message": "[[5]]"}]},
+        {"choices": [None]},
+        {"choices": {"0": {}}},
+        [],
+    ],
+)
+def test_an_answer_of_another_shape_is_none(odd: object) -> None:
+    assert reply_of_body(odd) is None
+
+
+def test_counts_and_names_of_another_shape_are_left_out() -> None:
+    message = {"choices": [{"message": {"content": "[[5]]"}}], "usage": [1], "model": 7}
+    assert reply_of_body(message) == Reply("ok", "[[5]]")
 
 
 def test_the_key_is_in_no_message() -> None:

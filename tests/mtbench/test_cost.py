@@ -33,7 +33,9 @@ def test_a_run_costs_what_the_notes_say() -> None:
 
 def test_prices_by_name_and_date() -> None:
     prices = load_prices()
-    assert price_of("gpt-4o-2024-05-13", prices) == prices["gpt-4o"]
+    assert price_of("gpt-4o-2024-11-20", prices) == prices["gpt-4o"]
+    # The first of them costs more than its name without the date.
+    assert price_of("gpt-4o-2024-05-13", prices) == Price(5.0, 15.0)
     assert price_of("gpt-4-0613", prices) == prices["gpt-4-0613"]
     assert price_of("gpt-4-turbo", prices) is None
 

@@ -199,6 +199,17 @@ def test_a_permanent_error_in_the_middle_keeps_what_was_judged(bench: Bench, tmp
         assert len(server.calls) - before == 160 - kept
 
 
+def test_one_request_that_is_refused_does_not_stop_the_others(bench: Bench, tmp_path: Path) -> None:
+    """HTTP 400 without a known code: at the first call it concerns all, later that request alone."""
+    out = tmp_path / "run"
+    with FaultServer(lambda text, attempt: "bad_request" if "問い75、二つ目" in text else "ok") as server:
+        assert judge(bench, out, server) == 1
+        assert len(server.calls) == 160
+    assert results(out)["tables"]["m"]["statuses"] == {"ok": 159, "api_error": 1}
+    (failed,) = [j for j in MtBenchFolder(out).judgments("gpt-4") if j.status == "api_error"]
+    assert "HTTP 400" in (failed.error or "") and failed.rating is None
+
+
 def test_failures_are_asked_again(bench: Bench, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with FaultServer(lambda text, attempt: "500" if "math" in text and "一つ目" in text else "ok") as server:
@@ -305,8 +316,6 @@ def test_kill_and_restart(bench: Bench, tmp_path: Path) -> None:
             process.wait()
             finished = stored_ids()
             assert least <= len(finished) < 160
-            texts = len(server.calls)
-        del texts
         # A torn line, as a crash of the machine leaves it.
         path = next(Path(os.environ["EVALKIT_CACHE"], "judgments").glob("*.jsonl"))
         with path.open("ab") as log:
@@ -376,6 +385,18 @@ def test_max_cost_is_never_passed(bench: Bench, tmp_path: Path, capsys: pytest.C
         assert len(server.calls) == 160
 
 
+def test_answers_that_are_lost_count_against_the_limit(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A service that works, charges, and breaks the connection: its worst case is taken for spent."""
+    with FaultServer(lambda text, attempt: "cut") as server:
+        # One call may cost up to 2048 x $60 per million and a little for its prompt: $0.13.
+        options = ("judge.max_cost=0.5", "judge.retries=100", "judge.concurrency=2")
+        assert judge(bench, tmp_path / "run", server, *options) == 1
+        assert len(server.calls) == 3
+    assert "judge.max_cost=0.5" in capsys.readouterr().err
+
+
 def test_max_cost_needs_a_price(bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     assert judge(bench, out, None, "judge=openai", "judge.model=unheard-of", "judge.max_cost=1") == 2
@@ -412,6 +433,11 @@ def test_what_addresses_a_judgment(bench: Bench, tmp_path: Path) -> None:
             calls = len(server.calls)
             assert judge(bench, tmp_path / f"c{number}", server, *base, change) == 0
             assert len(server.calls) == calls + 160, change
+    # A named judge that is given another model does not keep its name.
+    assert results(tmp_path / "c1")["judge"]["label"] == "gpt-4"
+    assert (
+        results(tmp_path / "c2")["judge"]["label"] == results(tmp_path / "c2")["tables"]["m"]["judge"] == "x"
+    )
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,10 @@ from evalkit.mtbench.ratings import (
         ("$ERROR$", None, "unparsed", "none"),
         ("", None, "unparsed", "none"),
         (None, None, "malformed", "none"),
+        # A judge that cannot stop counting: no float holds it, and no mean could be taken.
+        (f"[[{'1' * 400}]]", None, "malformed", "double_bracket"),
+        (f"[[{'1' * 400}.]]", None, "malformed", "double_bracket"),
+        (f"[[{'1' * 5000}]]", None, "malformed", "double_bracket"),
     ],
 )
 def test_reference_parser(text: str | None, value: float | None, status: str, rule: str) -> None:

@@ -252,6 +252,8 @@ def test_pairwise_logs(bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixtu
     [
         ([row(1, 1, 5, turn=3)], "line 1, field turn"),
         ([row(1, 1, 5), row(1, 1, 5) | {"score": "five"}], "line 2, field score"),
+        ([row(1, 1, 5) | {"score": 10**400}], "line 1, field score"),
+        ([row(1, 1, 5) | {"score": float("inf")}], "line 1, field score"),
         ([row(1, 1, 5, judge="gpt-4")], "field judge"),
         ([row(1, 1, 5, question_id=None)], "field question_id"),
         ([row(999, 1, 5)], "question 999"),

@@ -104,3 +104,7 @@ def test_what_is_missing_is_said() -> None:
         "6 of 160 turns of the question set have a score"
     ]
     assert missing_turns(as_logged(JUDGMENTS), replace(preset, turns=[1]), 6) == []
+    # A preset of five answers, of which one is there.
+    assert missing_turns(as_logged(JUDGMENTS), replace(preset, turns=[1]), 6, 5) == [
+        "6 of 30 turns of the question set have a score"
+    ]

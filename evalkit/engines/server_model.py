@@ -1,0 +1,172 @@
+"""Which model a run through servers is about: what they say of it, held against what the command says."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from evalkit.client import ApiClient, Service
+from evalkit.config import Config, Dtype, EngineConfig, is_offline
+from evalkit.engines.base import Identified
+from evalkit.engines.servers import (
+    ServerFacts,
+    addresses,
+    api_key,
+    ask_facts,
+    nobody_answers,
+)
+from evalkit.errors import InputError
+from evalkit.identity import GENERATION_VERSION
+from evalkit.models import label_of
+from evalkit.models.served import disagreements, resolve_without_weights
+from evalkit.refusals import public_address
+from evalkit.server_options import PromptForm, ServerKind
+
+if TYPE_CHECKING:
+    from evalkit.models import ResolvedModel
+
+log = logging.getLogger(__name__)
+
+# The first look at a server is soon over: a run that cannot start should say so.
+_LOOK_RETRIES = 2
+
+
+def new_client(options: EngineConfig, address: str, *, retries: int | None = None) -> ApiClient:
+    """A client for one of the servers, with the key of the environment.
+
+    Raises:
+        InputError: a number out of its range, or the package openai is not installed.
+    """
+    lowest = {"concurrency": 1, "retries": 0, "timeout": 0.001, "max_wait": 0}
+    for name, least in lowest.items():
+        if getattr(options, name) < least:
+            raise InputError(f"{getattr(options, name)} is too small", where=f"option engine.{name}")
+    return ApiClient(
+        Service(base_url=address, api_key=api_key(options), timeout=options.timeout),
+        concurrency=options.concurrency,
+        retries=options.retries if retries is None else retries,
+        first_wait=min(1.0, options.max_wait),
+        max_wait=options.max_wait,
+    )
+
+
+def identify_served(config: Config) -> Identified:
+    """The model behind engine=api: evalkit's own endpoint tells its identity, of others the name counts.
+
+    Raises:
+        InputError: the command and the servers, or two servers, do not agree.
+        EvalkitError: no server answers, or one refuses the key.
+    """
+    assert config.model is not None
+    known = resolve_without_weights(config.model, offline=is_offline(config))
+    facts = ask_servers(config, known)
+    if facts.evalkit is not None:
+        told = facts.evalkit
+        name = told["name"] if config.model.served and config.model.name is None else known.name
+        model = replace(known, name=name, label=label_of(name), identity=dict(told["identity"]))
+        return Identified(model, str(told["family"]), str(told["dtype"]))
+    if config.model.served and config.model.name is None:
+        known = replace(known, name=facts.model, label=label_of(facts.model))
+    identity = _foreign_identity(config, known, facts)
+    dtype = "server" if config.dtype is Dtype.auto else config.dtype.value
+    return Identified(replace(known, identity=identity), "api", dtype)
+
+
+def _foreign_identity(config: Config, known: "ResolvedModel", facts: ServerFacts) -> dict[str, Any]:
+    identity: dict[str, Any] = {"server_model": facts.model, "name": known.name}
+    if config.engine.parameters:
+        identity["parameters"] = dict(config.engine.parameters)
+    if config.engine.prompts is PromptForm.chat:
+        identity["prompts"] = PromptForm.chat.value
+    return identity
+
+
+def ask_servers(config: Config, known: "ResolvedModel") -> ServerFacts:
+    """What the servers that answer say, agreed among them and with the command.
+
+    Args:
+        config: the options.
+        known: the command's model, as far as it is known; or a model that was identified before.
+
+    Raises:
+        InputError: they do not agree.
+        EvalkitError: no server answers, or one refuses the key.
+    """
+    assert config.model is not None
+    found = addresses(config.engine)
+    name = config.model.name if config.model.served else None
+    answers = asyncio.run(_look(config.engine, found, name))
+    alive = [(address, facts) for address, facts in zip(found, answers, strict=True) if facts is not None]
+    for address in (address for address, facts in zip(found, answers, strict=True) if facts is None):
+        log.warning("the server does not answer: %s", public_address(address))
+    if not alive:
+        raise nobody_answers(found)
+    first = alive[0][1]
+    for address, facts in alive:
+        if facts.model != first.model or facts.kind is not first.kind:
+            raise InputError(
+                f"the servers differ: {first.model} ({first.kind.value}) and "
+                f"{facts.model} ({facts.kind.value})",
+                where=", ".join(public_address(address) for address, _ in alive),
+                fix="serve one model with one program at all of them",
+            )
+        if facts.kind is ServerKind.evalkit:
+            check_identity(config, known, facts, address)
+            if facts.evalkit != first.evalkit and _essence(facts) != _essence(first):
+                raise _mismatch("the servers do not serve the same model", address)
+    return first
+
+
+async def _look(options: EngineConfig, found: Sequence[str], name: str | None) -> list[ServerFacts | None]:
+    async def look(address: str) -> ServerFacts | None:
+        async with new_client(options, address, retries=min(_LOOK_RETRIES, options.retries)) as client:
+            return await ask_facts(client, options, name)
+
+    return list(await asyncio.gather(*(look(address) for address in found)))
+
+
+def _essence(facts: ServerFacts) -> list[Any]:
+    told = facts.evalkit or {}
+    return [told.get(key) for key in ("identity", "dtype", "bos", "family", "generation_version")]
+
+
+def check_identity(config: Config, known: "ResolvedModel", facts: ServerFacts, address: str) -> None:
+    """Refuses an endpoint of evalkit that does not do what the command says.
+
+    Raises:
+        InputError: another model, precision, BOS rule or version; says what to change.
+    """
+    told = facts.evalkit
+    if told is None or told.get("generation_version") != GENERATION_VERSION:
+        raise _mismatch("the server runs another version of evalkit", address)
+    if config.engine.prompts is PromptForm.chat:
+        raise InputError(
+            "evalkit's own server takes the exact prompts",
+            where="option engine.prompts",
+            fix="engine.prompts=auto",
+        )
+    assert config.model is not None
+    differing = disagreements(known.identity, dict(told["identity"]), served=config.model.served)
+    if differing:
+        raise _mismatch(
+            f"the server's model {told['name']} is not the command's ({', '.join(differing)} differ)",
+            address,
+            fix="name the model that is served, or model=served to take it as it is",
+        )
+    if config.dtype is not Dtype.auto and config.dtype.value != told["dtype"]:
+        raise _mismatch(
+            f"the server computes in {told['dtype']}, the command says {config.dtype.value}",
+            address,
+            fix=f"dtype={told['dtype']}, or serve with dtype={config.dtype.value}",
+        )
+    if config.protocol.bos.value != told["bos"]:
+        raise _mismatch(
+            f"the server's BOS rule is {told['bos']}, the command's {config.protocol.bos.value}",
+            address,
+            fix=f"protocol.bos={told['bos']}, or serve with protocol.bos={config.protocol.bos.value}",
+        )
+
+
+def _mismatch(what: str, address: str, *, fix: str | None = None) -> InputError:
+    return InputError(what, where=public_address(address), fix=fix)

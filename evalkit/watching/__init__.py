@@ -1,0 +1,1 @@
+"""watch=DIR: the checkpoints of a training run, each evaluated once as soon as it is whole."""

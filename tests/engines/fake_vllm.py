@@ -1,0 +1,125 @@
+"""A stand-in for the package vllm: the calls evalkit makes, answered by the local engine.
+
+It checks the arguments as vLLM would and ends answers as vLLM does: the EOS and the tokens of a
+stop string are among the new token ids.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evalkit.engines.rows import Row
+from evalkit.types import Request, Sampling
+from tests.engines.models import local_engine
+
+__version__ = "0.0-fake"
+MADE: list["LLM"] = []
+
+
+@dataclass
+class SamplingParams:
+    max_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    repetition_penalty: float
+    seed: int
+    stop: list[str]
+    include_stop_str_in_output: bool
+    stop_token_ids: list[int]
+
+    def __post_init__(self) -> None:
+        assert self.max_tokens >= 1 and self.temperature >= 0 and 0 < self.top_p <= 1
+        assert self.top_k == -1 or self.top_k >= 1
+        assert self.include_stop_str_in_output and self.repetition_penalty > 0
+
+
+@dataclass
+class CompletionOutput:
+    token_ids: Sequence[int]
+    finish_reason: str
+    stop_reason: int | str | None
+
+
+@dataclass
+class RequestOutput:
+    request_id: str
+    outputs: list[CompletionOutput]
+    finished: bool
+
+
+@dataclass
+class ModelConfig:
+    max_model_len: int
+
+
+@dataclass
+class Engine:
+    local: Any
+    model_config: ModelConfig
+    waiting: dict[str, tuple[list[int], SamplingParams]] = field(default_factory=dict)
+    aborted: list[str] = field(default_factory=list)
+
+    def add_request(self, request_id: str, prompt: dict[str, list[int]], params: SamplingParams) -> None:
+        ids = prompt["prompt_token_ids"]
+        assert 0 < len(ids) < self.model_config.max_model_len
+        self.waiting[request_id] = (ids, params)
+
+    def has_unfinished_requests(self) -> bool:
+        return bool(self.waiting)
+
+    def abort_request(self, request_ids: list[str]) -> None:
+        self.aborted += request_ids
+        for request_id in request_ids:
+            self.waiting.pop(request_id, None)
+
+    def step(self) -> list[RequestOutput]:
+        """One request, whole; and first a word about it that is not the last."""
+        request_id = next(iter(self.waiting))
+        ids, params = self.waiting.pop(request_id)
+        sampling = Sampling(
+            params.temperature > 0,
+            params.temperature or 1.0,
+            params.top_p,
+            max(params.top_k, 0),
+            params.repetition_penalty,
+        )
+        room = min(params.max_tokens, self.model_config.max_model_len - len(ids))
+        request = Request(
+            request_id, "", room, tuple(params.stop), sampling, params.seed, prompt_ids=tuple(ids)
+        )
+        (row,) = self.local.together([request])
+        assert row.finish != "stop" or row.new[-1] in params.stop_token_ids
+        return [RequestOutput(request_id, [], False), RequestOutput(request_id, [_output(row)], True)]
+
+
+def _output(row: Row) -> CompletionOutput:
+    reason: int | str | None = None
+    if row.finish == "stop_string":
+        reason = row.request.stop[0]
+    elif row.finish == "stop":
+        reason = row.new[-1]
+    return CompletionOutput(tuple(row.new), "length" if row.finish == "length" else "stop", reason)
+
+
+class LLM:
+    def __init__(
+        self,
+        model: str,
+        *,
+        tokenizer: str,
+        dtype: str,
+        enable_prefix_caching: bool,
+        trust_remote_code: bool,
+        generation_config: str,
+        disable_log_stats: bool,
+        max_num_seqs: int = 256,
+        max_model_len: int = 512,
+    ) -> None:
+        assert enable_prefix_caching and generation_config == "vllm" and not trust_remote_code
+        if not list(Path(model).glob("*.safetensors")):
+            raise ValueError("no weights\nmore words")
+        self.options = {"dtype": dtype, "max_num_seqs": max_num_seqs, "tokenizer": tokenizer}
+        self.llm_engine = Engine(local_engine(Path(model)), ModelConfig(max_model_len))
+        MADE.append(self)

@@ -1,0 +1,141 @@
+"""evalkit commands as processes of their own that can be killed.
+
+A process start costs seconds of imports and would be most of the campaign. So most commands are
+forked from a process that has imported everything (multiprocessing's fork server) and runs nothing
+else: the command, its files, locks and signals are those of `python -m evalkit`. Some are started
+as people start them, which also puts moments into the imports.
+"""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from injected import Fault
+
+ROOT = Path(__file__).resolve().parents[2]
+LONGEST = 600.0
+_context = multiprocessing.get_context("forkserver")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: the exit code (negative: the signal) and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Child:
+    """A command under way."""
+
+    def __init__(self, process: BaseProcess | subprocess.Popen[bytes], folder: Path, name: str) -> None:
+        self._process = process
+        self._out, self._err = folder / f"{name}.out", folder / f"{name}.err"
+        self.pid = process.pid or 0
+
+    @property
+    def running(self) -> bool:
+        return self._code() is None
+
+    def _code(self) -> int | None:
+        if isinstance(self._process, subprocess.Popen):
+            return self._process.poll()
+        return self._process.exitcode
+
+    def send(self, number: int) -> None:
+        """Sends a signal, unless the command has ended."""
+        if self.running:
+            os.kill(self.pid, number)
+
+    def kill(self) -> Ended:
+        """kill -9."""
+        self.send(signal.SIGKILL)
+        return self.wait()
+
+    def wait(self) -> Ended:
+        """Waits until the command has ended."""
+        deadline = time.monotonic() + LONGEST
+        while (code := self._code()) is None:
+            assert time.monotonic() < deadline, f"still running after {LONGEST} s: {self._err.read_text()}"
+            time.sleep(0.01)
+        said = [path.read_text(errors="replace") if path.exists() else "" for path in (self._out, self._err)]
+        return Ended(code, *said)
+
+
+def settings(folder: Path) -> dict[str, str]:
+    """The environment of a command whose cache lies in `folder`."""
+    return {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)]),
+        "EVALKIT_CACHE": str(folder / "cache"),
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+_count = 0
+
+
+def fork(
+    words: Sequence[str], folder: Path, faults: Sequence[Fault] = (), env: dict[str, str] | None = None
+) -> Child:
+    """Starts a command in `folder` with faults put into it."""
+    global _count
+    _count += 1
+    _start_server()
+    own = settings(folder) | (env or {})
+    name = f"command-{_count}"
+    process = _context.Process(target=_command, args=(list(words), str(folder), name, list(faults), own))
+    process.start()
+    return Child(process, folder, name)
+
+
+def start(words: Sequence[str], folder: Path, env: dict[str, str] | None = None) -> Child:
+    """Starts a command in `folder` as people do."""
+    global _count
+    _count += 1
+    name = f"command-{_count}"
+    with (folder / f"{name}.out").open("wb") as out, (folder / f"{name}.err").open("wb") as err:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "evalkit", *words],
+            cwd=folder,
+            env={**os.environ, **settings(folder), **(env or {})},
+            stdout=out,
+            stderr=err,
+        )
+    return Child(process, folder, name)
+
+
+def _start_server() -> None:
+    # The server takes its environment from this process, and only when it starts.
+    before = dict(os.environ)
+    os.environ.update(settings(Path.cwd()))
+    try:
+        _context.set_forkserver_preload(["preloaded"])
+        forkserver.ensure_running()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _command(words: list[str], folder: str, name: str, faults: list[Fault], env: dict[str, str]) -> None:
+    os.environ.update(env)
+    os.chdir(folder)
+    for stream, ending in ((1, "out"), (2, "err")):
+        descriptor = os.open(f"{name}.{ending}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(descriptor, stream)
+        os.close(descriptor)
+    for fault in faults:
+        fault.install()
+    from evalkit.__main__ import main
+
+    sys.exit(main(words))

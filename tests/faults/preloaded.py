@@ -1,0 +1,22 @@
+"""What every command of the campaign needs, imported once in the process the commands are forked from."""
+
+import gc
+
+import scipy.stats  # noqa: F401
+import torch  # noqa: F401
+import transformers.models.llama.modeling_llama  # noqa: F401
+
+import evalkit.__main__
+import evalkit.cli.leaderboard
+import evalkit.cli.prepare
+import evalkit.cli.run
+import evalkit.cli.score
+import evalkit.engines.local
+import evalkit.engines.random_model
+import evalkit.mtbench.answer_run
+import evalkit.suites
+
+evalkit.suites.category_members()
+# The collector need not look through all of this again in every command.
+gc.collect()
+gc.freeze()
