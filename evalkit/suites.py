@@ -49,9 +49,11 @@ def summarise(
         missing_datasets: datasets of the suite that could not be scored, with the reason.
         gaps: datasets that were scored without some of their samples, and how many those are.
         reasons: further reasons why the result is partial.
-        run: the free section of the result.
+        run: the free section of the result; its `datasets` say which files the samples came from.
     """
     absent, without = dict(missing_datasets or {}), dict(gaps or {})
+    for name, problem in _other_data(tasks, run or {}).items():
+        without[name] = "; ".join([problem, *filter(None, [without.get(name)])])
     categories = _categories(tasks, absent, without)
     incomplete = {name: category.reasons for name, category in categories.items() if category.reasons}
     whole = [
@@ -82,6 +84,19 @@ def _limit_reason(protocol: ProtocolRecord) -> list[str]:
     if not 0 < limit < PROTOCOL_LIMIT:
         return []
     return [f"limit={limit}: the protocol takes {PROTOCOL_LIMIT} samples of each dataset"]
+
+
+def _other_data(tasks: Sequence[TaskScores], run: Mapping[str, Any]) -> dict[str, str]:
+    """What to say of each dataset whose prepared file is not the published one."""
+    facts = run.get("datasets", {})
+    differing = {
+        task.spec.name: task.spec.differing(facts.get(task.spec.name, {}).get("sha256", {})) for task in tasks
+    }
+    return {
+        name: f"the {' and '.join(splits)} file is not the published one"
+        for name, splits in differing.items()
+        if splits
+    }
 
 
 def _categories(

@@ -132,11 +132,21 @@ def close() -> None:
 
 
 def nodes() -> list[Node]:
-    """The machines of the cluster that are alive."""
+    """The machines of the cluster that are alive.
+
+    Raises:
+        EvalkitError: the connection is lost.
+    """
     import ray
 
+    try:
+        known = ray.nodes()
+    except Exception as error:  # as in `_init`
+        raise EvalkitError(
+            f"the connection to Ray is lost: {error}", fix="run the same command again: it continues"
+        ) from None
     listed = []
-    for node in ray.nodes():
+    for node in known:
         if node["Alive"]:
             has = node["Resources"]
             sizes = (int(has.get(name, 0)) for name in ("CPU", "GPU", "memory"))

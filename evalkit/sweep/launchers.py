@@ -59,7 +59,8 @@ def check_launcher(words: Sequence[str]) -> tuple[str, list[str]]:
             )
     if name not in LAUNCHERS:
         raise InputError(
-            f"unknown launcher {name!r}{did_you_mean(name, LAUNCHERS)}", fix="python -m evalkit list launchers"
+            f"unknown launcher {name!r}{did_you_mean(name, LAUNCHERS)}",
+            fix="python -m evalkit list launchers",
         )
     kind = LAUNCHERS[name]
     if not is_installed(kind):
@@ -116,4 +117,3 @@ def check_options(words: Sequence[str], name: str) -> None:
     except (HydraException, OmegaConfBaseException) as error:
         text = str(error.__cause__ or error).strip().splitlines()[0]
         raise InputError(f"the launcher's options are not valid: {text}", where=" ".join(words)) from None
-

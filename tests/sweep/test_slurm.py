@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from sweeps import SEEDS, Records, Sweep, records, wait_for_records
 
-
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
 
 
