@@ -5,7 +5,7 @@
         SHA256SUMS               of every other file: check with `sha256sum -c SHA256SUMS`
         1.3.1/evaluation/...     prepared data: `data_dir=` is the unpacked folder itself
         hub/                     model and metric files, laid out as the hub library's cache
-        cache/                   evalkit's cache: converted models
+        cache/                   evalkit's cache: converted models, MT-Bench's questions and prompts
         models/<name>/           models that came from a plain folder
 
 Because hub/ and cache/ are caches, a run from the unpacked folder resolves every name as it would
@@ -15,7 +15,6 @@ elsewhere and gets the same run id.
 import hashlib
 import io
 import json
-import os
 import tarfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -24,13 +23,11 @@ from typing import Any
 
 from evalkit import __version__, assets
 from evalkit.config import Config, SuiteData, is_offline
-from evalkit.errors import EvalkitError, InputError
+from evalkit.errors import EvalkitError, FetchError, InputError
 from evalkit.loading import suite_specs
 from evalkit.records import atomic_file
 from evalkit.task_spec import TaskSpec
-
-MARK = "bundle.json"
-SUMS = "SHA256SUMS"
+from evalkit.unpacked import MARK, SUMS
 
 
 @dataclass
@@ -56,21 +53,6 @@ class Contents:
                 self.files[f"{inside}/{path.relative_to(folder).as_posix()}"] = path
 
 
-def use(data_dir: Path) -> bool:
-    """Makes an unpacked bundle's models the ones that names stand for; False when it is no bundle."""
-    if not (data_dir / MARK).is_file():
-        return False
-    for inside in ("hub", "cache"):
-        if not (data_dir / inside).resolve().is_relative_to(data_dir.resolve()):
-            raise InputError(
-                f"the bundle's folder {inside} leads out of it by a link", where=data_dir / inside
-            )
-    # Both are read when the hub's library is imported or a path is asked for, which is later.
-    os.environ["HF_HUB_CACHE"] = str((data_dir / "hub").resolve())
-    os.environ["EVALKIT_CACHE"] = str((data_dir / "cache").resolve())
-    return True
-
-
 def collect(config: Config, *, say: Callable[[str], None]) -> Contents:
     """Gathers what a bundle holds, fetching and preparing what is missing.
 
@@ -81,20 +63,36 @@ def collect(config: Config, *, say: Callable[[str], None]) -> Contents:
     if config.suite is None and config.model is None:
         raise InputError("what shall be packed?", fix="suite=jaster and/or model=1.8b-instruct")
     contents = Contents(facts={"evalkit": __version__})
-    if config.suite is not None and config.suite.mt_bench is not None:
-        from evalkit.mtbench.data import fetch_all
-
+    if config.suite is not None:
         contents.facts["suite"] = config.suite.name
-        contents.files |= {f"cache/{inside}": path for inside, path in fetch_all(config).items()}
-    elif config.suite is not None:
-        specs = suite_specs(config)
-        contents.facts["suite"] = config.suite.name
-        if config.suite.data is SuiteData.prepared:
-            _add_data(contents, config, specs, say)
-        _add_metric_models(contents, config, specs, say)
+        if config.suite.mt_bench is not None:
+            _add_mt_bench(contents, config, config.suite.mt_bench)
+        else:
+            _add_suite(contents, config, say)
     if config.model is not None:
         _add_model(contents, config, say)
     return contents
+
+
+def _add_suite(contents: Contents, config: Config, say: Callable[[str], None]) -> None:
+    assert config.suite is not None
+    specs = suite_specs(config)
+    if config.suite.data is SuiteData.prepared:
+        _add_data(contents, config, specs, say)
+        try:
+            _add_mt_bench(contents, config, "ja")
+        except FetchError as error:
+            # The suite was asked for; these few files only come along.
+            say(f"left out: MT-Bench, {error.what}")
+    _add_metric_models(contents, config, specs, say)
+
+
+def _add_mt_bench(contents: Contents, config: Config, language: str) -> None:
+    from evalkit.mtbench.data import fetch_all
+
+    found = fetch_all(config, language)
+    contents.files |= {f"cache/{inside}": path for inside, path in found.items()}
+    contents.facts["mt_bench"] = language
 
 
 def _add_data(contents: Contents, config: Config, specs: list[TaskSpec], say: Callable[[str], None]) -> None:

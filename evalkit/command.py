@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evalkit.durable import is_disk_full, write_error
-from evalkit.errors import EvalkitError, InterruptedRunError
+from evalkit.errors import EvalkitError, InputError, InterruptedRunError
 from evalkit.redaction import hide, printable
 from evalkit.signals import signals_stop_the_run
 
@@ -38,6 +38,13 @@ def attempt(action: Callable[[], int]) -> Ended:
     except KeyboardInterrupt:
         print("evalkit: interrupted; the same command continues where this one stopped", file=sys.stderr)
         return Ended(130, "interrupted")
+    except RuntimeError as error:
+        # What pathlib says of `~name/...` when nobody here has that name, from whichever option it came.
+        if "home directory" not in str(error):
+            raise
+        why = "a path begins with ~ and the name of nobody on this machine"
+        print(f"evalkit: {why}", file=sys.stderr)
+        return Ended(InputError.exit_code, why)
     except BrokenPipeError:
         # The reader of our output (head, less) has gone: nothing is left to say.
         sys.stderr.close()
@@ -73,6 +80,6 @@ def prepare_process(config: "Config") -> None:
 
         language.use(config.lang)
     if config.data_dir is not None:
-        from evalkit.bundle import use
+        from evalkit.unpacked import use
 
         use(Path(config.data_dir).expanduser())

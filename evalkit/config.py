@@ -56,6 +56,14 @@ class SuiteData(Enum):
     bundled = "bundled"
 
 
+class Split(Enum):
+    """Which prepared split is evaluated; the protocol's is dev."""
+
+    train = "train"
+    dev = "dev"
+    test = "test"
+
+
 class ExportFormat(Enum):
     """Further result files a run or a scoring writes."""
 
@@ -322,7 +330,7 @@ class Config:
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
-    split: str = "dev"
+    split: Split = Split.dev
     limit: int | None = None
     num_few_shots: int = 4
     seed: int = 42

@@ -54,7 +54,7 @@ def run_identity(
         "data": {task.name: task.sha256 for task in tasks},
         "prompts": {task.name: _prompt_sha256(task, template) for task in tasks},
         "max_new_tokens": {task.name: task.spec.output_length for task in tasks},
-        "split": config.split,
+        "split": config.split.value,
         "num_few_shots": config.num_few_shots,
         "seed": config.seed,
         "generation": generation,

@@ -5,9 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evalkit.assets import default_data_dir
-from evalkit.config import Config, SuiteData, is_offline
+from evalkit.config import Config, Split, SuiteConfig, SuiteData, is_offline
 from evalkit.errors import InputError
-from evalkit.tasks import MissingDataError, Task, TaskSpec, load_bundled, load_spec, load_task
+from evalkit.shell import command
+from evalkit.tasks import (
+    MissingDataError,
+    Task,
+    TaskSpec,
+    load_bundled,
+    load_spec,
+    load_task,
+    prepared_path,
+)
+from evalkit.unpacked import check_unchanged, packed_sums
 
 # max_num_samples of the published runs.
 PROTOCOL_LIMIT = 100
@@ -57,24 +67,14 @@ def load_suite(config: Config, *, say: Callable[[str], None]) -> LoadedSuite:
     """
     specs = suite_specs(config)
     assert config.suite is not None
-    limit = sample_limit(config)
     if config.suite.data is SuiteData.bundled:
-        tasks = [load_bundled(spec, limit=limit, num_few_shots=config.num_few_shots) for spec in specs]
-        return LoadedSuite(config.suite.name, tuple(tasks), {}, ())
+        return LoadedSuite(config.suite.name, _bundled(config, specs), {}, ())
     data_dir = _data_dir(config, specs, say)
+    packed = packed_sums(data_dir)
     tasks, missing = [], {}
     for spec in specs:
         try:
-            tasks.append(
-                load_task(
-                    spec,
-                    data_dir,
-                    split=config.split,
-                    limit=limit,
-                    num_few_shots=config.num_few_shots,
-                    offline=is_offline(config),
-                )
-            )
+            tasks.append(_prepared(config, spec, data_dir, packed))
         except MissingDataError as error:
             if not config.allow_missing:
                 raise
@@ -83,10 +83,31 @@ def load_suite(config: Config, *, say: Callable[[str], None]) -> LoadedSuite:
         raise InputError(
             "none of the suite's datasets is there",
             where=data_dir,
-            fix=f"python -m evalkit prepare suite={config.suite.name} data_dir={data_dir}",
+            fix=_prepare_command(config.suite, data_dir),
         )
     warnings = tuple(warning for task in tasks for warning in task.warnings)
     return LoadedSuite(config.suite.name, tuple(tasks), missing, warnings)
+
+
+def _bundled(config: Config, specs: list[TaskSpec]) -> tuple[Task, ...]:
+    if config.split is not Split.dev:
+        raise InputError("the bundled items have one split: dev", where="option split")
+    limit, few_shots = sample_limit(config), config.num_few_shots
+    return tuple(load_bundled(spec, limit=limit, num_few_shots=few_shots) for spec in specs)
+
+
+def _prepared(config: Config, spec: TaskSpec, data_dir: Path, packed: dict[str, str]) -> Task:
+    task = load_task(
+        spec,
+        data_dir,
+        split=config.split.value,
+        limit=sample_limit(config),
+        num_few_shots=config.num_few_shots,
+        offline=is_offline(config),
+    )
+    for split, digest in task.sha256.items():
+        check_unchanged(prepared_path(data_dir, split, spec.name), digest, data_dir, packed)
+    return task
 
 
 def _data_dir(config: Config, specs: list[TaskSpec], say: Callable[[str], None]) -> Path:
@@ -97,14 +118,21 @@ def _data_dir(config: Config, specs: list[TaskSpec], say: Callable[[str], None])
             raise InputError(
                 "the data folder does not exist",
                 where=f"data_dir={config.data_dir}",
-                fix=f"python -m evalkit prepare suite={config.suite.name} data_dir={config.data_dir}",
+                fix=_prepare_command(config.suite, chosen),
             )
         return chosen
     data_dir = default_data_dir()
-    if not is_offline(config):
+    if not is_offline(config) and any(spec.data is None for spec in specs):
         from evalkit.sources.prepare import prepare
 
         say(f"data: preparing what is missing in {data_dir}")
         mirror = Path(config.mirror).expanduser() if config.mirror else None
         prepare(specs, data_dir, mirror=mirror)
     return data_dir
+
+
+def _prepare_command(suite: SuiteConfig, data_dir: Path) -> str:
+    words = [f"suite={suite.name}", f"data_dir={data_dir}"]
+    if suite.name == "task":
+        words.insert(1, f"suite.tasks=[{','.join(suite.tasks)}]")
+    return command("prepare", *words)

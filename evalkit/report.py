@@ -8,8 +8,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from evalkit.errors import InputError
 from evalkit.reference import has_row
-from evalkit.results import AVERAGE, DatasetRates, MissingMetric, Results, Value
+from evalkit.results import AVERAGE, DatasetRates, MissingMetric, Results, Value, read_results
+from evalkit.shell import command
 from evalkit.suites import category_members
 from evalkit.tasks import load_spec, task_names
 from evalkit.timings import read_timings
@@ -22,13 +24,16 @@ _FEW = 3
 def print_results(results: Results, console: Console) -> None:
     """Prints both tables and, when the result is partial, every reason."""
     console.print(_dataset_table(results))
-    console.print(_category_table(results))
+    if results.categories:
+        console.print(_category_table(results))
     if results.partial.partial:
         console.print(f"[yellow]{t('* partial result')}[/]", highlight=False)
         for reason in _reasons(results):
             console.print(f"  - {escape(said(reason))}", soft_wrap=True, highlight=False)
     for line in _missing_lines(results, counting=False):
         console.print(f"{t('not computed: ')}{escape(said(line))}", soft_wrap=True, highlight=False)
+    for name, what in results.run.get("other_data", {}).items():
+        console.print(f"[yellow]{escape(name)}: {escape(said(what))}[/]", soft_wrap=True, highlight=False)
     for license, datasets in _licenses(results).items():
         console.print(f"{t('data: ')}{escape(license)}: {', '.join(datasets)}", style="dim", highlight=False)
     if results.protocol.deviations:
@@ -42,8 +47,8 @@ def print_next(results: Results, folder: Path, console: Console) -> None:
     for line in _to_look_at(results, folder):
         console.print(escape(line), soft_wrap=True, highlight=False)
     console.print(f"{t('results: ')}[bold]{escape(str(folder))}[/]", soft_wrap=True, highlight=False)
-    for command in _next_commands(results, folder):
-        line = f"  {t('next: ')}python -m evalkit {escape(command)}"
+    for offered in _next_commands(results, folder):
+        line = f"  {t('next: ')}{escape(offered)}"
         console.print(line, style="dim", soft_wrap=True, highlight=False)
 
 
@@ -72,16 +77,24 @@ def _half_width(results: Results, dataset: str) -> float | None:
 
 def _next_commands(results: Results, folder: Path) -> Iterator[str]:
     if has_row(results.run.get("model")):
-        yield f"reproduce run={folder}"
+        yield command("reproduce", f"run={folder}")
     # results/<model>/<suite>/<run id>: another model's run of the same suite.
     beside = folder.parents[2].glob(f"*/{folder.parent.name}/*/results.json")
-    others = [path for path in beside if path.parents[2] != folder.parents[1]]
+    others = [path for path in beside if path.parents[2] != folder.parents[1] and _alike(path, results)]
     if others:
         newest = max(others, key=lambda path: path.stat().st_mtime)
-        yield f"compare {folder} {newest.parent}"
-    partial = " --partial" if results.partial.partial else ""
-    yield f"leaderboard {folder.parents[2]}{partial}"
-    yield f"score run={folder} protocol.strip=true"
+        yield command("compare", str(folder), str(newest.parent))
+    partial = ["--partial"] if results.partial.partial else []
+    yield command("leaderboard", str(folder.parents[2]), *partial)
+    yield command("score", f"run={folder}", "protocol.strip=true")
+
+
+def _alike(path: Path, results: Results) -> bool:
+    """Whether another run answered the same datasets: runs of suite=task need not."""
+    try:
+        return read_results(path).datasets.keys() == results.datasets.keys()
+    except InputError:
+        return False
 
 
 def _category_table(results: Results) -> Table:

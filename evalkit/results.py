@@ -240,7 +240,7 @@ def protocol_record(config: Config, dtype: str | None = None) -> ProtocolRecord:
         "protocol.custom_fewshots_template": (protocol.custom_fewshots_template, None),
         "generation.do_sample": (config.generation.do_sample, False),
         "generation.from_model": (config.generation.from_model, False),
-        "split": (config.split, PROTOCOL_SPLIT),
+        "split": (config.split.value, PROTOCOL_SPLIT),
         "limit": (limit, PROTOCOL_LIMIT),
         "num_few_shots": (config.num_few_shots, PROTOCOL_FEW_SHOTS),
         "metrics.comet.checkpoint": (config.metrics.comet.checkpoint, Config().metrics.comet.checkpoint),

@@ -1,7 +1,7 @@
 """A run, in one page: load, prompt, generate, score, report."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from evalkit.scoring.publish import scores_fit, write_scored
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, score_tasks
 from evalkit.signals import signals_stop_the_run, stop_if_signalled
 from evalkit.suites import summarise
+from evalkit.task_spec import is_task_file
 from evalkit.timings import timed
 from evalkit.types import Completion, Request, Sampling
 
@@ -63,6 +64,8 @@ def evaluate(config: Config, *, say: Say, opened: Callable[[Path], None] = lambd
     for line in (*suite.warnings, *(f"missing: {name} ({why})" for name, why in suite.missing.items())):
         say(line)
     identified = identify(config)
+    # A path names the model too; the run keeps that name with its options.
+    config = replace(config, model=replace(config.model, name=identified.model.name))
     identity, directory = _run_directory(config, suite, identified, template)
     dtype = identified.dtype
     with directory, log_to(directory.path / "run.log") as log, signals_stop_the_run():
@@ -200,7 +203,10 @@ def _finished_results(directory: RunDirectory, config: Config, dtype: str) -> Re
 def _start_files(directory: RunDirectory, config: Config, environment: dict[str, Any]) -> None:
     # results.json means done, so it goes before anything is added to the run.
     remove_file(directory.results_path)
-    write_config(config, directory.path)
+    assert config.suite is not None
+    # A task of the user's own is found again from wherever the run is scored.
+    tasks = [str(Path(name).resolve()) if is_task_file(name) else name for name in config.suite.tasks]
+    write_config(replace(config, suite=replace(config.suite, tasks=tasks)), directory.path)
     # What is there names the engine that made the kept completions: it stays until one is started.
     if kept_environment(directory.path) is None:
         write_checked_json(directory.path / ENVIRONMENT, environment)

@@ -49,7 +49,7 @@ def summarise(
         missing_datasets: datasets of the suite that could not be scored, with the reason.
         gaps: datasets that were scored without some of their samples, and how many those are.
         reasons: further reasons why the result is partial.
-        run: the free section of the result.
+        run: the free section of the result; its `datasets` say which files the samples came from.
     """
     absent, without = dict(missing_datasets or {}), dict(gaps or {})
     categories = _categories(tasks, absent, without)
@@ -73,7 +73,7 @@ def summarise(
         partial=Partial(bool(whole or incomplete), whole, incomplete, absent),
         missing_metrics=[entry for task in tasks for entry in task.missing],
         protocol=protocol,
-        run=dict(run or {}),
+        run={**(run or {}), "other_data": _other_data(tasks, run or {})},
     )
 
 
@@ -82,6 +82,19 @@ def _limit_reason(protocol: ProtocolRecord) -> list[str]:
     if not 0 < limit < PROTOCOL_LIMIT:
         return []
     return [f"limit={limit}: the protocol takes {PROTOCOL_LIMIT} samples of each dataset"]
+
+
+def _other_data(tasks: Sequence[TaskScores], run: Mapping[str, Any]) -> dict[str, str]:
+    """What to say of each dataset whose prepared file is not the published one, by its name."""
+    facts = run.get("datasets", {})
+    differing = {
+        task.spec.name: task.spec.differing(facts.get(task.spec.name, {}).get("sha256", {})) for task in tasks
+    }
+    return {
+        name: f"the {' and '.join(splits)} file is not the published one"
+        for name, splits in differing.items()
+        if splits
+    }
 
 
 def _categories(

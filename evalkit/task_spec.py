@@ -1,14 +1,15 @@
 """tasks/*.yaml, validated: what a dataset is, where it comes from and what may be done with it."""
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from evalkit import assets
 from evalkit.errors import InputError
@@ -128,6 +129,11 @@ class TaskSpec:
         held = [known for known in self.upstream if _version(known) <= _version(version)]
         return self.upstream[max(held, key=_version)] if held else None
 
+    def differing(self, sha256: Mapping[str, str], version: str = PROTOCOL_VERSION) -> list[str]:
+        """The splits among `sha256` (split -> hash of the prepared file) that are not as published."""
+        published = self.published.get(version, {})
+        return [split for split, digest in sha256.items() if published.get(split, digest) != digest]
+
 
 def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split("."))
@@ -138,13 +144,18 @@ def task_names() -> list[str]:
     return sorted(path.stem for path in assets.TASKS.glob("*.yaml"))
 
 
+def is_task_file(name: str) -> bool:
+    """Whether a task is named by the path of a YAML file, not as one of the shipped tasks."""
+    return name.endswith((".yaml", ".yml"))
+
+
 def load_spec(name: str) -> TaskSpec:
     """The validated specification of a shipped task, or of a task YAML file given by its path.
 
     Raises:
         InputError: unknown name (with the near ones), malformed YAML, unknown key or wrong type.
     """
-    if name.endswith((".yaml", ".yml")):
+    if is_task_file(name):
         return _load_spec_file(Path(name).expanduser())
     if name not in task_names():
         raise InputError(
@@ -164,6 +175,11 @@ def _schema() -> Any:
     return OmegaConf.structured(TaskSpec)
 
 
+def _keys() -> list[str]:
+    kinds = (TaskSpec, DataSpec, AnswerSpec, UpstreamSpec)
+    return [option.name for kind in kinds for option in fields(kind)]
+
+
 def _load_spec_file(path: Path) -> TaskSpec:
     data = read_yaml(path)
     if not isinstance(data, dict):
@@ -172,9 +188,10 @@ def _load_spec_file(path: Path) -> TaskSpec:
         spec = OmegaConf.to_object(OmegaConf.merge(_schema(), as_text(data)))
     except OmegaConfBaseException as error:
         field_name = error.full_key or "?"
-        raise InputError(
-            f"task file is not valid: {str(error).splitlines()[0]}", where=f"{path}, field {field_name}"
-        ) from None
+        near = (
+            did_you_mean(field_name.rpartition(".")[2], _keys()) if isinstance(error, ConfigKeyError) else ""
+        )
+        raise _refusal(path, field_name, f"{str(error).splitlines()[0]}{near}") from None
     assert isinstance(spec, TaskSpec)
     _check_spec(spec, path)
     if spec.data is not None:

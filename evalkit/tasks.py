@@ -13,6 +13,7 @@ from typing import Any
 
 from evalkit import assets
 from evalkit.errors import InputError
+from evalkit.shell import command
 from evalkit.task_spec import (
     CATEGORIES,
     PROTOCOL_VERSION,
@@ -101,8 +102,8 @@ def load_task(
         path = prepared_path(data_dir, which, spec.name)
         rows, digest = _read_prepared(path)
         hashes[which] = digest
-        expected = spec.published.get(PROTOCOL_VERSION, {}).get(which)
-        if expected and expected != digest:
+        if spec.differing({which: digest}):
+            expected = spec.published[PROTOCOL_VERSION][which]
             warnings.append(
                 f"{spec.name}: {path} is not the published file (sha256 {digest}, published {expected})"
             )
@@ -151,6 +152,12 @@ def load_bundled(spec: TaskSpec, *, limit: int = 100, num_few_shots: int = 4) ->
         InputError: no bundled items, a malformed file, or fewer than `num_few_shots` examples.
     """
     path = assets.SAMPLES / f"{spec.name}.json"
+    if not path.is_file():
+        raise InputError(
+            f"no items of {spec.name} are bundled",
+            where="option suite.tasks",
+            fix="suite=task for other tasks",
+        )
     content, digest = _read_json(path)
     if not isinstance(content, dict):
         raise InputError("bundled items must be an object with few_shots and samples", where=path)
@@ -216,9 +223,9 @@ class MissingDataError(InputError):
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        words = (f"suite.tasks=[{path.stem}]", f"data_dir={path.parents[3]}")
         super().__init__(
             "a prepared file is missing",
             where=path,
-            fix=f"python -m evalkit prepare suite=task suite.tasks=[{path.stem}] "
-            f"data_dir={path.parents[3]}   (or allow_missing=true)",
+            fix=f"{command('prepare', 'suite=task', *words)}   (or allow_missing=true)",
         )

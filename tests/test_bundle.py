@@ -9,7 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from evalkit.errors import InputError
+from evalkit.unpacked import packed_sums
+from tests.tiny import save_tiny_model
+
 ROOT = Path(__file__).resolve().parent.parent
+COMET = ROOT / "tests" / "goldens" / "comet_tiny"
 NAME = "evalkit-tests/tiny"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 # Any attempt to reach a network ends the process with a message of its own.
@@ -41,25 +46,9 @@ def evalkit(*words: str, cwd: Path, code: int = 0, sockets: bool = True, **env: 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A hub cache that holds a tiny Llama under a repository name."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from evalkit.engines.random_model import byte_tokenizer
-
     cache = tmp_path_factory.mktemp("hub")
     repository = cache / f"models--{NAME.replace('/', '--')}"
-    folder = repository / "snapshots" / COMMIT
-    tokenizer = byte_tokenizer()
-    shape = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=4096,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    LlamaForCausalLM(shape).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_tiny_model(repository / "snapshots" / COMMIT)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(COMMIT, encoding="utf-8")
     return cache
@@ -75,21 +64,28 @@ def unpacked(tar: Path, into: Path) -> Path:
 
 
 def test_a_run_from_the_bundle_opens_no_socket(hub: Path, tmp_path: Path) -> None:
-    words = ("model=hf", f"model.path={NAME}", "suite=sample", "suite.tasks=[jamp,mawps]")
+    words = ("model=hf", f"model.path={NAME}", "suite=sample", "suite.tasks=[jamp,mawps,alt-e-to-j]")
+    comet = (f"metrics.comet.checkpoint={COMET}", f"metrics.comet.encoder={COMET / 'encoder'}")
     here = {"HF_HUB_CACHE": str(hub), "EVALKIT_CACHE": str(tmp_path / "cache")}
-    evalkit("bundle", *words, "offline=true", "out=all.tar", cwd=tmp_path, **here)
+    said = evalkit("bundle", *words, *comet, "offline=true", "out=all.tar", cwd=tmp_path, **here)
     folder = unpacked(tmp_path / "all.tar", tmp_path / "there")
+    packed = [line.strip().replace("=all/", f"={folder}/") for line in said.splitlines() if "=all/" in line]
+    assert len(packed) == 2, said
     facts = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
     assert facts["model"]["identity"] == {"hub": NAME, "commit": COMMIT}
     elsewhere = {"HF_HUB_CACHE": str(tmp_path / "nothing"), "EVALKIT_CACHE": str(tmp_path / "nothing")}
     run = (*words, "limit=1", "offline=true")
-    evalkit(*run, f"data_dir={folder}", "out=there", cwd=tmp_path, sockets=False, **elsewhere)
-    evalkit(*run, "out=here", cwd=tmp_path, **here)
+    evalkit(*run, *packed, f"data_dir={folder}", "out=there", cwd=tmp_path, sockets=False, **elsewhere)
+    evalkit(*run, *comet, "out=here", cwd=tmp_path, **here)
     (there,), (here_run,) = tmp_path.glob("there/tiny/*/*"), tmp_path.glob("here/tiny/*/*")
     assert there.name == here_run.name
-    for task in ("jamp", "mawps"):
+    for task in ("jamp", "mawps", "alt-e-to-j"):
         name = f"samples/{task}.jsonl"
         assert (there / name).read_bytes() == (here_run / name).read_bytes()
+    scores = [
+        json.loads((run / "results.json").read_text(encoding="utf-8"))["scores"] for run in (there, here_run)
+    ]
+    assert scores[0] == scores[1] and "alt-e-to-j_comet_wmt22" in scores[0]
 
 
 def test_without_the_bundle_the_missing_model_is_named(tmp_path: Path) -> None:
@@ -106,6 +102,18 @@ def test_prepared_data_travels(mirror: Path, tmp_path: Path) -> None:
     folder = unpacked(tmp_path / "data.tar", tmp_path / "there")
     run = ("model=random", *words, f"data_dir={folder}", "limit=2", "offline=true")
     assert "mawps" in evalkit(*run, cwd=tmp_path, sockets=False)
+    names = {path.name.partition("-")[2] for path in folder.glob("cache/sources/*")}
+    assert {"question_full.jsonl", "judge_ja_prompts.jsonl", "gpt-4.jsonl"} <= names, "MT-Bench's files"
+    with (folder / "1.3.1" / "evaluation" / "train" / "mawps.json").open("a", encoding="utf-8") as file:
+        file.write(" ")
+    refused = evalkit(*run, cwd=tmp_path, code=2, sockets=False)
+    assert "a file of the bundle was changed" in refused and "train/mawps.json" in refused
+
+
+def test_a_bundle_without_its_hashes_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "bundle.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match="unpack the bundle again"):
+        packed_sums(tmp_path)
 
 
 def test_what_cannot_be_had_stops_the_bundle_or_is_left_out(tmp_path: Path) -> None:

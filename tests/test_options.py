@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from evalkit.__main__ import VERBS, main
-from evalkit.cli.options import load_config, parse
+from evalkit.cli.options import AT_LEAST, load_config, option_types, parse
 from evalkit.config import BosRule, Config, Dtype, ExportFormat, SuiteData
 from evalkit.errors import InputError
 
@@ -52,6 +52,22 @@ def test_text_options_are_taken_word_for_word(path: str) -> None:
     assert [config.model.path, config.out, config.data_dir, config.mirror] == [path] * 4
 
 
+@pytest.mark.parametrize(
+    ("value", "items"),
+    [
+        ("[jamp,janli]", ["jamp", "janli"]),
+        ("[ jamp , janli ]", ["jamp", "janli"]),
+        ("jamp", ["jamp"]),
+        ("[]", []),
+        ("[/日本 語/a=b/${x}.yaml,jamp]", ["/日本 語/a=b/${x}.yaml", "jamp"]),
+        ("['a,b.yaml',\"c d.yaml\"]", ["a,b.yaml", "c d.yaml"]),
+    ],
+)
+def test_items_of_lists_are_taken_word_for_word(value: str, items: list[str]) -> None:
+    config = config_of("suite=task", f"suite.tasks={value}")
+    assert config.suite is not None and config.suite.tasks == items
+
+
 def test_null_clears_a_text_option() -> None:
     config = config_of("model=1.8b", "model.revision=abc", "model.path=null")
     assert config.model is not None and config.model.path is None
@@ -83,7 +99,11 @@ def test_lists_and_flags() -> None:
         (["model=hf", "model.pth=x"], "'model.path'"),
         (["model.path=x"], "model=hf"),
         (["model=meta/llama"], "model.path=meta/llama"),
-        (["suite=task", "suite.tasks=[a"], "not valid"),
+        (["split=tset"], "'test'"),
+        (["num_few_shots=-1"], "below 0"),
+        (["engine.batch_size=0"], "below 1"),
+        (["model=random", "model.random.layers=0"], "model.random.layers=0"),
+        (["engine=locla"], "'local'"),
         (["rnu"], "'run'"),
         (["list", "--lnog"], "'--long'"),
         (["run", "results"], "no option"),
@@ -100,7 +120,20 @@ def test_bad_input_is_exit_code_2_without_a_traceback(capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["run", "--help"], ["list", "tasks"], ["list", "models"], ["sutie=mc"]]
+    "words",
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["list", "tasks"],
+        ["list", "models"],
+        ["sutie=mc"],
+        ["-m", "model=1.8b,13b-x"],
+        ["model=random", "suite=mc", "data_dir=/nowhere"],
+        ["model=random", "suite=sample", "num_few_shots=5"],
+        ["model=hf", "model.path=/nowhere", "suite=sample"],
+        ["certify", "model=random", "suite=smple"],
+        ["certify", "suite=sample"],
+    ],
 )
 def test_light_commands_import_nothing_heavy(words: list[str]) -> None:
     program = (
@@ -109,6 +142,15 @@ def test_light_commands_import_nothing_heavy(words: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]", done.stdout
+
+
+def test_a_home_of_nobody_is_one_message(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["model=hf", "model.path=~nobody-has-this-name/m", "suite=sample"]) == 2
+    assert "nobody on this machine" in capsys.readouterr().err
+
+
+def test_every_number_that_is_checked_is_an_option() -> None:
+    assert set(AT_LEAST) <= set(option_types())
 
 
 def test_nothing_is_left_behind(tmp_path: Path) -> None:

@@ -203,3 +203,23 @@ def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(EvalkitError, match=r"evalkit\[hub\]"):
         load(lay(tmp_path, "  {hub: nobody/nothing, input: q, output: n}", {}))
+
+
+def test_a_mistyped_key_is_named_with_the_near_one(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"(?s)did you mean 'few_shots'.*mine.yaml, field data.few_shot$"):
+        load_spec(lay(tmp_path, "  {file: a.csv, input: a, output: b, few_shot: 1}", {}))
+
+
+def test_a_dollar_and_a_brace_are_text(tmp_path: Path) -> None:
+    head = YAML.replace("問い", "'値は${x}、\\${y} も'")
+    path = lay(
+        tmp_path, "  {file: d.csv, input: '${a}', output: b, few_shots: 0}", {"d.csv": "a,b\n1,2\n"}, head
+    )
+    assert load_spec(path).instruction == "値は${x}、\\${y} も"
+    assert pairs(load(path, num_few_shots=0)) == [("$1", "2")]
+
+
+def test_the_bundled_suite_has_no_items_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = lay(tmp_path, COLUMNS, {"d.jsonl": '{"question": "a", "answer": "b"}'})
+    assert main(["prompts", "suite=sample", f"suite.tasks=[{path}]", f"out={tmp_path}"]) == 2
+    assert "suite=task" in capsys.readouterr().err

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evalkit.config import BosRule, Config, MetricsConfig, ProtocolConfig
+from evalkit.config import BosRule, Config, MetricsConfig, ProtocolConfig, Split
 from evalkit.errors import InputError
+from evalkit.leaderboard.rows import rules_of
 from evalkit.reference import load_cards
 from evalkit.results import Results, Value, protocol_record, read_results
 from evalkit.scoring.export import llm_jp_eval_json
@@ -146,6 +147,22 @@ def test_a_changed_task_file_does_not_pass_for_the_shipped_one(tasks: list[TaskS
     assert results.partial.categories == {"MR": ["mawps: its task file is not the shipped one"]}
 
 
+def test_other_data_do_not_pass_for_the_published_ones(tasks: list[TaskScores]) -> None:
+    named = only(tasks, "mawps", "jcommonsenseqa", "jsts")
+    published = {task.spec.name: task.spec.published["1.3.1"]["dev"] for task in named}
+    files = {name: {"sha256": {"train": "0" * 64, "dev": digest}} for name, digest in published.items()}
+    assert summarise(named, PROTOCOL, run={"datasets": files}).run["other_data"] == {}
+    for name in ("mawps", "jsts"):
+        files[name]["sha256"]["dev"] = "f" * 64
+    results = summarise(named, PROTOCOL, run={"datasets": files})
+    # A folder of one's own is warned of and named, but it is no partial result.
+    assert not results.partial.partial
+    assert results.run["other_data"] == dict.fromkeys(
+        ("jsts", "mawps"), "the dev file is not the published one"
+    )
+    assert rules_of(results) == "llm-jp-eval-1.3.1, other data than published"
+
+
 def test_a_dataset_of_ones_own_counts_but_not_as_the_protocols(tasks: list[TaskScores]) -> None:
     (task,) = only(tasks, "mawps")
     other = task.measured["exact_match"]
@@ -171,7 +188,7 @@ def test_every_deviation_is_recorded() -> None:
         metrics=MetricsConfig(bert_score=True),
         num_few_shots=0,
         limit=-1,
-        split="test",
+        split=Split.test,
     )
     assert protocol_record(config, "float32").deviations == {
         "protocol.strip": True,

@@ -9,14 +9,16 @@ engine.prefix, engine.attention, protocol.*
 """
 
 import sys
+from typing import TYPE_CHECKING
 
-from evalkit.certify import Comparison, certify
 from evalkit.config import Config, is_offline
-from evalkit.engines.local import LocalEngine
 from evalkit.errors import InputError
 from evalkit.loading import load_suite
 from evalkit.models import resolve
 from evalkit.words import said
+
+if TYPE_CHECKING:
+    from evalkit.certify import Comparison
 
 
 def run(config: Config) -> int:
@@ -31,6 +33,9 @@ def run(config: Config) -> int:
     if config.engine.name != "local":
         raise InputError("certify is about the local engine", where="option engine", fix="engine=local")
     suite = load_suite(config, say=say)
+    from evalkit.certify import certify
+    from evalkit.engines.local import LocalEngine
+
     with LocalEngine(config, resolve(config.model, offline=is_offline(config))) as engine:
         facts = engine.describe()
         comparisons = certify(config, suite, engine, say=say)
@@ -47,7 +52,7 @@ def run(config: Config) -> int:
     return 1 if changed else 0
 
 
-def _print_table(comparisons: list[Comparison], console: object) -> None:
+def _print_table(comparisons: "list[Comparison]", console: object) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table

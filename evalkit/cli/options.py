@@ -1,10 +1,12 @@
 """The command line -> (verb, Config): flags and folders here, `key=value` through Hydra.
 
 Every mistake is one `InputError` with the near names. Text options are taken word for word, so a
-path with `=`, commas, spaces or Japanese needs no quotes; all other values have Hydra's syntax.
+path with `=`, commas, spaces or Japanese needs no quotes, and so are the items of lists (one with a
+comma takes quotes); all other values have Hydra's syntax.
 """
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Iterable, Iterator
@@ -24,6 +26,17 @@ if typing.TYPE_CHECKING:
 GROUPS = ("model", "suite", "engine", "judge")
 FLAGS = {"--long": "long", "--dry-run": "dry_run", "--partial": "partial", "--steps": "steps"}
 FLAGS_WITH_VALUE = {"--reference": "reference", "--format": "format"}
+# What can be said on the command line and cannot be meant.
+AT_LEAST = {
+    "num_few_shots": 0,
+    "seed": 0,
+    "engine.batch_size": 1,
+    "engine.threads": 1,
+    "metrics.resamples": 1,
+    "metrics.comet.batch_size": 1,
+    "ask.max_new_tokens": 1,
+    **{f"model.random.{part}": 1 for part in ("layers", "hidden", "heads", "kv_heads", "intermediate")},
+}
 # Verbs whose bare words are folders (for list: what to list; for ask: the question).
 WORDS = ("list", "leaderboard", "compare", "ask", "agreement", "pairwise")
 
@@ -119,6 +132,7 @@ def load_config(line: CommandLine) -> "Config":
         config = _compose(line.overrides)
     else:
         config = Config()
+    _check_numbers(config)
     config.folders = list(line.folders)
     config.given = [word.partition("=")[0] for word in line.overrides]
     for name, value in line.flags:
@@ -150,8 +164,9 @@ def _compose(overrides: tuple[str, ...]) -> "Config":
             _check_member(key, value)
             for_hydra.append(word)
         elif kind == "text":
-            # `${` would be an interpolation to OmegaConf; in a text it is just text.
             verbatim.append((key, None if value == "null" else as_text(value)))
+        elif kind == "texts":
+            verbatim.append((key, as_text(_items(value))))
         elif isinstance(kind, type) and issubclass(kind, Enum):
             for_hydra.append(f"{key}={_enum_name(key, value, kind)}")
         elif kind is dict:
@@ -168,6 +183,22 @@ def _compose(overrides: tuple[str, ...]) -> "Config":
         raise _readable(error, for_hydra) from None
     assert isinstance(config, Config)
     return config
+
+
+def _items(value: str) -> list[str]:
+    """The items of `[a,'b, c']`; the brackets may be left out."""
+    inner = value[1:-1] if value.startswith("[") and value.endswith("]") else value
+    items = re.findall(r"""\s*('[^']*'|"[^"]*"|[^,]+)\s*(?:,|$)""", inner)
+    return [item[1:-1] if item[0] == item[-1] and item[0] in "'\"" else item.strip() for item in items]
+
+
+def _check_numbers(config: "Config") -> None:
+    for option, least in AT_LEAST.items():
+        value: Any = config
+        for part in option.split("."):
+            value = getattr(value, part, None)
+        if value is not None and value < least:
+            raise InputError(f"{option}={value} is below {least}", where=f"option {option}")
 
 
 def check_key(key: str) -> Any:
@@ -190,7 +221,9 @@ def _check_member(group: str, member: str) -> None:
     members = group_members(group)
     if member not in members:
         fix = f"python -m evalkit list {group}s"
-        if group == "model":
+        if group == "engine":
+            fix = f"one of {', '.join(members)}"
+        elif group == "model":
             fix = f"a hub name or a folder: model=hf model.path={member}   (or {fix})"
         if "," in member:
             fix = f"several, one after another: python -m evalkit -m {group}={member}"
@@ -214,7 +247,7 @@ def _enum_name(key: str, value: str, kind: type[Enum]) -> str:
 
 @cache
 def option_types() -> dict[str, Any]:
-    """Every option by its dotted name: "group", "node" (options below it), "text", an Enum or a type."""
+    """Every option by its dotted name: "group", "node" (options below it), "text(s)", an Enum or a type."""
     from evalkit.config import Config
 
     options = dict(_walk(Config, ""))
@@ -232,6 +265,8 @@ def _walk(kind: type, prefix: str) -> Iterator[tuple[str, Any]]:
             yield name, "node"
         elif typing.get_origin(inner) is dict:
             yield name, dict
+        elif inner == list[str]:
+            yield name, "texts"
         else:
             yield name, "text" if inner is str else inner
 

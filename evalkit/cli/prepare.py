@@ -67,7 +67,8 @@ def _prepare_suite(config: Config) -> int:
     if config.suite.mt_bench is not None:
         from evalkit.mtbench.data import fetch_all
 
-        print(said(f"MT-Bench: {len(fetch_all(config))} files of its presets are here, as they are pinned"))
+        files = fetch_all(config, config.suite.mt_bench)
+        print(said(f"MT-Bench: {len(files)} files of its presets are here, as they are pinned"))
         return 0
     specs = suite_specs(config)
     if config.suite.data is SuiteData.bundled:

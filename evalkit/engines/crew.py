@@ -4,7 +4,7 @@ import logging
 import queue
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from evalkit import __version__
@@ -83,6 +83,7 @@ class Crew:
         self._hired = 0
         self._deaths = 0
         self._looked = 0.0
+        self._last_worked = time.monotonic()
         self._said: set[str] = set()
         self._alive: frozenset[str] = frozenset()
         # Machines among which there is one that has no evalkit: hiring goes on when they change.
@@ -97,25 +98,31 @@ class Crew:
         Raises:
             EvalkitError: a worker cannot load it, or they die.
         """
-        begun = time.monotonic()
         while self.first is None:
             self.tend()
             for _ in self.reports(0.5):
                 pass
-            if self.first is None and time.monotonic() - begun > _PATIENCE_SECONDS:
-                begun = time.monotonic()
-                what = f"{self._plan.gpus} GPUs" if self._plan.gpus else f"{self._plan.cpus} CPUs"
-                log.warning("no worker has started yet: each waits for %s of the cluster, then loads", what)
         return self.first
 
     def tend(self) -> None:
-        """Hires workers for machines that joined and for workers that died."""
+        """Hires workers for machines that joined and for workers that died.
+
+        Raises:
+            EvalkitError: Ray itself is gone.
+        """
         if time.monotonic() - self._looked < _LOOK_SECONDS:
             return
         self._looked = time.monotonic()
         nodes = ray_session.nodes()
+        if not nodes:
+            raise EvalkitError(
+                "Ray has died: no machine of it is left, not even this one",
+                where="engine=ray",
+                fix="run the same command again: it continues (a cluster must be started again first)",
+            )
         self.machines = len(nodes)
         self.wanted = self._plan.wanted(nodes)
+        self._complain()
         alive = frozenset(node.name for node in nodes)
         for member in list(self._members.values()):
             # A busy worker's call fails by itself; of an idle one nothing would be heard.
@@ -126,6 +133,16 @@ class Crew:
         self._alive = alive
         while len(self._members) < self.wanted:
             self._hire(-(-self.wanted // max(1, self.machines)))
+
+    def _complain(self) -> None:
+        """Tells the user now and then what is being waited for while nobody works."""
+        now = time.monotonic()
+        if any(member.hello for member in self._members.values()):
+            self._last_worked = now
+        elif now - self._last_worked > _PATIENCE_SECONDS:
+            self._last_worked = now
+            what = f"{self._plan.gpus} GPUs" if self._plan.gpus else f"{self._plan.cpus} CPUs"
+            log.warning("no worker is ready: each waits for %s of the cluster, then loads the model", what)
 
     def _hire(self, neighbours: int) -> None:
         self._hired += 1
@@ -226,8 +243,8 @@ class Crew:
             raise EvalkitError(
                 f"{self._deaths} workers died one after the other without an answer: {reason}",
                 where="engine=ray",
-                fix="fewer or larger workers (engine.num_workers, engine.batch_size); "
-                "finished samples are kept",
+                fix="fewer or larger workers (engine.num_workers, engine.batch_size); if they die at once, "
+                "RAY_AUTH_MODE may differ between here and the cluster; finished samples are kept",
             )
         return Lost(member.chunk, reason) if member.chunk else None
 
@@ -267,13 +284,6 @@ class Crew:
             if member.hello is self.first or (level >= logging.WARNING and text not in self._said):
                 log.log(level, "%s: %s", member, text)
             self._said.add(text)
-
-
-def for_workers(config: Config, plan: WorkerPlan) -> Config:
-    """The options of a worker's own, local engine."""
-    dtype = ray_session.workers_dtype(config)
-    engine = replace(config.engine, name="local", device=plan.device, threads=plan.threads)
-    return replace(config, engine=engine, dtype=dtype)
 
 
 def _reason(error: BaseException) -> str:

@@ -50,6 +50,12 @@ class LocalEngine(Engine):
         self._layers: list[LayerShape] = []
         self.prefix = self._choose_prefix(self._loaded, config.engine.prefix)
         log.info("prefix: %s", self.prefix.value)
+        if self._loaded.generation:
+            follows = (
+                "followed" if config.generation.from_model else "not followed (generation.from_model=true)"
+            )
+            listed = ", ".join(f"{key}={value}" for key, value in self._loaded.generation.items())
+            log.info("the model's generation_config sets %s: %s", listed, follows)
         if self.prefix is PrefixMode.merged:
             self._limits = Limits(self._layers, config.engine.batch_size)
             most = int(free_bytes(torch.device("cpu")) * _CONVERSATIONS)

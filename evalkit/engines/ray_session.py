@@ -42,6 +42,8 @@ def _own_settings() -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         # The name is historical: it makes Ray use the loopback address, on Linux too.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        # Workers would give way to every other process: on a busy machine they would stand still.
+        "RAY_worker_niceness": "0",
         # Only silences a warning about CPU workers on machines with GPUs.
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
@@ -132,11 +134,21 @@ def close() -> None:
 
 
 def nodes() -> list[Node]:
-    """The machines of the cluster that are alive."""
+    """The machines of the cluster that are alive.
+
+    Raises:
+        EvalkitError: the connection is lost.
+    """
     import ray
 
+    try:
+        known = ray.nodes()
+    except Exception as error:  # as in `_init`
+        raise EvalkitError(
+            f"the connection to Ray is lost: {error}", fix="run the same command again: it continues"
+        ) from None
     listed = []
-    for node in ray.nodes():
+    for node in known:
         if node["Alive"]:
             has = node["Resources"]
             sizes = (int(has.get(name, 0)) for name in ("CPU", "GPU", "memory"))

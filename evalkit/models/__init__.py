@@ -15,6 +15,7 @@ import yaml
 from evalkit.assets import CONF
 from evalkit.config import ModelConfig
 from evalkit.errors import InputError
+from evalkit.shell import command
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def prepare_command(model: ModelConfig) -> str:
         words.append(f"model.revision={model.revision}")
     if model.terms:
         words.append("model.accept_license=true")
-    return f"python -m evalkit prepare {' '.join(words)}"
+    return command("prepare", *words)
 
 
 def _is_group(path: Path, model: ModelConfig) -> bool:

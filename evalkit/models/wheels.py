@@ -134,7 +134,11 @@ def _download(requirement: str, work: Path) -> Path:
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
     if done.returncode != 0 or len(wheels) != 1:
-        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        # A traceback of pip's says what happened in its last line.
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        lines = [
+            line for line in lines if line.startswith("ERROR: ") and line != "ERROR: Exception:"
+        ] or lines
         raise FetchError(
             f"pip could not download {requirement}: {(lines or ['no wheel came'])[-1]}",
             where=" ".join([*command[1:], requirement]),

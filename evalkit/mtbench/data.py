@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evalkit import bundle
+from evalkit import unpacked
 from evalkit.config import Config, is_offline
 from evalkit.errors import EvalkitError
 from evalkit.mtbench.jsonl import read_rows
@@ -66,7 +66,7 @@ def load_book(preset: Preset, language: Language, files: Files) -> PromptBook:
 def pinned_files(config: Config) -> Files:
     """Gets a preset's files as the options say: from `mirror=`, a bundle, the cache, or the network."""
     if config.data_dir is not None:
-        bundle.use(Path(config.data_dir).expanduser())
+        unpacked.use(Path(config.data_dir).expanduser())
     fetcher = _fetcher(config)
 
     def get(file: PinnedFile) -> Path:
@@ -79,15 +79,14 @@ def pinned_files(config: Config) -> Files:
     return get
 
 
-def fetch_all(config: Config) -> dict[str, Path]:
-    """The files of every preset that has the suite's language, by where a cache folder keeps them.
+def fetch_all(config: Config, language: str) -> dict[str, Path]:
+    """The files of every preset that has a language, by where a cache folder keeps them.
 
     Raises:
         FetchError: one of them cannot be had.
     """
-    assert config.suite is not None
     presets = [load_preset(config.preset)] if config.preset else map(load_preset, preset_names())
-    wanted = [preset for preset in presets if config.suite.mt_bench in preset.sets]
+    wanted = [preset for preset in presets if language in preset.sets]
     fetcher, get = _fetcher(config), pinned_files(config)
     return {
         f"sources/{fetcher.cached(_pin(file)).name}": get(file)

@@ -128,7 +128,7 @@ def _task(config: Config, spec: TaskSpec) -> Task | None:
         return load_task(
             spec,
             folder,
-            split=config.split,
+            split=config.split.value,
             limit=limit,
             num_few_shots=config.num_few_shots,
             offline=True,

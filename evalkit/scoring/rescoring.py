@@ -177,6 +177,9 @@ def _kept_results(directory: RunDirectory) -> Results | None:
     try:
         return read_results(directory.results_path)
     except InputError:
+        # Another kind of run has other results, and nothing here to score again.
+        if (directory.path / "mt_bench.json").exists():
+            raise
         return None
 
 

@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 
 from evalkit.__main__ import main
-from evalkit.config import BosRule, Config, Dtype, EngineConfig, ModelConfig, RandomShape
+from evalkit.config import BosRule, Config, EngineConfig, ModelConfig, RandomShape
 from evalkit.engines import build_engine, identify
 from evalkit.records import read_log
 from evalkit.types import Completion, Message, Request, Sampling
 from tests.mtbench.little_bench import make_bench
-from tests.serving import Running, random_config, serving, smollm2_folder
+from tests.serving import Running, random_config, serving
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = ["jamp", "mawps", "jemhopqa", "jsts", "jsquad"]
@@ -282,25 +282,3 @@ def test_one_of_two_servers_is_killed_in_the_middle(server: Running, tmp_path: P
     again = ["model=random", *SUITE, f"out={tmp_path / 'again'}", *api(url, server.url)]
     assert main(again) == 0
     assert rows(folder_of(tmp_path / "again")) == rows(local_run)
-
-
-def test_smollm2(tmp_path: Path) -> None:
-    """A real model: served and local completions are equal, texts and chats."""
-    folder = smollm2_folder()
-    if folder is None:
-        pytest.skip("SmolLM2 is not in the cache: python -m evalkit prepare model=smollm2-135m")
-    model = ModelConfig(name="SmolLM2", path=str(folder))
-    chat = (Message("user", "日本の首都はどこですか。"),)
-    requests = [
-        Request("text", "以下は質問です。\n\n### 入力:\n1 + 1 =\n\n### 応答:\n", 6, ("\n\n",)),
-        Request("english", "The capital of Japan is", 6, ("\n\n",)),
-        Request("chat", chat, 6),
-        Request("sampled", chat, 6, (), Sampling(True, 0.7, 1.0, 50), 1),
-    ]
-    with serving(random_config(model=model)) as server:
-        options = EngineConfig(name="api", base_url=server.url)
-        config = Config(model=model, engine=options, dtype=Dtype.float32)
-        served = completions(config, requests)
-        local = {completion.id: completion for completion in server.engine.generate(requests)}
-    assert served == local
-    assert served["english"].raw_text.strip()
