@@ -51,7 +51,7 @@ def _command(words: list[str]) -> int:
         verb = line.verb if line.verb in words else None
         return print_help(VERBS, verb)
     if line.multirun:
-        from evalkit.multirun import multirun
+        from evalkit.sweep import multirun
 
         return multirun(line)
     config = options.load_config(line)

@@ -166,6 +166,16 @@ def is_abandoned(tag: str) -> bool:
     return False
 
 
+def remove_abandoned(folder: Path, name: str | None = None) -> None:
+    """Removes the temporary files of ended processes of this host from a folder, or those of one file."""
+    for left in folder.glob(f".{glob.escape(name) if name else '*'}.*.tmp"):
+        _, _, number = left.name.removesuffix(".tmp").rpartition(f".{socket.gethostname()}-")
+        if is_abandoned(f"{socket.gethostname()}-{number}"):
+            # What cannot be removed is in nobody's way.
+            with suppress(OSError):
+                left.unlink()
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place, synced to disk, when the block succeeds.
@@ -178,9 +188,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{process_tag()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-            if is_abandoned(left.name[len(path.name) + 2 : -len(".tmp")]):
-                left.unlink(missing_ok=True)
+        remove_abandoned(path.parent, path.name)
         yield partial
         with partial.open("rb") as written:
             os.fsync(written.fileno())

@@ -19,6 +19,7 @@ from evalkit.durable import (
     canonical_json,
     from_line,
     read_log,
+    remove_abandoned,
     to_line,
     write_error,
     write_json_atomic,
@@ -122,6 +123,8 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(self.path / ".lock")
             self._lock.acquire(timeout=0)
+            for folder in (self.path, self.path / "samples", self.path / "scores"):
+                remove_abandoned(folder)
         except Timeout:
             raise RunLockedError(
                 "another process is working on this run",

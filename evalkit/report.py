@@ -32,6 +32,8 @@ def print_results(results: Results, console: Console) -> None:
             console.print(f"  - {escape(reason)}", soft_wrap=True, highlight=False)
     for line in _missing_lines(results, counting=False):
         console.print(f"{t('not computed: ')}{escape(line)}", soft_wrap=True, highlight=False)
+    for name, what in results.run.get("other_data", {}).items():
+        console.print(f"[yellow]{escape(name)}: {escape(what)}[/]", soft_wrap=True, highlight=False)
     for license, datasets in _licenses(results).items():
         console.print(f"{t('data: ')}{escape(license)}: {', '.join(datasets)}", style="dim", highlight=False)
     if results.protocol.deviations:

@@ -52,8 +52,6 @@ def summarise(
         run: the free section of the result; its `datasets` say which files the samples came from.
     """
     absent, without = dict(missing_datasets or {}), dict(gaps or {})
-    for name, problem in _other_data(tasks, run or {}).items():
-        without[name] = "; ".join([problem, *filter(None, [without.get(name)])])
     categories = _categories(tasks, absent, without)
     incomplete = {name: category.reasons for name, category in categories.items() if category.reasons}
     whole = [
@@ -75,7 +73,7 @@ def summarise(
         partial=Partial(bool(whole or incomplete), whole, incomplete, absent),
         missing_metrics=[entry for task in tasks for entry in task.missing],
         protocol=protocol,
-        run=dict(run or {}),
+        run={**(run or {}), "other_data": _other_data(tasks, run or {})},
     )
 
 
@@ -87,7 +85,7 @@ def _limit_reason(protocol: ProtocolRecord) -> list[str]:
 
 
 def _other_data(tasks: Sequence[TaskScores], run: Mapping[str, Any]) -> dict[str, str]:
-    """What to say of each dataset whose prepared file is not the published one."""
+    """What to say of each dataset whose prepared file is not the published one, by its name."""
     facts = run.get("datasets", {})
     differing = {
         task.spec.name: task.spec.differing(facts.get(task.spec.name, {}).get("sha256", {})) for task in tasks

@@ -1,3 +1,5 @@
+import importlib.util
+
 import pytest
 
 from evalkit.__main__ import main
@@ -34,6 +36,13 @@ def test_tasks_with_licences_and_citations(capsys: pytest.CaptureFixture[str]) -
     assert len(short) == 23
     long = printed(capsys, "tasks", "--long")
     assert long.count("licence:") == long.count("cite:") == 23 and "not known" not in long
+
+
+def test_launchers(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [line.split()[0] for line in printed(capsys, "launchers").splitlines()]
+    assert names == ["basic", "joblib", "ray", "slurm", "submitit_local"]
+    if importlib.util.find_spec("submitit"):
+        assert "    partition=None" in printed(capsys, "launchers", "--long").splitlines()
 
 
 def test_an_unknown_list_names_the_near_one(capsys: pytest.CaptureFixture[str]) -> None:

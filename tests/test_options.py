@@ -127,6 +127,7 @@ def test_bad_input_is_exit_code_2_without_a_traceback(capsys: pytest.CaptureFixt
         ["list", "tasks"],
         ["list", "models"],
         ["sutie=mc"],
+        ["-m", "model=1.8b,13b-x"],
         ["model=random", "suite=mc", "data_dir=/nowhere"],
         ["model=random", "suite=sample", "num_few_shots=5"],
         ["model=hf", "model.path=/nowhere", "suite=sample"],

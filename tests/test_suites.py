@@ -7,6 +7,7 @@ import pytest
 
 from evalkit.config import BosRule, Config, MetricsConfig, ProtocolConfig, Split
 from evalkit.errors import InputError
+from evalkit.leaderboard.rows import rules_of
 from evalkit.reference import load_cards
 from evalkit.results import Results, Value, protocol_record, read_results
 from evalkit.scoring.export import llm_jp_eval_json
@@ -150,13 +151,16 @@ def test_other_data_do_not_pass_for_the_published_ones(tasks: list[TaskScores]) 
     named = only(tasks, "mawps", "jcommonsenseqa", "jsts")
     published = {task.spec.name: task.spec.published["1.3.1"]["dev"] for task in named}
     files = {name: {"sha256": {"train": "0" * 64, "dev": digest}} for name, digest in published.items()}
-    assert not summarise(named, PROTOCOL, run={"datasets": files}).partial.partial
+    assert summarise(named, PROTOCOL, run={"datasets": files}).run["other_data"] == {}
     for name in ("mawps", "jsts"):
         files[name]["sha256"]["dev"] = "f" * 64
-    partial = summarise(named, PROTOCOL, run={"datasets": files}).partial
-    mawps, jsts = (f"{name}: the dev file is not the published one" for name in ("mawps", "jsts"))
-    assert partial.categories == {"MR": [mawps]}
-    assert sorted(partial.reasons) == [jsts, mawps]
+    results = summarise(named, PROTOCOL, run={"datasets": files})
+    # A folder of one's own is warned of and named, but it is no partial result.
+    assert not results.partial.partial
+    assert results.run["other_data"] == dict.fromkeys(
+        ("jsts", "mawps"), "the dev file is not the published one"
+    )
+    assert rules_of(results) == "llm-jp-eval-1.3.1, other data than published"
 
 
 def test_a_dataset_of_ones_own_counts_but_not_as_the_protocols(tasks: list[TaskScores]) -> None:

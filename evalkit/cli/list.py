@@ -81,7 +81,7 @@ def _judges(long: bool) -> Iterable[str]:
 
 
 def _launchers(long: bool) -> Iterable[str]:
-    from evalkit.multirun.launchers import LAUNCHERS, is_installed, launcher_options
+    from evalkit.sweep.launchers import LAUNCHERS, is_installed, launcher_options
 
     for name, kind in LAUNCHERS.items():
         there = is_installed(kind)

@@ -8,7 +8,8 @@ from evalkit.config import Config
 from evalkit.engines import ray_session
 from evalkit.engines.base import Engine, distinct
 from evalkit.engines.chunks import WorkList
-from evalkit.engines.crew import Crew, Lost, for_workers
+from evalkit.engines.crew import Crew, Lost
+from evalkit.engines.worker_plan import WorkerPlan
 from evalkit.errors import EvalkitError
 from evalkit.models import ResolvedModel
 from evalkit.models.files import chat_template
@@ -34,7 +35,7 @@ class RayEngine(Engine):
         plan = ray_session.start(config.engine, device, _need(resolved))
         self._crew: Crew | None = None
         try:
-            self._crew = Crew(plan, for_workers(config, plan), _portable(resolved))
+            self._crew = Crew(plan, _for_workers(config, plan), _portable(resolved))
             self._first = self._crew.start()
             self._described = self._describe(self._crew)
         except BaseException:
@@ -90,6 +91,13 @@ class RayEngine(Engine):
             self._crew.close()
             self._crew = None
         ray_session.close()
+
+
+def _for_workers(config: Config, plan: WorkerPlan) -> Config:
+    """The options of a worker's own, local engine."""
+    dtype = ray_session.workers_dtype(config)
+    engine = replace(config.engine, name="local", device=plan.device, threads=plan.threads)
+    return replace(config, engine=engine, dtype=dtype)
 
 
 def _need(resolved: ResolvedModel) -> int:

@@ -4,7 +4,7 @@ import logging
 import queue
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from evalkit import __version__
@@ -284,13 +284,6 @@ class Crew:
             if member.hello is self.first or (level >= logging.WARNING and text not in self._said):
                 log.log(level, "%s: %s", member, text)
             self._said.add(text)
-
-
-def for_workers(config: Config, plan: WorkerPlan) -> Config:
-    """The options of a worker's own, local engine."""
-    dtype = ray_session.workers_dtype(config)
-    engine = replace(config.engine, name="local", device=plan.device, threads=plan.threads)
-    return replace(config, engine=engine, dtype=dtype)
 
 
 def _reason(error: BaseException) -> str:

@@ -42,6 +42,8 @@ def _own_settings() -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         # The name is historical: it makes Ray use the loopback address, on Linux too.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        # Workers would give way to every other process: on a busy machine they would stand still.
+        "RAY_worker_niceness": "0",
         # Only silences a warning about CPU workers on machines with GPUs.
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }

@@ -148,6 +148,8 @@ def deviations(results: Results) -> dict[str, Any]:
 
 
 def rules_of(results: Results) -> str:
-    """The protocol's name with every deviation that makes a run another kind of run."""
-    listed = ", ".join(f"{key}={value}" for key, value in sorted(deviations(results).items()))
-    return f"{results.protocol.name}, {listed}" if listed else results.protocol.name
+    """The protocol's name with everything that makes a run another kind of run."""
+    listed = [f"{key}={value}" for key, value in sorted(deviations(results).items())]
+    if results.run.get("other_data"):
+        listed.append("other data than published")
+    return ", ".join([results.protocol.name, *listed])

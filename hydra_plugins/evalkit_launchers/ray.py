@@ -5,6 +5,7 @@ install beside current ones; tasks on this machine or on a running cluster need 
 """
 
 import os
+import signal
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,12 +43,15 @@ class RayLauncher(Launcher):
         settings = {key: value for key, value in os.environ.items() if key.startswith(_SETTINGS)}
         # Only a cluster that is started here can do without the dashboard.
         own = {} if self._address else {"include_dashboard": False}
+        handler = signal.getsignal(signal.SIGTERM)
         ray.init(
             address=self._address or "local",
             log_to_driver=False,
             runtime_env={"env_vars": settings},
             **own,
         )
+        # Ray's own handler ends the process at once, before the jobs have saved their work.
+        signal.signal(signal.SIGTERM, handler)
         task = ray.remote(**self._resources)(_run)
         state = Singleton.get_state()
         waiting = [

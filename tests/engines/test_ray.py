@@ -82,8 +82,10 @@ class Machines:
 
 @pytest.fixture(scope="module")
 def machines() -> Iterator[Machines]:
-    before = {name: os.environ.get(name) for name in ("RAY_AUTH_MODE", "PYTHONPATH")}
-    os.environ |= {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    # Without niceness: Ray's workers give way to everything else, and a busy machine has much else.
+    settings = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", "PYTHONPATH": str(ROOT)}
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ |= settings
     machines = Machines()
     yield machines
     machines.stop()

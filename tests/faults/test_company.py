@@ -37,6 +37,7 @@ def test_processes_that_start_together(number: int, undisturbed: Story, story: S
     story.end(undisturbed)
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_a_signal_stops_the_generation(number: signal.Signals, undisturbed: Story, story: Story) -> None:
     child = story.begin(SlowDisk(0.1))

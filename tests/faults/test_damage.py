@@ -108,6 +108,7 @@ def test_a_number_of_the_results_changes(finished: Path, story: Story, undisturb
     assert "nothing was generated" in ended.out
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("what", ["scores", "results.json", "environment.json", "config.yaml"])
 def test_something_is_gone(what: str, finished: Path, story: Story, undisturbed: Story) -> None:
     path = finished / what
@@ -118,6 +119,7 @@ def test_something_is_gone(what: str, finished: Path, story: Story, undisturbed:
     story.end(undisturbed)
 
 
+@pytest.mark.campaign
 def test_results_of_another_schema(finished: Path, story: Story, undisturbed: Story) -> None:
     path = finished / "results.json"
     content = json.loads(path.read_text()) | {"schema_version": 99}

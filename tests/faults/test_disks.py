@@ -39,12 +39,14 @@ def test_a_disk_full_at_every_size(undisturbed: Story, story: Story) -> None:
     fill_up(story, undisturbed, range(1, ENOUGH))
 
 
+@pytest.mark.campaign
 def test_a_quota_on_the_size_of_files(undisturbed: Story, story: Story) -> None:
     story.failed(story.begin(SmallFiles(1900)).wait(), 1, "cannot write")
     story.failed(story.begin(SmallFiles(2600)).wait(), 1, "cannot write")
     story.end(undisturbed)
 
 
+@pytest.mark.campaign
 def test_a_full_disk_that_keeps_half_a_line(undisturbed: Story, story: Story) -> None:
     for number in (700, 1000):
         story.failed(story.begin(NoUndo(number)).wait(), 1, FULL)
@@ -52,6 +54,7 @@ def test_a_full_disk_that_keeps_half_a_line(undisturbed: Story, story: Story) ->
     story.end(undisturbed)
 
 
+@pytest.mark.campaign
 def test_a_disk_that_fails_while_it_syncs(undisturbed: Story, story: Story) -> None:
     story.failed(story.begin(FailingSync(8)).wait(), 1, "Input/output error")
     # The line was written before the sync failed: it counts.
@@ -59,6 +62,7 @@ def test_a_disk_that_fails_while_it_syncs(undisturbed: Story, story: Story) -> N
     story.end(undisturbed)
 
 
+@pytest.mark.campaign
 def test_a_full_temporary_folder(undisturbed: Story, story: Story) -> None:
     with small_disk(story.folder / "temporary", 1) as disk:
         (disk.path / "filler").write_bytes(b"x" * 4096)
@@ -88,6 +92,7 @@ def test_a_read_only_results_folder(undisturbed: Story, story: Story) -> None:
         assert (story.folder / "board" / "leaderboard.csv").exists()
 
 
+@pytest.mark.campaign
 def test_a_file_where_the_folder_should_be(undisturbed: Story, story: Story) -> None:
     story.folder.mkdir(parents=True)
     place = story.folder / "results"
@@ -97,6 +102,7 @@ def test_a_file_where_the_folder_should_be(undisturbed: Story, story: Story) -> 
     story.end(undisturbed)
 
 
+@pytest.mark.campaign
 def test_a_folder_where_a_log_should_be(undisturbed: Story, story: Story) -> None:
     """What cannot be read is one message that names the file."""
     assert undisturbed.run is not None

@@ -82,7 +82,16 @@ def test_answers_killed(
         assert outcome(folder) == outcome(answered)
 
 
-@pytest.mark.parametrize("name", ["mt_bench.json", "results.json", "environment.json", "config.yaml"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mt_bench.json",
+        *(
+            pytest.param(name, marks=pytest.mark.campaign)
+            for name in ("results.json", "environment.json", "config.yaml")
+        ),
+    ],
+)
 def test_a_damaged_file(
     name: str, bench: Bench, answered: Path, tmp_path: Path, chance: random.Random
 ) -> None:
@@ -101,6 +110,7 @@ def test_a_damaged_file(
     assert len(server.calls) == TURNS
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("line", [2, TURNS - 2])
 def test_a_flipped_byte_in_a_turn(
     line: int, bench: Bench, answered: Path, tmp_path: Path, chance: random.Random
@@ -186,6 +196,7 @@ def test_judge_killed(bench: Bench, to_judge: Path, chance: random.Random) -> No
     assert not list(to_judge.glob("results/**/.*.tmp"))
 
 
+@pytest.mark.campaign
 def test_a_damaged_judgment_is_the_only_one_asked_again(
     bench: Bench, to_judge: Path, chance: random.Random
 ) -> None:
@@ -224,6 +235,7 @@ def test_judge_on_a_full_disk(bench: Bench, to_judge: Path) -> None:
         assert max(Counter(server.calls).values()) <= 3
 
 
+@pytest.mark.campaign
 def test_a_run_that_is_locked_elsewhere_can_be_judged_meanwhile(bench: Bench, to_judge: Path) -> None:
     """The judge takes no lock of the run: its store has locks of its own."""
     with FaultServer() as server, RunDirectory(run_of(to_judge)):

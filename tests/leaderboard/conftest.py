@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.leaderboard.made import ANY_DATA, Made, make_run, write_data
+from tests.leaderboard.made import Made, make_run, write_data
 
 
 @dataclass(frozen=True)
@@ -14,12 +14,6 @@ class World:
     results: Path
     weak: Path
     strong: Path
-
-
-@pytest.fixture(autouse=True)
-def data_pass_for_the_published(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also when a run is scored again."""
-    monkeypatch.setattr(*ANY_DATA)
 
 
 @pytest.fixture(scope="session")

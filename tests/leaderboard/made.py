@@ -22,8 +22,6 @@ from evalkit.run import Outcome, evaluate
 from evalkit.tasks import PROTOCOL_VERSION, load_bundled, load_spec, prepared_path, task_names
 from evalkit.types import Completion, Request
 
-# The runs made here are whole ones: their data, made in seconds, pass for the published files.
-ANY_DATA: tuple[str, Any] = ("evalkit.task_spec.TaskSpec.differing", lambda *_: [])
 SCRIPT = "<script>document.title='gone'</script></script><img src=x onerror=alert(1)>"
 
 
@@ -108,6 +106,5 @@ def make_run(model: Made, data: Path, out: Path, *options: str) -> Outcome:
     with pytest.MonkeyPatch.context() as patch:
         overlap = SampleMetric("comet_wmt22", "overlap", lambda p, g: char_f1(p, g))
         patch.setitem(METRICS, "comet_wmt22", overlap)
-        patch.setattr(*ANY_DATA)
         patch.setattr("evalkit.engines.build_engine", lambda *_: KnowingEngine(model, data))
         return evaluate(config, say=lambda line: None)

@@ -5,8 +5,8 @@ import pytest
 from evalkit.__main__ import VERBS, main
 from evalkit.cli.options import load_config, parse
 from evalkit.errors import InputError
-from evalkit.multirun.expand import expand, values_of
-from evalkit.multirun.launchers import LAUNCHERS, check_launcher, check_options, launcher_options
+from evalkit.sweep.expand import expand, values_of
+from evalkit.sweep.launchers import LAUNCHERS, check_launcher, check_options, launcher_options
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_mistakes_are_refused_before_anything_runs(
 
 
 def test_a_launcher_that_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evalkit.multirun.launchers.importlib.util.find_spec", lambda module: None)
+    monkeypatch.setattr("evalkit.sweep.launchers.importlib.util.find_spec", lambda module: None)
     for name in ("joblib", "slurm", "ray"):
         with pytest.raises(InputError) as caught:
             check_launcher([f"hydra/launcher={name}"])

@@ -47,7 +47,7 @@ def test_jobs_of_one_run_directory_wait_for_each_other(sweep: Sweep) -> None:
     assert all(len(rows) == 2 for rows in records(sweep.folder / "results").values()), run
 
 
-@pytest.mark.parametrize("launcher", ["ray"])
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_a_signal_stops_the_jobs_and_the_same_command_goes_on(
     sweep: Sweep, undisturbed: Records, launcher: str
 ) -> None:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from evalkit import assets
 from evalkit.cli.options import WORDS, CommandLine, load_config
 from evalkit.errors import EvalkitError, InputError
-from evalkit.multirun.expand import expand
-from evalkit.multirun.launchers import check_launcher, check_options
+from evalkit.sweep.expand import expand
+from evalkit.sweep.launchers import check_launcher, check_options
 
 if TYPE_CHECKING:
     from evalkit.config import Config
@@ -35,7 +35,7 @@ def multirun(line: CommandLine) -> int:
     Raises:
         InputError: the command line of a job is wrong, or the launcher or its options; nothing ran.
     """
-    from evalkit.multirun.report import exit_code, lines
+    from evalkit.sweep.report import exit_code, lines
 
     if line.verb in WORDS:
         raise InputError(f"the verb {line.verb} has no -m", fix="-m is for verbs whose options are key=value")
@@ -68,7 +68,7 @@ def _jobs(
 ) -> "list[Job]":
     """Writes the file of every job."""
     from evalkit.jobs.record import Job
-    from evalkit.multirun.task import job_path
+    from evalkit.sweep.task import job_path
 
     swept = _swept(lines)
     jobs = []
@@ -104,7 +104,7 @@ def _model(config: "Config") -> str:
 
 def _read(folder: Path, count: int) -> "list[Job]":
     from evalkit.jobs.record import Job
-    from evalkit.multirun.task import job_path
+    from evalkit.sweep.task import job_path
 
     return [Job.read(job_path(folder, number)) for number in range(count)]
 
@@ -142,7 +142,7 @@ def _hydra_multirun(folder: Path, count: int, words: Sequence[str]) -> list[Any]
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.types import Quote, QuotedString
 
-    from evalkit.multirun.task import SweepTask
+    from evalkit.sweep.task import SweepTask
 
     place = QuotedString(str(folder).replace("${", "\\${"), Quote.single).with_quotes()
     overrides = [f"job=range(0,{count})", f"hydra.sweep.dir={place}", *words]
@@ -155,7 +155,7 @@ def _hydra_multirun(folder: Path, count: int, words: Sequence[str]) -> list[Any]
 
 def _note_lost(folder: Path, returned: Sequence[Any]) -> None:
     """Writes into the files of jobs that did not say how they ended what the launcher says."""
-    from evalkit.multirun.task import job_path
+    from evalkit.sweep.task import job_path
 
     for number, (job, value) in enumerate(zip(_read(folder, len(returned)), returned, strict=True)):
         if job.code is None and isinstance(value, str):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from evalkit.jobs.record import Job
-from evalkit.multirun.task import INTERRUPTED
+from evalkit.sweep.task import INTERRUPTED
 
 # Of a job that never came to say how it ended.
 _FAILED = 1
