@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evalkit.durable import (
@@ -35,6 +35,7 @@ def test_a_checked_file_gives_back_its_content(tmp_path: Path) -> None:
     assert read_checked_json(path)["数"] == [1, 2.5]
 
 
+@settings(deadline=None)
 @given(position=st.integers(min_value=0), bit=st.integers(0, 7))
 def test_a_flipped_bit_never_changes_the_content(
     tmp_path_factory: pytest.TempPathFactory, position: int, bit: int

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from evalkit import bundle
+from evalkit import unpacked
 from evalkit.config import ModelConfig, PypiWeights, RandomShape
 from evalkit.errors import InputError
 from evalkit.identity import folder_name
@@ -135,10 +135,10 @@ def test_a_preset_names_a_judge_not_a_path(tmp_path: Path) -> None:
 def test_a_bundle_whose_folder_is_a_link_out_is_refused(tmp_path: Path, inside: str) -> None:
     folder = tmp_path / "bundle"
     folder.mkdir()
-    (folder / bundle.MARK).write_text("{}", encoding="utf-8")
+    (folder / unpacked.MARK).write_text("{}", encoding="utf-8")
     (folder / inside).symlink_to(tmp_path)
     with pytest.raises(InputError, match="leads out of it by a link"):
-        bundle.use(folder)
+        unpacked.use(folder)
 
 
 def test_a_gguf_name_stays_in_its_work_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
