@@ -68,8 +68,8 @@ class MtBenchRun:
 
     @property
     def preset_sha256(self) -> str:
-        """The hash of everything the preset says."""
-        digest: str = self.content["preset"]["sha256"]
+        """The hash of everything the preset says; empty where the results do not tell."""
+        digest: str = self.content["preset"].get("sha256", "")
         return digest
 
     @property
@@ -86,7 +86,7 @@ class MtBenchRun:
     @property
     def rules(self) -> str:
         """Preset, judge and how repeated judgments become one: tables compare when these are equal."""
-        repeats = int(self.table["repeats"])
+        repeats = int(self.table.get("repeats", 1))
         repeated = f", {self.table['reduce']} of {repeats} judgments" if repeats > 1 else ""
         return f"{self.content['preset']['name']}{self.mark}, {self.table['judge']}{repeated}"
 
