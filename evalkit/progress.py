@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from evalkit.types import Completion
+from evalkit.words import said, t
 
 QUIET_SECONDS = 30.0
 
@@ -34,7 +35,7 @@ class Progress:
         seconds = max(self.seconds, 1e-9)
         rate = self.done / seconds
         left = _clock((self.total - self.done) / rate) if self.done else "?"
-        return (
+        return said(
             f"{self.done}/{self.total} samples, {rate:.1f} samples/s, "
             f"{self.tokens / seconds:.0f} tokens/s, {left} left"
         )
@@ -65,9 +66,9 @@ def _bar(progress: Progress) -> Iterator[Callable[[], None]]:
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bars
 
-    columns = (TextColumn("generating"), BarColumn(), TextColumn("{task.description}"))
+    columns = (TextColumn(t("generating")), BarColumn(), TextColumn("{task.description}"))
     with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("starting", total=progress.total)
+        task = bars.add_task(t("starting"), total=progress.total)
         yield lambda: bars.update(task, completed=progress.done, description=progress.line())
 
 
@@ -78,7 +79,7 @@ def _quiet_lines(progress: Progress) -> Callable[[], None]:
         nonlocal last
         if progress.done == progress.total or time.monotonic() - last > QUIET_SECONDS:
             last = time.monotonic()
-            print(f"generating: {progress.line()}", file=sys.stderr, flush=True)
+            print(f"{t('generating')}: {progress.line()}", file=sys.stderr, flush=True)
 
     return show
 

@@ -15,7 +15,7 @@ from evalkit.shell import command
 from evalkit.suites import category_members
 from evalkit.tasks import load_spec, task_names
 from evalkit.timings import read_timings
-from evalkit.words import t
+from evalkit.words import said, t
 
 # How many datasets the remarks at the end name.
 _FEW = 3
@@ -29,17 +29,17 @@ def print_results(results: Results, console: Console) -> None:
     if results.partial.partial:
         console.print(f"[yellow]{t('* partial result')}[/]", highlight=False)
         for reason in _reasons(results):
-            console.print(f"  - {escape(reason)}", soft_wrap=True, highlight=False)
+            console.print(f"  - {escape(said(reason))}", soft_wrap=True, highlight=False)
     for line in _missing_lines(results, counting=False):
-        console.print(f"{t('not computed: ')}{escape(line)}", soft_wrap=True, highlight=False)
+        console.print(f"{t('not computed: ')}{escape(said(line))}", soft_wrap=True, highlight=False)
     for name, what in results.run.get("other_data", {}).items():
-        console.print(f"[yellow]{escape(name)}: {escape(what)}[/]", soft_wrap=True, highlight=False)
+        console.print(f"[yellow]{escape(name)}: {escape(said(what))}[/]", soft_wrap=True, highlight=False)
     for license, datasets in _licenses(results).items():
         console.print(f"{t('data: ')}{escape(license)}: {', '.join(datasets)}", style="dim", highlight=False)
     if results.protocol.deviations:
         listed = ", ".join(f"{key}={value}" for key, value in results.protocol.deviations.items())
-        said = t("protocol: {name} with {options}", name=results.protocol.name, options=escape(listed))
-        console.print(said, soft_wrap=True, highlight=False)
+        line = t("protocol: {name} with {options}", name=results.protocol.name, options=escape(listed))
+        console.print(line, soft_wrap=True, highlight=False)
 
 
 def print_next(results: Results, folder: Path, console: Console) -> None:

@@ -16,6 +16,7 @@
 docs/results.md shows a whole file.
 """
 
+import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -167,7 +168,7 @@ class Results:
                 fix=MAKE_AGAIN,
             )
         try:
-            return cls(
+            results = cls(
                 scores=_values(content["scores"]),
                 categories=_values(content["categories"]),
                 average=_values(content["average"]),
@@ -175,17 +176,36 @@ class Results:
                 partial=Partial(**content["partial"]),
                 missing_metrics=[MissingMetric(**entry) for entry in content["missing_metrics"]],
                 protocol=ProtocolRecord(**content["protocol"]),
-                run=content["run"],
+                run=dict(content["run"]),
             )
-        except (KeyError, TypeError, AttributeError) as error:
+            _check_metrics(results)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"the results file does not fit its schema: {error}", where=where) from None
+        return results
 
 
 def _values(content: dict[str, dict[str, Any]]) -> dict[str, Value]:
-    return {
-        name: Value(**{**value, "ci95": tuple(value["ci95"]) if value["ci95"] else None})
-        for name, value in content.items()
-    }
+    return {name: _value(name, entry) for name, entry in content.items()}
+
+
+def _value(name: str, entry: dict[str, Any]) -> Value:
+    value = Value(**{**entry, "ci95": tuple(entry["ci95"]) if entry["ci95"] else None})
+    numbers = [value.n, *(value.ci95 or ()), *(n for n in (value.value, value.stderr) if n is not None)]
+    if not all(is_number(n) for n in numbers) or len(value.ci95 or (0, 0)) != 2:
+        raise TypeError(f"the numbers of {name}")
+    return value
+
+
+def is_number(value: object) -> bool:
+    """Whether this is a number that a float can hold; NaN and infinities are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _check_metrics(results: Results) -> None:
+    for name, rates in results.datasets.items():
+        for metric in rates.metrics:
+            if f"{name}_{metric}" not in results.scores:
+                raise KeyError(f"{name}_{metric}")
 
 
 def read_results(path: Path) -> Results:

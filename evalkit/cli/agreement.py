@@ -13,6 +13,7 @@ options: out (a JSON file for the figures); preset, language, mirror, offline
 """
 
 from evalkit.config import Config
+from evalkit.words import said
 
 
 def run(config: Config) -> int:
@@ -27,6 +28,6 @@ def run(config: Config) -> int:
     if found.votes:
         print_votes(found.votes, console)
     for (reference, other), ratings in found.ratings.items():
-        console.print(f"{other} beside {reference}", markup=False, highlight=False)
+        console.print(said(f"{other} beside {reference}"), markup=False, highlight=False)
         print_ratings(ratings, reference, other, console)
     return 0

@@ -14,6 +14,7 @@ gpt-4); judge and its options as of the verb judge; preset, language, mode, mirr
 """
 
 from evalkit.config import Config
+from evalkit.words import t
 
 
 def run(config: Config) -> int:
@@ -37,5 +38,5 @@ def run(config: Config) -> int:
     if calibration is None:
         return 0
     print_calibration(calibration, console)
-    console.print(f"results: {calibration_path(job)}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"{t('results: ')}{calibration_path(job)}", soft_wrap=True, highlight=False, markup=False)
     return 1 if calibration.failed else 0

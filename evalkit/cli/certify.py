@@ -15,6 +15,7 @@ from evalkit.config import Config, is_offline
 from evalkit.errors import InputError
 from evalkit.loading import load_suite
 from evalkit.models import resolve
+from evalkit.words import said
 
 if TYPE_CHECKING:
     from evalkit.certify import Comparison
@@ -25,7 +26,7 @@ def run(config: Config) -> int:
     from rich.console import Console
 
     def say(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        print(said(line), file=sys.stderr, flush=True)
 
     if config.model is None:
         raise InputError("no model is given", fix="model=1.8b-instruct   (python -m evalkit list models)")

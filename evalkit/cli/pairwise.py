@@ -14,6 +14,7 @@ ratings); judge and its options as of the verb judge; preset, language, mode, mi
 """
 
 from evalkit.config import Config
+from evalkit.words import said, t
 
 
 def run(config: Config) -> int:
@@ -35,8 +36,10 @@ def run(config: Config) -> int:
         return 0
     print_pairwise(content["pairwise"], console)
     for reason in content["missing"]:
-        console.print(f"  left out: {reason}", soft_wrap=True, highlight=False, markup=False)
+        console.print("  " + said(f"left out: {reason}"), soft_wrap=True, highlight=False, markup=False)
     if failed := content.get("failed"):
-        console.print(f"  {failed} games failed at the service: run the same command again", markup=False)
-    console.print(f"results: {job.folder}", soft_wrap=True, highlight=False, markup=False)
+        console.print(
+            "  " + said(f"{failed} games failed at the service: run the same command again"), markup=False
+        )
+    console.print(f"{t('results: ')}{job.folder}", soft_wrap=True, highlight=False, markup=False)
     return 1 if content.get("failed") else 0

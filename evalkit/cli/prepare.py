@@ -19,6 +19,7 @@ from evalkit.errors import InputError
 from evalkit.loading import suite_specs
 from evalkit.sources.prepared import Status
 from evalkit.task_spec import SPLITS, CommercialUse, TaskSpec
+from evalkit.words import said, t
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,7 +55,7 @@ def _prepare_model(model: ModelConfig, *, offline: bool) -> None:
     from evalkit.models import resolve
 
     resolved = resolve(model, offline=offline)
-    print(f"model {resolved.name}: {resolved.path or 'built from its shape when it runs'}")
+    print(said(f"model {resolved.name}: {resolved.path or 'built from its shape when it runs'}"))
 
 
 def _prepare_suite(config: Config) -> int:
@@ -67,11 +68,11 @@ def _prepare_suite(config: Config) -> int:
         from evalkit.mtbench.data import fetch_all
 
         files = fetch_all(config, config.suite.mt_bench)
-        print(f"MT-Bench: {len(files)} files of its presets are here, as they are pinned")
+        print(said(f"MT-Bench: {len(files)} files of its presets are here, as they are pinned"))
         return 0
     specs = suite_specs(config)
     if config.suite.data is SuiteData.bundled:
-        print(f"the suite {config.suite.name} is bundled: there is nothing to prepare")
+        print(said(f"the suite {config.suite.name} is bundled: there is nothing to prepare"))
         return 0
     data_dir = Path(config.data_dir).expanduser() if config.data_dir else default_data_dir()
     mirror = Path(config.mirror).expanduser() if config.mirror else None
@@ -82,7 +83,7 @@ def _prepare_suite(config: Config) -> int:
     )
     # A log has no width of its own; a table cut to 80 columns would lose the dataset names.
     print_reports(reports, Console(width=None if sys.stdout.isatty() else LOG_WIDTH))
-    print(f"prepared data: {data_dir}")
+    print(said(f"prepared data: {data_dir}"))
     # allow_missing= is about what cannot be had; a file that came out wrong is never fine.
     forgiven = {Status.not_available} if config.allow_missing else set()
     worth = {split.status for report in reports for split in report.splits.values()}
@@ -102,7 +103,7 @@ def _fetch_metric_models(specs: Sequence[TaskSpec], config: Config) -> bool:
     names = [name for spec in specs for name in spec.metrics]
     outcome = fetch_models(names, config.metrics, offline=no_network)
     for name, error in outcome.items():
-        print(f"metric {name}: {'its model is here' if error is None else error.what}")
+        print(said(f"metric {name}: {'its model is here' if error is None else error.what}"))
     return no_network or not any(outcome.values())
 
 
@@ -112,27 +113,28 @@ def print_reports(reports: "Sequence[PreparedReport]", console: "Console") -> No
 
     if not reports:
         return
-    table = Table("dataset", *SPLITS, "sha256", "licence", "commercial use")
+    heads = ("dataset", *SPLITS, "sha256", "licence", "commercial use")
+    table = Table(*(head if head in (*SPLITS, "sha256") else t(head) for head in heads))
     for split_column in table.columns[1 : 1 + len(SPLITS)]:
         split_column.justify = "right"
     remarks: dict[str, list[str]] = {}
     for report in reports:
         spec = report.spec
-        commercial = _COMMERCIAL[spec.commercial_use] if spec.commercial_use else "?"
+        commercial = t(_COMMERCIAL[spec.commercial_use]) if spec.commercial_use else "?"
         counts = [_count(report, split) for split in SPLITS]
         table.add_row(report.dataset, *counts, _hashes(report), spec.license or "?", commercial)
         for remark in _remarks(report):
             remarks.setdefault(remark, []).append(report.dataset)
     console.print(table)
     for remark, datasets in remarks.items():
-        console.print(f"{', '.join(datasets)}: {remark}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{', '.join(datasets)}: {said(remark)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _count(report: "PreparedReport", split: str) -> str:
     prepared = report.splits.get(split)
     if prepared is None or not prepared.status.usable:
         return "-"
-    return "kept" if prepared.samples is None else str(prepared.samples)
+    return t("kept") if prepared.samples is None else str(prepared.samples)
 
 
 def _hashes(report: "PreparedReport") -> str:
@@ -141,8 +143,8 @@ def _hashes(report: "PreparedReport") -> str:
         status: [name for name, split in report.splits.items() if split.status is status] for status in Status
     }
     if len(kinds := [status for status, names in by_status.items() if names]) == 1:
-        return kinds[0].value
-    return "; ".join(f"{', '.join(names)} {status.value}" for status, names in by_status.items() if names)
+        return t(kinds[0].value)
+    return "; ".join(f"{', '.join(names)} {t(status.value)}" for status, names in by_status.items() if names)
 
 
 def _remarks(report: "PreparedReport") -> list[str]:
@@ -150,7 +152,7 @@ def _remarks(report: "PreparedReport") -> list[str]:
     for split, prepared in report.splits.items():
         if prepared.reason:
             by_reason.setdefault((prepared.status.value, prepared.reason), []).append(split)
-    remarks = [f"{', '.join(splits)} {status}: {why}" for (status, why), splits in by_reason.items()]
+    remarks = [f"{', '.join(splits)} {t(status)}: {said(why)}" for (status, why), splits in by_reason.items()]
     if report.spec.license_note:
         remarks.append(report.spec.license_note)
     return [*remarks, *report.notes]

@@ -12,6 +12,7 @@ ids), out (default: results/replay/<hash of the files>), mirror, offline, metric
 """
 
 from evalkit.config import Config
+from evalkit.words import t
 
 
 def run(config: Config) -> int:
@@ -24,5 +25,5 @@ def run(config: Config) -> int:
     folder, content = replay(config)
     console = Console()
     print_results(content, console)
-    console.print(f"results: {folder}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"{t('results: ')}{folder}", soft_wrap=True, highlight=False, markup=False)
     return 0

@@ -19,6 +19,7 @@ from evalkit.errors import InputError
 from evalkit.nearest import did_you_mean
 from evalkit.reference import DIGITS, Card, load_cards
 from evalkit.results import Value
+from evalkit.words import said, t
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -58,10 +59,12 @@ def comparison(beside: Beside, card: Card) -> "Table":
     from rich import box
     from rich.table import Table
 
-    title = f"{beside.model} and the card's {card.model}, {beside.table}"
+    title = said(f"{beside.model} and the card's {card.model}, {beside.table}")
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, header_style="bold")
     for header in ("", "run", "95 % interval", "card", "difference", "card in interval"):
-        table.add_column(header, justify="left" if header in ("", "95 % interval") else "right")
+        table.add_column(
+            t(header) if header else "", justify="left" if header in ("", "95 % interval") else "right"
+        )
     for column, figure in card.columns.items():
         mark = " *" if column in beside.partial else ""
         table.add_row(f"{column}{mark}", *_cells(beside.cells.get(column), figure, DIGITS[beside.table]))
@@ -73,7 +76,7 @@ def _cells(value: Value | None, figure: float, digits: int) -> tuple[str, str, s
         return "-", "", f"{figure:.{digits}f}", "", ""
     inside = contains(value, figure, digits)
     interval = f"{value.ci95[0]:.{digits}f} to {value.ci95[1]:.{digits}f}" if value.ci95 else ""
-    verdict = "" if inside is None else ("yes" if inside else "NO")
+    verdict = "" if inside is None else (t("yes") if inside else t("NO"))
     shown = (f"{value.value:.{digits}f}", interval, f"{figure:.{digits}f}")
     return (*shown, f"{value.value - figure:+.{digits}f}", verdict)
 
@@ -86,11 +89,11 @@ def _print_remarks(beside: Beside, card: Card, console: "Console") -> None:
         if name in beside.cells
     ]
     decided = [verdict for verdict in verdicts if verdict is not None]
-    console.print(f"{sum(decided)} of {len(decided)} figures of the card lie in the run's interval")
+    console.print(said(f"{sum(decided)} of {len(decided)} figures of the card lie in the run's interval"))
     if beside.reasons:
-        console.print("the run is partial (* marks incomplete categories):")
+        console.print(t("the run is partial (* marks incomplete categories):"))
         for reason in beside.reasons:
-            console.print(f"  {reason}", markup=False, soft_wrap=True)
+            console.print(f"  {said(reason)}", markup=False, soft_wrap=True)
     if beside.deviations:
         listed = ", ".join(f"{key}={value}" for key, value in beside.deviations.items())
-        console.print(f"the run deviates from the protocol: {listed}", markup=False, soft_wrap=True)
+        console.print(said(f"the run deviates from the protocol: {listed}"), markup=False, soft_wrap=True)

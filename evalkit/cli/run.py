@@ -38,12 +38,12 @@ from pathlib import Path
 
 from evalkit.config import Config
 from evalkit.run import evaluate
-from evalkit.words import t
+from evalkit.words import said, t
 
 
 def say(line: str) -> None:
     """Says one line to the person who waits."""
-    print(line, file=sys.stderr, flush=True)
+    print(said(line), file=sys.stderr, flush=True)
 
 
 def run(config: Config, *, opened: Callable[[Path], None] = lambda folder: None) -> int:
@@ -76,11 +76,13 @@ def _mt_bench(config: Config, opened: Callable[[Path], None]) -> int:
     outcome = answer_questions(config, say=say, opened=opened)
     console = Console()
     if not outcome.generated:
-        console.print(f"finished already: all {outcome.kept} answered turns are kept, nothing was generated")
+        console.print(
+            said(f"finished already: all {outcome.kept} answered turns are kept, nothing was generated")
+        )
     print_results(outcome.content, console)
     for line in (
-        f"results: {outcome.folder}",
-        f"  next: python -m evalkit judge run={outcome.folder} judge=gpt-4o-2024-08-06 --dry-run",
+        f"{t('results: ')}{outcome.folder}",
+        f"  {t('next: ')}python -m evalkit judge run={outcome.folder} judge=gpt-4o-2024-08-06 --dry-run",
     ):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     return 0

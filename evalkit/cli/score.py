@@ -13,7 +13,7 @@ sample with `id` (as in the `prompts` dump) and `completion`; or llm-jp-eval's o
 allow_missing=true scores what is there and marks the result partial.
 
 options: run, out; suite, suite.tasks, completions, data_dir, mirror, split, limit, num_few_shots;
-allow_missing, offline, export; protocol.strip, protocol.answer_regex;
+allow_missing, offline, export, lang; protocol.strip, protocol.answer_regex;
 metrics.comet.*, metrics.bert_score, metrics.resamples
 """
 
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from evalkit.config import Config
 from evalkit.errors import InputError
 from evalkit.metrics.prediction import prediction
+from evalkit.words import said, t
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,10 +57,10 @@ def run(config: Config) -> int:
         from evalkit.scoring.completions import score_completions
 
         assert config.completions is not None
-        results = score_completions(config, say=lambda line: print(line, file=sys.stderr, flush=True))
+        results = score_completions(config, say=lambda line: print(said(line), file=sys.stderr, flush=True))
         print_results(results, console)
         folder = Path(config.out or ".")
-    console.print(f"\nresults: {folder}", markup=False, soft_wrap=True)
+    console.print(f"\n{t('results: ')}{folder}", markup=False, soft_wrap=True)
     return 0
 
 
@@ -70,11 +71,11 @@ def _print_moves(rescored: "Rescored", console: "Console") -> None:
     if rescored.before is None:
         return
     if not rescored.moves:
-        console.print("\nnothing moved: every value is what it was")
+        console.print("\n" + t("nothing moved: every value is what it was"))
         return
-    table = Table(title="what moved", title_justify="left", box=box.SIMPLE_HEAD, header_style="bold")
+    table = Table(title=t("what moved"), title_justify="left", box=box.SIMPLE_HEAD, header_style="bold")
     for header in ("", "before", "after", "difference", "samples"):
-        table.add_column(header, justify="right" if header else "left")
+        table.add_column(t(header) if header else "", justify="right" if header else "left")
     for move in rescored.moves:
         table.add_row(move.key, *_cells(move))
     console.print(table)
@@ -83,8 +84,8 @@ def _print_moves(rescored: "Rescored", console: "Console") -> None:
         for why in move.why:
             reasons.setdefault(why, []).append(move.key)
     for why, keys in reasons.items():
-        whose = "all" if len(keys) == len(rescored.moves) else ", ".join(keys)
-        console.print(f"  {why}   [{whose}]", markup=False, soft_wrap=True)
+        whose = t("all") if len(keys) == len(rescored.moves) else ", ".join(keys)
+        console.print(f"  {said(why)}   [{whose}]", markup=False, soft_wrap=True)
 
 
 def _cells(move: "Move") -> tuple[str, str, str, str]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from evalkit.errors import InputError
 from evalkit.leaderboard.cells import MT_BENCH_COLUMNS, Cell
@@ -109,7 +110,8 @@ def model_url(identity: Any) -> str | None:
     """The hub page of a model by its identity, where it is known."""
     if isinstance(identity, dict) and isinstance(identity.get("hub"), str):
         commit = identity.get("commit")
-        return f"{HUB}{identity['hub']}" + (f"/tree/{commit}" if commit else "")
+        path = identity["hub"] + (f"/tree/{commit}" if commit else "")
+        return HUB + quote(path)
     return None
 
 

@@ -1,14 +1,15 @@
 """Folders -> the runs in them, and the reason for every one that cannot be shown."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from evalkit.durable import read_checked_json
 from evalkit.errors import InputError
 from evalkit.leaderboard.rows import MtBenchRun, Run
-from evalkit.records import RunDirectory
+from evalkit.records import RunDirectory, read_log
 from evalkit.results import Results, read_results
 
 RESULTS = "results.json"
@@ -40,30 +41,38 @@ def collect(places: Sequence[Path]) -> Collection:
     Raises:
         InputError: a place does not exist.
     """
-    found = Collection()
+    found, seen = Collection(), set[Path]()
     for place in places:
         if not place.exists():
             raise InputError("there is no such folder or file", where=place)
         if place.is_file():
             found.foreign.append(place)
             continue
-        for folder in _run_folders(place):
+        for folder in _run_folders(place, found, seen):
             _add(found, folder)
     _drop_copies(found)
+    found.mt_bench = _marked(found.mt_bench)
     return found
 
 
-def _run_folders(place: Path) -> Iterator[Path]:
-    """The run directories at or below a folder, in order; what lies inside one is its own."""
+def _run_folders(place: Path, found: Collection, seen: set[Path]) -> Iterator[Path]:
+    """The run directories at or below a folder, in order; what lies inside one is its own.
+
+    A folder that links or the command line lead to twice counts once.
+    """
+    if (real := place.resolve()) in seen:
+        return
+    seen.add(real)
     if (place / RESULTS).exists() or any((place / mark).exists() for mark in _MARKS):
         yield place
         return
     try:
         inner = sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
-    except OSError:
+    except OSError as error:
+        found.left_out.append(LeftOut(place, f"the folder cannot be read: {error.strerror}"))
         return
     for folder in inner:
-        yield from _run_folders(folder)
+        yield from _run_folders(folder, found, seen)
 
 
 def _add(found: Collection, folder: Path) -> None:
@@ -77,7 +86,7 @@ def _add(found: Collection, folder: Path) -> None:
             found.mt_bench += _mt_bench(folder, content)
             return
         results = read_results(path)
-        _check_samples(folder, results)
+        _check_scores(folder, results)
     except InputError as error:
         found.left_out.append(LeftOut(folder, error.what))
     except (OSError, ValueError) as error:
@@ -88,22 +97,31 @@ def _add(found: Collection, folder: Path) -> None:
         found.runs.append(Run(folder, results, path.stat().st_mtime))
 
 
-def _check_samples(folder: Path, results: Results) -> None:
-    """A results.json whose scores are gone or fewer is a damaged run."""
+def _check_scores(folder: Path, results: Results) -> None:
+    """A results.json whose scores are gone, torn or fewer is a damaged run."""
     directory = RunDirectory(folder)
-    for name in results.datasets:
-        if not directory.scores_path(name).exists():
-            raise InputError(f"damaged: scores/{name}.jsonl is not there")
+    fix = f"python -m evalkit score run={folder}"
+    for name, rates in results.datasets.items():
+        path = directory.scores_path(name)
+        if not path.exists():
+            raise InputError(f"damaged: scores/{name}.jsonl is not there; {fix}")
+        rows, damaged = read_log(path)
+        if damaged or len(rows) != rates.n:
+            what = f"damaged lines: {damaged}" if damaged else f"{len(rows)} of {rates.n} samples"
+            raise InputError(f"damaged: scores/{name}.jsonl: {what}; {fix}")
 
 
-def _mt_bench(folder: Path, content: dict[str, object]) -> Iterable[MtBenchRun]:
+def _mt_bench(folder: Path, content: dict[str, Any]) -> list[MtBenchRun]:
     if content.get("schema_version") != 1:
         raise InputError(f"MT-Bench results of schema version {content.get('schema_version')}, not 1")
     tables = content["tables"]
     if not isinstance(tables, dict) or not tables:
         raise InputError("no answers were judged yet: python -m evalkit judge run=DIR")
     finished = (folder / RESULTS).stat().st_mtime
-    return [MtBenchRun(folder, model, content, finished) for model in tables]
+    runs = [MtBenchRun(folder, model, content, finished) for model in tables]
+    for run in runs:
+        run.check()
+    return runs
 
 
 def _drop_copies(found: Collection) -> None:
@@ -117,3 +135,13 @@ def _drop_copies(found: Collection) -> None:
         else:
             kept[key] = run
     found.runs = list(kept.values())
+
+
+def _marked(runs: Sequence[MtBenchRun]) -> list[MtBenchRun]:
+    """Where presets of one name say different things, each run's rules name which one it is."""
+    hashes: dict[str, set[str]] = {}
+    for run in runs:
+        hashes.setdefault(run.rules, set()).add(run.preset_sha256)
+    return [
+        replace(run, mark=f" {run.preset_sha256[:8]}") if len(hashes[run.rules]) > 1 else run for run in runs
+    ]

@@ -1,8 +1,8 @@
 """Two runs -> their difference per dataset, category and average, and the samples that flipped."""
 
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,10 @@ from evalkit.leaderboard.paired import (
     mean_difference,
 )
 from evalkit.leaderboard.rows import Run
+from evalkit.leaderboard.scored_run import ScoredRun
 from evalkit.metrics import METRICS
 from evalkit.metrics.base import CorrelationMetric
 from evalkit.metrics.prediction import gold
-from evalkit.records import RunDirectory, read_log
 from evalkit.results import AVERAGE
 from evalkit.suites import category_members
 from evalkit.tasks import CATEGORIES
@@ -86,39 +86,6 @@ class Comparison:
     remarks: tuple[str, ...] = ()
 
 
-class ScoredRun:
-    """A run with the scores of its samples, each file read once."""
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self._rows: dict[str, dict[str, dict[str, object]]] = {}
-
-    def rows(self, dataset: str) -> Mapping[str, Mapping[str, object]]:
-        """The lines of scores/<dataset>.jsonl by sample id."""
-        if dataset not in self._rows:
-            self._rows[dataset], damaged = read_log(RunDirectory(self.run.folder).scores_path(dataset))
-            if damaged:
-                raise InputError(
-                    f"{damaged} lines of the scores are damaged",
-                    where=RunDirectory(self.run.folder).scores_path(dataset),
-                    fix=f"python -m evalkit score run={self.run.folder}",
-                )
-        return self._rows[dataset]
-
-    def numbers(self, dataset: str, metric: str, ids: Sequence[str]) -> list[float]:
-        """One number per sample: its score, or what a correlation reads in its prediction."""
-        rows, kind = self.rows(dataset), METRICS.get(metric)
-        if isinstance(kind, CorrelationMetric):
-            return [kind.parse(str(rows[key]["prediction"])) for key in ids]
-        values = [rows[key]["values"] for key in ids]
-        return [float(value[metric]) for value in values if isinstance(value, dict)]
-
-    @cached_property
-    def directory(self) -> RunDirectory:
-        """The run's folder."""
-        return RunDirectory(self.run.folder)
-
-
 def compare(a: Run, b: Run, *, partial: bool = False, resamples: int = 10_000) -> Comparison:
     """Compares two runs on the same samples.
 
@@ -154,17 +121,20 @@ def compare_scored(a: ScoredRun, b: ScoredRun, *, resamples: int = 10_000) -> Co
     lines: dict[str, tuple[Compared, Difference]] = {}
     flips: list[Flip] = []
     remarks = list(_remarks(a.run, b.run))
-    for stream, name in enumerate(common(a.run.results, b.run.results)):
+    for name in common(a.run.results, b.run.results):
         metric = counting_metric(name, a.run.results)
+        ids = [key for key in a.rows(name) if key in b.rows(name)]
+        golds = _golds(a, b, name, ids) if isinstance(METRICS.get(metric or ""), CorrelationMetric) else []
         if metric is None:
             remarks.append(f"{name}: its metric could not be computed in both runs")
-            continue
-        ids = [key for key in a.rows(name) if key in b.rows(name)]
-        if not ids:
+        elif not ids:
             remarks.append(f"{name}: no sample is in both")
-            continue
-        lines[name] = _dataset(a, b, name, metric, ids, resamples, stream)
-        flips += _flips(a, b, name, metric, ids)
+        elif golds is None:
+            remarks.append(f"{name}: {metric} needs all gold answers, and neither run has kept them")
+        else:
+            pairs = Pairs(*(np.array(side.numbers(name, metric, ids)) for side in (a, b)))
+            lines[name] = _dataset(pairs, name, metric, golds, resamples)
+            flips += _flips(a, b, name, metric, ids)
     categories = _categories(lines)
     return Comparison(
         a.run,
@@ -177,21 +147,26 @@ def compare_scored(a: ScoredRun, b: ScoredRun, *, resamples: int = 10_000) -> Co
     )
 
 
+def _golds(a: ScoredRun, b: ScoredRun, name: str, ids: Sequence[str]) -> list[float] | None:
+    """The gold numbers of these samples; None where one of them is in neither run's records."""
+    kept = {**a.records(name), **b.records(name)}
+    return [float(gold(kept[key].gold)) for key in ids] if kept.keys() >= set(ids) else None
+
+
 def _dataset(
-    a: ScoredRun, b: ScoredRun, name: str, metric: str, ids: Sequence[str], resamples: int, stream: int
+    pairs: Pairs, name: str, metric: str, golds: Sequence[float], resamples: int
 ) -> tuple[Compared, Difference]:
-    pairs = Pairs(np.array(a.numbers(name, metric, ids)), np.array(b.numbers(name, metric, ids)))
     kind = METRICS.get(metric)
+    # By name, so that p does not depend on which other datasets there are.
+    stream = zlib.crc32(name.encode())
     if isinstance(kind, CorrelationMetric):
-        records = a.directory.records(name)
-        golds = np.array([float(gold(records[key].gold)) for key in ids])
-        difference = correlation_difference(kind, pairs, golds, resamples, stream)
-        values = [kind.score(side.tolist(), golds.tolist()) for side in (pairs.a, pairs.b)]
+        difference = correlation_difference(kind, pairs, np.array(golds), resamples, stream)
+        values = [kind.score(side.tolist(), list(golds)) for side in (pairs.a, pairs.b)]
     else:
         difference = mean_difference(pairs, resamples, stream)
         values = [float(side.mean()) for side in (pairs.a, pairs.b)]
     flipped = int((pairs.a != pairs.b).sum())
-    return _line(name, "dataset", values, difference, len(ids), flipped, metric), difference
+    return _line(name, "dataset", values, difference, len(pairs.a), flipped, metric), difference
 
 
 def _line(

@@ -14,9 +14,10 @@ from evalkit.config import Config
 from evalkit.leaderboard.compare import Compared, Comparison, Flip
 from evalkit.leaderboard.publish import write_page
 from evalkit.leaderboard.sentences import p_text, sentences
+from evalkit.leaderboard.tables import spreadsheet_text
 from evalkit.records import write_text_atomic
 from evalkit.redaction import printable
-from evalkit.words import t
+from evalkit.words import said, t
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +36,7 @@ def print_comparison(comparison: Comparison, console: Console, *, long: bool = F
         console.print(f"  {escape(sentence)}", soft_wrap=True, highlight=False)
     console.print(_table(comparison, digits=4 if console.width >= _WIDE else 3))
     for remark in comparison.remarks:
-        console.print(f"  {escape(remark)}", soft_wrap=True, highlight=False)
+        console.print(f"  {escape(said(remark))}", soft_wrap=True, highlight=False)
     _print_flips(comparison, console, long)
 
 
@@ -108,32 +109,22 @@ def comparison_json(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
 
 
 def flipped_frame(comparisons: Sequence[Comparison]) -> "pd.DataFrame":
-    """One line per sample that two models score differently."""
+    """One line per sample that two models score differently; no answer can run in a spreadsheet."""
     import pandas as pd
 
     columns = ["model_a", "model_b", "dataset", "id", "a", "b", "prediction_a", "prediction_b"]
     rows = [
-        {"model_a": one.a.model, "model_b": one.b.model, **asdict(flip)}
+        {
+            "model_a": spreadsheet_text(one.a.model),
+            "model_b": spreadsheet_text(one.b.model),
+            **asdict(flip),
+            "prediction_a": spreadsheet_text(flip.prediction_a),
+            "prediction_b": spreadsheet_text(flip.prediction_b),
+        }
         for one in comparisons
         for flip in one.flips
     ]
-    frame = pd.DataFrame(rows, columns=columns)
-    for column in ("prediction_a", "prediction_b"):
-        frame[column] = [_no_formula(text) for text in frame[column]]
-    return frame
-
-
-def _no_formula(text: str) -> str:
-    """A model's answer as a spreadsheet shows it: one that begins like a formula gets an apostrophe."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) and not _is_number(text) else text
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    return pd.DataFrame(rows, columns=columns)
 
 
 def write_comparisons(out: Path, comparisons: Sequence[Comparison], config: Config) -> list[Path]:

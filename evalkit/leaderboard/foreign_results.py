@@ -6,6 +6,7 @@ the row stands apart and is never called best.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from evalkit.errors import InputError
 from evalkit.leaderboard.cells import JASTER_COLUMNS, Cell
 from evalkit.leaderboard.rows import Kind, Row
+from evalkit.results import is_number
 
 RULES = "llm-jp-eval's own result, as its file says"
 _PLACES = ((), ("evaluation",), ("evaluation_results",), ("results",))
@@ -56,12 +58,10 @@ def read_foreign(path: Path) -> Row:
 def _scores(content: Any) -> dict[str, float]:
     for place in _PLACES:
         found = _at(content, (*place, "scores"))
-        if isinstance(found, dict) and any(isinstance(value, int | float) for value in found.values()):
-            return {
-                str(key): float(value)
-                for key, value in found.items()
-                if isinstance(value, int | float) and not isinstance(value, bool)
-            }
+        if isinstance(found, dict):
+            scores = {str(key): float(value) for key, value in found.items() if is_number(value)}
+            if scores:
+                return scores
     return {}
 
 
@@ -77,4 +77,4 @@ def _at(content: Any, place: tuple[str, ...]) -> Any:
 
 
 def _is_hub_name(name: str) -> bool:
-    return name.count("/") == 1 and not name.startswith(("/", ".", "~"))
+    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII) is not None

@@ -1,50 +1,53 @@
 """Rows -> a block for a model's README: `model-index` metadata and the two tables."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from evalkit.leaderboard.cells import JASTER_DIGITS, MT_BENCH_DIGITS, Cell
-from evalkit.leaderboard.rows import Row
+from evalkit.leaderboard.rows import TABLES, Row, Table
 from evalkit.leaderboard.tables import markdown_tables
 
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
 BEGIN, END = "<!-- evalkit: begin -->", "<!-- evalkit: end -->"
+# What the hub calls the two benchmarks.
+_DATASETS = {"jaster": "llm-jp-eval", "mt": "mt-bench-ja"}
 
 
 def model_card(row: Row) -> str:
-    """The README block of one row: YAML metadata first, then Markdown between two comments."""
-    return f"{_metadata(row)}\n\n{BEGIN}\n\n{markdown_tables([row], heading='###')}\n\n{END}\n"
+    """The README block of one row: YAML metadata first, then Markdown between two comments.
+
+    Partial figures are in the tables only; without any other there is no metadata.
+    """
+    return f"{_metadata(row)}{BEGIN}\n\n{markdown_tables([row], heading='###')}\n\n{END}\n"
 
 
 def _metadata(row: Row) -> str:
     from huggingface_hub import ModelCardData
 
-    results = [
-        *_results("llm-jp-eval", "llm-jp-eval v1.3.1", row.rules, row.cells.items(), JASTER_DIGITS),
-        *_results(
-            "mt-bench-ja", "Japanese MT-Bench", row.mt_bench_rules, row.mt_bench.items(), MT_BENCH_DIGITS
-        ),
-    ]
+    results = [result for table in TABLES for result in _results(row, table)]
+    if not results:
+        return ""
     data = ModelCardData(model_name=row.model, eval_results=results)
-    return f"---\n{data.to_yaml()}\n---"
+    return f"---\n{data.to_yaml()}\n---\n\n"
 
 
-def _results(
-    dataset: str, name: str, rules: str, cells: Iterable[tuple[str, Cell]], digits: int
-) -> list[Any]:
+def _results(row: Row, table: Table) -> "Iterator[EvalResult]":
     from huggingface_hub import EvalResult
 
-    return [
-        EvalResult(
+    cells = table.cells(row)
+    for column in table.columns:
+        cell = cells.get(column)
+        if cell is None or cell.value is None or cell.partial:
+            continue
+        yield EvalResult(
             task_type="text-generation",
-            dataset_type=dataset,
-            dataset_name=f"{name} {column}",
+            dataset_type=_DATASETS[table.name],
+            dataset_name=f"{table.title} {column}",
             dataset_config=column,
-            dataset_args={"protocol": rules, "samples": cell.n},
+            dataset_args={"protocol": table.rules(row), "samples": cell.n},
             metric_type=column,
             metric_name=column,
-            metric_value=round(cell.value, digits),
-            metric_args={"ci95": [round(end, digits) for end in cell.ci95]} if cell.ci95 else None,
+            metric_value=round(cell.value, table.digits),
+            metric_args={"ci95": [round(end, table.digits) for end in cell.ci95]} if cell.ci95 else None,
         )
-        for column, cell in cells
-        if cell.value is not None and not cell.partial
-    ]

@@ -13,10 +13,10 @@ from typing import Any
 
 from evalkit.config import Config
 from evalkit.leaderboard.build import Board
-from evalkit.leaderboard.compare import ScoredRun
 from evalkit.leaderboard.page_data import page_data
 from evalkit.leaderboard.page_mt_bench import conversations
 from evalkit.leaderboard.page_samples import dataset_samples
+from evalkit.leaderboard.scored_run import ScoredRun
 
 SCRIPTS = ("base", "table", "charts", "samples", "pair", "mt_bench", "steps", "main")
 

@@ -10,8 +10,9 @@ from evalkit.errors import EvalkitError
 from evalkit.leaderboard.build import Board
 from evalkit.leaderboard.cells import Cell
 from evalkit.leaderboard.comparable import counting_metric, rule_differences
-from evalkit.leaderboard.compare import Comparison, ScoredRun, compare_scored
+from evalkit.leaderboard.compare import Comparison, compare_scored
 from evalkit.leaderboard.rows import TABLES, Row, Table
+from evalkit.leaderboard.scored_run import ScoredRun
 from evalkit.leaderboard.sentences import sentences
 from evalkit.leaderboard.steps import checkpoint_of
 from evalkit.leaderboard.tables import marks
@@ -38,8 +39,8 @@ def page_data(board: Board, scored: Mapping[int, ScoredRun], config: Config) -> 
 
 
 def _table(table: Table, rows: Sequence[Row]) -> dict[str, Any]:
-    there = [index for index, row in enumerate(rows) if table.cells(row)]
-    shown = [rows[index] for index in there]
+    places = {id(row): index for index, row in enumerate(rows)}
+    shown = table.rows(rows)
     rules = [table.rules(row) for row in shown]
     columns = {name: table.column(name, shown) for name in table.filled(shown)}
     return {
@@ -47,7 +48,7 @@ def _table(table: Table, rows: Sequence[Row]) -> dict[str, Any]:
         "title": table.title,
         "columns": list(columns),
         "digits": table.digits,
-        "rows": there,
+        "rows": [places[id(row)] for row in shown],
         "cells": {
             name: [[*_cell(cell), mark] for cell, mark in zip(cells, marks(cells, rules), strict=True)]
             for name, cells in columns.items()

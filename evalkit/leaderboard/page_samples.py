@@ -6,7 +6,7 @@ from typing import Any
 
 from evalkit.config import Config
 from evalkit.leaderboard.comparable import counting_metric
-from evalkit.leaderboard.compare import ScoredRun
+from evalkit.leaderboard.scored_run import ScoredRun
 from evalkit.leaderboard.whole_prompts import Prompts
 from evalkit.metrics.prediction import gold
 
@@ -38,7 +38,7 @@ def dataset_samples(runs: Mapping[int, ScoredRun], config: Config) -> dict[str, 
 
 
 def _answers(dataset: _Dataset, scored: ScoredRun, name: str, prompts: Prompts) -> dict[str, Any]:
-    records = scored.directory.records(name)
+    records = scored.records(name)
     rows = scored.rows(name)
     # Completions that came from elsewhere have scores, but no records.
     records = {key: record for key, record in records.items() if key in rows}

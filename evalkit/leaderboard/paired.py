@@ -8,10 +8,11 @@ randomisation test for pairs), exact up to 2^13 arrangements, above by Monte Car
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evalkit import statistics
 from evalkit.metrics.base import CorrelationMetric
@@ -21,6 +22,8 @@ from evalkit.statistics import FloatArray
 DRAWS = 10_000
 # Up to this many samples that differ every arrangement of signs is looked at.
 _EXACT = 13
+# Swaps drawn at a time: 4 million are 32 MB, whatever the size of the dataset.
+_CHUNK = 4_000_000
 # Sums of the same numbers in another order differ by less than this.
 _ROUNDING = 1e-12
 
@@ -60,7 +63,7 @@ class Difference:
 def mean_difference(pairs: Pairs, resamples: int, stream: int = 0) -> Difference:
     """The difference of the means; `stream` numbers the dataset's own random swaps."""
     gaps = pairs.a - pairs.b
-    null = _signs(len(gaps), stream) @ gaps / len(gaps)
+    null = np.concatenate([(swaps * -2.0 + 1.0) @ gaps / len(gaps) for swaps in _swaps(len(gaps), stream)])
     value = float(gaps.mean())
     if pairs.is_binary:
         wins, losses = int((gaps > 0).sum()), int((gaps < 0).sum())
@@ -127,18 +130,24 @@ def _generator(stream: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(statistics.SEED).jumped(1000 + stream))
 
 
-def _signs(n: int, stream: int) -> FloatArray:
-    return _generator(stream).integers(0, 2, size=(DRAWS, n)).astype(np.float64) * 2 - 1
+def _swaps(n: int, stream: int) -> Iterator[NDArray[np.bool_]]:
+    """Whether each of n samples is swapped, as blocks [rows, n] that add up to DRAWS rows."""
+    generator = _generator(stream)
+    rows = max(1, _CHUNK // n)
+    for start in range(0, DRAWS, rows):
+        yield generator.integers(0, 2, size=(min(rows, DRAWS - start), n)).astype(np.bool_)
 
 
 def _swapped(metric: CorrelationMetric, pairs: Pairs, golds: FloatArray, stream: int) -> FloatArray:
     """The difference of the correlations under random swaps: [DRAWS]."""
     from scipy.stats import rankdata
 
-    swaps = _generator(stream).integers(0, 2, size=(DRAWS, len(golds))).astype(bool)
-    rows = [np.where(swaps, pairs.b, pairs.a), np.where(swaps, pairs.a, pairs.b)]
-    gold = np.broadcast_to(golds, swaps.shape)
-    if metric.name == "spearman":
-        rows, gold = [rankdata(row, axis=1) for row in rows], rankdata(gold, axis=1)
-    first, second = (row_correlations(row, gold) for row in rows)
-    return np.asarray(first - second, dtype=np.float64)
+    found = []
+    for swaps in _swaps(len(golds), stream):
+        rows = [np.where(swaps, pairs.b, pairs.a), np.where(swaps, pairs.a, pairs.b)]
+        gold = np.broadcast_to(golds, swaps.shape)
+        if metric.name == "spearman":
+            rows, gold = [rankdata(row, axis=1) for row in rows], rankdata(gold, axis=1)
+        first, second = (row_correlations(row, gold) for row in rows)
+        found.append(np.asarray(first - second, dtype=np.float64))
+    return np.concatenate(found)

@@ -13,7 +13,7 @@ from evalkit.leaderboard.cells import (
     MT_BENCH_DIGITS,
     Cell,
 )
-from evalkit.results import Results
+from evalkit.results import Results, is_number
 
 
 class Kind(Enum):
@@ -40,12 +40,37 @@ class Run:
 
 @dataclass(frozen=True)
 class MtBenchRun:
-    """One model's part of a judged MT-Bench run; `content` is the whole results.json."""
+    """One model's part of a judged MT-Bench run; `content` is the whole results.json.
+
+    `mark` tells presets of one name apart, where that is needed.
+    """
 
     folder: Path
     model: str
     content: Mapping[str, Any]
     finished: float
+    mark: str = ""
+
+    def check(self) -> None:
+        """Looks at everything a leaderboard reads.
+
+        Raises:
+            KeyError, TypeError, ValueError: the content does not fit its schema.
+        """
+        for name, scope in self.table["scopes"].items():
+            low, high = scope["ci95"] or (0, 0)
+            numbers = (scope["n"], low, high, 0 if scope["value"] is None else scope["value"])
+            if not all(map(is_number, numbers)):
+                raise TypeError(f"the numbers of {name}")
+        for text in (self.rules, self.preset_sha256, *self.reasons):
+            if not isinstance(text, str):
+                raise TypeError("a text was expected")
+
+    @property
+    def preset_sha256(self) -> str:
+        """The hash of everything the preset says."""
+        digest: str = self.content["preset"]["sha256"]
+        return digest
 
     @property
     def table(self) -> Mapping[str, Any]:
@@ -60,8 +85,10 @@ class MtBenchRun:
 
     @property
     def rules(self) -> str:
-        """Preset and judge: tables compare when these are equal."""
-        return f"{self.content['preset']['name']}, {self.table['judge']}"
+        """Preset, judge and how repeated judgments become one: tables compare when these are equal."""
+        repeats = int(self.table["repeats"])
+        repeated = f", {self.table['reduce']} of {repeats} judgments" if repeats > 1 else ""
+        return f"{self.content['preset']['name']}{self.mark}, {self.table['judge']}{repeated}"
 
 
 @dataclass(frozen=True)
@@ -107,8 +134,9 @@ class Table:
     rules: Callable[[Row], str]
 
     def rows(self, rows: Sequence[Row]) -> list[Row]:
-        """The rows that have figures in this table."""
-        return [row for row in rows if self.cells(row)]
+        """The rows that have figures in this table, best overall figure first, else as they came."""
+        there = [row for row in rows if self.cells(row)]
+        return sorted(there, key=lambda row: -(self.cells(row).get(self.columns[0], Cell(None)).value or 0.0))
 
     def column(self, name: str, rows: Sequence[Row]) -> list[Cell]:
         """One cell per row; without a value where a row has none."""

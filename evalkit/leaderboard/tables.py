@@ -5,13 +5,14 @@ from it, `*` partial figures. Only rows of one protocol are held against each ot
 or imported rows never are: they have no interval.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from evalkit.leaderboard.build import Board
 from evalkit.leaderboard.cells import Cell, told_apart
 from evalkit.leaderboard.rows import TABLES, Kind, Row, Table
-from evalkit.words import t
+from evalkit.words import said, t
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +31,7 @@ def csv_frame(rows: Sequence[Row]) -> "pd.DataFrame":
     import pandas as pd
 
     columns: dict[str, list[object]] = {
-        "model": [_plain(row.model) for row in rows],
+        "model": [spreadsheet_text(row.model) for row in rows],
         "kind": [row.kind.value for row in rows],
         "partial": [row.partial for row in rows],
     }
@@ -48,7 +49,7 @@ def csv_frame(rows: Sequence[Row]) -> "pd.DataFrame":
     columns["protocol"] = [row.rules for row in rows]
     columns["mt_bench_rules"] = [row.mt_bench_rules for row in rows]
     columns["run"] = [row.run.folder.as_posix() if row.run else "" for row in rows]
-    columns["remarks"] = ["; ".join((*row.reasons, *row.remarks)) for row in rows]
+    columns["remarks"] = [spreadsheet_text("; ".join((*row.reasons, *row.remarks))) for row in rows]
     return pd.DataFrame(columns)
 
 
@@ -62,7 +63,7 @@ def markdown(board: Board) -> str:
     parts = [f"# {t('Leaderboard')}", markdown_tables(board.rows)]
     if board.left_out:
         parts.append(f"## {t('Not shown')}")
-        parts.append("\n".join(f"- `{_code(e.path)}`: {_cell_text(e.reason)}" for e in board.left_out))
+        parts.append("\n".join(f"- `{_code(e.path)}`: {_cell_text(said(e.reason))}" for e in board.left_out))
     return "\n\n".join(parts) + "\n"
 
 
@@ -101,6 +102,15 @@ def marks(cells: Sequence[Cell], rules: Sequence[str]) -> list[Mark]:
             elif not told_apart(cells[index], cells[best]):
                 result[index] = "tie"
     return result
+
+
+def spreadsheet_text(text: str) -> str:
+    """A text that a spreadsheet takes for text: what it would run as a formula gets a quote in front.
+
+    A signed number stays as it is.
+    """
+    starts = text.lstrip().startswith(("=", "+", "-", "@"))
+    return f"'{text}" if starts and not re.fullmatch(r"[+-][\d.,]+", text) else text
 
 
 def rounded(value: float | None, digits: int) -> str:
@@ -150,11 +160,10 @@ def _legend(table: Table, rows: Sequence[Row], notes: Mapping[str, int]) -> list
         )
     if any(cell.partial for row in rows for cell in table.cells(row).values()):
         lines.append(t("\\*: partial, not comparable with complete figures."))
-    lines += [f"<sup>{number}</sup> {_cell_text(rule)}" for rule, number in notes.items()]
+    lines += [f"<sup>{number}</sup> {_cell_text(said(rule))}" for rule, number in notes.items()]
     for row in rows:
-        said = [*row.reasons, *row.remarks]
-        if said:
-            lines.append(f"{_cell_text(row.model)}: {_cell_text('; '.join(said))}")
+        if remarks := [said(remark) for remark in (*row.reasons, *row.remarks)]:
+            lines.append(f"{_cell_text(row.model)}: {_cell_text('; '.join(remarks))}")
     return [f"- {line}" for line in lines]
 
 
@@ -167,8 +176,3 @@ def _cell_text(text: str) -> str:
 
 def _code(text: object) -> str:
     return str(text).replace("`", "'")
-
-
-def _plain(text: str) -> str:
-    # A spreadsheet would run a text that starts so as a formula.
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text

@@ -10,7 +10,7 @@ from evalkit.leaderboard.build import Board
 from evalkit.leaderboard.cells import Cell
 from evalkit.leaderboard.rows import TABLES, Kind, Row, Table
 from evalkit.leaderboard.tables import PARTIAL, TIE, Mark, marks, notes_of, rounded
-from evalkit.words import t
+from evalkit.words import said, t
 
 _NAME_WIDTH = 12
 # Headings that leave room for a model's name.
@@ -38,14 +38,14 @@ def print_board(board: Board, console: Console) -> None:
             names = [_name(row, notes.get(table.rules(row))) for row in rows]
             console.print(_grid(names, shown, table.digits if fits else min(table.digits, 3)))
             for rule, note in notes.items():
-                console.print(f"  [{note}] {t(rule)}", markup=False, soft_wrap=True, highlight=False)
+                console.print(f"  [{note}] {said(rule)}", markup=False, soft_wrap=True, highlight=False)
     for row in board.rows:
         for remark in (*row.reasons, *row.remarks):
-            console.print(f"  {escape(row.model)}: {escape(remark)}", soft_wrap=True, highlight=False)
+            console.print(f"  {escape(row.model)}: {escape(said(remark))}", soft_wrap=True, highlight=False)
     if board.left_out:
         console.print(t("not shown:"))
     for entry in board.left_out:
-        line = f"  {entry.path}: {entry.reason}"
+        line = f"  {entry.path}: {said(entry.reason)}"
         console.print(line, markup=False, soft_wrap=True, highlight=False)
 
 

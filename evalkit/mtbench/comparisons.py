@@ -8,6 +8,7 @@ from rich.table import Table
 
 from evalkit.mtbench.agreement import RatingAgreement, VoteAgreement
 from evalkit.mtbench.calibrate import GPT4_NOISE, Calibration
+from evalkit.words import said, t
 
 
 def print_calibration(calibration: Calibration, console: Console) -> None:
@@ -67,12 +68,12 @@ def print_votes(agreements: Sequence[VoteAgreement], console: Console) -> None:
 def _table(*columns: str) -> Table:
     shown = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False)
     for place, column in enumerate(columns):
-        shown.add_column(column, justify="left" if place == 0 else "right")
+        shown.add_column(t(column) if column else "", justify="left" if place == 0 else "right")
     return shown
 
 
 def _line(console: Console, text: str) -> None:
-    console.print(text, highlight=False, soft_wrap=True, markup=False)
+    console.print(said(text), highlight=False, soft_wrap=True, markup=False)
 
 
 def _number(value: float | None, digits: int, *, sign: bool = False) -> str:

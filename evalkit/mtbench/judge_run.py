@@ -22,6 +22,7 @@ from evalkit.mtbench.results import (
     scored,
 )
 from evalkit.types import Judgment
+from evalkit.words import said
 
 
 @dataclass(frozen=True)
@@ -132,4 +133,4 @@ def _cost_record(job: Job, asked: Asked, judgments: int, config: Config) -> dict
 
 def say_on_stderr(line: str) -> None:
     """Says one line to the person who waits."""
-    print(line, file=sys.stderr, flush=True)
+    print(said(line), file=sys.stderr, flush=True)

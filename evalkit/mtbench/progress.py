@@ -5,6 +5,8 @@ import time
 from types import TracebackType
 from typing import Self
 
+from evalkit.words import t
+
 QUIET_SECONDS = 30.0
 TERMINAL_SECONDS = 0.2
 
@@ -39,8 +41,9 @@ class Counter:
     def _show(self) -> None:
         self._shown = time.monotonic()
         rate = self._done / max(self._shown - self._start, 1e-9)
-        left = f", {(self._total - self._done) / rate:.0f} s left" if rate else ""
-        line = f"{self._what}: {self._done}/{self._total}, {rate:.1f}/s{left}"
+        seconds = f"{(self._total - self._done) / rate:.0f}" if rate else ""
+        left = t(", {seconds} s left", seconds=seconds) if rate else ""
+        line = f"{t(self._what)}: {self._done}/{self._total}, {rate:.1f}/s{left}"
         print(
             f"\r{line:<60}" if self._terminal else line,
             end="" if self._terminal else "\n",

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from evalkit.mtbench.cost import EXPLANATION_TOKENS
+from evalkit.words import said, t
 
 if TYPE_CHECKING:
     from evalkit.mtbench.desk import Estimate
@@ -38,9 +39,10 @@ STATUS_WORDS = {
 def print_results(content: Mapping[str, Any], console: Console) -> None:
     """Prints a results.json of an MT-Bench run: tables, counts, and what is not as it should be."""
     preset = content["preset"]
-    console.print(f"MT-Bench, preset [bold]{escape(preset['name'])}[/]", highlight=False)
+    said_preset = t("MT-Bench, preset {name}", name=f"[bold]{escape(preset['name'])}[/]")
+    console.print(said_preset, highlight=False)
     if preset["not_given"]:
-        _line(console, f"  not given by the protocol notes: {', '.join(preset['not_given'])}")
+        _line(console, "  " + said(f"not given by the protocol notes: {', '.join(preset['not_given'])}"))
     tables = content["tables"]
     if tables:
         console.print(_card_table(tables))
@@ -49,19 +51,19 @@ def print_results(content: Mapping[str, Any], console: Console) -> None:
         console.print(_rule_table(content["mt_bench"]))
     for model, table in tables.items():
         for line in _count_lines(table):
-            _line(console, f"  {model}: {line}")
+            _line(console, f"  {model}: {said(line)}")
     if "pairwise" in content:
         print_pairwise(content["pairwise"], console)
     for model, fidelity in content.get("replay", {}).items():
         for line in fidelity_lines(fidelity):
-            _line(console, f"  {model}: {line}")
+            _line(console, f"  {model}: {said(line)}")
     for model, answers in content.get("answers", {}).items():
         for line in _answer_lines(answers, preset["name"]):
-            _line(console, f"  {model}: {line}")
+            _line(console, f"  {model}: {said(line)}")
     if content["partial"]["partial"]:
-        console.print("[yellow]* partial result[/]", highlight=False)
+        console.print(f"[yellow]{t('* partial result')}[/]", highlight=False)
         for reason in content["partial"]["reasons"]:
-            _line(console, f"  - {reason}")
+            _line(console, f"  - {said(reason)}")
 
 
 def print_pairwise(content: Mapping[str, Any], console: Console) -> None:
@@ -69,17 +71,17 @@ def print_pairwise(content: Mapping[str, Any], console: Console) -> None:
     shown = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
     columns = ("model", "matches", "wins", "losses", "ties", "win rate", "loss rate", "adjusted")
     for column in columns:
-        shown.add_column(column, justify="left" if column == "model" else "right")
+        shown.add_column(t(column), justify="left" if column == "model" else "right")
     for model, rate in content["all"]["win_rates"].items():
         counts = (str(rate[key]) for key in ("n", "wins", "losses", "ties"))
         shares = (f"{rate[key]:.3f}" for key in ("win_rate", "loss_rate", "win_rate_adjusted"))
         shown.add_row(escape(model), *counts, *shares)
     console.print(shown)
     for line in _bias_lines(content["all"]["bias"]):
-        _line(console, f"  {line}")
+        _line(console, f"  {said(line)}")
     if "replay" in content:
         for line in fidelity_lines(content["replay"]):
-            _line(console, f"  pairwise: {line}")
+            _line(console, f"  pairwise: {said(line)}")
 
 
 def _bias_lines(bias: Mapping[str, Any]) -> Iterable[str]:
@@ -115,7 +117,7 @@ def fidelity_lines(fidelity: Mapping[str, Any]) -> list[str]:
 def _card_table(tables: Mapping[str, Any]) -> Table:
     columns = list(dict.fromkeys(scope for table in tables.values() for scope in table["scopes"]))
     shown = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
-    shown.add_column("model", overflow="fold", min_width=12)
+    shown.add_column(t("model"), overflow="fold", min_width=12)
     for column in columns:
         shown.add_column(SHORT.get(column, column), justify="right", no_wrap=True)
     for model, table in tables.items():
@@ -127,20 +129,20 @@ def _card_table(tables: Mapping[str, Any]) -> Table:
 def _interval_table(table: Mapping[str, Any]) -> Table:
     shown = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
     shown.add_column("")
-    shown.add_column("score", justify="right")
-    shown.add_column("95 % interval")
-    shown.add_column("n", justify="right")
+    shown.add_column(t("score"), justify="right")
+    shown.add_column(t("95 % interval"))
+    shown.add_column(t("n"), justify="right")
     for scope, cell in table["scopes"].items():
-        shown.add_row(scope.replace("_", " "), _number(cell["value"]), _interval(cell), str(cell["n"]))
+        shown.add_row(t(scope.replace("_", " ")), _number(cell["value"]), _interval(cell), str(cell["n"]))
     return shown
 
 
 def _rule_table(models: Mapping[str, Any]) -> Table:
     shown = Table(box=box.SIMPLE_HEAD, header_style="dim", padding=(0, 1, 0, 0), style="dim")
-    shown.add_column("model", overflow="fold", max_width=32)
-    shown.add_column("by the rule of", no_wrap=True)
+    shown.add_column(t("model"), overflow="fold", max_width=32)
+    shown.add_column(t("by the rule of"), no_wrap=True)
     for column in ("average", "turn 1", "turn 2"):
-        shown.add_column(column, justify="right")
+        shown.add_column(t(column), justify="right")
     for model, rules in models.items():
         for place, (rule, figures) in enumerate(rules.items()):
             values = (_number(figures.get(scope)) for scope in ("average", "turn_1", "turn_2"))
@@ -150,7 +152,7 @@ def _rule_table(models: Mapping[str, Any]) -> Table:
 
 def _count_lines(table: Mapping[str, Any]) -> Iterable[str]:
     yield f"{table['rows']} judgments by {table['judge']}"
-    failed = [f"{n} {STATUS_WORDS[name]}" for name, n in table["statuses"].items() if name != "ok"]
+    failed = [f"{n} {t(STATUS_WORDS[name])}" for name, n in table["statuses"].items() if name != "ok"]
     if failed:
         yield ", ".join(failed)
     if table["duplicates"]:
@@ -165,7 +167,7 @@ def _count_lines(table: Mapping[str, Any]) -> Iterable[str]:
 
 def _answer_lines(answers: Mapping[str, Any], preset: str) -> Iterable[str]:
     words = {"truncated": "cut off", "empty": "empty", "errors": "failed", "over_context": "over the context"}
-    counts = [f"{answers[name]} {word}" for name, word in words.items() if answers[name]]
+    counts = [f"{answers[name]} {t(word)}" for name, word in words.items() if answers[name]]
     yield f"{answers['turns']} answered turns" + (f", of them {', '.join(counts)}" if counts else "")
     if (made := answers.get("preset", preset)) != preset:
         yield f"the answers were made for the preset {made}"
@@ -188,34 +190,32 @@ def _interval(cell: Mapping[str, Any] | None) -> str:
 def print_estimate(judge: str, estimate: "Estimate", console: Console) -> None:
     """Prints what a judging would call and cost."""
     kept = estimate.wanted - estimate.calls
-    _line(
-        console,
-        f"judge {judge}: {estimate.wanted} judgments, {kept} are kept, {estimate.calls} calls to make",
+    calls = f"judge {judge}: {estimate.wanted} judgments, {kept} are kept, {estimate.calls} calls to make"
+    tokens = (
+        f"about {estimate.input_tokens:,} input tokens (by {estimate.counted_by}) "
+        f"and {estimate.output_tokens:,} output tokens ({EXPLANATION_TOKENS} each)"
     )
-    _line(
-        console,
-        f"  about {estimate.input_tokens:,} input tokens (by {estimate.counted_by}) "
-        f"and {estimate.output_tokens:,} output tokens ({EXPLANATION_TOKENS} each)",
-    )
-    if estimate.dollars is None:
-        _line(console, "  cost: not known, the price table has no such model (judge.prices=FILE)")
-    else:
-        _line(console, f"  cost: about ${estimate.dollars:.2f}")
+    cost = "cost: not known, the price table has no such model (judge.prices=FILE)"
+    if estimate.dollars is not None:
+        cost = f"cost: about ${estimate.dollars:.2f}"
+    _line(console, said(calls))
+    _line(console, f"  {said(tokens)}")
+    _line(console, f"  {said(cost)}")
 
 
 def print_outcome(content: Mapping[str, Any], folder: str, console: Console) -> None:
     """Prints what the judging did cost, who answered, and where the results are."""
     cost, judge = content["cost"], content["judge"]
     dollars = "" if cost["dollars"] is None else f", ${cost['dollars']:.2f}"
-    _line(
-        console,
-        f"{cost['calls']} calls, {cost['input_tokens']:,} input "
-        f"and {cost['output_tokens']:,} output tokens{dollars}",
+    used = (
+        f"{cost['calls']} calls, {cost['input_tokens']:,} input and {cost['output_tokens']:,} output tokens"
     )
+    _line(console, said(used) + dollars)
     if judge["service"] == "local":
-        _line(console, "note: a small local judge is for trying out; `calibrate` says what a judge is worth")
+        note = "note: a small local judge is for trying out; `calibrate` says what a judge is worth"
+        _line(console, said(note))
     asked = judge["model"]
     for served, number in judge["answered_by"].items():
         if served != "?" and not (served.startswith(asked) or asked.startswith(served)):
-            _line(console, f"warning: {number} judgments were made by {served}, not by {asked}")
-    _line(console, f"results: {folder}")
+            _line(console, said(f"warning: {number} judgments were made by {served}, not by {asked}"))
+    _line(console, f"{t('results: ')}{folder}")

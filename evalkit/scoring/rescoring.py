@@ -21,7 +21,7 @@ from evalkit.types import Sample
 
 # What may change without new completions.
 _SCORING_OPTIONS = ("protocol.strip", "protocol.answer_regex", "metrics.", "export")
-_OTHER_OPTIONS = ("run", "out", "offline", "allow_missing")
+_OTHER_OPTIONS = ("run", "out", "offline", "allow_missing", "lang")
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from evalkit.__main__ import main
+from evalkit.durable import CHECK, write_checked_json
 from evalkit.errors import InputError
-from evalkit.leaderboard.build import Board, build_board
+from evalkit.leaderboard.build import Board, build_board, model_url
 from evalkit.leaderboard.rows import Kind
 from evalkit.reference import load_cards
 from tests.leaderboard.conftest import World
@@ -24,6 +25,19 @@ def copied(world: World, tmp_path: Path) -> Path:
 def one_run(results: Path, model: str) -> Path:
     (folder,) = (results / model / "jaster").iterdir()
     return folder
+
+
+def cut(path: Path, lines: int, more: str = "") -> None:
+    kept = path.read_text(encoding="utf-8").splitlines(keepends=True)[:lines]
+    path.write_text("".join(kept) + more, encoding="utf-8")
+
+
+def set_value(folder: Path, value: object) -> None:
+    path = folder / "results.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["categories"]["NLI"]["value"] = value
+    # Whoever wrote it said so with a checksum that fits.
+    write_checked_json(path, {key: entry for key, entry in content.items() if key != CHECK})
 
 
 def reasons(board: Board) -> dict[str, str]:
@@ -55,6 +69,11 @@ def test_unfinished_damaged_and_foreign_versions_are_listed_and_the_rest_is_show
         "lacking": lambda folder: (folder / "results.json").write_text('{"schema_version": 1}'),
         "list": lambda folder: (folder / "results.json").write_text("[1, 2]"),
         "scoreless": lambda folder: (folder / "scores" / "jamp.jsonl").unlink(),
+        "shortened": lambda folder: cut(folder / "scores" / "jamp.jsonl", 5),
+        "scratched": lambda folder: cut(folder / "scores" / "jamp.jsonl", 24, "x"),
+        "wordy": lambda folder: set_value(folder, "high"),
+        "no-number": lambda folder: set_value(folder, float("nan")),
+        "endless": lambda folder: set_value(folder, 10**400),
     }.items():
         folder = Path(shutil.copytree(weak, copied / "broken" / name))
         change(folder)
@@ -67,6 +86,16 @@ def test_unfinished_damaged_and_foreign_versions_are_listed_and_the_rest_is_show
     assert "schema" in said["lacking"]
     assert "a JSON object was expected" in said["list"]
     assert "jamp" in said["scoreless"]
+    assert "5 of 24" in said["shortened"]
+    assert "damaged" in said["scratched"]
+    assert all("NLI" in said[name] for name in ("wordy", "no-number", "endless"))
+
+
+def test_a_folder_that_is_reached_twice_counts_once_and_links_do_not_go_round(copied: Path) -> None:
+    (copied / "weak" / "round").symlink_to(copied, target_is_directory=True)
+    board = build_board([copied, one_run(copied, "weak"), copied / "weak"])
+    assert [row.model for row in board.rows] == ["strong-モデル", "weak"]
+    assert not board.left_out
 
 
 def test_a_copied_folder_counts_once(copied: Path) -> None:
@@ -163,6 +192,57 @@ def test_our_own_export_comes_back(world: World, tmp_path: Path) -> None:
     assert {name: cell.value for name, cell in row.cells.items()} == {
         name: round(cell.value or 0, 4) for name, cell in own.cells.items()
     }
+
+
+def test_mt_bench_that_is_damaged_is_listed(copied: Path, tmp_path: Path) -> None:
+    table = {"judge": "gpt-4", "repeats": 1, "reduce": "mean", "scopes": {}}
+    content: dict[str, object] = {
+        "schema_version": 1,
+        "kind": "mt_bench",
+        "preset": {"name": "fastchat", "sha256": "0" * 64},
+        "tables": {"weak": table},
+        "partial": {"partial": False, "reasons": []},
+    }
+    average = {"average": {"value": 5.0, "ci95": [4.0, 6.0], "n": 160}}
+    odd = {"average": {"value": "five", "ci95": None, "n": 160}}
+    for name, change in {
+        "fine": {"tables": {"weak": {**table, "scopes": average}}},
+        "other-preset": {
+            "tables": {"weak": {**table, "scopes": average}},
+            "preset": {"name": "fastchat", "sha256": "1" * 64},
+        },
+        "repeated": {"tables": {"weak": {**table, "scopes": average, "repeats": 3, "reduce": "median"}}},
+        "odd": {"tables": {"weak": {**table, "scopes": odd}}},
+        "lacking": {"preset": {}},
+        "unjudged": {"tables": {}},
+        "newer": {"schema_version": 2},
+    }.items():
+        path = copied / "weak" / "mt" / name / "results.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({**content, **change}), encoding="utf-8")
+    board = build_board([copied])
+    assert set(reasons(board)) == {"odd", "lacking", "unjudged", "newer"}
+    rules = {row.mt_bench_rules for row in board.rows if row.mt_bench}
+    assert rules == {
+        "fastchat 00000000, gpt-4",
+        "fastchat 11111111, gpt-4",
+        "fastchat, gpt-4, median of 3 judgments",
+    }
+
+
+def test_an_odd_hub_name_is_no_link(world: World, tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    for name, url in {
+        "org/model": "https://huggingface.co/org/model",
+        "org/model) [x](https://example.org": None,
+        "./model": None,
+    }.items():
+        content = {"scores": {"AVG": 0.4, "NLI": float("nan")}, "model": name}
+        path.write_text(json.dumps(content), encoding="utf-8")
+        (row,) = build_board([path]).rows
+        assert (row.model, row.url) == (name, url)
+        assert list(row.cells) == ["AVG"]
+    assert model_url({"hub": "a/b) [x](c"}) == "https://huggingface.co/a/b%29%20%5Bx%5D%28c"
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"scores": {}}', '{"scores": {"AVG": "high"}}', ""])

@@ -144,6 +144,33 @@ def test_partial_compares_what_both_have(world: World, tmp_path: Path) -> None:
     assert any("in only one of them" in remark for remark in found.remarks)
 
 
+def test_a_correlation_takes_the_gold_answers_from_the_run_that_kept_them(
+    world: World, tmp_path: Path
+) -> None:
+    torn, bare = (Path(shutil.copytree(world.weak, tmp_path / name)) for name in ("torn", "bare"))
+    path = torn / "samples" / "jsts.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(["garbage\n", *lines[1:]]), encoding="utf-8")
+    shutil.rmtree(bare / "samples")
+    whole = compare(find_run(world.strong), find_run(world.weak), resamples=200)
+    for folder in (torn, bare):
+        assert compare(find_run(world.strong), find_run(folder), resamples=200).datasets == whole.datasets
+    # Completions that were made elsewhere keep no gold answers.
+    found = compare(find_run(bare), find_run(torn), resamples=200)
+    assert "jsts" not in {line.name for line in found.datasets} and len(found.datasets) == 22
+    assert any(remark.startswith("jsts: pearson needs all gold answers") for remark in found.remarks)
+
+
+def test_answers_cannot_run_in_a_spreadsheet(world: World, tmp_path: Path) -> None:
+    formula = Made("formula", 0.2, 9, also_wrong="=HYPERLINK(1)")
+    folder = make_run(formula, world.data, tmp_path, "suite=nli").folder
+    command = ["compare", str(folder), str(world.weak), "--partial", f"out={tmp_path}"]
+    assert main([*command, "metrics.resamples=100"]) == 0
+    with (tmp_path / "flipped.csv").open(encoding="utf-8-sig", newline="") as file:
+        answers = {row["prediction_a"] for row in csv.DictReader(file)}
+    assert "'=HYPERLINK(1)" in answers and not any(answer.startswith("=") for answer in answers)
+
+
 def test_the_command_writes_files(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["compare", str(world.strong), str(world.weak), f"out={tmp_path}", "metrics.resamples=500"]
     assert main(command) == 0

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from evalkit.__main__ import main
+from evalkit.durable import CHECK, write_checked_json
 from evalkit.leaderboard.page import embedded_json
+from evalkit.records import read_log, write_lines_atomic
 from tests.leaderboard.conftest import World
 from tests.leaderboard.made import SCRIPT, Made, make_run
 from tests.mtbench.little_bench import make_bench, write_jsonl
@@ -27,17 +29,20 @@ Browser = webdriver.Chrome
 MT_MODEL = "weak"
 
 
-def make_conversations(folder: Path, out: Path) -> Path:
-    """A judged MT-Bench run of the model `weak` on a little bench of our own; returns the mirror."""
+def make_conversations(folder: Path, out: Path, said: str = SCRIPT) -> Path:
+    """A judged MT-Bench run of the model `weak` on a little bench of our own; returns the mirror.
+
+    `said` stands in every answer and every judgment.
+    """
     bench = make_bench(folder, per_category=1)
-    answers = bench.answers(folder / "answers.jsonl", MT_MODEL, SCRIPT + "{id}番の答え{turn}")
+    answers = bench.answers(folder / "answers.jsonl", MT_MODEL, said + "{id}番の答え{turn}")
     rows = [
         {
             "question_id": number,
             "model": MT_MODEL,
             "judge": ["gpt-4", "single-v1" if turn == 1 else "single-v1-multi-turn"],
             "user_prompt": "",
-            "judgment": f"講評 <b>{number}-{turn}</b> Rating: [[{number % 10 + 1}]]",
+            "judgment": f"{said}講評 <b>{number}-{turn}</b> Rating: [[{number % 10 + 1}]]",
             "score": number % 10 + 1,
             "turn": turn,
             "tstamp": 0.0,
@@ -110,6 +115,11 @@ def all_of(browser: Browser, selector: str) -> list[WebElement]:
 
 def one(browser: Browser, selector: str) -> WebElement:
     return browser.find_element(By.CSS_SELECTOR, selector)
+
+
+def embedded(browser: Browser, block: str) -> Any:
+    script = "return JSON.parse(document.getElementById(arguments[0]).textContent)"
+    return browser.execute_script(script, block)
 
 
 def models(browser: Browser) -> list[str]:
@@ -189,13 +199,22 @@ def test_the_whole_prompt_is_the_prompt(at: Any, world: World) -> None:
 
 
 def test_wrong_only_shows_just_the_wrong(at: Any, world: World) -> None:
-    from evalkit.records import read_log
-
     rows, _ = read_log(world.strong / "scores" / "jnli.jsonl")
     wrong = sum(row["values"]["exact_match"] < 1 for row in rows.values())
     browser = at("#samples/jnli?a=0&only=wrong")
     assert len(all_of(browser, ".list button[data-place]")) == wrong
     assert f"{wrong} of 24 samples" in one(browser, "main").text
+
+
+def test_an_answer_that_is_partly_right_is_neither_right_nor_wrong(at: Any) -> None:
+    browser = at("#samples/wiki_reading?a=0")
+    scores = embedded(browser, "samples-wiki_reading")["runs"]["0"]["scores"]["char_f1"]
+    partly = {place: score for place, score in enumerate(scores) if 0 < score < 1}
+    assert partly
+    for place, score in partly.items():
+        assert f"△ {score:.2f}" in one(browser, f"button[data-place='{place}'] .id").text
+    Select(all_of(browser, "main select")[3]).select_by_visible_text("not fully right")
+    assert len(all_of(browser, ".list button[data-place]")) == sum(score < 1 for score in scores)
 
 
 def test_keys_walk_through_samples(at: Any) -> None:
@@ -207,14 +226,53 @@ def test_keys_walk_through_samples(at: Any) -> None:
     assert one(browser, ".detail").text.startswith("jnli/dev/2")
 
 
+def test_without_a_mouse(at: Any) -> None:
+    browser = at()
+    active = "return document.activeElement.id || document.activeElement.tagName"
+    # The first stop leads past the tabs and stays on the view.
+    one(browser, "body").send_keys(Keys.TAB)
+    skip = browser.switch_to.active_element
+    assert skip.text == "to the content" and skip.location["x"] >= 0 and skip.location["y"] >= 0
+    skip.send_keys(Keys.ENTER)
+    assert browser.execute_script(active) == "view" and "#" not in browser.current_url
+    # From there Tab reaches the filter, then the first figure; Enter opens it, Escape leads back.
+    browser.switch_to.active_element.send_keys(Keys.TAB)
+    assert browser.execute_script(active) == "filter"
+    outline = browser.execute_script("return getComputedStyle(document.activeElement).outlineStyle")
+    assert outline == "solid"
+    one(browser, "button.cell").send_keys(Keys.ENTER)
+    assert "#samples/" in browser.current_url
+    assert browser.execute_script(active) == "view"
+    # A choice made with the keyboard keeps its place, though the view is drawn anew.
+    select = all_of(browser, "main select")[0]
+    select.send_keys(Keys.ARROW_DOWN)
+    WebDriverWait(browser, 10).until(lambda b: "samples/alt-j-to-e" in b.current_url)
+    assert browser.switch_to.active_element == all_of(browser, "main select")[0]
+    browser.switch_to.active_element.send_keys(Keys.ESCAPE)
+    assert browser.execute_script(active) == "BODY"
+    one(browser, "body").send_keys(Keys.ESCAPE)
+    assert browser.current_url.endswith("#table") and models(browser)
+    # Everything that takes a click has a name for those who do not see it.
+    for where in ("#table", "#samples", "#pair", "#mt", "#steps", "#notes"):
+        browser = at(where)
+        for node in all_of(browser, "button, select, input, a[href], [role=region]"):
+            assert node.accessible_name, node.get_attribute("outerHTML")
+
+
 def test_two_models_side_by_side_with_their_difference(at: Any) -> None:
     # Without a second model nothing can differ: the address then shows all.
     browser = at("#samples/jemhopqa?a=0&only=differ")
     assert len(all_of(browser, ".list button[data-place]")) == 24
     Select(all_of(browser, "main select")[2]).select_by_index(1)
     Select(all_of(browser, "main select")[3]).select_by_value("differ")
-    signs = [button.text for button in all_of(browser, ".list button .id")]
-    assert signs and all("✗" in sign and "✓" in sign for sign in signs)
+    index = {row["model"]: place for place, row in enumerate(embedded(browser, "data")["rows"])}
+    asked = Select(all_of(browser, "main select")[1]).first_selected_option.text
+    beside = Select(all_of(browser, "main select")[2]).first_selected_option.text
+    runs = embedded(browser, "samples-jemhopqa")["runs"]
+    scores = [runs[str(index[name])]["scores"]["char_f1"] for name in (asked, beside)]
+    flipped = [place for place, (a, b) in enumerate(zip(*scores, strict=True)) if a != b]
+    buttons = all_of(browser, ".list button[data-place]")
+    assert [int(button.get_attribute("data-place") or "") for button in buttons] == flipped
     assert len(all_of(browser, ".two .answer")) == 2
     assert all_of(browser, ".two ins")
 
@@ -246,13 +304,51 @@ def test_conversations(at: Any) -> None:
     for judgment in all_of(browser, ".judgment summary"):
         assert judgment.text == "gpt-4 (log): 4"
         judgment.click()
-    assert "講評 <b>3-2</b> Rating: [[4]]" in talk.text
+    assert f"{SCRIPT}講評 <b>3-2</b> Rating: [[4]]" in talk.text
 
 
 def test_checkpoints(at: Any) -> None:
     browser = at("#steps")
     assert [row.text.split()[0] for row in all_of(browser, "#table-steps tbody tr")] == ["100", "200"]
     assert one(browser, "canvas").is_displayed()
+    # Steps stand where their numbers are, not at equal distances.
+    assert browser.execute_script(
+        "return Chart.getChart(document.querySelector('canvas')).scales.x.type"
+    ) == ("linear")
+
+
+def test_every_field_that_a_model_its_data_or_a_judge_fills_stays_text(
+    world: World, tmp_path: Path, at: Any
+) -> None:
+    """Names, texts, ids, reasons, rules: whatever a file of a run says is shown as it is."""
+    evil = "</script><script>document.title='gone'</script><img src=x onerror=\"document.title='gone'\">"
+    folder = Path(shutil.copytree(world.weak, tmp_path / "results" / "evil"))
+    content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    content["run"]["model"] = evil
+    content["run"]["identity"]["model"] = {"hub": f"a/{evil}"}
+    content["protocol"]["name"] = evil
+    content["partial"] = {"partial": True, "reasons": [evil], "categories": {"NLI": [evil]}, "datasets": {}}
+    for facts in content["run"]["datasets"].values():
+        facts |= {"license": evil, "citation": evil}
+    write_checked_json(folder / "results.json", {key: v for key, v in content.items() if key != CHECK})
+    for kind, change in {
+        "samples": {"input": evil, "completion": evil, "gold": evil, "finish_reason": evil},
+        "scores": {"prediction": evil},
+    }.items():
+        rows, _ = read_log(folder / kind / "jamp.jsonl")
+        write_lines_atomic(folder / kind / "jamp.jsonl", [{**row, **change} for row in rows.values()])
+    damaged = tmp_path / "results" / "damaged <img src=x onerror=alert(1)>"
+    damaged.mkdir()
+    (damaged / "results.json").write_text(json.dumps({"schema_version": evil}), encoding="utf-8")
+    mirror = make_conversations(tmp_path / "bench", tmp_path / "results" / "talks", evil)
+    command = ["leaderboard", str(tmp_path / "results"), str(world.strong), "--partial", f"out={tmp_path}"]
+    assert main([*command, f"mirror={mirror}", "metrics.resamples=100"]) == 0
+    text = (tmp_path / "leaderboard.html").read_text(encoding="utf-8")
+    assert text.count("</script>") == text.count("<script") and "<img" not in text
+    for view in ("", "#samples/jamp?a=0&b=1", "#samples/jamp?a=1&b=0", "#pair/0/1", "#mt", "#notes"):
+        browser = at(view, tmp_path / "leaderboard.html")
+        assert evil in one(browser, "body").text or view.startswith("#pair")
+        assert browser.title == "Leaderboard" and not all_of(browser, "img")
 
 
 def test_charts_are_drawn(at: Any) -> None:
@@ -276,6 +372,15 @@ def test_dark_and_japanese(at: Any) -> None:
     one(browser, "#language").click()
     assert "リーダーボード" in one(browser, "header").text and "データセット" in one(browser, "main").text
     assert browser.execute_script("return document.documentElement.lang") == "ja"
+    english = re.compile(r"\b[a-z]{2,} [a-z]{2,} [a-z]{2,}\b")
+    for view in ("#table", "#samples", "#pair/0/1", f"#pair/0/{len(models(browser)) - 1}", "#mt", "#notes"):
+        browser.execute_script("location.hash = arguments[0]", view)
+        WebDriverWait(browser, 10).until(lambda b, view=view: view in b.current_url)
+        text = one(browser, "main").text.split("\nデータ\n")[0]
+        ours = [line for line in text.splitlines() if english.search(line)]
+        # Names of columns, and texts of the data.
+        data = " ".join(node.text for node in all_of(browser, "pre, .list .line, thead, p.soft"))
+        assert not [line for line in ours if line not in data], view
 
 
 @pytest.mark.parametrize("view", ["", "#samples/jamp?a=0&b=1", "#pair", "#mt", "#steps", "#notes"])

@@ -13,8 +13,8 @@ from evalkit.__main__ import main
 from evalkit.leaderboard.build import Board, build_board, published_rows
 from evalkit.leaderboard.cells import Cell
 from evalkit.leaderboard.model_card import model_card
-from evalkit.leaderboard.rows import Kind, Row
-from evalkit.leaderboard.tables import csv_text, markdown, marks
+from evalkit.leaderboard.rows import TABLES, Kind, Row
+from evalkit.leaderboard.tables import csv_text, markdown, marks, spreadsheet_text
 from evalkit.reference import load_cards
 from tests.conftest import ROOT
 from tests.leaderboard.conftest import World
@@ -47,8 +47,19 @@ def test_the_card_s_tables_come_out_as_published() -> None:
     assert found["llm-jp-3-1.8b"] == [f"{v:.4f}" for v in load_cards()["llm-jp-3-1.8b"].columns.values()]
     head, _, *rows = table_lines(text, "Japanese MT-Bench")
     assert [cell.strip("| ") for cell in head] == ["model", *MT_CARD]
-    last = [cell.strip("| ") for cell in rows[-1]]
-    assert last[1:] == ["6.47", "3.15", "7.05", "9.15", "3.75", "5.40", "8.30", "7.50", "7.45"]
+    first = [cell.strip("| ") for cell in rows[0]]
+    assert first[1:] == ["6.47", "3.15", "7.05", "9.15", "3.75", "5.40", "8.30", "7.50", "7.45"]
+    # Each table has its own order: best first.
+    averages = [float(row[1]) for row in rows]
+    assert averages == sorted(averages, reverse=True)
+
+
+def test_each_table_is_in_the_order_of_its_own_figures() -> None:
+    one = Row("one", Kind.run, cells={"AVG": Cell(0.9)}, mt_bench={"average": Cell(2.0)})
+    two = Row("two", Kind.run, cells={"AVG": Cell(0.1)}, mt_bench={"average": Cell(8.0)})
+    jaster, bench = (table.rows([one, two]) for table in TABLES)
+    assert [row.model for row in jaster] == ["one", "two"]
+    assert [row.model for row in bench] == ["two", "one"]
 
 
 def test_pandas_and_the_csv_module_read_the_csv(world: World, tmp_path: Path) -> None:
@@ -70,6 +81,16 @@ def test_pandas_and_the_csv_module_read_the_csv(world: World, tmp_path: Path) ->
 def test_a_model_called_like_a_formula_stays_text() -> None:
     row = Row(model="=HYPERLINK(1)", kind=Kind.run, cells={"AVG": Cell(0.5)})
     assert "\r\n'=HYPERLINK(1),run" in csv_text([row])
+
+
+@pytest.mark.parametrize("text", ["=1+1", "@SUM(A1)", "+cmd|' /C calc'!A0", "-2+3", " =1", "\t=1"])
+def test_no_text_is_a_formula(text: str) -> None:
+    assert spreadsheet_text(text) == f"'{text}"
+
+
+@pytest.mark.parametrize("text", ["-5", "+0.5", "-1,000", "答え=1", "", "neutral"])
+def test_numbers_and_other_texts_stay_as_they_are(text: str) -> None:
+    assert spreadsheet_text(text) == text
 
 
 def test_names_cannot_break_the_markdown() -> None:
@@ -106,7 +127,7 @@ def test_the_command_writes_all_three(
 
 
 def test_the_model_card_block_is_what_the_hub_reads(world: World) -> None:
-    from huggingface_hub import ModelCardData
+    from huggingface_hub import ModelCard, ModelCardData
     from huggingface_hub.repocard_data import model_index_to_eval_results
 
     row = build_board([world.results]).rows[0]
@@ -120,7 +141,18 @@ def test_the_model_card_block_is_what_the_hub_reads(world: World) -> None:
     assert (
         ModelCardData(model_name=name, eval_results=results).to_yaml().strip() == text.split("---")[1].strip()
     )
+    assert [result.metric_type for result in results] == CARD
     assert "### llm-jp-eval v1.3.1" in text and "| AVG | EL |" in text
+    # The hub's own reader of a whole README.
+    card = ModelCard(text, ignore_metadata_errors=False)
+    assert card.data.model_name == "strong-モデル" and card.data.eval_results == results
+    assert card.text.strip().startswith("<!-- evalkit: begin -->")
+
+
+def test_partial_figures_are_no_metadata() -> None:
+    row = Row("m", Kind.run, cells={"NLI": Cell(0.5, (0.4, 0.6), 50, partial=True)}, reasons=("limit=50",))
+    text = model_card(row)
+    assert "0.5000*" in text and "model-index" not in text
 
 
 def test_unknown_formats_are_named(world: World, capsys: pytest.CaptureFixture[str]) -> None:

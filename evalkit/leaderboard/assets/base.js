@@ -3,13 +3,42 @@ const read = (id) => {
   return block ? JSON.parse(block.textContent) : null;
 };
 const data = read("data");
-const state = { lang: data.lang, sort: {}, filter: "", off: new Set(), intervals: true, list: 200 };
+// More rows than this in one chart cannot be told apart; the rest waits for a tick.
+const IN_CHARTS = 8;
+const state = {
+  lang: data.lang, sort: {}, filter: "", intervals: true, list: 200,
+  off: new Set(data.rows.map((row, index) => index).filter((row) => !data.tables.some((table) => table.rows.slice(0, IN_CHARTS).includes(row)))),
+};
 const views = {};
 const charts = [];
 
 const t = (text, values = {}) => {
-  const said = state.lang === "ja" ? data.words[text] || text : text;
+  const said = state.lang === "ja" ? (Object.hasOwn(data.words, text) ? data.words[text] : text) : text;
   return said.replace(/\{(\w+)\}/g, (whole, name) => (name in values ? values[name] : whole));
+};
+
+// A finished English sentence, or several with semicolons between: its key is found by the fixed words.
+const sentencePatterns = Object.entries(data.words).filter(([english]) => /\{\w+\}/.test(english)).map(([english, japanese]) => {
+  const fixed = english.split(/\{\w+\}/).map((text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
+  const names = [...english.matchAll(/\{(\w+)\}/g)].map((match) => match[1]);
+  // Only an explanation can be several sentences.
+  const field = (name) => (["reason", "reasons", "why", "error", "fix"].includes(name) ? "([^]+?)" : "([^;]+?)");
+  const source = fixed[0] + names.map((name, index) => field(name) + fixed[index + 1]).join("");
+  return { size: fixed.join("").length, names, pattern: new RegExp(`^${source}$`), japanese };
+}).sort((a, b) => b.size - a.size);
+const said = (text) => {
+  // A single word is a name rather than a sentence.
+  if (state.lang !== "ja" || !text.includes(" ")) return text;
+  if (Object.hasOwn(data.words, text)) return data.words[text];
+  for (const { pattern, names, japanese } of sentencePatterns) {
+    const match = pattern.exec(text);
+    if (match) {
+      const fields = Object.fromEntries(names.map((name, index) => [name, said(match[index + 1])]));
+      return japanese.replace(/\{(\w+)\}/g, (whole, name) => fields[name]);
+    }
+  }
+  const parts = text.split("; ");
+  return parts.length > 1 ? parts.map(said).join("; ") : text;
 };
 
 // The only way text gets onto the page: as text nodes and attributes, never as markup.
@@ -40,7 +69,7 @@ const samplesOf = (() => {
 const route = () => {
   const [path, query = ""] = location.hash.slice(1).split("?");
   const [view, ...parts] = path.split("/").map(decodeURIComponent);
-  return { view: view in views ? view : "table", parts, query: new URLSearchParams(query) };
+  return { view: Object.hasOwn(views, view) ? view : "table", parts, query: new URLSearchParams(query) };
 };
 const link = (view, parts = [], query = {}) => {
   const kept = Object.entries(query).filter(([, value]) => value !== "" && value !== null && value !== undefined);

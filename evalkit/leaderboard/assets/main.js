@@ -1,8 +1,8 @@
 views.notes = (view) => {
   const list = (items) => el("ul", { class: "notes" }, items.map((item) => el("li", {}, item)));
   view.append(el("h2", {}, t("Rows")), list(data.rows.map((row) =>
-    `${row.model}: ${[t(row.kind), row.rules, ...row.reasons, ...row.remarks].filter(Boolean).join("; ")}`)));
-  if (data.leftOut.length) view.append(el("h2", {}, t("Not shown")), list(data.leftOut.map(([path, reason]) => `${path}: ${reason}`)));
+    `${row.model}: ${[t(row.kind), ...[row.rules, ...row.reasons, ...row.remarks].filter(Boolean).map(said)].join("; ")}`)));
+  if (data.leftOut.length) view.append(el("h2", {}, t("Not shown")), list(data.leftOut.map(([path, reason]) => `${path}: ${said(reason)}`)));
   const licences = Object.entries(data.datasets).map(([name, about]) => `${name}: ${[about.license, about.citation].filter(Boolean).join("; ") || "–"}`);
   if (licences.length) view.append(el("h2", {}, t("Data")), list(licences));
   view.append(el("p", { class: "soft small" }, "Chart.js (MIT), https://www.chartjs.org"));
@@ -26,9 +26,14 @@ const setTheme = (theme) => {
   button.setAttribute("aria-label", theme === "dark" ? t("light") : t("dark"));
 };
 
+// What is used of a view without a mouse, so that drawing it anew does not lose the place.
+const controls = () => [...document.querySelectorAll("main .bar :is(select, input, button)")];
+let drawn = null;
+
 const draw = () => {
   const { view, parts, query } = route();
   const main = document.getElementById("view");
+  const used = controls().indexOf(document.activeElement);
   dropCharts();
   main.replaceChildren();
   document.documentElement.lang = state.lang;
@@ -40,8 +45,17 @@ const draw = () => {
   const language = document.getElementById("language");
   language.textContent = other === "ja" ? "日本語" : "English";
   language.lang = other;
-  document.getElementById("foot").textContent = `evalkit ${data.version} · ${t("keys: / search, j k next and previous sample")}`;
+  document.getElementById("foot").textContent = `evalkit ${data.version} · ${t("keys: / search, j k next and previous sample, Esc back")}`;
+  document.getElementById("skip").textContent = t("to the content");
+  document.getElementById("tabs").setAttribute("aria-label", t("views"));
+  setTheme(document.documentElement.dataset.theme);
   views[view](main, parts, query);
+  if (view === drawn) controls()[used]?.focus({ preventScroll: true });
+  else if (drawn !== null) {
+    main.focus({ preventScroll: true });
+    scrollTo(0, 0);
+  }
+  drawn = view;
 };
 
 document.getElementById("language").addEventListener("click", () => {
@@ -54,11 +68,18 @@ document.getElementById("theme").addEventListener("click", () => {
   setTheme(theme);
   draw();
 });
+document.getElementById("skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  document.getElementById("view").focus();
+});
 window.addEventListener("hashchange", draw);
 document.addEventListener("keydown", (event) => {
   const typing = ["INPUT", "SELECT", "TEXTAREA"].includes(document.activeElement?.tagName);
   if (event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.key === "Escape" && typing) document.activeElement.blur();
+  if (event.key === "Escape") {
+    if (typing) document.activeElement.blur();
+    else if (route().view !== "table") go("table");
+  }
   if (typing) return;
   if (event.key === "/") {
     const search = document.querySelector("main input[type=search]");

@@ -18,13 +18,25 @@ const scoreOf = (dataset, row, place) => {
   const index = found.get(place);
   return scores && index !== undefined ? scores[index] : null;
 };
-// A score that is no 0 or 1 counts as wrong below one; a correlation has no score per sample.
-const isWrong = (dataset, row, place) => {
-  const score = scoreOf(dataset, row, place);
-  if (score !== null) return score < 1;
+const predictionOf = (dataset, row, place) => {
   const { run, found } = answersOf(dataset, row);
   const index = found.get(place);
-  return index !== undefined && run.prediction[index] !== samplesOf(dataset).golds[place];
+  return index === undefined ? null : run.prediction[index];
+};
+// "right", "partly", "wrong", or null without an answer. Of a correlation, which scores no single sample,
+// the predictions speak.
+const verdictOf = (dataset, row, place) => {
+  const prediction = predictionOf(dataset, row, place);
+  if (prediction === null) return null;
+  const score = scoreOf(dataset, row, place);
+  if (score === null) return prediction === samplesOf(dataset).golds[place] ? "right" : "wrong";
+  return score >= 1 ? "right" : score > 0 ? "partly" : "wrong";
+};
+const SIGNS = { right: "✓", partly: "△", wrong: "✗" };
+const differ = (dataset, row, other, place) => {
+  const scores = [row, other].map((who) => scoreOf(dataset, who, place));
+  const said = scores.includes(null) ? [row, other].map((who) => predictionOf(dataset, who, place)) : scores;
+  return said[0] !== said[1];
 };
 
 const marked = (text, query) => {
@@ -62,14 +74,14 @@ const answerBox = (dataset, row, place, query, other) => {
   const { run, found: at } = answersOf(dataset, row);
   const index = at.get(place);
   if (index === undefined) return el("div", {}, el("h3", {}, rowName(row)), el("p", { class: "soft" }, t("not answered in this run")));
-  const wrong = isWrong(dataset, row, place);
+  const verdict = verdictOf(dataset, row, place);
   const scores = Object.entries(run.scores).filter(([, values]) => values[index] !== null).map(([name, values]) => `${name} ${number(values[index], 3)}`);
   const theirs = other === null ? null : answersOf(dataset, other);
   const otherIndex = theirs ? theirs.found.get(place) : undefined;
   const text = run.text[index];
   const show = (own, another) => (another === undefined || another === null ? marked(own, query) : differing(own, another));
   return el("div", { class: "answer" },
-    el("h3", {}, rowName(row), " ", el("span", { class: wrong ? "wrong" : "right" }, wrong ? `✗ ${t("wrong")}` : `✓ ${t("right")}`)),
+    el("h3", {}, rowName(row), " ", el("span", { class: verdict }, `${SIGNS[verdict]} ${{ right: t("right"), partly: t("partly right"), wrong: t("wrong") }[verdict]}`)),
     el("div", { class: "label" }, t("completion")),
     text === null ? el("p", { class: "soft small" }, t("not kept in this run")) :
       el("pre", { class: "completion", lang: "ja" }, show(text, otherIndex === undefined ? null : theirs.run.text[otherIndex])),
@@ -102,14 +114,14 @@ views.samples = (view, parts, query) => {
   if (other === null && options.only === "differ") options.only = "all";
   let place = null;
   let shown = state.list;
-  const list = el("div", { class: "list", role: "listbox", "aria-label": t("samples"), id: "sample-list" });
+  const list = el("div", { class: "list", role: "group", "aria-label": t("samples"), id: "sample-list" });
   const detail = el("div", { id: "sample-detail" });
   const count = el("span", { class: "soft small", role: "status" });
   let places = [];
 
   const keep = (at) => found(dataset, at, other === null ? [row] : [row, other], options.q) && (
-    options.only === "all" || (options.only === "wrong" && isWrong(dataset, row, at))
-    || (options.only === "differ" && other !== null && isWrong(dataset, row, at) !== isWrong(dataset, other, at)));
+    options.only === "all" || (options.only === "wrong" && verdictOf(dataset, row, at) !== "right")
+    || (options.only === "differ" && other !== null && answersOf(dataset, other).found.has(at) && differ(dataset, row, other, at)));
   const open = (at, focus = false) => {
     place = at;
     replaceQuery({ id: samplesOf(dataset).ids[at] });
@@ -120,7 +132,12 @@ views.samples = (view, parts, query) => {
       if (here && focus) button.focus();
     }
   };
-  const verdictSign = (who, at) => (answersOf(dataset, who).found.has(at) ? (isWrong(dataset, who, at) ? el("span", { class: "wrong" }, "✗") : el("span", { class: "right" }, "✓")) : "–");
+  const verdictSign = (who, at) => {
+    const verdict = verdictOf(dataset, who, at);
+    if (verdict === null) return "–";
+    const score = scoreOf(dataset, who, at);
+    return el("span", { class: verdict }, SIGNS[verdict], verdict === "partly" ? ` ${number(score, 2)}` : null, " ");
+  };
   const fill = () => {
     const { ids, inputs } = samplesOf(dataset);
     places = ids.map((id, at) => at).filter((at) => answersOf(dataset, row).found.has(at) && keep(at));
@@ -145,12 +162,13 @@ views.samples = (view, parts, query) => {
   const search = el("input", { type: "search", id: "sample-search", value: options.q, placeholder: t("search in samples"), "aria-label": t("search in samples"),
     oninput: (event) => { options.q = event.target.value; replaceQuery({ q: options.q }); fill(); } });
   const about = data.datasets[dataset];
+  const graded = samplesOf(dataset).ids.some((id, at) => verdictOf(dataset, row, at) === "partly");
   view.append(
     el("div", { class: "bar" },
       choice(t("dataset"), names.map((name) => [name, name]), dataset, (name) => go("samples", [name], { a: row, b: other, q: options.q, only: options.only })),
       choice(t("model"), runs.map((run) => [run, rowName(run)]), row, (run) => go("samples", [dataset], { a: run, b: other, q: options.q, only: options.only })),
       choice(t("beside"), [["", "–"], ...runs.filter((run) => run !== row).map((run) => [run, rowName(run)])], other ?? "", (run) => go("samples", [dataset], { a: row, b: run, q: options.q, only: options.only })),
-      choice(t("show"), [["all", t("all")], ["wrong", t("wrong only")], ...(other === null ? [] : [["differ", t("only where they differ")]])], options.only,
+      choice(t("show"), [["all", t("all")], ["wrong", graded ? t("not fully right") : t("wrong only")], ...(other === null ? [] : [["differ", t("only where they differ")]])], options.only,
         (only) => { options.only = only; replaceQuery({ only }); fill(); }),
       search, count),
     el("p", { class: "soft small" }, [about.category, samplesOf(dataset).metric, about.license, about.citation].filter(Boolean).join(" · ")),

@@ -15,15 +15,21 @@ views.steps = (view, parts) => {
   const place = (row) => table.rows.indexOf(row);
   const columns = table.columns.filter((column) => rows.some((row) => place(row) >= 0 && table.cells[column][place(row)][0] !== null));
   const cell = (column, row) => (place(row) < 0 ? [null, null, null] : table.cells[column][place(row)]);
-  const chart = { type: "line", plugins: [whiskers], data: { labels: rows.map((row) => data.rows[row].step), datasets: columns.map((column, index) => ({
-    label: column, data: rows.map((row) => cell(column, row)[0]), ranges: column === "AVG" || columns.length === 1 ? rows.map((row) => cell(column, row).slice(1, 3)) : undefined,
+  const withRanges = (column) => column === "AVG" || columns.length === 1;
+  const ranges = (column) => rows.map((row) => cell(column, row).slice(1, 3));
+  const chart = { type: "line", plugins: [whiskers], data: { datasets: columns.map((column, index) => ({
+    label: column, data: rows.map((row) => ({ x: data.rows[row].step, y: cell(column, row)[0] })), ranges: withRanges(column) ? ranges(column) : undefined,
     borderColor: hue(index), backgroundColor: hue(index), borderWidth: column === "AVG" ? 3 : 1.5, pointRadius: 3 })) },
-    options: { plugins: { legend: legend() }, scales: { x: axis({ title: { display: true, text: t("step"), color: ink("--soft") } }), y: axis() } } };
+    options: { plugins: { legend: legend() }, scales: { x: axis({ type: "linear", grace: "4%", title: { display: true, text: t("step"), color: ink("--soft") } }),
+      y: axis({ grace: "5%", ...around(columns.filter(withRanges).flatMap(ranges)) }) } } };
   view.append(el("div", { class: "bar" }, choice(t("model"), names.map((one) => [one, one || "–"]), name, (one) => go("steps", [one]))),
     chartBox(`${t("step")}: ${name}`, chart, true),
     el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": t("step") }, el("table", { id: "table-steps" },
       el("thead", {}, el("tr", {}, el("th", { scope: "col" }, t("step")), columns.map((column) => el("th", { scope: "col" }, column)))),
       el("tbody", {}, rows.map((row) => el("tr", {}, el("th", { scope: "row" }, String(data.rows[row].step)),
-        columns.map((column) => el("td", {}, number(cell(column, row)[0], table.digits)))))))));
+        columns.map((column) => {
+          const [value, low, high] = cell(column, row);
+          return el("td", {}, number(value, table.digits), low === null ? null : el("span", { class: "range" }, `${number(low, table.digits)}–${number(high, table.digits)}`));
+        })))))));
   return startCharts();
 };
