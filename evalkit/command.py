@@ -16,6 +16,28 @@ if TYPE_CHECKING:
     from evalkit.config import Config
 
 
+VERBS = {
+    "run": "evaluate a model: generate, score, print the tables",
+    "plan": "estimate tokens, time, memory and judge cost before anything starts",
+    "prepare": "fetch, verify and convert data and models (on a machine with a network)",
+    "bundle": "pack data, models and metrics into one file for machines without a network",
+    "prompts": "write the exact prompts of a suite, to generate elsewhere",
+    "score": "score kept or foreign completions again, no model needed",
+    "reproduce": "print a run beside the published llm-jp-3 table",
+    "leaderboard": "collect runs into CSV, Markdown and one offline page",
+    "compare": "say which of two runs is better, with paired intervals",
+    "judge": "have a judge model rate the MT-Bench answers of a run",
+    "replay": "read FastChat's judgment logs into a run and print their tables, no judge needed",
+    "calibrate": "compare a judge with kept judgments of another on the same answers",
+    "pairwise": "have a judge compare models two by two, each match in both orders",
+    "agreement": "how far judges and human votes agree",
+    "ask": "ask a model one question and see the prompt it gets",
+    "serve": "an OpenAI-compatible endpoint over the local engine",
+    "certify": "show that batch size and order do not change the outputs",
+    "list": "list models, suites, tasks, judges or launchers",
+}
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a command ended: its exit code and, unless that is 0, what went wrong in one sentence."""

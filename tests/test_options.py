@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from evalkit.__main__ import VERBS, main
+from evalkit.__main__ import main
 from evalkit.cli.options import AT_LEAST, load_config, option_types, parse
+from evalkit.command import VERBS
 from evalkit.config import BosRule, Config, Dtype, ExportFormat, SuiteData
 from evalkit.errors import InputError
 

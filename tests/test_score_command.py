@@ -364,8 +364,10 @@ def mt_bench_run(folder: Path, judge: str, preset: str) -> Path:
     content = {
         "schema_version": 1,
         "kind": "mt_bench",
-        "preset": {"name": preset},
-        "tables": {"llm-jp-3-1.8b-instruct": {"judge": judge, "scopes": scopes}},
+        "preset": {"name": preset, "sha256": "0" * 64},
+        "tables": {
+            "llm-jp-3-1.8b-instruct": {"judge": judge, "repeats": 1, "reduce": "mean", "scopes": scopes}
+        },
         "partial": {"partial": True, "reasons": ["3 judgments failed"]},
     }
     (folder / "results.json").write_text(json.dumps(content), encoding="utf-8")

@@ -58,13 +58,13 @@ def signalled(function: Callable[..., Any], number: int, call: int = 1) -> Calla
 # Where the signal comes: a function that the phase calls, and at which of its calls.
 PHASES = {
     "reading the data": ("evalkit.run", "load_suite", 1),
-    "finding the model": ("evalkit.models", "resolve", 1),
+    "finding the model": ("evalkit.engines", "identify", 1),
     "loading the model": ("evalkit.engines.loading", "load_tokenizer", 1),
     "trying the attention": ("evalkit.engines.probe", "_record", 1),
     "a pass of the model": ("evalkit.engines.pool", "forward", 7),
     "scoring": ("evalkit.run", "score_tasks", 1),
     "writing scores": ("evalkit.scoring.publish", "write_lines_atomic", 2),
-    "writing results.json": ("evalkit.scoring.publish", "write_json_atomic", 1),
+    "writing results.json": ("evalkit.scoring.publish", "write_checked_json", 1),
 }
 
 

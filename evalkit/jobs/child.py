@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from evalkit.command import attempt, execute
+from evalkit.command import VERBS, attempt, execute
 from evalkit.errors import RunLockedError
 from evalkit.jobs.record import Job
 
@@ -28,7 +28,6 @@ def run_job(path: Path) -> int:
         job = replace(job, folder=str(folder)).write(path)
 
     def work() -> int:
-        from evalkit.__main__ import VERBS
         from evalkit.cli.options import load_config, parse
 
         line = parse(job.words, VERBS)

@@ -20,7 +20,8 @@ def lines(jobs: Sequence[Job]) -> list[str]:
     """What to print: how many are fine, then each job with its run folder or what went wrong."""
     fine = sum(job.code == 0 for job in jobs)
     width = max(len(job.label) for job in jobs)
-    shown = [f"{len(jobs)} jobs: {fine} ok" + (f", {len(jobs) - fine} not" if fine < len(jobs) else "")]
+    what = "job" if len(jobs) == 1 else "jobs"
+    shown = [f"{len(jobs)} {what}: {fine} ok" + (f", {len(jobs) - fine} not" if fine < len(jobs) else "")]
     for number, job in enumerate(jobs, 1):
         parts = [f"{number:>4}  {job.label:<{width}}  {_state(job):<11}  {job.folder or '-'}"]
         if job.code != 0:

@@ -24,7 +24,7 @@ from evalkit.engines import build_engine, engine_family, resolve_dtype
 from evalkit.engines.cluster import RayEngine
 from evalkit.engines.crew import Member
 from evalkit.engines.ray_worker import on_this_machine
-from evalkit.errors import EvalkitError, FetchError, InputError, InterruptedRunError
+from evalkit.errors import EvalkitError, FetchError, InputError, RunLockedError
 from evalkit.models import resolve
 from evalkit.types import Completion, Request, Sampling
 from tests.engines.models import save_model
@@ -236,7 +236,7 @@ def test_when_ray_itself_dies_the_run_ends_and_does_not_wait(
 
 
 def test_errors_travel_between_processes() -> None:
-    for kind in (EvalkitError, InputError, FetchError, InterruptedRunError):
+    for kind in (EvalkitError, InputError, FetchError, RunLockedError):
         error = kind("what", where=Path("/where"), fix="how")
         again = pickle.loads(pickle.dumps(error))
         assert (type(again), str(again), again.what, again.where, again.fix) == (

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from evalkit.__main__ import VERBS, main
+from evalkit.__main__ import main
 from evalkit.cli.options import load_config, parse
+from evalkit.command import VERBS
 from evalkit.errors import InputError
 from evalkit.sweep.expand import expand, values_of
 from evalkit.sweep.launchers import LAUNCHERS, check_launcher, check_options, launcher_options

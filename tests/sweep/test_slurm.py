@@ -7,27 +7,30 @@ import sys
 from pathlib import Path
 
 import pytest
-from sweeps import SEEDS, Records, Sweep, records, wait_for_records
+from sweeps import COMMON, SEEDS, Records, Sweep, records, wait_for_records
+
+from evalkit.__main__ import main
 
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
 
 
 def test_the_local_stand_in_goes_on_after_the_signal_before_the_time_is_up(
-    sweep: Sweep, undisturbed: Records
+    sweep: Sweep, tmp_path: Path
 ) -> None:
-    words = [*SEEDS, "hydra/launcher=submitit_local", "engine.batch_size=1"]
-    with sweep.started(*words) as process:
+    words = ["model=random", "limit=6", "engine.batch_size=1"]
+    with sweep.started(*words, "hydra/launcher=submitit_local") as process:
         wait_for_records(sweep, process)
-        job = next(job for job in sweep.jobs() if job["folder"] and job["code"] is None)
+        (job,) = sweep.jobs()
         os.kill(job["pid"], signal.SIGUSR2)
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=600)
     assert process.returncode == 0, out + err + sweep.logs()
-    assert "2 jobs: 2 ok" in out
-    assert records(sweep.folder / "results") == undisturbed
+    assert "1 job: 1 ok" in out
     logs = sweep.logs()
     assert "Requeued job" in logs and "continuing:" in logs
-    again = next(other for other in sweep.jobs() if other["words"] == job["words"])
+    (again,) = sweep.jobs()
     assert again["pid"] != job["pid"] and again["folder"] == job["folder"]
+    assert main([*COMMON, *words, f"out={tmp_path / 'single'}"]) == 0
+    assert records(sweep.folder / "results") == records(tmp_path / "single")
 
 
 SBATCH = """#!{python}
