@@ -67,15 +67,24 @@ def resolve(model: ModelConfig, *, offline: bool) -> ResolvedModel:
             "model=served has no files: a server must have them",
             fix="engine=api engine.base_url=ADDRESS, or model=hf model.path=FOLDER_OR_HUB_NAME",
         )
-    name = name_of(model)
-    tokenizer, tokenizer_identity = tokenizer_of(model, offline=offline)
-    path, identity = _files(model, offline=offline, own_tokenizer=tokenizer is None)
+    tokenizer = tokenizer_of(model, offline=offline)
+    files = _files(model, offline=offline, own_tokenizer=tokenizer[0] is None)
+    return assembled(model, name_of(model), files, tokenizer)
+
+
+def assembled(
+    model: ModelConfig,
+    name: str,
+    files: tuple[Path | None, dict[str, Any]],
+    tokenizer: tuple[Path | None, dict[str, Any]],
+) -> ResolvedModel:
+    """A resolved model of its name and its parts, each a folder and what identifies it."""
     return ResolvedModel(
         name=name,
         label=label_of(name),
-        path=path,
-        tokenizer=tokenizer,
-        identity=identity | tokenizer_identity | template_identity(model),
+        path=files[0],
+        tokenizer=tokenizer[0],
+        identity=files[1] | tokenizer[1] | template_identity(model),
         license=model.license,
         config=model,
     )

@@ -8,11 +8,10 @@ from evalkit.config import ModelConfig
 from evalkit.errors import FetchError, InputError
 from evalkit.models import (
     ResolvedModel,
+    assembled,
     check_source,
-    label_of,
     name_of,
     prepare_command,
-    template_identity,
     tokenizer_of,
 )
 
@@ -29,17 +28,8 @@ def resolve_without_weights(model: ModelConfig, *, offline: bool) -> ResolvedMod
     """
     check_source(model)
     name = "served" if model.served and model.name is None else name_of(model)
-    tokenizer, tokenizer_identity = tokenizer_of(model, offline=offline)
-    path, identity = _known(model, offline=offline)
-    return ResolvedModel(
-        name=name,
-        label=label_of(name),
-        path=path,
-        tokenizer=tokenizer,
-        identity=identity | tokenizer_identity | template_identity(model),
-        license=model.license,
-        config=model,
-    )
+    tokenizer = tokenizer_of(model, offline=offline)
+    return assembled(model, name, _known(model, offline=offline), tokenizer)
 
 
 def _known(model: ModelConfig, *, offline: bool) -> tuple[Path | None, dict[str, Any]]:
