@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.errors import InputError
+from evalkit.reading import read_json_object, read_text
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -82,12 +83,9 @@ def refuse_foreign_kernels(folder: Path) -> None:
         InputError: it does; only `model.trust_remote_code` lets such a model through.
     """
     path = folder / "config.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"the model's configuration cannot be read: {error}", where=path) from None
+    content = read_json_object(path, "the model's configuration")
     for key in _KERNEL_KEYS:
-        value = content.get(key) if isinstance(content, dict) else None
+        value = content.get(key)
         if "/" in json.dumps(value):
             raise InputError(
                 f"the model asks for code from elsewhere: its {key} is {value!r}",
@@ -122,12 +120,8 @@ def generation_config(folder: Path) -> dict[str, Any]:
     path = folder / "generation_config.json"
     if not path.is_file():
         return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"not JSON: {error}", where=path) from None
     named = {"transformers_version", "_from_model_config", "bos_token_id", "pad_token_id", "use_cache"}
-    return {key: value for key, value in dict(content).items() if key not in named}
+    return {key: value for key, value in read_json_object(path).items() if key not in named}
 
 
 def chat_template(value: str) -> str:
@@ -138,12 +132,7 @@ def chat_template(value: str) -> str:
     """
     if "{" in value or "\n" in value:
         return value
-    try:
-        return Path(value).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"cannot read the chat template: {error}", where=f"model.chat_template={value}"
-        ) from None
+    return read_text(Path(value).expanduser(), "the chat template (model.chat_template)")
 
 
 def text_hash(text: str) -> str:
