@@ -86,9 +86,12 @@ def _named(error: Exception) -> EvalkitError | None:
                 where=error.filename,
                 fix="where it is a cache: export EVALKIT_CACHE=FOLDER HF_HOME=FOLDER, which you may write to",
             )
-    # What pathlib says of `~name/...` when nobody here has that name, from whichever option it came.
+    # What pathlib says of `~/...` and `~name/...` where there is no such home, whoever asked for it.
     if isinstance(error, RuntimeError) and "home directory" in text:
-        return InputError("a path begins with ~ and there is no such home folder on this machine")
+        if os.path.expanduser("~") == "~":  # noqa: PTH111 (this one does not raise)
+            fix = "export HOME=FOLDER, or the caches alone: export EVALKIT_CACHE=FOLDER HF_HOME=FOLDER"
+            return InputError("this account has no home folder, and a path begins with ~", fix=fix)
+        return InputError("a path begins with ~ and the name of nobody on this machine")
     if isinstance(error, UnicodeEncodeError) and sys.getfilesystemencoding() != "utf-8":
         return InputError(
             f"a file name cannot be written in this locale ({sys.getfilesystemencoding()}): {error.object!r}",

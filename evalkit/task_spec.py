@@ -10,7 +10,7 @@ from pathlib import Path
 from omegaconf import MISSING
 
 from evalkit import assets
-from evalkit.errors import InputError
+from evalkit.errors import InputError, foreign
 from evalkit.metrics import metric_names
 from evalkit.nearest import did_you_mean
 from evalkit.reading import read_options
@@ -170,9 +170,11 @@ def _load_shipped(path: Path) -> TaskSpec:
 
 def _load_spec_file(path: Path) -> TaskSpec:
     spec = read_options(path, TaskSpec, "task file")
-    _check_spec(spec, path)
+    with foreign("task file is not valid", where=path):
+        _check_spec(spec, path)
+        if spec.data is not None:
+            _check_data(spec, spec.data, path)
     if spec.data is not None:
-        _check_data(spec, spec.data, path)
         spec.data.file = _beside(path, spec.data.file)
         spec.data.few_shots_file = _beside(path, spec.data.few_shots_file)
     return spec

@@ -91,7 +91,7 @@ def _add(found: Collection, folder: Path) -> None:
         found.left_out.append(LeftOut(folder, error.what))
     except (OSError, ValueError) as error:
         found.left_out.append(LeftOut(folder, f"results.json cannot be read: {error}"))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         found.left_out.append(LeftOut(folder, f"results.json does not fit its schema: {error!r}"))
     else:
         found.runs.append(Run(folder, results, path.stat().st_mtime))

@@ -12,7 +12,7 @@ from pathlib import Path
 from omegaconf import MISSING, OmegaConf
 
 from evalkit import assets
-from evalkit.errors import InputError
+from evalkit.errors import InputError, foreign
 from evalkit.mtbench.questions import CATEGORIES, Language, language_of
 from evalkit.nearest import did_you_mean
 from evalkit.reading import read_options
@@ -178,7 +178,8 @@ def load_preset(name: str) -> Preset:
         )
     path = Path(name).expanduser() if own else assets.CONF / "mtbench" / f"{name}.yaml"
     preset = read_options(path, Preset, "preset")
-    _check(preset, path)
+    with foreign("preset is not valid", where=path):
+        _check(preset, path)
     return preset
 
 
