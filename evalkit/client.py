@@ -55,6 +55,15 @@ class Service:
     api_version: str | None = None
     timeout: float = 180.0
 
+    def __post_init__(self) -> None:
+        """Refuses a key that no request can carry, before one is made."""
+        if not self.api_key.isascii() or not self.api_key.isprintable():
+            raise InputError(
+                "the API key holds characters that no request can carry",
+                where="environment",
+                fix="export it again, without line breaks, quotes or full-width characters",
+            )
+
     @property
     def secrets(self) -> tuple[str, ...]:
         """The key, and name and password in the address as they are sent."""

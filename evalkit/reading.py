@@ -10,6 +10,7 @@ import io
 import json
 import re
 import stat
+import types
 import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
@@ -251,6 +252,40 @@ def texts_field(row: Row, key: str, place: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
         raise InputError("a list of strings was expected", where=f"{place}, field {key}")
     return tuple(value)
+
+
+def check_types(made: Any) -> None:
+    """Checks a dataclass made from JSON, and those inside it, against their annotations.
+
+    Raises:
+        TypeError: names the field.
+    """
+    for name, hint in typing.get_type_hints(type(made)).items():
+        if not fits(getattr(made, name), hint):
+            raise TypeError(f"the field {name} holds something else than {typing.cast(Any, hint)}")
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a JSON value (or a dataclass made of one) is of the annotated type."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if origin is typing.Literal:
+        return any(value == part for part in parts)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, part) for part in parts)
+    if origin is dict:
+        return isinstance(value, dict) and all(
+            fits(key, parts[0]) and fits(inner, parts[1]) for key, inner in value.items()
+        )
+    if origin in (list, tuple):
+        return isinstance(value, origin) and all(fits(inner, parts[0]) for inner in value)
+    if is_dataclass(hint) and type(value) is hint:
+        check_types(value)
+        return True
+    if hint in (int, float):
+        return isinstance(value, int | hint) and not isinstance(value, bool)
+    return isinstance(value, hint)
 
 
 # --- CSV -----------------------------------------------------------------------------------------

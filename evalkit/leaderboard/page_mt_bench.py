@@ -75,5 +75,5 @@ def _of_preset(header: dict[str, Any], bench: MtBenchRun, config: Config) -> dic
         preset = load_preset(header["preset"])
         books = Books(preset, pinned_files(replace(config, offline=True)), header.get("language"))
         return {str(number): list(books.of(number).questions[number].turns) for number in ids}
-    except (EvalkitError, KeyError):
+    except (EvalkitError, KeyError, TypeError):
         return {}
