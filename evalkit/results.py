@@ -194,7 +194,7 @@ def _value(name: str, entry: dict[str, Any]) -> Value:
     numbers = [value.n, *(value.ci95 or ()), *(n for n in (value.value, value.stderr) if n is not None)]
     if not all(is_number(n) for n in numbers) or len(value.ci95 or (0, 0)) != 2:
         raise TypeError(f"the numbers of {name}")
-    # Versions up to 0.1 gave scores that are all equal an interval of zero width.
+    # Earlier versions gave scores that are all equal an interval of zero width.
     flat = value.ci95 is not None and value.ci95[0] >= value.ci95[1]
     return replace(value, ci95=None, stderr=None) if flat else value
 

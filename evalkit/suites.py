@@ -181,7 +181,7 @@ def _average(categories: Mapping[str, _Category]) -> dict[str, Value]:
 
 
 def with_intervals(results: Results, folder: Path) -> Results:
-    """A run's results with the intervals that versions up to 0.1 lack, made anew from its scores/.
+    """A run's results with the intervals that earlier versions lack, made anew from its scores/.
 
     Those versions gave scores that are all equal an interval of zero width (`read_results` drops it),
     which made the intervals of their categories too narrow. What scores/ does not tell stays open.

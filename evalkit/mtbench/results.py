@@ -196,7 +196,7 @@ def results_json(
 
 
 def with_own_intervals(content: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The content of a results.json, without the intervals of zero width that versions up to 0.1 gave.
+    """The content of a results.json, without the intervals of zero width that earlier versions gave.
 
     A table that has one gets all its intervals anew from judgments/; where they are not there, or the
     preset is another one now, the intervals that this concerns are left out.
