@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.errors import InputError
+from evalkit.models.whole import refuse_other_kinds, refuse_other_things
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -41,14 +42,16 @@ def check_folder(folder: Path, *, needs_tokenizer: bool) -> None:
     """Refuses a folder that cannot hold a model.
 
     Raises:
-        InputError: no such folder, no config.json, no safetensors weights, or no tokenizer.
+        InputError: no such folder, no config.json, no safetensors weights, no tokenizer, or something
+            else than a causal language model.
     """
-    if not folder.is_dir():
+    if not folder.exists():
         raise InputError(
             "the model folder does not exist",
             where=f"model.path={folder}",
             fix="give an existing folder or a hub name (owner/name)",
         )
+    refuse_other_things(folder, option="model.path")
     if not (folder / "config.json").is_file():
         raise InputError("the model folder has no config.json", where=f"model.path={folder}")
     if not any(folder.glob("*.safetensors")):
@@ -57,6 +60,7 @@ def check_folder(folder: Path, *, needs_tokenizer: bool) -> None:
             where=f"model.path={folder}",
             fix="convert them once: load with transformers and save_pretrained(FOLDER)",
         )
+    refuse_other_kinds(folder)
     if needs_tokenizer:
         check_tokenizer(folder, option="model.path")
 
