@@ -76,7 +76,7 @@ def foreign(
 ) -> Iterator[None]:
     """Runs code that is not evalkit's own on what a user gave; whatever it raises is one message.
 
-    Libraries report a bad file by exceptions of every kind, also plain `Exception`. The traceback
+    Libraries report a bad file by exceptions of every kind, some end the process. The traceback
     goes to the log. Evalkit's own errors, interrupts, a full disk and memory that does not suffice
     pass through: they say nothing of the user's input.
 
@@ -93,7 +93,7 @@ def foreign(
         yield
     except EvalkitError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if is_out_of_memory(error) or (isinstance(error, OSError) and is_disk_full(error)):
             raise
         log.info("%s (%s)", what, where, exc_info=error)
@@ -118,7 +118,7 @@ def _install(error: BaseException) -> str | None:
     while cause is not None and cause not in seen:
         seen.append(cause)
         if isinstance(cause, ImportError):
-            told = re.search(r"pip3? install ((?:-\w+ )?[\w.\[\]-]+)", " ".join(str(cause).split()))
+            told = re.search(r"pip3? install ((?:-\w+ )?[\w.\[\],-]+)", " ".join(str(cause).split()))
             needs = re.search(r"install ([\w-]+) to|requires the (\w+) library", str(cause))
             name = told[1] if told else next(filter(None, needs.groups()), None) if needs else cause.name
             if name:

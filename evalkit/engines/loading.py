@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# A weight in transformers' report that it could not convert; colours of a terminal in its words.
+_CONVERSION = re.compile(r"^(\S+) +\| CONVERSION", re.MULTILINE)
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _OWN_TOKENIZER = "model.tokenizer=FOLDER_OR_HUB_NAME with the tokenizer this model was trained with"
 _MOST_NAMED = 3
 # Ids below this are in the trial of `_refuse_two_sided`.
@@ -81,6 +84,7 @@ def load(config: Config, resolved: ResolvedModel) -> LoadedModel:
         import torch
 
         torch.set_num_threads(config.engine.threads)
+    check_files(resolved)
     tokenizer = load_tokenizer(resolved)
     model, unused = _load_weights(config, resolved, tokenizer, device, dtype, attention)
     embeddings = model.get_input_embeddings().weight.shape[0]
@@ -267,7 +271,7 @@ def load_tokenizer(resolved: ResolvedModel) -> Any:
 
         remote = resolved.config.trust_remote_code
         check_small_files(folder)
-        with foreign("the tokenizer cannot be loaded", where=folder, fix=_remote_code_fix(folder, remote)):
+        with foreign("the tokenizer cannot be loaded", where=folder, fix=_fix(folder, remote)):
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=remote, local_files_only=True)
         _refuse_empty(tokenizer, folder)
     if resolved.config.chat_template is not None:
@@ -291,9 +295,12 @@ def _refuse_empty(tokenizer: Any, folder: Path) -> None:
         )
 
 
-def _remote_code_fix(folder: Path, trusted: bool) -> str:
+def _fix(folder: Path, trusted: bool) -> str:
     if not trusted and any(folder.glob("*.py")):
         return "if you trust the code in the folder: model.trust_remote_code=true"
+    config = folder / "config.json"
+    if config.is_file() and b"quantization_config" in config.read_bytes():
+        return "install the package of this quantisation, or take the model without it"
     return "fetch or copy the files again; a new model may need a newer transformers"
 
 
@@ -327,38 +334,54 @@ def check_files(resolved: ResolvedModel) -> None:
         return
     with foreign("the model's files cannot be read", where=resolved.path):
         check_whole(resolved.path)
-    if not resolved.config.trust_remote_code:
+    remote = resolved.config.trust_remote_code
+    if not remote:
         refuse_foreign_kernels(resolved.path)
+    path = resolved.path / "config.json"
+    with foreign("the configuration cannot be used", where=path, fix=_fix(resolved.path, remote)):
+        from transformers import AutoConfig
+
+        _refuse_kind(
+            AutoConfig.from_pretrained(resolved.path, trust_remote_code=remote, local_files_only=True), path
+        )
 
 
 def _pretrained(
     config: Config, path: Path, resolved: ResolvedModel, device: Any, dtype: Any, attention: str | None
 ) -> tuple[Any, tuple[str, ...]]:
     remote = resolved.config.trust_remote_code
-    check_files(resolved)
     options: dict[str, Any] = {}
     if config.engine.device_map is not None:
         _need_accelerate()
         options["device_map"] = config.engine.device_map
     with (
-        foreign("the model cannot be loaded", where=path, fix=_remote_code_fix(path, remote)),
-        _transformers_into_our_log(),
+        foreign("the model cannot be loaded", where=path, fix=_fix(path, remote)),
+        _transformers_into_our_log() as lines,
     ):
-        _refuse_by_configuration(path, remote)
         from transformers import AutoModelForCausalLM
 
-        model, report = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=dtype,
-            attn_implementation=attention,
-            trust_remote_code=remote,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-            # Other shapes are in the report then, by name.
-            ignore_mismatched_sizes=True,
-            **options,
-        )
+        try:
+            model, report = AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype=dtype,
+                attn_implementation=attention,
+                trust_remote_code=remote,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+                # Other shapes are in the report then, by name.
+                ignore_mismatched_sizes=True,
+                **options,
+            )
+        except RuntimeError as error:
+            if not is_out_of_memory(error) and (names := _CONVERSION.findall("\n".join(lines))):
+                raise InputError(
+                    f"{len(names)} weights cannot be put together from those in the files: "
+                    f"{', '.join(names[:_MOST_NAMED])}",
+                    where=path,
+                    fix="take the whole checkpoint of this very model; run.log has the details",
+                ) from error
+            raise
         unused = check_report(report, path)
         if config.engine.device_map is None:
             model.to(device)
@@ -374,17 +397,15 @@ def _pretrained(
     return model, unused
 
 
-def _refuse_by_configuration(path: Path, remote: bool) -> None:
+def _refuse_kind(config: Any, path: Path) -> None:
     """Refuses what transformers would load as something else: no causal class, unknown quantisation."""
     import transformers
-    from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
     from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
-    config = AutoConfig.from_pretrained(path, trust_remote_code=remote, local_files_only=True)
     own = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
     if not own and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise not_causal(f"transformers has none for model_type {config.model_type}", path / "config.json")
+        raise not_causal(f"transformers has none for model_type {config.model_type}", path)
     quantised = getattr(config, "quantization_config", None)
     if isinstance(quantised, dict):
         method = quantised.get("quant_method")
@@ -395,26 +416,31 @@ def _refuse_by_configuration(path: Path, remote: bool) -> None:
                 f"transformers {transformers.__version__} does not know the quantisation {method!r}"
                 if method
                 else "the quantisation has no name (quant_method)",
-                where=f"{path / 'config.json'}, quantization_config",
+                where=f"{path}, quantization_config",
                 fix="take the model without quantisation, a newer transformers, or a server that knows it",
             )
 
 
 @contextmanager
-def _transformers_into_our_log() -> Iterator[None]:
-    """Puts what transformers says while it loads into evalkit's log, not onto the terminal."""
+def _transformers_into_our_log() -> Iterator[list[str]]:
+    """Puts what transformers says while it loads into evalkit's log and not onto the terminal; yields it."""
     from transformers.utils import logging as theirs
+
+    lines: list[str] = []
 
     class Forward(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            log.info("%s: %s", record.name, record.getMessage())
+            lines.append(_COLOUR.sub("", record.getMessage()))
+            log.info("%s: %s", record.name, lines[-1])
 
-    forward = Forward()
+    forward, level = Forward(), theirs.get_verbosity()
     theirs.disable_default_handler()
     theirs.add_handler(forward)
+    theirs.set_verbosity(min(level, logging.WARNING))
     try:
-        yield
+        yield lines
     finally:
+        theirs.set_verbosity(level)
         theirs.remove_handler(forward)
         theirs.enable_default_handler()
 
