@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.config import Attention, Config, Dtype, RandomShape
+from evalkit.engines.pieces import as_in_the_file
 from evalkit.errors import EvalkitError, InputError, foreign, is_out_of_memory
 from evalkit.models import ResolvedModel
 from evalkit.models.files import refuse_foreign_kernels
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # A weight in transformers' report that it could not convert; colours of a terminal in its words.
-_CONVERSION = re.compile(r"^(\S+) +\| CONVERSION", re.MULTILINE)
+_CONVERSION = re.compile(r"^(\S.*?) +\| CONVERSION", re.MULTILINE)
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _OWN_TOKENIZER = "model.tokenizer=FOLDER_OR_HUB_NAME with the tokenizer this model was trained with"
 _MOST_NAMED = 3
@@ -273,6 +274,7 @@ def load_tokenizer(resolved: ResolvedModel) -> Any:
         check_small_files(folder)
         with foreign("the tokenizer cannot be loaded", where=folder, fix=_fix(folder, remote)):
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=remote, local_files_only=True)
+            tokenizer = as_in_the_file(tokenizer, folder)
         _refuse_empty(tokenizer, folder)
     if resolved.config.chat_template is not None:
         from evalkit.models.files import chat_template

@@ -21,7 +21,16 @@ TOKENIZER_FILES = (
     "chat_template.json",
 )
 # One of these makes a tokenizer; the others only configure it.
-TOKENIZER_MODELS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+TOKENIZER_MODELS = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.tiktoken",
+    "tekken.json",
+)
 CONFIG_FILES = ("config.json", "generation_config.json", "model.safetensors.index.json")
 # Where a configuration may ask for a kernel of the hub, `owner/name`.
 _KERNEL_KEYS = ("attn_implementation", "_attn_implementation", "experts_implementation", "kernel_config")
