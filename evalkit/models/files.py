@@ -7,6 +7,7 @@ from typing import Any
 
 from evalkit.errors import InputError
 from evalkit.reading import read_json_object, read_text
+from evalkit.models.whole import refuse_other_kinds, refuse_other_things
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -21,7 +22,16 @@ TOKENIZER_FILES = (
     "chat_template.json",
 )
 # One of these makes a tokenizer; the others only configure it.
-TOKENIZER_MODELS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+TOKENIZER_MODELS = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.tiktoken",
+    "tekken.json",
+)
 CONFIG_FILES = ("config.json", "generation_config.json", "model.safetensors.index.json")
 # Where a configuration may ask for a kernel of the hub, `owner/name`.
 _KERNEL_KEYS = ("attn_implementation", "_attn_implementation", "experts_implementation", "kernel_config")
@@ -42,14 +52,16 @@ def check_folder(folder: Path, *, needs_tokenizer: bool) -> None:
     """Refuses a folder that cannot hold a model.
 
     Raises:
-        InputError: no such folder, no config.json, no safetensors weights, or no tokenizer.
+        InputError: no such folder, no config.json, no safetensors weights, no tokenizer, or something
+            else than a causal language model.
     """
-    if not folder.is_dir():
+    if not folder.exists():
         raise InputError(
             "the model folder does not exist",
             where=f"model.path={folder}",
             fix="give an existing folder or a hub name (owner/name)",
         )
+    refuse_other_things(folder, option="model.path")
     if not (folder / "config.json").is_file():
         raise InputError("the model folder has no config.json", where=f"model.path={folder}")
     if not any(folder.glob("*.safetensors")):
@@ -58,6 +70,7 @@ def check_folder(folder: Path, *, needs_tokenizer: bool) -> None:
             where=f"model.path={folder}",
             fix="convert them once: load with transformers and save_pretrained(FOLDER)",
         )
+    refuse_other_kinds(folder)
     if needs_tokenizer:
         check_tokenizer(folder, option="model.path")
 
