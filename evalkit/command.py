@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evalkit.durable import is_disk_full, write_error
-from evalkit.errors import EvalkitError, InputError, InterruptedRunError
+from evalkit.durable import write_error
+from evalkit.errors import EvalkitError, InputError, InterruptedRunError, is_disk_full
 from evalkit.redaction import hide, printable
 from evalkit.signals import signals_stop_the_run
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from evalkit.errors import EvalkitError, InputError
+from evalkit.errors import EvalkitError, InputError, is_disk_full
 
 CHECK = "check"
 SYNC_SECONDS = 2.0
@@ -262,11 +262,6 @@ def remove_file(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise write_error(path, error) from error
-
-
-def is_disk_full(error: OSError) -> bool:
-    """Whether a write failed for want of space, on the disk or in a quota."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_error(path: object, error: OSError, option: str = "out") -> EvalkitError:

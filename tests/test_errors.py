@@ -1,0 +1,77 @@
+"""`foreign`: whatever a library raises on a user's input is one message, the traceback in the log."""
+
+import errno
+import json
+import logging
+
+import pytest
+
+from evalkit.errors import EvalkitError, InputError, InterruptedRunError, foreign
+
+
+class Strange(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (Strange("header too large"), "header too large"),
+        (Strange("short"), "Strange: short"),
+        (Strange(""), "Strange"),
+        (KeyError("llama"), "KeyError: 'llama'"),
+        (StopIteration(3), "StopIteration: 3"),
+        (RuntimeError("first\n\n   second"), "first second"),
+        (json.JSONDecodeError("Expecting value", "", 0), "Expecting value: line 1 column 1 (char 0)"),
+        (RecursionError("too deep"), "too deep"),
+        (FileNotFoundError(errno.ENOENT, "No such file"), "[Errno 2] No such file"),
+    ],
+)
+def test_any_exception_becomes_one_message(error: Exception, said: str) -> None:
+    with pytest.raises(InputError) as caught, foreign("it cannot be read", where="FILE", fix="do this"):
+        raise error
+    assert caught.value.message() == f"it cannot be read: {said}\n  where: FILE\n  fix:   do this"
+    assert caught.value.__cause__ is error
+
+
+def test_a_long_reason_is_cut() -> None:
+    with pytest.raises(InputError) as caught, foreign("no"):
+        raise Strange("word " * 1000)
+    assert len(caught.value.what) < 500
+
+
+def test_the_class_decides_the_exit_code() -> None:
+    with pytest.raises(EvalkitError) as caught, foreign("no", raises=EvalkitError):
+        raise Strange("x")
+    assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InputError("ours"),
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 8 bytes"),
+        type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        KeyboardInterrupt(),
+        InterruptedRunError("stopped"),
+        SystemExit(3),
+    ],
+)
+def test_what_says_nothing_of_the_input_passes_through(error: BaseException) -> None:
+    with pytest.raises(type(error)) as caught, foreign("no"):
+        raise error
+    assert caught.value is error
+
+
+def test_the_traceback_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "evalkit"), pytest.raises(InputError), foreign("no", where="FILE"):
+        raise Strange("deep inside")
+    assert "Traceback" in caplog.text and "deep inside" in caplog.text
+
+
+def test_nothing_happens_when_all_is_well() -> None:
+    with foreign("no"):
+        value = 1
+    assert value == 1
