@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.config import Attention, Config, Dtype, RandomShape
+from evalkit.engines.chat_template import choose_template
 from evalkit.errors import EvalkitError, InputError
 from evalkit.models import ResolvedModel
 from evalkit.models.files import refuse_foreign_kernels
@@ -207,10 +208,7 @@ def load_tokenizer(resolved: ResolvedModel) -> Any:
             raise EvalkitError(
                 f"the tokenizer cannot be loaded: {_first_line(error)}", where=folder
             ) from error
-    if resolved.config.chat_template is not None:
-        from evalkit.models.files import chat_template
-
-        tokenizer.chat_template = chat_template(resolved.config.chat_template)
+    tokenizer.chat_template = choose_template(resolved.config, folder, tokenizer.chat_template)
     return tokenizer
 
 

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from evalkit.config import Config
-from evalkit.engines.encoding import render_chat
+from evalkit.config import BosRule, Config
+from evalkit.engines.chat_template import render_chat
+from evalkit.engines.encoding import token_ids
 from evalkit.errors import InputError
 from evalkit.mtbench.answers import TOP_K
 from evalkit.mtbench.chat import takes_system_message
@@ -56,7 +57,8 @@ def ask(config: Config) -> Asked:
         request = Request("ask", prompt, config.ask.max_new_tokens, (), sampling, config.seed)
         (completion,) = engine.generate([request])
     templated = not isinstance(prompt, str)
-    return Asked(_visible(prompt, tokenizer), templated, sampling, completion)
+    shown = _visible(prompt, tokenizer, config.protocol.bos)
+    return Asked(shown, templated, sampling, completion)
 
 
 def _prompt(question: str, system: str | None, tokenizer: Any | None) -> str | tuple[Message, ...]:
@@ -73,12 +75,13 @@ def _prompt(question: str, system: str | None, tokenizer: Any | None) -> str | t
     return (Message("system", system), user)
 
 
-def _visible(prompt: str | tuple[Message, ...], tokenizer: Any | None) -> str:
+def _visible(prompt: str | tuple[Message, ...], tokenizer: Any | None, bos: BosRule) -> str:
     if tokenizer is None:
         return prompt if isinstance(prompt, str) else "\n".join(f"{m.role}: {m.content}" for m in prompt)
     # A chat template writes its own special tokens; plain text gets those of the tokenizer.
-    plain = isinstance(prompt, str)
-    text = prompt if isinstance(prompt, str) else render_chat(prompt, tokenizer)
-    ids = tokenizer(text, add_special_tokens=plain)["input_ids"]
+    if isinstance(prompt, str):
+        ids = token_ids(prompt, tokenizer, bos)
+    else:
+        ids = token_ids(render_chat(prompt, tokenizer), tokenizer, BosRule.none)
     shown: str = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     return shown

@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 
 from evalkit import assets
 from evalkit.config import ModelConfig
-from evalkit.engines.encoding import render_chat
+from evalkit.engines.chat_template import render_chat
 from evalkit.errors import InputError
 from evalkit.reading import as_text, read_yaml
 from evalkit.types import Message
