@@ -9,16 +9,16 @@ import pytest
 from evalkit.errors import EvalkitError, InputError, InterruptedRunError, foreign
 
 
-class Strange(Exception):
+class StrangeError(Exception):
     pass
 
 
 @pytest.mark.parametrize(
     "error, said",
     [
-        (Strange("header too large"), "header too large"),
-        (Strange("short"), "Strange: short"),
-        (Strange(""), "Strange"),
+        (StrangeError("header too large"), "header too large"),
+        (StrangeError("short"), "StrangeError: short"),
+        (StrangeError(""), "StrangeError"),
         (KeyError("llama"), "KeyError: 'llama'"),
         (StopIteration(3), "StopIteration: 3"),
         (RuntimeError("first\n\n   second"), "first second"),
@@ -36,13 +36,13 @@ def test_any_exception_becomes_one_message(error: Exception, said: str) -> None:
 
 def test_a_long_reason_is_cut() -> None:
     with pytest.raises(InputError) as caught, foreign("no"):
-        raise Strange("word " * 1000)
+        raise StrangeError("word " * 1000)
     assert len(caught.value.what) < 500
 
 
 def test_the_class_decides_the_exit_code() -> None:
     with pytest.raises(EvalkitError) as caught, foreign("no", raises=EvalkitError):
-        raise Strange("x")
+        raise StrangeError("x")
     assert caught.value.exit_code == 1
 
 
@@ -67,7 +67,7 @@ def test_what_says_nothing_of_the_input_passes_through(error: BaseException) -> 
 
 def test_the_traceback_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "evalkit"), pytest.raises(InputError), foreign("no", where="FILE"):
-        raise Strange("deep inside")
+        raise StrangeError("deep inside")
     assert "Traceback" in caplog.text and "deep inside" in caplog.text
 
 
