@@ -5,6 +5,7 @@ Left out on purpose: `limit` (a larger one continues a smaller), batch size, wor
 """
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from evalkit.config import Config
@@ -29,6 +30,7 @@ def run_identity(
     *,
     family: str,
     dtype: str,
+    left_out: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Everything a completion depends on, as plain JSON values.
 
@@ -39,6 +41,7 @@ def run_identity(
         template: the prompt templates.
         family: the engine family: engines of one family give the same outputs.
         dtype: the data type in use, `auto` resolved.
+        left_out: tokens that the tokenizer would put behind every prompt.
     """
     generation: dict[str, Any] = {
         "do_sample": config.generation.do_sample,
@@ -60,6 +63,7 @@ def run_identity(
         "generation": generation,
         "dtype": dtype,
         "engine_family": family,
+        **({"left_out": list(left_out)} if left_out else {}),
     }
 
 

@@ -27,7 +27,7 @@ _MOST_COUNTED = 1_000_000
 # A user's words that no template contains by itself; each kind of change to them shows.
 _MARK = "Ab cD <i>&'\"\n質問 number"
 # How Python shows an object without a text of its own: another in each process.
-_ADDRESS = re.compile(r"<[^<>\n]+ at 0x[0-9a-fA-F]{6,}>")
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]{6,}>")
 # A compiled template is shared by all threads, and so are its limits.
 _rendering = threading.Lock()
 _warned: set[str] = set()

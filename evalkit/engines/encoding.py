@@ -126,9 +126,7 @@ def left_out(tokenizer: Any, bos: BosRule) -> list[str]:
 
 def _appended(tokenizer: Any) -> dict[bool, tuple[int, ...]]:
     special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-    return appended_ids(
-        lambda text, add: list(tokenizer(text, add_special_tokens=add)["input_ids"]), special
-    )
+    return appended_ids(lambda text, add: list(tokenizer(text, add_special_tokens=add)["input_ids"]), special)
 
 
 def appended_ids(

@@ -1,5 +1,6 @@
 """The verb ask: one question to a model, with the prompt it really gets."""
 
+import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +12,8 @@ from evalkit.mtbench.answers import TOP_K
 from evalkit.mtbench.chat import takes_system_message
 from evalkit.mtbench.presets import DEFAULT_PRESET, load_preset
 from evalkit.types import Completion, Message, Request, Sampling
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,15 @@ def _prompt(question: str, system: str | None, tokenizer: Any | None) -> str | t
         return (user,) if system is None else (Message("system", system), user)
     if not tokenizer.chat_template:
         return question
-    if system is None:
-        system = load_preset(DEFAULT_PRESET).system_message
     user = Message("user", question)
-    if system is None or not takes_system_message(tokenizer):
+    sent = load_preset(DEFAULT_PRESET).system_message if system is None else system
+    if sent is None:
         return (user,)
-    return (Message("system", system), user)
+    if not takes_system_message(tokenizer):
+        if system is not None:
+            log.warning("the chat template takes no system message: ask.system is left out")
+        return (user,)
+    return (Message("system", sent), user)
 
 
 def _visible(prompt: str | tuple[Message, ...], tokenizer: Any | None, bos: BosRule) -> str:
