@@ -208,7 +208,9 @@ def load_tokenizer(resolved: ResolvedModel) -> Any:
             raise EvalkitError(
                 f"the tokenizer cannot be loaded: {_first_line(error)}", where=folder
             ) from error
-    tokenizer.chat_template = choose_template(resolved.config, folder, tokenizer.chat_template)
+    tokenizer.chat_template = choose_template(
+        resolved.config, folder, getattr(tokenizer, "chat_template", None)
+    )
     return tokenizer
 
 
