@@ -6,6 +6,7 @@ clean-up and metric options (scoring can be done again).
 """
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from evalkit.config import Config
@@ -30,6 +31,7 @@ def run_identity(
     *,
     family: str,
     dtype: str,
+    left_out: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Everything a completion depends on, as plain JSON values.
 
@@ -40,6 +42,7 @@ def run_identity(
         template: the prompt templates.
         family: the engine family: engines of one family compute alike.
         dtype: the data type in use, `auto` resolved.
+        left_out: tokens that the tokenizer would put behind every prompt.
     """
     generation: dict[str, Any] = {
         "do_sample": config.generation.do_sample,
@@ -61,6 +64,7 @@ def run_identity(
         "generation": generation,
         "dtype": dtype,
         "engine_family": family,
+        **({"left_out": list(left_out)} if left_out else {}),
     }
 
 

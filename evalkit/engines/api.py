@@ -14,6 +14,7 @@ from evalkit.config import Config
 from evalkit.engines.balance import Fleet
 from evalkit.engines.base import Engine, distinct, from_generation_config
 from evalkit.engines.bridge import streamed
+from evalkit.engines.chat_template import clock_date, render_chat
 from evalkit.engines.prompt_form import Form, choose_form
 from evalkit.engines.server_bodies import foreign_completion, own_completion, parameters
 from evalkit.engines.server_model import ask_servers, check_identity, new_client
@@ -63,14 +64,24 @@ class ApiEngine(Engine):
         Raises:
             EvalkitError: every server is dead, one refuses every request, or some requests failed
                 at all of them; what was answered, also by calls then under way, comes first.
+            InputError: the chat template may not be used (`render_chat`).
         """
         listed = distinct(requests)
         if listed:
+            self._check_template(listed)
 
             def answer(put: Put) -> Coroutine[Any, Any, None]:
                 return self._answer(listed, put)
 
             yield from streamed(answer)
+
+    def _check_template(self, requests: Iterable[Request]) -> None:
+        """The server renders chats; where its template is here too, it is seen what that does."""
+        first = next((turns for request in requests if (turns := self._messages(request))), None)
+        if first and self._tokenizer is not None and self._tokenizer.chat_template:
+            render_chat(first, self._tokenizer)
+            if clock_date(self._tokenizer) and self._facts.kind is not ServerKind.evalkit:
+                log.warning("the chat template has a clock: the server puts the date of today into prompts")
 
     async def _answer(self, requests: Sequence[Request], put: Put) -> None:
         async with AsyncExitStack() as stack:

@@ -115,4 +115,5 @@ def _portable(resolved: ResolvedModel) -> ResolvedModel:
     template = resolved.config.chat_template
     if template is None:
         return resolved
-    return replace(resolved, config=replace(resolved.config, chat_template=chat_template(template)))
+    text = chat_template(template, resolved.tokenizer or resolved.path)
+    return replace(resolved, config=replace(resolved.config, chat_template=text))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.config import Attention, Config, Dtype, RandomShape
+from evalkit.engines.chat_template import choose_template
 from evalkit.engines.pieces import as_in_the_file
 from evalkit.errors import EvalkitError, InputError, foreign, is_out_of_memory
 from evalkit.models import ResolvedModel
@@ -276,10 +277,9 @@ def load_tokenizer(resolved: ResolvedModel) -> Any:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=remote, local_files_only=True)
             tokenizer = as_in_the_file(tokenizer, folder)
         _refuse_empty(tokenizer, folder)
-    if resolved.config.chat_template is not None:
-        from evalkit.models.files import chat_template
-
-        tokenizer.chat_template = chat_template(resolved.config.chat_template)
+    tokenizer.chat_template = choose_template(
+        resolved.config, folder, getattr(tokenizer, "chat_template", None)
+    )
     return tokenizer
 
 

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from evalkit.config import BosRule
 from evalkit.engines.decoding import clean_up
+from evalkit.engines.encoding import token_ids
 from evalkit.errors import EvalkitError
 from evalkit.replies import Reply
 from evalkit.server_options import ServerKind
@@ -139,4 +141,4 @@ def _with_stop_string(
 
 
 def _count(text: str, tokenizer: Any | None) -> int:
-    return len(tokenizer(text, add_special_tokens=False)["input_ids"]) if tokenizer is not None else 0
+    return len(token_ids(text, tokenizer, BosRule.none)) if tokenizer is not None else 0

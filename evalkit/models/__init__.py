@@ -84,7 +84,7 @@ def assembled(
         label=label_of(name),
         path=files[0],
         tokenizer=tokenizer[0],
-        identity=files[1] | tokenizer[1] | template_identity(model),
+        identity=files[1] | tokenizer[1] | template_identity(model, tokenizer[0] or files[0]),
         license=model.license,
         config=model,
     )
@@ -194,10 +194,10 @@ def tokenizer_of(model: ModelConfig, *, offline: bool) -> tuple[Path | None, dic
     return folder, {"tokenizer": tokenizer_hashes(folder)}
 
 
-def template_identity(model: ModelConfig) -> dict[str, Any]:
-    """What `model.chat_template` adds to the identity."""
+def template_identity(model: ModelConfig, folder: Path | None) -> dict[str, Any]:
+    """What `model.chat_template` adds to the identity; `folder` holds the tokenizer."""
     if model.chat_template is None:
         return {}
     from evalkit.models.files import chat_template, text_hash
 
-    return {"chat_template": text_hash(chat_template(model.chat_template))}
+    return {"chat_template": text_hash(chat_template(model.chat_template, folder))}

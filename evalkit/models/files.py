@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from evalkit.errors import InputError
-from evalkit.reading import read_json_object, read_text
 from evalkit.models.whole import refuse_other_kinds, refuse_other_things
+from evalkit.reading import read_json_object, read_text
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -137,15 +138,50 @@ def generation_config(folder: Path) -> dict[str, Any]:
     return {key: value for key, value in read_json_object(path).items() if key not in named}
 
 
-def chat_template(value: str) -> str:
-    """A chat template given as Jinja text or as the path of a file.
+def chat_template(value: str, folder: Path | None) -> str:
+    """A chat template given as Jinja text, as the path of a file, or by the name it has in `folder`.
 
     Raises:
         InputError: a path that cannot be read.
     """
-    if "{" in value or "\n" in value:
+    if is_template_text(value):
         return value
-    return read_text(Path(value).expanduser(), "the chat template (model.chat_template)")
+    named = {} if folder is None else named_templates(folder)
+    if value in named:
+        return named[value]
+    try:
+        return read_text(Path(value).expanduser(), "the chat template (model.chat_template)")
+    except InputError as error:
+        others = f", or one of the tokenizer's own: {', '.join(sorted(named))}" if named else ""
+        raise InputError(
+            error.what, where=error.where, fix=error.fix or f"model.chat_template=FILE.jinja{others}"
+        ) from None
+
+
+def is_template_text(value: str) -> bool:
+    """Whether a value of `model.chat_template` is the template itself and no name of one."""
+    return "{" in value or "\n" in value
+
+
+def named_templates(folder: Path) -> dict[str, str]:
+    """The chat templates of a tokenizer's folder that have names; what cannot be read has none."""
+    found: dict[str, str] = {}
+    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+        listed = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["chat_template"]
+        if isinstance(listed, list):
+            found = {str(one["name"]): str(one["template"]) for one in listed}
+    with suppress(OSError, ValueError):
+        for path in sorted((folder / "additional_chat_templates").glob("*.jinja")):
+            found[path.stem] = path.read_text(encoding="utf-8")
+    return found
+
+
+def template_file(folder: Path) -> Path:
+    """The file in a tokenizer's folder that its chat template is read from."""
+    for name in ("chat_template.jinja", "additional_chat_templates", "tokenizer_config.json"):
+        if (folder / name).exists():
+            return folder / name
+    return folder
 
 
 def text_hash(text: str) -> str:

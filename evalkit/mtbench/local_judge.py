@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from evalkit.config import Config, is_offline
+from evalkit.engines.chat_template import clock_date
 from evalkit.errors import InputError
 from evalkit.mtbench.asking import CLAIM_SECONDS, Asked
 from evalkit.mtbench.asks import Ask, open_key, unanswered
@@ -26,15 +27,18 @@ def weights_of(judge: Judge, config: Config) -> str:
     """The hash of what a local judge is made of: the same folder with other weights is another judge.
 
     Raises:
-        InputError: the model cannot be had.
+        InputError: the model cannot be had, or its chat template.
     """
     from evalkit.engines import resolve_dtype
+    from evalkit.engines.loading import load_tokenizer
     from evalkit.models import resolve
 
     model = model_config(judge.model)
-    made_of = resolve(model, offline=is_offline(config)).identity
+    resolved = resolve(model, offline=is_offline(config))
+    date = clock_date(load_tokenizer(resolved))
     own = replace(config, model=model)
-    return text_sha256(canonical_json({"model": made_of, "dtype": resolve_dtype(own)}))[:16]
+    made_of = {"model": resolved.identity, "dtype": resolve_dtype(own)}
+    return text_sha256(canonical_json(made_of | ({"template_date": date} if date else {})))[:16]
 
 
 def ask_locally(judge: Judge, config: Config, asks: Sequence[Ask], store: JudgmentStore) -> Asked:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from evalkit.engines.encoding import render_chat
+from evalkit.engines.chat_template import render_chat
 from evalkit.errors import InputError
 from evalkit.types import Message, Request, Role, Sampling
 

@@ -15,6 +15,7 @@ from evalkit.errors import EvalkitError, InputError
 from evalkit.replies import reply_of_body
 from evalkit.server_options import PromptForm, ServerKind
 from evalkit.types import Completion, Message, Request, Sampling
+from tests.engines.test_encoding import template, tokenizer_with
 from tests.mtbench.fault_server import FaultServer
 
 TOKENIZER = byte_tokenizer()
@@ -101,6 +102,42 @@ def test_a_wrong_bos_is_an_error(bos: str, count: Any, wanted: str, message: str
         server.count = count
         ask(server, [Request("a", "abc", 5)], bos=bos, prompts=PromptForm(wanted))
     assert not sent(server)
+
+
+def test_a_server_that_ends_every_text(tmp_path: Path) -> None:
+    """Its tokenizer puts EOS behind a text: the prompts go as token ids, without it."""
+    ends = tokenizer_with(template("<s> $A </s>"))
+    ends.save_pretrained(tmp_path)
+    model = ModelConfig(served=True, tokenizer=str(tmp_path))
+
+    def count(body: dict[str, Any]) -> int:
+        prompt = body["prompt"]
+        return len(prompt) if isinstance(prompt, list) else len(ends(prompt)["input_ids"])
+
+    for counts in (count, lambda body: None):
+        with FaultServer() as server:
+            server.count = counts
+            ask(server, [Request("a", "abc", 5)], model=model)
+        assert sent(server) == [TOKENIZER("abc")["input_ids"]]
+    with FaultServer() as server, pytest.raises(EvalkitError, match="</s> stand behind every prompt"):
+        server.count = count
+        ask(server, [Request("a", "abc", 5)], model=model, prompts=PromptForm.text)
+    assert not sent(server)
+
+
+def test_the_template_of_a_servers_model(caplog: pytest.LogCaptureFixture) -> None:
+    """The server renders; what is here of its template is looked at first."""
+    shape = RandomShape()
+    for request in (Request("a", "abc", 5), Request("c", (Message("user", "abc"),), 5)):
+        with FaultServer() as server, pytest.raises(InputError, match="leaves out or changes"):
+            model = ModelConfig(name="random", random=shape, chat_template="{{ bos_token }}")
+            ask(server, [request], model=model, prompts=PromptForm.chat)
+        assert not server.bodies
+    with FaultServer() as server:
+        text = "{{ strftime_now('%Y') }}{{ messages[-1]['content'] }}"
+        model = ModelConfig(name="random", random=shape, chat_template=text)
+        ask(server, [request], model=model)
+    assert "the server puts the date of today" in caplog.text and len(server.bodies) == 1
 
 
 def test_without_a_tokenizer() -> None:
