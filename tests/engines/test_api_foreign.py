@@ -12,7 +12,7 @@ from evalkit.engines import build_engine, identify
 from evalkit.engines.random_model import byte_tokenizer
 from evalkit.engines.server_bodies import foreign_completion, parameters
 from evalkit.errors import EvalkitError, InputError
-from evalkit.replies import reply_of_body
+from evalkit.replies import Reply, read_reply
 from evalkit.server_options import PromptForm, ServerKind
 from evalkit.types import Completion, Message, Request, Sampling
 from tests.mtbench.fault_server import FaultServer
@@ -208,8 +208,8 @@ def completion_of(
     body: dict[str, Any] = {"model": "m", "choices": [choice]}
     if new_tokens is not None:
         body["usage"] = {"prompt_tokens": 9, "completion_tokens": new_tokens}
-    reply = reply_of_body(body)
-    assert reply is not None
+    reply = read_reply(200, {}, body)
+    assert isinstance(reply, Reply)
     return foreign_completion(Request("a", prompt, 5, ("\n\n",)), reply, prompt, None)
 
 
