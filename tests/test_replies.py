@@ -286,7 +286,7 @@ def test_token_counts(usage: Any, counts: tuple[int | None, int | None]) -> None
         *[(name, "failed") for name in ("error", "ERROR", "abort", "aborted", "cancelled", "canceled",
                                         "insufficient_system_resource", "network_error", "timeout", "failed",
                                         "MALFORMED_FUNCTION_CALL", "USER_CANCEL", "modelUnloaded",
-                                        "server_error", "upstream_disconnected", "overloaded")],
+                                        "server_error", "context canceled", "overloaded")],
         *[(name, None) for name in (None, "", "null", "load", "other")],
     ],
 )  # fmt: skip
