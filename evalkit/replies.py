@@ -138,7 +138,9 @@ _ENDS: tuple[tuple[End, re.Pattern[str]], ...] = (
     ),
     (
         "length",
-        re.compile(r"length|max_?(new_|output_)?tokens|maxpredictedtokens|token_limit|context_window|error_limit"),
+        re.compile(
+            r"length|max_?(new_|output_)?tokens|maxpredictedtokens|token_limit|context_window|error_limit"
+        ),
     ),
     (
         "failed",
