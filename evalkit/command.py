@@ -33,7 +33,7 @@ VERBS = {
     "agreement": "how far judges and human votes agree",
     "ask": "ask a model one question and see the prompt it gets",
     "serve": "an OpenAI-compatible endpoint over the local engine",
-    "certify": "show that batch size and order do not change the outputs",
+    "certify": "measure how many outputs batch size and order change (float32: none but ties)",
     "list": "list models, suites, tasks, judges or launchers",
 }
 
