@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from evalkit.client import ApiClient
+from evalkit.client import ApiClient, ServiceError
 from evalkit.config import Config
 from evalkit.engines.balance import Fleet
 from evalkit.engines.base import Engine, distinct, from_generation_config
@@ -217,6 +217,7 @@ class _Work:
         self._stop: EvalkitError | None = None
         self._failed: list[str] = []
         self._in_a_row = 0
+        self._answered = False
 
     async def run(self) -> None:
         """Asks them all, the first one alone: what every request would meet shows there."""
@@ -239,15 +240,24 @@ class _Work:
     async def _take_one(self) -> None:
         request = self._waiting.popleft()
         try:
-            answer = await self._engine.ask(self._fleet, request)
+            answer = await self._ask(request)
         except EvalkitError as error:
             self._stop = self._stop or error
             return
         if isinstance(answer, Completion):
-            self._in_a_row = 0
+            self._in_a_row, self._answered = 0, True
             self._put(answer)
             return
         self._in_a_row += 1
         self._failed.append(f"{request.id}: {answer.error}")
         if not self._fleet.alive or self._in_a_row >= FAILURES_IN_A_ROW:
             self._stop = self._stop or self._engine.failure(self._fleet, answer)
+
+    async def _ask(self, request: Request) -> Completion | Reply:
+        try:
+            return await self._engine.ask(self._fleet, request)
+        except ServiceError as error:
+            # Where others were answered, it is this one request that the server does not take.
+            if error.reason != "request" or not self._answered:
+                raise
+            return Reply("api_error", error=error.what)

@@ -12,7 +12,7 @@ from evalkit.engines import build_engine, identify
 from evalkit.engines.random_model import byte_tokenizer
 from evalkit.engines.server_bodies import foreign_completion, parameters
 from evalkit.errors import EvalkitError, InputError
-from evalkit.replies import reply_of_body
+from evalkit.replies import Reply, read_reply
 from evalkit.server_options import PromptForm, ServerKind
 from evalkit.types import Completion, Message, Request, Sampling
 from tests.engines.test_encoding import template, tokenizer_with
@@ -245,8 +245,8 @@ def completion_of(
     body: dict[str, Any] = {"model": "m", "choices": [choice]}
     if new_tokens is not None:
         body["usage"] = {"prompt_tokens": 9, "completion_tokens": new_tokens}
-    reply = reply_of_body(body)
-    assert reply is not None
+    reply = read_reply(200, {}, body)
+    assert isinstance(reply, Reply)
     return foreign_completion(Request("a", prompt, 5, ("\n\n",)), reply, prompt, None)
 
 
@@ -282,6 +282,31 @@ def test_a_stop_string_left_out_changes_no_prediction() -> None:
 def test_a_server_that_says_no_reason_and_is_at_its_end() -> None:
     assert completion_of({"text": "a", "finish_reason": None}, new_tokens=5).finish_reason == "length"
     assert completion_of({"text": "a", "finish_reason": None}, new_tokens=None).new_tokens == 0
+
+
+def test_a_turn_that_is_too_long_marks_the_judged_run(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.mtbench.little_bench import make_bench
+
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    bench = make_bench(tmp_path, 1)
+    files = [f"preset={bench.preset}", f"mirror={bench.mirror}"]
+    long = {"message": "The decoder prompt (length 9) is longer than the maximum model length of 4."}
+
+    def plan(text: str, attempt: int) -> str:
+        return "long" if "stemの問い" in text and "二つ目" in text and "Judge" not in text else "ok"
+
+    with FaultServer(plan) as server:
+        server.raw = {"long": (400, {}, long)}
+        words = ["model=served", "suite=mt-bench-ja", *files, "engine=api"]
+        assert main([*words, f"engine.base_url={server.url}", f"out={tmp_path / 'out'}"]) == 0
+        (folder,) = (tmp_path / "out" / "served" / "mt-bench-ja").iterdir()
+        where = [f"judge.base_url={server.url}", "judge.model=m", "judge.identity=test"]
+        assert main(["judge", f"run={folder}", "judge=openai", *where, *files]) == 0
+    content = json.loads((folder / "results.json").read_text())
+    assert content["answers"]["served"]["errors"] == content["answers"]["served"]["over_context"] == 1
+    assert "1 turns count as empty" in " ".join(content["partial"]["reasons"])
 
 
 def test_mt_bench_without_a_tokenizer(tmp_path: Path, cache: Path) -> None:
