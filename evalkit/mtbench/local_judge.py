@@ -23,18 +23,16 @@ DEFAULT_LENGTH = 2048
 
 
 def weights_of(judge: Judge, config: Config) -> str:
-    """The hash of what a local judge is made of: the same folder with other weights is another judge.
+    """The hash of what a local judge is made of: the same folder with other files is another judge.
 
     Raises:
         InputError: the model cannot be had.
     """
-    from evalkit.engines import resolve_dtype
-    from evalkit.models import resolve
+    from evalkit.engines import identify
 
-    model = model_config(judge.model)
-    made_of = resolve(model, offline=is_offline(config)).identity
-    own = replace(config, model=model)
-    return text_sha256(canonical_json({"model": made_of, "dtype": resolve_dtype(own)}))[:16]
+    found = identify(replace(config, model=model_config(judge.model)))
+    made_of = {"model": found.model.identity, "dtype": found.dtype, "engine_family": found.family}
+    return text_sha256(canonical_json(made_of))[:16]
 
 
 def ask_locally(judge: Judge, config: Config, asks: Sequence[Ask], store: JudgmentStore) -> Asked:
