@@ -21,7 +21,7 @@ from evalkit.models.served import resolve_without_weights
 from evalkit.prompts import PromptTemplate
 from evalkit.tasks import Task, load_spec, load_task
 
-LARGE = 3 << 20
+LARGE = (1 << 20) + 4096
 OLD = 1_600_000_000
 
 
@@ -296,6 +296,23 @@ def test_a_model_behind_a_server_is_known_by_its_folder(folder: Path) -> None:
     assert before == identity(folder)
     edit(folder / "model-00001-of-00002.safetensors")
     assert resolve_without_weights(model, offline=True).identity != before
+
+
+def test_two_judges_of_one_shape(tmp_path: Path) -> None:
+    from evalkit.config import JudgeConfig, JudgeKind
+    from evalkit.mtbench.judges import resolve_judge
+    from evalkit.mtbench.local_judge import weights_of
+
+    config = Config(engine=EngineConfig(name="local", device="cpu"))
+    folders = [fill(tmp_path / name / "judge") for name in ("a", "b", "c")]
+    edit(folders[1] / "model-00002-of-00002.safetensors")
+    edit(folders[2] / "chat_template.jinja")
+    judges = [
+        resolve_judge(JudgeConfig(name="local", kind=JudgeKind.local, model=str(folder)))
+        for folder in (*folders, shutil.copytree(folders[0], tmp_path / "moved"))
+    ]
+    first, weights, template, moved = (weights_of(judge, config) for judge in judges)
+    assert len({first, weights, template}) == 3 and moved == first
 
 
 def test_files_that_change_after_they_identified_a_run_are_refused(folder: Path) -> None:

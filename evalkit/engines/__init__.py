@@ -24,10 +24,11 @@ def identify(config: Config) -> Identified:
 
         return identify_served(config)
     model = resolve(config.model, offline=is_offline(config))
-    if config.engine.name == "vllm" and config.engine.parameters:
-        # Options of vLLM itself: quantization, context length, rope and the like.
-        parameters = {"parameters": dict(config.engine.parameters)}
-        model = replace(model, identity=model.identity | parameters)
+    if config.engine.name == "vllm":
+        from evalkit.engines.vllm import deciding_options
+
+        if options := deciding_options(config.engine.parameters):
+            model = replace(model, identity={**model.identity, "parameters": options})
     return Identified(model, engine_family(config), resolve_dtype(config))
 
 

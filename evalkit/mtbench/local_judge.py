@@ -51,8 +51,10 @@ def ask_locally(judge: Judge, config: Config, asks: Sequence[Ask], store: Judgme
     resolved = resolve(model, offline=is_offline(config))
     takes_system = takes_system_message(load_tokenizer(resolved))
     asked = Asked()
+    # judge.parameters decide the sampling: they are what its judgments are kept under.
+    own = replace(config, model=model, generation=replace(config.generation, from_model=False))
     with (
-        build_engine(replace(config, model=model), resolved) as engine,
+        build_engine(own, resolved) as engine,
         Counter("judging", len(asks)) as progress,
     ):
         while waiting := unanswered(asks, store):
