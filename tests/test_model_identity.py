@@ -4,8 +4,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from evalkit.__main__ import main
 from evalkit.config import Config, EngineConfig, ModelConfig, ProtocolConfig, RandomShape
 from evalkit.errors import EvalkitError, InputError
 from evalkit.identity import run_identity
@@ -512,6 +511,5 @@ def test_two_checkpoints_of_one_shape_are_two_runs_on_the_command_line(tmp_path:
     out = tmp_path / "out"
     for name in ("a", "b", "a"):
         words = ["model=hf", f"model.path={tmp_path / name / 'model'}", "suite=sample", "suite.tasks=[jamp]"]
-        command = [sys.executable, "-m", "evalkit", *words, "limit=1", f"out={out}"]
-        subprocess.run(command, check=True, capture_output=True, timeout=300)
+        assert main([*words, "limit=1", f"out={out}"]) == 0
     assert len(list((out / "model" / "sample").iterdir())) == 2
