@@ -51,8 +51,7 @@ COUNTED = (
     *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "merges.txt", "vocab.txt"),
     *("spiece.model", "qwen.tiktoken", "tekken.json", "bpe.codes", "source.spm", "prophetnet.tokenizer"),
     *("added_tokens.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json"),
-    *("additional_chat_templates/tool_use.jinja", "adapter_config.json", "adapter_model.safetensors"),
-    *("adapter_model.bin", "processor_config.json", "some_file_of_tomorrow.json"),
+    *("additional_chat_templates/tool_use.jinja", "processor_config.json", "some_file_of_tomorrow.json"),
 )
 CODE = ("modeling_own.py", "layers/attention.py", "custom_generate/generate.py", "layers/table.bin", "w.pt")
 IRRELEVANT = (
@@ -103,12 +102,21 @@ def test_one_byte_of_a_large_weight(folder: Path, at: int) -> None:
 @pytest.mark.parametrize("name", [*COUNTED, "config.json", "generation_config.json"])
 def test_every_file_that_loading_can_read_counts(folder: Path, name: str) -> None:
     before = identity(folder)
-    edit(folder / name, at=0)
+    edit(folder / name, at=-3 if name == "config.json" else 0)
     changed = identity(folder)
     assert changed["files"][name] != before["files"][name]
     (folder / name).rename(folder.parent / "aside")
-    if name != "config.json":
+    if name != "config.json":  # without it there is no model
         assert name not in identity(folder)["files"]
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"])
+def test_an_adapter_counts_where_a_server_may_apply_it(folder: Path, name: str) -> None:
+    (folder / name).write_bytes(b"{}")
+    model = ModelConfig(path=str(folder))
+    before = resolve_without_weights(model, offline=True).identity
+    edit(folder / name)
+    assert resolve_without_weights(model, offline=True).identity != before
 
 
 @pytest.mark.parametrize("name", CODE)

@@ -70,7 +70,7 @@ def _unchanged(engine: Engine, resolved: ResolvedModel) -> Engine:
 
 
 def engine_family(config: Config) -> str:
-    """The family of the chosen engine: engines of one family give the same completions."""
+    """The family of the chosen engine: engines of one family compute alike and may share a run."""
     return {"local": "local", "ray": "local"}.get(config.engine.name, config.engine.name)
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from evalkit.engines.cache import LayerShape
-from evalkit.engines.memory import Limits, is_out_of_memory, no_room
+from evalkit.engines.memory import Limits, no_room
 from evalkit.engines.rows import Row
+from evalkit.errors import is_out_of_memory
 
 # Where a model does not say what a token takes in its cache.
 _UNKNOWN_ROWS = 16

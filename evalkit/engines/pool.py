@@ -17,11 +17,12 @@ from evalkit.engines.cache import LayerShape, RowSlots, States
 from evalkit.engines.capacity import SLOT_STEP
 from evalkit.engines.conversations import Conversations, History
 from evalkit.engines.loading import LoadedModel
-from evalkit.engines.memory import Limits, is_out_of_memory, no_room
+from evalkit.engines.memory import Limits, no_room
 from evalkit.engines.packing import Feed, Section
 from evalkit.engines.rows import Row
 from evalkit.engines.sampling import choose
 from evalkit.engines.schedule import Running, SharedPrefix, Waiting, in_order
+from evalkit.errors import is_out_of_memory
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from evalkit import __version__
 from evalkit.config import Config
-from evalkit.errors import EvalkitError, InputError
+from evalkit.errors import EvalkitError, InputError, foreign
 from evalkit.models import ResolvedModel, check_unchanged, resolve
 from evalkit.types import Completion, Request
 
@@ -39,6 +39,7 @@ class Refusal:
 
     node: str
     error: EvalkitError
+    log: list[LogLine]
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,13 @@ class Worker:
         from evalkit.engines.memory import share_main_memory
 
         try:
-            share_main_memory(neighbours)
-            found = on_this_machine(resolved)
-            self._engine = LocalEngine(config, found)
-            check_unchanged(found)
+            with foreign("a worker cannot load the model", where=resolved.path or resolved.name):
+                share_main_memory(neighbours)
+                found = on_this_machine(resolved)
+                self._engine = LocalEngine(config, found)
+                check_unchanged(found)
         except EvalkitError as error:
-            return Refusal(_node(), error)
+            return Refusal(_node(), error, self._log.take())
         described = self._engine.describe()
         return Hello(socket.gethostname(), _node(), os.getpid(), __version__, described, self._log.take())
 
@@ -161,7 +163,8 @@ class _Kept(logging.Handler):
         self._lines: list[LogLine] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._lines.append((record.levelno, record.getMessage()))
+        # With the traceback, where there is one.
+        self._lines.append((record.levelno, self.format(record)))
 
     def take(self) -> list[LogLine]:
         """The lines since the last call."""

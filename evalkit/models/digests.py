@@ -106,7 +106,7 @@ def _kept(state: _State) -> str | None:
         return None
     try:
         entry = read_checked_json(state.entry)
-    except (OSError, ValueError, RecursionError, RuntimeError):
+    except (EvalkitError, OSError, ValueError, RecursionError):
         return None
     digest = str(entry.pop("sha256", ""))
     return digest if entry == _described(state) and _SHA256.fullmatch(digest) else None
@@ -141,6 +141,6 @@ def _hashed(path: str, advance: Callable[[int], None], stop: threading.Event) ->
         state = _State.of(path, after)
         _memory[state] = sha256
         # A cache that cannot be written costs the next process one more hashing, not the run.
-        with suppress(EvalkitError, OSError, RuntimeError):
+        with suppress(EvalkitError, OSError):
             write_checked_json(state.entry, {**_described(state), "sha256": sha256})
     return sha256

@@ -1,7 +1,6 @@
 """Model folders: what must be in one, and what identifies its content."""
 
 import hashlib
-import importlib.util
 import json
 import logging
 import os
@@ -13,11 +12,22 @@ from typing import Any
 
 from evalkit.errors import InputError
 from evalkit.models.digests import file_digests
+from evalkit.models.whole import refuse_other_kinds, refuse_other_things
+from evalkit.reading import read_json_object, read_text
 
 log = logging.getLogger(__name__)
 
 # One of these makes a tokenizer; the others only configure it.
-TOKENIZER_MODELS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+TOKENIZER_MODELS = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.tiktoken",
+    "tekken.json",
+)
 # Where a configuration may ask for a kernel of the hub, `owner/name`.
 _KERNEL_KEYS = ("attn_implementation", "_attn_implementation", "experts_implementation", "kernel_config")
 
@@ -70,14 +80,16 @@ def check_folder(folder: Path, *, needs_tokenizer: bool) -> None:
     """Refuses a folder that cannot hold a model.
 
     Raises:
-        InputError: no such folder, no config.json, no safetensors weights, or no tokenizer.
+        InputError: no such folder, no config.json, no safetensors weights, no tokenizer, or something
+            else than a causal language model.
     """
-    if not folder.is_dir():
+    if not folder.exists():
         raise InputError(
             "the model folder does not exist",
             where=f"model.path={folder}",
             fix="give an existing folder or a hub name (owner/name)",
         )
+    refuse_other_things(folder, option="model.path")
     if not (folder / "config.json").is_file():
         raise InputError("the model folder has no config.json", where=f"model.path={folder}")
     if not any(folder.glob("*.safetensors")):
@@ -86,6 +98,7 @@ def check_folder(folder: Path, *, needs_tokenizer: bool) -> None:
             where=f"model.path={folder}",
             fix="convert them once: load with transformers and save_pretrained(FOLDER)",
         )
+    refuse_other_kinds(folder)
     if needs_tokenizer:
         check_tokenizer(folder, option="model.path")
 
@@ -111,12 +124,9 @@ def refuse_foreign_kernels(folder: Path) -> None:
         InputError: it does; only `model.trust_remote_code` lets such a model through.
     """
     path = folder / "config.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"the model's configuration cannot be read: {error}", where=path) from None
+    content = read_json_object(path, "the model's configuration")
     for key in _KERNEL_KEYS:
-        value = content.get(key) if isinstance(content, dict) else None
+        value = content.get(key)
         if "/" in json.dumps(value):
             raise InputError(
                 f"the model asks for code from elsewhere: its {key} is {value!r}",
@@ -135,14 +145,11 @@ def folder_identity(folder: Path, *, code: bool, weights: bool = True) -> dict[s
 
     Returns:
         `files`: path below the folder -> sha256. `code`: the same of other repositories whose code
-        the configuration names. `peft`: whether the adapter in the folder is applied.
+        the configuration names.
     """
     identity: dict[str, Any] = {"files": file_hashes(folder, code=code, weights=weights)}
     if code and (foreign := _foreign_code(folder)):
         identity["code"] = foreign
-    if (folder / "adapter_config.json").is_file():
-        # transformers passes over an adapter where the package is not installed.
-        identity["peft"] = importlib.util.find_spec("peft") is not None
     return identity
 
 
@@ -283,10 +290,9 @@ def _strings(value: Any) -> Iterator[str]:
 def _content(path: Path) -> dict[str, Any]:
     """A JSON object; empty where there is none: what is wrong with it, loading says."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_json_object(path)
+    except InputError:
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _shown(name: str) -> str:
@@ -299,12 +305,8 @@ def generation_config(folder: Path) -> dict[str, Any]:
     path = folder / "generation_config.json"
     if not path.is_file():
         return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"not JSON: {error}", where=path) from None
     named = {"transformers_version", "_from_model_config", "bos_token_id", "pad_token_id", "use_cache"}
-    return {key: value for key, value in dict(content).items() if key not in named}
+    return {key: value for key, value in read_json_object(path).items() if key not in named}
 
 
 def chat_template(value: str) -> str:
@@ -315,12 +317,7 @@ def chat_template(value: str) -> str:
     """
     if "{" in value or "\n" in value:
         return value
-    try:
-        return Path(value).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"cannot read the chat template: {error}", where=f"model.chat_template={value}"
-        ) from None
+    return read_text(Path(value).expanduser(), "the chat template (model.chat_template)")
 
 
 def text_hash(text: str) -> str:
