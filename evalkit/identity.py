@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from evalkit.config import Config
 from evalkit.prompts import PromptTemplate
 from evalkit.records import text_sha256
+from evalkit.task_spec import DataSpec
 from evalkit.tasks import Task
 
 if TYPE_CHECKING:
@@ -50,6 +51,11 @@ def run_identity(
     }
     if any(generation.values()):
         generation["sampling_version"] = SAMPLING_VERSION
+    own: dict[str, Any] = {}
+    if columns := {task.name: _columns(task.spec.data) for task in tasks if task.spec.data is not None}:
+        own["columns"] = columns
+    if template != PromptTemplate():
+        own["template"] = {"prompt": template.prompt, "few_shot": template.few_shot}
     return {
         "generation_version": GENERATION_VERSION,
         "protocol": config.protocol.name,
@@ -65,6 +71,7 @@ def run_identity(
         "dtype": dtype,
         "engine_family": family,
         **({"left_out": list(left_out)} if left_out else {}),
+        **own,
     }
 
 
@@ -73,6 +80,11 @@ def folder_name(name: str) -> str:
     return re.sub(r"[^\w.+-]+", "_", name).strip("._") or "model"
 
 
+def _columns(data: DataSpec) -> dict[str, Any]:
+    """How the rows of a user's own file become samples; the hash of the file does not tell."""
+    return {"input": data.input, "output": data.output, "few_shots": data.few_shots}
+
+
 def _prompt_sha256(task: Task, template: PromptTemplate) -> str:
-    # The inputs are covered by the hash of the data; this covers the words around them.
+    # The inputs are covered by the hash of the data (and the columns); this covers the words around them.
     return text_sha256(template.render(task.spec.instruction, task.few_shots, ""))

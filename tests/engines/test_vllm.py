@@ -86,6 +86,15 @@ def test_its_own_family_and_the_protocols_precision(folder: Path) -> None:
     assert identify(config).dtype == "float16"
 
 
+def test_what_vllm_is_told_is_part_of_the_identity(folder: Path) -> None:
+    config = Config(model=ModelConfig(path=str(folder)), engine=EngineConfig(name="vllm"))
+    plain = identify(config).model.identity
+    config.engine.parameters = {"tensor_parallel_size": 2, "gpu_memory_utilization": 0.8}
+    assert identify(config).model.identity == plain
+    config.engine.parameters["quantization"] = "fp8"
+    assert identify(config).model.identity == {**plain, "parameters": {"quantization": "fp8"}}
+
+
 def test_the_end_of_the_context(folder: Path) -> None:
     requests = [Request("long", "x" * 60, 5), Request("cut", "x" * 45, 30), Request("fits", "x" * 20, 5)]
     with engine(folder, parameters={"max_model_len": 50}) as built:
