@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from evalkit.errors import EvalkitError, InputError
 from evalkit.limits import AdaptiveLimit
-from evalkit.redaction import credentials, everywhere, hide_known
+from evalkit.redaction import credentials, hide_known
 from evalkit.refusals import (
     error_code,
     error_text,
@@ -29,6 +29,7 @@ from evalkit.refusals import (
     retry_after,
 )
 from evalkit.replies import Reply, chat_body, completion_body, reply_of_body
+from evalkit.text import everywhere, unicode_text
 from evalkit.types import Message
 
 if TYPE_CHECKING:
@@ -53,6 +54,15 @@ class Service:
     deployment: str | None = None
     api_version: str | None = None
     timeout: float = 180.0
+
+    def __post_init__(self) -> None:
+        """Refuses a key that no request can carry, before one is made."""
+        if not self.api_key.isascii() or not self.api_key.isprintable():
+            raise InputError(
+                "the API key holds characters that no request can carry",
+                where="environment",
+                fix="export it again, without line breaks, quotes or full-width characters",
+            )
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -175,7 +185,7 @@ class ApiClient:
             answer = await self.api.get(path, cast_to=object)
             if not isinstance(answer, dict):
                 raise _TransientError("the service answered without a JSON object")
-            return Reply("ok", body=answer)
+            return Reply("ok", body=everywhere(answer, unicode_text))
 
         return await self.request(send)
 
@@ -183,7 +193,7 @@ class ApiClient:
         async def send() -> Reply:
             # The typed method would check and convert every request: half of its time on this side.
             answer = await self.api.post(path, cast_to=object, body=body)
-            reply = reply_of_body(answer)
+            reply = reply_of_body(everywhere(answer, unicode_text))
             if reply is None:
                 raise _TransientError("the service answered without a choice", lost=True)
             return reply

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from evalkit.redaction import hide, printable
+from evalkit.text import unicode_text
 
 if TYPE_CHECKING:
     import openai
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 def redact(text: str, *secrets: str) -> str:
     """A service's error text on one line, without the key it may repeat."""
     # Cut last: half a key at the end would be no longer recognised.
-    return printable(hide(" ".join(text.split()), *secrets))[:500]
+    return printable(hide(" ".join(unicode_text(text).split()), *secrets))[:500]
 
 
 def public_address(url: str) -> str:

@@ -17,13 +17,14 @@ docs/results.md shows a whole file.
 """
 
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from evalkit.config import Config, ProtocolConfig
 from evalkit.durable import read_checked_json
 from evalkit.errors import InputError
+from evalkit.reading import check_types, fits
 from evalkit.server_options import PromptForm
 
 SCHEMA_VERSION = 1
@@ -32,6 +33,14 @@ PROTOCOL_LIMIT = 100
 PROTOCOL_FEW_SHOTS = 4
 PROTOCOL_RESAMPLES = 10_000
 PROTOCOL_SPLIT = "dev"
+# What others than the run itself read of `Results.run`, where it is there.
+_RUN: dict[str, Any] = {
+    "identity": dict[str, Any],
+    "datasets": dict[str, dict[str, Any]],
+    "other_data": dict[str, str],
+    "warnings": list[str],
+}
+_IDENTITY: dict[str, Any] = {"model": dict[str, Any], "data": dict[str, Any], "prompts": dict[str, Any]}
 MAKE_AGAIN = "the command that made the run makes it again, from the kept completions"
 
 
@@ -43,9 +52,10 @@ class Value:
         value: unrounded, on the metric's own scale (BLEU 0..100); null where nothing could be
             computed, and for an average over an incomplete set of categories.
         n: samples behind it.
-        stderr: standard deviation (ddof 1) over the root of n; for correlations, categories and the
-            average the standard deviation of the bootstrap. Null for fewer than two samples.
-        ci95: percentile bootstrap, resampled within each dataset: [low, high].
+        stderr: standard deviation (ddof 1) over the root of n; for correlations the standard deviation
+            of the bootstrap; for categories, the average, and 0/1 scores that are all equal, what the
+            interval's width makes it. Null where ci95 is null.
+        ci95: [low, high], never of zero width; null where the samples do not tell (docs/metrics.md).
         metric_version: changes whenever the same answers can give another value; for a category or the
             average, the metrics behind it with their versions.
     """
@@ -178,6 +188,8 @@ class Results:
                 protocol=ProtocolRecord(**content["protocol"]),
                 run=dict(content["run"]),
             )
+            check_types(results)
+            _check_run(results.run)
             _check_metrics(results)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"the results file does not fit its schema: {error}", where=where) from None
@@ -193,12 +205,23 @@ def _value(name: str, entry: dict[str, Any]) -> Value:
     numbers = [value.n, *(value.ci95 or ()), *(n for n in (value.value, value.stderr) if n is not None)]
     if not all(is_number(n) for n in numbers) or len(value.ci95 or (0, 0)) != 2:
         raise TypeError(f"the numbers of {name}")
-    return value
+    # Earlier versions gave scores that are all equal an interval of zero width.
+    flat = value.ci95 is not None and value.ci95[0] >= value.ci95[1]
+    return replace(value, ci95=None, stderr=None) if flat else value
 
 
 def is_number(value: object) -> bool:
     """Whether this is a number that a float can hold; NaN and infinities are none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _check_run(run: dict[str, Any]) -> None:
+    identity = run.get("identity", {})
+    known = {name: value for name, value in run.items() if name in _RUN}
+    known |= {name: value for name, value in identity.items() if name in _IDENTITY}
+    for name, value in known.items():
+        if not fits(value, (_RUN | _IDENTITY)[name]):
+            raise TypeError(f"the field {name} of run")
 
 
 def _check_metrics(results: Results) -> None:

@@ -19,6 +19,7 @@ class StrangeError(Exception):
         (StrangeError("header too large"), "header too large"),
         (StrangeError("short"), "StrangeError: short"),
         (StrangeError(""), "StrangeError"),
+        (SystemExit(0), "SystemExit: 0"),
         (KeyError("llama"), "KeyError: 'llama'"),
         (StopIteration(3), "StopIteration: 3"),
         (RuntimeError("first\n\n   second"), "first second"),
@@ -27,11 +28,33 @@ class StrangeError(Exception):
         (FileNotFoundError(errno.ENOENT, "No such file"), "[Errno 2] No such file"),
     ],
 )
-def test_any_exception_becomes_one_message(error: Exception, said: str) -> None:
+def test_any_exception_becomes_one_message(error: BaseException, said: str) -> None:
     with pytest.raises(InputError) as caught, foreign("it cannot be read", where="FILE", fix="do this"):
         raise error
     assert caught.value.message() == f"it cannot be read: {said}\n  where: FILE\n  fix:   do this"
     assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    "words, package",
+    [
+        ("Loading it requires x: `pip install -U bits-and-bytes>=0.4`", "-U bits-and-bytes"),
+        ("Run `pip install aqlm[gpu,cpu]`", "aqlm[gpu,cpu]"),
+        ("You need to install fugashi to use MecabTokenizer.", "fugashi"),
+        ("\nTokenizer requires the rjieba library but it was not found: `pip install\nrjieba`.", "rjieba"),
+    ],
+)
+def test_a_missing_package_is_the_fix(words: str, package: str) -> None:
+    with pytest.raises(InputError) as caught, foreign("no", fix="copy it again"):
+        try:
+            raise ImportError(words)
+        except ImportError:
+            # As transformers does: the last of several tries says nothing of the first.
+            raise StrangeError("none of the ways worked") from None
+    assert caught.value.fix == f"pip install {package}"
+    with pytest.raises(InputError) as caught, foreign("no"):
+        import nowhere_to_be_found  # noqa: F401
+    assert caught.value.fix == "pip install nowhere_to_be_found"
 
 
 def test_a_long_reason_is_cut() -> None:
@@ -56,7 +79,6 @@ def test_the_class_decides_the_exit_code() -> None:
         OSError(errno.ENOSPC, "No space left on device"),
         KeyboardInterrupt(),
         InterruptedRunError("stopped"),
-        SystemExit(3),
     ],
 )
 def test_what_says_nothing_of_the_input_passes_through(error: BaseException) -> None:

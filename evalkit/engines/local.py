@@ -18,7 +18,7 @@ from evalkit.engines.cache import LayerShape
 from evalkit.engines.conversations import Conversations
 from evalkit.engines.decoding import CompletionDecoder
 from evalkit.engines.encoding import Encoded, encode
-from evalkit.engines.loading import LoadedModel, load
+from evalkit.engines.loading import LoadedModel, load, refuse_ids
 from evalkit.engines.memory import Limits, free_bytes
 from evalkit.engines.pool import Pool
 from evalkit.engines.probe import expands, packed_layers
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 # Share of the main memory for the states of finished chats.
 _CONVERSATIONS = 0.25
+# Names of unused weights that a run records.
+_MOST_RECORDED = 100
 
 
 class LocalEngine(Engine):
@@ -126,7 +128,9 @@ class LocalEngine(Engine):
         loaded = self._model()
         rows: list[Row] = []
         problems: list[Completion] = []
-        for encoded in encode(distinct(requests), loaded, self._config.protocol.bos):
+        prompts = encode(distinct(requests), loaded, self._config.protocol.bos)
+        refuse_ids(prompts, loaded.tokenizer, loaded.embeddings)
+        for encoded in prompts:
             if problem := self._problem(encoded):
                 problems.append(problem)
             else:
@@ -203,6 +207,7 @@ class LocalEngine(Engine):
             "rows": self._limits.rows if merged else self._batches.rows,
             "threads": torch.get_num_threads(),
             "generation_config": loaded.generation,
+            **({"unused_weights": _cut(loaded.unused)} if loaded.unused else {}),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         }
@@ -217,6 +222,10 @@ class LocalEngine(Engine):
     def _model(self) -> LoadedModel:
         assert self._loaded is not None, "the engine is closed"
         return self._loaded
+
+
+def _cut(names: Sequence[str]) -> dict[str, Any]:
+    return {"count": len(names), "names": list(names[:_MOST_RECORDED])}
 
 
 def _device_name(device: torch.device) -> str:

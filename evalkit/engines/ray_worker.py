@@ -14,7 +14,7 @@ from typing import Any
 
 from evalkit import __version__
 from evalkit.config import Config
-from evalkit.errors import EvalkitError
+from evalkit.errors import EvalkitError, foreign
 from evalkit.models import ResolvedModel, resolve
 from evalkit.types import Completion, Request
 
@@ -39,6 +39,7 @@ class Refusal:
 
     node: str
     error: EvalkitError
+    log: list[LogLine]
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,11 @@ class Worker:
         from evalkit.engines.memory import share_main_memory
 
         try:
-            share_main_memory(neighbours)
-            self._engine = LocalEngine(config, on_this_machine(resolved))
+            with foreign("a worker cannot load the model", where=resolved.path or resolved.name):
+                share_main_memory(neighbours)
+                self._engine = LocalEngine(config, on_this_machine(resolved))
         except EvalkitError as error:
-            return Refusal(_node(), error)
+            return Refusal(_node(), error, self._log.take())
         described = self._engine.describe()
         return Hello(socket.gethostname(), _node(), os.getpid(), __version__, described, self._log.take())
 
@@ -152,7 +154,8 @@ class _Kept(logging.Handler):
         self._lines: list[LogLine] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._lines.append((record.levelno, record.getMessage()))
+        # With the traceback, where there is one.
+        self._lines.append((record.levelno, self.format(record)))
 
     def take(self) -> list[LogLine]:
         """The lines since the last call."""

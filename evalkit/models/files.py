@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.errors import InputError
+from evalkit.models.whole import refuse_other_kinds, refuse_other_things
+from evalkit.reading import read_json_object, read_text
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -21,7 +23,16 @@ TOKENIZER_FILES = (
     "chat_template.json",
 )
 # One of these makes a tokenizer; the others only configure it.
-TOKENIZER_MODELS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+TOKENIZER_MODELS = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.tiktoken",
+    "tekken.json",
+)
 CONFIG_FILES = ("config.json", "generation_config.json", "model.safetensors.index.json")
 # Where a configuration may ask for a kernel of the hub, `owner/name`.
 _KERNEL_KEYS = ("attn_implementation", "_attn_implementation", "experts_implementation", "kernel_config")
@@ -42,14 +53,16 @@ def check_folder(folder: Path, *, needs_tokenizer: bool) -> None:
     """Refuses a folder that cannot hold a model.
 
     Raises:
-        InputError: no such folder, no config.json, no safetensors weights, or no tokenizer.
+        InputError: no such folder, no config.json, no safetensors weights, no tokenizer, or something
+            else than a causal language model.
     """
-    if not folder.is_dir():
+    if not folder.exists():
         raise InputError(
             "the model folder does not exist",
             where=f"model.path={folder}",
             fix="give an existing folder or a hub name (owner/name)",
         )
+    refuse_other_things(folder, option="model.path")
     if not (folder / "config.json").is_file():
         raise InputError("the model folder has no config.json", where=f"model.path={folder}")
     if not any(folder.glob("*.safetensors")):
@@ -58,6 +71,7 @@ def check_folder(folder: Path, *, needs_tokenizer: bool) -> None:
             where=f"model.path={folder}",
             fix="convert them once: load with transformers and save_pretrained(FOLDER)",
         )
+    refuse_other_kinds(folder)
     if needs_tokenizer:
         check_tokenizer(folder, option="model.path")
 
@@ -83,12 +97,9 @@ def refuse_foreign_kernels(folder: Path) -> None:
         InputError: it does; only `model.trust_remote_code` lets such a model through.
     """
     path = folder / "config.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"the model's configuration cannot be read: {error}", where=path) from None
+    content = read_json_object(path, "the model's configuration")
     for key in _KERNEL_KEYS:
-        value = content.get(key) if isinstance(content, dict) else None
+        value = content.get(key)
         if "/" in json.dumps(value):
             raise InputError(
                 f"the model asks for code from elsewhere: its {key} is {value!r}",
@@ -123,12 +134,8 @@ def generation_config(folder: Path) -> dict[str, Any]:
     path = folder / "generation_config.json"
     if not path.is_file():
         return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"not JSON: {error}", where=path) from None
     named = {"transformers_version", "_from_model_config", "bos_token_id", "pad_token_id", "use_cache"}
-    return {key: value for key, value in dict(content).items() if key not in named}
+    return {key: value for key, value in read_json_object(path).items() if key not in named}
 
 
 def chat_template(value: str, folder: Path | None) -> str:
@@ -142,15 +149,15 @@ def chat_template(value: str, folder: Path | None) -> str:
     named = {} if folder is None else named_templates(folder)
     if value in named:
         return named[value]
-    try:
-        return Path(value).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        others = f"or one of the tokenizer's own: {', '.join(sorted(named))}" if named else ""
+    path = Path(value).expanduser()
+    if named and not path.exists():
+        names = sorted(named)
         raise InputError(
-            f"cannot read the chat template: {error}",
+            f"neither a file nor one of the tokenizer's chat templates: {', '.join(names)}",
             where=f"model.chat_template={value}",
-            fix=f"model.chat_template=FILE.jinja {others}".rstrip(),
-        ) from None
+            fix=f"model.chat_template={names[0]}, or FILE.jinja",
+        )
+    return read_text(path, "the chat template (model.chat_template)")
 
 
 def is_template_text(value: str) -> bool:

@@ -17,9 +17,9 @@ from evalkit.mtbench.asking import Asked
 from evalkit.mtbench.asks import Ask, open_key
 from evalkit.mtbench.cost import CostLimitError, most_tokens
 from evalkit.mtbench.desk import Desk, most_output
-from evalkit.mtbench.jsonl import parse_rows, read_rows, text_field
 from evalkit.mtbench.judges import Judge, open_service
 from evalkit.mtbench.store import JudgmentStore, Stored
+from evalkit.reading import parse_rows, read_rows, text_field
 from evalkit.records import text_sha256, write_text_atomic
 from evalkit.refusals import error_code, is_filtered, is_overflow, redact
 from evalkit.replies import Reply, chat_body, reply_of_body
@@ -49,7 +49,7 @@ def ask_by_batch(
         raise InputError("a local judge has no batches", where="option mode", fix="mode=online")
     if config.batch.results is not None:
         path = Path(config.batch.results).expanduser()
-        return _absorb(read_rows(path), waiting, store, say)
+        return _absorb(read_rows(path, mend=True), waiting, store, say)
     _check_cost(desk, waiting)
     requests = [(_key(ask, store), ask) for ask in waiting]
     name = text_sha256("\n".join(sorted(key for key, _ in requests)))[:16]
@@ -171,7 +171,7 @@ async def _drive(
             for file_id in (batch.output_file_id, batch.error_file_id):
                 if file_id:
                     content = await client.api.files.content(file_id)
-                    rows += list(parse_rows(content.content, f"{file_id} of batch {batch.id}"))
+                    rows += list(parse_rows(content.content, f"{file_id} of batch {batch.id}", mend=True))
         except openai.APIError as error:
             raise client.explain(error) from None
     say(f"batch {batch.id}: {batch.status}, {len(rows)} answers")

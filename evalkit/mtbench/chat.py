@@ -2,13 +2,11 @@
 
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from evalkit import assets
 from evalkit.config import ModelConfig
 from evalkit.engines.chat_template import rendered
 from evalkit.errors import InputError
-from evalkit.reading import as_text, read_yaml
+from evalkit.reading import read_options
 from evalkit.types import Message
 
 _MARK = "a system message nobody writes"
@@ -19,9 +17,7 @@ def model_config(name: str) -> ModelConfig:
     path = assets.CONF / "model" / f"{name}.yaml"
     if "/" in name or not path.is_file():
         return ModelConfig(path=name)
-    merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), as_text(read_yaml(path))))
-    assert isinstance(merged, ModelConfig)
-    return merged
+    return read_options(path, ModelConfig, "model configuration")
 
 
 def takes_system_message(tokenizer: Any) -> bool:
