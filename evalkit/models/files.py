@@ -321,13 +321,15 @@ def chat_template(value: str, folder: Path | None) -> str:
     named = {} if folder is None else named_templates(folder)
     if value in named:
         return named[value]
-    try:
-        return read_text(Path(value).expanduser(), "the chat template (model.chat_template)")
-    except InputError as error:
-        others = f", or one of the tokenizer's own: {', '.join(sorted(named))}" if named else ""
+    path = Path(value).expanduser()
+    if named and not path.exists():
+        names = sorted(named)
         raise InputError(
-            error.what, where=error.where, fix=error.fix or f"model.chat_template=FILE.jinja{others}"
-        ) from None
+            f"neither a file nor one of the tokenizer's chat templates: {', '.join(names)}",
+            where=f"model.chat_template={value}",
+            fix=f"model.chat_template={names[0]}, or FILE.jinja",
+        )
+    return read_text(path, "the chat template (model.chat_template)")
 
 
 def is_template_text(value: str) -> bool:

@@ -184,9 +184,8 @@ def test_templates_with_names(folder: Path, tmp_path: Path) -> None:
     assert caught.value.where == str(model / "tokenizer_config.json")
     assert "model.chat_template=chat" in str(caught.value.fix)
     assert render_chat(USER, loaded(model, chat_template="rag")) == "<s>[user]1資料"
-    with pytest.raises(InputError, match="cannot read") as caught:
+    with pytest.raises(InputError, match=r"neither a file nor .* chat, rag"):
         loaded(model, chat_template="none")
-    assert "chat, rag" in str(caught.value.fix)
     by_name = resolve(ModelConfig(path=str(model), chat_template="rag"), offline=True)
     by_text = resolve(ModelConfig(path=str(model), chat_template=LOOP + "資料"), offline=True)
     assert by_name.identity == by_text.identity
