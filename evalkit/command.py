@@ -32,7 +32,6 @@ VERBS = {
     "pairwise": "have a judge compare models two by two, each match in both orders",
     "agreement": "how far judges and human votes agree",
     "ask": "ask a model one question and see the prompt it gets",
-    "serve": "an OpenAI-compatible endpoint over the local engine",
     "certify": "show that batch size and order do not change the outputs",
     "list": "list models, suites, tasks, judges or launchers",
 }

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from evalkit.planning.options import PlanConfig
-from evalkit.server_options import ServeConfig, ServerOptions
+from evalkit.server_options import ServerOptions
 
 
 class BosRule(Enum):
@@ -315,7 +315,6 @@ class Config:
     model: ModelConfig | None = None
     suite: SuiteConfig | None = None
     engine: EngineConfig = field(default_factory=EngineConfig)
-    serve: ServeConfig = field(default_factory=ServeConfig)
     judge: JudgeConfig | None = None
     preset: str | None = None
     language: str | None = None

@@ -26,7 +26,7 @@ class Engine(ABC):
     """Makes completions. What it returns depends on neither batch size, order nor workers.
 
     Attributes:
-        family: engines of one family give the same completions (local, Ray and `serve` are one).
+        family: engines of one family give the same completions (local and Ray are one).
     """
 
     family: str

@@ -40,8 +40,7 @@ def encode(requests: Sequence[Request], loaded: Vocabulary, bos: BosRule) -> lis
     """The requests' prompts as token ids, in order.
 
     Text gets the tokenizer's own special tokens (`bos` auto) or none; a prompt whose text begins
-    with BOS gets no second one. A chat is rendered by the chat template, which writes its own, and
-    a prompt given as token ids is taken as it is.
+    with BOS gets no second one. A chat is rendered by the chat template, which writes its own.
 
     Raises:
         InputError: a chat request for a tokenizer without a chat template.
@@ -52,8 +51,7 @@ def encode(requests: Sequence[Request], loaded: Vocabulary, bos: BosRule) -> lis
         texts = [_text(request, loaded.tokenizer) for request in chunk]
         for request, ids in zip(chunk, _ids(chunk, texts, loaded.tokenizer, bos), strict=True):
             eos = loaded.eos if isinstance(request.prompt, str) else loaded.chat_eos
-            given = request.prompt_ids
-            encoded.append(Encoded(request, ids if given is None else list(given), eos))
+            encoded.append(Encoded(request, ids, eos))
     return encoded
 
 

@@ -1,8 +1,6 @@
 """What can be known of a model without its weights: for servers that hold them."""
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from evalkit.config import ModelConfig
 from evalkit.errors import FetchError, InputError
@@ -15,11 +13,9 @@ from evalkit.models import (
     tokenizer_of,
 )
 
-_COMMIT_DIGITS = 40
-
 
 def resolve_without_weights(model: ModelConfig, *, offline: bool) -> ResolvedModel:
-    """A model whose weights need not be here; `identity` holds what is known of them.
+    """A model whose weights need not be here; `identity` does not cover them.
 
     The tokenizer is taken where it can be had and does without where it cannot.
 
@@ -29,47 +25,37 @@ def resolve_without_weights(model: ModelConfig, *, offline: bool) -> ResolvedMod
     check_source(model)
     name = "served" if model.served and model.name is None else name_of(model)
     tokenizer = tokenizer_of(model, offline=offline)
-    return assembled(model, name, _known(model, offline=offline), tokenizer)
+    return assembled(model, name, (_files(model, offline=offline), {}), tokenizer)
 
 
-def _known(model: ModelConfig, *, offline: bool) -> tuple[Path | None, dict[str, Any]]:
-    if model.served:
-        return None, {}
-    if model.random is not None:
-        return None, {"random": asdict(model.random)}
+def _files(model: ModelConfig, *, offline: bool) -> Path | None:
+    """The folder with what is here of a model; None: nothing is."""
     if model.pypi is not None:
         from evalkit.models.wheels import kept_folder
 
-        return kept_folder(model.pypi), {"gguf_sha256": model.pypi.sha256}
-    assert model.path is not None
+        return kept_folder(model.pypi)
+    if model.path is None:
+        return None
     from evalkit.models.files import is_folder
 
-    if is_folder(model.path):
-        return _known_folder(Path(model.path).expanduser().resolve())
-    return _known_of_hub(model, offline=offline)
-
-
-def _known_folder(folder: Path) -> tuple[Path, dict[str, Any]]:
-    from evalkit.models.files import folder_identity
-
+    if not is_folder(model.path):
+        return _hub_files(model, offline=offline)
+    folder = Path(model.path).expanduser().resolve()
     if not folder.is_dir():
         raise InputError(
             "the model folder does not exist",
             where=f"model.path={folder}",
             fix="model=served model.name=NAME for a model that only the server has",
         )
-    identity = folder_identity(folder)
-    if not identity["weights"]:
-        del identity["weights"]
-    return folder, identity
+    return folder
 
 
-def _known_of_hub(model: ModelConfig, *, offline: bool) -> tuple[Path | None, dict[str, Any]]:
+def _hub_files(model: ModelConfig, *, offline: bool) -> Path | None:
     from evalkit.models.hub import snapshot
 
     assert model.path is not None
     try:
-        folder = snapshot(
+        return snapshot(
             model.path,
             revision=model.revision,
             remote_code=model.trust_remote_code,
@@ -78,33 +64,4 @@ def _known_of_hub(model: ModelConfig, *, offline: bool) -> tuple[Path | None, di
             weights=False,
         )
     except FetchError:
-        revision = model.revision or ""
-        commit = {"commit": revision} if len(revision) == _COMMIT_DIGITS else {}
-        return None, {"hub": model.path} | commit
-    return folder, {"hub": model.path, "commit": folder.name}
-
-
-def disagreements(known: dict[str, Any], found: dict[str, Any], *, served: bool = False) -> list[str]:
-    """The keys in which a server's model is another one than the command's.
-
-    Args:
-        known: what the command's model is known to be, see `resolve_without_weights`.
-        found: the whole identity the server tells.
-        served: the command leaves the model to the server.
-    """
-    differing = list(_differing(known, found, ""))
-    if not served:
-        # Given at the server only, these change what a chat request asks.
-        differing += [key for key in ("tokenizer", "chat_template") if key in found and key not in known]
-    return differing
-
-
-def _differing(known: dict[str, Any], found: dict[str, Any], prefix: str) -> list[str]:
-    names: list[str] = []
-    for key, value in known.items():
-        other = found.get(key)
-        if isinstance(value, dict) and isinstance(other, dict):
-            names += _differing(value, other, f"{prefix}{key}.")
-        elif value != other:
-            names.append(f"{prefix}{key}")
-    return names
+        return None

@@ -22,6 +22,8 @@ from evalkit.types import Sample
 # What may change without new completions.
 _SCORING_OPTIONS = ("protocol.strip", "protocol.answer_regex", "metrics.", "export")
 _OTHER_OPTIONS = ("run", "out", "offline", "allow_missing", "lang")
+# Options of earlier versions, and options of other verbs: no completion or score hangs on them.
+_PASSED_OVER = ("serve", "plan")
 
 
 @dataclass(frozen=True)
@@ -132,8 +134,11 @@ def kept_config(path: Path) -> Config:
             where=path.parent,
             fix="run=results/<model>/<suite>/<run id>, as the run printed it",
         )
+    content = read_yaml(path)
+    if isinstance(content, dict):
+        content = {key: value for key, value in content.items() if key not in _PASSED_OVER}
     try:
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), as_text(read_yaml(path))))
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), as_text(content)))
     except OmegaConfBaseException as error:
         raise InputError(
             f"the run's configuration does not fit this version: {str(error).splitlines()[0]}", where=path
