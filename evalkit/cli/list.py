@@ -83,9 +83,9 @@ def _judges(long: bool) -> Iterable[str]:
 def _launchers(long: bool) -> Iterable[str]:
     from evalkit.sweep.launchers import LAUNCHERS, is_installed, launcher_options
 
-    for name, kind in LAUNCHERS.items():
-        there = is_installed(kind)
-        yield f"{name:<24}{kind.what}" + ("" if there else f"  (needs: pip install 'evalkit[{kind.extra}]')")
+    for name, (what, _) in LAUNCHERS.items():
+        there = is_installed(name)
+        yield f"{name:<24}{what}" + ("" if there else "  (needs: pip install 'evalkit[slurm]')")
         if long and there:
             yield from (f"    {key}={value}" for key, value in launcher_options(name).items())
 
