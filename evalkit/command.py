@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 VERBS = {
     "run": "evaluate a model: generate, score, print the tables",
-    "plan": "estimate tokens, time, memory and judge cost before anything starts",
+    "plan": "estimate tokens, memory and judge cost before anything starts",
     "prepare": "fetch, verify and convert data and models (on a machine with a network)",
     "bundle": "pack data, models and metrics into one file for machines without a network",
     "prompts": "write the exact prompts of a suite, to generate elsewhere",

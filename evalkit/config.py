@@ -11,7 +11,6 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from evalkit.planning.options import PlanConfig
 from evalkit.server_options import ServerOptions
 
 
@@ -252,6 +251,17 @@ class AskConfig:
     top_p: float = 0.95
     repetition_penalty: float = 1.05
     system: str | None = None
+
+
+@dataclass
+class PlanConfig:
+    """`plan`: the peaks of one card for the bound of the time; null: an A100's, on a CPU no bound.
+
+    `tflops` in the run's precision, `bandwidth` in GB per second.
+    """
+
+    tflops: float | None = None
+    bandwidth: float | None = None
 
 
 @dataclass
