@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.errors import InputError
+from evalkit.mtbench.results import with_own_intervals
 from evalkit.reference import JASTER_TABLE, MT_BENCH_TABLE
 from evalkit.results import AVERAGE, Results, Value, read_results
+from evalkit.suites import with_intervals
 
 # How the card's MT-Bench table was made.
 CARD_PRESET, CARD_JUDGE = "llm-jp-3-card", "gpt-4"
@@ -38,9 +40,10 @@ def read_beside(path: Path) -> list[Beside]:
     """
     content = _mt_bench_content(path)
     if content is None:
-        return [_of_jaster(read_results(path))]
+        return [_of_jaster(with_intervals(read_results(path), path.parent))]
     if not content["tables"]:
         raise InputError("the answers are not judged yet", where=path, fix="python -m evalkit judge run=DIR")
+    content = with_own_intervals(content, path.parent)
     return [_of_mt_bench(model, table, content) for model, table in content["tables"].items()]
 
 

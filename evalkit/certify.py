@@ -1,8 +1,9 @@
-"""Certificate: batch size and order change no output, measured on this machine and this model.
+"""Certificate: how many outputs batch size and order change, measured on this machine and this model.
 
 The reference answers one prompt at a time through transformers' `generate`. A different token is a
 tie when the two best logits of the reference at that token lie within `TIE`: then arithmetic in
-another order may choose either. In float32 only ties may differ.
+another order may choose either. In float32 only ties may differ. In bfloat16 ties are common and
+outputs do differ: the certificate says how many.
 """
 
 import random
@@ -14,6 +15,7 @@ from evalkit.engines.local import LocalEngine
 from evalkit.loading import LoadedSuite
 from evalkit.prompts import PromptTemplate, requests
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, score_tasks
+from evalkit.statistics import Interval, wilson
 from evalkit.types import Completion, Request, Sampling
 
 TIE = 1e-4
@@ -56,6 +58,11 @@ class Comparison:
     def share(self) -> float:
         """Share of outputs that differ at all, 0..1."""
         return (len(self.changed) + len(self.ties)) / self.requests
+
+    @property
+    def ci95(self) -> Interval:
+        """Wilson's interval of that share: how many of other prompts like these may differ."""
+        return wilson(len(self.changed) + len(self.ties), self.requests)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ VERBS = {
     "pairwise": "have a judge compare models two by two, each match in both orders",
     "agreement": "how far judges and human votes agree",
     "ask": "ask a model one question and see the prompt it gets",
-    "certify": "show that batch size and order do not change the outputs",
+    "certify": "measure how many outputs batch size and order change (float32: none but ties)",
     "list": "list models, suites, tasks, judges or launchers",
 }
 

@@ -142,7 +142,7 @@ class SuiteConfig:
 
 @dataclass
 class EngineConfig(ServerOptions):
-    """How completions are made; within a family of engines nothing here may change them.
+    """How completions are made; in float32 nothing here changes them within a family of engines.
 
     `batch_size` null: as many rows as fit. `device`: auto, cpu, cuda, cuda:1 ...
 

@@ -1,7 +1,8 @@
 """What decides a run's completions, and so names its folder.
 
 Left out on purpose: `limit` (a larger one continues a smaller), batch size, workers and device
-(they may not change an output), clean-up and metric options (scoring can be done again).
+(in float32 they change no output; in bfloat16 they change some by rounding, which `certify` measures),
+clean-up and metric options (scoring can be done again).
 """
 
 import re
@@ -37,7 +38,7 @@ def run_identity(
         tasks: the datasets, with the hashes of the files they were read from.
         model: the model, with the hashes or the commit that identify it.
         template: the prompt templates.
-        family: the engine family: engines of one family give the same outputs.
+        family: the engine family: engines of one family compute alike.
         dtype: the data type in use, `auto` resolved.
     """
     generation: dict[str, Any] = {

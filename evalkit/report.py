@@ -178,4 +178,4 @@ def _number(value: Value) -> str:
 
 
 def _interval(value: Value) -> str:
-    return "" if value.ci95 is None else f"{value.ci95[0]:.4f}–{value.ci95[1]:.4f}"
+    return "–" if value.ci95 is None else f"{value.ci95[0]:.4f}–{value.ci95[1]:.4f}"

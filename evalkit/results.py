@@ -17,7 +17,7 @@ docs/results.md shows a whole file.
 """
 
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,10 @@ class Value:
         value: unrounded, on the metric's own scale (BLEU 0..100); null where nothing could be
             computed, and for an average over an incomplete set of categories.
         n: samples behind it.
-        stderr: standard deviation (ddof 1) over the root of n; for correlations, categories and the
-            average the standard deviation of the bootstrap. Null for fewer than two samples.
-        ci95: percentile bootstrap, resampled within each dataset: [low, high].
+        stderr: standard deviation (ddof 1) over the root of n; for correlations the standard deviation
+            of the bootstrap; for categories, the average, and 0/1 scores that are all equal, what the
+            interval's width makes it. Null where ci95 is null.
+        ci95: [low, high], never of zero width; null where the samples do not tell (docs/metrics.md).
         metric_version: changes whenever the same answers can give another value; for a category or the
             average, the metrics behind it with their versions.
     """
@@ -193,7 +194,9 @@ def _value(name: str, entry: dict[str, Any]) -> Value:
     numbers = [value.n, *(value.ci95 or ()), *(n for n in (value.value, value.stderr) if n is not None)]
     if not all(is_number(n) for n in numbers) or len(value.ci95 or (0, 0)) != 2:
         raise TypeError(f"the numbers of {name}")
-    return value
+    # Earlier versions gave scores that are all equal an interval of zero width.
+    flat = value.ci95 is not None and value.ci95[0] >= value.ci95[1]
+    return replace(value, ci95=None, stderr=None) if flat else value
 
 
 def is_number(value: object) -> bool:

@@ -19,7 +19,7 @@ from evalkit.results import Results, protocol_record, read_results
 from evalkit.scoring.publish import scores_fit, write_scored
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, score_tasks
 from evalkit.signals import signals_stop_the_run, stop_if_signalled
-from evalkit.suites import summarise
+from evalkit.suites import summarise, with_intervals
 from evalkit.task_spec import is_task_file
 from evalkit.timings import timed
 from evalkit.types import Completion, Request, Sampling
@@ -197,7 +197,7 @@ def _finished_results(directory: RunDirectory, config: Config, dtype: str) -> Re
     if not covers or options != wanted or results.missing_metrics or not scores_fit(directory, results):
         return None
     whole = is_whole_text(directory.path / CONFIG) and kept_environment(directory.path)
-    return results if whole else None
+    return with_intervals(results, directory.path) if whole else None
 
 
 def _start_files(directory: RunDirectory, config: Config, environment: dict[str, Any]) -> None:

@@ -5,20 +5,33 @@ categories (jaster.md section 1). The reference lets a missing dataset shrink it
 here such a category is partial and there is no average.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from evalkit import statistics
-from evalkit.results import AVERAGE, PROTOCOL_LIMIT, Partial, ProtocolRecord, Results, Value
-from evalkit.scoring.scores import Measured, TaskScores
+from evalkit.records import RunDirectory, read_log
+from evalkit.results import (
+    AVERAGE,
+    PROTOCOL_LIMIT,
+    PROTOCOL_RESAMPLES,
+    Partial,
+    ProtocolRecord,
+    Results,
+    Value,
+    is_number,
+)
+from evalkit.scoring.scores import Measured, TaskScores, metric_spread
+from evalkit.statistics import Interval
 from evalkit.tasks import CATEGORIES, load_spec, task_names
 
 
 @dataclass(frozen=True)
 class _Category:
     value: Value
-    distribution: statistics.FloatArray
+    carried: Interval | None
     versions: tuple[str, ...]
     reasons: list[str]
 
@@ -132,27 +145,29 @@ def _category(
             counted.append((task.spec.counts or "", measured))
         else:
             reasons.extend(_missing_counting_metrics([task]) or [f"{member}: no metric counts"])
-    distribution = (
-        statistics.average_of([measured.distribution for _, measured in counted])
-        if counted
-        else statistics.NO_RESAMPLES
-    )
     versions = tuple(f"{metric} {measured.value.metric_version}" for metric, measured in counted)
-    value = _mean_value([measured.value for _, measured in counted], distribution, versions)
-    return _Category(value, distribution, versions, reasons)
+    value, carried = _mean([measured for _, measured in counted], versions)
+    return _Category(value, carried, versions, reasons)
 
 
-def _mean_value(
-    parts: Sequence[Value], distribution: statistics.FloatArray, versions: Iterable[str]
-) -> Value:
-    values = [part.value for part in parts if part.value is not None]
-    return Value(
+def _mean(parts: Sequence[Measured | _Category], versions: Iterable[str]) -> tuple[Value, Interval | None]:
+    """The unweighted mean of parts that have a value, and what it carries into a mean of its own."""
+    values = [part.value.value for part in parts if part.value.value is not None]
+    spread = mean_spread([(part.value, part.carried) for part in parts])
+    value = Value(
         value=sum(values) / len(values) if values else None,
-        n=sum(part.n for part in parts),
-        stderr=statistics.bootstrap_error(distribution),
-        ci95=statistics.percentile_interval(distribution),
+        n=sum(part.value.n for part in parts),
+        stderr=spread.error,
+        ci95=spread.interval,
         metric_version=_joined(versions),
     )
+    return value, spread.carried
+
+
+def mean_spread(parts: Sequence[tuple[Value, Interval | None]]) -> statistics.Spread:
+    """How sure the mean of independent figures is, each with what it carries."""
+    spreads = [statistics.Spread(value.ci95, value.stderr, carried) for value, carried in parts]
+    return statistics.of_sum([value.value or 0.0 for value, _ in parts], spreads)
 
 
 def _average(categories: Mapping[str, _Category]) -> dict[str, Value]:
@@ -162,8 +177,64 @@ def _average(categories: Mapping[str, _Category]) -> dict[str, Value]:
     versions = [version for part in parts for version in part.versions]
     if any(part.reasons for part in parts):
         return {AVERAGE: Value(None, sum(part.value.n for part in parts), None, None, _joined(versions))}
-    distribution = statistics.average_of([part.distribution for part in parts])
-    return {AVERAGE: _mean_value([part.value for part in parts], distribution, versions)}
+    return {AVERAGE: _mean(parts, versions)[0]}
+
+
+def with_intervals(results: Results, folder: Path) -> Results:
+    """A run's results with the intervals that earlier versions lack, made anew from its scores/.
+
+    Those versions gave scores that are all equal an interval of zero width (`read_results` drops it),
+    which made the intervals of their categories too narrow. What scores/ does not tell stays open.
+    """
+    if not any(map(_is_open, results.scores.values())):
+        return results
+    scores, carried = {}, {}
+    for name, rates in results.datasets.items():
+        rows = list(read_log(RunDirectory(folder).scores_path(name))[0].values())
+        for metric in rates.metrics:
+            key = f"{name}_{metric}"
+            value = results.scores[key]
+            spread = _spread_again(value, metric, rows, results)
+            scores[key] = replace(value, ci95=spread.interval, stderr=spread.error)
+            carried[key] = spread.carried
+    categories, above = {}, []
+    for name, value in results.categories.items():
+        keys = [f"{member}_{load_spec(member).counts}" for member in category_members()[name]]
+        parts = [(scores[key], carried[key]) for key in keys if key in scores]
+        spread = statistics.Spread(value.ci95, value.stderr, value.ci95)
+        if value.value is not None and _is_mean(value.value, [part.value for part, _ in parts]):
+            spread = mean_spread(parts)
+        categories[name] = replace(value, ci95=spread.interval, stderr=spread.error)
+        above.append((categories[name], spread.carried))
+    average = {
+        name: replace(value, ci95=spread.interval, stderr=spread.error)
+        for name, value in results.average.items()
+        for spread in [mean_spread(above) if value.value is not None else statistics.Spread()]
+    }
+    return replace(results, scores={**results.scores, **scores}, categories=categories, average=average)
+
+
+def _is_open(value: Value) -> bool:
+    """Whether a value lacks an interval, or may have one that too few samples cannot give."""
+    return value.value is not None and (value.ci95 is None or value.n < statistics.FEWEST)
+
+
+def _spread_again(
+    value: Value, metric: str, rows: Sequence[Mapping[str, Any]], results: Results
+) -> statistics.Spread:
+    values = [row["values"].get(metric) for row in rows if isinstance(row.get("values"), dict)]
+    numbers = [float(number) for number in values if is_number(number)]
+    if len(numbers) == value.n and value.value is not None and _is_mean(value.value, numbers):
+        resamples = results.protocol.options.get("metrics.resamples", PROTOCOL_RESAMPLES)
+        return metric_spread(metric, numbers, int(resamples))
+    if value.n < statistics.FEWEST:
+        return statistics.Spread()
+    return statistics.Spread(value.ci95, value.stderr, value.ci95)
+
+
+def _is_mean(value: float, parts: Sequence[float | None]) -> bool:
+    numbers = [part for part in parts if part is not None]
+    return bool(numbers) and math.isclose(math.fsum(numbers) / len(numbers), value, abs_tol=1e-9)
 
 
 def _joined(versions: Iterable[str]) -> str:

@@ -4,11 +4,13 @@ from typing import Any
 
 import pytest
 from scipy.stats import sem
+from statsmodels.stats.proportion import proportion_confint
 
 from evalkit import metrics as registry
 from evalkit.config import Config, MetricsConfig, ProtocolConfig
 from evalkit.errors import InputError
 from evalkit.metrics.base import MetricUnavailableError, ModelMetric, Triple
+from evalkit.metrics.correlation import resampled_spearman
 from evalkit.scoring.rates import well_formed
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, TaskScores, score_task, score_tasks
 from evalkit.tasks import AnswerKind, AnswerSpec, load_spec
@@ -137,7 +139,21 @@ def test_correlations_have_no_sample_scores() -> None:
     assert all(s.values == {"pearson": None, "spearman": None} for s in result.scores)
     value = result.measured["spearman"].value
     assert value.ci95 is not None and value.ci95[0] <= value.value <= value.ci95[1] + 1e-12
-    assert value.stderr == pytest.approx(result.measured["spearman"].distribution.std(ddof=1))
+    predicted, golds = [float(i + i % 3) for i in range(10)], [float(i) for i in range(10)]
+    assert value.stderr == pytest.approx(resampled_spearman(predicted, golds, 100).std(ddof=1))
+
+
+@pytest.mark.parametrize("n", [1, 4, 5, 30])
+def test_no_interval_has_zero_width(n: int) -> None:
+    """Always wrong, and always right: scores of 0 and 1 have Wilson's interval, the others none."""
+    for completion, rate in (("ちがう", 0.0), ("7", 1.0)):
+        given = [("7", completion, "stop")] * n
+        exact = scored("mawps", given).measured["exact_match"]
+        assert exact.value.ci95 == pytest.approx(proportion_confint(rate * n, n, method="wilson"))
+        assert exact.value.stderr is not None and exact.value.stderr > 0
+        for dataset, metric in (("chabsa", "set_f1"), ("jemhopqa", "char_f1"), ("jsts", "pearson")):
+            other = scored(dataset, given).measured[metric].value
+            assert (other.ci95, other.stderr) == (None, None), dataset
 
 
 def test_engine_completions_serve_as_they_are() -> None:

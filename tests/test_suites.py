@@ -28,9 +28,8 @@ def tasks() -> list[TaskScores]:
 
 
 def with_comet(task: TaskScores) -> TaskScores:
-    rng = np.random.default_rng(len(task.spec.name))
     value = Value(0.8, task.rates.n, 0.01, (0.78, 0.82), "1")
-    measured = {**task.measured, "comet_wmt22": Measured(value, rng.normal(0.8, 0.01, 200))}
+    measured = {**task.measured, "comet_wmt22": Measured(value, value.ci95)}
     return replace(task, measured=measured, missing=())
 
 

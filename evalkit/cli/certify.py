@@ -1,8 +1,9 @@
 """python -m evalkit certify model=NAME suite=NAME [limit=N] [dtype=bfloat16]
 
 Answers the suite one prompt at a time and then in several batch sizes and orders, and reports the
-share of outputs that changed and how far each score moved. In float32 nothing may change but exact
-ties of the two best logits: exit code 1 otherwise. In bfloat16 the figures are measured and shown.
+share of outputs that changed, with its 95 % interval (Wilson), and how far each score moved. In float32
+nothing may change but ties of the two best logits (within 1e-4): exit code 1 otherwise. In bfloat16
+outputs do change with batch size and order; how many is measured and shown.
 
 options: model, suite, limit, dtype, data_dir, mirror, offline, allow_missing, engine.device,
 engine.prefix, engine.attention, protocol.*
@@ -45,9 +46,14 @@ def run(config: Config) -> int:
     changed = sum(len(comparison.changed) for comparison in comparisons)
     words = ", ".join(f"{key} {facts[key]}" for key in ("device", "dtype", "attention", "prefix"))
     console.print(f"{suite.name}: {comparisons[0].requests} prompts; {words}", highlight=False)
+    shares = [comparison.share for comparison in comparisons]
     if not exact:
+        spread = f"{min(shares):.1%} to {max(shares):.1%}"
+        console.print(f"measured: {spread} of the outputs differ by batch size and order", highlight=False)
         return 0
-    verdict = "certified: nothing changed" if not changed else f"NOT exact: {changed} outputs changed"
+    verdict = f"NOT exact: {changed} outputs changed"
+    if not changed:
+        verdict = "certified: nothing changed" + (" but ties of the two best logits" if any(shares) else "")
     console.print(verdict, style="bold green" if not changed else "bold red")
     return 1 if changed else 0
 
@@ -60,11 +66,12 @@ def _print_table(comparisons: "list[Comparison]", console: object) -> None:
     assert isinstance(console, Console)
     table = Table(box=box.SIMPLE_HEAD, header_style="bold")
     table.add_column("run")
-    for header in ("changed", "ties", "share", "largest margin"):
+    for header in ("changed", "ties", "share", "95 % interval", "largest margin"):
         table.add_column(header, justify="right")
     table.add_column("scores that moved")
     for one in comparisons:
         moved = ", ".join(f"{key} {change:+.4f}" for key, change in one.moved.items()) or "none"
-        counts = (str(len(one.changed)), str(len(one.ties)), f"{one.share:.1%}", f"{one.largest_margin:.2g}")
+        share, interval = f"{one.share:.1%}", "{:.1%}–{:.1%}".format(*one.ci95)
+        counts = (str(len(one.changed)), str(len(one.ties)), share, interval, f"{one.largest_margin:.2g}")
         table.add_row(one.variant.name, *counts, moved)
     console.print(table)

@@ -29,7 +29,7 @@ options of run (all are key=value):
   out=DIR                where results go (default: results)
   dtype=auto             auto, bfloat16, float16, float32
   seed=42                seed of sampled generation
-  engine.batch_size=N    rows at a time; default: what fits. It does not change the outputs
+  engine.batch_size=N    rows at a time; default: what fits. Outputs: see certify
   engine.device=auto     auto, cpu, cuda, cuda:1
   engine=api             ask servers at engine.base_url=ADDRESS or [ADDRESS,ADDRESS]; or engine=vllm
   lang=ja                say it in Japanese

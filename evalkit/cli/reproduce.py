@@ -75,7 +75,7 @@ def _cells(value: Value | None, figure: float, digits: int) -> tuple[str, str, s
     if value is None or value.value is None:
         return "-", "", f"{figure:.{digits}f}", "", ""
     inside = contains(value, figure, digits)
-    interval = f"{value.ci95[0]:.{digits}f} to {value.ci95[1]:.{digits}f}" if value.ci95 else ""
+    interval = f"{value.ci95[0]:.{digits}f} to {value.ci95[1]:.{digits}f}" if value.ci95 else "–"
     verdict = "" if inside is None else (t("yes") if inside else t("NO"))
     shown = (f"{value.value:.{digits}f}", interval, f"{figure:.{digits}f}")
     return (*shown, f"{value.value - figure:+.{digits}f}", verdict)
@@ -83,13 +83,17 @@ def _cells(value: Value | None, figure: float, digits: int) -> tuple[str, str, s
 
 def _print_remarks(beside: Beside, card: Card, console: "Console") -> None:
     digits = DIGITS[beside.table]
-    verdicts = [
-        contains(beside.cells[name], figure, digits)
+    verdicts = {
+        name: contains(beside.cells[name], figure, digits)
         for name, figure in card.columns.items()
         if name in beside.cells
-    ]
-    decided = [verdict for verdict in verdicts if verdict is not None]
+    }
+    decided = [verdict for verdict in verdicts.values() if verdict is not None]
     console.print(said(f"{sum(decided)} of {len(decided)} figures of the card lie in the run's interval"))
+    if open_ := sum(
+        verdict is None and beside.cells[name].value is not None for name, verdict in verdicts.items()
+    ):
+        console.print(said(f"{open_} figures have no interval: their samples do not tell"))
     if beside.reasons:
         console.print(t("the run is partial (* marks incomplete categories):"))
         for reason in beside.reasons:

@@ -52,7 +52,7 @@ def build_engine(config: Config, resolved: ResolvedModel) -> Engine:
 
 
 def engine_family(config: Config) -> str:
-    """The family of the chosen engine: engines of one family give the same completions."""
+    """The family of the chosen engine: engines of one family compute alike and may share a run."""
     return {"local": "local", "ray": "local"}.get(config.engine.name, config.engine.name)
 
 

@@ -23,10 +23,14 @@ class Identified:
 
 
 class Engine(ABC):
-    """Makes completions. What it returns depends on neither batch size, order nor workers.
+    """Makes completions.
+
+    In float32 what it returns depends on neither batch size, order nor workers, but where the two best
+    logits tie; in bfloat16 some completions do (`certify` measures how many).
 
     Attributes:
-        family: engines of one family give the same completions (local and Ray are one).
+        family: engines of one family compute alike: their completions may stand in one run (local and
+            Ray are one).
     """
 
     family: str

@@ -39,10 +39,10 @@ class Cell:
 def told_apart(a: Cell, b: Cell) -> bool:
     """Whether two figures differ by more than their intervals: neither value lies in the other's interval.
 
-    A rough reading for tables; `compare` pairs the samples and is the judge.
+    Where only one has an interval it decides alone; without any, nothing is told. A rough reading for
+    tables; `compare` pairs the samples and is the judge.
     """
-    if a.value is None or b.value is None:
+    if a.value is None or b.value is None or a.value == b.value:
         return False
-    inside_a = a.ci95 is not None and a.ci95[0] <= b.value <= a.ci95[1]
-    inside_b = b.ci95 is not None and b.ci95[0] <= a.value <= b.ci95[1]
-    return not inside_a and not inside_b and a.value != b.value
+    decided = [ends[0] <= value <= ends[1] for ends, value in ((a.ci95, b.value), (b.ci95, a.value)) if ends]
+    return bool(decided) and not any(decided)

@@ -9,8 +9,10 @@ from typing import Any
 from evalkit.durable import read_checked_json
 from evalkit.errors import InputError
 from evalkit.leaderboard.rows import MtBenchRun, Run
+from evalkit.mtbench.results import with_own_intervals
 from evalkit.records import RunDirectory, read_log
 from evalkit.results import Results, read_results
+from evalkit.suites import with_intervals
 
 RESULTS = "results.json"
 # Files that only a run directory has, finished or not.
@@ -83,10 +85,11 @@ def _add(found: Collection, folder: Path) -> None:
     try:
         content = read_checked_json(path)
         if content.get("kind") == "mt_bench":
-            found.mt_bench += _mt_bench(folder, content)
+            found.mt_bench += _mt_bench(folder, with_own_intervals(content, folder))
             return
         results = read_results(path)
         _check_scores(folder, results)
+        results = with_intervals(results, folder)
     except InputError as error:
         found.left_out.append(LeftOut(folder, error.what))
     except (OSError, ValueError) as error:

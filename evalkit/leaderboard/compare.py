@@ -20,7 +20,7 @@ from evalkit.leaderboard.paired import (
 from evalkit.leaderboard.rows import Run
 from evalkit.leaderboard.scored_run import ScoredRun
 from evalkit.metrics import METRICS
-from evalkit.metrics.base import CorrelationMetric
+from evalkit.metrics.base import CorrelationMetric, SampleMetric
 from evalkit.metrics.prediction import gold
 from evalkit.results import AVERAGE
 from evalkit.suites import category_members
@@ -163,7 +163,8 @@ def _dataset(
         difference = correlation_difference(kind, pairs, np.array(golds), resamples, stream)
         values = [kind.score(side.tolist(), list(golds)) for side in (pairs.a, pairs.b)]
     else:
-        difference = mean_difference(pairs, resamples, stream)
+        binary, scale = (kind.binary, kind.scale) if isinstance(kind, SampleMetric) else (False, None)
+        difference = mean_difference(pairs, resamples, stream, binary=binary, scale=scale)
         values = [float(side.mean()) for side in (pairs.a, pairs.b)]
     flipped = int((pairs.a != pairs.b).sum())
     return _line(name, "dataset", values, difference, len(pairs.a), flipped, metric), difference

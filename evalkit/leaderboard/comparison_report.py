@@ -56,7 +56,7 @@ def _table(comparison: Comparison, digits: int) -> Table:
 
 
 def _cells(line: Compared, digits: int) -> tuple[str, ...]:
-    interval = f"{line.ci95[0]:+.{digits}f} {line.ci95[1]:+.{digits}f}" if line.ci95 else ""
+    interval = f"{line.ci95[0]:+.{digits}f} {line.ci95[1]:+.{digits}f}" if line.ci95 else "–"
     return (
         line.name,
         f"{line.a:.{digits}f}",

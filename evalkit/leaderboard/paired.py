@@ -1,10 +1,11 @@
 """Statistics of two models on the same samples.
 
-Intervals: percentile bootstrap over the samples of each dataset (stratified), both models drawn with
-the same indices. p-values, two-sided: McNemar's exact test (McNemar 1947; the binomial form) for 0/1
-scores; else a permutation test that swaps the two models' scores sample by sample (Fisher's
-randomisation test for pairs), exact up to 2^13 arrangements, above by Monte Carlo where p is
-(1 + hits) / (1 + draws) (Phipson and Smyth 2010). Holm's correction (Holm 1979) for families.
+Intervals (evalkit.statistics): Newcombe's method 10 for 0/1 scores; else the percentile bootstrap over
+the samples of a dataset, both models drawn with the same indices; for means of datasets, MOVER.
+p-values, two-sided: McNemar's exact test (McNemar 1947; the binomial form) for 0/1 scores; else a
+permutation test that swaps the two models' scores sample by sample (Fisher's randomisation test for
+pairs), exact up to 2^13 arrangements, above by Monte Carlo where p is (1 + hits) / (1 + draws) (Phipson
+and Smyth 2010). Holm's correction (Holm 1979) for families.
 """
 
 import itertools
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from evalkit import statistics
 from evalkit.metrics.base import CorrelationMetric
 from evalkit.metrics.correlation import row_correlations
-from evalkit.statistics import FloatArray
+from evalkit.statistics import FloatArray, Interval, Spread
 
 DRAWS = 10_000
 # Up to this many samples that differ every arrangement of signs is looked at.
@@ -43,25 +44,40 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Difference:
-    """a minus b: the value, its bootstrap resamples [resamples], and p (None: not tested).
+    """a minus b: the value, how sure it is, and p (None: not tested).
 
     `null` holds the difference under random swaps of the models: [DRAWS].
     """
 
     value: float
-    distribution: FloatArray
+    spread: Spread
     null: FloatArray
     p: float | None
     test: str
 
     @property
     def ci95(self) -> tuple[float, float] | None:
-        """The 95 % percentile interval."""
-        return statistics.percentile_interval(self.distribution)
+        """The 95 % interval; None where the samples do not tell."""
+        return self.spread.interval
 
 
-def mean_difference(pairs: Pairs, resamples: int, stream: int = 0) -> Difference:
-    """The difference of the means; `stream` numbers the dataset's own random swaps."""
+def mean_difference(
+    pairs: Pairs,
+    resamples: int,
+    stream: int = 0,
+    *,
+    binary: bool | None = None,
+    scale: Interval | None = None,
+) -> Difference:
+    """The difference of the means.
+
+    Args:
+        pairs: the scores.
+        resamples: of the interval.
+        stream: numbers the dataset's own random swaps.
+        binary: whether the metric gives 0 and 1 alone; None: whether these scores are such.
+        scale: the least and the greatest score the metric gives.
+    """
     gaps = pairs.a - pairs.b
     null = np.concatenate([(swaps * -2.0 + 1.0) @ gaps / len(gaps) for swaps in _swaps(len(gaps), stream)])
     value = float(gaps.mean())
@@ -70,7 +86,12 @@ def mean_difference(pairs: Pairs, resamples: int, stream: int = 0) -> Difference
         p, test = mcnemar(wins, losses), "McNemar"
     else:
         p, test = permutation(gaps, null), "permutation"
-    return Difference(value, statistics.resampled_means(gaps.tolist(), resamples), null, p, test)
+    if pairs.is_binary if binary is None else binary:
+        spread = statistics.of_paired(pairs.a, pairs.b)
+    else:
+        width = scale and (scale[0] - scale[1], scale[1] - scale[0])
+        spread = statistics.of_mean(gaps.tolist(), resamples, scale=width)
+    return Difference(value, spread, null, p, test)
 
 
 def correlation_difference(
@@ -81,15 +102,16 @@ def correlation_difference(
     value = metric.score(a, gold) - metric.score(b, gold)
     distribution = metric.resample(a, gold, resamples) - metric.resample(b, gold, resamples)
     null = _swapped(metric, pairs, golds, stream)
-    return Difference(value, distribution, null, monte_carlo(value, null), "permutation")
+    spread = statistics.of_statistic(value, distribution, len(gold))
+    return Difference(value, spread, null, monte_carlo(value, null), "permutation")
 
 
 def average_difference(parts: Sequence[Difference]) -> Difference:
     """The unweighted mean of independent differences: datasets of a category, categories of AVG."""
     value = float(np.mean([part.value for part in parts]))
     null = np.mean([part.null for part in parts], axis=0)
-    distribution = statistics.average_of([part.distribution for part in parts])
-    return Difference(value, distribution, null, monte_carlo(value, null), "permutation")
+    spread = statistics.of_sum([part.value for part in parts], [part.spread for part in parts])
+    return Difference(value, spread, null, monte_carlo(value, null), "permutation")
 
 
 def mcnemar(wins: int, losses: int) -> float:

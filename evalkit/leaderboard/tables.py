@@ -2,7 +2,7 @@
 
 In Markdown the best figure of a column is bold; `≈` marks figures that the intervals do not tell
 from it, `*` partial figures. Only rows of one protocol are held against each other, and published
-or imported rows never are: they have no interval.
+or imported rows never are: nothing is known of their samples.
 """
 
 import re
@@ -84,14 +84,14 @@ def markdown_tables(rows: Sequence[Row], heading: str = "##") -> str:
 def marks(cells: Sequence[Cell], rules: Sequence[str]) -> list[Mark]:
     """For a column: which figure is best among those of its rules, and which cannot be told from it.
 
-    A figure that stands alone under its rules, is partial or has no interval gets no mark.
+    A figure that stands alone under its rules, is partial or was not measured here gets no mark.
     """
     result: list[Mark] = [""] * len(cells)
     for rule in dict.fromkeys(rules):
         group = [
             index
             for index, cell in enumerate(cells)
-            if rules[index] == rule and cell.value is not None and cell.ci95 and not cell.partial
+            if rules[index] == rule and cell.value is not None and _is_measured(cell) and not cell.partial
         ]
         if len(group) < 2:
             continue
@@ -102,6 +102,11 @@ def marks(cells: Sequence[Cell], rules: Sequence[str]) -> list[Mark]:
             elif not told_apart(cells[index], cells[best]):
                 result[index] = "tie"
     return result
+
+
+def _is_measured(cell: Cell) -> bool:
+    """Whether the samples behind a figure are known; scores that are all equal give no interval."""
+    return cell.ci95 is not None or cell.n is not None
 
 
 def spreadsheet_text(text: str) -> str:

@@ -14,8 +14,9 @@ from evalkit.metrics.base import (
 )
 from evalkit.nearest import did_you_mean
 
+_PERCENT = (0.0, 100.0)
 _ALL: tuple[Metric, ...] = (
-    SampleMetric("exact_match", "1", match.exact_match),
+    SampleMetric("exact_match", "1", match.exact_match, binary=True),
     SampleMetric("char_f1", "1", match.char_f1),
     SampleMetric("set_f1", "1", match.set_f1),
     CorrelationMetric(
@@ -24,10 +25,10 @@ _ALL: tuple[Metric, ...] = (
     CorrelationMetric(
         "spearman", "1", correlation.parse_number, correlation.spearman, correlation.resampled_spearman
     ),
-    SampleMetric("bleu_ja", "1", bleu.character_bleu, beside=("sentence_bleu_ja",)),
-    SampleMetric("bleu_en", "1", bleu.character_bleu, beside=("sentence_bleu_en",)),
-    SampleMetric("sentence_bleu_ja", "1", bleu.sentence_bleu_ja),
-    SampleMetric("sentence_bleu_en", "1", bleu.sentence_bleu_en),
+    SampleMetric("bleu_ja", "1", bleu.character_bleu, ("sentence_bleu_ja",), _PERCENT),
+    SampleMetric("bleu_en", "1", bleu.character_bleu, ("sentence_bleu_en",), _PERCENT),
+    SampleMetric("sentence_bleu_ja", "1", bleu.sentence_bleu_ja, scale=_PERCENT),
+    SampleMetric("sentence_bleu_en", "1", bleu.sentence_bleu_en, scale=_PERCENT),
     ModelMetric(
         "bert_score_ja_f1",
         fetch=lambda config, offline: models.bert_files("ja", offline),

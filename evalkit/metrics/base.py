@@ -8,7 +8,7 @@ from evalkit.config import MetricsConfig
 from evalkit.errors import EvalkitError
 
 if TYPE_CHECKING:
-    from evalkit.statistics import FloatArray
+    from evalkit.statistics import FloatArray, Interval
 
 
 class Triple(TypedDict):
@@ -31,13 +31,16 @@ class SampleMetric:
     """A number per sample, a pure function of (prediction, gold); a dataset's value is the mean.
 
     `version` changes whenever a value can change. `beside` names metrics that are reported
-    wherever this one is.
+    wherever this one is. `scale` holds the least and the greatest value; `binary`: there are no
+    others.
     """
 
     name: str
     version: str
     score: Callable[[str, str], float]
     beside: tuple[str, ...] = ()
+    scale: "Interval | None" = (0.0, 1.0)
+    binary: bool = False
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,16 @@ import numpy as np
 from evalkit.config import Reduce
 from evalkit.mtbench.questions import CATEGORIES
 from evalkit.mtbench.ratings import HIGHEST, LOWEST
-from evalkit.statistics import SEED, FloatArray, percentile_interval, resample_indices
+from evalkit.statistics import (
+    FEWEST,
+    SEED,
+    FloatArray,
+    Spread,
+    of_statistic,
+    of_sum,
+    resample_indices,
+    widest,
+)
 
 MINUS_ONE = -1.0
 TURN_SCOPES = {"turn_1": 1, "turn_2": 2}
@@ -121,13 +130,44 @@ def deviation_over_answers(rows: Sequence[Scored], rule: Rule, reduce: Reduce = 
 def intervals(
     rows: Sequence[Scored], rule: Rule, resamples: int, reduce: Reduce = Reduce.mean
 ) -> dict[str, tuple[float, float] | None]:
-    """95 % percentile intervals by scope: questions resampled with replacement within categories."""
+    """95 % intervals by scope: questions resampled with replacement within categories.
+
+    None for fewer than five questions, and where they all have one score. In a wider scope such a
+    category does not tell how far it may move: it adds the widest interval its ratings allow.
+    """
     kept = _kept(rows, rule, reduce)
-    result: dict[str, tuple[float, float] | None] = {}
-    for scope in scopes(rows):
-        part = _in_scope(kept, scope)
-        result[scope] = percentile_interval(_resampled(part, rule, resamples)) if part else None
-    return result
+    return {scope: _spread(_in_scope(kept, scope), rule, resamples).interval for scope in scopes(rows)}
+
+
+def _spread(rows: list[Scored], rule: Rule, resamples: int) -> Spread:
+    estimate = _figure(rows, rule)
+    if estimate is None:
+        return Spread()
+    categories = {name: _question_means(group) for name, group in _by_category(rows).items()}
+    questions = sum(map(len, categories.values()))
+    drawn = of_statistic(estimate, _resampled(rows, rule, resamples), questions)
+    silent = [n for n, means in categories.items() if len(means) < FEWEST or min(means) == max(means)]
+    if drawn.interval is None or not silent:
+        return drawn
+    scores = [row.score for row in rows]
+    scale = min(LOWEST, *scores) / rule.divisor, max(HIGHEST, *scores) / rule.divisor
+    estimates, spreads, weights = [estimate], [drawn], [1.0]
+    for name in silent:
+        means = [mean / rule.divisor for mean in categories[name]]
+        low, high = widest(means, scale)
+        share = sum(row.category == name for row in rows) / len(rows)
+        # Its mean is part of the estimate already: here it brings its distances alone.
+        estimates.append(0.0)
+        spreads.append(Spread(carried=(low - fmean(means), high - fmean(means))))
+        weights.append(share if rule.overall is Overall.scores else 1 / len(categories))
+    return of_sum(estimates, spreads, weights)
+
+
+def _question_means(rows: Iterable[Scored]) -> list[float]:
+    questions: dict[int, list[float]] = {}
+    for row in rows:
+        questions.setdefault(row.question_id, []).append(row.score)
+    return [fmean(scores) for scores in questions.values()]
 
 
 def _kept(rows: Sequence[Scored], rule: Rule, reduce: Reduce) -> list[Scored]:

@@ -183,7 +183,7 @@ def _number(value: float | None) -> str:
 
 def _interval(cell: Mapping[str, Any] | None) -> str:
     if not cell or not cell["ci95"]:
-        return ""
+        return "–"
     return "{:.2f}..{:.2f}".format(*cell["ci95"])
 
 

@@ -20,12 +20,15 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from evalkit.config import Reduce
+from evalkit.errors import EvalkitError
 from evalkit.mtbench.aggregate import (
     MINUS_ONE,
     RULES,
+    TURN_SCOPES,
     Scored,
     all_tables,
     deviation_over_answers,
@@ -33,9 +36,10 @@ from evalkit.mtbench.aggregate import (
     scopes,
     table,
 )
-from evalkit.mtbench.folder import TurnRecord
-from evalkit.mtbench.presets import Counts, Parser, Preset, Status
+from evalkit.mtbench.folder import MtBenchFolder, TurnRecord
+from evalkit.mtbench.presets import Counts, Parser, Preset, Status, load_preset
 from evalkit.records import canonical_json, text_sha256
+from evalkit.results import PROTOCOL_RESAMPLES
 from evalkit.types import Judgment
 
 SCHEMA_VERSION = 1
@@ -43,7 +47,7 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure of a table: unrounded, its 95 % bootstrap interval, and how many scores the rule kept."""
+    """One figure of a table: unrounded, its 95 % interval, and how many scores the rule kept."""
 
     value: float | None
     ci95: tuple[float, float] | None
@@ -189,6 +193,41 @@ def results_json(
     finite = _plain(content)
     assert isinstance(finite, dict)
     return finite
+
+
+def with_own_intervals(content: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The content of a results.json, without the intervals of zero width that earlier versions gave.
+
+    A table that has one gets all its intervals anew from judgments/; where they are not there, or the
+    preset is another one now, the intervals that this concerns are left out.
+    """
+    tables = {
+        model: {**table, "scopes": _sound_scopes(content, model, table, folder)}
+        for model, table in content["tables"].items()
+    }
+    return {**content, "tables": tables}
+
+
+def _sound_scopes(
+    content: Mapping[str, Any], model: str, table: Mapping[str, Any], folder: Path
+) -> dict[str, Any]:
+    scopes: dict[str, Any] = table["scopes"]
+    flat = {name for name, cell in scopes.items() if cell["ci95"] and cell["ci95"][0] >= cell["ci95"][1]}
+    if not flat:
+        return scopes
+    # Where one category does not tell, what was written for the averages was too narrow.
+    ends = {
+        name: None if name in {*flat, "average", *TURN_SCOPES} else c["ci95"] for name, c in scopes.items()
+    }
+    try:
+        preset = load_preset(content["preset"]["name"])
+        judged = MtBenchFolder(folder).judgments(table["judge"])
+        rows = scored([judgment for judgment in judged if judgment.model == model], preset)
+        if rows and preset_sha256(preset) == content["preset"]["sha256"]:
+            ends |= intervals(rows, RULES[table["rule"]], PROTOCOL_RESAMPLES, Reduce(table["reduce"]))
+    except (EvalkitError, KeyError, ValueError):
+        pass
+    return {name: {**cell, "ci95": ends[name]} for name, cell in scopes.items()}
 
 
 def answer_counts(turns: Sequence[TurnRecord]) -> dict[str, int]:

@@ -6,7 +6,7 @@ this has freed the language model before.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from evalkit import metrics as registry
 from evalkit import statistics
@@ -46,10 +46,10 @@ class TaskAnswers:
 
 @dataclass(frozen=True)
 class Measured:
-    """One metric over one dataset; `distribution` holds its bootstrap resamples: [resamples]."""
+    """One metric over one dataset; `carried` is what it brings into a mean (`statistics.Spread`)."""
 
     value: Value
-    distribution: statistics.FloatArray = field(repr=False, compare=False)
+    carried: statistics.Interval | None
 
 
 @dataclass(frozen=True)
@@ -172,16 +172,11 @@ class _Draft:
     def _correlate(self, metric: CorrelationMetric) -> None:
         predicted = [metric.parse(text) for text in self.predictions]
         golds = [self._gold_number(index) for index in range(len(self.golds))]
+        value = metric.score(predicted, golds)
         distribution = metric.resample(predicted, golds, self.resamples)
-        value = Value(
-            value=metric.score(predicted, golds),
-            n=len(golds),
-            stderr=statistics.bootstrap_error(distribution),
-            ci95=statistics.percentile_interval(distribution),
-            metric_version=metric.version,
-        )
+        spread = statistics.of_statistic(value, distribution, len(golds))
         self.values[metric.name] = None
-        self.measured[metric.name] = Measured(value, distribution)
+        self._measure(metric.name, metric.version, value, spread)
 
     def _gold_number(self, index: int) -> float:
         try:
@@ -194,16 +189,14 @@ class _Draft:
 
     def keep(self, name: str, version: str, values: Sequence[float]) -> None:
         """Keeps one value per sample and what follows from them."""
-        distribution = statistics.resampled_means(values, self.resamples)
-        value = Value(
-            value=math.fsum(values) / len(values),
-            n=len(values),
-            stderr=statistics.standard_error(values),
-            ci95=statistics.percentile_interval(distribution),
-            metric_version=version,
-        )
         self.values[name] = values
-        self.measured[name] = Measured(value, distribution)
+        self._measure(
+            name, version, math.fsum(values) / len(values), metric_spread(name, values, self.resamples)
+        )
+
+    def _measure(self, name: str, version: str, value: float, spread: statistics.Spread) -> None:
+        whole = Value(value, len(self.ids), spread.error, spread.interval, version)
+        self.measured[name] = Measured(whole, spread.carried)
 
     def miss(self, name: str, error: MetricUnavailableError) -> None:
         """Notes that a metric could not be computed."""
@@ -230,6 +223,14 @@ class _Draft:
     def _values_at(self, index: int, names: Sequence[str]) -> dict[str, float | None]:
         columns = {name: self.values[name] for name in names}
         return {name: None if column is None else column[index] for name, column in columns.items()}
+
+
+def metric_spread(name: str, values: Sequence[float], resamples: int) -> statistics.Spread:
+    """How sure the mean of a metric's `values` (length n >= 1) is."""
+    metric = registry.METRICS.get(name)
+    if not isinstance(metric, SampleMetric):
+        return statistics.of_mean(values, resamples)
+    return statistics.of_mean(values, resamples, binary=metric.binary, scale=metric.scale)
 
 
 def _answer(task: TaskAnswers, sample: Sample) -> Answer:

@@ -62,6 +62,24 @@ def test_a_run_against_itself_differs_nowhere(world: World) -> None:
     assert not found.flips
     assert all(line.difference == 0 and line.p == 1 and not line.verdict for line in found.datasets)
     assert sentences(found)[0].startswith("On average no difference can be told")
+    for line in found.datasets:
+        if line.metric == "exact_match":
+            assert line.ci95 is not None and line.ci95[0] < 0 < line.ci95[1], (
+                "equal verdicts are no certainty"
+            )
+        else:
+            assert line.ci95 is None, line.name
+    assert all(line.ci95 is None or line.ci95[0] < line.ci95[1] for line in found.categories)
+
+
+def test_paired_intervals_of_categories_join_those_of_their_datasets(world: World) -> None:
+    found = compare(find_run(world.strong), find_run(world.weak))
+    lines = {line.name: line for line in found.datasets}
+    (nli,) = (line for line in found.categories if line.name == "NLI")
+    parts = [lines[name] for name in ("jamp", "janli", "jnli", "jsem", "jsick")]
+    below = np.sqrt(sum((part.difference - part.ci95[0]) ** 2 for part in parts if part.ci95)) / 5
+    above = np.sqrt(sum((part.ci95[1] - part.difference) ** 2 for part in parts if part.ci95)) / 5
+    assert nli.ci95 == pytest.approx((nli.difference - below, nli.difference + above))
 
 
 def test_sentences_say_what_the_table_says(world: World) -> None:

@@ -135,3 +135,29 @@ def test_holm_is_that_of_statsmodels() -> None:
     values = [0.01, 0.04, 0.03, 0.005, 0.8, 0.03]
     assert holm(values) == pytest.approx(multipletests(values, method="holm")[1].tolist())
     assert holm([]) == []
+
+
+def test_equal_verdicts_leave_a_width_and_equal_scores_of_another_kind_none() -> None:
+    same = np.array([1.0, 0.0, 1.0, 1.0, 0.0] * 20)
+    binary = mean_difference(Pairs(same, same), 100, binary=True).ci95
+    assert binary is not None and binary[0] < 0 < binary[1]
+    graded = mean_difference(Pairs(same / 2, same / 2), 100, scale=(0.0, 1.0))
+    assert graded.ci95 is None
+    # In a mean the second counts with the widest interval of its scale.
+    both = average_difference([mean_difference(Pairs(same, same), 100, binary=True), graded]).ci95
+    assert both is not None and both[0] < binary[0] / 2 and binary[1] / 2 < both[1]
+    assert mean_difference(Pairs(same[:4] / 2, same[1:5] / 2), 100).ci95 is None
+    golds = np.arange(100.0)
+    metric = METRICS["pearson"]
+    assert isinstance(metric, CorrelationMetric)
+    assert correlation_difference(metric, Pairs(golds, golds), golds, 100).ci95 is None
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_paired_intervals_contain_their_difference(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for n in (1, 2, 5, 40):
+        a, b = rng.integers(0, 2, size=(2, n)).astype(float)
+        found = mean_difference(Pairs(a, b), 50, binary=True)
+        assert found.ci95 is not None and found.ci95[0] <= found.value <= found.ci95[1]
+        assert -1 <= found.ci95[0] < found.ci95[1] <= 1

@@ -107,6 +107,11 @@ def test_marks() -> None:
     assert marks([Cell(0.9), best, near], one) == ["", "best", "tie"], "no interval, no mark"
     assert marks([Cell(0.9, (0.8, 1.0), partial=True), best, near], one) == ["", "best", "tie"]
     assert marks([best, best, far], one) == ["best", "best", ""]
+    # Scores that are all equal have no interval, and still are the best or not.
+    all_right, all_wrong = Cell(1.0, None, 100), Cell(0.0, None, 100)
+    assert marks([all_right, best, far], one) == ["best", "", ""]
+    assert marks([best, near, all_wrong], one) == ["best", "tie", ""]
+    assert marks([Cell(0.3, None, 4), all_wrong, Cell(0.1, None, 4)], one) == ["best", "tie", "tie"]
     assert marks([best, Cell(None), Cell(None)], one) == ["", "", ""]
 
 

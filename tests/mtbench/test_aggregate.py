@@ -2,6 +2,7 @@
 
 import csv
 from collections import defaultdict
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -197,16 +198,38 @@ def test_intervals_resample_questions() -> None:
     assert high == pytest.approx(means.mean() + half_width, abs=0.08)
 
 
-def test_intervals_of_a_constant_score_are_that_score() -> None:
-    made = [
+def test_equal_scores_and_fewer_than_five_questions_have_no_interval() -> None:
+    equal = [
         Scored(10 * i + j, name, turn, 7.0)
         for i, name in enumerate(CATEGORIES)
-        for j in range(3)
+        for j in range(10)
         for turn in (1, 2)
     ]
+    four = [Scored(j, "math", turn, float(j + turn)) for j in range(4) for turn in (1, 2)]
     for name, rule in RULES.items():
-        value = 7.0 / rule.divisor
-        assert intervals(made, rule, 50)["average"] == pytest.approx((value, value)), name
+        for rows in (equal, four):
+            assert set(intervals(rows, rule, 50).values()) == {None}, name
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_category_of_equal_scores_does_not_make_the_average_surer(rule: str) -> None:
+    def made(math: Sequence[float]) -> dict[str, tuple[float, float] | None]:
+        scores = (1.0, 2.0, 3.0, 5.0, 8.0, 9.0, 9.0, 10.0, 4.0, 6.0)
+        rows = [
+            Scored(10 * i + j, name, turn, math[j] if name == "math" else score)
+            for i, name in enumerate(CATEGORIES)
+            for j, score in enumerate(scores)
+            for turn in (1, 2)
+        ]
+        return {**intervals(rows, RULES[rule], 1000), "value": (table(rows, RULES[rule])["average"] or 0, 0)}
+
+    flat, some = made([1.0] * 10), made([1.0] * 9 + [2.0])
+    assert flat["math"] is None and flat["writing"] is not None
+    low, high = flat["average"] or (0, 0)
+    value = (flat["value"] or (0, 0))[0]
+    other_low, other_high = some["average"] or (0, 0)
+    assert low < value < high and high - low > other_high - other_low
+    assert high - value > value - low, "ratings of 1 can only go up"
 
 
 def test_categories_are_resampled_independently() -> None:

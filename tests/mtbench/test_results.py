@@ -2,11 +2,13 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from evalkit.config import Reduce
+from evalkit.mtbench.folder import MtBenchFolder
 from evalkit.mtbench.presets import Counts, Parser, Status, load_preset
 from evalkit.mtbench.results import (
     as_logged,
@@ -15,6 +17,7 @@ from evalkit.mtbench.results import (
     preset_sha256,
     results_json,
     scored,
+    with_own_intervals,
 )
 from evalkit.types import Judgment
 
@@ -108,3 +111,30 @@ def test_what_is_missing_is_said() -> None:
     assert missing_turns(as_logged(JUDGMENTS), replace(preset, turns=[1]), 6, 5) == [
         "6 of 30 turns of the question set have a score"
     ]
+
+
+def test_old_tables_with_intervals_of_zero_width_get_them_from_the_judgments(tmp_path: Path) -> None:
+    """math is all ones; writing is not: math has no interval, and the average is not surer for it."""
+    preset = load_preset("llm-jp-3-card")
+    judgments = [
+        replace(judgment(n, "ok", 1 if n <= 10 else n - 10, 1), category="math" if n <= 10 else "writing")
+        for n in range(1, 21)
+    ]
+    table = model_table(judgments, scored(judgments, preset), preset, resamples=10_000)
+    new = json.loads(json.dumps(results_json(preset, {"m": table}, {"m": as_logged(judgments)})))
+    scopes = new["tables"]["m"]["scopes"]
+    assert scopes["math"]["ci95"] is None and scopes["turn_2"]["ci95"] is None
+    low, high = scopes["writing"]["ci95"]
+    average_low, average_high = scopes["average"]["ci95"]
+    assert high - low > average_high - average_low > (high - low) / 2
+    assert with_own_intervals(new, tmp_path) == new
+
+    old = json.loads(json.dumps(new))
+    old["tables"]["m"]["scopes"]["math"]["ci95"] = [1.0, 1.0]
+    old["tables"]["m"]["scopes"]["average"]["ci95"] = [(1 + low) / 2, (1 + high) / 2]
+    without = with_own_intervals(old, tmp_path)["tables"]["m"]["scopes"]
+    assert without["math"]["ci95"] is None and without["average"]["ci95"] is None
+    assert without["writing"] == scopes["writing"]
+    MtBenchFolder(tmp_path).write_judgments("j", judgments)
+    again = json.loads(json.dumps(with_own_intervals(old, tmp_path)))
+    assert again == new

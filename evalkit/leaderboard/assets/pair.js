@@ -72,6 +72,6 @@ views.pair = (view, parts) => {
       el("td", {}, signed(line[0])), el("td", {}, line[1] === null ? "" : `${signed(line[1])} – ${signed(line[2])}`),
       el("td", {}, pText(line[3])), el("td", {}, name === "AVG" ? "" : pText(line[4])),
       el("td", {}, verdictOf(line) === 0 ? (line[5] === "hint" ? t("a hint") : "–") : rowName(verdictOf(line) > 0 ? a : b))))))));
-  view.append(el("p", { class: "soft small" }, t("Paired on the same samples: bootstrap within each dataset, McNemar or permutation test, Holm's correction over the lines of one kind.")));
+  view.append(el("p", { class: "soft small" }, t("Paired on the same samples: Newcombe's interval or the bootstrap, McNemar or permutation test, Holm's correction over the lines of one kind.")));
   return startCharts();
 };
