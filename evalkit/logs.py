@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from evalkit.records import write_error
+from evalkit.durable import write_error
 from evalkit.redaction import hide, printable
 
 

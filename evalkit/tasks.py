@@ -15,30 +15,10 @@ from evalkit import assets
 from evalkit.errors import InputError
 from evalkit.shell import command
 from evalkit.task_spec import (
-    CATEGORIES,
     PROTOCOL_VERSION,
-    AnswerKind,
-    AnswerSpec,
     TaskSpec,
-    load_spec,
-    task_names,
 )
 from evalkit.types import Sample
-
-__all__ = [
-    "CATEGORIES",
-    "PROTOCOL_VERSION",
-    "AnswerKind",
-    "AnswerSpec",
-    "MissingDataError",
-    "Task",
-    "TaskSpec",
-    "load_bundled",
-    "load_spec",
-    "load_task",
-    "prepared_path",
-    "task_names",
-]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ import importlib.util
 import pytest
 
 from evalkit.__main__ import main
-from evalkit.tasks import CATEGORIES
+from evalkit.task_spec import CATEGORIES
 
 
 def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:

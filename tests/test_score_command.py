@@ -15,13 +15,15 @@ from omegaconf import OmegaConf
 from evalkit import metrics as registry
 from evalkit.__main__ import main
 from evalkit.config import Config, EngineConfig, ModelConfig, SuiteConfig, SuiteData
+from evalkit.durable import read_log
 from evalkit.metrics.base import SampleMetric
-from evalkit.records import RunDirectory, SampleRecord, read_log
+from evalkit.records import RunDirectory, SampleRecord
 from evalkit.reference import MT_BENCH_TABLE, load_cards
 from evalkit.results import AVERAGE, Results, Value, protocol_record, read_results
 from evalkit.scoring.moves import UNEXPLAINED
 from evalkit.suites import summarise
-from evalkit.tasks import CATEGORIES, load_bundled, load_spec
+from evalkit.task_spec import CATEGORIES, load_spec
+from evalkit.tasks import load_bundled
 from evalkit.types import Completion
 
 ROOT = Path(__file__).resolve().parent.parent

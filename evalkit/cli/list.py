@@ -13,7 +13,7 @@ from evalkit.config import Config
 from evalkit.errors import InputError
 from evalkit.nearest import did_you_mean
 from evalkit.reading import read_yaml
-from evalkit.tasks import load_spec, task_names
+from evalkit.task_spec import load_spec, task_names
 
 
 def run(config: Config) -> int:

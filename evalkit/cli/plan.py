@@ -29,8 +29,8 @@ def run(config: Config) -> int:
     """Prints the estimate and, with `out=`, writes it; exit code 0."""
     from rich.console import Console
 
+    from evalkit.durable import write_json_atomic
     from evalkit.planning.report import print_estimate
-    from evalkit.records import write_json_atomic
 
     made = estimate(config)
     print_estimate(made, Console())

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.config import Config
+from evalkit.durable import read_log
 from evalkit.leaderboard.rows import MtBenchRun, Row
-from evalkit.records import read_log
 
 
 def conversations(rows: Sequence[Row], config: Config) -> dict[str, Any]:

@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from evalkit.config import Config
+from evalkit.durable import write_text_atomic
 from evalkit.errors import InputError
 from evalkit.identity import folder_name
 from evalkit.leaderboard.build import Board, jaster_row
 from evalkit.leaderboard.rows import Kind, Run
 from evalkit.nearest import did_you_mean
-from evalkit.records import write_text_atomic
 from evalkit.words import t
 
 DEFAULT = ("csv", "markdown", "html")

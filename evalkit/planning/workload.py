@@ -14,7 +14,8 @@ from evalkit.errors import InputError
 from evalkit.loading import sample_limit, suite_specs
 from evalkit.planning.counting import TokenCounter
 from evalkit.prompts import PromptTemplate, requests
-from evalkit.tasks import MissingDataError, Task, TaskSpec, load_bundled, load_task
+from evalkit.task_spec import TaskSpec
+from evalkit.tasks import MissingDataError, Task, load_bundled, load_task
 from evalkit.types import Request, Sampling
 
 # A typical answer is as long as the gold one, and ends with a blank line.

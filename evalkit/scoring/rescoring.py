@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.config import Config
+from evalkit.durable import read_log
 from evalkit.environment import kept_environment
 from evalkit.errors import InputError
 from evalkit.loading import LoadedSuite, sample_limit, suite_specs
 from evalkit.reading import as_text, read_yaml
-from evalkit.records import RunDirectory, SampleRecord, read_log
+from evalkit.records import RunDirectory, SampleRecord
 from evalkit.results import Results, read_results
 from evalkit.run import score_run
 from evalkit.scoring.foreign import listed

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evalkit.durable import canonical_json
 from evalkit.errors import EvalkitError, FetchError, InputError
 from evalkit.nearest import did_you_mean
-from evalkit.records import canonical_json, text_sha256
+from evalkit.records import text_sha256
 from evalkit.sources.readers import Row
 from evalkit.task_spec import DataSpec, TaskSpec
 

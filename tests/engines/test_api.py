@@ -17,8 +17,8 @@ import pytest
 
 from evalkit.__main__ import main
 from evalkit.config import Config, EngineConfig, ModelConfig, RandomShape
+from evalkit.durable import read_log
 from evalkit.engines import build_engine, identify
-from evalkit.records import read_log
 from evalkit.types import Completion, Message, Request, Sampling
 from tests.mtbench.little_bench import make_bench
 from tests.serving import ModelServer, random_config, serving

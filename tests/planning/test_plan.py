@@ -96,7 +96,8 @@ def test_tokens_and_operations_are_those_of_the_engine(monkeypatch: pytest.Monke
     from evalkit.engines import build_engine, pool
     from evalkit.models import resolve
     from evalkit.prompts import PromptTemplate, requests
-    from evalkit.tasks import load_bundled, load_spec
+    from evalkit.task_spec import load_spec
+    from evalkit.tasks import load_bundled
     from evalkit.types import Sampling
 
     names = ("jamp", "jsts", "jemhopqa")
