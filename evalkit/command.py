@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 VERBS = {
     "run": "evaluate a model: generate, score, print the tables",
-    "plan": "estimate tokens, time, memory and judge cost before anything starts",
+    "plan": "estimate tokens, memory and judge cost before anything starts",
     "prepare": "fetch, verify and convert data and models (on a machine with a network)",
     "bundle": "pack data, models and metrics into one file for machines without a network",
     "prompts": "write the exact prompts of a suite, to generate elsewhere",
@@ -37,7 +37,6 @@ VERBS = {
     "pairwise": "have a judge compare models two by two, each match in both orders",
     "agreement": "how far judges and human votes agree",
     "ask": "ask a model one question and see the prompt it gets",
-    "serve": "an OpenAI-compatible endpoint over the local engine",
     "certify": "measure how many outputs batch size and order change (float32: none but ties)",
     "list": "list models, suites, tasks, judges or launchers",
 }

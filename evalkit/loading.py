@@ -8,15 +8,8 @@ from evalkit.assets import default_data_dir
 from evalkit.config import Config, Split, SuiteConfig, SuiteData, is_offline
 from evalkit.errors import InputError
 from evalkit.shell import command
-from evalkit.tasks import (
-    MissingDataError,
-    Task,
-    TaskSpec,
-    load_bundled,
-    load_spec,
-    load_task,
-    prepared_path,
-)
+from evalkit.task_spec import TaskSpec, load_spec
+from evalkit.tasks import MissingDataError, Task, load_bundled, load_task, prepared_path
 from evalkit.unpacked import check_unchanged, packed_sums
 
 # max_num_samples of the published runs.

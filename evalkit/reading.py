@@ -403,13 +403,14 @@ def _check_size(value: Any, path: Path) -> None:
     count(value)
 
 
-def read_options(path: Path, kind: type[Options], what: str) -> Options:
+def read_options(path: Path, kind: type[Options], what: str, *, retired: Sequence[str] = ()) -> Options:
     """A YAML file as an instance of a dataclass.
 
     Args:
         path: the file.
         kind: the dataclass its keys and values must fit.
         what: the file in words, for the message: `task file`.
+        retired: keys of earlier versions, which are passed over.
 
     Raises:
         InputError: see `read_yaml`; an unknown key (with the near ones) or a value of another type.
@@ -420,6 +421,7 @@ def read_options(path: Path, kind: type[Options], what: str) -> Options:
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise InputError(f"{what} is not valid: keys and values were expected", where=path)
+    content = {key: value for key, value in content.items() if key not in retired}
     with foreign(f"{what} is not valid", where=path):
         try:
             made = OmegaConf.to_object(OmegaConf.merge(_schema(typing.cast(Any, kind)), as_text(content)))

@@ -15,30 +15,10 @@ from evalkit.errors import InputError
 from evalkit.reading import decode, parse_json, read_bytes
 from evalkit.shell import command
 from evalkit.task_spec import (
-    CATEGORIES,
     PROTOCOL_VERSION,
-    AnswerKind,
-    AnswerSpec,
     TaskSpec,
-    load_spec,
-    task_names,
 )
 from evalkit.types import Sample
-
-__all__ = [
-    "CATEGORIES",
-    "PROTOCOL_VERSION",
-    "AnswerKind",
-    "AnswerSpec",
-    "MissingDataError",
-    "Task",
-    "TaskSpec",
-    "load_bundled",
-    "load_spec",
-    "load_task",
-    "prepared_path",
-    "task_names",
-]
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ unfinished run and finds a finished one. Everything is kept in results/<model>/<
     python -m evalkit -m model=1.8b,3.7b,13b suite=jaster [hydra/launcher=slurm ...]
     python -m evalkit watch=/checkpoints/my-model suite=nli       (checkpoints as they appear)
 
-engine=api asks OpenAI-compatible servers: vLLM, SGLang, TGI, llama.cpp, commercial ones, and
-`evalkit serve`, whose runs are the local ones. The key is read from the environment
-(engine.api_key_env, default OPENAI_API_KEY). engine=vllm runs vLLM in this process. docs/servers.md
+engine=api asks OpenAI-compatible servers: vLLM, SGLang, TGI, llama.cpp, commercial ones. The key is
+read from the environment (engine.api_key_env, default OPENAI_API_KEY). engine=vllm runs vLLM in
+this process. docs/servers.md
 
 -m runs one job for each combination of values: commas outside quotes and brackets separate them
 (see: list launchers). watch= evaluates every checkpoint in a folder once it is whole, lowest step

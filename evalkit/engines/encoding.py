@@ -59,8 +59,7 @@ def encode(requests: Sequence[Request], loaded: Vocabulary, bos: BosRule) -> lis
         texts = [_text(request, loaded.tokenizer) for request in chunk]
         for request, ids in zip(chunk, _ids(chunk, texts, loaded.tokenizer, bos), strict=True):
             eos = loaded.eos if isinstance(request.prompt, str) else loaded.chat_eos
-            given = request.prompt_ids
-            encoded.append(Encoded(request, ids if given is None else list(given), eos))
+            encoded.append(Encoded(request, ids, eos))
     return encoded
 
 

@@ -16,7 +16,7 @@ from evalkit.engines.encoding import left_out, token_ids, without_bos
 from evalkit.errors import EvalkitError, InputError
 from evalkit.prompts import LEAD
 from evalkit.replies import Reply
-from evalkit.server_options import PromptForm, ServerKind
+from evalkit.server_options import PromptForm
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +46,7 @@ PLAIN_TEXT = Form(PromptForm.text, {"add_special_tokens": False})
 TOKENS = Form(PromptForm.tokens)
 
 
-async def choose_form(
-    ask: Ask, tokenizer: Any | None, bos: BosRule, wanted: PromptForm, kind: ServerKind
-) -> Form:
+async def choose_form(ask: Ask, tokenizer: Any | None, bos: BosRule, wanted: PromptForm) -> Form:
     """The first form that is right at this server.
 
     Args:
@@ -56,7 +54,6 @@ async def choose_form(
         tokenizer: of the model; None: not here.
         bos: the protocol's rule.
         wanted: the form the user asks for, or auto.
-        kind: the server; evalkit's own keeps the rule by itself.
 
     Raises:
         EvalkitError: no form gives the model the prompt the protocol asks for.
@@ -64,8 +61,6 @@ async def choose_form(
     """
     if wanted is PromptForm.tokens and tokenizer is None:
         raise _needs_tokenizer("engine.prompts=tokens needs the model's tokenizer")
-    if kind is ServerKind.evalkit:
-        return TOKENS if wanted is PromptForm.tokens else TEXT
     if tokenizer is None:
         return await _without_tokenizer(ask, bos)
     forms = [TEXT, PLAIN_TEXT] if bos is BosRule.none else [TEXT]

@@ -1,13 +1,11 @@
 """A request in the words of a server, and the server's answer as a completion."""
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 from evalkit.config import BosRule
 from evalkit.engines.decoding import clean_up
 from evalkit.engines.encoding import token_ids
-from evalkit.errors import EvalkitError
 from evalkit.replies import Reply, end_of
 from evalkit.server_options import ServerKind
 from evalkit.types import Completion, FinishReason, Request
@@ -20,13 +18,11 @@ _FIXED: dict[ServerKind, dict[str, Any]] = {
 }
 # What switches top-k off, for servers that have it.
 _TOP_K_OFF = {
-    ServerKind.evalkit: 0,
     ServerKind.vllm: -1,
     ServerKind.sglang: -1,
     ServerKind.llama_cpp: 0,
 }
 _PENALTY = {
-    ServerKind.evalkit: "repetition_penalty",
     ServerKind.vllm: "repetition_penalty",
     ServerKind.sglang: "repetition_penalty",
     ServerKind.tgi: "repetition_penalty",
@@ -46,8 +42,6 @@ def parameters(kind: ServerKind, request: Request, *, defaults: bool) -> tuple[d
     body: dict[str, Any] = {"max_tokens": request.max_new_tokens, **_FIXED.get(kind, {})}
     if request.stop:
         body["stop"] = list(request.stop)
-    if kind is ServerKind.evalkit:
-        body["evalkit"] = {"generator_state": request.generator_state}
     if defaults:
         return body | {"seed": request.seed}, []
     left_out: list[str] = []
@@ -67,21 +61,6 @@ def parameters(kind: ServerKind, request: Request, *, defaults: bool) -> tuple[d
     elif says_neutral or sampling.repetition_penalty != 1:
         body[_PENALTY[kind]] = sampling.repetition_penalty
     return body, left_out
-
-
-def own_completion(request: Request, reply: Reply) -> Completion:
-    """The completion that an endpoint of `evalkit serve` made, as it made it.
-
-    Raises:
-        EvalkitError: the answer does not carry it.
-    """
-    told = reply.body["choices"][0].get("evalkit")
-    wanted = [field.name for field in fields(Completion) if field.name != "id"]
-    if not isinstance(told, dict) or any(name not in told for name in wanted):
-        raise EvalkitError(
-            "the server's answer lacks evalkit's fields", fix="run the same version of evalkit at both ends"
-        )
-    return Completion(id=request.id, **{name: told[name] for name in wanted})
 
 
 def foreign_completion(request: Request, reply: Reply, prompt_text: str, tokenizer: Any | None) -> Completion:

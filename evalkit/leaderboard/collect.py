@@ -6,11 +6,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from evalkit.durable import read_checked_json
+from evalkit.durable import read_checked_json, read_log
 from evalkit.errors import InputError
 from evalkit.leaderboard.rows import MtBenchRun, Run
 from evalkit.mtbench.results import with_own_intervals
-from evalkit.records import RunDirectory, read_log
+from evalkit.records import RunDirectory
 from evalkit.results import Results, read_results
 from evalkit.suites import with_intervals
 

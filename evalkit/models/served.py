@@ -79,29 +79,3 @@ def _known_of_hub(model: ModelConfig, *, offline: bool) -> tuple[Path | None, di
         return None, {"hub": model.path} | commit
     own = folder_identity(folder, code=model.trust_remote_code, weights=False)
     return folder, {"hub": model.path, "commit": folder.name} | own
-
-
-def disagreements(known: dict[str, Any], found: dict[str, Any], *, served: bool = False) -> list[str]:
-    """The keys in which a server's model is another one than the command's.
-
-    Args:
-        known: what the command's model is known to be, see `resolve_without_weights`.
-        found: the whole identity the server tells.
-        served: the command leaves the model to the server.
-    """
-    differing = list(_differing(known, found, ""))
-    if not served:
-        # Given at the server only, these change what a chat request asks.
-        differing += [key for key in ("tokenizer", "chat_template") if key in found and key not in known]
-    return differing
-
-
-def _differing(known: dict[str, Any], found: dict[str, Any], prefix: str) -> list[str]:
-    names: list[str] = []
-    for key, value in known.items():
-        other = found.get(key)
-        if isinstance(value, dict) and isinstance(other, dict):
-            names += _differing(value, other, f"{prefix}{key}.")
-        elif value != other:
-            names.append(f"{prefix}{key}")
-    return names

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.config import Config
+from evalkit.durable import write_json_atomic
 from evalkit.errors import InputError
 from evalkit.mtbench.agreement import (
     RatingAgreement,
@@ -21,7 +22,6 @@ from evalkit.mtbench.logs import jsonl_files, read_judgments
 from evalkit.mtbench.presets import DEFAULT_PRESET, load_preset
 from evalkit.mtbench.replay import replay_singles
 from evalkit.reading import read_rows
-from evalkit.records import write_json_atomic
 from evalkit.types import Judgment
 
 

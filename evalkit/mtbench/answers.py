@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from evalkit.config import BosRule
+from evalkit.durable import canonical_json
 from evalkit.engines.chat_template import render_chat
 from evalkit.engines.encoding import token_ids
 from evalkit.mtbench.chat import takes_system_message
 from evalkit.mtbench.folder import TurnRecord, turn_id
 from evalkit.mtbench.presets import DEFAULT_PRESET, LengthRule, Preset, load_preset
 from evalkit.mtbench.questions import Question
-from evalkit.records import canonical_json, text_sha256
+from evalkit.records import text_sha256
 from evalkit.types import Completion, Message, Request, Sampling
 
 # Below this a temperature means greedy.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.client import ApiClient
 from evalkit.config import Config, JudgeKind, JudgeMode
+from evalkit.durable import write_text_atomic
 from evalkit.errors import EvalkitError, InputError
 from evalkit.mtbench.asking import Asked
 from evalkit.mtbench.asks import Ask, open_key
@@ -20,7 +21,7 @@ from evalkit.mtbench.desk import Desk, most_output
 from evalkit.mtbench.judges import Judge, open_service
 from evalkit.mtbench.store import JudgmentStore, Stored
 from evalkit.reading import parse_rows, read_rows, text_field
-from evalkit.records import text_sha256, write_text_atomic
+from evalkit.records import text_sha256
 from evalkit.refusals import Refusal, redact, refusal_of
 from evalkit.replies import Reply, chat_body, read_reply
 

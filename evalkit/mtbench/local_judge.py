@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from evalkit.config import Config, is_offline
+from evalkit.durable import canonical_json
 from evalkit.engines.chat_template import clock_date
 from evalkit.errors import InputError
 from evalkit.mtbench.asking import CLAIM_SECONDS, Asked
@@ -14,7 +15,7 @@ from evalkit.mtbench.chat import model_config, takes_system_message, with_system
 from evalkit.mtbench.judges import Judge
 from evalkit.mtbench.progress import Counter
 from evalkit.mtbench.store import JudgmentStore, Stored
-from evalkit.records import canonical_json, text_sha256
+from evalkit.records import text_sha256
 from evalkit.replies import Reply
 from evalkit.types import Completion, Request, Sampling
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.config import Config, PairSource
-from evalkit.durable import write_checked_json
+from evalkit.durable import canonical_json, write_checked_json, write_text_atomic
 from evalkit.errors import InputError
 from evalkit.mtbench.asks import Ask, keys_of
 from evalkit.mtbench.data import Books, pinned_files
@@ -19,7 +19,7 @@ from evalkit.mtbench.presets import DEFAULT_PRESET, Preset, load_preset
 from evalkit.mtbench.questions import Answer
 from evalkit.mtbench.ratings import parse_pair
 from evalkit.mtbench.results import preset_record
-from evalkit.records import canonical_json, text_sha256, write_text_atomic
+from evalkit.records import text_sha256
 from evalkit.types import Judgment
 
 

@@ -14,7 +14,8 @@ from evalkit.metrics.prediction import gold
 from evalkit.nearest import did_you_mean
 from evalkit.reading import read_json, read_rows, text_field
 from evalkit.scoring.scores import GivenAnswer
-from evalkit.tasks import Task, task_names
+from evalkit.task_spec import task_names
+from evalkit.tasks import Task
 from evalkit.types import FinishReason
 
 Answers = dict[str, GivenAnswer]

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evalkit.durable import canonical_json
 from evalkit.errors import EvalkitError, FetchError, InputError
 from evalkit.nearest import did_you_mean
 from evalkit.reading import decode, parse_json, parse_lines, parse_table, read_bytes, refuse_half_characters
-from evalkit.records import canonical_json, text_sha256
+from evalkit.records import text_sha256
 from evalkit.sources.readers import Row
 from evalkit.task_spec import DataSpec, TaskSpec
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from evalkit.__main__ import main
-from evalkit.records import read_log
+from evalkit.durable import read_log
 from tests.mtbench.fault_server import FaultServer
 
 KEY = "sk-test-0123456789abcdef"

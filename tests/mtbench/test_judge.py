@@ -16,9 +16,8 @@ from fault_server import FaultServer, rating_of
 from little_bench import Bench, make_bench
 
 from evalkit.__main__ import main
-from evalkit.durable import to_line
+from evalkit.durable import from_line, to_line
 from evalkit.mtbench.folder import MtBenchFolder
-from evalkit.records import from_line
 
 KEY = "sk-test-0123456789abcdef"
 ROOT = Path(__file__).resolve().parents[2]
