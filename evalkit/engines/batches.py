@@ -45,12 +45,16 @@ class Batches:
         Raises:
             EvalkitError: not even one row fits.
         """
+        yielded: set[int] = set()
         try:
-            yield from run(rows)
+            for row in run(rows):
+                yielded.add(id(row))
+                yield row
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            left = [row for row in rows if row.finish is None]
+            # A row may have ended in a batch that is handed over as a whole.
+            left = [row for row in rows if id(row) not in yielded]
             if len(rows) == 1:
                 raise no_room(error) from None
         else:

@@ -167,6 +167,9 @@ class Pool:
             ids = prefix.ids if prefix.ids and not prefix.computed else None
             feeds = [Feed(running.slot, running.cached, running.pending) for running in members]
             sections.append(Section(prefix.states, len(prefix.ids), ids, feeds))
+        return self._forward(sections)
+
+    def _forward(self, sections: Sequence[Section]) -> Tensor:
         return forward(self._loaded.model, sections, self._slots, longest_run=self._longest_run)
 
     def _leave(self, running: Running) -> None:
