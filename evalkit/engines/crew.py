@@ -214,7 +214,7 @@ class Crew:
             )
         if self.first is None:
             self.first = hello
-        for name in ("torch", "transformers", "device_name", "prefix"):
+        for name in ("torch", "transformers", "device_name", "way"):
             other, usual = hello.described.get(name), self.first.described.get(name)
             if other != usual:
                 line = (

@@ -14,7 +14,7 @@ from evalkit.config import Config, PrefixMode
 from evalkit.engines import plain
 from evalkit.engines.attention import NAME
 from evalkit.engines.base import Engine, distinct, from_generation_config
-from evalkit.engines.batches import Batches
+from evalkit.engines.batches import Batches, Lengths
 from evalkit.engines.conversations import Conversations
 from evalkit.engines.decoding import CompletionDecoder
 from evalkit.engines.encoding import Encoded, encode
@@ -171,7 +171,7 @@ class LocalEngine(Engine):
         with self.usual_attention():
             for row in rows:
                 try:
-                    yield from plain.generate([row], loaded, Batches(loaded.model, 1))
+                    yield from plain.generate([row], loaded, Batches(loaded.model, 1), Lengths.apart)
                 except EvalkitError:
                     raise
                 except Exception as error:

@@ -11,20 +11,15 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from evalkit.engines.batches import Batches
+from evalkit.engines.batches import Batches, Lengths
 from evalkit.engines.loading import LoadedModel
 from evalkit.engines.rows import Row
 from evalkit.engines.sampling import choose
 
 
-def generate(
-    rows: Sequence[Row], loaded: LoadedModel, batches: Batches, *, alike: bool = False
-) -> Iterator[Row]:
-    """Finishes the rows batch by batch, longest prompts first, and yields them.
-
-    `alike`: a batch holds prompts of one length only.
-    """
-    for batch in batches.of(rows, alike=alike):
+def generate(rows: Sequence[Row], loaded: LoadedModel, batches: Batches, lengths: Lengths) -> Iterator[Row]:
+    """Finishes the rows batch by batch, longest prompts first, and yields them."""
+    for batch in batches.of(rows, lengths):
         yield from batches.attempt(batch, lambda some: iter(_run(some, loaded)))
 
 

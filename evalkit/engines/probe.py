@@ -13,14 +13,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from evalkit.config import PrefixMode
-from evalkit.engines import attention, plain
-from evalkit.engines.batches import Batches
+from evalkit.engines import attention
+from evalkit.engines.batches import Batches, Lengths
 from evalkit.engines.cache import LayerShape
 from evalkit.engines.conversations import Conversations
 from evalkit.engines.decoding import CompletionDecoder
@@ -41,16 +41,34 @@ _KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 # Two best logits this close in the reference may change places by rounding.
 _TIE = 1e-4
-_PREFIX = 21
-# (tokens after the prefix, new tokens): of two equal prompts one ends before the other.
-_SHARING = ((9, 3), (9, 1), (4, 2), (1, 3))
-_OTHERS = ((6, 2), (6, 3))
+
+
+class _Shape(NamedTuple):
+    """What prompts a case has; of two of one length one ends before the other.
+
+    Attributes:
+        prefix: tokens that some of them share.
+        sharing: tokens after the prefix and new tokens of each of these.
+        others: tokens and new tokens of the others.
+        alphabet: how many different tokens there are.
+    """
+
+    prefix: int
+    sharing: tuple[tuple[int, int], ...]
+    others: tuple[tuple[int, int], ...]
+    alphabet: int
+
+
+_QUICK = _Shape(13, ((7, 3), (7, 1), (3, 2), (1, 2)), ((5, 1), (5, 2)), alphabet=1 << 30)
+# For the model's own layers in batches: tokens that come again and again make ties, where models choose
+# what to attend to.
+_THOROUGH = _Shape(32, ((16, 4), (16, 2), (9, 5), (2, 3)), ((12, 4), (12, 6), (40, 3)), alphabet=12)
 # Fewer places than rows, so that rows take the places of those that have ended.
 _PLACES = 3
 # How far back a layer looks, by the names configurations and modules give it; made `_SMALL` for the
 # probe, so that it has more tokens than that.
 _WINDOW = re.compile(r"(sliding_window|window_size|attention_window|attention_chunk_size|index_topk)$")
-_SMALL = 12
+_SMALL = 8
 
 
 @dataclass(frozen=True)
@@ -86,17 +104,13 @@ def choose_way(loaded: LoadedModel, wanted: PrefixMode, rows: int | None) -> Cho
         ladder = [ALONE]
     layers: list[LayerShape] = []
     ruled_out: dict[str, str] = {}
-    probe = _Probe(loaded) if ladder != [ALONE] else None
+    probe = _Probe(loaded)
     for way in ladder:
-        problem = probe.problem(way) if probe and way is not ALONE else None
-        if problem is None and way is PACKED:
-            try:
-                # The probe's windows were small ones.
-                layers = _record(loaded.model)
-                loaded.model.set_attn_implementation(attention.NAME)
-            except Exception as error:
-                problem = _reason(error)
+        problem = probe.problem(way)
         if problem is None:
+            if way is PACKED:
+                # Once more: the probe's windows were small ones.
+                layers = _set_packed(loaded.model)
             return Choice(way, layers, ruled_out, time.monotonic() - started)
         log.info("not %s: %s", way.name, problem)
         ruled_out[way.name] = problem
@@ -118,106 +132,117 @@ class _Pool(Pool):
         return attention.forward(self._loaded.model, sections, self._slots, longest_run=self._longest_run)
 
 
-class _Probe:
-    """The small case, and what one prompt at a time makes of it."""
+class _Case:
+    """Prompts of one shape, and what one at a time makes of them.
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    Attributes:
+        windows: whether the model has windows that were made small for it.
+        small: whether that made a difference: what is built into a model when it is made stays long.
+    """
+
+    def __init__(self, loaded: LoadedModel, shape: _Shape) -> None:
         self._loaded = loaded
         self._tolerance = _TOLERANCE.get(loaded.dtype, _TOLERANCE[torch.bfloat16])
         self._decoder = CompletionDecoder(loaded.tokenizer)
-        self._windows = self._small = False
-        self._expected: list[Tensor] = []
-        self._problem: str | None = None
-        try:
-            self._prompts = _prompts(loaded)
-            self._expected = self._reference()
-        except Exception as error:
-            self._problem = f"one prompt at a time fails: {_reason(error)}"
+        self._prompts = _prompts(loaded, shape)
+        with _small_windows(loaded.model) as self.windows:
+            self._expected = self._run(ALONE)
+        self.small = False
+        if self.windows:
+            self.small = _largest_error(self._run(ALONE), self._expected) > self._tolerance
+
+    def problem(self, way: Way) -> str | None:
+        """How the answers of a way differ; None when they do not. Raises whatever the model raises."""
+        with _small_windows(self._loaded.model):
+            found = self._run(way)
+        exact = self._loaded.dtype is torch.float32
+        error = (_largest_error if exact else _error)(found, self._expected)
+        if not error <= self._tolerance:
+            return f"its logits differ by {error:.2g}"
+        if exact and not _same_choice(found, self._expected):
+            return "it chooses other tokens"
+        return None
+
+    def _run(self, way: Way) -> Tensor:
+        """[new tokens of all prompts, vocabulary]: the logits they should be chosen from."""
+        loaded = self._loaded
+        rows = [
+            _Rehearsed(f"probe {index}", ids, given, self._decoder)
+            for index, (ids, given) in enumerate(self._prompts)
+        ]
+        if way is PACKED:
+            layers = _set_packed(loaded.model)
+            done = _Pool(loaded, layers, Limits(layers, _PLACES), Conversations(0)).run(rows)
+        else:
+            done = way.run(rows, loaded, Batches(loaded.model, 1 if way.alone else _PLACES))
+        for _ in done:
+            pass
+        return torch.stack([logits for row in rows for logits in row.offered])
+
+
+class _Probe:
+    """Tries ways; a case is made when it is needed."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._loaded = loaded
+        self._cases: dict[_Shape, _Case] = {}
 
     def problem(self, way: Way) -> str | None:
         """Why a way does not serve the model; None when it does."""
-        if self._problem is not None:
-            return self._problem
-        if way.pads and self._windows and not self._small:
-            return "a window that is longer than the probe"
+        if way is ALONE:
+            return None
         before = self._loaded.model.config._attn_implementation
         try:
-            with _small_windows(self._loaded.model):
-                return self._difference(self._packed() if way is PACKED else self._batched(way))
+            for shape in [_QUICK] if way is PACKED else [_QUICK, _THOROUGH]:
+                if shape not in self._cases:
+                    self._cases[shape] = _Case(self._loaded, shape)
+                case = self._cases[shape]
+                if way.lengths is Lengths.padded and case.windows and not case.small:
+                    return "a window that is longer than the probe"
+                if (problem := case.problem(way)) is not None:
+                    return problem
         except Exception as error:
             # Whatever a model does not support, it says in its own way; every way has the same answer.
             return _reason(error)
         finally:
             _restore(self._loaded.model, before)
-
-    def _rows(self) -> list[_Rehearsed]:
-        return [
-            _Rehearsed(f"probe {index}", ids, given, self._decoder)
-            for index, (ids, given) in enumerate(self._prompts)
-        ]
-
-    def _reference(self) -> list[Tensor]:
-        with _small_windows(self._loaded.model) as windows:
-            self._windows = windows
-            expected = self._alone(self._rows())
-        if windows:
-            # A window that is built into the model when it is made does not become smaller.
-            usual = self._alone(self._rows()[:1])[0]
-            self._small = _error([usual], expected[:1]) > self._tolerance
-        return expected
-
-    def _alone(self, rows: list[_Rehearsed]) -> list[Tensor]:
-        for _ in plain.generate(rows, self._loaded, Batches(self._loaded.model, 1)):
-            pass
-        return [torch.stack(row.offered) for row in rows]
-
-    def _packed(self) -> list[Tensor]:
-        model = self._loaded.model
-        config = model.config.get_text_config()
-        kinds = set(getattr(config, "layer_types", None) or ())
-        if kinds - _KNOWN_LAYERS:
-            named = ", ".join(sorted(map(str, kinds - _KNOWN_LAYERS)))
-            raise attention.UnsupportedAttentionError(f"layers of other kinds: {named}")
-        attention.register()
-        layers = _record(model)
-        if "sliding_attention" in kinds and not {layer.window for layer in layers} - {None}:
-            raise attention.UnsupportedAttentionError("a sliding window that attention is not told of")
-        model.set_attn_implementation(attention.NAME)
-        rows = self._rows()
-        for _ in _Pool(self._loaded, layers, Limits(layers, _PLACES), Conversations(0)).run(rows):
-            pass
-        return [torch.stack(row.offered) for row in rows]
-
-    def _batched(self, way: Way) -> list[Tensor]:
-        rows = self._rows()
-        for _ in way.run(rows, self._loaded, Batches(self._loaded.model, 1 if way.alone else _PLACES)):
-            pass
-        return [torch.stack(row.offered) for row in rows]
-
-    def _difference(self, found: list[Tensor]) -> str | None:
-        error = _error(found, self._expected)
-        if not error <= self._tolerance:
-            return f"its logits differ by {error:.2g}"
-        if self._loaded.dtype is torch.float32 and not _same_choice(found, self._expected):
-            return "it chooses other tokens"
         return None
 
 
-def _error(found: list[Tensor], expected: list[Tensor]) -> float:
-    """The relative error of the logits, infinite where only one side is finite."""
-    one, other = torch.cat(found), torch.cat(expected)
-    finite = other.isfinite()
-    if not torch.equal(one.isfinite(), finite):
-        return float("inf")
-    one, other = one.masked_fill(~finite, 0.0), other.masked_fill(~finite, 0.0)
-    return float(((one - other).norm(dim=-1) / other.norm(dim=-1)).max())
+def _set_packed(model: Any) -> list[LayerShape]:
+    """Sets the model to packed attention and gives the shapes of its layers."""
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
+    if kinds - _KNOWN_LAYERS:
+        named = ", ".join(sorted(map(str, kinds - _KNOWN_LAYERS)))
+        raise attention.UnsupportedAttentionError(f"layers of other kinds: {named}")
+    attention.register()
+    layers = _record(model)
+    if "sliding_attention" in kinds and not {layer.window for layer in layers} - {None}:
+        raise attention.UnsupportedAttentionError("a sliding window that attention is not told of")
+    model.set_attn_implementation(attention.NAME)
+    return layers
 
 
-def _same_choice(found: list[Tensor], expected: list[Tensor]) -> bool:
-    one, other = torch.cat(found), torch.cat(expected)
-    best = other.topk(2, dim=-1).values
+def _error(found: Tensor, expected: Tensor) -> float:
+    """The relative error of all logits, infinite where only one side is finite."""
+    return float(_difference(found, expected).norm() / expected[expected.isfinite()].norm())
+
+
+def _largest_error(found: Tensor, expected: Tensor) -> float:
+    """The same of the token that has the largest one."""
+    norms = expected.masked_fill(~expected.isfinite(), 0.0).norm(dim=-1)
+    return float((_difference(found, expected).norm(dim=-1) / norms).max())
+
+
+def _difference(found: Tensor, expected: Tensor) -> Tensor:
+    # Some models rule tokens out by -inf.
+    return (found - expected).masked_fill(found == expected, 0.0)
+
+
+def _same_choice(found: Tensor, expected: Tensor) -> bool:
+    best = expected.topk(2, dim=-1).values
     clear = best[:, 0] - best[:, 1] > _TIE
-    return bool((one.argmax(dim=-1) == other.argmax(dim=-1))[clear].all())
+    return bool((found.argmax(dim=-1) == expected.argmax(dim=-1))[clear].all())
 
 
 def _reason(error: Exception) -> str:
@@ -246,7 +271,7 @@ def _record(model: Any) -> list[LayerShape]:
             device=key.device,
             dtype=key.dtype,
         )
-        return query.new_zeros(*query.shape[:3], value.shape[3]).transpose(1, 2), None
+        return query.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[3]), None
 
     AttentionInterface.register(_RECORDER, record)
     model.set_attn_implementation(_RECORDER)
@@ -259,29 +284,32 @@ def _record(model: Any) -> list[LayerShape]:
     return [seen[index] for index in range(len(seen))]
 
 
-def _prompts(loaded: LoadedModel) -> list[tuple[list[int], list[int]]]:
-    """Token ids of each prompt and of its completion."""
-    longest = max(own + new for own, new in _SHARING)
-    room = loaded.context if loaded.learned_positions and loaded.context else _PREFIX + longest
-    prefix = _ordinary_tokens(loaded.model.config, max(1, min(_PREFIX, room - longest)), seed=0)
+def _prompts(loaded: LoadedModel, shape: _Shape) -> list[tuple[list[int], list[int]]]:
+    """Token ids of each prompt and of its completion, no longer than the positions the model has."""
+    room = loaded.context if loaded.learned_positions and loaded.context else None
+    lengths = [(shape.prefix, *rest) for rest in shape.sharing] + [(0, *rest) for rest in shape.others]
     prompts = []
-    shapes = [(prefix, *shape) for shape in _SHARING] + [([], *shape) for shape in _OTHERS]
-    for seed, (begin, own, new) in enumerate(shapes, start=1):
-        ids = _ordinary_tokens(loaded.model.config, own + new, seed)
-        prompts.append((begin + ids[:own], ids[own:]))
+    for seed, (shared, own, new) in enumerate(lengths, start=1):
+        first = _ordinary_tokens(loaded.model.config, shared, 0, shape.alphabet)
+        rest = _ordinary_tokens(loaded.model.config, own + new, seed, shape.alphabet)
+        ids = first + rest[:own]
+        prompts.append((ids if room is None else ids[: max(1, room - new)], rest[own:]))
     return prompts
 
 
-def _ordinary_tokens(config: Any, count: int, seed: int) -> list[int]:
+def _ordinary_tokens(config: Any, count: int, seed: int, alphabet: int = 1 << 30) -> list[int]:
     """Random ids without those that configurations give a meaning, as padding or places of images."""
     text = config.get_text_config()
     special: set[int] = set()
     for settings in (config.to_dict(), text.to_dict()):
         for name, value in settings.items():
             if re.search(r"token_(id|index)", name):
-                special.update(one for one in (value if isinstance(value, list) else [value]) if one)
+                listed = value if isinstance(value, list) else [value]
+                special.update(one for one in listed if isinstance(one, int))
     size = text.vocab_size
-    ordinary = [token for token in range(1, size) if token not in special] or list(range(size))
+    ordinary = [token for token in range(size) if token not in special] or list(range(size))
+    # Spread over the vocabulary: neighbours in it may be alike.
+    ordinary = ordinary[:: max(1, len(ordinary) // alphabet)]
     generator = torch.Generator().manual_seed(seed)
     return [ordinary[i] for i in torch.randint(0, len(ordinary), (count,), generator=generator).tolist()]
 
