@@ -26,7 +26,8 @@ from evalkit.engines.local import LocalEngine
 from evalkit.models import resolve
 from evalkit.prompts import PromptTemplate, requests
 from evalkit.sources.prepare import prepare
-from evalkit.tasks import load_spec, load_task
+from evalkit.task_spec import load_spec
+from evalkit.tasks import load_task
 from evalkit.types import Request, Sampling
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -23,9 +23,9 @@ from typing import Any
 
 from evalkit import __version__, assets
 from evalkit.config import Config, SuiteData, is_offline
+from evalkit.durable import atomic_file
 from evalkit.errors import EvalkitError, FetchError, InputError
 from evalkit.loading import suite_specs
-from evalkit.records import atomic_file
 from evalkit.task_spec import TaskSpec
 from evalkit.unpacked import MARK, SUMS
 

@@ -11,8 +11,10 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from evalkit.planning.options import PlanConfig
-from evalkit.server_options import ServeConfig, ServerOptions
+from evalkit.server_options import ServerOptions
+
+# What chat templates with a clock may read; llama 3.1's own takes it where there is none.
+TEMPLATE_DATE = "2024-07-26"
 
 
 class BosRule(Enum):
@@ -109,7 +111,9 @@ class RandomShape:
 class ModelConfig:
     """A model to evaluate. `path` is a hub name or a folder; `name` labels tables and folders.
 
-    `served`: a model that only a server has (engine=api); no file of it is needed.
+    `chat_template`: a file, Jinja text, or the name of one of the tokenizer's own templates;
+    `template_date` is what a template reads from its clock. `served`: a model that only a server has
+    (engine=api); no file of it is needed.
     """
 
     name: str | None = None
@@ -117,6 +121,7 @@ class ModelConfig:
     revision: str | None = None
     tokenizer: str | None = None
     chat_template: str | None = None
+    template_date: str = TEMPLATE_DATE
     trust_remote_code: bool = False
     license: str | None = None
     terms: str | None = None
@@ -255,6 +260,17 @@ class AskConfig:
 
 
 @dataclass
+class PlanConfig:
+    """`plan`: the peaks of one card for the bound of the time; null: an A100's, on a CPU no bound.
+
+    `tflops` in the run's precision, `bandwidth` in GB per second.
+    """
+
+    tflops: float | None = None
+    bandwidth: float | None = None
+
+
+@dataclass
 class ProtocolConfig:
     """llm-jp-eval-1.3.1 by default; every other value is a named deviation, kept in the result."""
 
@@ -315,7 +331,6 @@ class Config:
     model: ModelConfig | None = None
     suite: SuiteConfig | None = None
     engine: EngineConfig = field(default_factory=EngineConfig)
-    serve: ServeConfig = field(default_factory=ServeConfig)
     judge: JudgeConfig | None = None
     preset: str | None = None
     language: str | None = None

@@ -15,37 +15,15 @@ from typing import Any
 
 from evalkit.durable import (
     Appender,
-    atomic_file,
     canonical_json,
-    from_line,
     read_log,
     remove_abandoned,
-    to_line,
     write_error,
-    write_json_atomic,
     write_lines_atomic,
-    write_text_atomic,
 )
 from evalkit.errors import EvalkitError, InputError, RunLockedError
 from evalkit.reading import plain_name
 from evalkit.types import Completion, FinishReason, Sample
-
-__all__ = [
-    "Appender",
-    "RunDirectory",
-    "SampleRecord",
-    "atomic_file",
-    "canonical_json",
-    "from_line",
-    "read_log",
-    "run_id",
-    "text_sha256",
-    "to_line",
-    "write_error",
-    "write_json_atomic",
-    "write_lines_atomic",
-    "write_text_atomic",
-]
 
 
 @dataclass(frozen=True, slots=True)

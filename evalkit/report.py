@@ -13,7 +13,7 @@ from evalkit.reference import has_row
 from evalkit.results import AVERAGE, DatasetRates, MissingMetric, Results, Value, read_results
 from evalkit.shell import command
 from evalkit.suites import category_members
-from evalkit.tasks import load_spec, task_names
+from evalkit.task_spec import load_spec, task_names
 from evalkit.timings import read_timings
 from evalkit.words import said, t
 

@@ -1,4 +1,4 @@
-"""The options of engine=api and of the verb serve; parts of `evalkit.config`."""
+"""The options of engine=api; parts of `evalkit.config`."""
 
 from dataclasses import dataclass, field
 from enum import Enum
@@ -22,7 +22,6 @@ class ServerKind(Enum):
     """The program behind an OpenAI-compatible address; `auto` asks it. `openai` is any other."""
 
     auto = "auto"
-    evalkit = "evalkit"
     vllm = "vllm"
     sglang = "sglang"
     tgi = "tgi"
@@ -51,18 +50,3 @@ class ServerOptions:
     retries: int = 6
     max_wait: float = 60.0
     parameters: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class ServeConfig:
-    """`serve`: where it listens. Any `host` but loopback needs the key EVALKIT_API_KEY.
-
-    `port` 0 takes a free one. `max_tokens` is the longest answer a request may ask for, `max_body`
-    the longest request in bytes, `max_waiting` the requests that may wait before others are refused.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 8000
-    max_tokens: int = 8192
-    max_body: int = 16_000_000
-    max_waiting: int = 4096

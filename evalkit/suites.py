@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from evalkit import statistics
-from evalkit.records import RunDirectory, read_log
+from evalkit.durable import read_log
+from evalkit.records import RunDirectory
 from evalkit.results import (
     AVERAGE,
     PROTOCOL_LIMIT,
@@ -25,7 +26,7 @@ from evalkit.results import (
 )
 from evalkit.scoring.scores import Measured, TaskScores, metric_spread
 from evalkit.statistics import Interval
-from evalkit.tasks import CATEGORIES, load_spec, task_names
+from evalkit.task_spec import CATEGORIES, load_spec, task_names
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from evalkit.durable import write_json_atomic
 from evalkit.errors import EvalkitError
-from evalkit.records import write_json_atomic
 from evalkit.types import Completion
 
 log = logging.getLogger(__name__)

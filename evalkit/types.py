@@ -47,9 +47,9 @@ class Request:
     """What an engine is asked for; `id` is unique within one `generate` call.
 
     `prompt` is the exact text the tokenizer sees (BOS by the engine's BOS rule) or chat messages,
-    rendered with the model's chat template; `prompt_ids` takes the place of a text as it is. `stop`
-    strings are looked for in the decoded completion. `seed` starts this request's own random
-    generator, or it goes on from `generator_state`, where an earlier completion left it.
+    rendered with the model's chat template. `stop` strings are looked for in the decoded completion.
+    `seed` starts this request's own random generator, or it goes on from `generator_state`, where an
+    earlier completion left it.
     """
 
     id: str
@@ -59,7 +59,6 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     seed: int = 0
     generator_state: str | None = None
-    prompt_ids: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from evalkit.config import MetricsConfig, ProtocolConfig
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, TaskScores, score_tasks
-from evalkit.tasks import AnswerKind, TaskSpec, load_spec, task_names
+from evalkit.task_spec import AnswerKind, TaskSpec, load_spec, task_names
 from evalkit.types import Sample
 
 TEXTS = ("東京都 positive\n大阪府 neutral", "猫が寝ている。", "The cat sleeps.", "トヨタ自動車 negative")

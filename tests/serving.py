@@ -1,68 +1,102 @@
-"""`serve` in a thread of the test, on a free port."""
+"""A server with a real model behind it: the local engine, in the words and with the habits of vLLM.
 
-import threading
-import time
+python -m tests.serving: the random model, in a process that can be killed; prints its address.
+"""
+
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import uvicorn
+from aiohttp import web
 
-from evalkit.config import Config, EngineConfig, ModelConfig, RandomShape
+from evalkit.config import BosRule, Config, EngineConfig, ModelConfig, RandomShape
 from evalkit.engines import build_engine, identify
 from evalkit.engines.base import Engine
-from evalkit.serve.listen import endpoint_of
-from evalkit.serve.worker import Worker
-
-SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1-b179c9523d0e"
-
-
-@dataclass
-class Running:
-    """A server that runs: where it is, and the engine behind it."""
-
-    url: str
-    engine: Engine
-    server: uvicorn.Server
+from evalkit.engines.loading import load_tokenizer
+from evalkit.types import Message, Request, Sampling
+from tests.mtbench.fault_server import FaultServer
 
 
-def random_config(**options: Any) -> Config:
-    """The random model on the local engine."""
-    model = options.pop("model", None) or ModelConfig(name="random", random=RandomShape())
-    return Config(model=model, engine=EngineConfig(name="local", device="cpu", threads=1), **options)
+def random_config(model: ModelConfig | None = None) -> Config:
+    """The random model, or another, on the local engine."""
+    model = model or ModelConfig(name="random", random=RandomShape())
+    return Config(model=model, engine=EngineConfig(name="local", device="cpu", threads=1))
+
+
+class ModelServer(FaultServer):
+    """Answers with an engine's completions.
+
+    Args:
+        engine: with protocol.bos=none, for prompts reach it with the BOS spelled out.
+        tokenizer: the engine's.
+        name: what /v1/models calls the model.
+    """
+
+    def __init__(self, engine: Engine, tokenizer: Any, name: str) -> None:
+        super().__init__()
+        self.engine = engine
+        self.tokenizer = tokenizer
+        self.listed = {"id": name, "object": "model", "owned_by": "vllm"}
+
+    async def _respond(
+        self, fault: str, text: str, body: dict[str, Any], request: web.Request
+    ) -> web.StreamResponse:
+        if fault != "ok":
+            return await super()._respond(fault, text, body, request)
+        asked = self._request(body)
+        (done,) = self.engine.generate([asked])
+        if done.over_context:
+            return self._error(400, "context_length_exceeded", "maximum context length")
+        stops = [stop for stop in asked.stop if stop in done.raw_text]
+        stop = min(stops, key=done.raw_text.index) if done.finish_reason == "stop_string" else None
+        answer = done.raw_text
+        if stop is not None:
+            end = answer.index(stop)
+            answer = answer[: end + len(stop) if body.get("include_stop_str_in_output") else end]
+        said = (
+            {"message": {"role": "assistant", "content": answer}} if "messages" in body else {"text": answer}
+        )
+        finish = "length" if done.finish_reason == "length" else "stop"
+        usage = {"prompt_tokens": done.prompt_tokens, "completion_tokens": done.new_tokens}
+        choice = {"index": 0, "finish_reason": finish, "stop_reason": stop, **said}
+        return web.json_response({"model": body["model"], "choices": [choice], "usage": usage})
+
+    def _request(self, body: dict[str, Any]) -> Request:
+        temperature = body["temperature"]
+        sampling = Sampling(
+            do_sample=temperature > 0,
+            temperature=temperature or 1.0,
+            top_p=body.get("top_p", 1.0),
+            top_k=max(0, body.get("top_k", -1)),
+            repetition_penalty=body.get("repetition_penalty", 1.0),
+        )
+        stop, seed = tuple(body.get("stop", ())), body.get("seed", 0)
+        return Request("a", self._prompt(body), body["max_tokens"], stop, sampling, seed)
+
+    def _prompt(self, body: dict[str, Any]) -> str | tuple[Message, ...]:
+        if "messages" in body:
+            return tuple(Message(one["role"], one["content"]) for one in body["messages"])
+        ids = body["prompt"]
+        if isinstance(ids, str):
+            ids = self.tokenizer(ids, add_special_tokens=body.get("add_special_tokens", True))["input_ids"]
+        return str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
 
 @contextmanager
-def serving(config: Config | None = None, *, key: str | None = None) -> Iterator[Running]:
-    """A server over the model of `config`."""
+def serving(config: Config | None = None) -> Iterator[ModelServer]:
+    """A server over the model of `config`, by default the random one."""
     config = config or random_config()
-    identified = identify(config)
-    with build_engine(config, identified.model) as engine:
-        worker = Worker(engine, most_waiting=config.serve.max_waiting)
-        app = endpoint_of(config, identified, engine, worker, key).app()
-        options = uvicorn.Config(app, port=0, log_level="error", lifespan="off", timeout_graceful_shutdown=1)
-        server = uvicorn.Server(options)
-        thread = threading.Thread(target=server.run, daemon=True)
-        thread.start()
-        deadline = time.monotonic() + 60
-        while not server.started:
-            assert thread.is_alive() and time.monotonic() < deadline
-            time.sleep(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        try:
-            yield Running(f"http://127.0.0.1:{port}/v1", engine, server)
-        finally:
-            server.should_exit = True
-            worker.stop()
-            thread.join(30)
-            assert worker.join(30)
+    config.protocol.bos = BosRule.none
+    model = identify(config).model
+    with (
+        build_engine(config, model) as engine,
+        ModelServer(engine, load_tokenizer(model), model.name) as server,
+    ):
+        yield server
 
 
-def smollm2_folder() -> Path | None:
-    """The converted SmolLM2 in the user's cache, if it was made."""
-    from evalkit.assets import cache_dir
-
-    folder = cache_dir() / "models" / SMOLLM2
-    return folder if folder.is_dir() else None
+if __name__ == "__main__":
+    with serving() as running:
+        print(running.url, flush=True)
+        signal.pause()

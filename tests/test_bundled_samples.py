@@ -7,7 +7,8 @@ from itertools import pairwise
 import pytest
 
 from evalkit import assets
-from evalkit.tasks import AnswerKind, Task, load_bundled, load_spec, task_names
+from evalkit.task_spec import AnswerKind, load_spec, task_names
+from evalkit.tasks import Task, load_bundled
 from evalkit.types import Sample
 
 KANJI_OR_KANA = r"[\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fff]"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from evalkit.__main__ import main
-from evalkit.records import read_log
+from evalkit.durable import read_log
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = ["model=random", "suite=sample", "suite.tasks=[jamp,mawps]", "engine.threads=1", "offline=true"]

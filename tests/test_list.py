@@ -3,7 +3,7 @@ import importlib.util
 import pytest
 
 from evalkit.__main__ import main
-from evalkit.tasks import CATEGORIES
+from evalkit.task_spec import CATEGORIES
 
 
 def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -40,7 +40,7 @@ def test_tasks_with_licences_and_citations(capsys: pytest.CaptureFixture[str]) -
 
 def test_launchers(capsys: pytest.CaptureFixture[str]) -> None:
     names = [line.split()[0] for line in printed(capsys, "launchers").splitlines()]
-    assert names == ["basic", "joblib", "ray", "slurm", "submitit_local"]
+    assert names == ["basic", "slurm", "submitit_local"]
     if importlib.util.find_spec("submitit"):
         assert "    partition=None" in printed(capsys, "launchers", "--long").splitlines()
 

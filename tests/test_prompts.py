@@ -3,7 +3,8 @@ import pytest
 from evalkit.config import ProtocolConfig
 from evalkit.errors import InputError
 from evalkit.prompts import PromptTemplate, requests
-from evalkit.tasks import Task, load_spec
+from evalkit.task_spec import load_spec
+from evalkit.tasks import Task
 from evalkit.types import Sample, Sampling
 
 # Written out by hand from the protocol's description of the prompt.

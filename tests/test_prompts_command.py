@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from evalkit.__main__ import main
-from evalkit.tasks import load_bundled, load_spec, task_names
+from evalkit.task_spec import load_spec, task_names
+from evalkit.tasks import load_bundled
 
 
 def test_the_dump_has_every_evaluated_sample_in_order(

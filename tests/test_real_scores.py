@@ -10,7 +10,7 @@ import torch
 from scipy.stats import sem
 
 from evalkit.__main__ import main
-from evalkit.records import read_log
+from evalkit.durable import read_log
 from evalkit.results import Results, read_results
 from evalkit.sources.prepare import PreparedReport
 from evalkit.suites import category_members

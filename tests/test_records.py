@@ -7,17 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evalkit.durable import from_line, read_log, to_line, write_json_atomic, write_lines_atomic
 from evalkit.errors import EvalkitError
-from evalkit.records import (
-    RunDirectory,
-    SampleRecord,
-    from_line,
-    read_log,
-    run_id,
-    to_line,
-    write_json_atomic,
-    write_lines_atomic,
-)
+from evalkit.records import RunDirectory, SampleRecord, run_id
 
 
 def record(index: int, completion: str = "1") -> SampleRecord:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from evalkit.__main__ import main
-from evalkit.records import read_log
+from evalkit.durable import read_log
 
 ROOT = Path(__file__).resolve().parent.parent
 TASKS = ["jamp", "mawps", "jemhopqa", "jsts", "jsquad"]

@@ -15,13 +15,15 @@ from omegaconf import OmegaConf
 from evalkit import metrics as registry
 from evalkit.__main__ import main
 from evalkit.config import Config, EngineConfig, ModelConfig, SuiteConfig, SuiteData
+from evalkit.durable import read_log
 from evalkit.metrics.base import SampleMetric
-from evalkit.records import RunDirectory, SampleRecord, read_log
+from evalkit.records import RunDirectory, SampleRecord
 from evalkit.reference import MT_BENCH_TABLE, load_cards
 from evalkit.results import AVERAGE, Results, Value, protocol_record, read_results
 from evalkit.scoring.moves import UNEXPLAINED
 from evalkit.suites import summarise
-from evalkit.tasks import CATEGORIES, load_bundled, load_spec
+from evalkit.task_spec import CATEGORIES, load_spec
+from evalkit.tasks import load_bundled
 from evalkit.types import Completion
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -239,6 +241,18 @@ def test_a_run_is_scored_by_what_it_kept(run: Path) -> None:
     assert found.scores["jamp_exact_match"].value == 0.5 and found.scores["jamp_exact_match"].n == 4
     assert found.run["model"] == "llm-jp-3-1.8b"
     assert found.protocol.deviations == {"limit": 4, "dtype": "float32"}
+
+
+def test_a_run_with_options_of_an_earlier_version(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`serve` is gone, and the options of `plan` are others now; unknown words are still refused."""
+    path = run / "config.yaml"
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content |= {"serve": {"host": "127.0.0.1", "port": 8000}, "plan": {"scoring_ms": 5.0}}
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    assert main(["score", f"run={run}"]) == 0
+    path.write_text(yaml.safe_dump(content | {"nonsense": 1}), encoding="utf-8")
+    assert main(["score", f"run={run}"]) == 2
+    assert "does not fit this version" in capsys.readouterr().err
 
 
 def test_scoring_again_says_what_moved_and_why(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from evalkit.metrics.base import MetricUnavailableError, ModelMetric, Triple
 from evalkit.metrics.correlation import resampled_spearman
 from evalkit.scoring.rates import well_formed
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, TaskScores, score_task, score_tasks
-from evalkit.tasks import AnswerKind, AnswerSpec, load_spec
+from evalkit.task_spec import AnswerKind, AnswerSpec, load_spec
 from evalkit.types import Completion, Sample
 from tests.scored import answers, score
 

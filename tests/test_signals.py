@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from evalkit.__main__ import main
+from evalkit.durable import read_log
 from evalkit.errors import EvalkitError, InterruptedRunError
-from evalkit.records import read_log
 from evalkit.signals import signals_stop_the_run, stop_if_signalled
 
 COMMAND = ["model=random", "suite=sample", "suite.tasks=[jamp,mawps]", "engine.threads=1", "offline=true"]

@@ -13,7 +13,7 @@ from evalkit.results import Results, Value, protocol_record, read_results
 from evalkit.scoring.export import llm_jp_eval_json
 from evalkit.scoring.scores import Measured, TaskScores
 from evalkit.suites import category_members, summarise
-from evalkit.tasks import CATEGORIES, task_names
+from evalkit.task_spec import CATEGORIES, task_names
 from evalkit.types import Sample
 from tests.scored import answers, score
 

@@ -9,8 +9,8 @@ that needs no network and no server.
     python -m evalkit leaderboard results/ old/result.json          a result of llm-jp-eval itself
     python -m evalkit leaderboard results/ --format model-card      README blocks with model-index
 
---format takes csv, markdown, html, model-card, lm-eval, mlflow or wandb, or several with commas.
-mlflow and wandb need their extras; MLFLOW_TRACKING_URI and WANDB_MODE choose where they write.
+--format takes csv, markdown, html, model-card, lm-eval or wandb, or several with commas.
+wandb needs its extra; WANDB_MODE chooses where it writes.
 options: out (default: the first folder), data_dir (to show whole prompts), mirror, lang
 """
 

@@ -13,7 +13,7 @@ from evalkit.config import Config
 from evalkit.errors import InputError
 from evalkit.nearest import did_you_mean
 from evalkit.reading import read_yaml
-from evalkit.tasks import load_spec, task_names
+from evalkit.task_spec import load_spec, task_names
 
 
 def run(config: Config) -> int:
@@ -83,9 +83,9 @@ def _judges(long: bool) -> Iterable[str]:
 def _launchers(long: bool) -> Iterable[str]:
     from evalkit.sweep.launchers import LAUNCHERS, is_installed, launcher_options
 
-    for name, kind in LAUNCHERS.items():
-        there = is_installed(kind)
-        yield f"{name:<24}{kind.what}" + ("" if there else f"  (needs: pip install 'evalkit[{kind.extra}]')")
+    for name, (what, _) in LAUNCHERS.items():
+        there = is_installed(name)
+        yield f"{name:<24}{what}" + ("" if there else "  (needs: pip install 'evalkit[slurm]')")
         if long and there:
             yield from (f"    {key}={value}" for key, value in launcher_options(name).items())
 

@@ -1,23 +1,22 @@
 """python -m evalkit plan model=NAME suite=NAME [gpus=8] [key=value ...]
 
-Says what a run takes before anything starts: tokens, memory, time, and for MT-Bench the judge's
-cost. Needs neither the model's weights nor the data; nothing is fetched, loaded or started.
+Says what a run takes before anything starts: tokens, memory, and for MT-Bench the judge's cost.
+Needs neither the model's weights nor the data; nothing is fetched, loaded or started.
 
     python -m evalkit plan model=13b suite=jaster gpus=8
     python -m evalkit plan model=13b suite=jaster data_dir=DATA model.tokenizer=FOLDER    (exact counts)
     python -m evalkit plan model=1.8b suite=jaster gpus=64 checkpoints=1000
     python -m evalkit plan model=1.8b-instruct suite=mt-bench-ja judge=gpt-4o-2024-08-06
-    python -m evalkit plan model=smollm2-135m suite=sample gpus=0          (this machine's CPU, measured)
+    python -m evalkit plan model=smollm2-135m suite=sample gpus=0                (this machine's CPU)
     python -m evalkit plan model=13b suite=jaster plan.tflops=989 plan.bandwidth=3350      (an H100)
 
-Prompts are the suite's own where its data is here, else kept counts (marked *). Figures of GPUs are
-a model of the cost, not a measurement: docs/scaling.md has its formulas and what it was compared with.
+Prompts are the suite's own where its data is here, else kept counts (marked *). The time is a bound:
+what must be computed and read, at the peaks of the card. Real runs take longer. docs/scaling.md
 
 options: model, model.path, model.tokenizer, model.random.*; suite, suite.tasks, data_dir, split,
 limit, num_few_shots, protocol.bos, protocol.custom_prompt_template; gpus (0: this CPU), gpu_memory
-(GB), checkpoints, dtype, engine.batch_size; plan.tflops, plan.tflops_float32, plan.bandwidth (GB/s),
-plan.efficiency, plan.bandwidth_efficiency, plan.layer_ms, plan.storage and plan.storage_total (GB/s),
-plan.startup (s), plan.scoring_ms; judge, judge.repeats, judge.prices, preset; out=FILE (the estimate as JSON)
+(GB), checkpoints, dtype, engine.batch_size; plan.tflops, plan.bandwidth (GB/s); judge, judge.repeats,
+judge.prices, preset; out=FILE (the estimate as JSON)
 """
 
 from pathlib import Path
@@ -30,8 +29,8 @@ def run(config: Config) -> int:
     """Prints the estimate and, with `out=`, writes it; exit code 0."""
     from rich.console import Console
 
+    from evalkit.durable import write_json_atomic
     from evalkit.planning.report import print_estimate
-    from evalkit.records import write_json_atomic
 
     made = estimate(config)
     print_estimate(made, Console())

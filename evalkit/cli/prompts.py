@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 
 from evalkit.config import Config
+from evalkit.durable import write_text_atomic
 from evalkit.errors import InputError
 from evalkit.loading import load_suite
 from evalkit.prompts import PromptTemplate, requests
-from evalkit.records import write_text_atomic
 from evalkit.types import Sampling
 
 

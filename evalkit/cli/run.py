@@ -12,15 +12,16 @@ unfinished run and finds a finished one. Everything is kept in results/<model>/<
     python -m evalkit -m model=1.8b,3.7b,13b suite=jaster [hydra/launcher=slurm ...]
     python -m evalkit watch=/checkpoints/my-model suite=nli       (checkpoints as they appear)
 
-engine=api asks OpenAI-compatible servers: vLLM, SGLang, TGI, llama.cpp, commercial ones, and
-`evalkit serve`, whose runs are the local ones. The key is read from the environment
-(engine.api_key_env, default OPENAI_API_KEY). engine=vllm runs vLLM in this process. docs/servers.md
+engine=api asks OpenAI-compatible servers: vLLM, SGLang, TGI, llama.cpp, commercial ones. The key is
+read from the environment (engine.api_key_env, default OPENAI_API_KEY). engine=vllm runs vLLM in
+this process. docs/servers.md
 
 -m runs one job for each combination of values: commas outside quotes and brackets separate them
 (see: list launchers). watch= evaluates every checkpoint in a folder once it is whole, lowest step
 first, once each. engine=ray uses every GPU of a machine or a cluster. All three: docs/cluster.md.
 
-options: model, model.path, model.revision, model.tokenizer, model.chat_template,
+options: model, model.path, model.revision, model.tokenizer, model.chat_template (file, text or name),
+model.template_date (what a template with a clock reads),
 model.trust_remote_code, model.accept_license; suite, suite.tasks; limit, num_few_shots, seed,
 split; dtype, engine.batch_size, engine.device, engine.device_map, engine.prefix, engine.attention,
 engine.threads; engine.num_workers, engine.gpus_per_worker, engine.address (engine=ray);

@@ -1,28 +1,28 @@
-"""The engine for OpenAI-compatible servers: vLLM, SGLang, TGI, llama.cpp, commercial ones, evalkit's own."""
+"""The engine for OpenAI-compatible servers: vLLM, SGLang, TGI, llama.cpp, commercial ones."""
 
 import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from evalkit.client import ApiClient
+from evalkit.client import ApiClient, ServiceError
 from evalkit.config import Config
 from evalkit.engines.balance import Fleet
-from evalkit.engines.base import Engine, distinct, from_generation_config
+from evalkit.engines.base import Engine, distinct
 from evalkit.engines.bridge import streamed
+from evalkit.engines.chat_template import clock_date, render_chat
 from evalkit.engines.prompt_form import Form, choose_form
-from evalkit.engines.server_bodies import foreign_completion, own_completion, parameters
-from evalkit.engines.server_model import ask_servers, check_identity, new_client
+from evalkit.engines.server_bodies import foreign_completion, parameters
+from evalkit.engines.server_model import ask_servers, new_client
 from evalkit.engines.servers import addresses, ask_facts, nobody_answers
 from evalkit.errors import EvalkitError
 from evalkit.models import ResolvedModel
 from evalkit.refusals import public_address
 from evalkit.replies import Reply
-from evalkit.server_options import PromptForm, ServerKind
+from evalkit.server_options import PromptForm
 from evalkit.types import Completion, Message, Request
 
 log = logging.getLogger(__name__)
@@ -37,20 +37,20 @@ class ApiEngine(Engine):
     """Asks servers for completions.
 
     Raises:
-        InputError: no address, or a server with another model than the command's.
+        InputError: no address, or servers with different models.
         EvalkitError: no server answers, or one refuses the key.
     """
+
+    family = "api"
 
     def __init__(self, config: Config, resolved: ResolvedModel) -> None:
         self._config = config
         self._options = config.engine
         self._resolved = resolved
         self._addresses = addresses(config.engine)
-        self._facts = ask_servers(config, resolved)
-        self.family = "local" if self._facts.evalkit else "api"
+        self._facts = ask_servers(config)
         self._tokenizer: Any = None
-        own = self._facts.kind is ServerKind.evalkit
-        if resolved.has_tokenizer and (not own or config.engine.prompts is PromptForm.tokens):
+        if resolved.has_tokenizer:
             from evalkit.engines.loading import load_tokenizer
 
             self._tokenizer = load_tokenizer(resolved)
@@ -63,14 +63,24 @@ class ApiEngine(Engine):
         Raises:
             EvalkitError: every server is dead, one refuses every request, or some requests failed
                 at all of them; what was answered, also by calls then under way, comes first.
+            InputError: the chat template may not be used (`render_chat`).
         """
         listed = distinct(requests)
         if listed:
+            self._check_template(listed)
 
             def answer(put: Put) -> Coroutine[Any, Any, None]:
                 return self._answer(listed, put)
 
             yield from streamed(answer)
+
+    def _check_template(self, requests: Iterable[Request]) -> None:
+        """The server renders chats; where its template is here too, it is seen what that does."""
+        first = next((turns for request in requests if (turns := self._messages(request))), None)
+        if first and self._tokenizer is not None and self._tokenizer.chat_template:
+            render_chat(first, self._tokenizer)
+            if clock_date(self._tokenizer):
+                log.warning("the chat template has a clock: the server puts the date of today into prompts")
 
     async def _answer(self, requests: Sequence[Request], put: Put) -> None:
         async with AsyncExitStack() as stack:
@@ -87,11 +97,7 @@ class ApiEngine(Engine):
     async def _check(self, client: ApiClient) -> bool:
         """Whether a server that was dead is back, with the same model as before."""
         facts = await ask_facts(client, self._options, self._facts.model)
-        if facts is None:
-            return False
-        if facts.evalkit is not None:
-            check_identity(self._config, self._resolved, facts, client.service.base_url or "")
-        return facts.kind is self._facts.kind
+        return facts is not None and facts.kind is self._facts.kind
 
     async def _choose_form(self, fleet: Fleet) -> Form:
         async def ask(prompt: str | Sequence[int], extra: Mapping[str, Any]) -> Reply:
@@ -103,14 +109,12 @@ class ApiEngine(Engine):
             return reply
 
         bos = self._config.protocol.bos
-        return await choose_form(ask, self._tokenizer, bos, self._options.prompts, self._facts.kind)
+        return await choose_form(ask, self._tokenizer, bos, self._options.prompts)
 
     async def ask(self, fleet: Fleet, request: Request) -> Completion | Reply:
         """The completion of one request; the reply when every server failed it."""
         messages = self._messages(request)
-        body, left_out = parameters(
-            self._facts.kind, self._sampled(request), defaults=self._sampling_is_the_servers
-        )
+        body, left_out = parameters(self._facts.kind, request, defaults=self._config.generation.from_model)
         self._say_left_out(left_out)
         body = self._with_options(body, chat=messages is not None)
         if messages is not None:
@@ -119,14 +123,10 @@ class ApiEngine(Engine):
         else:
             assert isinstance(request.prompt, str) and self._form is not None
             body |= self._form.extra
-            prompt: str | Sequence[int] = request.prompt_ids or self._form.prompt(
-                request.prompt, self._tokenizer, self._config.protocol.bos
-            )
+            prompt = self._form.prompt(request.prompt, self._tokenizer, self._config.protocol.bos)
             reply = await fleet.ask(lambda client: client.completions(self._facts.model, prompt, body))
         if reply.status == "api_error":
             return reply
-        if self._facts.kind is ServerKind.evalkit and reply.status == "ok":
-            return own_completion(request, reply)
         text = request.prompt if isinstance(request.prompt, str) else ""
         return foreign_completion(request, reply, text, self._tokenizer)
 
@@ -147,17 +147,6 @@ class ApiEngine(Engine):
             return (Message("user", request.prompt),)
         return None
 
-    @property
-    def _sampling_is_the_servers(self) -> bool:
-        return self._config.generation.from_model and self._facts.evalkit is None
-
-    def _sampled(self, request: Request) -> Request:
-        if not self._config.generation.from_model or self._facts.evalkit is None:
-            return request
-        return replace(
-            request, sampling=from_generation_config(self._facts.evalkit.get("generation_config") or {})
-        )
-
     def _with_options(self, body: dict[str, Any], *, chat: bool = False) -> dict[str, Any]:
         # OpenAI's newer chat models know the length by this name only.
         if chat and (urlsplit(self._addresses[0]).hostname or "").endswith("openai.com"):
@@ -172,7 +161,6 @@ class ApiEngine(Engine):
 
     def describe(self) -> dict[str, Any]:
         """See `Engine.describe`."""
-        told = self._facts.evalkit or {}
         return {
             "engine": "api",
             "server": self._facts.kind.value,
@@ -180,12 +168,11 @@ class ApiEngine(Engine):
             "addresses": [public_address(address) for address in self._addresses],
             "prompts": self._options.prompts.value,
             "parameters": self._options.parameters,
-            "generation_config": told.get("generation_config") or self._generation_config(),
-            "served_by": told.get("engine"),
+            "generation_config": self._generation_config(),
         }
 
     def _generation_config(self) -> dict[str, Any]:
-        if self._facts.evalkit is not None or self._resolved.path is None:
+        if self._resolved.path is None:
             return {}
         from evalkit.models.files import generation_config
 
@@ -206,6 +193,7 @@ class _Work:
         self._stop: EvalkitError | None = None
         self._failed: list[str] = []
         self._in_a_row = 0
+        self._answered = False
 
     async def run(self) -> None:
         """Asks them all, the first one alone: what every request would meet shows there."""
@@ -228,15 +216,24 @@ class _Work:
     async def _take_one(self) -> None:
         request = self._waiting.popleft()
         try:
-            answer = await self._engine.ask(self._fleet, request)
+            answer = await self._ask(request)
         except EvalkitError as error:
             self._stop = self._stop or error
             return
         if isinstance(answer, Completion):
-            self._in_a_row = 0
+            self._in_a_row, self._answered = 0, True
             self._put(answer)
             return
         self._in_a_row += 1
         self._failed.append(f"{request.id}: {answer.error}")
         if not self._fleet.alive or self._in_a_row >= FAILURES_IN_A_ROW:
             self._stop = self._stop or self._engine.failure(self._fleet, answer)
+
+    async def _ask(self, request: Request) -> Completion | Reply:
+        try:
+            return await self._engine.ask(self._fleet, request)
+        except ServiceError as error:
+            # Where others were answered, it is this one request that the server does not take.
+            if error.reason != "request" or not self._answered:
+                raise
+            return Reply("api_error", error=error.what)

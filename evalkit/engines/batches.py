@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from evalkit.engines.cache import LayerShape
-from evalkit.engines.memory import Limits, is_out_of_memory, no_room
+from evalkit.engines.memory import Limits, no_room
 from evalkit.engines.rows import Row
+from evalkit.errors import is_out_of_memory
 
 # Where a model does not say what a token takes in its cache.
 _UNKNOWN_ROWS = 16
@@ -44,12 +45,16 @@ class Batches:
         Raises:
             EvalkitError: not even one row fits.
         """
+        yielded: set[int] = set()
         try:
-            yield from run(rows)
+            for row in run(rows):
+                yielded.add(id(row))
+                yield row
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            left = [row for row in rows if row.finish is None]
+            # A row may have ended in a batch that is handed over as a whole.
+            left = [row for row in rows if id(row) not in yielded]
             if len(rows) == 1:
                 raise no_room(error) from None
         else:

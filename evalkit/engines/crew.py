@@ -192,6 +192,7 @@ class Crew:
                 self._ask(member, None)
             return outcome
         if isinstance(outcome, Refusal):
+            self._repeat(member, outcome.log)
             if not member.late:
                 raise outcome.error
             # A machine that joined and cannot serve must not end the work of the others. The worker

@@ -4,6 +4,7 @@ Serves every causal model. Token choice and ends are ours, so that sampling, sto
 length of each row follow its own request.
 """
 
+import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,9 +17,14 @@ from evalkit.engines.rows import Row
 from evalkit.engines.sampling import choose
 
 
-def generate(rows: Sequence[Row], loaded: LoadedModel, batches: Batches) -> Iterator[Row]:
-    """Finishes the rows batch by batch, longest prompts first, and yields them."""
-    for batch in batches.of(rows):
+def generate(
+    rows: Sequence[Row], loaded: LoadedModel, batches: Batches, *, alike: bool = False
+) -> Iterator[Row]:
+    """Finishes the rows batch by batch, longest prompts first, and yields them.
+
+    `alike`: a batch holds prompts of one length only.
+    """
+    for batch in batches.of(rows, alike=alike):
         yield from batches.attempt(batch, lambda some: iter(_run(some, loaded)))
 
 
@@ -34,9 +40,10 @@ def _run(rows: Sequence[Row], loaded: LoadedModel) -> Sequence[Row]:
     settings = GenerationConfig(
         max_new_tokens=max(row.request.max_new_tokens for row in rows), do_sample=False, pad_token_id=0
     )
+    masked = len(rows) > 1 or "attention_mask" in inspect.signature(loaded.model.forward).parameters
     loaded.model.generate(
         ids.to(loaded.device),
-        attention_mask=mask.to(loaded.device),
+        **({"attention_mask": mask.to(loaded.device)} if masked else {}),
         generation_config=settings,
         logits_processor=[_Choice(rows)],
         stopping_criteria=_ends(rows),

@@ -1,12 +1,12 @@
 """A request in the words of a server, and the server's answer as a completion."""
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
+from evalkit.config import BosRule
 from evalkit.engines.decoding import clean_up
-from evalkit.errors import EvalkitError
-from evalkit.replies import Reply
+from evalkit.engines.encoding import token_ids
+from evalkit.replies import Reply, end_of
 from evalkit.server_options import ServerKind
 from evalkit.types import Completion, FinishReason, Request
 
@@ -18,25 +18,15 @@ _FIXED: dict[ServerKind, dict[str, Any]] = {
 }
 # What switches top-k off, for servers that have it.
 _TOP_K_OFF = {
-    ServerKind.evalkit: 0,
     ServerKind.vllm: -1,
     ServerKind.sglang: -1,
     ServerKind.llama_cpp: 0,
 }
 _PENALTY = {
-    ServerKind.evalkit: "repetition_penalty",
     ServerKind.vllm: "repetition_penalty",
     ServerKind.sglang: "repetition_penalty",
     ServerKind.tgi: "repetition_penalty",
     ServerKind.llama_cpp: "repeat_penalty",
-}
-_FINISH: dict[str, FinishReason] = {
-    "stop": "stop",
-    "eos": "stop",
-    "eos_token": "stop",
-    "stop_sequence": "stop_string",
-    "length": "length",
-    "tool_calls": "stop",
 }
 # Where servers say which stop string they met.
 _STOP_FIELDS = ("stop_reason", "matched_stop", "stopping_word")
@@ -52,8 +42,6 @@ def parameters(kind: ServerKind, request: Request, *, defaults: bool) -> tuple[d
     body: dict[str, Any] = {"max_tokens": request.max_new_tokens, **_FIXED.get(kind, {})}
     if request.stop:
         body["stop"] = list(request.stop)
-    if kind is ServerKind.evalkit:
-        body["evalkit"] = {"generator_state": request.generator_state}
     if defaults:
         return body | {"seed": request.seed}, []
     left_out: list[str] = []
@@ -73,21 +61,6 @@ def parameters(kind: ServerKind, request: Request, *, defaults: bool) -> tuple[d
     elif says_neutral or sampling.repetition_penalty != 1:
         body[_PENALTY[kind]] = sampling.repetition_penalty
     return body, left_out
-
-
-def own_completion(request: Request, reply: Reply) -> Completion:
-    """The completion that an endpoint of `evalkit serve` made, as it made it.
-
-    Raises:
-        EvalkitError: the answer does not carry it.
-    """
-    told = reply.body["choices"][0].get("evalkit")
-    wanted = [field.name for field in fields(Completion) if field.name != "id"]
-    if not isinstance(told, dict) or any(name not in told for name in wanted):
-        raise EvalkitError(
-            "the server's answer lacks evalkit's fields", fix="run the same version of evalkit at both ends"
-        )
-    return Completion(id=request.id, **{name: told[name] for name in wanted})
 
 
 def foreign_completion(request: Request, reply: Reply, prompt_text: str, tokenizer: Any | None) -> Completion:
@@ -111,7 +84,9 @@ def foreign_completion(request: Request, reply: Reply, prompt_text: str, tokeniz
             error=reply.error or reply.status,
         )
     choice: Mapping[str, Any] = reply.body["choices"][0]
-    raw, finish = _with_stop_string(reply.text or "", choice, request, reply.output_tokens)
+    raw, finish = _with_stop_string(
+        reply.text or "", choice, reply.finish_reason, request, reply.output_tokens
+    )
     return Completion(
         id=request.id,
         text=clean_up(prompt_text + raw)[len(clean_up(prompt_text)) :],
@@ -123,7 +98,7 @@ def foreign_completion(request: Request, reply: Reply, prompt_text: str, tokeniz
 
 
 def _with_stop_string(
-    text: str, choice: Mapping[str, Any], request: Request, new_tokens: int | None
+    text: str, choice: Mapping[str, Any], finish_reason: str | None, request: Request, new_tokens: int | None
 ) -> tuple[str, FinishReason]:
     """The text with the stop string that ended it, which servers leave out, and why it ended."""
     for name in _STOP_FIELDS:
@@ -132,11 +107,11 @@ def _with_stop_string(
             return text if met in text else text + met, "stop_string"
     if any(stop in text for stop in request.stop):
         return text, "stop_string"
-    given = choice.get("finish_reason")
-    if given in _FINISH:
-        return text, _FINISH[given]
+    end = end_of(finish_reason)
+    if end in ("stop", "stop_string", "length"):
+        return text, end
     return text, "length" if new_tokens is not None and new_tokens >= request.max_new_tokens else "stop"
 
 
 def _count(text: str, tokenizer: Any | None) -> int:
-    return len(tokenizer(text, add_special_tokens=False)["input_ids"]) if tokenizer is not None else 0
+    return len(token_ids(text, tokenizer, BosRule.none)) if tokenizer is not None else 0

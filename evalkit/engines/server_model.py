@@ -17,9 +17,8 @@ from evalkit.engines.servers import (
     nobody_answers,
 )
 from evalkit.errors import InputError
-from evalkit.identity import GENERATION_VERSION
 from evalkit.models import label_of
-from evalkit.models.served import disagreements, resolve_without_weights
+from evalkit.models.served import resolve_without_weights
 from evalkit.refusals import public_address
 from evalkit.server_options import PromptForm, ServerKind
 
@@ -52,7 +51,7 @@ def new_client(options: EngineConfig, address: str, *, retries: int | None = Non
 
 
 def identify_served(config: Config) -> Identified:
-    """The model behind engine=api: evalkit's own endpoint tells its identity, of others the name counts.
+    """The model behind engine=api: of a server the model's name counts.
 
     Raises:
         InputError: the command and the servers, or two servers, do not agree.
@@ -60,12 +59,7 @@ def identify_served(config: Config) -> Identified:
     """
     assert config.model is not None
     known = resolve_without_weights(config.model, offline=is_offline(config))
-    facts = ask_servers(config, known)
-    if facts.evalkit is not None:
-        told = facts.evalkit
-        name = told["name"] if config.model.served and config.model.name is None else known.name
-        model = replace(known, name=name, label=label_of(name), identity=dict(told["identity"]))
-        return Identified(model, str(told["family"]), str(told["dtype"]))
+    facts = ask_servers(config)
     if config.model.served and config.model.name is None:
         known = replace(known, name=facts.model, label=label_of(facts.model))
     identity = _foreign_identity(config, known, facts)
@@ -74,7 +68,11 @@ def identify_served(config: Config) -> Identified:
 
 
 def _foreign_identity(config: Config, known: "ResolvedModel", facts: ServerFacts) -> dict[str, Any]:
-    identity: dict[str, Any] = {"server_model": facts.model, "name": known.name}
+    # The files that are here tell two models of one name apart; their tokenizer makes the prompts.
+    identity: dict[str, Any] = {"server_model": facts.model, "name": known.name, **known.identity}
+    if facts.kind is not ServerKind.openai:
+        # It decides which sampling parameters are sent, and so which of its own a server fills in.
+        identity["server"] = facts.kind.value
     if config.engine.parameters:
         identity["parameters"] = dict(config.engine.parameters)
     if config.engine.prompts is PromptForm.chat:
@@ -82,12 +80,8 @@ def _foreign_identity(config: Config, known: "ResolvedModel", facts: ServerFacts
     return identity
 
 
-def ask_servers(config: Config, known: "ResolvedModel") -> ServerFacts:
-    """What the servers that answer say, agreed among them and with the command.
-
-    Args:
-        config: the options.
-        known: the command's model, as far as it is known; or a model that was identified before.
+def ask_servers(config: Config) -> ServerFacts:
+    """What the servers that answer say, agreed among them.
 
     Raises:
         InputError: they do not agree.
@@ -103,7 +97,7 @@ def ask_servers(config: Config, known: "ResolvedModel") -> ServerFacts:
     if not alive:
         raise nobody_answers(found)
     first = alive[0][1]
-    for address, facts in alive:
+    for _, facts in alive:
         if facts.model != first.model or facts.kind is not first.kind:
             raise InputError(
                 f"the servers differ: {first.model} ({first.kind.value}) and "
@@ -111,10 +105,6 @@ def ask_servers(config: Config, known: "ResolvedModel") -> ServerFacts:
                 where=", ".join(public_address(address) for address, _ in alive),
                 fix="serve one model with one program at all of them",
             )
-        if facts.kind is ServerKind.evalkit:
-            check_identity(config, known, facts, address)
-            if facts.evalkit != first.evalkit and _essence(facts) != _essence(first):
-                raise _mismatch("the servers do not serve the same model", address)
     return first
 
 
@@ -124,49 +114,3 @@ async def _look(options: EngineConfig, found: Sequence[str], name: str | None) -
             return await ask_facts(client, options, name)
 
     return list(await asyncio.gather(*(look(address) for address in found)))
-
-
-def _essence(facts: ServerFacts) -> list[Any]:
-    told = facts.evalkit or {}
-    return [told.get(key) for key in ("identity", "dtype", "bos", "family", "generation_version")]
-
-
-def check_identity(config: Config, known: "ResolvedModel", facts: ServerFacts, address: str) -> None:
-    """Refuses an endpoint of evalkit that does not do what the command says.
-
-    Raises:
-        InputError: another model, precision, BOS rule or version; says what to change.
-    """
-    told = facts.evalkit
-    if told is None or told.get("generation_version") != GENERATION_VERSION:
-        raise _mismatch("the server runs another version of evalkit", address)
-    if config.engine.prompts is PromptForm.chat:
-        raise InputError(
-            "evalkit's own server takes the exact prompts",
-            where="option engine.prompts",
-            fix="engine.prompts=auto",
-        )
-    assert config.model is not None
-    differing = disagreements(known.identity, dict(told["identity"]), served=config.model.served)
-    if differing:
-        raise _mismatch(
-            f"the server's model {told['name']} is not the command's ({', '.join(differing)} differ)",
-            address,
-            fix="name the model that is served, or model=served to take it as it is",
-        )
-    if config.dtype is not Dtype.auto and config.dtype.value != told["dtype"]:
-        raise _mismatch(
-            f"the server computes in {told['dtype']}, the command says {config.dtype.value}",
-            address,
-            fix=f"dtype={told['dtype']}, or serve with dtype={config.dtype.value}",
-        )
-    if config.protocol.bos.value != told["bos"]:
-        raise _mismatch(
-            f"the server's BOS rule is {told['bos']}, the command's {config.protocol.bos.value}",
-            address,
-            fix=f"protocol.bos={told['bos']}, or serve with protocol.bos={config.protocol.bos.value}",
-        )
-
-
-def _mismatch(what: str, address: str, *, fix: str | None = None) -> InputError:
-    return InputError(what, where=public_address(address), fix=fix)

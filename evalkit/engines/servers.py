@@ -17,26 +17,20 @@ from evalkit.server_options import ServerKind
 
 # What /v1/models names as the owner of a model.
 _OWNERS = {
-    "evalkit": ServerKind.evalkit,
     "vllm": ServerKind.vllm,
     "sglang": ServerKind.sglang,
     "llamacpp": ServerKind.llama_cpp,
 }
 # Servers that know exactly which names they answer to.
-_STRICT = (ServerKind.evalkit, ServerKind.vllm, ServerKind.sglang)
+_STRICT = (ServerKind.vllm, ServerKind.sglang)
 
 
 @dataclass(frozen=True)
 class ServerFacts:
-    """What a server says of itself.
-
-    `model` is the name requests must carry; `evalkit` what an endpoint of `evalkit serve` tells
-    about its model and engine, None for any other server.
-    """
+    """What a server says of itself; `model` is the name requests must carry."""
 
     kind: ServerKind
     model: str
-    evalkit: Mapping[str, Any] | None = None
 
 
 def addresses(options: EngineConfig) -> list[str]:
@@ -126,8 +120,7 @@ def _facts(reply: Reply, options: EngineConfig, wanted: str | None, address: str
             where=address,
             fix=f"engine.model={next(iter(entries), 'NAME')}",
         )
-    told = entry.get("evalkit")
-    return ServerFacts(kind, wanted, told if kind is ServerKind.evalkit and isinstance(told, dict) else None)
+    return ServerFacts(kind, wanted)
 
 
 def _kind(entry: Mapping[str, Any], options: EngineConfig) -> ServerKind:

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
 
+from evalkit.durable import write_json_atomic
 from evalkit.errors import EvalkitError
-from evalkit.records import write_json_atomic
 
 
 @dataclass(frozen=True)

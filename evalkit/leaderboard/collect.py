@@ -6,11 +6,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from evalkit.durable import read_checked_json
+from evalkit.durable import read_checked_json, read_log
 from evalkit.errors import InputError
 from evalkit.leaderboard.rows import MtBenchRun, Run
 from evalkit.mtbench.results import with_own_intervals
-from evalkit.records import RunDirectory, read_log
+from evalkit.records import RunDirectory
 from evalkit.results import Results, read_results
 from evalkit.suites import with_intervals
 
@@ -94,7 +94,7 @@ def _add(found: Collection, folder: Path) -> None:
         found.left_out.append(LeftOut(folder, error.what))
     except (OSError, ValueError) as error:
         found.left_out.append(LeftOut(folder, f"results.json cannot be read: {error}"))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         found.left_out.append(LeftOut(folder, f"results.json does not fit its schema: {error!r}"))
     else:
         found.runs.append(Run(folder, results, path.stat().st_mtime))

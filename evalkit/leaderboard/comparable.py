@@ -39,7 +39,7 @@ def counting_metric(name: str, results: Results) -> str | None:
 
 
 def _is_shipped(name: str) -> bool:
-    from evalkit.tasks import task_names
+    from evalkit.task_spec import task_names
 
     return name in task_names()
 

@@ -24,7 +24,7 @@ from evalkit.metrics.base import CorrelationMetric, SampleMetric
 from evalkit.metrics.prediction import gold
 from evalkit.results import AVERAGE
 from evalkit.suites import category_members
-from evalkit.tasks import CATEGORIES
+from evalkit.task_spec import CATEGORIES
 
 ALPHA = 0.05
 _SHOWN = 6

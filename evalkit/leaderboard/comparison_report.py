@@ -11,11 +11,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from evalkit.config import Config
+from evalkit.durable import write_text_atomic
 from evalkit.leaderboard.compare import Compared, Comparison, Flip
 from evalkit.leaderboard.publish import write_page
 from evalkit.leaderboard.sentences import p_text, sentences
 from evalkit.leaderboard.tables import spreadsheet_text
-from evalkit.records import write_text_atomic
 from evalkit.redaction import printable
 from evalkit.words import said, t
 

@@ -17,7 +17,7 @@ from evalkit.leaderboard.sentences import sentences
 from evalkit.leaderboard.steps import checkpoint_of
 from evalkit.leaderboard.tables import marks
 from evalkit.suites import category_members
-from evalkit.tasks import CATEGORIES
+from evalkit.task_spec import CATEGORIES
 
 # Pairs grow with the square of the rows: beyond this many only `compare` tells.
 MOST_PAIRED = 8

@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from evalkit.config import Config
+from evalkit.durable import write_text_atomic
 from evalkit.errors import InputError
 from evalkit.identity import folder_name
 from evalkit.leaderboard.build import Board, jaster_row
 from evalkit.leaderboard.rows import Kind, Run
 from evalkit.nearest import did_you_mean
-from evalkit.records import write_text_atomic
 from evalkit.words import t
 
 DEFAULT = ("csv", "markdown", "html")
@@ -86,12 +86,6 @@ def _lm_eval(board: Board, out: Path, config: Config) -> list[str]:
     return [t("written: {path}", path=path) for path in write_lm_eval(board.rows, out)]
 
 
-def _mlflow(board: Board, out: Path, config: Config) -> list[str]:
-    from evalkit.leaderboard.exporters.mlflow import log_to_mlflow
-
-    return log_to_mlflow(board.rows, out)
-
-
 def _wandb(board: Board, out: Path, config: Config) -> list[str]:
     from evalkit.leaderboard.exporters.wandb import log_to_wandb
 
@@ -109,6 +103,5 @@ WRITERS: dict[str, Callable[[Board, Path, Config], list[str]]] = {
     "html": _html,
     "model-card": _model_card,
     "lm-eval": _lm_eval,
-    "mlflow": _mlflow,
     "wandb": _wandb,
 }

@@ -37,34 +37,30 @@ def _known(model: ModelConfig, *, offline: bool) -> tuple[Path | None, dict[str,
         return None, {}
     if model.random is not None:
         return None, {"random": asdict(model.random)}
+    from evalkit.models.files import folder_identity, is_folder
+
     if model.pypi is not None:
         from evalkit.models.wheels import kept_folder
 
-        return kept_folder(model.pypi), {"gguf_sha256": model.pypi.sha256}
+        kept = kept_folder(model.pypi)
+        own = folder_identity(kept, code=model.trust_remote_code) if kept else {}
+        return kept, {"gguf_sha256": model.pypi.sha256} | own
     assert model.path is not None
-    from evalkit.models.files import is_folder
 
-    if is_folder(model.path):
-        return _known_folder(Path(model.path).expanduser().resolve())
-    return _known_of_hub(model, offline=offline)
-
-
-def _known_folder(folder: Path) -> tuple[Path, dict[str, Any]]:
-    from evalkit.models.files import folder_identity
-
+    if not is_folder(model.path):
+        return _known_of_hub(model, offline=offline)
+    folder = Path(model.path).expanduser().resolve()
     if not folder.is_dir():
         raise InputError(
             "the model folder does not exist",
             where=f"model.path={folder}",
             fix="model=served model.name=NAME for a model that only the server has",
         )
-    identity = folder_identity(folder)
-    if not identity["weights"]:
-        del identity["weights"]
-    return folder, identity
+    return folder, folder_identity(folder, code=model.trust_remote_code)
 
 
 def _known_of_hub(model: ModelConfig, *, offline: bool) -> tuple[Path | None, dict[str, Any]]:
+    from evalkit.models.files import folder_identity
     from evalkit.models.hub import snapshot
 
     assert model.path is not None
@@ -81,30 +77,5 @@ def _known_of_hub(model: ModelConfig, *, offline: bool) -> tuple[Path | None, di
         revision = model.revision or ""
         commit = {"commit": revision} if len(revision) == _COMMIT_DIGITS else {}
         return None, {"hub": model.path} | commit
-    return folder, {"hub": model.path, "commit": folder.name}
-
-
-def disagreements(known: dict[str, Any], found: dict[str, Any], *, served: bool = False) -> list[str]:
-    """The keys in which a server's model is another one than the command's.
-
-    Args:
-        known: what the command's model is known to be, see `resolve_without_weights`.
-        found: the whole identity the server tells.
-        served: the command leaves the model to the server.
-    """
-    differing = list(_differing(known, found, ""))
-    if not served:
-        # Given at the server only, these change what a chat request asks.
-        differing += [key for key in ("tokenizer", "chat_template") if key in found and key not in known]
-    return differing
-
-
-def _differing(known: dict[str, Any], found: dict[str, Any], prefix: str) -> list[str]:
-    names: list[str] = []
-    for key, value in known.items():
-        other = found.get(key)
-        if isinstance(value, dict) and isinstance(other, dict):
-            names += _differing(value, other, f"{prefix}{key}.")
-        elif value != other:
-            names.append(f"{prefix}{key}")
-    return names
+    own = folder_identity(folder, code=model.trust_remote_code, weights=False)
+    return folder, {"hub": model.path, "commit": folder.name} | own

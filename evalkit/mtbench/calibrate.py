@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.config import Config
+from evalkit.durable import write_json_atomic
 from evalkit.errors import InputError
 from evalkit.mtbench.aggregate import RULES, table
 from evalkit.mtbench.agreement import RatingAgreement, compare_ratings
@@ -13,7 +14,6 @@ from evalkit.mtbench.folder import MtBenchFolder, logged_label
 from evalkit.mtbench.job import Job, prepare_job
 from evalkit.mtbench.judge_run import make_judgments
 from evalkit.mtbench.results import preset_record, scored
-from evalkit.records import write_json_atomic
 from evalkit.types import Judgment
 
 # Section 11 of the MT-Bench protocol notes: two gpt-4 runs over 113 equal prompts.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.config import Config
-from evalkit.durable import remove_file, write_checked_json
+from evalkit.durable import canonical_json, remove_file, write_checked_json
 from evalkit.errors import InputError
 from evalkit.mtbench.data import Books, pinned_files
 from evalkit.mtbench.folder import Header, MtBenchFolder, turns_of
@@ -17,7 +17,7 @@ from evalkit.mtbench.presets import DEFAULT_PRESET, Preset, load_preset, preset_
 from evalkit.mtbench.questions import Answer, Language
 from evalkit.mtbench.replay import Replayed, replay_pairs, replay_singles
 from evalkit.mtbench.results import missing_turns, model_table, preset_sha256, results_json
-from evalkit.records import canonical_json, text_sha256
+from evalkit.records import text_sha256
 
 
 def replay(config: Config) -> tuple[Path, dict[str, Any]]:

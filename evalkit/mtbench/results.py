@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.config import Reduce
+from evalkit.durable import canonical_json
 from evalkit.errors import EvalkitError
 from evalkit.mtbench.aggregate import (
     MINUS_ONE,
@@ -38,7 +39,7 @@ from evalkit.mtbench.aggregate import (
 )
 from evalkit.mtbench.folder import MtBenchFolder, TurnRecord
 from evalkit.mtbench.presets import Counts, Parser, Preset, Status, load_preset
-from evalkit.records import canonical_json, text_sha256
+from evalkit.records import text_sha256
 from evalkit.results import PROTOCOL_RESAMPLES
 from evalkit.types import Judgment
 

@@ -1,1 +1,1 @@
-"""plan: tokens, time, memory and judge cost of a run, before anything starts. docs/scaling.md."""
+"""plan: tokens, memory, judge cost and a bound of the time, before anything starts. docs/scaling.md."""

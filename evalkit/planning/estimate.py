@@ -6,40 +6,30 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from evalkit.config import Config
+from evalkit.engines.capacity import MOST_ROWS
 from evalkit.errors import InputError
 from evalkit.planning.counting import token_counter
 from evalkit.planning.hardware import Hardware, hardware_of
-from evalkit.planning.memory import Memory, memory_of
+from evalkit.planning.memory import Memory, memory_of, places
 from evalkit.planning.mt_bench import JudgeCost, judge_cost, turns_of
-from evalkit.planning.passes import Work, go_through, places
 from evalkit.planning.shapes import ModelShape, shape_of
 from evalkit.planning.workload import DatasetCount, Group, Workload, suite_workload
 
-# XLM-RoBERTa large without its embeddings: COMET runs every text through it once.
-_COMET_PARAMETERS = 303e6
-_COMET_BYTES = 2.3e9
 _LLM_JP_VOCABULARY = 99584
 # How many datasets a note names.
 _FEW = 5
-# Texts of a batch are padded to its longest.
-_COMET_PADDING = 1.5
 
 
 @dataclass(frozen=True)
-class Phases:
-    """Seconds of one run's phases; `prefill` and `decode` are the model's work."""
+class Bound:
+    """What each worker must compute (operations) and read (bytes) at least in one run.
 
-    startup: float
-    loading: float
-    prefill: float
-    decode: float
-    scoring: float
-    comet: float
+    `seconds` is what that takes at the peaks; None: no peak is given. A real run takes longer.
+    """
 
-    @property
-    def total(self) -> float:
-        """All of them."""
-        return self.startup + self.loading + self.prefill + self.decode + self.scoring + self.comet
+    flops: float
+    bytes: float
+    seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -54,11 +44,7 @@ class Campaign:
     side_by_side: int
     workers: int
     rounds: int
-    seconds_typical: float
-    seconds_most: float
-    gpu_hours_typical: float
     read_bytes: float
-    read_bytes_per_second: float
     files: int
     idle_gpus: int
 
@@ -76,10 +62,8 @@ class Estimate:
     left_out: dict[str, str]
     hardware: Hardware
     memory: Memory
-    typical: Work
-    most: Work
-    phases_typical: Phases
-    phases_most: Phases
+    bound_typical: Bound
+    bound_most: Bound
     campaign: Campaign
     judge: JudgeCost | None
     notes: tuple[str, ...]
@@ -93,8 +77,6 @@ class Estimate:
             "new_tokens_most": sum(row.new_tokens_most for row in self.datasets),
             "new_tokens_typical": sum(row.new_tokens_typical for row in self.datasets),
             "parameters": self.shape.parameters,
-            "seconds_typical": self.phases_typical.total,
-            "seconds_most": self.phases_most.total,
         }
         return {**asdict(self), "totals": totals}
 
@@ -121,15 +103,14 @@ def estimate(config: Config) -> Estimate:
         turns = [list(work.groups)]
         if all(row.source == "kept counts" for row in work.datasets):
             how = "kept counts of the llm-jp-3 tokenizer"
-    memory = memory_of([group for turn in turns for group in turn], shape, hardware)
+    batch_size = config.engine.batch_size
+    memory = memory_of([group for turn in turns for group in turn], shape, hardware, batch_size=batch_size)
     copies = max(1, config.gpus // memory.cards)
     workers = max(1, copies // config.checkpoints)
-    typical, most = (
-        _generate(config, turns, shape, hardware, memory, workers, typical=expected)
+    usual, most = (
+        _bound(turns, shape, hardware, workers=workers, batch_size=batch_size, typical=expected)
         for expected in (True, False)
     )
-    busy = min(copies, workers * config.checkpoints)
-    phases = [_phases(config, work.datasets, hardware, memory, done, busy) for done in (typical, most)]
     return Estimate(
         model=config.model.name or config.model.path or "model",
         suite=config.suite.name,
@@ -140,72 +121,47 @@ def estimate(config: Config) -> Estimate:
         left_out=work.left_out,
         hardware=hardware,
         memory=memory,
-        typical=typical,
-        most=most,
-        phases_typical=phases[0],
-        phases_most=phases[1],
-        campaign=_campaign(config, work.datasets, memory, copies, workers, phases),
+        bound_typical=usual,
+        bound_most=most,
+        campaign=_campaign(config, work.datasets, memory, copies, workers),
         judge=judge,
         notes=tuple(_notes(config, shape, memory, work)),
     )
 
 
-def _generate(
-    config: Config,
+def _bound(
     turns: Sequence[Sequence[Group]],
     shape: ModelShape,
     hardware: Hardware,
-    memory: Memory,
-    workers: int,
     *,
+    workers: int,
+    batch_size: int | None,
     typical: bool,
-) -> Work:
-    """What the busiest of `workers` does: its share of every group, one turn after the other."""
-    total = Work()
+) -> Bound:
+    """The bound when the work is shared evenly; answers of typical length or as long as they may be."""
+    flops, read = 0.0, 0.0
+    rows = batch_size or MOST_ROWS[hardware.kind]
+    # A pass reads the weights that one token goes through, and those of the logits.
+    pass_bytes = (shape.token_flops + shape.logit_flops) / 2 * hardware.width
     for turn in turns:
-        shares = [Group(group.prefix, group.items[::workers]) for group in turn]
-        work = go_through(
-            shares,
-            shape,
-            hardware,
-            cache_bytes=memory.cache,
-            typical=typical,
-            batch_size=config.engine.batch_size,
-        )
-        total = Work(
-            passes=total.passes + work.passes,
-            prompt_tokens=total.prompt_tokens + work.prompt_tokens,
-            new_tokens=total.new_tokens + work.new_tokens,
-            seconds=total.seconds + work.seconds,
-            prefill_seconds=total.prefill_seconds + work.prefill_seconds,
-            prefix_tokens=max(total.prefix_tokens, work.prefix_tokens),
-            rows=max(total.rows, work.rows),
-        )
-    return total
-
-
-def _phases(
-    config: Config,
-    rows: Sequence[DatasetCount],
-    hardware: Hardware,
-    memory: Memory,
-    work: Work,
-    copies: int,
-) -> Phases:
-    comet_tokens = sum(row.comet_tokens for row in rows) * _COMET_PADDING
-    # Runs start together, and so read together.
-    share = (config.plan.storage_total or math.inf) / copies
-    storage = min(config.plan.storage, share) * 1e9
-    comet = 2 * _COMET_PARAMETERS * comet_tokens / hardware.flops_float32 + _COMET_BYTES / storage
-    samples = 0 if config.suite is not None and config.suite.mt_bench else sum(row.samples for row in rows)
-    return Phases(
-        startup=config.plan.startup,
-        loading=memory.weights / storage,
-        prefill=work.prefill_seconds,
-        decode=work.seconds - work.prefill_seconds,
-        scoring=samples * config.plan.scoring_ms / 1e3,
-        comet=comet if comet_tokens else 0.0,
-    )
+        longest, answered = 0.0, 0.0
+        for group in turn:
+            flops += group.prefix * (shape.token_flops + shape.pair_flops * group.prefix / 2)
+            for item in group.items:
+                new = max(1.0, item.typical if typical else item.most)
+                # The last new token is not read again.
+                own, before = item.own + new - 1, group.prefix + item.cached
+                flops += own * (shape.token_flops + shape.pair_flops * (before + own / 2))
+                flops += new * shape.logit_flops
+                read += (new - 1) * (item.cached + item.own + new / 2) * shape.token_bytes(hardware.width)
+                longest, answered = max(longest, new), answered + new
+        # A pass gives each row one token, and an answer's tokens come one after another.
+        read += workers * max(longest, answered / workers / rows) * pass_bytes
+    flops, read = flops / workers, read / workers
+    seconds = None
+    if hardware.flops and hardware.bandwidth:
+        seconds = max(flops / hardware.flops, read / hardware.bandwidth)
+    return Bound(flops, read, seconds)
 
 
 def _campaign(
@@ -214,22 +170,14 @@ def _campaign(
     memory: Memory,
     copies: int,
     workers: int,
-    phases: Sequence[Phases],
 ) -> Campaign:
     side_by_side = max(1, copies // workers)
-    rounds = math.ceil(config.checkpoints / side_by_side)
-    seconds = [rounds * one.total for one in phases]
-    read = float(memory.weights) * config.checkpoints * workers
     return Campaign(
         checkpoints=config.checkpoints,
         side_by_side=side_by_side,
         workers=workers,
-        rounds=rounds,
-        seconds_typical=seconds[0],
-        seconds_most=seconds[1],
-        gpu_hours_typical=seconds[0] * config.gpus / 3600,
-        read_bytes=read,
-        read_bytes_per_second=read / seconds[0],
+        rounds=math.ceil(config.checkpoints / side_by_side),
+        read_bytes=float(memory.weights) * config.checkpoints * workers,
         # Completions and scores of every dataset, and the six files of a run.
         files=config.checkpoints * (2 * len(rows) + 6),
         idle_gpus=config.gpus - memory.cards * copies if config.gpus >= memory.cards else 0,
@@ -254,8 +202,6 @@ def _notes(config: Config, shape: ModelShape, memory: Memory, work: Workload) ->
         )
     if config.gpus and config.gpus < memory.cards:
         notes.append(f"gpus={config.gpus} are too few: one copy needs {memory.cards}")
-    if shape.experts > 1:
-        notes.append("a mixture of experts: every pass is taken to read all experts' weights")
     longest = max(group.prefix + places(item) for group in work.groups for item in group.items)
     if shape.context and longest > shape.context:
         beyond = f"the longest prompt with its answer ({longest:.0f} tokens) is beyond the context"

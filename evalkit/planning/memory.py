@@ -3,14 +3,14 @@
 The arithmetic of `evalkit.engines.memory`, before the model is there.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evalkit.engines.capacity import CACHE_SHARE, MOST_TOKENS
+from evalkit.engines.capacity import CACHE_SHARE, MOST_ROWS, MOST_TOKENS, SLOT_STEP
 from evalkit.planning.hardware import Hardware
-from evalkit.planning.passes import slot_tokens
 from evalkit.planning.shapes import ModelShape
-from evalkit.planning.workload import Group
+from evalkit.planning.workload import Group, Item
 
 _MOST_CARDS = 1024
 
@@ -28,7 +28,7 @@ class Memory:
         cache: what the rows' cache may take of that.
         token: one token in the cache.
         slot: the longest slot.
-        rows: rows of the longest slot that fit.
+        rows: rows of the longest slot that run at once.
         prefix: the longest shared prefix.
         activations: a pass of the most tokens, with the logits of its rows.
     """
@@ -46,11 +46,26 @@ class Memory:
     activations: float
 
 
-def memory_of(groups: Sequence[Group], shape: ModelShape, hardware: Hardware) -> Memory:
-    """The memory one copy of the model needs for this work, on as few cards as hold it."""
+def places(item: Item) -> int:
+    """Tokens an item's slot must hold."""
+    return math.ceil(item.cached + item.own) + item.most - 1
+
+
+def memory_of(
+    groups: Sequence[Group], shape: ModelShape, hardware: Hardware, *, batch_size: int | None = None
+) -> Memory:
+    """The memory one copy of the model needs for this work, on as few cards as hold it.
+
+    Args:
+        groups: what is to be answered.
+        shape: the model.
+        hardware: its card.
+        batch_size: most rows at once; None: what the hardware gains from.
+    """
     token = shape.token_bytes(hardware.width)
     weights = shape.parameters * hardware.width
-    slot = slot_tokens([item for group in groups for item in group.items]) * token
+    longest = max(1, *(places(item) for group in groups for item in group.items))
+    slot = -(-longest // SLOT_STEP) * SLOT_STEP * token
     prefix = max(group.prefix for group in groups) * token
     share = CACHE_SHARE[hardware.kind]
     # Of the widest place of a layer: the gated MLP's three vectors, and the residual's own.
@@ -76,7 +91,7 @@ def memory_of(groups: Sequence[Group], shape: ModelShape, hardware: Hardware) ->
         cache=free * share,
         token=token,
         slot=slot,
-        rows=int(free * share // slot),
+        rows=min(int(free * share // slot), batch_size or MOST_ROWS[hardware.kind]),
         prefix=prefix,
         activations=activations,
     )

@@ -66,7 +66,7 @@ def turns_of(config: Config) -> tuple[list[list[Group]], DatasetCount]:
         # What the first turn has computed is kept for the second.
         context, own = context + own + usual, SECOND_PROMPT
     samples = answers * len(preset.turns)
-    row = DatasetCount("mt-bench", samples, prompt, computed, 0.0, most, typical, 0.0, "kept counts")
+    row = DatasetCount("mt-bench", samples, prompt, computed, 0.0, most, typical, "kept counts")
     return turns, row
 
 

@@ -7,19 +7,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from evalkit.planning.estimate import Estimate, Phases
+from evalkit.planning.estimate import Estimate
 
 
 def print_estimate(estimate: Estimate, console: Console) -> None:
-    """Prints tokens, memory, time, what many checkpoints take, the judge's cost and the assumptions."""
+    """Prints tokens, memory, the bound of the time, what many checkpoints take and the judge's cost."""
     console.print(_dataset_table(estimate))
     for line in (
         *_token_lines(estimate),
         *_memory_lines(estimate),
-        *_time_lines(estimate),
+        _time_line(estimate),
         *_campaign_lines(estimate),
         *_judge_lines(estimate),
-        *_assumptions(estimate),
+        *(f"note    {note}" for note in estimate.notes),
     ):
         console.print(escape(line), soft_wrap=True, highlight=False)
 
@@ -52,42 +52,34 @@ def _token_lines(estimate: Estimate) -> Iterator[str]:
 
 
 def _memory_lines(estimate: Estimate) -> Iterator[str]:
-    memory, work = estimate.memory, estimate.most
+    memory = estimate.memory
     place = "this machine" if estimate.hardware.kind == "cpu" else f"a card of {memory.card_bytes / 1e9:g} GB"
     fit = "fits" if memory.fits and memory.cards == 1 else "does not fit"
     more = f": one copy needs {memory.cards}" if memory.cards > 1 else ""
     yield f"memory  {_gb(memory.weights)} weights; {fit} on {place}{more}"
     yield (
         f"        {_gb(memory.free)} free after loading, {_gb(memory.cache)} for rows: "
-        f"{memory.rows:,} of the longest ({memory.slot / 1e6:,.0f} MB), {work.rows:,} at once"
+        f"{memory.rows:,} of the longest at once ({memory.slot / 1e6:,.0f} MB)"
     )
-    held = work.prefix_tokens * memory.token
     yield (
-        f"        {memory.token:,} bytes per token; shared prefixes {_gb(held)}, "
+        f"        {memory.token:,} bytes per token; the longest shared prefix {_gb(memory.prefix)}, "
         f"activations {_gb(memory.activations)}"
     )
 
 
-def _time_lines(estimate: Estimate) -> Iterator[str]:
-    usual, most = estimate.phases_typical, estimate.phases_most
-    workers = estimate.campaign.workers
-    copies = _count(workers, "worker")
-    on = "this CPU" if estimate.hardware.kind == "cpu" else _count(workers * estimate.memory.cards, "GPU")
-    yield f"time    {duration(usual.total)} on {on} ({copies}), at most {duration(most.total)}"
-    yield f"        typical: {_phase_words(usual)}"
-    yield f"        at most: {_phase_words(most)}"
-
-
-def _phase_words(phases: Phases) -> str:
-    parts = {
-        "start": phases.startup,
-        "weights": phases.loading,
-        "prefill": phases.prefill,
-        "decode": phases.decode,
-        "scoring": phases.scoring,
-        "COMET": phases.comet,
-    }
-    return ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts.items())
+def _time_line(estimate: Estimate) -> str:
+    hardware, many = estimate.hardware, estimate.campaign
+    usual, most = estimate.bound_typical.seconds, estimate.bound_most.seconds
+    if usual is None or most is None:
+        return "time    no bound without the peaks of this machine: plan.tflops= plan.bandwidth="
+    assert hardware.flops is not None and hardware.bandwidth is not None
+    on = "this CPU" if hardware.kind == "cpu" else _count(many.workers * estimate.memory.cards, "GPU")
+    rounds = f", {duration(usual * many.rounds)} for {many.rounds:,} rounds" if many.rounds > 1 else ""
+    return (
+        f"time    a bound: no run is quicker than {duration(usual)} on {on} "
+        f"({duration(most)} for the longest answers){rounds}, "
+        f"at {hardware.flops / 1e12:,.4g} TFLOPS and {hardware.bandwidth / 1e9:,.4g} GB/s of each"
+    )
 
 
 def _campaign_lines(estimate: Estimate) -> Iterator[str]:
@@ -95,12 +87,8 @@ def _campaign_lines(estimate: Estimate) -> Iterator[str]:
     if many.checkpoints > 1:
         yield (
             f"many    {many.checkpoints:,} checkpoints, {many.side_by_side:,} at a time: "
-            f"{many.rounds:,} rounds, {duration(many.seconds_typical)} "
-            f"(at most {duration(many.seconds_most)}), {many.gpu_hours_typical:,.0f} GPU hours"
-        )
-        yield (
-            f"        {many.read_bytes / 1e12:,.1f} TB of weights are read, "
-            f"{many.read_bytes_per_second / 1e9:,.1f} GB/s on average; {many.files:,} files are written"
+            f"{many.rounds:,} rounds, {many.read_bytes / 1e12:,.1f} TB of weights are read, "
+            f"{many.files:,} files are written"
         )
     if many.idle_gpus:
         yield f"        {many.idle_gpus} GPUs stay idle: they are no whole copy"
@@ -121,17 +109,6 @@ def _judge_lines(estimate: Estimate) -> Iterator[str]:
     if runs > 1 and cost.dollars_typical is not None:
         yield f"        ${cost.dollars_typical * runs:,.0f} for {runs:,} checkpoints"
     yield "        exact, for answers that are there: python -m evalkit judge run=DIR --dry-run"
-
-
-def _assumptions(estimate: Estimate) -> Iterator[str]:
-    hardware = estimate.hardware
-    yield (
-        f"assumed {hardware.flops / 1e12:,.3g} TFLOPS and {hardware.bandwidth / 1e9:,.3g} GB/s reached, "
-        f"{hardware.layer_seconds * 1e3:g} ms per layer and pass, {hardware.width} bytes per number"
-    )
-    yield f"        from {hardware.source}"
-    for note in estimate.notes:
-        yield f"note    {note}"
 
 
 def _count(number: int, what: str) -> str:

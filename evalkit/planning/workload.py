@@ -1,7 +1,7 @@
 """What a suite asks for in tokens: from its real prompts where they are here, else from kept counts."""
 
 import csv
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -14,7 +14,8 @@ from evalkit.errors import InputError
 from evalkit.loading import sample_limit, suite_specs
 from evalkit.planning.counting import TokenCounter
 from evalkit.prompts import PromptTemplate, requests
-from evalkit.tasks import MissingDataError, Task, TaskSpec, load_bundled, load_task
+from evalkit.task_spec import TaskSpec
+from evalkit.tasks import MissingDataError, Task, load_bundled, load_task
 from evalkit.types import Request, Sampling
 
 # A typical answer is as long as the gold one, and ends with a blank line.
@@ -48,7 +49,7 @@ class DatasetCount:
     """The tokens of one dataset; `source` says whether its prompts were here.
 
     `prompt_tokens` counts every prompt whole, `computed_tokens` what is left when shared prefixes
-    are computed once. `comet_tokens` are the source, answer and reference texts that COMET reads.
+    are computed once.
     """
 
     name: str
@@ -58,7 +59,6 @@ class DatasetCount:
     prefix_tokens: float
     new_tokens_most: int
     new_tokens_typical: float
-    comet_tokens: float
     source: Literal["data", "bundled", "kept counts"]
 
 
@@ -71,15 +71,12 @@ class Workload:
     left_out: dict[str, str]
 
 
-def suite_workload(
-    config: Config, counter: TokenCounter, lengths: Mapping[str, int] | None = None
-) -> Workload:
+def suite_workload(config: Config, counter: TokenCounter) -> Workload:
     """Counts a suite of datasets; nothing is fetched or prepared.
 
     Args:
         config: model, suite and data.
         counter: counts tokens.
-        lengths: new tokens by sample id where they are known, in place of the gold answers'.
 
     Raises:
         InputError: no suite, an unknown task, a data folder that does not exist, malformed data, or
@@ -95,7 +92,7 @@ def suite_workload(
         else:
             listed = requests(task, template, sampling=Sampling(), seed=config.seed)
             here.append((task, list(listed)))
-    groups, rows = _counted(here, counter, lengths or {}) if here else ([], [])
+    groups, rows = _counted(here, counter) if here else ([], [])
     table, left_out = _kept_counts(), {}
     for spec in kept:
         if (counts := table.get(spec.name)) is None:
@@ -138,12 +135,12 @@ def _task(config: Config, spec: TaskSpec) -> Task | None:
 
 
 def _counted(
-    here: Sequence[tuple[Task, Sequence[Request]]], counter: TokenCounter, lengths: Mapping[str, int]
+    here: Sequence[tuple[Task, Sequence[Request]]], counter: TokenCounter
 ) -> tuple[list[Group], list[DatasetCount]]:
     prompts = counter.ids([str(request.prompt) for _, asked in here for request in asked])
     golds = [_lengths(counter, [sample.gold for sample in task.samples]) for task, _ in here]
     items = [
-        Item(0.0, request.max_new_tokens, lengths.get(request.id, _usual(request.max_new_tokens, gold)))
+        Item(0.0, request.max_new_tokens, _usual(request.max_new_tokens, gold))
         for (_, asked), of_task in zip(here, golds, strict=True)
         for request, gold in zip(asked, of_task, strict=True)
     ]
@@ -163,7 +160,6 @@ def _counted(
     rows = []
     for place, (task, asked) in enumerate(here):
         mine = [index for index, owner in enumerate(owners) if owner == place]
-        inputs = _lengths(counter, [sample.input for sample in task.samples])
         row = DatasetCount(
             name=task.name,
             samples=len(asked),
@@ -172,7 +168,6 @@ def _counted(
             prefix_tokens=prefixes[place] / max(1, len(mine)),
             new_tokens_most=sum(items[index].most for index in mine),
             new_tokens_typical=sum(items[index].typical for index in mine),
-            comet_tokens=_comet_tokens(task.spec, sum(inputs), sum(golds[place])),
             source="bundled" if "bundled" in task.sha256 else "data",
         )
         rows.append(row)
@@ -187,11 +182,6 @@ def _lengths(counter: TokenCounter, texts: Sequence[str]) -> list[float]:
     """Tokens of texts that stand inside a prompt: without BOS."""
     empty = counter.lengths(counter.ids([""])[0])
     return [counter.lengths(ids) - empty for ids in counter.ids(texts)]
-
-
-def _comet_tokens(spec: TaskSpec, inputs: float, golds: float) -> float:
-    # Source, translation and reference; the translation is taken to be as long as the reference.
-    return inputs + 2 * golds if "comet_wmt22" in spec.metrics else 0.0
 
 
 # --- kept counts -------------------------------------------------------------------------------
@@ -241,7 +231,6 @@ def _from_counts(config: Config, spec: TaskSpec, counts: _Counts) -> tuple[Group
         prefix_tokens=prefix,
         new_tokens_most=samples * spec.output_length,
         new_tokens_typical=samples * typical,
-        comet_tokens=_comet_tokens(spec, samples * counts.input, samples * counts.gold),
         source="kept counts",
     )
     return Group(prefix, items), row

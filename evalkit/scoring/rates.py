@@ -7,7 +7,7 @@ from typing import Protocol
 
 from evalkit.metrics.prediction import BLANK_LINE
 from evalkit.results import DatasetRates
-from evalkit.tasks import AnswerKind, AnswerSpec, TaskSpec
+from evalkit.task_spec import AnswerKind, AnswerSpec, TaskSpec
 
 # The length limit ends nearly every answer of so few tokens: it says nothing there.
 SHORT_OUTPUT = 3

@@ -23,7 +23,7 @@ from evalkit.metrics.base import (
 from evalkit.metrics.prediction import gold, prediction
 from evalkit.results import DatasetRates, MissingMetric, Value
 from evalkit.scoring.rates import Answer, answer_rates
-from evalkit.tasks import TaskSpec
+from evalkit.task_spec import TaskSpec
 from evalkit.types import Sample, Score
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from evalkit.durable import write_error
 from evalkit.errors import EvalkitError
-from evalkit.records import write_error
 from evalkit.sources.archives import SourceWarning
 from evalkit.sources.converters import converter, forget
 from evalkit.sources.prepared import digest_of, render

@@ -1,10 +1,12 @@
-"""One file over HTTP: retried with a growing pause, continued where it broke off, checked at the end."""
+"""Files over HTTP: whole, retried from the start with a growing pause, checked before they are kept."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
+from typing import TYPE_CHECKING
 
 import httpx
 from filelock import FileLock
@@ -25,11 +27,14 @@ from evalkit.errors import FetchError
 from evalkit.sources.checksums import mismatch
 from evalkit.sources.pins import Pin
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 ATTEMPTS = 5
 TIMEOUT = httpx.Timeout(30.0)
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
-# Called with the bytes on disk so far and the size announced by the server (None: unknown).
+# Called with the bytes that have come and the size announced by the server (None: unknown).
 OnProgress = Callable[[int, int | None], None]
 
 
@@ -38,7 +43,7 @@ class _TryAgainError(Exception):
 
 
 class StoppedError(Exception):
-    """The user stopped the download; what has arrived is kept."""
+    """The user stopped the download."""
 
 
 def new_client() -> httpx.Client:
@@ -58,37 +63,34 @@ class Downloader:
     )
 
     def download(self, pin: Pin, target: Path, on_progress: OnProgress = lambda done, size: None) -> None:
-        """Makes `target` the pinned file. A `.part` beside it is continued, and kept when the line breaks.
+        """Makes `target` the pinned file, or leaves nothing.
 
         Raises:
-            FetchError: the server refuses, the line stays broken, or the bytes are not the pinned ones
-                (then nothing is kept).
+            FetchError: the server refuses, the line stays broken, or the bytes are not the pinned ones.
             OSError: the disk is full or may not be written.
             StoppedError: `stop` was set.
         """
         target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f"{target.name}.part")
         # Two commands that want one file share one download.
         with FileLock(f"{target}.lock"):
             if target.is_file() and mismatch(target, pin) is None:
                 return
-            part = _Part(target.with_name(f"{target.name}.part"))
-            self._transfer_all(pin, part, on_progress)
-            problem = mismatch(part.path, pin)
-            if problem and part.continued:
-                # The kept head belonged to other bytes than the tail: once more, from the start.
-                part.discard()
-                self._transfer_all(pin, part, on_progress)
-                problem = mismatch(part.path, pin)
-            if problem:
-                part.discard()
-                raise FetchError(
-                    f"{pin.name} is not the file it should be: {problem}",
-                    where=pin.url,
-                    fix="try again later; if it stays so, upstream has changed",
-                )
-            part.become(target)
+            try:
+                self._retry(pin, part, on_progress)
+                if problem := mismatch(part, pin):
+                    raise FetchError(
+                        f"{pin.name} is not the file it should be: {problem}",
+                        where=pin.url,
+                        fix="try again later; if it stays so, upstream has changed",
+                    )
+                with part.open("rb") as stream:
+                    os.fsync(stream.fileno())
+                part.replace(target)
+            finally:
+                part.unlink(missing_ok=True)
 
-    def _transfer_all(self, pin: Pin, part: "_Part", on_progress: OnProgress) -> None:
+    def _retry(self, pin: Pin, part: Path, on_progress: OnProgress) -> None:
         retrying = Retrying(
             retry=retry_if_exception_type((httpx.TransportError, _TryAgainError)),
             stop=stop_any(stop_after_attempt(ATTEMPTS), stop_when_event_set(self.stop)),
@@ -104,89 +106,54 @@ class Downloader:
             raise FetchError(
                 f"{pin.name} could not be fetched: {str(error) or type(error).__name__}",
                 where=pin.url,
-                fix="run the same command again: it continues; behind a proxy set HTTPS_PROXY, "
+                fix="run the same command again; behind a proxy set HTTPS_PROXY, "
                 "without a network use mirror=DIR",
             ) from None
-        except OSError:
-            # A full disk is not helped by half a file.
-            part.discard()
-            raise
 
-    def _transfer(self, pin: Pin, part: "_Part", on_progress: OnProgress) -> None:
-        have = part.size()
-        with self.client.stream("GET", pin.url, headers=part.continuation(pinned=pin.is_pinned)) as response:
-            if response.status_code == 416 or (response.status_code == 206 and not _fits(response, have)):
-                part.discard()
-                raise _TryAgainError("the server could not continue the file")
+    def _transfer(self, pin: Pin, part: Path, on_progress: OnProgress) -> None:
+        with self.client.stream("GET", pin.url) as response:
             if response.status_code in _TRY_AGAIN:
                 raise _TryAgainError(f"the server answered {response.status_code}")
-            if response.status_code not in (200, 206):
+            if response.status_code != httpx.codes.OK:
                 raise FetchError(
                     f"{pin.name}: the server answered {response.status_code} {response.reason_phrase}",
                     where=pin.url,
                     fix="the file may have moved; use a mirror with mirror=DIR",
                 )
-            start = have if response.status_code == 206 else 0
-            part.remember(response, start)
-            size = _announced(response)
-            total = None if size is None else start + size
+            announced = response.headers.get("content-length", "")
+            size = int(announced) if announced.isdigit() else None
             # Servers label .tar.gz as encoded: the stored bytes are wanted, not the unpacked ones.
-            with part.path.open("ab" if start else "wb") as stream:
+            with part.open("wb") as stream:
                 for block in response.iter_raw():
                     if self.stop.is_set():
                         raise StoppedError
                     stream.write(block)
-                    on_progress(stream.tell(), total)
-            if total is not None and part.size() != total:
-                raise _TryAgainError(f"{part.size()} of {total} bytes came")
+                    on_progress(stream.tell(), size)
 
 
-@dataclass
-class _Part:
-    """The bytes that have come so far, and what the server called that version of the file."""
+@contextmanager
+def shown(pins: Sequence[Pin], console: "Console | None") -> Iterator[Callable[[Pin], OnProgress]]:
+    """Gives, for each file, the function its download reports to.
 
-    path: Path
-    continued: bool = False
+    On a terminal each file has a bar; a log gets one line for all of them.
+    """
+    if console is not None:
+        console.print(f"fetching {len(pins)} file{'s' if len(pins) != 1 else ''}", highlight=False)
+    if console is None or not console.is_terminal:
+        yield lambda pin: lambda done, size: None
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-    @property
-    def _tag(self) -> Path:
-        return self.path.with_name(f"{self.path.name}.tag")
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
 
-    def size(self) -> int:
-        return self.path.stat().st_size if self.path.exists() else 0
+        def follow(pin: Pin) -> OnProgress:
+            bar = bars.add_task(f"{pin.source}: {pin.name}", total=pin.bytes, visible=False)
 
-    def continuation(self, *, pinned: bool) -> dict[str, str]:
-        """The request headers that continue the file; none: from the start."""
-        have, tag = self.size(), self._tag.read_text() if self._tag.exists() else ""
-        # Without a name for the version only a pin can tell a mixture of two versions.
-        if not have or not (tag or pinned):
-            return {}
-        return {"Range": f"bytes={have}-"} | ({"If-Range": tag} if tag else {})
+            def report(done: int, size: int | None) -> None:
+                total = size or pin.bytes
+                bars.update(bar, completed=done, total=total, visible=total is None or done < total)
 
-    def remember(self, response: httpx.Response, start: int) -> None:
-        """Takes note of the version that is coming."""
-        self.continued = start > 0
-        if start == 0:
-            etag = response.headers.get("etag", "")
-            # A weak ETag does not promise equal bytes, and If-Range may not use it.
-            tag = response.headers.get("last-modified", "") if etag.startswith("W/") or not etag else etag
-            self._tag.write_text(tag)
+            return report
 
-    def discard(self) -> None:
-        self.path.unlink(missing_ok=True)
-        self._tag.unlink(missing_ok=True)
-
-    def become(self, target: Path) -> None:
-        with self.path.open("rb") as stream:
-            os.fsync(stream.fileno())
-        self.path.replace(target)
-        self._tag.unlink(missing_ok=True)
-
-
-def _fits(response: httpx.Response, have: int) -> bool:
-    return str(response.headers.get("content-range", "")).startswith(f"bytes {have}-")
-
-
-def _announced(response: httpx.Response) -> int | None:
-    length = response.headers.get("content-length", "")
-    return int(length) if length.isdigit() else None
+        yield follow

@@ -1,8 +1,7 @@
 """Pinned upstream files on this machine: from a mirror, the cache or the network, checked each time.
 
-Over the network files come in parallel by httpx (pooch cannot continue half a file): a broken
-connection is tried again and continued, also by the next command. Nothing takes its final name
-before it agrees with its pin.
+Over the network files come in parallel, each whole or not at all. Nothing takes its final name before
+it agrees with its pin.
 """
 
 import hashlib
@@ -13,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evalkit import assets
+from evalkit.durable import write_error
 from evalkit.errors import EvalkitError, FetchError
-from evalkit.records import write_error
 from evalkit.sources.checksums import mismatch, sha256_of
 from evalkit.sources.mirror import Mirror
 from evalkit.sources.pins import Pin
@@ -56,7 +55,7 @@ class Fetcher:
             downloader: how the network is used; by default a new client.
 
         Raises:
-            KeyboardInterrupt: what has arrived is kept and continued the next time.
+            KeyboardInterrupt: the files that have come are kept, the next command fetches the others.
         """
         found: dict[Pin, SourceFile | EvalkitError] = {}
         wanted: list[Pin] = []
@@ -102,8 +101,7 @@ class Fetcher:
     def _download(
         self, pins: Sequence[Pin], console: "Console | None", downloader: "Downloader | None"
     ) -> dict[Pin, SourceFile | EvalkitError]:
-        from evalkit.sources.download import Downloader, new_client
-        from evalkit.sources.download_progress import shown
+        from evalkit.sources.download import Downloader, new_client, shown
 
         with new_client() as client:
             downloads = downloader or Downloader(client)

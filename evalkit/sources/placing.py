@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from evalkit.records import write_error
+from evalkit.durable import write_error
 from evalkit.sources.conversion import Conversion, StagedSplit
 from evalkit.sources.prepared import Folder, PreparedSplit, Status
 from evalkit.task_spec import SPLITS, TaskSpec

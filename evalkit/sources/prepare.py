@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evalkit.durable import write_text_atomic
 from evalkit.errors import EvalkitError, InputError
-from evalkit.records import write_text_atomic
 from evalkit.sources.conversion import Conversion, Job
 from evalkit.sources.converters import APART
 from evalkit.sources.fetch import Fetcher

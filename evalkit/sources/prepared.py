@@ -12,7 +12,8 @@ from enum import Enum
 from pathlib import Path
 
 from evalkit import __version__
-from evalkit.records import canonical_json, text_sha256
+from evalkit.durable import canonical_json
+from evalkit.records import text_sha256
 from evalkit.sources.checksums import sha256_of
 from evalkit.sources.pins import Pin
 from evalkit.sources.readers import Row

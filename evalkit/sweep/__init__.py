@@ -1,26 +1,21 @@
-"""Many jobs from one command line (-m), run by a Hydra launcher.
-
-Hydra's compose API serves single runs; here its multirun does the work, with one number per job as
-the whole configuration (conf/multirun.yaml). `hydra.main` itself would print tracebacks, exit with
-its own codes and keep the results of the jobs to itself.
-"""
+"""Many jobs from one command line (-m): one after another on this machine, or by SLURM."""
 
 import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from evalkit import assets
 from evalkit.cli.options import WORDS, CommandLine, load_config
 from evalkit.errors import EvalkitError, InputError
-from evalkit.sweep.expand import expand
-from evalkit.sweep.launchers import check_launcher, check_options
+from evalkit.sweep.launchers import check_launcher
+from evalkit.sweep.values import expand
 
 if TYPE_CHECKING:
     from evalkit.config import Config
     from evalkit.jobs.record import Job
+    from evalkit.sweep.slurm import LocalOptions
 
 # The folder for the files of sweeps, below the results; hidden, so it is never taken for results.
 SWEEPS = ".sweeps"
@@ -39,16 +34,15 @@ def multirun(line: CommandLine) -> int:
 
     if line.verb in WORDS:
         raise InputError(f"the verb {line.verb} has no -m", fix="-m is for verbs whose options are key=value")
-    launcher, words = check_launcher(line.launcher)
+    launcher, options = check_launcher(line.launcher)
     expanded = expand(line)
     configs = [load_config(single) for single in expanded]
     if any(config.watch is not None for config in configs):
         raise InputError("watch= is for one command of its own, without -m")
-    check_options(words, launcher)
     folder = _sweep_folder(configs[0])
-    jobs = _jobs(expanded, configs, folder, own_log=launcher != "basic")
+    jobs = _jobs(expanded, configs, folder, own_log=options is not None)
     print(f"{len(jobs)} jobs, launcher {launcher}: {folder}", flush=True)
-    interrupted = _launch(folder, jobs, words)
+    interrupted = _launch(folder, len(jobs), options)
     ended = _read(folder, len(jobs))
     print()
     for text in lines(ended):
@@ -68,12 +62,11 @@ def _jobs(
 ) -> "list[Job]":
     """Writes the file of every job."""
     from evalkit.jobs.record import Job
-    from evalkit.sweep.task import job_path
 
     swept = _swept(lines)
     jobs = []
     for number, (line, config) in enumerate(zip(lines, configs, strict=True)):
-        path = job_path(folder, number)
+        path = _job_path(folder, number)
         flags = [f"--{key.replace('_', '-')}" for key, value in line.flags if value is True]
         flags += [f"--{key}={value}" for key, value in line.flags if value is not True]
         jobs.append(
@@ -104,62 +97,53 @@ def _model(config: "Config") -> str:
 
 def _read(folder: Path, count: int) -> "list[Job]":
     from evalkit.jobs.record import Job
-    from evalkit.sweep.task import job_path
 
-    return [Job.read(job_path(folder, number)) for number in range(count)]
+    return [Job.read(_job_path(folder, number)) for number in range(count)]
 
 
-def _launch(folder: Path, jobs: "Sequence[Job]", words: Sequence[str]) -> bool:
-    """Has Hydra run the jobs; whether it was interrupted.
+def _launch(folder: Path, count: int, options: "LocalOptions | None") -> bool:
+    """Runs the jobs, by SLURM or its stand-in when it has `options`; whether it was interrupted.
 
     Raises:
-        EvalkitError: the launcher could not start any of them.
+        EvalkitError: none of them could be started.
     """
     from evalkit.signals import signals_stop_the_run
 
-    def stop_jobs() -> None:
-        _stop_jobs(folder, len(jobs))
-
+    paths = [_job_path(folder, number) for number in range(count)]
     try:
-        with signals_stop_the_run(first=stop_jobs):
-            returned = _hydra_multirun(folder, len(jobs), words)
+        with signals_stop_the_run(first=lambda: _stop_jobs(folder, count)):
+            if options is None:
+                return _one_after_another(paths)
+            from evalkit.sweep.slurm import launch
+
+            lost = launch(folder / "slurm", paths, options)
     except KeyboardInterrupt:
         return True
     except EvalkitError:
         raise
-    # A launcher raises whatever the system behind it raises.
+    # SLURM's commands and submitit raise whatever they meet.
     except Exception as error:
-        returned = [f"the launcher failed: {type(error).__name__}: {_first_line(error)}"] * len(jobs)
-        if all(job.pid is None for job in _read(folder, len(jobs))):
-            raise EvalkitError(returned[0], where=" ".join(words) or None) from error
-    _note_lost(folder, returned)
+        why = f"the launcher failed: {type(error).__name__}: {_first_line(error)}"
+        if all(job.pid is None for job in _read(folder, count)):
+            raise EvalkitError(why, where=str(folder)) from error
+        lost = [why] * count
+    for path, job, reason in zip(paths, _read(folder, count), lost, strict=True):
+        if job.code is None and reason is not None:
+            replace(job, code=1, why=reason).write(path)
     return False
 
 
-def _hydra_multirun(folder: Path, count: int, words: Sequence[str]) -> list[Any]:
-    """What the jobs returned: an exit code, or a text that says why there is none."""
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.override_parser.types import Quote, QuotedString
+def _one_after_another(paths: Sequence[Path]) -> bool:
+    """Runs each job in a process of its own; whether one was interrupted, which ends the multirun."""
+    from evalkit.jobs.process import run_in_child
+    from evalkit.sweep.report import INTERRUPTED
 
-    from evalkit.sweep.task import SweepTask
-
-    place = QuotedString(str(folder).replace("${", "\\${"), Quote.single).with_quotes()
-    overrides = [f"job=range(0,{count})", f"hydra.sweep.dir={place}", *words]
-    with initialize_config_dir(config_dir=str(assets.CONF), version_base="1.3", job_name="evalkit"):
-        hydra = GlobalHydra.instance().hydra
-        assert hydra is not None
-        batches = hydra.multirun("multirun", SweepTask(folder, os.getpid()), overrides)
-    return [job.return_value for batch in batches for job in batch]
+    return any(run_in_child(path) == INTERRUPTED for path in paths)
 
 
-def _note_lost(folder: Path, returned: Sequence[Any]) -> None:
-    """Writes into the files of jobs that did not say how they ended what the launcher says."""
-    from evalkit.sweep.task import job_path
-
-    for number, (job, value) in enumerate(zip(_read(folder, len(returned)), returned, strict=True)):
-        if job.code is None and isinstance(value, str):
-            replace(job, code=1, why=value).write(job_path(folder, number))
+def _job_path(folder: Path, number: int) -> Path:
+    """The file of a job; numbers start at 0, people count from 1."""
+    return folder / f"{number + 1:04}.json"
 
 
 def _stop_jobs(folder: Path, count: int) -> None:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from evalkit.jobs.record import Job
-from evalkit.sweep.task import INTERRUPTED
 
+INTERRUPTED = 130
 # Of a job that never came to say how it ended.
 _FAILED = 1
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from evalkit.config import BosRule, Config
+from evalkit.engines.random_model import byte_tokenizer
 from evalkit.engines.rows import Row
 from evalkit.types import Request, Sampling
 from tests.engines.models import local_engine
@@ -86,9 +88,9 @@ class Engine:
             params.repetition_penalty,
         )
         room = min(params.max_tokens, self.model_config.max_model_len - len(ids))
-        request = Request(
-            request_id, "", room, tuple(params.stop), sampling, params.seed, prompt_ids=tuple(ids)
-        )
+        # A BOS among the ids becomes text again, and the engine adds none of its own.
+        prompt = byte_tokenizer().decode(ids)
+        request = Request(request_id, prompt, room, tuple(params.stop), sampling, params.seed)
         (row,) = self.local.together([request])
         assert row.finish != "stop" or row.new[-1] in params.stop_token_ids
         return [RequestOutput(request_id, [], False), RequestOutput(request_id, [_output(row)], True)]
@@ -121,5 +123,7 @@ class LLM:
         if not list(Path(model).glob("*.safetensors")):
             raise ValueError("no weights\nmore words")
         self.options = {"dtype": dtype, "max_num_seqs": max_num_seqs, "tokenizer": tokenizer}
-        self.llm_engine = Engine(local_engine(Path(model)), ModelConfig(max_model_len))
+        config = Config()
+        config.protocol.bos = BosRule.none
+        self.llm_engine = Engine(local_engine(Path(model), config=config), ModelConfig(max_model_len))
         MADE.append(self)

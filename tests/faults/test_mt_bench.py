@@ -16,8 +16,9 @@ from little_bench import Bench, make_bench
 from runs import kills
 from test_damage import cut, emptied, flipped
 
+from evalkit.durable import from_line, read_log
 from evalkit.mtbench.questions import CATEGORIES
-from evalkit.records import RunDirectory, from_line, read_log
+from evalkit.records import RunDirectory
 
 TURNS = 16
 

@@ -19,7 +19,8 @@ from evalkit.metrics import METRICS
 from evalkit.metrics.base import SampleMetric
 from evalkit.metrics.match import char_f1
 from evalkit.run import Outcome, evaluate
-from evalkit.tasks import PROTOCOL_VERSION, load_bundled, load_spec, prepared_path, task_names
+from evalkit.task_spec import PROTOCOL_VERSION, load_spec, task_names
+from evalkit.tasks import load_bundled, prepared_path
 from evalkit.types import Completion, Request
 
 SCRIPT = "<script>document.title='gone'</script></script><img src=x onerror=alert(1)>"

@@ -1,4 +1,4 @@
-"""What W&B (offline), MLflow (local store) and lm-evaluation-harness's readers find in an export."""
+"""What W&B (offline) and lm-evaluation-harness's readers find in an export."""
 
 import json
 import struct
@@ -18,23 +18,6 @@ from tests.leaderboard.conftest import World
 def average(world: World) -> dict[str, float]:
     rows = build_board([world.results]).rows
     return {row.model: row.cells["AVG"].value or 0.0 for row in rows}
-
-
-def test_mlflow(
-    world: World, tmp_path: Path, average: dict[str, float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mlflow = pytest.importorskip("mlflow")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert main(["leaderboard", str(world.results), "--format", "mlflow", f"out={tmp_path}"]) == 0
-    client = mlflow.MlflowClient(tracking_uri=(tmp_path / "mlruns").as_uri())
-    experiment = client.get_experiment_by_name("evalkit")
-    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    assert {name: run.data.metrics["AVG"] for name, run in runs.items()} == pytest.approx(average)
-    run = runs["weak"]
-    assert run.info.status == "FINISHED"
-    assert run.data.metrics["AVG_low"] <= run.data.metrics["AVG"] <= run.data.metrics["AVG_high"]
-    assert "datasets/jamp_exact_match" in run.data.metrics
-    assert run.data.params["num_few_shots"] == "4" and run.data.tags["suite"] == "jaster"
 
 
 def log_records(content: bytes) -> Iterator[bytes]:
@@ -74,16 +57,22 @@ def test_wandb_offline(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert main(["leaderboard", str(world.results), "--format", "wandb", f"out={tmp_path}"]) == 0
-    found = {}
+    found, weak, options = {}, {}, {}
     for path in tmp_path.glob("wandb/offline-run-*/run-*.wandb"):
         name, summary = "", {}
         for record in finished_records(path):
             if record.WhichOneof("record_type") == "run":
                 name = record.run.display_name
+                options = {item.key: json.loads(item.value_json) for item in record.run.config.update}
             for item in record.summary.update:
                 summary[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
         found[name] = summary["AVG"]
+        if name == "weak":
+            weak = summary
+            assert (options["num_few_shots"], options["suite"]) == (4, "jaster")
     assert found == pytest.approx(average)
+    assert weak["AVG_low"] <= weak["AVG"] <= weak["AVG_high"]
+    assert "datasets/jamp_exact_match" in weak
 
 
 def test_lm_eval_json(world: World, tmp_path: Path, average: dict[str, float]) -> None:

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from evalkit.__main__ import main
-from evalkit.durable import CHECK, write_checked_json
+from evalkit.durable import CHECK, read_log, write_checked_json, write_lines_atomic
 from evalkit.leaderboard.page import embedded_json
-from evalkit.records import read_log, write_lines_atomic
 from tests.leaderboard.conftest import World
 from tests.leaderboard.made import SCRIPT, Made, make_run
 from tests.mtbench.little_bench import make_bench, write_jsonl

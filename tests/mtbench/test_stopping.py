@@ -10,8 +10,8 @@ from fault_server import FaultServer
 from little_bench import Bench, make_bench
 
 from evalkit.__main__ import main
+from evalkit.durable import read_log
 from evalkit.mtbench.folder import MtBenchFolder
-from evalkit.records import read_log
 
 
 @pytest.fixture

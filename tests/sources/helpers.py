@@ -23,7 +23,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         site = self.server.site
-        site.requests.append((self.path, self.headers.get("Range"), self.headers.get("If-Range")))
+        site.requests.append((self.path, self.headers.get("Range")))
         answers = site.answers.get(self.path, [status(404)])
         answer = answers.pop(0) if len(answers) > 1 else answers[0]
         answer(self)
@@ -51,7 +51,7 @@ class Site:
 
     url: str
     answers: dict[str, list[Answer]] = field(default_factory=dict)
-    requests: list[tuple[str, str | None, str | None]] = field(default_factory=list)
+    requests: list[tuple[str, str | None]] = field(default_factory=list)
 
     def serve(self, path: str, *answers: Answer) -> str:
         self.answers[path] = list(answers)
@@ -63,34 +63,15 @@ def status(code: int, headers: dict[str, str] | None = None) -> Answer:
 
 
 def whole(body: bytes, headers: dict[str, str] | None = None) -> Answer:
-    """The file, from its start whatever is asked for."""
+    """The file."""
     return lambda handler: handler.reply(200, body, headers or {})
 
 
-def ranged(body: bytes, etag: str = '"one"') -> Answer:
-    """The file, or the part asked for when If-Range is absent or names this version."""
-
-    def answer(handler: Handler) -> None:
-        asked, version = handler.headers.get("Range"), handler.headers.get("If-Range")
-        headers = {"ETag": etag}
-        if asked is None or version not in (None, etag):
-            handler.reply(200, body, headers)
-            return
-        start = int(asked.removeprefix("bytes=").removesuffix("-"))
-        if start >= len(body):
-            handler.reply(416, b"", {"Content-Range": f"bytes */{len(body)}"})
-            return
-        headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
-        handler.reply(206, body[start:], headers)
-
-    return answer
-
-
-def dropped(body: bytes, after: int, etag: str = '"one"') -> Answer:
+def dropped(body: bytes, after: int) -> Answer:
     """The head of the file, then the line is cut."""
 
     def answer(handler: Handler) -> None:
-        handler.reply(200, body[:after], {"ETag": etag}, announced=len(body))
+        handler.reply(200, body[:after], {}, announced=len(body))
         handler.wfile.flush()
         handler.close_connection = True
         handler.connection.shutdown(2)

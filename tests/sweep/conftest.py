@@ -12,8 +12,7 @@ from evalkit.__main__ import main
 @pytest.fixture
 def sweep(tmp_path: Path) -> Sweep:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "EVALKIT_CACHE": str(tmp_path / "cache")}
-    # Ray's workers give way to everything else unless told otherwise: long tests on a busy machine.
-    return Sweep(tmp_path, environment | {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"})
+    return Sweep(tmp_path, environment | {"OMP_NUM_THREADS": "1"})
 
 
 @pytest.fixture(scope="session")

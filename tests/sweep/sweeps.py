@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalkit.records import read_log
+from evalkit.durable import read_log
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TASKS = ("jamp", "mawps")

@@ -11,7 +11,7 @@ from sweeps import COMMON, SEEDS, Records, Sweep, records, wait_for_records
 
 from evalkit.__main__ import main
 
-pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+pytest.importorskip("submitit")
 
 
 def test_the_local_stand_in_goes_on_after_the_signal_before_the_time_is_up(

@@ -16,8 +16,8 @@ from saved import copy_slowly, save
 
 from evalkit.__main__ import main
 from evalkit.cli.options import load_config, parse
+from evalkit.durable import read_log
 from evalkit.errors import InputError
-from evalkit.records import read_log
 from evalkit.watching.watcher import Evaluated, Watcher, checkpoint_name
 
 ROOT = Path(__file__).resolve().parents[2]

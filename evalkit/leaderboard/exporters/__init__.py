@@ -1,1 +1,1 @@
-"""Leaderboard rows -> other tools: Weights & Biases, MLflow, lm-evaluation-harness."""
+"""Leaderboard rows -> other tools: Weights & Biases, lm-evaluation-harness."""

@@ -1,4 +1,4 @@
-"""A row's figures as the trackers want them: flat names and numbers."""
+"""A row's figures as W&B wants them: flat names and numbers."""
 
 from collections.abc import Iterator, Sequence
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from evalkit import __version__
+from evalkit.durable import write_json_atomic
 from evalkit.identity import folder_name
 from evalkit.leaderboard.exporters.figures import measured
 from evalkit.leaderboard.rows import Row, Run
-from evalkit.records import write_json_atomic
 from evalkit.results import AVERAGE, Value
 from evalkit.suites import category_members
 

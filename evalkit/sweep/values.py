@@ -1,14 +1,13 @@
 """The command line of a multirun -> one command line for each of its jobs.
 
-The rule: values are separated by commas outside quotes and brackets, so `limit=10,20` are two jobs
-and `suite.tasks=[jamp,janli]` is one. Options that take a text know nothing else, and a text with
-commas of its own is quoted whole: "model.path='/a,b',/c". All other options have Hydra's sweeps
-too: `limit=range(10,40,10)`, `model=glob(1.8b*)`.
+Values are separated by commas outside quotes and brackets: `limit=10,20` are two jobs,
+`suite.tasks=[jamp,janli]` is one. A text with commas of its own is quoted whole:
+"model.path='/a,b',/c". Options that are not texts have Hydra's sweeps too: `limit=range(10,40,10)`,
+`model=glob(1.8b*)`.
 """
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,7 @@ def values_of(word: str) -> list[str]:
             where=word,
             fix=f"""one: "{key}='{value}'"   several: quote each""",
         )
-    return list(_split(value, word)) if value else [value]
+    return _texts(value, word)
 
 
 def _hydra_values(word: str, key: str, *, group: bool) -> list[str]:
@@ -70,43 +69,37 @@ def _hydra_values(word: str, key: str, *, group: bool) -> list[str]:
     return [str(value) for value in override.sweep_string_iterator()]
 
 
-def _split(text: str, word: str) -> Iterator[str]:
+def _texts(text: str, word: str) -> list[str]:
     """The parts of `text` between commas outside quotes and brackets, without their quotes."""
-    rest = text
-    while True:
-        value, rest = _first(rest.lstrip(), word)
-        yield value
-        if not rest:
-            return
-        rest = rest[1:]
-
-
-def _first(text: str, word: str) -> tuple[str, str]:
-    """The first value of `text`, and what follows it: nothing, or a comma and more."""
-    if text[:1] and text[0] in QUOTES:
-        end = text.find(text[0], 1)
-        rest = text[end + 1 :].lstrip()
-        if end < 0 or (rest and not rest.startswith(",")):
-            raise InputError("a quoted value does not end at a comma", where=word, fix="'A','B'")
-        return text[1:end], rest
+    parts, start, quote = [], 0, ""
     open_brackets: list[str] = []
-    for index, character in enumerate(text):
-        if character in BRACKETS:
+    for at, character in enumerate(text):
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in QUOTES and not text[start:at].strip():
+            quote = character
+        elif character in BRACKETS:
             open_brackets.append(BRACKETS[character])
         elif open_brackets and character == open_brackets[-1]:
             open_brackets.pop()
         elif character == "," and not open_brackets:
-            return _not_empty(text[:index], word), text[index:]
-    if open_brackets and "," in text:
+            parts.append(text[start:at].strip())
+            start = at + 1
+    if open_brackets and "," in text[start:]:
         raise InputError(
             f"a bracket is not closed ({open_brackets[-1]} is missing)",
             where=word,
             fix="put a text with brackets and commas in quotes: 'A','B'",
         )
-    return _not_empty(text, word), ""
-
-
-def _not_empty(value: str, word: str) -> str:
-    if not value.strip():
+    parts.append(text[start:].strip())
+    if len(parts) > 1 and "" in parts:
         raise InputError("there is an empty value between the commas", where=word)
-    return value.strip()
+    return [_without_quotes(part, word) for part in parts]
+
+
+def _without_quotes(part: str, word: str) -> str:
+    if not part or part[0] not in QUOTES:
+        return part
+    if part.find(part[0], 1) != len(part) - 1:
+        raise InputError("a quoted value does not end at a comma", where=word, fix="'A','B'")
+    return part[1:-1]

@@ -6,8 +6,9 @@ from evalkit.__main__ import main
 from evalkit.cli.options import load_config, parse
 from evalkit.command import VERBS
 from evalkit.errors import InputError
-from evalkit.sweep.expand import expand, values_of
-from evalkit.sweep.launchers import LAUNCHERS, check_launcher, check_options, launcher_options
+from evalkit.sweep.launchers import check_launcher, launcher_options
+from evalkit.sweep.slurm import SlurmOptions
+from evalkit.sweep.values import expand, values_of
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,8 @@ from evalkit.sweep.launchers import LAUNCHERS, check_launcher, check_options, la
         ("model.path=/a(b", ["/a(b"]),
         ("out=", [""]),
         ("out=null,a", ["null", "a"]),
+        ("out='',a", ["", "a"]),
+        ("model.path='/only, one'", ["/only, one"]),
     ],
 )
 def test_the_values_of_a_word(word: str, values: list[str]) -> None:
@@ -50,6 +53,7 @@ def test_the_values_of_a_word(word: str, values: list[str]) -> None:
         ("model.path=/a,", "empty value"),
         ("model.path='/a,/b", "quoted value"),
         ("model.path='/a'b,/c", "quoted value"),
+        ("model.path='/a", "quoted value"),
         ("model.path=/a(b,/c", "bracket"),
         ("modle=1.8b,13b", "'model'"),
     ],
@@ -88,15 +92,18 @@ def test_every_combination_is_one_command_line() -> None:
         (["-m", "model=1.8b,13b-instrct", "suite=nli"], "'13b-instruct'"),
         (["-m", "model=1.8b", "suite=nli,jastr"], "'jaster'"),
         (["--multirun", "model=1.8b", "limit=1,x"], "limit=x"),
-        (["-m", "model=1.8b", "hydra/launcher=jolib"], "'joblib'"),
+        (["-m", "model=1.8b", "hydra/launcher=slrum"], "'slurm'"),
+        (["-m", "model=1.8b", "hydra/launcher=joblib"], "list launchers"),
+        (["-m", "model=1.8b", "hydra.launcher.n_jobs=2"], "hydra.launcher.n_jobs"),
         (["-m", "model=1.8b", "hydra.run.dir=x"], "hydra/launcher="),
         (["-m", "model=1.8b", "hydra/launcher=slurm", "hydra.launcher.partiton=x"], "'partition'"),
         (["-m", "model=1.8b", "hydra/launcher=slurm", "hydra.launcher.timeout_min=long"], "timeout_min"),
-        (["-m", "model=1.8b", "hydra/launcher=slurm", "hydra.launcher.timeout_min=1,2"], "timeout_min"),
+        (["-m", "model=1.8b", "hydra/launcher=slurm", "hydra.launcher.timeout_min=1,2"], "one value"),
+        (["-m", "model=1.8b", "hydra/launcher=slurm", "hydra.launcher.setup=[a"], "launcher.setup"),
         (["-m", "list", "models"], "no -m"),
         (["-m", "watch=.", "suite=nli"], "without -m"),
         (["--multirnu", "model=1.8b"], "'--multirun'"),
-        (["model=1.8b", "hydra/launcher=joblib"], "-m"),
+        (["model=1.8b", "hydra/launcher=slurm"], "-m"),
         (["model=1.8b,13b", "suite=nli"], "-m model=1.8b,13b"),
         (["model=1.8b", "limit=1,2"], "-m limit=1,2"),
     ],
@@ -108,7 +115,7 @@ def test_mistakes_are_refused_before_anything_runs(
     words: list[str],
     message: str,
 ) -> None:
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    pytest.importorskip("submitit")
     monkeypatch.chdir(tmp_path)
     assert main(words) == 2
     printed = capsys.readouterr()
@@ -118,18 +125,30 @@ def test_mistakes_are_refused_before_anything_runs(
 
 def test_a_launcher_that_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("evalkit.sweep.launchers.importlib.util.find_spec", lambda module: None)
-    for name in ("joblib", "slurm", "ray"):
-        with pytest.raises(InputError) as caught:
+    for name in ("slurm", "submitit_local"):
+        with pytest.raises(InputError, match=r"evalkit\[slurm\]"):
             check_launcher([f"hydra/launcher={name}"])
-        assert f"evalkit[{LAUNCHERS[name].extra}]" in str(caught.value)
 
 
 def test_the_documented_options_of_slurm_are_there() -> None:
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    options = launcher_options("slurm")
-    assert {"partition", "gpus_per_node", "timeout_min", "array_parallelism", "setup", "account"} <= set(
-        options
-    )
-    check_options(
-        ["hydra/launcher=slurm", "hydra.launcher.setup=['module load cuda','ulimit -n 4096']"], "slurm"
+    pytest.importorskip("submitit")
+    documented = {"partition", "gpus_per_node", "timeout_min", "array_parallelism", "setup", "account"}
+    assert documented <= set(launcher_options("slurm"))
+    words = [
+        "hydra.launcher.setup=['module load cuda','ulimit -n 4096']",
+        "hydra.launcher.gres=gpu:a100:2",
+        "hydra.launcher.partition='a,b'",
+        "hydra.launcher.cpus_per_task=null",
+        "hydra.launcher.additional_parameters={mail-type: END}",
+        "hydra.launcher.additional_parameters.mail-user=me",
+    ]
+    assert check_launcher(["hydra/launcher=slurm", *words]) == (
+        "slurm",
+        SlurmOptions(
+            setup=["module load cuda", "ulimit -n 4096"],
+            gres="gpu:a100:2",
+            partition="a,b",
+            cpus_per_task=None,
+            additional_parameters={"mail-type": "END", "mail-user": "me"},
+        ),
     )
