@@ -19,16 +19,16 @@ from typing import Any
 
 from rivals import harness, transformers_engines
 
-from evalkit.cli.options import load_config, parse
-from evalkit.config import Config
+from evalkit.core.config import Config
+from evalkit.core.options import load_config, parse
+from evalkit.core.types import Request, Sampling
 from evalkit.engines import build_engine
-from evalkit.engines.local import LocalEngine
-from evalkit.models import resolve
-from evalkit.prompts import PromptTemplate, requests
+from evalkit.engines.local.engine import LocalEngine
+from evalkit.engines.models import resolve
 from evalkit.sources.prepare import prepare
-from evalkit.task_spec import load_spec
-from evalkit.tasks import load_task
-from evalkit.types import Request, Sampling
+from evalkit.tasks.load import load_task
+from evalkit.tasks.prompts import PromptTemplate, requests
+from evalkit.tasks.spec import load_spec
 
 ROOT = Path(__file__).resolve().parents[1]
 MIRROR = ROOT.parent / "shared" / "sources"

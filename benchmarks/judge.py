@@ -16,12 +16,12 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from evalkit.client import ApiClient, Service
-from evalkit.mtbench.asking import Asker
-from evalkit.mtbench.asks import Ask
-from evalkit.mtbench.cost import Budget
-from evalkit.mtbench.store import JudgmentStore, judgment_key
-from evalkit.types import Message
+from evalkit.core.types import Message
+from evalkit.mtbench.judge.ask import Asker
+from evalkit.mtbench.judge.budget import Budget
+from evalkit.mtbench.judge.calls import Ask
+from evalkit.mtbench.judge.store import JudgmentStore, judgment_key
+from evalkit.services.client import ApiClient, Service
 
 JUDGMENTS, LATENCY, CONCURRENCY, BAR = 160, 0.2, 16, 1.3
 IDEAL = JUDGMENTS * LATENCY / CONCURRENCY

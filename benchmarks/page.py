@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from evalkit.config import Config  # noqa: E402
+from evalkit.core.config import Config  # noqa: E402
 from evalkit.leaderboard.build import build_board  # noqa: E402
 from evalkit.leaderboard.page import page_html  # noqa: E402
 from tests.leaderboard.made import Made, make_run, write_data  # noqa: E402

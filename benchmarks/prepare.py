@@ -13,7 +13,7 @@ from evalkit.sources.fetch import Fetcher
 from evalkit.sources.mirror import Mirror
 from evalkit.sources.prepare import prepare
 from evalkit.sources.prepared import Status
-from evalkit.task_spec import load_spec, task_names
+from evalkit.tasks.spec import load_spec, task_names
 
 TARGET_SECONDS = 90.0
 DEFAULT_MIRROR = Path(__file__).resolve().parents[2] / "shared" / "sources"

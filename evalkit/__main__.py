@@ -7,8 +7,9 @@ python -m evalkit list models
 import sys
 from collections.abc import Sequence
 
-from evalkit import __version__, terminal
-from evalkit.command import VERBS, attempt, execute, prepare_process
+from evalkit import __version__
+from evalkit.cli.command import VERBS, attempt, execute, prepare_process
+from evalkit.core import terminal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(words: list[str]) -> int:
-    from evalkit.cli import options
+    from evalkit.core import options
 
     line = options.parse(words, VERBS)
     if line.help:
@@ -35,12 +36,12 @@ def _command(words: list[str]) -> int:
         verb = line.verb if line.verb in words else None
         return print_help(VERBS, verb)
     if line.multirun:
-        from evalkit.sweep import multirun
+        from evalkit.runs.sweep import multirun
 
         return multirun(line)
     config = options.load_config(line)
     if line.verb == "run" and config.watch is not None:
-        from evalkit.watching.command import watch
+        from evalkit.runs.watch.command import watch
 
         prepare_process(config)
         return watch(line, config)

@@ -9,7 +9,7 @@ import pytest
 if TYPE_CHECKING:
     from evalkit.sources.prepare import PreparedReport
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT.parent / "shared" / "sources"
 
 
@@ -44,7 +44,7 @@ def reports(mirror: Path, data_dir: Path) -> "dict[str, PreparedReport]":
     from evalkit.sources.fetch import Fetcher
     from evalkit.sources.mirror import Mirror
     from evalkit.sources.prepare import prepare
-    from evalkit.task_spec import load_spec, task_names
+    from evalkit.tasks.spec import load_spec, task_names
 
     specs = [load_spec(name) for name in task_names()]
     # A cache of its own: nothing fetched earlier may help.

@@ -3,10 +3,10 @@
 import random
 from collections.abc import Sequence
 
-from evalkit.config import MetricsConfig, ProtocolConfig
+from evalkit.core.config import MetricsConfig, ProtocolConfig
+from evalkit.core.types import Sample
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, TaskScores, score_tasks
-from evalkit.task_spec import AnswerKind, TaskSpec, load_spec, task_names
-from evalkit.types import Sample
+from evalkit.tasks.spec import AnswerKind, TaskSpec, load_spec, task_names
 
 TEXTS = ("東京都 positive\n大阪府 neutral", "猫が寝ている。", "The cat sleeps.", "トヨタ自動車 negative")
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from aiohttp import web
 
-from evalkit.config import BosRule, Config, EngineConfig, ModelConfig, RandomShape
+from evalkit.core.config import BosRule, Config, EngineConfig, ModelConfig, RandomShape
+from evalkit.core.types import Message, Request, Sampling
 from evalkit.engines import build_engine, identify
 from evalkit.engines.base import Engine
-from evalkit.engines.loading import load_tokenizer
-from evalkit.types import Message, Request, Sampling
+from evalkit.engines.local.loading import load_tokenizer
 from tests.mtbench.fault_server import FaultServer
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from evalkit.__main__ import main
-from evalkit.durable import read_log
+from evalkit.core.durable import read_log
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 COMMAND = ["model=random", "suite=sample", "suite.tasks=[jamp,mawps]", "engine.threads=1", "offline=true"]
 
 

@@ -7,7 +7,7 @@ def save_tiny_model(folder: Path) -> Path:
     """A one-layer Llama with random weights and a byte-level tokenizer, saved to `folder`."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from evalkit.engines.random_model import byte_tokenizer
+    from evalkit.engines.local.random_model import byte_tokenizer
 
     tokenizer = byte_tokenizer()
     shape = LlamaConfig(

@@ -7,7 +7,7 @@ import tempfile
 import venv
 from pathlib import Path
 
-from evalkit.assets import cache_dir
+from evalkit.core.assets import cache_dir
 
 VERSION = "0.4.13"
 

@@ -12,16 +12,16 @@ two judges rate the same answers.
 options: out (a JSON file for the figures); preset, language, mirror, offline
 """
 
-from evalkit.config import Config
-from evalkit.words import said
+from evalkit.core.config import Config
+from evalkit.core.words import said
 
 
 def run(config: Config) -> int:
     """Prints the agreement of the judges in the files and runs that are named."""
     from rich.console import Console
 
+    from evalkit.cli.judge_comparisons import print_ratings, print_votes
     from evalkit.mtbench.agreement_run import agreement
-    from evalkit.mtbench.comparisons import print_ratings, print_votes
 
     found = agreement(config)
     console = Console()

@@ -11,15 +11,15 @@ options: model and its options; ask.max_new_tokens, ask.temperature (0: greedy),
 ask.repetition_penalty, ask.system; seed, dtype, offline, engine.*
 """
 
-from evalkit.config import Config
-from evalkit.redaction import printable
+from evalkit.core.config import Config
+from evalkit.core.secrets import printable
 
 
 def run(config: Config) -> int:
     """Prints prompt and answer; exit code 1 when nothing could be generated."""
     from rich.console import Console
 
-    from evalkit.mtbench.ask import ask
+    from evalkit.runs.ask import ask
 
     asked = ask(config)
     console = Console(soft_wrap=True, highlight=False, markup=False)

@@ -12,8 +12,8 @@ options: suite, suite.tasks, model and its options, data_dir, mirror, offline, a
 import sys
 from pathlib import Path
 
-from evalkit.config import Config
-from evalkit.errors import InputError
+from evalkit.core.config import Config
+from evalkit.core.errors import InputError
 
 
 def run(config: Config) -> int:
@@ -21,8 +21,8 @@ def run(config: Config) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-    from evalkit.bundle import collect, total_bytes, write
     from evalkit.cli.prepare import allow_network
+    from evalkit.runs.bundle import collect, total_bytes, write
 
     if config.out is None or not config.out.endswith(".tar"):
         raise InputError("where to? A file name is needed", where="option out", fix="out=FILE.tar")

@@ -13,19 +13,19 @@ options: run, or judgments, answers and out; --reference (whose judgments are th
 gpt-4); judge and its options as of the verb judge; preset, language, mode, mirror, offline
 """
 
-from evalkit.config import Config
-from evalkit.words import t
+from evalkit.core.config import Config
+from evalkit.core.words import t
 
 
 def run(config: Config) -> int:
     """Prints the comparison; exit code 1 when judgments failed at the service."""
     from rich.console import Console
 
+    from evalkit.cli.judge_comparisons import print_calibration
+    from evalkit.cli.mt_bench_report import print_estimate
     from evalkit.mtbench.calibrate import calibrate, calibration_path, prepare_calibration
-    from evalkit.mtbench.comparisons import print_calibration
-    from evalkit.mtbench.desk import estimate
-    from evalkit.mtbench.judge_run import say_on_stderr
-    from evalkit.mtbench.report import print_estimate
+    from evalkit.mtbench.judge.dispatch import estimate
+    from evalkit.mtbench.judge.judging import say_on_stderr
 
     console = Console()
     job, reference = prepare_calibration(config)

@@ -12,14 +12,14 @@ engine.prefix, engine.attention, protocol.*
 import sys
 from typing import TYPE_CHECKING
 
-from evalkit.config import Config, is_offline
-from evalkit.errors import InputError
-from evalkit.loading import load_suite
-from evalkit.models import resolve
-from evalkit.words import said
+from evalkit.core.config import Config, is_offline
+from evalkit.core.errors import InputError
+from evalkit.core.words import said
+from evalkit.engines.models import resolve
+from evalkit.runs.suite import load_suite
 
 if TYPE_CHECKING:
-    from evalkit.certify import Comparison
+    from evalkit.runs.certify import Comparison
 
 
 def run(config: Config) -> int:
@@ -34,8 +34,8 @@ def run(config: Config) -> int:
     if config.engine.name != "local":
         raise InputError("certify is about the local engine", where="option engine", fix="engine=local")
     suite = load_suite(config, say=say)
-    from evalkit.certify import certify
-    from evalkit.engines.local import LocalEngine
+    from evalkit.engines.local.engine import LocalEngine
+    from evalkit.runs.certify import certify
 
     with LocalEngine(config, resolve(config.model, offline=is_offline(config))) as engine:
         facts = engine.describe()

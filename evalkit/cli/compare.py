@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evalkit.config import Config
-from evalkit.errors import InputError
+from evalkit.core.config import Config
+from evalkit.core.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -69,7 +69,7 @@ def _steps(runs: "Sequence[Run]", config: Config) -> int:
 
 
 def _print_written(paths: "Sequence[Path]", console: "Console") -> None:
-    from evalkit.words import t
+    from evalkit.core.words import t
 
     for path in paths:
         console.print(t("written: {path}", path=path), markup=False, soft_wrap=True, highlight=False)

@@ -19,17 +19,17 @@ judge.max_cost (dollars), judge.prices (a copy of conf/prices.yaml), judge.store
 mode (online, batch), batch.submit, batch.results, batch.poll; mirror, offline, metrics.resamples
 """
 
-from evalkit.config import Config
+from evalkit.core.config import Config
 
 
 def run(config: Config) -> int:
     """Judges a run; exit code 1 when judgments failed at the service (the rest is kept)."""
     from rich.console import Console
 
-    from evalkit.mtbench.desk import estimate
-    from evalkit.mtbench.job import prepare_job
-    from evalkit.mtbench.judge_run import judge_run, say_on_stderr
-    from evalkit.mtbench.report import print_estimate, print_outcome, print_results
+    from evalkit.cli.mt_bench_report import print_estimate, print_outcome, print_results
+    from evalkit.mtbench.judge.dispatch import estimate
+    from evalkit.mtbench.judge.job import prepare_job
+    from evalkit.mtbench.judge.judging import judge_run, say_on_stderr
 
     job = prepare_job(config)
     console = Console()

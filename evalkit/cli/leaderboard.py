@@ -16,7 +16,7 @@ options: out (default: the first folder), data_dir (to show whole prompts), mirr
 
 from pathlib import Path
 
-from evalkit.config import Config
+from evalkit.core.config import Config
 
 
 def run(config: Config) -> int:

@@ -7,13 +7,13 @@ What there is to choose from. `list tasks --long` adds licence, commercial use a
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from evalkit import assets
-from evalkit.cli.options import group_members
-from evalkit.config import Config
-from evalkit.errors import InputError
-from evalkit.nearest import did_you_mean
-from evalkit.reading import read_yaml
-from evalkit.task_spec import load_spec, task_names
+from evalkit.core import assets
+from evalkit.core.config import Config
+from evalkit.core.errors import InputError
+from evalkit.core.files import read_yaml
+from evalkit.core.options import group_members
+from evalkit.core.text import did_you_mean
+from evalkit.tasks.spec import load_spec, task_names
 
 
 def run(config: Config) -> int:
@@ -81,7 +81,7 @@ def _judges(long: bool) -> Iterable[str]:
 
 
 def _launchers(long: bool) -> Iterable[str]:
-    from evalkit.sweep.launchers import LAUNCHERS, is_installed, launcher_options
+    from evalkit.runs.sweep.launchers import LAUNCHERS, is_installed, launcher_options
 
     for name, (what, _) in LAUNCHERS.items():
         there = is_installed(name)

@@ -13,18 +13,18 @@ options: answers, out (default: results/pairwise/<hash>); pairwise.baseline, pai
 ratings); judge and its options as of the verb judge; preset, language, mode, mirror, offline
 """
 
-from evalkit.config import Config
-from evalkit.words import said, t
+from evalkit.core.config import Config
+from evalkit.core.words import said, t
 
 
 def run(config: Config) -> int:
     """Prints win rates; exit code 1 when games failed at the service (the rest is kept)."""
     from rich.console import Console
 
-    from evalkit.mtbench.desk import estimate
-    from evalkit.mtbench.judge_run import say_on_stderr
+    from evalkit.cli.mt_bench_report import print_estimate, print_pairwise
+    from evalkit.mtbench.judge.dispatch import estimate
+    from evalkit.mtbench.judge.judging import say_on_stderr
     from evalkit.mtbench.pairwise_run import pairwise, prepare_pairwise
-    from evalkit.mtbench.report import print_estimate, print_pairwise
 
     console = Console()
     job = prepare_pairwise(config)

@@ -21,16 +21,16 @@ judge.prices, preset; out=FILE (the estimate as JSON)
 
 from pathlib import Path
 
-from evalkit.config import Config
-from evalkit.planning.estimate import estimate
+from evalkit.core.config import Config
+from evalkit.runs.plan.estimate import estimate
 
 
 def run(config: Config) -> int:
     """Prints the estimate and, with `out=`, writes it; exit code 0."""
     from rich.console import Console
 
-    from evalkit.durable import write_json_atomic
-    from evalkit.planning.report import print_estimate
+    from evalkit.cli.plan_report import print_estimate
+    from evalkit.core.durable import write_json_atomic
 
     made = estimate(config)
     print_estimate(made, Console())

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evalkit.assets import default_data_dir
-from evalkit.config import Config, ModelConfig, SuiteData
-from evalkit.errors import InputError
-from evalkit.loading import suite_specs
+from evalkit.core.assets import default_data_dir
+from evalkit.core.config import Config, ModelConfig, SuiteData
+from evalkit.core.errors import InputError
+from evalkit.core.words import said, t
+from evalkit.runs.suite import suite_specs
 from evalkit.sources.prepared import Status
-from evalkit.task_spec import SPLITS, CommercialUse, TaskSpec
-from evalkit.words import said, t
+from evalkit.tasks.spec import SPLITS, CommercialUse, TaskSpec
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,7 +52,7 @@ def allow_network() -> None:
 
 
 def _prepare_model(model: ModelConfig, *, offline: bool) -> None:
-    from evalkit.models import resolve
+    from evalkit.engines.models import resolve
 
     resolved = resolve(model, offline=offline)
     print(said(f"model {resolved.name}: {resolved.path or 'built from its shape when it runs'}"))

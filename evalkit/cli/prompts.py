@@ -12,12 +12,12 @@ import json
 import sys
 from pathlib import Path
 
-from evalkit.config import Config
-from evalkit.durable import write_text_atomic
-from evalkit.errors import InputError
-from evalkit.loading import load_suite
-from evalkit.prompts import PromptTemplate, requests
-from evalkit.types import Sampling
+from evalkit.core.config import Config
+from evalkit.core.durable import write_text_atomic
+from evalkit.core.errors import InputError
+from evalkit.core.types import Sampling
+from evalkit.runs.suite import load_suite
+from evalkit.tasks.prompts import PromptTemplate, requests
 
 
 def run(config: Config) -> int:

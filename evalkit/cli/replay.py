@@ -11,16 +11,16 @@ options: judgments, answers, preset (default llm-jp-3-card), language (ja, en; d
 ids), out (default: results/replay/<hash of the files>), mirror, offline, metrics.resamples
 """
 
-from evalkit.config import Config
-from evalkit.words import t
+from evalkit.core.config import Config
+from evalkit.core.words import t
 
 
 def run(config: Config) -> int:
     """Replays a log and prints its tables; exit code 0 also where prompts or scores differ."""
     from rich.console import Console
 
+    from evalkit.cli.mt_bench_report import print_results
     from evalkit.mtbench.replay_run import replay
-    from evalkit.mtbench.report import print_results
 
     folder, content = replay(config)
     console = Console()

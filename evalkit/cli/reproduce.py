@@ -13,13 +13,13 @@ options: run
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evalkit.beside import Beside, contains, read_beside
-from evalkit.config import Config
-from evalkit.errors import InputError
-from evalkit.nearest import did_you_mean
-from evalkit.reference import DIGITS, Card, load_cards
-from evalkit.results import Value
-from evalkit.words import said, t
+from evalkit.core.config import Config
+from evalkit.core.errors import InputError
+from evalkit.core.text import did_you_mean
+from evalkit.core.words import said, t
+from evalkit.leaderboard.beside import Beside, contains, read_beside
+from evalkit.leaderboard.card import DIGITS, Card, load_cards
+from evalkit.records.results import Value
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -33,18 +33,13 @@ generation.from_model; watch, watch_poll, watch_settle, watch_timeout (seconds);
 metrics.bert_score, metrics.resamples
 """
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from evalkit.config import Config
-from evalkit.run import evaluate
-from evalkit.words import said, t
-
-
-def say(line: str) -> None:
-    """Says one line to the person who waits."""
-    print(said(line), file=sys.stderr, flush=True)
+from evalkit.core.config import Config
+from evalkit.core.progress import say
+from evalkit.core.words import said, t
+from evalkit.runs.run import evaluate
 
 
 def run(config: Config, *, opened: Callable[[Path], None] = lambda folder: None) -> int:
@@ -61,7 +56,7 @@ def run(config: Config, *, opened: Callable[[Path], None] = lambda folder: None)
     if not outcome.generated:
         text = "finished already: all {n} completions are kept, nothing was generated"
         console.print(t(text, n=outcome.kept))
-    from evalkit.report import print_next, print_results
+    from evalkit.cli.report import print_next, print_results
 
     print_results(outcome.results, console)
     print_next(outcome.results, outcome.folder, console)
@@ -71,8 +66,8 @@ def run(config: Config, *, opened: Callable[[Path], None] = lambda folder: None)
 def _mt_bench(config: Config, opened: Callable[[Path], None]) -> int:
     from rich.console import Console
 
-    from evalkit.mtbench.answer_run import answer_questions
-    from evalkit.mtbench.report import print_results
+    from evalkit.cli.mt_bench_report import print_results
+    from evalkit.runs.mt_bench import answer_questions
 
     outcome = answer_questions(config, say=say, opened=opened)
     console = Console()

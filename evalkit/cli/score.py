@@ -21,23 +21,23 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evalkit.config import Config
-from evalkit.errors import InputError
+from evalkit.core.config import Config
+from evalkit.core.errors import InputError
+from evalkit.core.words import said, t
 from evalkit.metrics.prediction import prediction
-from evalkit.words import said, t
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from evalkit.runs.rescore import Rescored
     from evalkit.scoring.moves import Move
-    from evalkit.scoring.rescoring import Rescored
 
 
 def run(config: Config) -> int:
     """Scores a run again, or completions made elsewhere; exit code 0, also for a partial result."""
     from rich.console import Console
 
-    from evalkit.report import print_results
+    from evalkit.cli.report import print_results
 
     if (config.run is None) == (config.completions is None):
         raise InputError(
@@ -47,14 +47,14 @@ def run(config: Config) -> int:
     prediction("", answer_regex=config.protocol.answer_regex)
     console = Console()
     if config.run is not None:
-        from evalkit.scoring.rescoring import rescore
+        from evalkit.runs.rescore import rescore
 
         rescored = rescore(config)
         print_results(rescored.results, console)
         _print_moves(rescored, console)
         folder = rescored.folder
     else:
-        from evalkit.scoring.completions import score_completions
+        from evalkit.runs.completions import score_completions
 
         assert config.completions is not None
         results = score_completions(config, say=lambda line: print(said(line), file=sys.stderr, flush=True))

@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from evalkit.config import Config, is_offline
+from evalkit.core.config import Config, is_offline
+from evalkit.core.errors import EvalkitError, InputError
 from evalkit.engines.base import Engine, Identified
-from evalkit.errors import EvalkitError, InputError
-from evalkit.models import ResolvedModel, check_unchanged, resolve
+from evalkit.engines.models import ResolvedModel, check_unchanged, resolve
 
 ENGINES = ("local", "ray", "api", "vllm")
 
@@ -20,7 +20,7 @@ def identify(config: Config) -> Identified:
     """
     assert config.model is not None
     if config.engine.name == "api":
-        from evalkit.engines.server_model import identify_served
+        from evalkit.engines.servers.identity import identify_served
 
         return identify_served(config)
     model = resolve(config.model, offline=is_offline(config))
@@ -41,15 +41,15 @@ def build_engine(config: Config, resolved: ResolvedModel) -> Engine:
     """
     name = config.engine.name
     if name == "local":
-        from evalkit.engines.local import LocalEngine
+        from evalkit.engines.local.engine import LocalEngine
 
         return _unchanged(LocalEngine(config, resolved), resolved)
     if name == "ray":
-        from evalkit.engines.cluster import RayEngine
+        from evalkit.engines.ray.engine import RayEngine
 
         return RayEngine(config, resolved)
     if name == "api":
-        from evalkit.engines.api import ApiEngine
+        from evalkit.engines.servers.engine import ApiEngine
 
         return ApiEngine(config, resolved)
     if name == "vllm":
@@ -77,13 +77,13 @@ def engine_family(config: Config) -> str:
 def resolve_dtype(config: Config) -> str:
     """The name of the data type the chosen engine will use, `auto` resolved for where it computes."""
     if config.engine.name == "ray":
-        from evalkit.engines.ray_session import workers_dtype
+        from evalkit.engines.ray.session import workers_dtype
 
         return workers_dtype(config).value
     if config.engine.name == "vllm":
         from evalkit.engines.vllm import vllm_dtype
 
         return vllm_dtype(config.dtype)
-    from evalkit.engines.loading import choose_device, choose_dtype
+    from evalkit.engines.local.loading import choose_device, choose_dtype
 
     return str(choose_dtype(config.dtype, choose_device(config.engine.device))).removeprefix("torch.")

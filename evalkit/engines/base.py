@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from evalkit.errors import InputError
-from evalkit.types import Completion, Request, Sampling
+from evalkit.core.errors import InputError
+from evalkit.core.types import Completion, Request, Sampling
 
 if TYPE_CHECKING:
-    from evalkit.models import ResolvedModel
+    from evalkit.engines.models import ResolvedModel
 
 
 @dataclass(frozen=True)
@@ -91,3 +91,11 @@ def from_generation_config(own: Mapping[str, Any]) -> Sampling:
         top_k=own.get("top_k", 50),
         repetition_penalty=own.get("repetition_penalty", defaults.repetition_penalty),
     )
+
+
+# Raised when the same configuration would give other completions than before.
+GENERATION_VERSION = 1
+
+
+# The same for what is sampled; greedy completions do not depend on it.
+SAMPLING_VERSION = 2

@@ -11,17 +11,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from evalkit.config import Config, Dtype
+from evalkit.core.config import Config, Dtype
+from evalkit.core.errors import EvalkitError, InputError, foreign
+from evalkit.core.types import Completion, FinishReason, Request, Sampling
 from evalkit.engines.base import Engine, distinct, from_generation_config
-from evalkit.engines.decoding import CompletionDecoder
-from evalkit.engines.encoding import Encoded, encode
-from evalkit.engines.loading import check_files, load_tokenizer, refuse_ids, refuse_special_ids
-from evalkit.engines.rows import failed
-from evalkit.errors import EvalkitError, InputError, foreign
-from evalkit.models import ResolvedModel
-from evalkit.models.files import generation_config
-from evalkit.models.whole import embeddings_of
-from evalkit.types import Completion, FinishReason, Request, Sampling
+from evalkit.engines.local.decoding import CompletionDecoder
+from evalkit.engines.local.encoding import Encoded, encode
+from evalkit.engines.local.loading import check_files, load_tokenizer, refuse_ids, refuse_special_ids
+from evalkit.engines.local.rows import failed
+from evalkit.engines.models import ResolvedModel
+from evalkit.engines.models.files import generation_config
+from evalkit.engines.models.whole import embeddings_of
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ _RESOURCES = (
 
 @dataclass(frozen=True)
 class _Vocabulary:
-    """See `evalkit.engines.encoding.Vocabulary`."""
+    """See `evalkit.engines.local.encoding.Vocabulary`."""
 
     tokenizer: Any
     eos: frozenset[int]
@@ -206,7 +206,7 @@ def _import_vllm() -> Any:
 
 
 def _vocabulary(tokenizer: Any, own_eos: int | list[int] | None) -> _Vocabulary:
-    from evalkit.engines.loading import as_ids
+    from evalkit.engines.local.loading import as_ids
 
     tokenizer_eos, model_eos = as_ids(tokenizer.eos_token_id), as_ids(own_eos)
     return _Vocabulary(tokenizer, tokenizer_eos or model_eos, tokenizer_eos | model_eos)

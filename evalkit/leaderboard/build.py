@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from evalkit.errors import InputError
+from evalkit.core.errors import InputError
+from evalkit.core.text import did_you_mean
+from evalkit.leaderboard.card import JASTER_TABLE, MT_BENCH_TABLE, load_cards
 from evalkit.leaderboard.cells import MT_BENCH_COLUMNS, Cell
 from evalkit.leaderboard.collect import Collection, LeftOut, collect
 from evalkit.leaderboard.foreign_results import read_foreign
 from evalkit.leaderboard.rows import Kind, MtBenchRun, Row, Run, rules_of
-from evalkit.nearest import did_you_mean
-from evalkit.reference import JASTER_TABLE, MT_BENCH_TABLE, load_cards
-from evalkit.results import AVERAGE, Results
+from evalkit.records.results import AVERAGE, Results
 
 # `--reference` names a family of published models by the start of their names.
 PUBLISHED_RULES = "published by llm-jp, not measured here"

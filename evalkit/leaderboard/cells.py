@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from evalkit.results import AVERAGE, Value
+from evalkit.records.results import AVERAGE, Value
 
 # The order and the rounding of the model card's two tables.
 JASTER_COLUMNS = (AVERAGE, "EL", "FA", "HE", "MC", "MR", "MT", "NLI", "QA", "RC")

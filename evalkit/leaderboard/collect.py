@@ -6,13 +6,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from evalkit.durable import read_checked_json, read_log
-from evalkit.errors import InputError
+from evalkit.core.durable import read_checked_json, read_log
+from evalkit.core.errors import InputError
 from evalkit.leaderboard.rows import MtBenchRun, Run
-from evalkit.mtbench.results import with_own_intervals
-from evalkit.records import RunDirectory
-from evalkit.results import Results, read_results
-from evalkit.suites import with_intervals
+from evalkit.mtbench.tables.model_tables import with_own_intervals
+from evalkit.records.results import Results, read_results
+from evalkit.records.run_folder import RunDirectory
+from evalkit.scoring.categories import with_intervals
 
 RESULTS = "results.json"
 # Files that only a run directory has, finished or not.

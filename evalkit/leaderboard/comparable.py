@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from evalkit.results import Results
-from evalkit.task_spec import load_spec
+from evalkit.records.results import Results
+from evalkit.tasks.spec import load_spec
 
 # What moves no sample's score: how many samples, how many resamples, a metric more.
 _FREE = ("limit", "metrics.resamples", "metrics.bert_score")
@@ -39,7 +39,7 @@ def counting_metric(name: str, results: Results) -> str | None:
 
 
 def _is_shipped(name: str) -> bool:
-    from evalkit.task_spec import task_names
+    from evalkit.tasks.spec import task_names
 
     return name in task_names()
 

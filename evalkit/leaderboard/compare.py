@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evalkit.errors import InputError
+from evalkit.core.errors import InputError
 from evalkit.leaderboard.comparable import common, counting_metric, rule_differences, run_differences
 from evalkit.leaderboard.paired import (
     Difference,
@@ -22,9 +22,9 @@ from evalkit.leaderboard.scored_run import ScoredRun
 from evalkit.metrics import METRICS
 from evalkit.metrics.base import CorrelationMetric, SampleMetric
 from evalkit.metrics.prediction import gold
-from evalkit.results import AVERAGE
-from evalkit.suites import category_members
-from evalkit.task_spec import CATEGORIES
+from evalkit.records.results import AVERAGE
+from evalkit.scoring.categories import category_members
+from evalkit.tasks.spec import CATEGORIES
 
 ALPHA = 0.05
 _SHOWN = 6

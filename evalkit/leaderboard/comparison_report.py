@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from evalkit.config import Config
-from evalkit.durable import write_text_atomic
+from evalkit.core.config import Config
+from evalkit.core.durable import write_text_atomic
+from evalkit.core.secrets import printable
+from evalkit.core.words import said, t
 from evalkit.leaderboard.compare import Compared, Comparison, Flip
 from evalkit.leaderboard.publish import write_page
 from evalkit.leaderboard.sentences import p_text, sentences
 from evalkit.leaderboard.tables import spreadsheet_text
-from evalkit.redaction import printable
-from evalkit.words import said, t
 
 if TYPE_CHECKING:
     import pandas as pd

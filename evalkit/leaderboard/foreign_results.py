@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evalkit.errors import InputError
+from evalkit.core.errors import InputError
+from evalkit.core.files import read_json
 from evalkit.leaderboard.cells import JASTER_COLUMNS, Cell
 from evalkit.leaderboard.rows import Kind, Row
-from evalkit.reading import read_json
-from evalkit.results import is_number
+from evalkit.records.results import is_number
 
 RULES = "llm-jp-eval's own result, as its file says"
 _PLACES = ((), ("evaluation",), ("evaluation_results",), ("results",))

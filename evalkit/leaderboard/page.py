@@ -11,7 +11,7 @@ from hashlib import sha256
 from importlib.resources import files
 from typing import Any
 
-from evalkit.config import Config
+from evalkit.core.config import Config
 from evalkit.leaderboard.build import Board
 from evalkit.leaderboard.page_data import page_data
 from evalkit.leaderboard.page_mt_bench import conversations

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from evalkit import __version__, words
-from evalkit.config import Config, Lang
-from evalkit.errors import EvalkitError
+from evalkit import __version__
+from evalkit.core import words
+from evalkit.core.config import Config, Lang
+from evalkit.core.errors import EvalkitError
 from evalkit.leaderboard.build import Board
 from evalkit.leaderboard.cells import Cell
 from evalkit.leaderboard.comparable import counting_metric, rule_differences
@@ -16,8 +17,8 @@ from evalkit.leaderboard.scored_run import ScoredRun
 from evalkit.leaderboard.sentences import sentences
 from evalkit.leaderboard.steps import checkpoint_of
 from evalkit.leaderboard.tables import marks
-from evalkit.suites import category_members
-from evalkit.task_spec import CATEGORIES
+from evalkit.scoring.categories import category_members
+from evalkit.tasks.spec import CATEGORIES
 
 # Pairs grow with the square of the rows: beyond this many only `compare` tells.
 MOST_PAIRED = 8

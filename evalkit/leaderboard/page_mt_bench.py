@@ -4,11 +4,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from evalkit.config import Config
-from evalkit.errors import InputError
+from evalkit.core.config import Config
+from evalkit.core.durable import read_log
+from evalkit.core.errors import InputError
+from evalkit.core.files import read_json_object
 from evalkit.leaderboard.rows import MtBenchRun, Row
-from evalkit.reading import read_json_object
-from evalkit.records import read_log
 
 
 def conversations(rows: Sequence[Row], config: Config) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def _questions(benches: Iterable[MtBenchRun], config: Config) -> dict[str, list[
 def _of_preset(header: dict[str, Any], bench: MtBenchRun, config: Config) -> dict[str, list[str]]:
     from dataclasses import replace
 
-    from evalkit.errors import EvalkitError
+    from evalkit.core.errors import EvalkitError
     from evalkit.mtbench.data import Books, pinned_files
     from evalkit.mtbench.presets import load_preset
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from evalkit.config import Config
+from evalkit.core.config import Config
 from evalkit.leaderboard.comparable import counting_metric
 from evalkit.leaderboard.scored_run import ScoredRun
 from evalkit.leaderboard.whole_prompts import Prompts

@@ -1,6 +1,6 @@
 """Statistics of two models on the same samples.
 
-Intervals (evalkit.statistics): Newcombe's method 10 for 0/1 scores; else the percentile bootstrap over
+Intervals (evalkit.metrics.intervals): Newcombe's method 10 for 0/1 scores; else the percentile bootstrap over
 the samples of a dataset, both models drawn with the same indices; for means of datasets, MOVER.
 p-values, two-sided: McNemar's exact test (McNemar 1947; the binomial form) for 0/1 scores; else a
 permutation test that swaps the two models' scores sample by sample (Fisher's randomisation test for
@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from evalkit import statistics
+from evalkit.metrics import intervals as statistics
 from evalkit.metrics.base import CorrelationMetric
 from evalkit.metrics.correlation import row_correlations
-from evalkit.statistics import FloatArray, Interval, Spread
+from evalkit.metrics.intervals import FloatArray, Interval, Spread
 
 DRAWS = 10_000
 # Up to this many samples that differ every arrangement of signs is looked at.

@@ -3,14 +3,13 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from evalkit.config import Config
-from evalkit.durable import write_text_atomic
-from evalkit.errors import InputError
-from evalkit.identity import folder_name
+from evalkit.core.config import Config
+from evalkit.core.durable import write_text_atomic
+from evalkit.core.errors import InputError
+from evalkit.core.text import did_you_mean, folder_name
+from evalkit.core.words import t
 from evalkit.leaderboard.build import Board, jaster_row
 from evalkit.leaderboard.rows import Kind, Run
-from evalkit.nearest import did_you_mean
-from evalkit.words import t
 
 DEFAULT = ("csv", "markdown", "html")
 

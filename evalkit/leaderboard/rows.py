@@ -6,14 +6,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from evalkit.leaderboard.cells import (
-    JASTER_COLUMNS,
-    JASTER_DIGITS,
-    MT_BENCH_COLUMNS,
-    MT_BENCH_DIGITS,
-    Cell,
-)
-from evalkit.results import Results, is_number
+from evalkit.leaderboard.cells import JASTER_COLUMNS, JASTER_DIGITS, MT_BENCH_COLUMNS, MT_BENCH_DIGITS, Cell
+from evalkit.records.results import Results, is_number
 
 
 class Kind(Enum):
@@ -74,7 +68,7 @@ class MtBenchRun:
 
     @property
     def table(self) -> Mapping[str, Any]:
-        """The model's table (evalkit.mtbench.results.ModelTable as JSON)."""
+        """The model's table (evalkit.mtbench.tables.model_tables.ModelTable as JSON)."""
         table: Mapping[str, Any] = self.content["tables"][self.model]
         return table
 

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evalkit.durable import read_log
-from evalkit.errors import InputError
+from evalkit.core.durable import read_log
+from evalkit.core.errors import InputError
 from evalkit.leaderboard.rows import Run
 from evalkit.metrics import METRICS
 from evalkit.metrics.base import CorrelationMetric
-from evalkit.records import RunDirectory, SampleRecord
+from evalkit.records.run_folder import RunDirectory, SampleRecord
 
 
 class ScoredRun:

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from evalkit.core.words import t
 from evalkit.leaderboard.compare import ALPHA, Compared, Comparison
-from evalkit.suites import category_members
-from evalkit.words import t
+from evalkit.scoring.categories import category_members
 
 
 def sentences(comparison: Comparison) -> list[str]:

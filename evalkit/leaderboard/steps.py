@@ -1,17 +1,12 @@
 """Checkpoints of one model: which step a run is of, and the scores step by step."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from evalkit.errors import InputError
+from evalkit.core.errors import InputError
+from evalkit.core.text import step_of
 from evalkit.leaderboard.rows import Run
-
-# step-1000, iter_0005000, checkpoint-500, global_step1000, ckpt-10k
-_STEP = re.compile(
-    r"(?:^|[-_./ ])(?:global_?)?(?:step|iter|checkpoint|ckpt)s?[-_]?0*(\d+)(k?)(?![a-z\d])", re.IGNORECASE
-)
 
 
 @dataclass(frozen=True)
@@ -21,15 +16,6 @@ class Checkpoint:
     series: str
     step: int
     run: Run
-
-
-def step_of(name: str) -> tuple[str, int] | None:
-    """The series and the step a model's name gives, None when it gives no step."""
-    found = _STEP.search(name)
-    if found is None:
-        return None
-    series = (name[: found.start()] + name[found.end() :]).strip("-_./ ")
-    return series, int(found[1]) * (1000 if found[2] else 1)
 
 
 def checkpoint_of(run: Run) -> Checkpoint | None:

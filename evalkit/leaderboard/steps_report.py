@@ -10,15 +10,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from evalkit.config import Config
-from evalkit.durable import write_text_atomic
+from evalkit.core.config import Config
+from evalkit.core.durable import write_text_atomic
+from evalkit.core.words import t
 from evalkit.leaderboard.build import jaster_row
 from evalkit.leaderboard.cells import JASTER_COLUMNS, JASTER_DIGITS, Cell
 from evalkit.leaderboard.compare import Comparison, compare
 from evalkit.leaderboard.publish import write_page
 from evalkit.leaderboard.steps import Checkpoint
 from evalkit.leaderboard.tables import PARTIAL, rounded
-from evalkit.words import t
 
 if TYPE_CHECKING:
     import pandas as pd

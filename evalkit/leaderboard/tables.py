@@ -9,10 +9,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
+from evalkit.core.words import said, t
 from evalkit.leaderboard.build import Board
 from evalkit.leaderboard.cells import Cell, told_apart
 from evalkit.leaderboard.rows import TABLES, Kind, Row, Table
-from evalkit.words import said, t
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,11 +6,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
+from evalkit.core.words import said, t
 from evalkit.leaderboard.build import Board
 from evalkit.leaderboard.cells import Cell
 from evalkit.leaderboard.rows import TABLES, Kind, Row, Table
 from evalkit.leaderboard.tables import PARTIAL, TIE, Mark, marks, notes_of, rounded
-from evalkit.words import said, t
 
 _NAME_WIDTH = 12
 # Headings that leave room for a model's name.

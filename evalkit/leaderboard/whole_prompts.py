@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-from evalkit.config import Config
-from evalkit.errors import EvalkitError
+from evalkit.core.config import Config
+from evalkit.core.errors import EvalkitError
+from evalkit.core.text import text_sha256
 from evalkit.leaderboard.rows import Run
-from evalkit.loading import load_suite
-from evalkit.prompts import PromptTemplate
-from evalkit.records import SampleRecord, text_sha256
-from evalkit.scoring.rescoring import kept_config
-from evalkit.tasks import Task
+from evalkit.records.run_folder import SampleRecord
+from evalkit.runs.rescore import kept_config
+from evalkit.runs.suite import load_suite
+from evalkit.tasks.load import Task
+from evalkit.tasks.prompts import PromptTemplate
 
 # Stands for the input while the prompt is rendered; no dataset contains it.
 _MARK = "\ufdd0input\ufdd1"

@@ -2,17 +2,11 @@
 
 from collections.abc import Iterable
 
-from evalkit.config import MetricsConfig
-from evalkit.errors import InputError
+from evalkit.core.config import MetricsConfig
+from evalkit.core.errors import InputError
+from evalkit.core.text import did_you_mean
 from evalkit.metrics import bleu, correlation, match, models, rouge
-from evalkit.metrics.base import (
-    CorrelationMetric,
-    Metric,
-    MetricUnavailableError,
-    ModelMetric,
-    SampleMetric,
-)
-from evalkit.nearest import did_you_mean
+from evalkit.metrics.base import CorrelationMetric, Metric, MetricUnavailableError, ModelMetric, SampleMetric
 
 _PERCENT = (0.0, 100.0)
 _ALL: tuple[Metric, ...] = (

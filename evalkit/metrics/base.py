@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypedDict
 
-from evalkit.config import MetricsConfig
-from evalkit.errors import EvalkitError
+from evalkit.core.config import MetricsConfig
+from evalkit.core.errors import EvalkitError
 
 if TYPE_CHECKING:
-    from evalkit.statistics import FloatArray, Interval
+    from evalkit.metrics.intervals import FloatArray, Interval
 
 
 class Triple(TypedDict):

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from evalkit.errors import foreign
+from evalkit.core.errors import foreign
 from evalkit.metrics.base import MetricUnavailableError, Triple
 
 CODE_VERSION = "1"

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from evalkit.assets import cache_dir
-from evalkit.errors import foreign
+from evalkit.core.assets import cache_dir
+from evalkit.core.errors import foreign
 from evalkit.metrics.base import MetricUnavailableError, Triple
 from evalkit.metrics.comet_model import (
     Estimator,

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from evalkit.errors import InputError, foreign
+from evalkit.core.errors import InputError, foreign
+from evalkit.core.files import read_yaml
 from evalkit.metrics.base import MetricUnavailableError
-from evalkit.reading import read_yaml
 
 ENCODER_PREFIX = "encoder.model."
 # Two positions that XLM-R keeps for itself, and COMET's margin of two more.

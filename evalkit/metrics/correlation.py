@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from evalkit.statistics import FloatArray, IntArray
+    from evalkit.metrics.intervals import FloatArray, IntArray
 
 NO_NUMBER = -2.0
 _NOT_NUMERIC = re.compile(r"[^0-9.]")
@@ -64,7 +64,7 @@ def _resampled(
 ) -> "FloatArray":
     import numpy as np
 
-    from evalkit.statistics import resample_indices
+    from evalkit.metrics.intervals import resample_indices
 
     columns = [np.asarray(predicted, dtype=np.float64), np.asarray(golds, dtype=np.float64)]
     blocks = [

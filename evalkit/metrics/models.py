@@ -5,7 +5,7 @@ Files are looked for before anything heavy is imported, so a missing model costs
 
 from pathlib import Path
 
-from evalkit.config import CometConfig, Dtype, MetricsConfig
+from evalkit.core.config import CometConfig, Dtype, MetricsConfig
 from evalkit.metrics.base import ModelScorer
 from evalkit.metrics.hub import locate
 

@@ -8,7 +8,7 @@ import re
 import unicodedata
 from functools import cache
 
-from evalkit.errors import InputError
+from evalkit.core.errors import InputError
 
 BLANK_LINE = "\n\n"
 

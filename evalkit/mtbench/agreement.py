@@ -11,11 +11,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Literal
 
-from evalkit.errors import InputError
+from evalkit.core.errors import InputError
+from evalkit.core.files import Row, int_field, read_rows, text_field
+from evalkit.core.types import Judgment
 from evalkit.mtbench.logs import jsonl_files, pair_of
 from evalkit.mtbench.pairwise import Match, spearman
-from evalkit.reading import Row, int_field, read_rows, text_field
-from evalkit.types import Judgment
 
 Choice = Literal["model_a", "model_b", "tie"]
 FLIPPED: Mapping[Choice, Choice] = {"model_a": "model_b", "model_b": "model_a", "tie": "tie"}

@@ -5,9 +5,11 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from evalkit.config import Config
-from evalkit.durable import write_json_atomic
-from evalkit.errors import InputError
+from evalkit.core.config import Config
+from evalkit.core.durable import write_json_atomic
+from evalkit.core.errors import InputError
+from evalkit.core.files import read_rows
+from evalkit.core.types import Judgment
 from evalkit.mtbench.agreement import (
     RatingAgreement,
     Vote,
@@ -21,8 +23,6 @@ from evalkit.mtbench.folder import MtBenchFolder
 from evalkit.mtbench.logs import jsonl_files, read_judgments
 from evalkit.mtbench.presets import DEFAULT_PRESET, load_preset
 from evalkit.mtbench.replay import replay_singles
-from evalkit.reading import read_rows
-from evalkit.types import Judgment
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evalkit.config import Config
-from evalkit.durable import write_json_atomic
-from evalkit.errors import InputError
-from evalkit.mtbench.aggregate import RULES, table
+from evalkit.core.config import Config
+from evalkit.core.durable import write_json_atomic
+from evalkit.core.errors import InputError
+from evalkit.core.types import Judgment
 from evalkit.mtbench.agreement import RatingAgreement, compare_ratings
 from evalkit.mtbench.folder import MtBenchFolder, logged_label
-from evalkit.mtbench.job import Job, prepare_job
-from evalkit.mtbench.judge_run import make_judgments
-from evalkit.mtbench.results import preset_record, scored
-from evalkit.types import Judgment
+from evalkit.mtbench.judge.job import Job, prepare_job
+from evalkit.mtbench.judge.judging import make_judgments
+from evalkit.mtbench.tables.aggregate import RULES, table
+from evalkit.mtbench.tables.model_tables import preset_record, scored
 
 # Section 11 of the MT-Bench protocol notes: two gpt-4 runs over 113 equal prompts.
 GPT4_NOISE = {"exact": 0.70, "within_one": 0.94, "deviation": 0.86}

@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from evalkit.durable import read_checked_json, read_log, write_checked_json, write_lines_atomic
-from evalkit.errors import InputError
-from evalkit.identity import folder_name
+from evalkit.core.durable import read_checked_json, read_log, write_checked_json, write_lines_atomic
+from evalkit.core.errors import InputError
+from evalkit.core.files import check_types
+from evalkit.core.text import folder_name
+from evalkit.core.types import FinishReason, Judgment
 from evalkit.mtbench.questions import Answer, Language
-from evalkit.reading import check_types
-from evalkit.types import FinishReason, Judgment
 
 SAMPLES = "mt_bench"
 Source = Literal["generated", "given", "replayed"]

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from evalkit.errors import InputError
+from evalkit.core.errors import InputError
+from evalkit.core.files import Row, int_field, read_rows, text_field
 from evalkit.mtbench.pairwise import Side
 from evalkit.mtbench.questions import Answer, answers_from
-from evalkit.reading import Row, int_field, read_rows, text_field
 
 SIDES: tuple[Side, ...] = ("model_1", "model_2", "tie", "error")
 

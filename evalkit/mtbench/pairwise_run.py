@@ -6,21 +6,21 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from evalkit.config import Config, PairSource
-from evalkit.durable import canonical_json, write_checked_json, write_text_atomic
-from evalkit.errors import InputError
-from evalkit.mtbench.asks import Ask, keys_of
+from evalkit.core.config import Config, PairSource
+from evalkit.core.durable import write_checked_json, write_text_atomic
+from evalkit.core.errors import InputError
+from evalkit.core.text import canonical_json, text_sha256
+from evalkit.core.types import Judgment
 from evalkit.mtbench.data import Books, pinned_files
-from evalkit.mtbench.desk import Answers, Desk, ask_all, open_desk
 from evalkit.mtbench.folder import MtBenchFolder, answers_of, open_folder
+from evalkit.mtbench.judge.calls import Ask, keys_of
+from evalkit.mtbench.judge.dispatch import Answers, Desk, ask_all, open_desk
+from evalkit.mtbench.judge.ratings import parse_pair
 from evalkit.mtbench.logs import read_answers
 from evalkit.mtbench.pairwise import Match, Side, game_sides, pairwise_json, side_by_ratings
 from evalkit.mtbench.presets import DEFAULT_PRESET, Preset, load_preset
 from evalkit.mtbench.questions import Answer
-from evalkit.mtbench.ratings import parse_pair
-from evalkit.mtbench.results import preset_record
-from evalkit.records import text_sha256
-from evalkit.types import Judgment
+from evalkit.mtbench.tables.model_tables import preset_record
 
 
 @dataclass(frozen=True)

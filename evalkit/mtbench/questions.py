@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from evalkit.errors import InputError
-from evalkit.reading import Row, int_field, text_field, texts_field
+from evalkit.core.errors import InputError
+from evalkit.core.files import Row, int_field, text_field, texts_field
 
 Language = Literal["ja", "en"]
 

@@ -8,14 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from evalkit.errors import InputError
-from evalkit.mtbench.aggregate import MINUS_ONE, Scored
+from evalkit.core.errors import InputError
+from evalkit.core.types import Judgment, JudgmentStatus, Message
 from evalkit.mtbench.folder import logged_label
-from evalkit.mtbench.logs import LoggedPair, LoggedSingle
-from evalkit.mtbench.pairwise import Match, game_sides
-from evalkit.mtbench.prompts import PromptBook
-from evalkit.mtbench.questions import Answer
-from evalkit.mtbench.ratings import (
+from evalkit.mtbench.judge.judge_prompts import PromptBook
+from evalkit.mtbench.judge.ratings import (
     HIGHEST,
     LOWEST,
     VERDICT_FORMAT,
@@ -24,7 +21,10 @@ from evalkit.mtbench.ratings import (
     parse_rating,
     parse_strict,
 )
-from evalkit.types import Judgment, JudgmentStatus, Message
+from evalkit.mtbench.logs import LoggedPair, LoggedSingle
+from evalkit.mtbench.pairwise import Match, game_sides
+from evalkit.mtbench.questions import Answer
+from evalkit.mtbench.tables.aggregate import MINUS_ONE, Scored
 
 # What FastChat writes where the judge could not be asked.
 API_ERROR_TEXT = "$ERROR$"

@@ -6,9 +6,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from evalkit.config import Config
-from evalkit.durable import canonical_json, remove_file, write_checked_json
-from evalkit.errors import InputError
+from evalkit.core.config import Config
+from evalkit.core.durable import remove_file, write_checked_json
+from evalkit.core.errors import InputError
+from evalkit.core.text import canonical_json, text_sha256
 from evalkit.mtbench.data import Books, pinned_files
 from evalkit.mtbench.folder import Header, MtBenchFolder, turns_of
 from evalkit.mtbench.logs import JudgmentLog, answers_by_model, jsonl_files, read_answers, read_judgments
@@ -16,8 +17,7 @@ from evalkit.mtbench.pairwise import pairwise_json
 from evalkit.mtbench.presets import DEFAULT_PRESET, Preset, load_preset, preset_option
 from evalkit.mtbench.questions import Answer, Language
 from evalkit.mtbench.replay import Replayed, replay_pairs, replay_singles
-from evalkit.mtbench.results import missing_turns, model_table, preset_sha256, results_json
-from evalkit.records import text_sha256
+from evalkit.mtbench.tables.model_tables import missing_turns, model_table, preset_sha256, results_json
 
 
 def replay(config: Config) -> tuple[Path, dict[str, Any]]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from evalkit.metrics.prediction import gold
-from evalkit.results import Results
+from evalkit.records.results import Results
 from evalkit.scoring.scores import TaskScores
 
 FILE_NAME = "llm-jp-eval.json"

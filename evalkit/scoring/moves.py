@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from evalkit.results import MissingMetric, Results, Value
+from evalkit.records.results import MissingMetric, Results, Value
 
 # task -> sample id -> a row of scores/<task>.jsonl
 SampleScores = Mapping[str, Mapping[str, Mapping[str, Any]]]

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from evalkit.metrics.prediction import BLANK_LINE
-from evalkit.results import DatasetRates
-from evalkit.task_spec import AnswerKind, AnswerSpec, TaskSpec
+from evalkit.records.results import DatasetRates
+from evalkit.tasks.spec import AnswerKind, AnswerSpec, TaskSpec
 
 # The length limit ends nearly every answer of so few tokens: it says nothing there.
 SHORT_OUTPUT = 3
@@ -15,7 +15,7 @@ _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)\s*", re.ASCII)
 
 
 class Answer(Protocol):
-    """What scoring needs of a completion; `evalkit.types.Completion` is one.
+    """What scoring needs of a completion; `evalkit.core.types.Completion` is one.
 
     `finish_reason` None: not known, as for completions made elsewhere.
     """

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from evalkit import metrics as registry
-from evalkit import statistics
-from evalkit.config import MetricsConfig, ProtocolConfig
-from evalkit.errors import InputError
+from evalkit.core.config import MetricsConfig, ProtocolConfig
+from evalkit.core.errors import InputError
+from evalkit.core.types import Sample, Score
+from evalkit.metrics import intervals as statistics
 from evalkit.metrics.base import (
     CorrelationMetric,
     MetricUnavailableError,
@@ -21,10 +22,9 @@ from evalkit.metrics.base import (
     Triple,
 )
 from evalkit.metrics.prediction import gold, prediction
-from evalkit.results import DatasetRates, MissingMetric, Value
+from evalkit.records.results import DatasetRates, MissingMetric, Value
 from evalkit.scoring.rates import Answer, answer_rates
-from evalkit.task_spec import TaskSpec
-from evalkit.types import Sample, Score
+from evalkit.tasks.spec import TaskSpec
 
 
 @dataclass(frozen=True, slots=True)

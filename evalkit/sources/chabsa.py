@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+from evalkit.core.types import Row
 from evalkit.sources.archives import checked_members
-from evalkit.sources.readers import Row, SourceFile, decode, get, parse_json, unique
+from evalkit.sources.readers import SourceFile, decode, get, parse_json, unique
 from evalkit.sources.splits import Pools
 
 Files = Mapping[str, Sequence[SourceFile]]

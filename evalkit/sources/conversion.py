@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from evalkit.durable import write_error
-from evalkit.errors import EvalkitError
+from evalkit.core.errors import EvalkitError, write_error
 from evalkit.sources.archives import SourceWarning
 from evalkit.sources.converters import converter, forget
 from evalkit.sources.prepared import digest_of, render
 from evalkit.sources.readers import SourceFile
 from evalkit.sources.splits import SplitRows, split
-from evalkit.task_spec import TaskSpec, UpstreamSpec
+from evalkit.tasks.spec import TaskSpec, UpstreamSpec
 
 
 @dataclass(frozen=True)

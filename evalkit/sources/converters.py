@@ -4,8 +4,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 
-from evalkit.errors import InputError
-from evalkit.nearest import did_you_mean
+from evalkit.core.errors import InputError
+from evalkit.core.text import did_you_mean
 from evalkit.sources.readers import SourceFile
 from evalkit.sources.splits import Pools
 

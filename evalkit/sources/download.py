@@ -23,7 +23,7 @@ from tenacity import (
 from tenacity.wait import wait_base
 
 from evalkit import __version__
-from evalkit.errors import FetchError
+from evalkit.core.errors import FetchError
 from evalkit.sources.checksums import mismatch
 from evalkit.sources.pins import Pin
 

@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evalkit import assets
-from evalkit.durable import write_error
-from evalkit.errors import EvalkitError, FetchError
+from evalkit.core import assets
+from evalkit.core.errors import EvalkitError, FetchError, write_error
 from evalkit.sources.checksums import mismatch, sha256_of
 from evalkit.sources.mirror import Mirror
 from evalkit.sources.pins import Pin

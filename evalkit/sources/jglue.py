@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from evalkit.sources.readers import Row, SourceFile, get, json_lines, json_of, unique
+from evalkit.core.types import Row
+from evalkit.sources.readers import SourceFile, get, json_lines, json_of, unique
 from evalkit.sources.splits import Pools
 
 Files = Mapping[str, Sequence[SourceFile]]

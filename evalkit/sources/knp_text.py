@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from evalkit.sources.readers import Row
+from evalkit.core.types import Row
 
 if TYPE_CHECKING:
     from rhoknp import BasePhrase, Document, Morpheme, Sentence

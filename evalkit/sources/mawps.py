@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from evalkit.sources.readers import Row, SourceError, SourceFile, get, json_list, unique
+from evalkit.core.types import Row
+from evalkit.sources.readers import SourceError, SourceFile, get, json_list, unique
 from evalkit.sources.splits import Pools
 
 Files = Mapping[str, Sequence[SourceFile]]

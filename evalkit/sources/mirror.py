@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from evalkit.errors import FetchError, InputError
-from evalkit.reading import parse_table, read_text
+from evalkit.core.errors import FetchError, InputError
+from evalkit.core.files import parse_table, read_text
 from evalkit.sources.checksums import sha256_of
 
 MANIFEST = "MANIFEST.csv"

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+from evalkit.core.types import Row
 from evalkit.sources.archives import checked_members
-from evalkit.sources.readers import Row, SourceFile, comma_separated, decode, text_of
+from evalkit.sources.readers import SourceFile, comma_separated, decode, text_of
 from evalkit.sources.splits import Pools
 
 Files = Mapping[str, Sequence[SourceFile]]

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from evalkit import assets
-from evalkit.errors import InputError
+from evalkit.core import assets
+from evalkit.core.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from evalkit.durable import write_error
+from evalkit.core.errors import write_error
 from evalkit.sources.conversion import Conversion, StagedSplit
 from evalkit.sources.prepared import Folder, PreparedSplit, Status
-from evalkit.task_spec import SPLITS, TaskSpec
+from evalkit.tasks.spec import SPLITS, TaskSpec
 
 _KEPT = "was there already and is kept"
 

@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evalkit.durable import write_text_atomic
-from evalkit.errors import EvalkitError, InputError
+from evalkit.core.durable import write_text_atomic
+from evalkit.core.errors import EvalkitError, InputError
 from evalkit.sources.conversion import Conversion, Job
 from evalkit.sources.converters import APART
 from evalkit.sources.fetch import Fetcher
 from evalkit.sources.mirror import Mirror
-from evalkit.sources.own import load_own
 from evalkit.sources.pins import Pin, pins_of
 from evalkit.sources.placing import place
 from evalkit.sources.prepared import Folder, PreparedSplit, Status, fingerprint
 from evalkit.sources.readers import SourceFile
 from evalkit.sources.workers import converted, staging_folder
-from evalkit.task_spec import PROTOCOL_VERSION, SPLITS, TaskSpec, UpstreamSpec
+from evalkit.tasks.own import load_own
+from evalkit.tasks.spec import PROTOCOL_VERSION, SPLITS, TaskSpec, UpstreamSpec
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -12,13 +12,12 @@ from enum import Enum
 from pathlib import Path
 
 from evalkit import __version__
-from evalkit.durable import canonical_json
-from evalkit.records import text_sha256
+from evalkit.core.text import canonical_json, text_sha256
+from evalkit.core.types import Row
 from evalkit.sources.checksums import sha256_of
 from evalkit.sources.pins import Pin
-from evalkit.sources.readers import Row
-from evalkit.task_spec import TaskSpec, UpstreamSpec
-from evalkit.tasks import prepared_path
+from evalkit.tasks.load import prepared_path
+from evalkit.tasks.spec import TaskSpec, UpstreamSpec
 
 RECORD = "prepared.json"
 

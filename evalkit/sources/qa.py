@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from xml.etree.ElementTree import Element
 
-from evalkit.sources.readers import Row, SourceError, SourceFile, get, json_list, unique, xml_of
+from evalkit.core.types import Row
+from evalkit.sources.readers import SourceError, SourceFile, get, json_list, unique, xml_of
 from evalkit.sources.splits import Pools
 
 Files = Mapping[str, Sequence[SourceFile]]

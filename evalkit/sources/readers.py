@@ -7,20 +7,13 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from xml.etree import ElementTree
 
-from evalkit.errors import EvalkitError, InputError
-from evalkit.reading import refuse_half_characters
+from evalkit.core.errors import EvalkitError, InputError
+from evalkit.core.files import refuse_half_characters
+from evalkit.core.text import may_hold_half_characters
 from evalkit.sources.pins import Pin
-from evalkit.text import may_hold_half_characters
-
-
-class Row(NamedTuple):
-    """One sample of a prepared file."""
-
-    input: str
-    output: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
-from evalkit.sources.readers import Row
-from evalkit.task_spec import SplitRule
+from evalkit.core.types import Row
+from evalkit.tasks.spec import SplitRule
 
 # None: a group that upstream has and this copy of the source has not.
 Groups = Sequence[Sequence[Row] | None]

@@ -6,9 +6,10 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from evalkit.core.types import Row
 from evalkit.sources import knp_text
 from evalkit.sources.archives import checked_members
-from evalkit.sources.readers import Row, SourceError, SourceFile, decode
+from evalkit.sources.readers import SourceError, SourceFile, decode
 from evalkit.sources.splits import Pools
 
 if TYPE_CHECKING:

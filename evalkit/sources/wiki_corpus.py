@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from xml.etree.ElementTree import Element
 
+from evalkit.core.types import Row
 from evalkit.sources.archives import check_members, members
-from evalkit.sources.readers import Row, SourceFile, decode, xml_of
+from evalkit.sources.readers import SourceFile, decode, xml_of
 from evalkit.sources.splits import Groups, Pools, cuts_80_10_10, shuffled
 
 Files = Mapping[str, Sequence[SourceFile]]

@@ -11,8 +11,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 
-from evalkit.durable import is_abandoned, process_tag, write_error
-from evalkit.errors import EvalkitError
+from evalkit.core.durable import is_abandoned, process_tag
+from evalkit.core.errors import EvalkitError, write_error
 from evalkit.sources.conversion import Conversion, Job, convert
 
 _PREFIX = ".prepare-"

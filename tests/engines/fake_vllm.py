@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evalkit.config import BosRule, Config
-from evalkit.engines.random_model import byte_tokenizer
-from evalkit.engines.rows import Row
-from evalkit.types import Request, Sampling
+from evalkit.core.config import BosRule, Config
+from evalkit.core.types import Request, Sampling
+from evalkit.engines.local.random_model import byte_tokenizer
+from evalkit.engines.local.rows import Row
 from tests.engines.models import local_engine
 
 __version__ = "0.0-fake"

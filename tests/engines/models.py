@@ -7,10 +7,10 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from evalkit.config import Config, EngineConfig, ModelConfig
-from evalkit.engines.local import LocalEngine
-from evalkit.engines.random_model import byte_tokenizer
-from evalkit.models import resolve
+from evalkit.core.config import Config, EngineConfig, ModelConfig
+from evalkit.engines.local.engine import LocalEngine
+from evalkit.engines.local.random_model import byte_tokenizer
+from evalkit.engines.models import resolve
 
 _COMMON = {
     "vocab_size": 300,

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.engines.test_encoding import template, tokenizer_with
 
 from evalkit.__main__ import main
-from evalkit.config import Config, Dtype, EngineConfig, ModelConfig
+from evalkit.core.config import Config, Dtype, EngineConfig, ModelConfig
+from evalkit.core.errors import EvalkitError, InputError
+from evalkit.core.types import Message, Request, Sampling
 from evalkit.engines import build_engine, identify
 from evalkit.engines.base import Engine
-from evalkit.errors import EvalkitError, InputError
-from evalkit.types import Message, Request, Sampling
 from tests.engines import fake_vllm
 from tests.engines.models import local_engine, save_model
-from tests.engines.test_encoding import template, tokenizer_with
 
 SAMPLED = Sampling(True, 0.8, 0.95, 50, 1.1)
 REQUESTS = [

@@ -101,7 +101,7 @@ class FailingSync:
     number: int
 
     def install(self) -> None:
-        from evalkit import durable
+        from evalkit.core import durable
 
         durable.SYNC_SECONDS = -1.0
         count, real = 0, os.fsync

@@ -11,12 +11,12 @@ import evalkit.cli.leaderboard
 import evalkit.cli.prepare
 import evalkit.cli.run
 import evalkit.cli.score
-import evalkit.engines.local
-import evalkit.engines.random_model
-import evalkit.mtbench.answer_run
-import evalkit.suites
+import evalkit.engines.local.engine
+import evalkit.engines.local.random_model
+import evalkit.runs.mt_bench
+import evalkit.scoring.categories
 
-evalkit.suites.category_members()
+evalkit.scoring.categories.category_members()
 # The collector need not look through all of this again in every command.
 gc.collect()
 gc.freeze()

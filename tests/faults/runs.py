@@ -13,7 +13,7 @@ from typing import Any
 from children import LONGEST, Child, Ended, fork, start
 from injected import Fault
 
-from evalkit.durable import from_line, read_log
+from evalkit.core.durable import from_line, read_log
 
 TASKS = ("jamp", "mawps", "jsts", "jemhopqa")
 SAMPLES = 6 * len(TASKS)

@@ -7,7 +7,7 @@ import pytest
 from injected import CountOperations, DieAtByte, DieAtOperation
 from runs import Story
 
-from evalkit.durable import process_tag
+from evalkit.core.durable import process_tag
 
 # Three kills in a row hit one run, then it is ended and compared.
 IN_A_ROW = 3

@@ -16,9 +16,9 @@ from little_bench import Bench, make_bench
 from runs import kills
 from test_damage import cut, emptied, flipped
 
-from evalkit.durable import from_line, read_log
+from evalkit.core.durable import from_line, read_log
 from evalkit.mtbench.questions import CATEGORIES
-from evalkit.records import RunDirectory
+from evalkit.records.run_folder import RunDirectory
 
 TURNS = 16
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from runs import Story, kills, wait_for_records
 
-from evalkit.cli.options import group_members
+from evalkit.core.options import group_members
 
 # Engines whose requests are answered in processes of their own.
 ENGINES = [pytest.param(("engine=ray", "engine.num_workers=2"), id="ray")]

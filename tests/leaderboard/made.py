@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from evalkit.cli.options import load_config, parse
+from evalkit.core.options import load_config, parse
+from evalkit.core.types import Completion, Request
 from evalkit.metrics import METRICS
 from evalkit.metrics.base import SampleMetric
 from evalkit.metrics.match import char_f1
-from evalkit.run import Outcome, evaluate
-from evalkit.task_spec import PROTOCOL_VERSION, load_spec, task_names
-from evalkit.tasks import load_bundled, prepared_path
-from evalkit.types import Completion, Request
+from evalkit.runs.run import Outcome, evaluate
+from evalkit.tasks.load import load_bundled, prepared_path
+from evalkit.tasks.spec import PROTOCOL_VERSION, load_spec, task_names
 
 SCRIPT = "<script>document.title='gone'</script></script><img src=x onerror=alert(1)>"
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from evalkit.__main__ import main
-from evalkit.durable import CHECK, write_checked_json
-from evalkit.errors import InputError
+from evalkit.core.durable import CHECK, write_checked_json
+from evalkit.core.errors import InputError
 from evalkit.leaderboard.build import Board, build_board, model_url
+from evalkit.leaderboard.card import load_cards
 from evalkit.leaderboard.rows import Kind
-from evalkit.reference import load_cards
-from evalkit.results import read_results
-from evalkit.suites import with_intervals
+from evalkit.records.results import read_results
+from evalkit.scoring.categories import with_intervals
 from tests.leaderboard.conftest import World
 from tests.leaderboard.made import Made, make_run, write_data
 

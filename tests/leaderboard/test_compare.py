@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from evalkit.__main__ import main
-from evalkit.durable import read_log
+from evalkit.core.durable import read_log
+from evalkit.core.text import step_of
 from evalkit.leaderboard.compare import compare, find_run
 from evalkit.leaderboard.sentences import sentences
-from evalkit.leaderboard.steps import step_of
 from tests.leaderboard.conftest import World
 from tests.leaderboard.made import Made, make_run, write_data
 

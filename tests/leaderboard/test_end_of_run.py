@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from evalkit import words
-from evalkit.config import Lang
-from evalkit.errors import InputError
-from evalkit.reference import load_cards
-from evalkit.report import print_next, print_results
-from evalkit.results import MissingMetric, read_results
-from evalkit.timings import read_timings, timed
-from evalkit.types import Completion
+from evalkit.cli.report import print_next, print_results
+from evalkit.core import words
+from evalkit.core.config import Lang
+from evalkit.core.errors import InputError
+from evalkit.core.types import Completion
+from evalkit.leaderboard.card import load_cards
+from evalkit.records.results import MissingMetric, read_results
+from evalkit.records.timings import read_timings, timed
 from tests.leaderboard.conftest import World
 
 
@@ -73,7 +73,7 @@ def test_timings_add_up_over_commands_and_survive_a_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter(range(100))
-    monkeypatch.setattr("evalkit.timings.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("evalkit.records.timings.time.monotonic", lambda: next(clock))
     list(timed(completions("a", "a", "b"), tmp_path, lambda key: key.split("/")[0]))
     assert read_timings(tmp_path) == {"a": 2.0, "b": 1.0}
     stopped = timed(completions("b", "c"), tmp_path, lambda key: key.split("/")[0])
@@ -87,7 +87,7 @@ def test_timings_add_up_over_commands_and_survive_a_stop(
 def test_results_cleared_with_the_published_figures(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evalkit.reference.REFERENCE", tmp_path)
+    monkeypatch.setattr("evalkit.leaderboard.card.REFERENCE", tmp_path)
     assert f"leaderboard {world.weak.parents[2]}" in said(world.weak)
     with pytest.raises(InputError, match="git checkout -- results/reference"):
         load_cards()

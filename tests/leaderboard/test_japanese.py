@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from evalkit import words
 from evalkit.__main__ import main
-from evalkit.config import Lang
+from evalkit.core import words
+from evalkit.core.config import Lang
 from tests.leaderboard.conftest import World
 from tests.leaderboard.made import Made, make_run
 from tests.mtbench.little_bench import make_bench, write_jsonl

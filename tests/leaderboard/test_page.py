@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from evalkit.__main__ import main
-from evalkit.durable import CHECK, read_log, write_checked_json, write_lines_atomic
+from evalkit.core.durable import CHECK, read_log, write_checked_json, write_lines_atomic
 from evalkit.leaderboard.page import embedded_json
 from tests.leaderboard.conftest import World
 from tests.leaderboard.made import SCRIPT, Made, make_run
@@ -436,8 +436,8 @@ def test_the_page_is_small_and_its_data_cannot_leave_their_element(page: Path, w
 def test_the_command_speaks_japanese(
     world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from evalkit import words
-    from evalkit.config import Lang
+    from evalkit.core import words
+    from evalkit.core.config import Lang
 
     try:
         assert (

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from evalkit.config import CometConfig, Dtype, MetricsConfig
+from evalkit.core.config import CometConfig, Dtype, MetricsConfig
 from evalkit.metrics import comet_model
 from evalkit.metrics.base import MetricUnavailableError, Triple
 from evalkit.metrics.comet import Comet

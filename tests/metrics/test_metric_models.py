@@ -3,8 +3,8 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from evalkit.config import CometConfig, MetricsConfig
-from evalkit.errors import InputError
+from evalkit.core.config import CometConfig, MetricsConfig
+from evalkit.core.errors import InputError
 from evalkit.metrics import fetch_models, get_metric, metric_names, wanted_metrics
 from evalkit.metrics.base import MetricUnavailableError
 from evalkit.metrics.hub import locate

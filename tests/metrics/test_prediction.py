@@ -3,7 +3,7 @@ import unicodedata
 import pytest
 from hypothesis import given
 
-from evalkit.errors import InputError
+from evalkit.core.errors import InputError
 from evalkit.metrics.prediction import gold, prediction
 from tests.metrics.texts import texts
 

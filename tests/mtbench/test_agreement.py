@@ -10,8 +10,8 @@ from little_bench import Bench, write_jsonl
 from scipy.stats import spearmanr
 
 from evalkit.__main__ import main
+from evalkit.core.types import Judgment
 from evalkit.mtbench.agreement import compare_ratings, kind_of_judge, read_votes, vote_agreement
-from evalkit.types import Judgment
 
 
 def judged(question: int, rating: float | None, category: str = "math", **more: Any) -> Judgment:

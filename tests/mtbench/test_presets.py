@@ -8,8 +8,8 @@ import yaml
 from little_bench import make_bench
 
 from evalkit.__main__ import main
-from evalkit.config import Config
-from evalkit.errors import InputError
+from evalkit.core.config import Config
+from evalkit.core.errors import InputError
 from evalkit.mtbench.data import Books, pinned_files
 from evalkit.mtbench.presets import load_preset, preset_names
 from evalkit.mtbench.questions import CATEGORIES

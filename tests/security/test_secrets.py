@@ -9,10 +9,10 @@ import pytest
 from aiohttp import web
 
 from evalkit.__main__ import main
-from evalkit.config import Config, JudgeConfig, ModelConfig
-from evalkit.environment import config_text
-from evalkit.logs import log_to
-from evalkit.redaction import hide, hide_known, printable
+from evalkit.core.config import Config, JudgeConfig, ModelConfig
+from evalkit.core.logs import log_to
+from evalkit.core.secrets import hide, hide_known, printable
+from evalkit.records.environment import config_text
 from tests.mtbench.fault_server import FaultServer
 from tests.mtbench.little_bench import Bench, make_bench
 

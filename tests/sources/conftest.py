@@ -6,7 +6,7 @@ from threading import Thread
 
 import pytest
 
-from evalkit import assets
+from evalkit.core import assets
 from evalkit.sources import pins
 from tests.sources.helpers import Catalogue, Handler, Server, Site, Upstream
 

@@ -4,11 +4,12 @@ import io
 import json
 import zipfile
 
+from evalkit.core.types import Row
 from evalkit.sources import alt, chabsa, jglue, mawps, mmlu, nli, qa, wiki_corpus
 from evalkit.sources.converters import MODULES, converter
 from evalkit.sources.pins import pins_of
-from evalkit.sources.readers import Row, SourceError
-from evalkit.task_spec import load_spec, task_names
+from evalkit.sources.readers import SourceError
+from evalkit.tasks.spec import load_spec, task_names
 from tests.sources.helpers import Upstream
 from tests.sources.test_archives import tar, zipped
 

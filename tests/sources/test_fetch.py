@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tenacity import wait_none
 
-from evalkit.errors import EvalkitError, FetchError
+from evalkit.core.errors import EvalkitError, FetchError
 from evalkit.sources.download import ATTEMPTS, Downloader, StoppedError, new_client
 from evalkit.sources.fetch import Fetcher
 from evalkit.sources.pins import Pin

@@ -2,9 +2,9 @@
 
 import pytest
 
+from evalkit.core.types import Row
 from evalkit.sources import knp_text
 from evalkit.sources.knp_text import LETTER_NAMES
-from evalkit.sources.readers import Row
 
 HEAD, BRACKET = "wiki00000001-00-01", "wiki00000001-00-02"
 # 京都大学（京大）の太郎はNHKに行った。 The bracket is a sentence of its own; 太郎 and 彼 are one person.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from evalkit.errors import FetchError, InputError
+from evalkit.core.errors import FetchError, InputError
 from evalkit.sources.fetch import Fetcher
 from evalkit.sources.mirror import Mirror
 from evalkit.sources.readers import SourceFile

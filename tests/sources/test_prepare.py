@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from evalkit.errors import EvalkitError, InputError
+from evalkit.core.errors import EvalkitError, InputError
 from evalkit.sources import prepared
 from evalkit.sources.fetch import Fetcher
 from evalkit.sources.prepare import PreparedReport, prepare
 from evalkit.sources.prepared import Status
-from evalkit.task_spec import TaskSpec, load_spec
+from evalkit.tasks.spec import TaskSpec, load_spec
 from tests.sources.helpers import Catalogue, Site, whole
 from tests.sources.test_archives import tar
 

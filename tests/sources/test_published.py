@@ -17,7 +17,7 @@ import pytest
 
 from evalkit.sources.prepare import PreparedReport, prepare
 from evalkit.sources.prepared import Status
-from evalkit.task_spec import SPLITS, load_spec, task_names
+from evalkit.tasks.spec import SPLITS, load_spec, task_names
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.sources

@@ -2,9 +2,9 @@
 
 import random
 
-from evalkit.sources.readers import Row
+from evalkit.core.types import Row
 from evalkit.sources.splits import Groups, split
-from evalkit.task_spec import SplitRule
+from evalkit.tasks.spec import SplitRule
 
 
 def rows(*names: object) -> list[Row]:

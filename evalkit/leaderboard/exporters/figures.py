@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from evalkit.errors import InputError
+from evalkit.core.errors import InputError
 from evalkit.leaderboard.rows import Kind, Row
 
 

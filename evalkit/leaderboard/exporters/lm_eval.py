@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from evalkit import __version__
-from evalkit.durable import write_json_atomic
-from evalkit.identity import folder_name
+from evalkit.core.durable import write_json_atomic
+from evalkit.core.text import folder_name
 from evalkit.leaderboard.exporters.figures import measured
 from evalkit.leaderboard.rows import Row, Run
-from evalkit.results import AVERAGE, Value
-from evalkit.suites import category_members
+from evalkit.records.results import AVERAGE, Value
+from evalkit.scoring.categories import category_members
 
 # The harness names a filter after the metric; none was applied.
 _FILTER = "none"

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from evalkit.errors import EvalkitError
+from evalkit.core.errors import EvalkitError
 from evalkit.leaderboard.exporters.figures import facts_of, measured, metrics_of
 from evalkit.leaderboard.rows import Row
 

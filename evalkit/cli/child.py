@@ -1,0 +1,61 @@
+"""python -m evalkit.cli.child JOBFILE: the process of a job."""
+
+import ctypes
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from evalkit.cli.command import VERBS, attempt, execute
+from evalkit.core import terminal
+from evalkit.core.errors import RunLockedError
+from evalkit.runs.jobs.record import Job
+
+# Another process works on the same run directory: how long until the next try.
+LOCKED_SECONDS = 2.0
+_PR_SET_PDEATHSIG = 1
+
+
+def run_job(path: Path) -> int:
+    """Runs the job of a file in this process and writes into the file how it goes.
+
+    A run directory that another job works on is waited for: `limit=10,20` are two jobs on one.
+    """
+    job = Job.read(path).here().write(path)
+
+    def opened(folder: Path) -> None:
+        nonlocal job
+        job = replace(job, folder=str(folder)).write(path)
+
+    def work() -> int:
+        from evalkit.core.options import load_config, parse
+
+        line = parse(job.words, VERBS)
+        config = load_config(line)
+        for tries in range(sys.maxsize):
+            try:
+                return execute(line.verb, config, opened=opened)
+            except RunLockedError as error:
+                if not tries:
+                    print(f"waiting: {error.what} ({error.where})", file=sys.stderr, flush=True)
+                time.sleep(LOCKED_SECONDS)
+        raise AssertionError
+
+    ended = attempt(work)
+    replace(job, code=ended.code, why=ended.why).write(path)
+    return ended.code
+
+
+def _stop_with_the_parent() -> None:
+    """Has the system stop this process, politely, when the one that started it dies (Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    terminal.prepare()
+    _stop_with_the_parent()
+    code = run_job(Path(sys.argv[1]))
+    terminal.finish()
+    sys.exit(code)

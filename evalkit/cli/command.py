@@ -1,0 +1,150 @@
+"""One command: a verb and its configuration -> an exit code, whatever happens on the way."""
+
+import errno
+import importlib
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evalkit.core.errors import (
+    EvalkitError,
+    InputError,
+    InterruptedRunError,
+    is_disk_full,
+    reason,
+    write_error,
+)
+from evalkit.core.secrets import hide, printable
+from evalkit.core.signals import signals_stop_the_run
+
+if TYPE_CHECKING:
+    from evalkit.core.config import Config
+
+
+VERBS = {
+    "run": "evaluate a model: generate, score, print the tables",
+    "plan": "estimate tokens, memory and judge cost before anything starts",
+    "prepare": "fetch, verify and convert data and models (on a machine with a network)",
+    "bundle": "pack data, models and metrics into one file for machines without a network",
+    "prompts": "write the exact prompts of a suite, to generate elsewhere",
+    "score": "score kept or foreign completions again, no model needed",
+    "reproduce": "print a run beside the published llm-jp-3 table",
+    "leaderboard": "collect runs into CSV, Markdown and one offline page",
+    "compare": "say which of two runs is better, with paired intervals",
+    "judge": "have a judge model rate the MT-Bench answers of a run",
+    "replay": "read FastChat's judgment logs into a run and print their tables, no judge needed",
+    "calibrate": "compare a judge with kept judgments of another on the same answers",
+    "pairwise": "have a judge compare models two by two, each match in both orders",
+    "agreement": "how far judges and human votes agree",
+    "ask": "ask a model one question and see the prompt it gets",
+    "certify": "measure how many outputs batch size and order change (float32: none but ties)",
+    "list": "list models, suites, tasks, judges or launchers",
+}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: its exit code and, unless that is 0, what went wrong in one sentence."""
+
+    code: int
+    why: str = ""
+
+
+def attempt(action: Callable[[], int]) -> Ended:
+    """Runs `action`; whatever it raises becomes one message on standard error and an exit code.
+
+    Signals that stop a run count as Ctrl-C from the first moment, also while models are loaded.
+    """
+    try:
+        with signals_stop_the_run():
+            return Ended(action())
+    except (EvalkitError, InterruptedRunError) as error:
+        print(f"evalkit: {printable(hide(str(error)))}", file=sys.stderr)
+        return Ended(error.exit_code, hide(error.what))
+    except KeyboardInterrupt:
+        print("evalkit: interrupted; the same command continues where this one stopped", file=sys.stderr)
+        return Ended(130, "interrupted")
+    except Exception as error:
+        failure = _named(error) or _unexpected(error)
+        print(f"evalkit: {printable(hide(str(failure)))}", file=sys.stderr)
+        return Ended(failure.exit_code, hide(failure.what))
+
+
+def _named(error: Exception) -> EvalkitError | None:
+    """What is wrong with this machine or this account, where an exception from anywhere says so."""
+    text = str(error)
+    if isinstance(error, OSError):
+        # Libraries write too, into caches and temporary folders: a full disk is one message there too.
+        if is_disk_full(error):
+            return write_error(error.filename, error)
+        if "No usable temporary directory" in text:
+            return InputError("no folder for temporary files can be written", fix="export TMPDIR=FOLDER")
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM) and error.filename is not None:
+            return EvalkitError(
+                f"no permission: {error.strerror}",
+                where=error.filename,
+                fix="where it is a cache: export EVALKIT_CACHE=FOLDER HF_HOME=FOLDER, which you may write to",
+            )
+    # What pathlib says of `~/...` and `~name/...` where there is no such home, whoever asked for it.
+    if isinstance(error, RuntimeError) and "home directory" in text:
+        if os.path.expanduser("~") == "~":  # noqa: PTH111 (this one does not raise)
+            fix = "export HOME=FOLDER, or the caches alone: export EVALKIT_CACHE=FOLDER HF_HOME=FOLDER"
+            return InputError("this account has no home folder, and a path begins with ~", fix=fix)
+        return InputError("a path begins with ~ and the name of nobody on this machine")
+    if isinstance(error, UnicodeEncodeError) and sys.getfilesystemencoding() != "utf-8":
+        return InputError(
+            f"a file name cannot be written in this locale ({sys.getfilesystemencoding()}): {error.object!r}",
+            fix="export PYTHONUTF8=1",
+        )
+    return None
+
+
+def _unexpected(error: Exception) -> EvalkitError:
+    """An error nobody foresaw, as one message; the traceback goes into a file for the report of it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if f"{os.sep}evalkit{os.sep}" in frame.filename] or frames
+    kind, said = type(error).__name__, reason(error)
+    log = None
+    with suppress(OSError):
+        descriptor, log = tempfile.mkstemp(prefix="evalkit-error-", suffix=".log")
+        os.close(descriptor)
+        told = printable(hide("".join(traceback.format_exception(error))))
+        Path(log).write_text(told, encoding="utf-8", errors="backslashreplace")
+    return EvalkitError(
+        f"unexpected error: {said if said.startswith(kind) else f'{kind}: {said}'}",
+        where=f"{own[-1].filename}, line {own[-1].lineno}" if own else None,
+        fix=f"what was finished is kept; please report this with {log or 'the whole command'}",
+    )
+
+
+def execute(verb: str, config: "Config", *, opened: Callable[[Path], None] | None = None) -> int:
+    """Runs one verb.
+
+    Args:
+        verb: its name.
+        config: the options.
+        opened: takes the run directory of the verb `run` once it is known.
+    """
+    prepare_process(config)
+    module = importlib.import_module(f"evalkit.cli.{verb}")
+    code = module.run(config, opened=opened) if verb == "run" and opened else module.run(config)
+    assert isinstance(code, int)
+    return code
+
+
+def prepare_process(config: "Config") -> None:
+    """What every verb of a command finds in place: the language, and the files of a bundle."""
+    if config.lang.value != "en":
+        from evalkit.core import words as language
+
+        language.use(config.lang)
+    if config.data_dir is not None:
+        from evalkit.records.unpacked import use
+
+        use(Path(config.data_dir).expanduser())

@@ -1,0 +1,183 @@
+"""The end of a run in the terminal: the nine categories, the datasets, what to do next."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from evalkit.core.errors import InputError
+from evalkit.core.text import command
+from evalkit.core.words import said, t
+from evalkit.leaderboard.card import has_row
+from evalkit.records.results import AVERAGE, DatasetRates, MissingMetric, Results, Value, read_results
+from evalkit.records.timings import read_timings
+from evalkit.scoring.categories import category_members
+from evalkit.tasks.spec import load_spec, task_names
+
+# How many datasets the remarks at the end name.
+_FEW = 3
+
+
+def print_results(results: Results, console: Console) -> None:
+    """Prints both tables and, when the result is partial, every reason."""
+    console.print(_dataset_table(results))
+    if results.categories:
+        console.print(_category_table(results))
+    if results.partial.partial:
+        console.print(f"[yellow]{t('* partial result')}[/]", highlight=False)
+        for reason in _reasons(results):
+            console.print(f"  - {escape(said(reason))}", soft_wrap=True, highlight=False)
+    for line in _missing_lines(results, counting=False):
+        console.print(f"{t('not computed: ')}{escape(said(line))}", soft_wrap=True, highlight=False)
+    for name, what in results.run.get("other_data", {}).items():
+        console.print(f"[yellow]{escape(name)}: {escape(said(what))}[/]", soft_wrap=True, highlight=False)
+    for license, datasets in _licenses(results).items():
+        console.print(f"{t('data: ')}{escape(license)}: {', '.join(datasets)}", style="dim", highlight=False)
+    if results.protocol.deviations:
+        listed = ", ".join(f"{key}={value}" for key, value in results.protocol.deviations.items())
+        line = t("protocol: {name} with {options}", name=results.protocol.name, options=escape(listed))
+        console.print(line, soft_wrap=True, highlight=False)
+
+
+def print_next(results: Results, folder: Path, console: Console) -> None:
+    """Prints what to look at, where the results are, and the commands that go on from here."""
+    for line in _to_look_at(results, folder):
+        console.print(escape(line), soft_wrap=True, highlight=False)
+    console.print(f"{t('results: ')}[bold]{escape(str(folder))}[/]", soft_wrap=True, highlight=False)
+    for offered in _next_commands(results, folder):
+        line = f"  {t('next: ')}{escape(offered)}"
+        console.print(line, style="dim", soft_wrap=True, highlight=False)
+
+
+def _to_look_at(results: Results, folder: Path) -> Iterator[str]:
+    """The datasets that took longest, and those with the widest intervals."""
+    seconds = {name: spent for name, spent in read_timings(folder).items() if name in results.datasets}
+    if len(seconds) > _FEW:
+        slowest = sorted(seconds, key=lambda name: -seconds[name])[:_FEW]
+        names = ", ".join(f"{name} ({seconds[name]:.0f} s)" for name in slowest)
+        yield t("slowest datasets: {names}", names=names)
+    widths = {name: width for name in results.datasets if (width := _half_width(results, name))}
+    if len(widths) > _FEW:
+        widest = sorted(widths, key=lambda name: -widths[name])[:_FEW]
+        names = ", ".join(f"{name} (±{widths[name]:.3f})" for name in widest)
+        yield t("least certain datasets (half of the 95 % interval): {names}", names=names)
+
+
+def _half_width(results: Results, dataset: str) -> float | None:
+    """Half of the interval of the metric that counts, else of the first one."""
+    metrics = results.datasets[dataset].metrics
+    counts = load_spec(dataset).counts if dataset in task_names() else None
+    metric = counts if counts in metrics else next(iter(metrics), None)
+    interval = results.scores[f"{dataset}_{metric}"].ci95 if metric else None
+    return None if interval is None else (interval[1] - interval[0]) / 2
+
+
+def _next_commands(results: Results, folder: Path) -> Iterator[str]:
+    if has_row(results.run.get("model")):
+        yield command("reproduce", f"run={folder}")
+    # results/<model>/<suite>/<run id>: another model's run of the same suite.
+    beside = folder.parents[2].glob(f"*/{folder.parent.name}/*/results.json")
+    others = [path for path in beside if path.parents[2] != folder.parents[1] and _alike(path, results)]
+    if others:
+        newest = max(others, key=lambda path: path.stat().st_mtime)
+        yield command("compare", str(folder), str(newest.parent))
+    partial = ["--partial"] if results.partial.partial else []
+    yield command("leaderboard", str(folder.parents[2]), *partial)
+    yield command("score", f"run={folder}", "protocol.strip=true")
+
+
+def _alike(path: Path, results: Results) -> bool:
+    """Whether another run answered the same datasets: runs of suite=task need not."""
+    try:
+        return read_results(path).datasets.keys() == results.datasets.keys()
+    except InputError:
+        return False
+
+
+def _category_table(results: Results) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
+    table.add_column(t("category"))
+    table.add_column(t("score"), justify="right")
+    table.add_column(t("95 % interval"))
+    table.add_column(t("mean of"), style="dim")
+    members = category_members()
+    for name, value in results.categories.items():
+        mark = " *" if name in results.partial.categories else ""
+        table.add_row(f"{name}{mark}", _number(value), _interval(value), ", ".join(members[name]))
+    if average := results.average.get(AVERAGE):
+        table.add_section()
+        mark = " *" if results.partial.partial else ""
+        what = t("the nine categories") if average.value is not None else t("needs all nine categories")
+        table.add_row(f"{AVERAGE}{mark}", _number(average), _interval(average), what, style="bold")
+    return table
+
+
+def _dataset_table(results: Results) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
+    table.add_column(t("dataset"), no_wrap=True)
+    table.add_column(t("metric"), no_wrap=True)
+    table.add_column(t("score"), justify="right")
+    table.add_column(t("95 % interval"), no_wrap=True)
+    table.add_column(t("n"), justify="right")
+    table.add_column(t("answers"), style="dim")
+    for name, rates in results.datasets.items():
+        for index, metric in enumerate(rates.metrics):
+            value = results.scores[f"{name}_{metric}"]
+            first = index == 0
+            row = (metric, _number(value), _interval(value), str(value.n), _describe(rates) if first else "")
+            table.add_row(name if first else "", *row)
+    return table
+
+
+def _describe(rates: DatasetRates) -> str:
+    shares = (
+        (t("empty"), rates.empty),
+        (t("cut off"), rates.truncated),
+        (t("malformed"), rates.out_of_format),
+    )
+    return ", ".join(f"{share:.0%} {what}" for what, share in shares if share)
+
+
+def _reasons(results: Results) -> list[str]:
+    by_metric = tuple(f"{entry.dataset}: {entry.metric} " for entry in _missing(results, counting=True))
+    reasons = [reason for reason in results.partial.reasons if not reason.startswith(by_metric or "\0")]
+    return [*reasons, *_missing_lines(results, counting=True)]
+
+
+def _missing(results: Results, *, counting: bool) -> list[MissingMetric]:
+    """What could not be computed of the metrics that count in the table, or of the others."""
+    counts = {name: load_spec(name).counts for name in task_names()}
+    return [
+        entry
+        for entry in results.missing_metrics
+        if (counts.get(entry.dataset, entry.metric) == entry.metric) is counting
+    ]
+
+
+def _missing_lines(results: Results, *, counting: bool) -> list[str]:
+    missing: dict[tuple[str, str], list[str]] = {}
+    for entry in _missing(results, counting=counting):
+        how = entry.reason + (f"; fetch it with: {entry.command}" if entry.command else "")
+        missing.setdefault((entry.metric, how), []).append(entry.dataset)
+    return [f"{metric} of {', '.join(names)}: {how}" for (metric, how), names in missing.items()]
+
+
+def _licenses(results: Results) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, facts in results.run.get("datasets", {}).items():
+        if facts.get("license"):
+            found.setdefault(facts["license"], []).append(name)
+    return found
+
+
+def _number(value: Value) -> str:
+    return "-" if value.value is None else f"{value.value:.4f}"
+
+
+def _interval(value: Value) -> str:
+    if value.ci95 is None:
+        return "" if value.value is None else "–"
+    return f"{value.ci95[0]:.4f}–{value.ci95[1]:.4f}"

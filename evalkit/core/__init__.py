@@ -1,0 +1,1 @@
+"""What everyone may use: options, types, errors, files, text, secrets, signals, progress, words."""

@@ -1,0 +1,274 @@
+"""Files that outlive crashes: logs of checked lines, and files that are whole or not there.
+
+A line of a log is complete when it ends with a newline and its checksum fits; anything else is what
+a crash or a bad disk left. A whole file is written beside its place and moved there when it is safe
+on disk. JSON files that decide something carry a checksum too, so that damage is never believed.
+"""
+
+import glob
+import json
+import os
+import socket
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from evalkit.core.errors import InputError, write_error
+from evalkit.core.text import canonical_json, everywhere, may_hold_half_characters, unicode_text
+
+CHECK = "check"
+SYNC_SECONDS = 2.0
+
+
+def checksum(row: dict[str, Any]) -> str:
+    """The CRC-32 of a row's canonical JSON, eight hexadecimal digits."""
+    return f"{zlib.crc32(canonical_json(row).encode('utf-8', 'surrogatepass')):08x}"
+
+
+# --- lines of a log ------------------------------------------------------------------------------
+
+
+def to_line(row: dict[str, Any]) -> bytes:
+    """A log line: the row with its checksum, and a newline."""
+    text = json.dumps({**row, CHECK: checksum(row)}, ensure_ascii=False)
+    return text.encode("utf-8", "surrogatepass") + b"\n"
+
+
+def from_line(line: bytes) -> dict[str, Any] | None:
+    """The row of a complete, undamaged log line, else None."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        text = line.decode("utf-8", "surrogatepass")
+        row = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or row.pop(CHECK, None) != checksum(row):
+        return None
+    return _unicode(row, text)
+
+
+def _unicode(value: dict[str, Any], text: str) -> dict[str, Any]:
+    """A value read from `text`, mended where an older version kept half a character."""
+    if not may_hold_half_characters(text):
+        return value
+    mended: dict[str, Any] = everywhere(value, unicode_text)
+    return mended
+
+
+def read_log(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
+    """The undamaged rows of a log by id (the first of each id counts), and how many lines were damaged.
+
+    Raises:
+        InputError: the file is there and cannot be read.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    damaged = 0
+    try:
+        with path.open("rb") as log:
+            for line in log:
+                row = from_line(line)
+                if row is None or not isinstance(row.get("id"), str):
+                    damaged += 1
+                else:
+                    rows.setdefault(row["id"], row)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise InputError(
+            f"cannot read: {error.strerror}",
+            where=path,
+            fix="make it readable for you; moved away, what it holds is made again",
+        ) from error
+    return rows, damaged
+
+
+def append_line(descriptor: int, line: bytes) -> None:
+    """Appends a whole line to a log that is open for reading and appending, or nothing.
+
+    Half a line at its end, which a killed writer left, is ended first: it costs no line but its own.
+
+    Raises:
+        OSError: it could not be written whole; the log ends where it did.
+    """
+    end = os.lseek(descriptor, 0, os.SEEK_END)
+    if end and os.pread(descriptor, 1, end - 1) != b"\n":
+        line = b"\n" + line
+    try:
+        written = 0
+        while written < len(line):
+            written += os.write(descriptor, line[written:])
+    except OSError:
+        # Where not even this goes, the checksum tells the half line, and the next append ends it.
+        with suppress(OSError):
+            os.ftruncate(descriptor, end)
+        raise
+
+
+class Appender:
+    """Appends rows to a log so that each is on its way to disk, whole, before the next."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        except OSError as error:
+            raise write_error(path, error) from error
+        self._synced = time.monotonic()
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Writes one row.
+
+        Raises:
+            EvalkitError: the disk is full or fails; the rows before are kept.
+        """
+        try:
+            append_line(self._descriptor, to_line(row))
+            if time.monotonic() - self._synced > SYNC_SECONDS:
+                os.fsync(self._descriptor)
+                self._synced = time.monotonic()
+        except OSError as error:
+            raise write_error(self.path, error) from error
+
+    def close(self) -> None:
+        """Syncs and closes the log.
+
+        Raises:
+            EvalkitError: the disk did not take everything; what it lost is asked again.
+        """
+        try:
+            try:
+                os.fsync(self._descriptor)
+            finally:
+                os.close(self._descriptor)
+        except OSError as error:
+            raise write_error(self.path, error) from error
+
+
+# --- whole files ---------------------------------------------------------------------------------
+
+
+def process_tag() -> str:
+    """What names this process in a temporary name: `<host>-<process id>`."""
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+def is_abandoned(tag: str) -> bool:
+    """Whether the process of a tag was one of this host and has ended."""
+    host, _, number = tag.rpartition("-")
+    if host != socket.gethostname() or not number.isdigit():
+        return False
+    with suppress(PermissionError):
+        try:
+            os.kill(int(number), 0)
+        except (ProcessLookupError, OverflowError):
+            return True
+    return False
+
+
+def remove_abandoned(folder: Path, name: str | None = None) -> None:
+    """Removes the temporary files of ended processes of this host from a folder, or those of one file."""
+    for left in folder.glob(f".{glob.escape(name) if name else '*'}.*.tmp"):
+        _, _, number = left.name.removesuffix(".tmp").rpartition(f".{socket.gethostname()}-")
+        if is_abandoned(f"{socket.gethostname()}-{number}"):
+            # What cannot be removed is in nobody's way.
+            with suppress(OSError):
+                left.unlink()
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place, synced to disk, when the block succeeds.
+
+    What a killed process left of an earlier attempt is removed.
+
+    Raises:
+        EvalkitError: no space left, or the folder cannot be written; `path` is as it was.
+    """
+    partial = path.with_name(f".{path.name}.{process_tag()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(path.parent, path.name)
+        yield partial
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise write_error(path, error) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Writes a whole UTF-8 file, or nothing."""
+    with atomic_file(path) as partial:
+        partial.write_bytes(unicode_text(text).encode())
+
+
+def write_json_atomic(path: Path, value: Any) -> None:
+    """Writes a whole indented JSON file, or nothing."""
+    write_text_atomic(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def write_lines_atomic(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Writes a whole log file with checksums, or nothing."""
+    with atomic_file(path) as partial:
+        partial.write_bytes(b"".join(map(to_line, rows)))
+
+
+def write_checked_json(path: Path, value: dict[str, Any]) -> None:
+    """`write_json_atomic` of an object with its checksum, for `read_checked_json`."""
+    # The checksum is that of what will be read: keys are texts, tuples are lists.
+    kept = json.loads(unicode_text(json.dumps(value, ensure_ascii=False)))
+    write_json_atomic(path, {**kept, CHECK: checksum(kept)})
+
+
+def read_checked_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; one without a checksum (an older file) is taken as it is.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: not JSON, not an object, or not what was written.
+    """
+    text = path.read_bytes().decode("utf-8", "surrogatepass")
+    try:
+        content = json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(content, dict):
+        raise ValueError("a JSON object was expected")
+    if content.pop(CHECK, None) not in (None, checksum(content)):
+        raise ValueError("the checksum does not fit: the file was damaged or changed by hand")
+    return _unicode(content, text)
+
+
+def write_checked_text(path: Path, text: str) -> None:
+    """`write_text_atomic` with the checksum in a comment (`#`) above, for `is_whole_text`."""
+    text = unicode_text(text)
+    write_text_atomic(path, f"# {CHECK}: {zlib.crc32(text.encode()):08x}\n{text}")
+
+
+def is_whole_text(path: Path) -> bool:
+    """Whether a file is there and as `write_checked_text` wrote it."""
+    try:
+        first, _, text = path.read_bytes().partition(b"\n")
+    except OSError:
+        return False
+    return first == f"# {CHECK}: {zlib.crc32(text):08x}".encode()
+
+
+def remove_file(path: Path) -> None:
+    """Removes a file that may not be there.
+
+    Raises:
+        EvalkitError: the folder cannot be written.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise write_error(path, error) from error

@@ -1,0 +1,317 @@
+"""The command line -> (verb, Config): flags and folders here, `key=value` through Hydra.
+
+Every mistake is one `InputError` with the near names. Text options are taken word for word, so a
+path with `=`, commas, spaces or Japanese needs no quotes, and so are the items of lists (one with a
+comma takes quotes); all other values have Hydra's syntax.
+"""
+
+import dataclasses
+import os
+import re
+import types
+import typing
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache
+from typing import Any
+
+from evalkit.core import assets
+from evalkit.core.errors import InputError
+from evalkit.core.files import as_text
+from evalkit.core.text import did_you_mean, half_character
+
+if typing.TYPE_CHECKING:
+    from evalkit.core.config import Config
+
+GROUPS = ("model", "suite", "engine", "judge")
+FLAGS = {"--long": "long", "--dry-run": "dry_run", "--partial": "partial", "--steps": "steps"}
+FLAGS_WITH_VALUE = {"--reference": "reference", "--format": "format"}
+# What can be said on the command line and cannot be meant.
+AT_LEAST = {
+    "num_few_shots": 0,
+    "seed": 0,
+    "engine.batch_size": 1,
+    "engine.threads": 1,
+    "metrics.resamples": 1,
+    "metrics.comet.batch_size": 1,
+    "ask.max_new_tokens": 1,
+    **{f"model.random.{part}": 1 for part in ("layers", "hidden", "heads", "kv_heads", "intermediate")},
+}
+# Verbs whose bare words are folders (for list: what to list; for ask: the question).
+WORDS = ("list", "leaderboard", "compare", "ask", "agreement", "pairwise")
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """The command line taken apart. `overrides` are the `key=value` words in order.
+
+    `multirun` (-m): values may be lists to try one by one; `launcher` are the words `hydra/launcher=`
+    and `hydra.launcher.*=`, which say how.
+    """
+
+    verb: str
+    overrides: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+    flags: tuple[tuple[str, str | bool], ...] = ()
+    help: bool = False
+    multirun: bool = False
+    launcher: tuple[str, ...] = ()
+
+
+def parse(argv: Iterable[str], verbs: Iterable[str]) -> CommandLine:
+    """Takes the words of a command line apart; the first bare word is the verb, `run` the default.
+
+    Raises:
+        InputError: an unknown verb or flag, or a bare word where none belongs.
+    """
+    verb, wants_help, multirun = "", False, False
+    overrides: list[str] = []
+    launcher: list[str] = []
+    folders: list[str] = []
+    flags: list[tuple[str, str | bool]] = []
+    given = [_unicode(word) for word in argv]
+    words = iter(given)
+    for word in words:
+        if word in ("-h", "--help"):
+            wants_help = True
+        elif word in ("-m", "--multirun"):
+            multirun = True
+        elif word in FLAGS:
+            flags.append((FLAGS[word], True))
+        elif (name := word.split("=", 1)[0]) in FLAGS_WITH_VALUE:
+            flags.append((FLAGS_WITH_VALUE[name], _flag_value(word, words)))
+        elif word.startswith("-"):
+            known = ["--help", "--version", "--multirun", *FLAGS, *FLAGS_WITH_VALUE]
+            raise InputError(
+                # What follows the name may be a key that was to go elsewhere.
+                f"unknown flag {name}{did_you_mean(name, known)}",
+                fix="python -m evalkit --help",
+            )
+        elif word.startswith(("hydra.", "hydra/")) and "=" in word:
+            launcher.append(word)
+        elif _is_override(word):
+            overrides.append(word)
+        elif not verb and word in verbs:
+            verb = word
+        elif verb in WORDS:
+            folders.append(word)
+        else:
+            what = f"{word!r} is no option of the verb {verb}" if verb else f"unknown verb {word!r}"
+            raise InputError(
+                f"{what}{did_you_mean(word, verbs)}",
+                fix="options are written key=value; python -m evalkit --help",
+            )
+    if launcher and not multirun:
+        raise InputError(f"{launcher[0]} is for several jobs", fix="python -m evalkit -m ...")
+    line = CommandLine(verb or "run", tuple(overrides), tuple(folders), tuple(flags), wants_help)
+    return dataclasses.replace(line, multirun=multirun, launcher=tuple(launcher))
+
+
+def _unicode(word: str) -> str:
+    """A word of the command line, once it is sure to be text.
+
+    Raises:
+        InputError: bytes that are not UTF-8, which Python hands on as half characters.
+    """
+    if half_character(word) is None:
+        return word
+    data = os.fsencode(word)
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        shown, fix = data.decode("utf-8", "replace"), "write it in UTF-8; rename a file whose name is not"
+    else:
+        # The locale, not the word, is what Python cannot read.
+        shown, fix = data.decode("utf-8"), "export PYTHONUTF8=1"
+    raise InputError("a word of the command line is not UTF-8 text here", where=shown, fix=fix)
+
+
+def _flag_value(word: str, rest: Iterator[str]) -> str:
+    name, given, value = word.partition("=")
+    if not given:
+        value = next(rest, "")
+    if not value:
+        raise InputError(f"{name} needs a value", fix=f"{name} NAME")
+    return value
+
+
+def _is_override(word: str) -> bool:
+    key, given, _ = word.partition("=")
+    return bool(given) and all(part.isidentifier() for part in key.split("."))
+
+
+def load_config(line: CommandLine) -> "Config":
+    """The validated configuration of a command line.
+
+    Raises:
+        InputError: an unknown key, group member or value (with the near names).
+    """
+    from evalkit.core.config import Config
+
+    if line.overrides:
+        config = _compose(line.overrides)
+    else:
+        config = Config()
+    _check_numbers(config)
+    config.folders = list(line.folders)
+    config.given = [word.partition("=")[0] for word in line.overrides]
+    for name, value in line.flags:
+        setattr(config, name, value)
+    return config
+
+
+def _compose(overrides: tuple[str, ...]) -> "Config":
+    from hydra import compose, initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from evalkit.core.config import Config
+
+    chosen = {word.split("=", 1)[0] for word in overrides}
+    for group in ("model", "suite", "judge"):
+        inner = next((key for key in chosen if key.startswith(f"{group}.")), None)
+        if inner and group not in chosen:
+            example = {"model": "hf", "suite": "task", "judge": "openai"}[group]
+            raise InputError(f"{inner}= is given without {group}=", fix=f"add {group}={example}")
+    ConfigStore.instance().store(name="schema", node=Config)
+    for_hydra, verbatim = [], []
+    for word in overrides:
+        key, _, value = word.partition("=")
+        kind = check_key(key)
+        if kind == "group":
+            _check_member(key, value)
+            for_hydra.append(word)
+        elif kind == "text":
+            verbatim.append((key, None if value == "null" else as_text(value)))
+        elif kind == "texts":
+            verbatim.append((key, as_text(_items(value))))
+        elif isinstance(kind, type) and issubclass(kind, Enum):
+            for_hydra.append(f"{key}={_enum_name(key, value, kind)}")
+        elif kind is dict:
+            for_hydra.append(f"++{word}")
+        else:
+            for_hydra.append(word)
+    try:
+        with initialize_config_dir(config_dir=str(assets.CONF), version_base="1.3"):
+            composed = compose(config_name="config", overrides=for_hydra)
+        for key, text in verbatim:
+            OmegaConf.update(composed, key, text)
+        config = OmegaConf.to_object(composed)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _readable(error, for_hydra) from None
+    assert isinstance(config, Config)
+    return config
+
+
+def _items(value: str) -> list[str]:
+    """The items of `[a,'b, c']`; the brackets may be left out."""
+    inner = value[1:-1] if value.startswith("[") and value.endswith("]") else value
+    items = re.findall(r"""\s*('[^']*'|"[^"]*"|[^,]+)\s*(?:,|$)""", inner)
+    return [item[1:-1] if item[0] == item[-1] and item[0] in "'\"" else item.strip() for item in items]
+
+
+def _check_numbers(config: "Config") -> None:
+    for option, least in AT_LEAST.items():
+        value: Any = config
+        for part in option.split("."):
+            value = getattr(value, part, None)
+        if value is not None and value < least:
+            raise InputError(f"{option}={value} is below {least}", where=f"option {option}")
+
+
+def check_key(key: str) -> Any:
+    """What kind of option `key` is, in the words of `option_types`.
+
+    Raises:
+        InputError: no option has this name.
+    """
+    known = option_types()
+    for end in range(key.count("."), 0, -1):
+        # Keys below a mapping (judge.parameters.top_p=1) are the user's own.
+        if known.get(key.rsplit(".", end)[0]) is dict:
+            return dict
+    if key not in known:
+        raise InputError(f"unknown option {key!r}{did_you_mean(key, known)}", fix="python -m evalkit --help")
+    return known[key]
+
+
+def _check_member(group: str, member: str) -> None:
+    members = group_members(group)
+    if member not in members:
+        fix = f"python -m evalkit list {group}s"
+        if group == "engine":
+            fix = f"one of {', '.join(members)}"
+        elif group == "model":
+            fix = f"a hub name or a folder: model=hf model.path={member}   (or {fix})"
+        if "," in member:
+            fix = f"several, one after another: python -m evalkit -m {group}={member}"
+        raise InputError(f"unknown {group} {member!r}{did_you_mean(member, members)}", fix=fix)
+
+
+def group_members(group: str) -> list[str]:
+    """The names of a config group: the YAML files of conf/<group>/."""
+    return sorted(path.stem for path in (assets.CONF / group).glob("*.yaml"))
+
+
+def _enum_name(key: str, value: str, kind: type[Enum]) -> str:
+    for member in kind:
+        if value in (member.name, member.value):
+            return member.name
+    values = [str(member.value) for member in kind]
+    raise InputError(
+        f"{key}={value} is not one of {', '.join(values)}{did_you_mean(value, values)}", where=f"option {key}"
+    )
+
+
+@cache
+def option_types() -> dict[str, Any]:
+    """Every option by its dotted name: "group", "node" (options below it), "text(s)", an Enum or a type."""
+    from evalkit.core.config import Config
+
+    options = dict(_walk(Config, ""))
+    options.update(dict.fromkeys(GROUPS, "group"))
+    return options
+
+
+def _walk(kind: type, prefix: str) -> Iterator[tuple[str, Any]]:
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        inner = _without_none(hints[field.name])
+        name = prefix + field.name
+        if dataclasses.is_dataclass(inner) and isinstance(inner, type):
+            yield from _walk(inner, f"{name}.")
+            yield name, "node"
+        elif typing.get_origin(inner) is dict:
+            yield name, dict
+        elif inner == list[str]:
+            yield name, "texts"
+        else:
+            yield name, "text" if inner is str else inner
+
+
+def _without_none(hint: Any) -> Any:
+    if isinstance(hint, types.UnionType):
+        kept = [part for part in typing.get_args(hint) if part is not type(None)]
+        return kept[0] if len(kept) == 1 else hint
+    return hint
+
+
+def _readable(error: Exception, overrides: list[str]) -> InputError:
+    text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    key = getattr(error, "full_key", None) or next(
+        (word for word in overrides if word in str(error)), "command line"
+    )
+    detail = error.__cause__
+    while detail is not None and detail.__cause__ is not None:
+        detail = detail.__cause__
+    if detail is not None and str(detail):
+        text = str(detail).splitlines()[0]
+    if "--multirun" in str(error):
+        word = next((word for word in overrides if "," in word), key)
+        return InputError(
+            f"{word} gives several values", where=word, fix=f"one job for each: python -m evalkit -m {word}"
+        )
+    return InputError(f"the configuration is not valid: {text}", where=key, fix="python -m evalkit --help")

@@ -1,0 +1,60 @@
+"""SIGTERM and SIGUSR1 (what a queue sends before it kills) end a command as Ctrl-C does: exit code 130."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from evalkit.core.errors import InterruptedRunError
+
+STOPPING = (signal.SIGTERM, signal.SIGUSR1)
+
+_received: list[int] = []
+
+
+@contextmanager
+def signals_stop_the_run(first: Callable[[], None] | None = None) -> Iterator[None]:
+    """While the block runs, the signals raise `InterruptedRunError` in the main thread.
+
+    May be nested. In another thread, where Python sets no handlers, it changes nothing.
+
+    Args:
+        first: called before the exception is raised, then also for Ctrl-C.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        _received.append(number)
+        if first is not None:
+            first()
+        raise _interruption(number)
+
+    numbers = (*STOPPING, signal.SIGINT) if first is not None else STOPPING
+    outer = list(_received)
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        _received[:] = outer
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def stop_if_signalled() -> None:
+    """Raises again when a signal came and its exception was lost.
+
+    An exception that is raised while Python runs a finalizer or a callback of a C library is
+    printed and forgotten; loops that take long therefore ask here.
+    """
+    if _received and threading.current_thread() is threading.main_thread():
+        raise _interruption(_received[-1])
+
+
+def _interruption(number: int) -> InterruptedRunError:
+    return InterruptedRunError(
+        f"stopped by {signal.Signals(number).name}; what was finished is kept",
+        fix="run the same command again: it continues",
+    )

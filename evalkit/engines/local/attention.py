@@ -1,0 +1,267 @@
+"""The attention of packed passes, registered with transformers under a name of its own.
+
+No model code is touched: a model asks transformers for its attention by name and hands over
+queries, keys and values after its own projections, norms and rotations.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evalkit.engines.local.cache import RowSlots
+from evalkit.engines.local.kernels import Part
+from evalkit.engines.local.packing import FreshSpan, Pass, Run, Section, SharedSpan, Span, pack
+from evalkit.engines.local.partial import attend, merge
+
+NAME = "evalkit_packed"
+# Arguments that would change the result and that this attention does not compute.
+_UNSUPPORTED = ("softcap", "s_aux", "position_bias", "cache", "indexer_states")
+
+
+class UnsupportedAttentionError(Exception):
+    """A model wants something of its attention that the packed one does not do."""
+
+
+def register() -> None:
+    """Makes the attention known to transformers; no mask is ever prepared for it."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, packed_attention)
+
+
+def packed_attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """The attention of one layer over one packed pass.
+
+    Args:
+        module: the attention module; its `layer_idx` names the layer.
+        query: [1, heads, tokens, key_dim].
+        key: [1, kv heads, tokens, key_dim].
+        value: [1, kv heads, tokens, value_dim].
+        attention_mask: none; who sees whom is in `options["evalkit_pass"]`.
+        options: what the model passes to any attention.
+
+    Returns:
+        [1, tokens, heads, value_dim], and None in place of the weights.
+
+    Raises:
+        UnsupportedAttentionError: the model asks for something else than softmax attention.
+    """
+    wanted = [name for name in _UNSUPPORTED if options.get(name) is not None]
+    if wanted or attention_mask is not None or not getattr(module, "is_causal", True):
+        raise UnsupportedAttentionError(", ".join(wanted) or "a mask or attention in both directions")
+    scale = options.get("scaling")
+    layer = LayerCall(
+        work=options["evalkit_pass"],
+        layer=module.layer_idx,
+        scale=query.shape[-1] ** -0.5 if scale is None else scale,
+        window=options.get("sliding_window"),
+    )
+    return layer.run(query[0], key[0], value[0]).unsqueeze(0), None
+
+
+@torch.inference_mode()
+def forward(model: Any, sections: Sequence[Section], slots: RowSlots, *, longest_run: int) -> Tensor:
+    """One packed pass: [rows, vocabulary], the logits after each row's last token."""
+    work = pack(sections, slots, longest_run=longest_run)
+    device = model.get_input_embeddings().weight.device
+    output = model(
+        input_ids=torch.tensor([work.ids], device=device),
+        position_ids=torch.tensor([work.positions], device=device),
+        use_cache=False,
+        logits_to_keep=torch.tensor(work.last, device=device),
+        evalkit_pass=work,
+    )
+    logits: Tensor = output.logits[0]
+    return logits
+
+
+class LayerCall:
+    """One layer's attention in one pass."""
+
+    def __init__(self, work: Pass, layer: int, scale: float, window: int | None) -> None:
+        self.work = work
+        self.keys = work.slots.keys[layer]
+        self.values = work.slots.values[layer]
+        self.layer = layer
+        self.scale = scale
+        self.window = window
+
+    def run(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Stores the pass's keys and values and attends.
+
+        Args:
+            query: [heads, tokens, key_dim].
+            key: [kv heads, tokens, key_dim].
+            value: [kv heads, tokens, value_dim].
+
+        Returns:
+            [tokens, heads, value_dim].
+        """
+        heads, tokens, _ = query.shape
+        out = query.new_empty(tokens, heads, value.shape[-1])
+        lse = torch.empty(tokens, heads, device=query.device)
+        for fresh in self.work.fresh:
+            self._fresh(fresh, query, key, value, out)
+        for span in self.work.several:
+            self._several(span, query, key, value, out, lse)
+        if self.work.single:
+            self._single(query, key, value, out, lse)
+        for shared in self.work.shared:
+            self._shared(shared, query, out, lse)
+        return out
+
+    def _fresh(self, fresh: FreshSpan, query: Tensor, key: Tensor, value: Tensor, out: Tensor) -> None:
+        span = slice(fresh.first, fresh.first + fresh.length)
+        key, value = key[:, span], value[:, span]
+        fresh.prefix.keys[self.layer][:] = key
+        fresh.prefix.values[self.layer][:] = value
+        out[span] = self._causal(query[:, span], key, value, 0).out
+
+    def _several(
+        self, row: Span, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor
+    ) -> None:
+        span = slice(row.first, row.first + row.size)
+        end = row.cached + row.size
+        self.keys[row.slot, :, row.cached : end] = key[:, span]
+        self.values[row.slot, :, row.cached : end] = value[:, span]
+        keys, values = self.keys[row.slot, :, :end], self.values[row.slot, :, :end]
+        part = self._causal(query[:, span], keys, values, row.cached)
+        out[span] = part.out
+        lse[span] = part.lse
+
+    def _causal(self, query: Tensor, key: Tensor, value: Tensor, cached: int) -> Part:
+        """Queries at places `cached` and on over keys at places 0 and on of one row."""
+        plain = not cached and (self.window is None or key.shape[1] <= self.window)
+        mask = None if plain else self._band(query.shape[1], key.shape[1], query)
+        return self._grouped(query, key, value, mask=mask, causal=plain)
+
+    def _grouped(
+        self, query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None, causal: bool = False
+    ) -> Part:
+        """Attention of one sequence whose key heads serve several query heads each, without copies.
+
+        Key heads become the batch, the query heads of each become its heads.
+
+        Args:
+            query: [heads, queries, key_dim].
+            key: [kv heads, keys, key_dim].
+            value: [kv heads, keys, value_dim].
+            mask: added to the scores, [1, 1, queries, keys].
+            causal: query i sees keys 0 to i only.
+
+        Returns:
+            A part with `out` [queries, heads, value_dim] and `lse` [queries, heads].
+        """
+        heads, kv_heads = query.shape[0], key.shape[0]
+        shape = (kv_heads, heads // kv_heads, -1, -1)
+        part = attend(
+            query.view(kv_heads, heads // kv_heads, *query.shape[1:]),
+            key[:, None].expand(shape),
+            value[:, None].expand(shape),
+            self.scale,
+            mask=mask,
+            causal=causal,
+        )
+        return Part(part.out.flatten(0, 1).transpose(0, 1), part.lse.flatten(0, 1).transpose(0, 1))
+
+    def _band(self, queries: int, keys: int, like: Tensor) -> Tensor:
+        """[1, 1, queries, keys]: the last `queries` places of a row over all its places."""
+        name = ("band", queries, keys, self.window, like.device)
+        if name not in self.work.scratch:
+            place = torch.arange(keys, device=like.device)
+            ahead = place[None, :] - place[keys - queries :, None]
+            hidden = ahead > 0 if self.window is None else (ahead > 0) | (ahead <= -self.window)
+            self.work.scratch[name] = _additive(hidden, like)[None, None]
+        mask: Tensor = self.work.scratch[name]
+        return mask
+
+    def _single(self, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor) -> None:
+        index, slots, cached = self._single_indices(query.device)
+        self.keys[slots, :, cached] = key[:, index].transpose(0, 1)
+        self.values[slots, :, cached] = value[:, index].transpose(0, 1)
+        heads, dim, kv_heads = query.shape[0], query.shape[2], key.shape[0]
+        # Query heads that share a key head become further queries of that head.
+        folded = query[:, index].transpose(0, 1).reshape(-1, kv_heads, heads // kv_heads, dim)
+        outs, sums = [], []
+        for run in self.work.runs:
+            rows = slice(run.slot, run.slot + run.end - run.begin)
+            part = attend(
+                folded[run.begin : run.end],
+                self.keys[rows, :, : run.longest],
+                self.values[rows, :, : run.longest],
+                self.scale,
+                mask=self._tail(run, cached, query),
+            )
+            outs.append(part.out.reshape(-1, heads, value.shape[-1]))
+            sums.append(part.lse.reshape(-1, heads))
+        out[index] = torch.cat(outs)
+        lse[index] = torch.cat(sums)
+
+    def _single_indices(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        name = ("single", device)
+        if name not in self.work.scratch:
+            spans = self.work.single
+            columns = [s.first for s in spans], [s.slot for s in spans], [s.cached for s in spans]
+            self.work.scratch[name] = tuple(torch.tensor(column, device=device) for column in columns)
+        first, slots, cached = self.work.scratch[name]
+        return first, slots, cached
+
+    def _tail(self, run: Run, cached: Tensor, like: Tensor) -> Tensor | None:
+        """[rows, 1, 1, longest]: what each row of a run sees of its slot; None when it is all."""
+        window = run.longest if self.window is None else min(self.window, run.longest)
+        if run.shortest == run.longest == window:
+            return None
+        name = ("tail", run.begin, window, like.device)
+        if name not in self.work.scratch:
+            place = torch.arange(run.longest, device=like.device)
+            behind = cached[run.begin : run.end, None] - place[None, :]
+            self.work.scratch[name] = _additive((behind < 0) | (behind >= window), like)[:, None, None]
+        mask: Tensor = self.work.scratch[name]
+        return mask
+
+    def _shared(self, shared: SharedSpan, query: Tensor, out: Tensor, lse: Tensor) -> None:
+        span = slice(shared.first, shared.last)
+        begin, hidden = self._prefix_window(shared, query.device)
+        if begin >= shared.length:
+            return
+        keys = shared.prefix.keys[self.layer][:, begin:]
+        values = shared.prefix.values[self.layer][:, begin:]
+        mask = None if hidden is None else _additive(hidden, query)[None, None]
+        part = self._grouped(query[:, span], keys, values, mask=mask)
+        if hidden is not None:
+            blind = hidden.all(dim=1)[:, None]
+            part = Part(
+                part.out.masked_fill(blind[:, :, None], 0.0), part.lse.masked_fill(blind, float("-inf"))
+            )
+        out[span] = merge(Part(out[span], lse[span]), part)
+
+    def _prefix_window(self, shared: SharedSpan, device: torch.device) -> tuple[int, Tensor | None]:
+        """The first prefix position any query sees, and which of the rest each does not see.
+
+        The second is bool [queries, positions], or None when all queries see all of them.
+        """
+        if self.window is None:
+            return 0, None
+        positions = self.work.positions[shared.first : shared.last]
+        begin = max(0, min(positions) - self.window + 1)
+        if max(positions) - self.window + 1 <= begin or begin >= shared.length:
+            return begin, None
+        name = ("prefix", shared.first, self.window, device)
+        if name not in self.work.scratch:
+            place = torch.arange(begin, shared.length, device=device)
+            query = torch.tensor(positions, device=device)
+            self.work.scratch[name] = place[None, :] <= query[:, None] - self.window
+        return begin, self.work.scratch[name]
+
+
+def _additive(hidden: Tensor, like: Tensor) -> Tensor:
+    return torch.zeros(hidden.shape, dtype=like.dtype, device=like.device).masked_fill_(hidden, float("-inf"))

@@ -1,0 +1,273 @@
+"""The local engine: a transformers model in this process."""
+
+import copy
+import gc
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import transformers
+
+from evalkit.core.config import Config, PrefixMode
+from evalkit.core.errors import EvalkitError, InputError
+from evalkit.core.types import Completion, Request, Sampling
+from evalkit.engines.base import Engine, distinct, from_generation_config
+from evalkit.engines.local import plain
+from evalkit.engines.local.attention import NAME
+from evalkit.engines.local.batches import Batches, Lengths
+from evalkit.engines.local.conversations import Conversations
+from evalkit.engines.local.decoding import CompletionDecoder
+from evalkit.engines.local.encoding import Encoded, encode
+from evalkit.engines.local.loading import LoadedModel, load, refuse_ids
+from evalkit.engines.local.memory import Limits, free_bytes
+from evalkit.engines.local.pool import Pool
+from evalkit.engines.local.probe import choose_way
+from evalkit.engines.local.rows import Row, failed
+from evalkit.engines.local.ways import ALONE, PACKED
+from evalkit.engines.models import ResolvedModel
+
+log = logging.getLogger(__name__)
+
+# Share of the main memory for the states of finished chats.
+_CONVERSATIONS = 0.25
+# Names of unused weights that a run records.
+_MOST_RECORDED = 100
+
+
+class LocalEngine(Engine):
+    """Runs a transformers model on this machine.
+
+    Rows go through the model in the fastest way that a probe shows to give the answers of one prompt
+    at a time, among those `engine.prefix` allows. The tokens that prompts share are computed once:
+    `merged`, one copy of the prefix that every row attends to; `expanded`, one copy for each row;
+    `off`, transformers' own `generate`, which shares nothing.
+    """
+
+    family = "local"
+
+    def __init__(self, config: Config, resolved: ResolvedModel) -> None:
+        self._config = config
+        self._loaded: LoadedModel | None = load(config, resolved)
+        self._decoder = CompletionDecoder(self._loaded.tokenizer)
+        self._choose_way(self._loaded)
+        if self._loaded.generation:
+            follows = (
+                "followed" if config.generation.from_model else "not followed (generation.from_model=true)"
+            )
+            listed = ", ".join(f"{key}={value}" for key, value in self._loaded.generation.items())
+            log.info("the model's generation_config sets %s: %s", listed, follows)
+        most = int(free_bytes(torch.device("cpu")) * _CONVERSATIONS)
+        self._conversations = Conversations(most)
+        self._set_batch_size(config.engine.batch_size)
+
+    def _choose_way(self, loaded: LoadedModel) -> None:
+        wanted = self._config.engine.prefix
+        choice = choose_way(loaded, wanted, self._config.engine.batch_size)
+        if isinstance(choice, str):
+            raise InputError(
+                f"this model does not allow engine.prefix={wanted.value}: {choice}", fix="engine.prefix=auto"
+            )
+        self.way, self._layers, self._ruled_out = choice.way, choice.layers, choice.ruled_out
+        why = "; ".join(f"not {name}: {reason}" for name, reason in choice.ruled_out.items())
+        log.log(
+            logging.WARNING if self._ruled_out and wanted is PrefixMode.auto else logging.INFO,
+            "rows go through the model in this way: %s%s (probed in %.1f s)",
+            self.way.name,
+            f" ({why})" if why else "",
+            choice.seconds,
+        )
+
+    @property
+    def prefix(self) -> PrefixMode:
+        """What is done with the tokens that prompts share."""
+        return self.way.prefix
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        """See `Engine.generate`."""
+        rows, problems = self._rows(requests)
+        yield from problems
+        for row in self._run(rows):
+            yield row.completion(self._model().context)
+
+    def one_at_a_time(self, requests: Iterable[Request]) -> Iterator[Row]:
+        """The finished rows of requests through transformers' `generate`, one prompt at a time.
+
+        This is the reference that batches are held against; requests that cannot be served are left
+        out.
+        """
+        yield from self._run_alone(self._rows(requests)[0])
+
+    def together(self, requests: Iterable[Request]) -> Iterator[Row]:
+        """The finished rows of requests as `generate` makes them."""
+        yield from self._run(self._rows(requests)[0])
+
+    def margin(self, ids: Sequence[int]) -> float:
+        """The gap between the two best logits after `ids`, by the model's usual attention."""
+        encoded = Encoded(Request("margin", "", max_new_tokens=1), list(ids), frozenset())
+        row = Row(encoded, self._decoder, Sampling())
+        row.given = [0]
+        for _ in self._run_alone([row]):
+            pass
+        best = row.offered[0].topk(2).values
+        return float(best[0] - best[1])
+
+    def with_batch_size(self, rows: int) -> "LocalEngine":
+        """The same engine, model shared, with another number of rows at a time."""
+        other = copy.copy(self)
+        other._set_batch_size(rows)
+        return other
+
+    def _set_batch_size(self, rows: int | None) -> None:
+        if self.way is PACKED:
+            self._limits = Limits(self._layers, rows)
+        else:
+            self._batches = Batches(self._model().model, 1 if self.way.alone else rows)
+
+    def _rows(self, requests: Iterable[Request]) -> tuple[list[Row], list[Completion]]:
+        """The rows to run, and the completions of requests that cannot be served."""
+        loaded = self._model()
+        rows: list[Row] = []
+        problems: list[Completion] = []
+        prompts = encode(distinct(requests), loaded, self._config.protocol.bos)
+        refuse_ids(prompts, loaded.tokenizer, loaded.embeddings)
+        for encoded in prompts:
+            if problem := self._problem(encoded):
+                problems.append(problem)
+            else:
+                places = loaded.context if loaded.learned_positions else None
+                rows.append(Row(encoded, self._decoder, self._sampling(encoded), places))
+        return rows, problems
+
+    def _problem(self, encoded: Encoded) -> Completion | None:
+        loaded = self._model()
+        if not encoded.ids:
+            return failed(encoded, "the prompt is empty: it has no token")
+        if encoded.request.max_new_tokens < 1:
+            return failed(encoded, f"max_new_tokens is {encoded.request.max_new_tokens}")
+        if loaded.learned_positions and loaded.context and len(encoded.ids) > loaded.context:
+            reason = f"the prompt has {len(encoded.ids)} tokens, the model {loaded.context} positions"
+            return failed(encoded, reason, over_context=True)
+        return None
+
+    def _run(self, rows: Sequence[Row]) -> Iterator[Row]:
+        loaded = self._model()
+        most = loaded.lone_from
+        alone = [row for row in rows if most is not None and row.longest > most]
+        together = [row for row in rows if most is None or row.longest <= most]
+        if together:
+            yield from self._run_together(together)
+        if alone:
+            log.info(
+                "%d requests run alone: longer than %s tokens they change the rotary frequencies",
+                len(alone),
+                most,
+            )
+            yield from self._run_alone(alone)
+
+    def _run_alone(self, rows: Sequence[Row]) -> Iterator[Row]:
+        loaded = self._model()
+        with self.usual_attention():
+            for row in rows:
+                try:
+                    yield from plain.generate([row], loaded, Batches(loaded.model, 1), Lengths.apart)
+                except EvalkitError:
+                    raise
+                except Exception as error:
+                    what = (str(error).splitlines() or [""])[0]
+                    raise EvalkitError(
+                        f"the model cannot answer this prompt: {type(error).__name__}: {what}",
+                        where=f"request {row.request.id}, {len(row.ids)} prompt tokens",
+                        fix="see whether transformers' own `generate` answers it; finished samples are kept",
+                    ) from error
+
+    @contextmanager
+    def usual_attention(self) -> Iterator[None]:
+        """transformers' own attention in place of the one that shares a prefix, while the block runs."""
+        loaded = self._model()
+        if self.way is not PACKED:
+            yield
+            return
+        loaded.model.set_attn_implementation(loaded.attention)
+        try:
+            yield
+        finally:
+            loaded.model.set_attn_implementation(NAME)
+
+    def _run_together(self, rows: Sequence[Row]) -> Iterator[Row]:
+        if self.way is ALONE:
+            yield from self._run_alone(rows)
+            return
+        yielded: set[int] = set()
+        try:
+            for row in self._batched(rows):
+                yielded.add(id(row))
+                yield row
+        except EvalkitError:
+            raise
+        except Exception as error:
+            # The probe is small: what goes wrong with longer prompts may still go well one by one.
+            left = [row for row in rows if id(row) not in yielded]
+            what = (str(error).splitlines() or [""])[0]
+            log.warning(
+                "%s failed (%s: %s): %d requests run one at a time",
+                self.way.name,
+                type(error).__name__,
+                what,
+                len(left),
+            )
+            for row in left:
+                row.restart()
+            yield from self._run_alone(left)
+
+    def _batched(self, rows: Sequence[Row]) -> Iterator[Row]:
+        loaded = self._model()
+        if self.way is PACKED:
+            return Pool(loaded, self._layers, self._limits, self._conversations).run(rows)
+        return self.way.run(rows, loaded, self._batches)
+
+    def _sampling(self, encoded: Encoded) -> Sampling:
+        if not self._config.generation.from_model:
+            return encoded.request.sampling
+        return from_generation_config(self._model().generation)
+
+    def describe(self) -> dict[str, Any]:
+        """See `Engine.describe`."""
+        loaded = self._model()
+        packed = self.way is PACKED
+        return {
+            "engine": "local",
+            "device": str(loaded.device),
+            "device_name": _device_name(loaded.device),
+            "dtype": str(loaded.dtype).removeprefix("torch."),
+            "attention": "packed" if packed else loaded.attention,
+            "prefix": self.way.prefix.value,
+            "way": self.way.name,
+            "ruled_out": self._ruled_out,
+            "rows": self._limits.rows if packed else self._batches.rows,
+            "threads": torch.get_num_threads(),
+            "generation_config": loaded.generation,
+            **({"unused_weights": _cut(loaded.unused)} if loaded.unused else {}),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        }
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self._loaded = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _model(self) -> LoadedModel:
+        assert self._loaded is not None, "the engine is closed"
+        return self._loaded
+
+
+def _cut(names: Sequence[str]) -> dict[str, Any]:
+    return {"count": len(names), "names": list(names[:_MOST_RECORDED])}
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

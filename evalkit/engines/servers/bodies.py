@@ -1,0 +1,117 @@
+"""A request in the words of a server, and the server's answer as a completion."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from evalkit.core.config import BosRule
+from evalkit.core.server_options import ServerKind
+from evalkit.core.types import Completion, FinishReason, Request
+from evalkit.engines.local.decoding import clean_up
+from evalkit.engines.local.encoding import token_ids
+from evalkit.services.replies import Reply, end_of
+
+# Settings every request carries: the stop string stays in the text, and no filter of the server's.
+_FIXED: dict[ServerKind, dict[str, Any]] = {
+    ServerKind.vllm: {"include_stop_str_in_output": True, "min_p": 0.0},
+    ServerKind.sglang: {"no_stop_trim": True, "min_p": 0.0},
+    ServerKind.llama_cpp: {"min_p": 0.0},
+}
+# What switches top-k off, for servers that have it.
+_TOP_K_OFF = {
+    ServerKind.vllm: -1,
+    ServerKind.sglang: -1,
+    ServerKind.llama_cpp: 0,
+}
+_PENALTY = {
+    ServerKind.vllm: "repetition_penalty",
+    ServerKind.sglang: "repetition_penalty",
+    ServerKind.tgi: "repetition_penalty",
+    ServerKind.llama_cpp: "repeat_penalty",
+}
+# Where servers say which stop string they met.
+_STOP_FIELDS = ("stop_reason", "matched_stop", "stopping_word")
+
+
+def parameters(kind: ServerKind, request: Request, *, defaults: bool) -> tuple[dict[str, Any], list[str]]:
+    """What a request's body says besides its prompt, and the settings that this server does not take.
+
+    Servers fill in what is left out from the model's own configuration, so everything they know is
+    said; with `defaults` the sampling is left to them.
+    """
+    sampling = request.sampling
+    body: dict[str, Any] = {"max_tokens": request.max_new_tokens, **_FIXED.get(kind, {})}
+    if request.stop:
+        body["stop"] = list(request.stop)
+    if defaults:
+        return body | {"seed": request.seed}, []
+    left_out: list[str] = []
+    body["temperature"] = sampling.temperature if sampling.do_sample else 0
+    # TGI takes only values that change something.
+    says_neutral = kind is not ServerKind.tgi
+    if sampling.do_sample:
+        body["seed"] = request.seed
+        if says_neutral or sampling.top_p < 1:
+            body["top_p"] = sampling.top_p
+        if kind in _TOP_K_OFF:
+            body["top_k"] = sampling.top_k or _TOP_K_OFF[kind]
+        elif sampling.top_k:
+            left_out.append("top_k")
+    if kind not in _PENALTY:
+        left_out += ["repetition_penalty"] if sampling.repetition_penalty != 1 else []
+    elif says_neutral or sampling.repetition_penalty != 1:
+        body[_PENALTY[kind]] = sampling.repetition_penalty
+    return body, left_out
+
+
+def foreign_completion(request: Request, reply: Reply, prompt_text: str, tokenizer: Any | None) -> Completion:
+    """The completion in the answer of a server that gives text only.
+
+    Args:
+        request: what was asked.
+        reply: `ok`, `filtered` or `overflow`.
+        prompt_text: the prompt without special tokens: the protocol's clean-up runs over both.
+        tokenizer: counts the tokens a server does not count; None: they count as 0.
+    """
+    if reply.status != "ok":
+        return Completion(
+            id=request.id,
+            text="",
+            raw_text="",
+            finish_reason="error",
+            prompt_tokens=reply.input_tokens or _count(prompt_text, tokenizer),
+            new_tokens=0,
+            over_context=reply.status == "overflow",
+            error=reply.error or reply.status,
+        )
+    choice: Mapping[str, Any] = reply.body["choices"][0]
+    raw, finish = _with_stop_string(
+        reply.text or "", choice, reply.finish_reason, request, reply.output_tokens
+    )
+    return Completion(
+        id=request.id,
+        text=clean_up(prompt_text + raw)[len(clean_up(prompt_text)) :],
+        raw_text=raw,
+        finish_reason=finish,
+        prompt_tokens=reply.input_tokens or _count(prompt_text, tokenizer),
+        new_tokens=_count(raw, tokenizer) if reply.output_tokens is None else reply.output_tokens,
+    )
+
+
+def _with_stop_string(
+    text: str, choice: Mapping[str, Any], finish_reason: str | None, request: Request, new_tokens: int | None
+) -> tuple[str, FinishReason]:
+    """The text with the stop string that ended it, which servers leave out, and why it ended."""
+    for name in _STOP_FIELDS:
+        met = choice.get(name)
+        if isinstance(met, str) and met in request.stop:
+            return text if met in text else text + met, "stop_string"
+    if any(stop in text for stop in request.stop):
+        return text, "stop_string"
+    end = end_of(finish_reason)
+    if end in ("stop", "stop_string", "length"):
+        return text, end
+    return text, "length" if new_tokens is not None and new_tokens >= request.max_new_tokens else "stop"
+
+
+def _count(text: str, tokenizer: Any | None) -> int:
+    return len(token_ids(text, tokenizer, BosRule.none)) if tokenizer is not None else 0

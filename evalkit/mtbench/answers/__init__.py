@@ -1,0 +1,1 @@
+"""Questions -> two-turn answers."""

@@ -1,0 +1,234 @@
+"""What a model is asked in MT-Bench, and what its completions amount to.
+
+Source: sections 2 and 3 of the MT-Bench protocol notes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from evalkit.core.config import BosRule
+from evalkit.core.text import canonical_json, text_sha256
+from evalkit.core.types import Completion, Message, Request, Sampling
+from evalkit.engines.local.chat_template import render_chat
+from evalkit.engines.local.encoding import token_ids
+from evalkit.mtbench.answers.chat import takes_system_message
+from evalkit.mtbench.folder import TurnRecord, turn_id
+from evalkit.mtbench.presets import DEFAULT_PRESET, LengthRule, Preset, load_preset
+from evalkit.mtbench.questions import Question
+
+# Below this a temperature means greedy.
+GREEDY_BELOW = 1e-4
+# What transformers 4.36 samples with where neither the preset nor the model says otherwise.
+TOP_K, TOP_P, REPETITION_PENALTY = 50, 1.0, 1.0
+
+
+@dataclass(frozen=True)
+class AnswerRules:
+    """How answers are made: a preset's rules, completed where the protocol notes give none.
+
+    `assumed` names the cells that come from the default preset because this one leaves them open;
+    `from_model` what the model's generation_config sets.
+    """
+
+    temperature: dict[str, float]
+    other: float
+    top_k: int
+    top_p: float
+    repetition_penalty: float
+    answers: int
+    seed: int
+    length: LengthRule
+    tokens: int
+    system_message: str | None
+    assumed: tuple[str, ...]
+    from_model: tuple[str, ...]
+
+    def sampling(self, category: str) -> Sampling:
+        """The sampling for a category's questions."""
+        temperature = self.temperature.get(category, self.other)
+        greedy = temperature < GREEDY_BELOW
+        return Sampling(
+            do_sample=not greedy,
+            temperature=1.0 if greedy else temperature,
+            top_p=1.0 if greedy else self.top_p,
+            top_k=0 if greedy else self.top_k,
+            repetition_penalty=self.repetition_penalty,
+        )
+
+    def new_tokens(self, prompt_tokens: int) -> int:
+        """The token limit of an answer: at least 1, also where the prompt has used up everything."""
+        left = self.tokens - prompt_tokens if self.length is LengthRule.total else self.tokens
+        return max(1, left)
+
+
+def answer_rules(preset: Preset, tokenizer: Any | None, generation_config: Mapping[str, Any]) -> AnswerRules:
+    """A preset's rules for a model.
+
+    Args:
+        preset: what it leaves open is taken from the default preset, and said.
+        tokenizer: its chat template decides whether a system message is sent. None: only the server
+            has it; then one is sent, and a total length is that of the answer alone.
+        generation_config: what the model itself sets.
+
+    Raises:
+        InputError: the tokenizer has no chat template.
+    """
+    default = load_preset(DEFAULT_PRESET)
+    own, usual = preset.sampling, default.sampling
+    takes_system = tokenizer is None or takes_system_message(tokenizer)
+    system = preset.system_message if takes_system else None
+    defaults = {"top_k": TOP_K, "top_p": TOP_P, "repetition_penalty": REPETITION_PENALTY}
+    chosen = {key: generation_config.get(key) for key in defaults}
+    settings = {key: defaults[key] if value is None else value for key, value in chosen.items()}
+    assumed = [name for name in preset.not_given() if name != "judge"]
+    if own.temperature is not None and own.other is None:
+        assumed.append("sampling.other")
+    temperature = own.temperature if own.temperature is not None else usual.temperature
+    other = own.other if own.other is not None else usual.other
+    seed = own.seed if own.seed is not None else usual.seed
+    length = preset.length.rule or default.length.rule
+    tokens = preset.length.tokens or default.length.tokens
+    assert None not in (temperature, other, seed, length, tokens), "the default preset is complete"
+    if tokenizer is None and length is LengthRule.total:
+        length = LengthRule.new
+        assumed.append("length.rule")
+    return AnswerRules(
+        temperature=dict(temperature or {}),
+        other=other or 0.0,
+        top_k=int(settings["top_k"]),
+        top_p=float(settings["top_p"]),
+        repetition_penalty=float(settings["repetition_penalty"]),
+        answers=own.answers,
+        seed=seed or 0,
+        length=length or LengthRule.total,
+        tokens=tokens or 0,
+        system_message=system,
+        assumed=tuple(assumed),
+        from_model=tuple(key for key, value in chosen.items() if value is not None),
+    )
+
+
+@dataclass(frozen=True)
+class TurnAsk:
+    """One turn that is to be answered: its record without the completion, and the request."""
+
+    record: TurnRecord
+    request: Request
+    no_room: bool
+
+
+def choose_questions(questions: Sequence[Question], limit: int) -> list[Question]:
+    """The first `limit` questions, one of each category in turn (0: all), in file order.
+
+    A larger limit contains a smaller one.
+    """
+    if limit <= 0 or limit >= len(questions):
+        return list(questions)
+    places: dict[str, int] = {}
+    rounds = []
+    for question in questions:
+        rounds.append((places.get(question.category, 0), question))
+        places[question.category] = places.get(question.category, 0) + 1
+    chosen = {question.id for _, question in sorted(rounds, key=lambda pair: pair[0])[:limit]}
+    return [question for question in questions if question.id in chosen]
+
+
+def asks_of_turn(
+    turn: int,
+    model: str,
+    questions: Sequence[Question],
+    rules: AnswerRules,
+    tokenizer: Any | None,
+    kept: Mapping[str, TurnRecord],
+) -> list[TurnAsk]:
+    """The asks of one turn that have no record yet; a second turn needs the first one's."""
+    asks = []
+    for question in questions:
+        if len(question.turns) < turn:
+            continue
+        for answer in range(rules.answers):
+            key = turn_id(model, question.id, turn, answer)
+            before = kept.get(turn_id(model, question.id, 1, answer))
+            if key in kept or (turn == 2 and before is None):
+                continue
+            asks.append(_ask(key, turn, model, question, answer, rules, tokenizer, before))
+    return asks
+
+
+def _ask(
+    key: str,
+    turn: int,
+    model: str,
+    question: Question,
+    answer: int,
+    rules: AnswerRules,
+    tokenizer: Any | None,
+    before: TurnRecord | None,
+) -> TurnAsk:
+    messages = [Message("system", rules.system_message)] if rules.system_message is not None else []
+    messages.append(Message("user", question.turns[0]))
+    if turn == 2:
+        assert before is not None
+        messages += [Message("assistant", before.completion), Message("user", question.turns[1])]
+    if tokenizer is None:
+        text, prompt_tokens = canonical_json([asdict(message) for message in messages]), 0
+    else:
+        text = render_chat(messages, tokenizer)
+        prompt_tokens = len(token_ids(text, tokenizer, BosRule.none))
+    most = rules.new_tokens(prompt_tokens)
+    request = Request(
+        id=key,
+        prompt=tuple(messages),
+        max_new_tokens=most,
+        sampling=rules.sampling(question.category),
+        seed=rules.seed + answer,
+        generator_state=before.generator_state if before else None,
+    )
+    record = TurnRecord(
+        id=key,
+        model=model,
+        question_id=question.id,
+        category=question.category,
+        turn=turn,
+        answer=answer,
+        completion="",
+        prompt_sha256=text_sha256(text),
+        max_new_tokens=most,
+    )
+    no_room = rules.length is LengthRule.total and prompt_tokens >= rules.tokens
+    return TurnAsk(record, request, no_room)
+
+
+def answered(ask: TurnAsk, completion: Completion, special_tokens: Sequence[str]) -> TurnRecord:
+    """The record of an ask and what the engine gave."""
+    return replace(
+        ask.record,
+        completion=clean_answer(completion.raw_text, special_tokens),
+        raw_text=completion.raw_text,
+        finish_reason=completion.finish_reason,
+        truncated=ask.no_room or completion.finish_reason == "length",
+        prompt_tokens=completion.prompt_tokens,
+        new_tokens=completion.new_tokens,
+        # Only the turn after the first one goes on with the generator.
+        generator_state=completion.generator_state if ask.record.turn == 1 else None,
+        over_context=completion.over_context,
+        error=completion.error,
+    )
+
+
+def clean_answer(text: str, special_tokens: Sequence[str]) -> str:
+    """An answer as the judge sees it: special tokens that are spelled out removed, then stripped."""
+    for token in special_tokens:
+        text = text.replace(token, "")
+    return text.strip()
+
+
+def special_tokens_of(tokenizer: Any | None) -> list[str]:
+    """The texts of the tokenizer's named special tokens (`special_tokens_map`); none without one."""
+    texts: list[str] = []
+    if tokenizer is None:
+        return texts
+    for value in tokenizer.special_tokens_map.values():
+        texts += [str(token) for token in (value if isinstance(value, list) else [value])]
+    return texts

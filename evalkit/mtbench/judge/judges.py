@@ -1,0 +1,150 @@
+"""A judge's configuration -> who is asked, with what, and what names it in the store.
+
+The API key comes from the environment when the service is opened and goes nowhere else.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from evalkit.core import assets
+from evalkit.core.config import JudgeConfig, JudgeKind
+from evalkit.core.errors import InputError
+from evalkit.core.files import read_options, read_yaml
+from evalkit.core.secrets import refuse_keys
+from evalkit.mtbench.presets import Preset
+from evalkit.services.client import Service
+from evalkit.services.refusals import public_address
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A judge ready to be named. `label` names its tables and files.
+
+    `service` and `model` with `parameters` decide its judgments: they address them in the store;
+    for a model that evalkit runs itself, `weights` too, the hash of its files and number format.
+    """
+
+    label: str
+    service: str
+    model: str
+    parameters: dict[str, Any]
+    config: JudgeConfig
+    weights: str | None = None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What addresses this judge's judgments, as plain JSON values."""
+        named = {"service": self.service, "model": self.model}
+        return named if self.weights is None else named | {"weights": self.weights}
+
+
+def judge_config(config: JudgeConfig | None, preset: Preset) -> JudgeConfig:
+    """The judge that was chosen, else the preset's own.
+
+    Raises:
+        InputError: neither is there.
+    """
+    if config is not None:
+        return config
+    if preset.judge is None:
+        raise InputError(
+            f"no judge is given, and the preset {preset.name} names none",
+            fix="judge=gpt-4o-2024-08-06   (python -m evalkit list judges)",
+        )
+    path = assets.CONF / "judge" / f"{preset.judge}.yaml"
+    if preset.judge not in judge_names():
+        raise InputError(
+            f"the preset {preset.name} names a judge that is not there: {preset.judge!r}",
+            fix="python -m evalkit list judges",
+        )
+    return read_options(path, JudgeConfig, "judge configuration")
+
+
+def judge_names() -> list[str]:
+    """The judges of conf/judge: a preset names one of these, never a path."""
+    return sorted(path.stem for path in (assets.CONF / "judge").glob("*.yaml"))
+
+
+def resolve_judge(config: JudgeConfig) -> Judge:
+    """The judge a configuration describes.
+
+    Raises:
+        InputError: no model or deployment is named, or a number is out of its range.
+    """
+    _check_numbers(config)
+    refuse_keys("judge", config.api_key_env, config.parameters)
+    if config.kind is JudgeKind.azure:
+        model = config.deployment or ""
+        if not model:
+            raise InputError("judge=azure needs the name of a deployment", fix="judge.deployment=NAME")
+        address = config.base_url or os.environ.get("AZURE_OPENAI_ENDPOINT", "")
+        service = f"azure:{public_address(address)}"
+    else:
+        model = config.model or ""
+        if not model:
+            raise InputError(f"judge={config.name} needs a model", fix="judge.model=NAME")
+        given = config.base_url or os.environ.get("OPENAI_BASE_URL")
+        service = "local" if config.kind is JudgeKind.local else public_address(given) if given else "openai"
+    return Judge(
+        label=_label(config, model),
+        service=config.identity or service,
+        model=model,
+        parameters={key: value for key, value in sorted(config.parameters.items()) if value is not None},
+        config=config,
+    )
+
+
+def _label(config: JudgeConfig, model: str) -> str:
+    if config.kind is JudgeKind.local:
+        return f"local-{model}"
+    path = assets.CONF / "judge" / f"{config.name}.yaml"
+    shipped = read_yaml(path) if path.is_file() else {}
+    # A named judge that was given another model is no longer the one of that name.
+    return config.name if shipped.get("model") == config.model and config.model else model
+
+
+def open_service(judge: Judge) -> Service:
+    """Where the judge is asked, with the key of the environment.
+
+    Raises:
+        InputError: no key (a server of one's own may do without), no address, or a malformed one.
+    """
+    config = judge.config
+    if config.kind is JudgeKind.azure:
+        names = [config.api_key_env] if config.api_key_env else ["AZURE_OPENAI_API_KEY", "AZURE_OPENAI_KEY"]
+        base_url = config.base_url or os.environ.get("AZURE_OPENAI_ENDPOINT")
+        if not base_url:
+            raise InputError(
+                "judge=azure needs the address of the resource",
+                fix="export AZURE_OPENAI_ENDPOINT=https://NAME.openai.azure.com   (or judge.base_url=)",
+            )
+    else:
+        names = [config.api_key_env or "OPENAI_API_KEY"]
+        base_url = config.base_url or os.environ.get("OPENAI_BASE_URL")
+    key = next((value for name in names if (value := os.environ.get(name, "").strip())), "")
+    own_server = config.kind is JudgeKind.openai and base_url is not None
+    if not key and not own_server:
+        raise InputError(
+            f"no API key for the judge {judge.label}", where="environment", fix=f"export {names[0]}=..."
+        )
+    if base_url is not None and urlsplit(base_url).scheme not in ("http", "https"):
+        raise InputError("not an address: it must begin with http:// or https://", where="judge.base_url")
+    return Service(
+        base_url=base_url,
+        api_key=key or "none",
+        deployment=judge.model if config.kind is JudgeKind.azure else None,
+        api_version=config.api_version,
+        timeout=config.timeout,
+    )
+
+
+def _check_numbers(config: JudgeConfig) -> None:
+    lowest = {"concurrency": 1, "retries": 0, "repeats": 1, "timeout": 0, "max_wait": 0}
+    for name, least in lowest.items():
+        value = getattr(config, name)
+        if value < least or (name == "timeout" and value <= 0):
+            raise InputError(f"{value} is too small", where=f"option judge.{name}")
+    if config.max_cost is not None and config.max_cost < 0:
+        raise InputError("a cost below 0", where="option judge.max_cost")

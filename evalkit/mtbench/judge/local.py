@@ -1,0 +1,117 @@
+"""judge=local: the judge is a model that evalkit runs itself."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from evalkit.core.config import Config, is_offline
+from evalkit.core.errors import InputError
+from evalkit.core.text import canonical_json, text_sha256
+from evalkit.core.types import Completion, Request, Sampling
+from evalkit.engines.local.chat_template import clock_date
+from evalkit.mtbench.answers.chat import model_config, takes_system_message, with_system
+from evalkit.mtbench.judge.ask import CLAIM_SECONDS, Asked
+from evalkit.mtbench.judge.calls import Ask, open_key, unanswered
+from evalkit.mtbench.judge.counter import Counter
+from evalkit.mtbench.judge.judges import Judge
+from evalkit.mtbench.judge.store import JudgmentStore, Stored
+from evalkit.services.replies import Reply
+
+LENGTHS = ("max_tokens", "max_completion_tokens")
+SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
+DEFAULT_LENGTH = 2048
+
+
+def weights_of(judge: Judge, config: Config) -> str:
+    """The hash of what a local judge is made of: the same folder with other files is another judge.
+
+    Raises:
+        InputError: the model cannot be had, or its chat template.
+    """
+    from evalkit.engines import identify
+    from evalkit.engines.local.loading import load_tokenizer
+
+    found = identify(replace(config, model=model_config(judge.model)))
+    date = clock_date(load_tokenizer(found.model))
+    made_of = {"model": found.model.identity, "dtype": found.dtype, "engine_family": found.family}
+    return text_sha256(canonical_json(made_of | ({"template_date": date} if date else {})))[:16]
+
+
+def ask_locally(judge: Judge, config: Config, asks: Sequence[Ask], store: JudgmentStore) -> Asked:
+    """Asks a local model what is not in the store yet.
+
+    Raises:
+        InputError: a model that cannot be had, has no chat template, or an unknown parameter.
+        EvalkitError: the model cannot be loaded or computes nonsense; what was judged is kept.
+    """
+    from evalkit.engines import build_engine
+    from evalkit.engines.local.loading import load_tokenizer
+    from evalkit.engines.models import resolve
+
+    sampling, length, seed = _options(judge.parameters)
+    model = model_config(judge.model)
+    resolved = resolve(model, offline=is_offline(config))
+    takes_system = takes_system_message(load_tokenizer(resolved))
+    asked = Asked()
+    # judge.parameters decide the sampling: they are what its judgments are kept under.
+    own = replace(config, model=model, generation=replace(config.generation, from_model=False))
+    with (
+        build_engine(own, resolved) as engine,
+        Counter("judging", len(asks)) as progress,
+    ):
+        while waiting := unanswered(asks, store):
+            keys = {key: ask for ask in waiting if (key := open_key(ask, store)) and store.claim(key)}
+            store.refresh()
+            requests = [
+                Request(key, with_system(ask.messages, takes_system), length, (), sampling, seed + ask.repeat)
+                for key, ask in keys.items()
+                if key not in store
+            ]
+            try:
+                for completion in engine.generate(requests):
+                    _keep(completion, judge, store, asked)
+                    progress.count()
+            finally:
+                for key in keys:
+                    store.release(key)
+            if not keys:
+                time.sleep(CLAIM_SECONDS)
+                store.refresh()
+    return asked
+
+
+def _keep(completion: Completion, judge: Judge, store: JudgmentStore, asked: Asked) -> None:
+    asked.calls += 1
+    asked.input_tokens += completion.prompt_tokens
+    asked.output_tokens += completion.new_tokens
+    reply = Reply(
+        status="overflow" if completion.finish_reason == "error" else "ok",
+        text=None if completion.finish_reason == "error" else completion.raw_text.strip(),
+        finish_reason=completion.finish_reason,
+        model=judge.model,
+        input_tokens=completion.prompt_tokens,
+        output_tokens=completion.new_tokens,
+        error=completion.error,
+    )
+    store.add(Stored.of(completion.id, reply))
+
+
+def _options(parameters: dict[str, Any]) -> tuple[Sampling, int, int]:
+    unknown = set(parameters) - {*SAMPLING, *LENGTHS, "n"}
+    if unknown or parameters.get("n", 1) != 1:
+        raise InputError(
+            f"a local judge does not know {', '.join(sorted(unknown)) or 'n other than 1'}",
+            where="option judge.parameters",
+            fix=f"known: {', '.join((*SAMPLING, *LENGTHS))}",
+        )
+    temperature = float(parameters.get("temperature", 1.0))
+    sampling = Sampling(
+        do_sample=temperature > 0,
+        temperature=temperature if temperature > 0 else 1.0,
+        top_p=float(parameters.get("top_p", 1.0)),
+        top_k=int(parameters.get("top_k", 0)),
+        repetition_penalty=float(parameters.get("repetition_penalty", 1.0)),
+    )
+    length = next((int(parameters[name]) for name in LENGTHS if name in parameters), DEFAULT_LENGTH)
+    return sampling, length, int(parameters.get("seed", 0))

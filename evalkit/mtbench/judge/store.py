@@ -1,0 +1,226 @@
+"""Judgments that were made, for good: addressed by content, shared by all runs, never asked twice.
+
+A store is a folder with one append-only log per judge. A line is written whole under a lock and
+carries a checksum; a torn one is skipped, and so is asked again. While a judgment is being made its
+key is claimed by a record lock, which the system drops with the process: two processes never pay
+for the same judgment, and a killed one leaves nothing behind.
+"""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from evalkit.core import assets
+from evalkit.core.durable import append_line, from_line, to_line
+from evalkit.core.errors import write_error
+from evalkit.core.text import canonical_json, folder_name, text_sha256
+from evalkit.core.types import Message
+from evalkit.services.replies import Reply, is_lost
+
+SYNC_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What the service answered: everything a judgment is read from."""
+
+    id: str
+    status: str
+    text: str | None
+    finish_reason: str | None
+    served_model: str | None
+    input_tokens: int | None
+    output_tokens: int | None
+    error: str | None = None
+
+    @classmethod
+    def of(cls, key: str, reply: Reply) -> "Stored":
+        """A reply under its key."""
+        return cls(
+            id=key,
+            status=reply.status,
+            text=reply.text,
+            finish_reason=reply.finish_reason,
+            served_model=reply.model,
+            input_tokens=reply.input_tokens,
+            output_tokens=reply.output_tokens,
+            error=reply.error,
+        )
+
+    def is_lost(self) -> bool:
+        """Whether it is kept as an answer and is none: a failure of the service, or not a word."""
+        return self.status == "ok" and is_lost(self.finish_reason, self.text)
+
+
+def judgment_key(
+    identity: Mapping[str, Any],
+    parameters: Mapping[str, Any],
+    messages: Sequence[Message],
+    repeat: int,
+    reask: int = 0,
+) -> str:
+    """The address of a judgment: judge, parameters, messages, number of the repeat and of the re-ask."""
+    content = {
+        "judge": dict(identity),
+        "parameters": dict(parameters),
+        "messages": [[message.role, message.content] for message in messages],
+        "repeat": repeat,
+    }
+    # Left out when 0, so that presets with and without re-asking share their first judgments.
+    if reask:
+        content["reask"] = reask
+    return text_sha256(canonical_json(content))
+
+
+def default_store() -> Path:
+    """Where judgments are kept unless `judge.store=` says otherwise."""
+    return assets.cache_dir() / "judgments"
+
+
+class JudgmentStore:
+    """The judgments of one judge; use as a context manager.
+
+    Raises:
+        EvalkitError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+        name = f"{folder_name(str(identity['model']))}-{text_sha256(canonical_json(dict(identity)))[:8]}"
+        self.path = folder / f"{name}.jsonl"
+        self._claims_path = folder / f".{name}.claims"
+        self._known: dict[str, Stored] = {}
+        # What a model of one's own says is final, also when it is nothing.
+        self._asks_a_service = "weights" not in identity
+        self._lost: set[str] = set()
+        self._offset = 0
+        self._synced = time.monotonic()
+
+    def __enter__(self) -> Self:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._log = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            self._claims = os.open(self._claims_path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise write_error(self.path, error, "judge.store") from error
+        self.refresh()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            try:
+                os.fsync(self._log)
+            finally:
+                os.close(self._log)
+                os.close(self._claims)
+        except OSError as failed:
+            # What stopped the judging is the message, not what that did to the closing of files.
+            if error is None:
+                raise write_error(self.path, failed, "judge.store") from failed
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._known
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def get(self, key: str) -> Stored | None:
+        """The judgment of that key, if it was made."""
+        return self._known.get(key)
+
+    def adopt(self, stored: Stored) -> None:
+        """Knows a judgment that a run folder brought along, without writing it down."""
+        if stored.id not in self._lost and not self._is_lost(stored):
+            self._known.setdefault(stored.id, stored)
+
+    def refresh(self) -> None:
+        """Reads what was appended since the last look, by this process or another."""
+        size = os.fstat(self._log).st_size
+        if size <= self._offset:
+            return
+        data = _read(self._log, self._offset, size - self._offset)
+        whole = data.rfind(b"\n") + 1
+        for line in data[:whole].split(b"\n"):
+            row = from_line(line + b"\n")
+            if row is not None and (stored := _stored(row)) is not None:
+                if self._is_lost(stored):
+                    self._lost.add(stored.id)
+                else:
+                    self._known.setdefault(stored.id, stored)
+        self._offset += whole
+
+    def _is_lost(self, stored: Stored) -> bool:
+        """Earlier versions kept failures as answers: they are asked again."""
+        return self._asks_a_service and stored.is_lost()
+
+    def add(self, stored: Stored) -> None:
+        """Keeps a judgment for good.
+
+        Raises:
+            EvalkitError: no space left; the log ends with the last whole line.
+        """
+        try:
+            with _locked(self._log):
+                append_line(self._log, to_line(asdict(stored)))
+            self._known.setdefault(stored.id, stored)
+            if time.monotonic() - self._synced > SYNC_SECONDS:
+                os.fsync(self._log)
+                self._synced = time.monotonic()
+        except OSError as error:
+            raise write_error(self.path, error, "judge.store") from error
+
+    def claim(self, key: str) -> bool:
+        """Whether this process may make the judgment of `key` now; False: another one is at it.
+
+        Raises:
+            EvalkitError: the file system has no locks, so a judgment could be paid for twice.
+        """
+        try:
+            fcntl.lockf(self._claims, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _place(key))
+        except (BlockingIOError, PermissionError):
+            # POSIX allows either for a lock that another process holds.
+            return False
+        except OSError as error:
+            raise write_error(self._claims_path, error, "judge.store") from error
+        return True
+
+    def release(self, key: str) -> None:
+        """Ends a claim."""
+        fcntl.lockf(self._claims, fcntl.LOCK_UN, 1, _place(key))
+
+
+def _place(key: str) -> int:
+    return int(key[:15], 16)
+
+
+def _read(descriptor: int, offset: int, size: int) -> bytes:
+    parts = []
+    while size > 0 and (part := os.pread(descriptor, size, offset)):
+        parts.append(part)
+        offset += len(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def _stored(row: dict[str, Any]) -> Stored | None:
+    known = {field.name for field in fields(Stored)}
+    try:
+        return Stored(**{key: value for key, value in row.items() if key in known})
+    except TypeError:
+        return None
+
+
+@contextmanager
+def _locked(descriptor: int) -> Iterator[None]:
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)

@@ -1,0 +1,269 @@
+"""results.json of an MT-Bench run.
+
+    {
+      "schema_version": 1,
+      "kind":      "mt_bench",
+      "preset":    {name, source, sha256, not_given, files},
+      "mt_bench":  {<model>: {<rule>: {<scope>: number or null}}},
+      "tables":    {<model>: ModelTable},
+      "answers":   {<model>: {turns, truncated, empty, errors, over_context}}
+      "partial":   {"partial": bool, "reasons": [...]},
+      "replay":    {<model>: Fidelity}          of replayed logs
+      "pairwise":  {...}                        of pairwise matches
+      "cost":      {...}                        of judged runs
+    }
+
+Numbers are unrounded and on each rule's own scale. Results of different presets do not compare.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from evalkit.core.config import Reduce
+from evalkit.core.errors import EvalkitError
+from evalkit.core.text import canonical_json, text_sha256
+from evalkit.core.types import Judgment
+from evalkit.mtbench.folder import MtBenchFolder, TurnRecord
+from evalkit.mtbench.presets import Counts, Parser, Preset, Status, load_preset
+from evalkit.mtbench.tables.aggregate import (
+    MINUS_ONE,
+    RULES,
+    TURN_SCOPES,
+    Scored,
+    all_tables,
+    deviation_over_answers,
+    intervals,
+    scopes,
+    table,
+)
+from evalkit.records.results import PROTOCOL_RESAMPLES
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure of a table: unrounded, its 95 % interval, and how many scores the rule kept."""
+
+    value: float | None
+    ci95: tuple[float, float] | None
+    n: int
+
+
+@dataclass(frozen=True)
+class ModelTable:
+    """One model's table by the preset's own rule, and what lies behind it.
+
+    `statuses` and `parsed_by` count judgments by how they ended and by what the reference parser
+    matched; `strict_differs` those whose strict rating is another. `rows` counts judgments,
+    `duplicates` those of them that repeat a (question, turn) of a log.
+    """
+
+    judge: str
+    rule: str
+    scopes: dict[str, Cell]
+    rows: int
+    duplicates: int
+    statuses: dict[str, int]
+    parsed_by: dict[str, int]
+    strict_differs: int
+    repeats: int
+    reduce: str
+    deviation_over_answers: float | None
+
+
+def preset_sha256(preset: Preset) -> str:
+    """A hash of everything a preset says."""
+    return text_sha256(canonical_json(_plain(asdict(preset))))
+
+
+def preset_record(preset: Preset) -> dict[str, Any]:
+    """A preset as it goes into results.json."""
+    return {
+        "name": preset.name,
+        "source": preset.source,
+        "sha256": preset_sha256(preset),
+        "not_given": preset.not_given(),
+        "files": {file.url: file.sha256 for file in preset.files()},
+    }
+
+
+def scored(judgments: Sequence[Judgment], preset: Preset) -> list[Scored]:
+    """The scores of judgments as the preset counts each status; dropped ones are left out."""
+    rows = []
+    for judgment in judgments:
+        status, value = _reading(judgment, preset.parser)
+        counts = preset.statuses[status]
+        if counts is Counts.drop:
+            continue
+        if counts is Counts.minus_one or value is None:
+            value = MINUS_ONE
+        rows.append(
+            Scored(
+                judgment.question_id,
+                judgment.category,
+                judgment.turn,
+                value,
+                judgment.answer,
+                judgment.repeat,
+            )
+        )
+    return rows
+
+
+def as_logged(judgments: Sequence[Judgment]) -> list[Scored]:
+    """The scores as FastChat would have logged them: the reference's value, else -1."""
+    return [
+        Scored(
+            judgment.question_id,
+            judgment.category,
+            judgment.turn,
+            MINUS_ONE if judgment.rating is None else judgment.rating,
+            judgment.answer,
+            judgment.repeat,
+        )
+        for judgment in judgments
+    ]
+
+
+def _reading(judgment: Judgment, parser: Parser) -> tuple[Status, float | None]:
+    status = Status(judgment.status)
+    if parser is Parser.strict and judgment.text is not None and status not in _UNREADABLE:
+        return (Status.unparsed, None) if judgment.strict is None else (Status.ok, judgment.strict)
+    return status, judgment.rating
+
+
+_UNREADABLE = (Status.filtered, Status.overflow, Status.api_error)
+
+
+def model_table(
+    judgments: Sequence[Judgment],
+    rows: Sequence[Scored],
+    preset: Preset,
+    *,
+    resamples: int,
+    duplicates: int = 0,
+    repeats: int = 1,
+    reduce: Reduce = Reduce.mean,
+) -> ModelTable:
+    """The table of one model's `judgments`, whose scores are `rows`."""
+    rule = RULES[preset.aggregation]
+    figures = table(rows, rule, reduce)
+    spread = intervals(rows, rule, resamples, reduce)
+    kept = [row for row in rows if rule.counts(row)]
+    counts = {scope: _count(kept, scope) for scope in scopes(rows)}
+    return ModelTable(
+        judge=", ".join(dict.fromkeys(judgment.judge for judgment in judgments)),
+        rule=preset.aggregation,
+        scopes={scope: Cell(figures[scope], spread[scope], counts[scope]) for scope in figures},
+        rows=len(judgments),
+        duplicates=duplicates,
+        statuses=dict(Counter(judgment.status for judgment in judgments)),
+        parsed_by=dict(Counter(judgment.rule for judgment in judgments)),
+        strict_differs=sum(judgment.strict != judgment.rating for judgment in judgments),
+        repeats=repeats,
+        reduce=reduce.value,
+        deviation_over_answers=deviation_over_answers(rows, rule, reduce),
+    )
+
+
+def results_json(
+    preset: Preset,
+    tables: Mapping[str, ModelTable],
+    scores: Mapping[str, Sequence[Scored]],
+    *,
+    partial: Sequence[str] = (),
+    reduce: Reduce = Reduce.mean,
+    **more: Any,
+) -> dict[str, Any]:
+    """The content of results.json; `scores` by model are as logged, `more` are further keys."""
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "mt_bench",
+        "preset": preset_record(preset),
+        "mt_bench": {model: all_tables(rows, reduce) for model, rows in scores.items()},
+        "tables": {model: asdict(model_table) for model, model_table in tables.items()},
+        "partial": {"partial": bool(partial), "reasons": list(partial)},
+        **more,
+    }
+    finite = _plain(content)
+    assert isinstance(finite, dict)
+    return finite
+
+
+def with_own_intervals(content: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The content of a results.json, without the intervals of zero width that earlier versions gave.
+
+    A table that has one gets all its intervals anew from judgments/; where they are not there, or the
+    preset is another one now, the intervals that this concerns are left out.
+    """
+    tables = {
+        model: {**table, "scopes": _sound_scopes(content, model, table, folder)}
+        for model, table in content["tables"].items()
+    }
+    return {**content, "tables": tables}
+
+
+def _sound_scopes(
+    content: Mapping[str, Any], model: str, table: Mapping[str, Any], folder: Path
+) -> dict[str, Any]:
+    scopes: dict[str, Any] = table["scopes"]
+    flat = {name for name, cell in scopes.items() if cell["ci95"] and cell["ci95"][0] >= cell["ci95"][1]}
+    if not flat:
+        return scopes
+    # Where one category does not tell, what was written for the averages was too narrow.
+    ends = {
+        name: None if name in {*flat, "average", *TURN_SCOPES} else c["ci95"] for name, c in scopes.items()
+    }
+    try:
+        preset = load_preset(content["preset"]["name"])
+        judged = MtBenchFolder(folder).judgments(table["judge"])
+        rows = scored([judgment for judgment in judged if judgment.model == model], preset)
+        if rows and preset_sha256(preset) == content["preset"]["sha256"]:
+            ends |= intervals(rows, RULES[table["rule"]], PROTOCOL_RESAMPLES, Reduce(table["reduce"]))
+    except (EvalkitError, KeyError, ValueError):
+        pass
+    return {name: {**cell, "ci95": ends[name]} for name, cell in scopes.items()}
+
+
+def answer_counts(turns: Sequence[TurnRecord]) -> dict[str, int]:
+    """How many answered turns there are, and how many are cut off, empty or failed."""
+    return {
+        "turns": len(turns),
+        "truncated": sum(turn.truncated for turn in turns),
+        "empty": sum(not turn.completion.strip() for turn in turns),
+        "errors": sum(turn.error is not None for turn in turns),
+        "over_context": sum(turn.over_context for turn in turns),
+    }
+
+
+def missing_turns(rows: Sequence[Scored], preset: Preset, questions: int, answers: int = 1) -> list[str]:
+    """Why a table does not cover so many answers to the whole question set; empty when it does."""
+    found = {(row.question_id, row.turn, row.answer) for row in rows}
+    wanted = questions * len(preset.turns) * answers
+    if len(found) >= wanted:
+        return []
+    return [f"{len(found)} of {wanted} turns of the question set have a score"]
+
+
+def _count(rows: Sequence[Scored], scope: str) -> int:
+    if scope == "average":
+        return len(rows)
+    if scope.startswith("turn_"):
+        return sum(f"turn_{row.turn}" == scope for row in rows)
+    return sum(row.category == scope for row in rows)
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON knows it: enums by name, numbers that are not finite as null."""
+    if isinstance(value, dict):
+        return {getattr(key, "value", key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return getattr(value, "value", value)

@@ -1,0 +1,1 @@
+"""What lies on disk: durable logs, the run folder, results, the environment."""

@@ -1,0 +1,283 @@
+"""results.json: one schema, each key documented once, as a type.
+
+    {
+      "schema_version": 1,
+      "scores":     {"jamp_exact_match": Value, ...},
+      "categories": {"NLI": Value, ...},
+      "average":    {"AVG": Value},
+      "datasets":   {"jamp": DatasetRates, ...},
+      "partial":    Partial,
+      "missing_metrics": [MissingMetric, ...],
+      "protocol":   ProtocolRecord,
+      "run":        {...},
+      "check":      checksum of all the rest
+    }
+
+docs/results.md shows a whole file.
+"""
+
+import sys
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from evalkit.core.config import Config, ProtocolConfig
+from evalkit.core.durable import read_checked_json
+from evalkit.core.errors import InputError
+from evalkit.core.files import check_types, fits
+from evalkit.core.server_options import PromptForm
+
+SCHEMA_VERSION = 1
+AVERAGE = "AVG"
+PROTOCOL_LIMIT = 100
+PROTOCOL_FEW_SHOTS = 4
+PROTOCOL_RESAMPLES = 10_000
+PROTOCOL_SPLIT = "dev"
+# What others than the run itself read of `Results.run`, where it is there.
+_RUN: dict[str, Any] = {
+    "identity": dict[str, Any],
+    "datasets": dict[str, dict[str, Any]],
+    "other_data": dict[str, str],
+    "warnings": list[str],
+}
+_IDENTITY: dict[str, Any] = {"model": dict[str, Any], "data": dict[str, Any], "prompts": dict[str, Any]}
+MAKE_AGAIN = "the command that made the run makes it again, from the kept completions"
+
+
+@dataclass(frozen=True)
+class Value:
+    """A number and how sure it is: an entry of `scores`, `categories` and `average`.
+
+    Attributes:
+        value: unrounded, on the metric's own scale (BLEU 0..100); null where nothing could be
+            computed, and for an average over an incomplete set of categories.
+        n: samples behind it.
+        stderr: standard deviation (ddof 1) over the root of n; for correlations the standard deviation
+            of the bootstrap; for categories, the average, and 0/1 scores that are all equal, what the
+            interval's width makes it. Null where ci95 is null.
+        ci95: [low, high], never of zero width; null where the samples do not tell (docs/metrics.md).
+        metric_version: changes whenever the same answers can give another value; for a category or the
+            average, the metrics behind it with their versions.
+    """
+
+    value: float | None
+    n: int
+    stderr: float | None
+    ci95: tuple[float, float] | None
+    metric_version: str
+
+
+@dataclass(frozen=True)
+class DatasetRates:
+    """What the answers of a dataset look like, as shares 0..1 of its n samples.
+
+    Attributes:
+        metrics: what was computed: `<dataset>_<metric>` are its keys in `scores`.
+        n: samples scored.
+        empty: nothing but white space before the first blank line.
+        truncated: the length limit was reached without EOS or a blank line; null where the limit is
+            3 tokens or fewer, or where it is not known how the completions ended.
+        out_of_format: outside the closed label set, or not a number; null for free text.
+    """
+
+    metrics: list[str]
+    n: int
+    empty: float
+    truncated: float | None
+    out_of_format: float | None
+
+
+@dataclass(frozen=True)
+class MissingMetric:
+    """A metric that could not be computed for a dataset: why, and the command that changes it."""
+
+    dataset: str
+    metric: str
+    reason: str
+    command: str | None
+
+
+@dataclass(frozen=True)
+class Partial:
+    """Whether and why this is less than the whole suite under its protocol.
+
+    Attributes:
+        partial: true when there is any reason below.
+        reasons: for the result as a whole, one sentence each.
+        categories: for each category that is not complete, its reasons. Such a category's value
+            covers the datasets and samples that are there and is not comparable.
+        datasets: datasets of the suite that are not here at all, with the reason.
+    """
+
+    partial: bool
+    reasons: list[str] = field(default_factory=list)
+    categories: dict[str, list[str]] = field(default_factory=dict)
+    datasets: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ProtocolRecord:
+    """The rules the numbers were made by.
+
+    Attributes:
+        name: the preset.
+        options: every option that can move a number, as given.
+        deviations: those that differ from the preset; results are comparable when these are equal.
+    """
+
+    name: str
+    options: dict[str, Any]
+    deviations: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Results:
+    """A whole results.json.
+
+    Attributes:
+        scores: by `<dataset>_<metric>`.
+        categories: by category name; only those the suite has datasets of.
+        average: `AVG`, the unweighted mean of the nine categories, where the suite covers all nine;
+            its value is null unless all nine are complete.
+        run: what the scoring does not decide: model, run id, dataset hashes, engine, BOS, counts.
+    """
+
+    scores: dict[str, Value]
+    categories: dict[str, Value]
+    average: dict[str, Value]
+    datasets: dict[str, DatasetRates]
+    partial: Partial
+    missing_metrics: list[MissingMetric]
+    protocol: ProtocolRecord
+    run: dict[str, Any] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON form, schema version first."""
+        content = asdict(self)
+        return {"schema_version": content.pop("schema_version"), **content}
+
+    @classmethod
+    def from_json(cls, content: Any, where: object = None) -> "Results":
+        """The results in a JSON form.
+
+        Raises:
+            InputError: not a results file, or of another schema version; `where` names the file.
+        """
+        version = content.get("schema_version") if isinstance(content, dict) else None
+        if isinstance(content, dict) and str(content.get("kind", "")).startswith("mt_bench"):
+            raise InputError(
+                "this is an MT-Bench run, and the command is for runs of llm-jp-eval's datasets",
+                where=where,
+                fix="for MT-Bench: judge, calibrate, pairwise, agreement, reproduce, leaderboard",
+            )
+        if version != SCHEMA_VERSION:
+            raise InputError(
+                f"not a results file of schema version {SCHEMA_VERSION} (found: {version})",
+                where=where,
+                fix=MAKE_AGAIN,
+            )
+        try:
+            results = cls(
+                scores=_values(content["scores"]),
+                categories=_values(content["categories"]),
+                average=_values(content["average"]),
+                datasets={name: DatasetRates(**rates) for name, rates in content["datasets"].items()},
+                partial=Partial(**content["partial"]),
+                missing_metrics=[MissingMetric(**entry) for entry in content["missing_metrics"]],
+                protocol=ProtocolRecord(**content["protocol"]),
+                run=dict(content["run"]),
+            )
+            check_types(results)
+            _check_run(results.run)
+            _check_metrics(results)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"the results file does not fit its schema: {error}", where=where) from None
+        return results
+
+
+def _values(content: dict[str, dict[str, Any]]) -> dict[str, Value]:
+    return {name: _value(name, entry) for name, entry in content.items()}
+
+
+def _value(name: str, entry: dict[str, Any]) -> Value:
+    value = Value(**{**entry, "ci95": tuple(entry["ci95"]) if entry["ci95"] else None})
+    numbers = [value.n, *(value.ci95 or ()), *(n for n in (value.value, value.stderr) if n is not None)]
+    if not all(is_number(n) for n in numbers) or len(value.ci95 or (0, 0)) != 2:
+        raise TypeError(f"the numbers of {name}")
+    # Earlier versions gave scores that are all equal an interval of zero width.
+    flat = value.ci95 is not None and value.ci95[0] >= value.ci95[1]
+    return replace(value, ci95=None, stderr=None) if flat else value
+
+
+def is_number(value: object) -> bool:
+    """Whether this is a number that a float can hold; NaN and infinities are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _check_run(run: dict[str, Any]) -> None:
+    identity = run.get("identity", {})
+    known = {name: value for name, value in run.items() if name in _RUN}
+    known |= {name: value for name, value in identity.items() if name in _IDENTITY}
+    for name, value in known.items():
+        if not fits(value, (_RUN | _IDENTITY)[name]):
+            raise TypeError(f"the field {name} of run")
+
+
+def _check_metrics(results: Results) -> None:
+    for name, rates in results.datasets.items():
+        for metric in rates.metrics:
+            if f"{name}_{metric}" not in results.scores:
+                raise KeyError(f"{name}_{metric}")
+
+
+def read_results(path: Path) -> Results:
+    """The results kept in a file.
+
+    Raises:
+        InputError: no such file, not JSON, or not a results file.
+    """
+    try:
+        content = read_checked_json(path)
+    except OSError as error:
+        raise InputError(f"cannot read the results: {error.strerror}", where=path) from None
+    except ValueError as error:
+        raise InputError(f"damaged: {error}", where=path, fix=MAKE_AGAIN) from None
+    return Results.from_json(content, path)
+
+
+def protocol_record(config: Config, dtype: str | None = None) -> ProtocolRecord:
+    """The protocol of a configuration with every deviation from its preset, by option name.
+
+    Args:
+        config: the configuration of the run or the scoring.
+        dtype: what the model ran in, once resolved; the preset's is bfloat16. None: not known.
+    """
+    protocol, standard = config.protocol, ProtocolConfig()
+    limit = PROTOCOL_LIMIT if config.limit is None else max(config.limit, 0)
+    pairs: dict[str, tuple[Any, Any]] = {
+        "protocol.bos": (protocol.bos.value, standard.bos.value),
+        "protocol.strip": (protocol.strip, standard.strip),
+        "protocol.answer_regex": (protocol.answer_regex, None),
+        "protocol.custom_prompt_template": (protocol.custom_prompt_template, None),
+        "protocol.custom_fewshots_template": (protocol.custom_fewshots_template, None),
+        "generation.do_sample": (config.generation.do_sample, False),
+        "generation.from_model": (config.generation.from_model, False),
+        "split": (config.split.value, PROTOCOL_SPLIT),
+        "limit": (limit, PROTOCOL_LIMIT),
+        "num_few_shots": (config.num_few_shots, PROTOCOL_FEW_SHOTS),
+        "metrics.comet.checkpoint": (config.metrics.comet.checkpoint, Config().metrics.comet.checkpoint),
+        "metrics.comet.dtype": (config.metrics.comet.dtype.value, "float32"),
+        # On or off, BERTScore moves no other number.
+        "metrics.bert_score": (config.metrics.bert_score, config.metrics.bert_score),
+        "metrics.resamples": (config.metrics.resamples, PROTOCOL_RESAMPLES),
+    }
+    if dtype is not None:
+        pairs["dtype"] = (dtype, "bfloat16")
+    if config.engine.name == "api" and config.engine.prompts is PromptForm.chat:
+        pairs["engine.prompts"] = ("chat", "auto")
+    return ProtocolRecord(
+        name=protocol.name,
+        options={key: given for key, (given, _) in pairs.items()},
+        deviations={key: given for key, (given, preset) in pairs.items() if given != preset},
+    )

@@ -1,0 +1,146 @@
+"""The run directory: append-only sample logs, atomic files, one writer, resume.
+
+    results/<model>/<suite>/<run id>/
+        config.yaml environment.json samples/<task>.jsonl scores/<task>.jsonl results.json run.log
+
+A damaged line of a sample log, which a crash or a bad disk left, is dropped when the run is opened
+again, so that its sample is simply asked once more.
+"""
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from evalkit.core.durable import Appender, read_log, remove_abandoned, write_lines_atomic
+from evalkit.core.errors import EvalkitError, InputError, RunLockedError, write_error
+from evalkit.core.files import plain_name
+from evalkit.core.text import canonical_json, text_sha256
+from evalkit.core.types import Completion, FinishReason, Sample
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRecord:
+    """One line of samples/<task>.jsonl: what generation decided about one sample."""
+
+    id: str
+    input: str
+    prompt_sha256: str
+    gold: str
+    completion: str
+    raw_text: str
+    finish_reason: FinishReason
+    prompt_tokens: int
+    new_tokens: int
+    over_context: bool = False
+    error: str | None = None
+
+    @classmethod
+    def of(cls, sample: Sample, prompt: str, completion: Completion) -> "SampleRecord":
+        """The record of `sample`, asked with `prompt` and answered by `completion`."""
+        return cls(
+            id=sample.id,
+            input=sample.input,
+            prompt_sha256=text_sha256(prompt),
+            gold=sample.gold,
+            completion=completion.text,
+            raw_text=completion.raw_text,
+            finish_reason=completion.finish_reason,
+            prompt_tokens=completion.prompt_tokens,
+            new_tokens=completion.new_tokens,
+            over_context=completion.over_context,
+            error=completion.error,
+        )
+
+
+def run_id(identity: dict[str, Any]) -> str:
+    """Twelve hexadecimal digits that name whatever decides a run's completions."""
+    return text_sha256(canonical_json(identity))[:12]
+
+
+class RunDirectory:
+    """One run on disk, with at most one process writing to it.
+
+    Use as a context manager to write; reading needs no lock.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: Any = None
+        self._appenders: dict[str, Appender] = {}
+
+    @property
+    def results_path(self) -> Path:
+        """results.json: written last, its presence means that the run is done."""
+        return self.path / "results.json"
+
+    def samples_path(self, task: str) -> Path:
+        """The append-only log of a task's completions."""
+        return self.path / "samples" / f"{plain_name(task)}.jsonl"
+
+    def scores_path(self, task: str) -> Path:
+        """The per-sample scores of a task, rewritten by each scoring."""
+        return self.path / "scores" / f"{plain_name(task)}.jsonl"
+
+    def __enter__(self) -> "RunDirectory":
+        from filelock import FileLock, Timeout
+
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(self.path / ".lock")
+            self._lock.acquire(timeout=0)
+            for folder in (self.path, self.path / "samples", self.path / "scores"):
+                remove_abandoned(folder)
+        except Timeout:
+            raise RunLockedError(
+                "another process is working on this run",
+                where=self.path,
+                fix="wait for it, or stop it; the same command then finds its work",
+            ) from None
+        except OSError as error:
+            raise write_error(self.path, error) from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        failed = []
+        try:
+            for appender in self._appenders.values():
+                try:
+                    appender.close()
+                except EvalkitError as problem:
+                    failed.append(problem)
+        finally:
+            self._appenders.clear()
+            self._lock.release()
+        # What stopped the run is the message, not what that did to the closing of files.
+        if failed and error is None:
+            raise failed[0]
+
+    def records(self, task: str) -> dict[str, SampleRecord]:
+        """The kept records of a task by sample id; damaged lines are skipped."""
+        rows, _ = read_log(self.samples_path(task))
+        return {key: _sample_record(row, self.samples_path(task)) for key, row in rows.items()}
+
+    def recover(self, task: str) -> int:
+        """Drops what a crash left in a task's log (torn or damaged lines); returns how many lines."""
+        path = self.samples_path(task)
+        rows, damaged = read_log(path)
+        if damaged:
+            write_lines_atomic(path, rows.values())
+        return damaged
+
+    def append(self, task: str, record: SampleRecord) -> None:
+        """Keeps one completion for good."""
+        if task not in self._appenders:
+            self._appenders[task] = Appender(self.samples_path(task))
+        self._appenders[task].append(asdict(record))
+
+
+def _sample_record(row: dict[str, Any], path: Path) -> SampleRecord:
+    known = {field.name for field in fields(SampleRecord)}
+    try:
+        return SampleRecord(**{key: value for key, value in row.items() if key in known})
+    except TypeError as error:
+        raise InputError(f"not a sample record of this version: {error}", where=path) from None

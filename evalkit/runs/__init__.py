@@ -1,0 +1,1 @@
+"""Everything joined: a run, rescoring, certificates, bundles, plans, sweeps, watching."""

@@ -1,0 +1,93 @@
+"""The verb ask: one question to a model, with the prompt it really gets."""
+
+import logging
+from dataclasses import dataclass, replace
+from typing import Any
+
+from evalkit.core.config import BosRule, Config
+from evalkit.core.errors import InputError
+from evalkit.core.types import Completion, Message, Request, Sampling
+from evalkit.engines.local.chat_template import render_chat
+from evalkit.engines.local.encoding import token_ids
+from evalkit.mtbench.answers.chat import takes_system_message
+from evalkit.mtbench.answers.turns import TOP_K
+from evalkit.mtbench.presets import DEFAULT_PRESET, load_preset
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question's prompt, special tokens spelled out as the model sees them, and the answer."""
+
+    prompt: str
+    templated: bool
+    sampling: Sampling
+    completion: Completion
+
+
+def ask(config: Config) -> Asked:
+    """Asks `config.model` the words of `config.folders` with the sampling of `config.ask`.
+
+    A model without a chat template gets the question as it is.
+
+    Raises:
+        InputError: no model or no question.
+        EvalkitError: the model cannot be had or loaded.
+    """
+    from evalkit.engines import build_engine, identify
+    from evalkit.engines.local.loading import load_tokenizer
+
+    if config.model is None:
+        raise InputError("no model is given", fix='ask model=1.8b-instruct "自然言語処理とは何か"')
+    question = " ".join(config.folders)
+    if not question.strip():
+        raise InputError("no question is given", fix='ask model=1.8b-instruct "自然言語処理とは何か"')
+    resolved = identify(config).model
+    # A model that only a server has is shown as the conversation that is sent.
+    tokenizer = load_tokenizer(resolved) if resolved.has_tokenizer else None
+    prompt = _prompt(question, config.ask.system, tokenizer)
+    own = replace(config, generation=replace(config.generation, from_model=False))
+    with build_engine(own, resolved) as engine:
+        top_k = (engine.describe().get("generation_config") or {}).get("top_k")
+        sampling = Sampling(
+            do_sample=config.ask.temperature > 0,
+            temperature=config.ask.temperature if config.ask.temperature > 0 else 1.0,
+            top_p=config.ask.top_p,
+            top_k=TOP_K if top_k is None else int(top_k),
+            repetition_penalty=config.ask.repetition_penalty,
+        )
+        request = Request("ask", prompt, config.ask.max_new_tokens, (), sampling, config.seed)
+        (completion,) = engine.generate([request])
+    templated = not isinstance(prompt, str)
+    shown = _visible(prompt, tokenizer, config.protocol.bos)
+    return Asked(shown, templated, sampling, completion)
+
+
+def _prompt(question: str, system: str | None, tokenizer: Any | None) -> str | tuple[Message, ...]:
+    if tokenizer is None:
+        user = Message("user", question)
+        return (user,) if system is None else (Message("system", system), user)
+    if not tokenizer.chat_template:
+        return question
+    user = Message("user", question)
+    sent = load_preset(DEFAULT_PRESET).system_message if system is None else system
+    if sent is None:
+        return (user,)
+    if not takes_system_message(tokenizer):
+        if system is not None:
+            log.warning("the chat template takes no system message: ask.system is left out")
+        return (user,)
+    return (Message("system", sent), user)
+
+
+def _visible(prompt: str | tuple[Message, ...], tokenizer: Any | None, bos: BosRule) -> str:
+    if tokenizer is None:
+        return prompt if isinstance(prompt, str) else "\n".join(f"{m.role}: {m.content}" for m in prompt)
+    # A chat template writes its own special tokens; plain text gets those of the tokenizer.
+    if isinstance(prompt, str):
+        ids = token_ids(prompt, tokenizer, bos)
+    else:
+        ids = token_ids(render_chat(prompt, tokenizer), tokenizer, BosRule.none)
+    shown: str = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return shown

@@ -1,0 +1,231 @@
+"""One tar file with all that a run needs, for machines without a network.
+
+    <name>/
+        bundle.json              what it holds
+        SHA256SUMS               of every other file: check with `sha256sum -c SHA256SUMS`
+        1.3.1/evaluation/...     prepared data: `data_dir=` is the unpacked folder itself
+        hub/                     model and metric files, laid out as the hub library's cache
+        cache/                   evalkit's cache: converted models, MT-Bench's questions and prompts
+        models/<name>/           models that came from a plain folder
+
+Because hub/ and cache/ are caches, a run from the unpacked folder resolves every name as it would
+elsewhere and gets the same run id.
+"""
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evalkit import __version__
+from evalkit.core import assets
+from evalkit.core.config import Config, SuiteData, is_offline
+from evalkit.core.durable import atomic_file
+from evalkit.core.errors import EvalkitError, FetchError, InputError
+from evalkit.records.unpacked import MARK, SUMS
+from evalkit.runs.suite import suite_specs
+from evalkit.tasks.spec import TaskSpec
+
+
+@dataclass
+class Contents:
+    """What goes into a bundle.
+
+    Attributes:
+        files: path inside the bundle -> file.
+        texts: path inside the bundle -> content.
+        facts: what bundle.json says.
+        options: what a command needs, besides `data_dir`, to find what has no name elsewhere.
+    """
+
+    files: dict[str, Path] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    options: list[str] = field(default_factory=list)
+
+    def add_folder(self, inside: str, folder: Path) -> None:
+        """Adds every file below `folder`; links are followed, so that none is in the bundle."""
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                self.files[f"{inside}/{path.relative_to(folder).as_posix()}"] = path
+
+
+def collect(config: Config, *, say: Callable[[str], None]) -> Contents:
+    """Gathers what a bundle holds, fetching and preparing what is missing.
+
+    Raises:
+        InputError: neither a suite nor a model is named.
+        EvalkitError: something cannot be had (unless `allow_missing`).
+    """
+    if config.suite is None and config.model is None:
+        raise InputError("what shall be packed?", fix="suite=jaster and/or model=1.8b-instruct")
+    contents = Contents(facts={"evalkit": __version__})
+    if config.suite is not None:
+        contents.facts["suite"] = config.suite.name
+        if config.suite.mt_bench is not None:
+            _add_mt_bench(contents, config, config.suite.mt_bench)
+        else:
+            _add_suite(contents, config, say)
+    if config.model is not None:
+        _add_model(contents, config, say)
+    return contents
+
+
+def _add_suite(contents: Contents, config: Config, say: Callable[[str], None]) -> None:
+    assert config.suite is not None
+    specs = suite_specs(config)
+    if config.suite.data is SuiteData.prepared:
+        _add_data(contents, config, specs, say)
+        try:
+            _add_mt_bench(contents, config, "ja")
+        except FetchError as error:
+            # The suite was asked for; these few files only come along.
+            say(f"left out: MT-Bench, {error.what}")
+    _add_metric_models(contents, config, specs, say)
+
+
+def _add_mt_bench(contents: Contents, config: Config, language: str) -> None:
+    from evalkit.mtbench.data import fetch_all
+
+    found = fetch_all(config, language)
+    contents.files |= {f"cache/{inside}": path for inside, path in found.items()}
+    contents.facts["mt_bench"] = language
+
+
+def _add_data(contents: Contents, config: Config, specs: list[TaskSpec], say: Callable[[str], None]) -> None:
+    from evalkit.sources.prepare import prepare
+
+    data_dir = Path(config.data_dir).expanduser() if config.data_dir else assets.default_data_dir()
+    mirror = Path(config.mirror).expanduser() if config.mirror else None
+    for report in prepare(specs, data_dir, mirror=mirror, offline=is_offline(config)):
+        if not report.complete:
+            reasons = {split.reason for split in report.splits.values() if split.reason}
+            _missing(config, f"{report.dataset} is not complete: {'; '.join(sorted(reasons))}", say)
+        for path in sorted(data_dir.glob(f"*/evaluation/*/{report.dataset}.json")):
+            contents.files[path.relative_to(data_dir).as_posix()] = path
+    for path in data_dir.glob("*/prepared.json"):
+        contents.files[path.relative_to(data_dir).as_posix()] = path
+    contents.facts["datasets"] = sorted(spec.name for spec in specs)
+
+
+def _add_metric_models(
+    contents: Contents, config: Config, specs: list[TaskSpec], say: Callable[[str], None]
+) -> None:
+    from evalkit.metrics.base import MetricUnavailableError
+    from evalkit.metrics.models import comet_files
+
+    if not any("comet_wmt22" in spec.metrics for spec in specs):
+        return
+    try:
+        folders = comet_files(config.metrics, is_offline(config))
+    except MetricUnavailableError as error:
+        _missing(config, f"comet_wmt22: {error.what}", say)
+        return
+    for option, folder in zip(("checkpoint", "encoder"), folders, strict=True):
+        if not _add_snapshot(contents, folder):
+            contents.add_folder(f"metrics/comet-{option}", folder if folder.is_dir() else folder.parent)
+            contents.options.append(f"metrics.comet.{option}=BUNDLE/metrics/comet-{option}")
+
+
+def _add_model(contents: Contents, config: Config, say: Callable[[str], None]) -> None:
+    from evalkit.engines.models import resolve
+
+    assert config.model is not None
+    model = resolve(config.model, offline=is_offline(config))
+    contents.facts["model"] = {"name": model.name, "identity": model.identity, "license": model.license}
+    for folder, option in ((model.path, "path"), (model.tokenizer, "tokenizer")):
+        if folder is None or _add_snapshot(contents, folder):
+            continue
+        if folder.is_relative_to(assets.cache_dir()):
+            contents.add_folder(f"cache/{folder.relative_to(assets.cache_dir()).as_posix()}", folder)
+        else:
+            inside = f"models/{model.label}" + ("" if option == "path" else "-tokenizer")
+            contents.add_folder(inside, folder)
+            contents.options.append(f"model.{option}=BUNDLE/{inside}")
+    say(f"model {model.name}: {model.path or 'built from its shape when it runs'}")
+
+
+def _add_snapshot(contents: Contents, folder: Path) -> bool:
+    """Adds a folder of the hub library's cache with the names that point to it; False if it is none."""
+    repository = folder.parent.parent
+    if folder.parent.name != "snapshots" or not repository.name.startswith("models--"):
+        return False
+    contents.add_folder(f"hub/{repository.name}/snapshots/{folder.name}", folder)
+    references = [path for path in sorted((repository / "refs").rglob("*")) if path.is_file()]
+    for path in references:
+        if path.read_text(encoding="utf-8").strip() == folder.name:
+            inside = path.relative_to(repository).as_posix()
+            contents.texts[f"hub/{repository.name}/{inside}"] = folder.name
+    return True
+
+
+def _missing(config: Config, what: str, say: Callable[[str], None]) -> None:
+    if not config.allow_missing:
+        raise EvalkitError(
+            what, fix="run it where there is a network, or pack the rest with allow_missing=true"
+        )
+    say(f"left out: {what}")
+
+
+def write(contents: Contents, out: Path, *, progress: Callable[[int], None]) -> int:
+    """Writes the tar file, whole or not at all; returns its size in bytes.
+
+    Args:
+        contents: what goes in.
+        out: the file; the folder inside the tar is named like it.
+        progress: told the bytes of each file as it is packed.
+
+    Raises:
+        EvalkitError: no space left, or `out` cannot be written.
+    """
+    name = out.name.removesuffix(".tar")
+    contents.texts[MARK] = json.dumps(contents.facts, ensure_ascii=False, indent=2) + "\n"
+    sums = []
+    with atomic_file(out) as partial, tarfile.open(partial, "w") as tar:
+        for inside, path in sorted(contents.files.items()):
+            sums.append(f"{_add_file(tar, f'{name}/{inside}', path)}  {inside}\n")
+            progress(path.stat().st_size)
+        for inside, text in sorted(contents.texts.items()):
+            sums.append(f"{_add_text(tar, f'{name}/{inside}', text)}  {inside}\n")
+        _add_text(tar, f"{name}/{SUMS}", "".join(sorted(sums, key=lambda line: line[66:])))
+    return out.stat().st_size
+
+
+def _add_file(tar: tarfile.TarFile, inside: str, path: Path) -> str:
+    # Hashed while it is packed: weights are read once.
+    with path.open("rb") as file:
+        hashing = _Hashing(file)
+        tar.addfile(_entry(inside, path.stat().st_size), hashing)
+    return hashing.digest.hexdigest()
+
+
+def _add_text(tar: tarfile.TarFile, inside: str, text: str) -> str:
+    data = text.encode("utf-8")
+    tar.addfile(_entry(inside, len(data)), io.BytesIO(data))
+    return hashlib.sha256(data).hexdigest()
+
+
+def _entry(name: str, size: int) -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = size, 0o644
+    return entry
+
+
+class _Hashing:
+    def __init__(self, file: io.BufferedReader) -> None:
+        self.digest = hashlib.sha256()
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        block = self._file.read(size)
+        self.digest.update(block)
+        return block
+
+
+def total_bytes(paths: Iterable[Path]) -> int:
+    """The size of files together."""
+    return sum(path.stat().st_size for path in paths)

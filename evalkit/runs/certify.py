@@ -1,0 +1,160 @@
+"""Certificate: how many outputs batch size and order change, measured on this machine and this model.
+
+The reference answers one prompt at a time through transformers' `generate`. A different token is a
+tie when the two best logits of the reference at that token lie within `TIE`: then arithmetic in
+another order may choose either. In float32 only ties may differ. In bfloat16 ties are common and
+outputs do differ: the certificate says how many.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from evalkit.core.config import Config
+from evalkit.core.types import Completion, Request, Sampling
+from evalkit.engines.local.engine import LocalEngine
+from evalkit.metrics.intervals import Interval, wilson
+from evalkit.runs.suite import LoadedSuite
+from evalkit.scoring.scores import GivenAnswer, TaskAnswers, score_tasks
+from evalkit.tasks.prompts import PromptTemplate, requests
+
+TIE = 1e-4
+BATCH_SIZES = (1, 3, 16, 64)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to run the same requests."""
+
+    batch_size: int
+    shuffled: bool
+
+    @property
+    def name(self) -> str:
+        """How the table calls it."""
+        return f"batch {self.batch_size}, {'shuffled' if self.shuffled else 'in order'}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A variant against the reference.
+
+    Attributes:
+        requests: how many were compared.
+        changed: ids whose tokens differ although no tie explains it.
+        ties: ids whose first different token was a tie.
+        largest_margin: of the two best logits at a first different token; 0 without one.
+        moved: how much each score moved, for those that did.
+    """
+
+    variant: Variant
+    requests: int
+    changed: tuple[str, ...]
+    ties: tuple[str, ...]
+    largest_margin: float
+    moved: dict[str, float]
+
+    @property
+    def share(self) -> float:
+        """Share of outputs that differ at all, 0..1."""
+        return (len(self.changed) + len(self.ties)) / self.requests
+
+    @property
+    def ci95(self) -> Interval:
+        """Wilson's interval of that share: how many of other prompts like these may differ."""
+        return wilson(len(self.changed) + len(self.ties), self.requests)
+
+
+@dataclass(frozen=True)
+class _Answers:
+    tokens: dict[str, tuple[list[int], list[int]]]
+    completions: dict[str, Completion]
+
+
+def certify(
+    config: Config, suite: LoadedSuite, engine: LocalEngine, *, say: Callable[[str], None]
+) -> list[Comparison]:
+    """Runs the suite one prompt at a time and in every variant, and compares.
+
+    Args:
+        config: the options; scoring follows them.
+        suite: the samples.
+        engine: the engine under test, model loaded.
+        say: takes one line at a time for the person who waits.
+    """
+    template = PromptTemplate.of(config.protocol)
+    sampling = Sampling(do_sample=config.generation.do_sample)
+    asked = [
+        request
+        for task in suite.tasks
+        for request in requests(task, template, sampling=sampling, seed=config.seed)
+    ]
+    say(f"reference: {len(asked)} prompts, one at a time")
+    reference = _answers(engine, asked, alone=True)
+    before = _scores(config, suite, reference)
+    comparisons = []
+    for variant in [Variant(size, shuffled) for size in BATCH_SIZES for shuffled in (False, True)]:
+        order = list(asked)
+        if variant.shuffled:
+            random.Random(variant.batch_size).shuffle(order)
+        answers = _answers(engine.with_batch_size(variant.batch_size), order, alone=False)
+        after = _scores(config, suite, answers)
+        comparison = _compare(engine, variant, reference, answers, before, after)
+        say(f"{variant.name}: {comparison.share:.1%} of the outputs differ")
+        comparisons.append(comparison)
+    return comparisons
+
+
+def _answers(engine: LocalEngine, asked: Sequence[Request], *, alone: bool) -> _Answers:
+    rows = list(engine.one_at_a_time(asked) if alone else engine.together(asked))
+    return _Answers(
+        tokens={row.request.id: (row.ids, row.new) for row in rows},
+        completions={row.request.id: row.completion(None) for row in rows},
+    )
+
+
+def _compare(
+    engine: LocalEngine,
+    variant: Variant,
+    reference: _Answers,
+    answers: _Answers,
+    before: dict[str, float],
+    after: dict[str, float],
+) -> Comparison:
+    changed: list[str] = []
+    ties: list[str] = []
+    largest = 0.0
+    for key, (ids, expected) in reference.tokens.items():
+        found = answers.tokens[key][1]
+        if found == expected:
+            continue
+        pairs = zip(expected, found, strict=False)
+        first = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(expected), len(found)))
+        margin = engine.margin([*ids, *expected[:first]])
+        largest = max(largest, margin)
+        (ties if margin <= TIE else changed).append(key)
+    moved = {key: after[key] - value for key, value in before.items() if after[key] != value}
+    return Comparison(variant, len(reference.tokens), tuple(changed), tuple(ties), largest, moved)
+
+
+def _scores(config: Config, suite: LoadedSuite, answers: _Answers) -> dict[str, float]:
+    given = [
+        TaskAnswers(
+            task.spec,
+            [sample for sample in task.samples if sample.id in answers.completions],
+            {
+                sample.id: GivenAnswer(answers.completions[sample.id].text)
+                for sample in task.samples
+                if sample.id in answers.completions
+            },
+        )
+        for task in suite.tasks
+    ]
+    # Metrics with a model of their own would compete with the language model for the memory.
+    scored = score_tasks(given, config.protocol, config.metrics, offline=True)
+    return {
+        f"{task.spec.name}_{name}": measured.value.value
+        for task in scored
+        for name, measured in task.measured.items()
+        if measured.value.value is not None
+    }

@@ -1,0 +1,145 @@
+"""Completions made elsewhere -> answers by dataset and sample id.
+
+Two forms: a folder with one `<dataset>.jsonl` per dataset, lines with `id` (as in the `prompts` dump)
+and `completion`, and optionally `finish_reason`; or llm-jp-eval's own result JSON, whose rows have
+`input`, `pred` and `gold` in the order of the dataset.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from evalkit.core.errors import InputError
+from evalkit.core.files import read_json, read_rows, text_field
+from evalkit.core.text import did_you_mean
+from evalkit.core.types import FinishReason
+from evalkit.metrics.prediction import gold
+from evalkit.scoring.scores import GivenAnswer
+from evalkit.tasks.load import Task
+from evalkit.tasks.spec import task_names
+
+Answers = dict[str, GivenAnswer]
+_SHOWN = 5
+
+
+def read_completions(path: Path, tasks: Sequence[Task]) -> dict[str, Answers]:
+    """The completions at `path` for whole datasets, by dataset and sample id.
+
+    Args:
+        path: a folder of JSONL files, or llm-jp-eval's result file (or a folder with just that).
+        tasks: the datasets of the suite, with all samples of the split.
+
+    Raises:
+        InputError: nothing there, an unknown dataset, an id that is unknown or there twice, or a
+            malformed line; the message names them. Missing ids are the caller's to judge.
+    """
+    if not path.exists():
+        raise InputError("there are no completions", where=f"completions={path}")
+    by_name = {task.name: task for task in tasks}
+    if path.is_dir():
+        files = sorted(path.glob("*.jsonl"))
+        if files:
+            _check_datasets([file.stem for file in files], by_name, path)
+            return {
+                file.stem: _read_jsonl(file, by_name[file.stem]) for file in files if file.stem in by_name
+            }
+        results = sorted(path.glob("*.json"))
+        if len(results) != 1:
+            raise InputError(
+                f"neither <dataset>.jsonl files nor one llm-jp-eval result ({len(results)} JSON files)",
+                where=f"completions={path}",
+            )
+        path = results[0]
+    outputs = _outputs(path)
+    _check_datasets(outputs, by_name, path)
+    return {name: _aligned(rows, by_name[name], path) for name, rows in outputs.items() if name in by_name}
+
+
+def missing_ids(task: Task, answers: Mapping[str, GivenAnswer]) -> list[str]:
+    """The ids of a task's samples that have no completion, in order."""
+    return [sample.id for sample in task.samples if sample.id not in answers]
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few of many names, and how many there are."""
+    shown = ", ".join(names[:_SHOWN])
+    return shown if len(names) <= _SHOWN else f"{shown} ... ({len(names)} in all)"
+
+
+def _check_datasets(names: Sequence[str] | Mapping[str, Any], suite: Mapping[str, Task], path: Path) -> None:
+    # Datasets of other suites may lie beside the ones asked for; a name nobody knows is a mistake.
+    unknown = [name for name in names if name not in suite and name not in task_names()]
+    if unknown:
+        raise InputError(
+            f"unknown dataset: {listed(unknown)}{did_you_mean(unknown[0], suite)}",
+            where=f"completions={path}",
+        )
+
+
+def _read_jsonl(path: Path, task: Task) -> Answers:
+    known = {sample.id for sample in task.samples}
+    answers: Answers = {}
+    extra: list[str] = []
+    for where, row in read_rows(path, mend=True):
+        sample, completion = text_field(row, "id", where), text_field(row, "completion", where)
+        if sample in answers:
+            raise InputError(f"the id {sample} is there twice", where=where)
+        if sample not in known:
+            extra.append(sample)
+            continue
+        answers[sample] = GivenAnswer(completion, _finish_reason(row, where))
+    if extra:
+        raise InputError(
+            f"{task.name} has no sample with the id {listed(extra)}",
+            where=path,
+            fix="the ids are those of: python -m evalkit prompts",
+        )
+    return answers
+
+
+def _finish_reason(row: Mapping[str, Any], where: str) -> str | None:
+    reason = row.get("finish_reason")
+    if reason is not None and reason not in get_args(FinishReason):
+        raise InputError(
+            f"unknown finish reason {reason!r}",
+            where=f"{where}, field finish_reason",
+            fix=f"one of {', '.join(get_args(FinishReason))}, or leave it out",
+        )
+    return reason
+
+
+def _outputs(path: Path) -> dict[str, list[Any]]:
+    """The rows of each dataset in a result file, wherever its version puts them."""
+    content = read_json(path, mend=True)
+    if isinstance(content, dict):
+        for place in (content.get("outputs"), content.get("output"), content):
+            if isinstance(place, dict) and any(map(_is_rows, place.values())):
+                return {name: rows for name, rows in place.items() if _is_rows(rows)}
+    raise InputError(
+        "no completions in it: llm-jp-eval's result has rows with input, pred and gold for each dataset",
+        where=path,
+    )
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and "pred" in value[0]
+
+
+def _aligned(rows: Sequence[Any], task: Task, path: Path) -> Answers:
+    if len(rows) > len(task.samples):
+        raise InputError(
+            f"{task.name} has {len(task.samples)} samples, {len(rows)} rows are given", where=path
+        )
+    answers: Answers = {}
+    for index, (row, sample) in enumerate(zip(rows, task.samples, strict=False)):
+        where = f"{path}, {task.name}[{index}]"
+        asked, given, right = (text_field(row, key, where) for key in ("input", "pred", "gold"))
+        # Some versions keep the whole prompt as the input.
+        if sample.input not in asked or gold(right) != gold(sample.gold):
+            raise InputError(
+                f"the row is not the sample {sample.id}: its input or gold answer differs",
+                where=where,
+                fix="give the data the completions were made on: data_dir=DIR, split=",
+            )
+        answers[sample.id] = GivenAnswer(given)
+    return answers

@@ -1,0 +1,115 @@
+"""Texts -> token ids without loading a model, or a stand-in where the tokenizer is not there.
+
+The stand-in's figures were measured on the prompts of the suite jaster with the llm-jp-3 tokenizer
+(docs/scaling.md).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from evalkit.core.config import BosRule, ModelConfig
+from evalkit.engines.local.encoding import appended_ids, without_end
+from evalkit.runs.plan.shapes import model_file
+
+# Tokens of llm-jp-3's tokenizer per ASCII character and per any other character.
+PER_ASCII = 0.28
+PER_OTHER = 0.62
+
+
+class TokenCounter(Protocol):
+    """Counts tokens."""
+
+    @property
+    def how(self) -> str:
+        """By what, for people."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether ids are the tokenizer's own."""
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of prompts, BOS by the rule; equal beginnings have equal ids."""
+
+    def lengths(self, ids: Sequence[int]) -> float:
+        """How many tokens these ids stand for."""
+
+
+@dataclass(frozen=True)
+class FileTokenizer:
+    """A tokenizer.json."""
+
+    tokenizer: Any
+    bos: BosRule
+    how: str
+    exact: bool = True
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Exactly what the engine feeds."""
+        special = self.bos is BosRule.auto
+        encoded = self.tokenizer.encode_batch(list(texts), add_special_tokens=special)
+        appended = appended_ids(
+            lambda text, add: self.tokenizer.encode(text, add_special_tokens=add).ids, special=()
+        )
+        return [without_end(one.ids, appended[special]) for one in encoded]
+
+    def lengths(self, ids: Sequence[int]) -> float:
+        """The number of ids."""
+        return float(len(ids))
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """The byte-level tokenizer of `model=random`."""
+
+    bos: BosRule
+    how: str = "bytes"
+    exact: bool = True
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """BOS and the bytes."""
+        first = [256] if self.bos is BosRule.auto else []
+        return [[*first, *text.encode("utf-8", "surrogatepass")] for text in texts]
+
+    def lengths(self, ids: Sequence[int]) -> float:
+        """The number of bytes and BOS."""
+        return float(len(ids))
+
+
+@dataclass(frozen=True)
+class PerCharacter:
+    """Measured tokens per character: the ids are code points, and lengths are shares of them."""
+
+    how: str = (
+        f"{PER_ASCII} tokens per ASCII character and {PER_OTHER} per other character, measured with the "
+        "llm-jp-3 tokenizer: this model's is not here"
+    )
+    exact: bool = False
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The code points."""
+        return [list(map(ord, text)) for text in texts]
+
+    def lengths(self, ids: Sequence[int]) -> float:
+        """Tokens these characters come to."""
+        ascii_ = sum(1 for code in ids if code < 128)
+        return ascii_ * PER_ASCII + (len(ids) - ascii_) * PER_OTHER
+
+
+def token_counter(model: ModelConfig, bos: BosRule) -> TokenCounter:
+    """The model's own tokenizer where its tokenizer.json is on this machine, else measured figures."""
+    if model.random is not None and model.tokenizer is None:
+        return Bytes(bos)
+    path = model_file(model, "tokenizer.json", model.tokenizer)
+    if path is None:
+        return PerCharacter()
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:
+        # The library raises plain Exception for every malformed file.
+        return PerCharacter(f"{PerCharacter().how} ({path} cannot be read: {error})")
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return FileTokenizer(tokenizer, bos, f"the tokenizer {path}")

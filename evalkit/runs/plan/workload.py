@@ -1,0 +1,236 @@
+"""What a suite asks for in tokens: from its real prompts where they are here, else from kept counts."""
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from evalkit.core import assets
+from evalkit.core.assets import default_data_dir
+from evalkit.core.config import Config, SuiteData
+from evalkit.core.errors import InputError
+from evalkit.core.types import Request, Sampling
+from evalkit.engines.local.prefixes import shared_prefixes
+from evalkit.runs.plan.counting import TokenCounter
+from evalkit.runs.suite import sample_limit, suite_specs
+from evalkit.tasks.load import MissingDataError, Task, load_bundled, load_task
+from evalkit.tasks.prompts import PromptTemplate, requests
+from evalkit.tasks.spec import TaskSpec
+
+# A typical answer is as long as the gold one, and ends with a blank line.
+_END_TOKENS = 2
+_SHOTS_COUNTED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One answer to make: its prompt's `own` tokens follow the group's prefix and `cached` ones.
+
+    `most` is the limit of new tokens, `typical` how many are to be expected.
+    """
+
+    own: float
+    most: int
+    typical: float
+    cached: float = 0.0
+
+
+@dataclass(frozen=True)
+class Group:
+    """Items whose prompts begin with the same `prefix` tokens, which are computed once."""
+
+    prefix: float
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True)
+class DatasetCount:
+    """The tokens of one dataset; `source` says whether its prompts were here.
+
+    `prompt_tokens` counts every prompt whole, `computed_tokens` what is left when shared prefixes
+    are computed once.
+    """
+
+    name: str
+    samples: int
+    prompt_tokens: float
+    computed_tokens: float
+    prefix_tokens: float
+    new_tokens_most: int
+    new_tokens_typical: float
+    source: Literal["data", "bundled", "kept counts"]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """All work of a suite, with the names and reasons of datasets that cannot be counted."""
+
+    groups: tuple[Group, ...]
+    datasets: tuple[DatasetCount, ...]
+    left_out: dict[str, str]
+
+
+def suite_workload(config: Config, counter: TokenCounter) -> Workload:
+    """Counts a suite of datasets; nothing is fetched or prepared.
+
+    Args:
+        config: model, suite and data.
+        counter: counts tokens.
+
+    Raises:
+        InputError: no suite, an unknown task, a data folder that does not exist, malformed data, or
+            no dataset that could be counted.
+    """
+    here: list[tuple[Task, list[Request]]] = []
+    kept: list[TaskSpec] = []
+    template = PromptTemplate.of(config.protocol)
+    for spec in suite_specs(config):
+        task = _task(config, spec)
+        if task is None:
+            kept.append(spec)
+        else:
+            listed = requests(task, template, sampling=Sampling(), seed=config.seed)
+            here.append((task, list(listed)))
+    groups, rows = _counted(here, counter) if here else ([], [])
+    table, left_out = _kept_counts(), {}
+    for spec in kept:
+        if (counts := table.get(spec.name)) is None:
+            left_out[spec.name] = "its data is not here and no counts of it are kept"
+            continue
+        group, row = _from_counts(config, spec, counts)
+        groups.append(group)
+        rows.append(row)
+    if not rows:
+        assert config.suite is not None
+        raise InputError(
+            "nothing of the suite can be counted: its data is not here",
+            where=config.data_dir or default_data_dir(),
+            fix=f"python -m evalkit prepare suite={config.suite.name}   (or data_dir=DIR)",
+        )
+    order = {spec.name: place for place, spec in enumerate(suite_specs(config))}
+    return Workload(tuple(groups), tuple(sorted(rows, key=lambda row: order[row.name])), left_out)
+
+
+def _task(config: Config, spec: TaskSpec) -> Task | None:
+    """The dataset with its samples; None when it is not on this machine."""
+    assert config.suite is not None
+    limit = sample_limit(config)
+    if config.suite.data is SuiteData.bundled:
+        return load_bundled(spec, limit=limit, num_few_shots=config.num_few_shots)
+    folder = default_data_dir() if config.data_dir is None else Path(config.data_dir).expanduser()
+    if config.data_dir is not None and not folder.is_dir():
+        raise InputError("the data folder does not exist", where=f"data_dir={config.data_dir}")
+    try:
+        return load_task(
+            spec,
+            folder,
+            split=config.split.value,
+            limit=limit,
+            num_few_shots=config.num_few_shots,
+            offline=True,
+        )
+    except MissingDataError:
+        return None
+
+
+def _counted(
+    here: Sequence[tuple[Task, Sequence[Request]]], counter: TokenCounter
+) -> tuple[list[Group], list[DatasetCount]]:
+    prompts = counter.ids([str(request.prompt) for _, asked in here for request in asked])
+    golds = [_lengths(counter, [sample.gold for sample in task.samples]) for task, _ in here]
+    items = [
+        Item(0.0, request.max_new_tokens, _usual(request.max_new_tokens, gold))
+        for (_, asked), of_task in zip(here, golds, strict=True)
+        for request, gold in zip(asked, of_task, strict=True)
+    ]
+    owners = [place for place, (_, asked) in enumerate(here) for _ in asked]
+    computed, prefixes = [0.0] * len(here), [0.0] * len(here)
+    groups = []
+    for group in shared_prefixes(prompts):
+        prefix = counter.lengths(prompts[group.members[0]][: group.length])
+        computed[owners[group.members[0]]] += prefix
+        members = []
+        for index in group.members:
+            own = counter.lengths(prompts[index][group.length :])
+            computed[owners[index]] += own
+            prefixes[owners[index]] += prefix
+            members.append(replace(items[index], own=own))
+        groups.append(Group(prefix, tuple(members)))
+    rows = []
+    for place, (task, asked) in enumerate(here):
+        mine = [index for index, owner in enumerate(owners) if owner == place]
+        row = DatasetCount(
+            name=task.name,
+            samples=len(asked),
+            prompt_tokens=sum(counter.lengths(prompts[index]) for index in mine),
+            computed_tokens=computed[place],
+            prefix_tokens=prefixes[place] / max(1, len(mine)),
+            new_tokens_most=sum(items[index].most for index in mine),
+            new_tokens_typical=sum(items[index].typical for index in mine),
+            source="bundled" if "bundled" in task.sha256 else "data",
+        )
+        rows.append(row)
+    return groups, rows
+
+
+def _usual(most: int, gold: float) -> float:
+    return min(float(most), gold + _END_TOKENS)
+
+
+def _lengths(counter: TokenCounter, texts: Sequence[str]) -> list[float]:
+    """Tokens of texts that stand inside a prompt: without BOS."""
+    empty = counter.lengths(counter.ids([""])[0])
+    return [counter.lengths(ids) - empty for ids in counter.ids(texts)]
+
+
+# --- kept counts -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """conf/counts.csv: tokens of llm-jp-3's tokenizer, means over the protocol's dev samples."""
+
+    dev_samples: int
+    instruction: float
+    shots: float
+    input: float
+    gold: float
+
+
+def _kept_counts() -> dict[str, _Counts]:
+    with (assets.CONF / "counts.csv").open(encoding="utf-8", newline="") as file:
+        return dict(_rows(csv.DictReader(file)))
+
+
+def _rows(lines: Iterable[dict[str, str]]) -> Iterator[tuple[str, _Counts]]:
+    for line in lines:
+        yield (
+            line["dataset"],
+            _Counts(
+                dev_samples=int(line["dev_samples"]),
+                instruction=float(line["instruction_tokens"]),
+                shots=float(line["shots_tokens"]),
+                input=float(line["input_tokens"]),
+                gold=float(line["gold_tokens"]),
+            ),
+        )
+
+
+def _from_counts(config: Config, spec: TaskSpec, counts: _Counts) -> tuple[Group, DatasetCount]:
+    limit = sample_limit(config)
+    samples = min(limit, counts.dev_samples) if limit else counts.dev_samples
+    prefix = counts.instruction + counts.shots * config.num_few_shots / _SHOTS_COUNTED
+    typical = _usual(spec.output_length, counts.gold)
+    items = (Item(counts.input, spec.output_length, typical),) * samples
+    row = DatasetCount(
+        name=spec.name,
+        samples=samples,
+        prompt_tokens=samples * (prefix + counts.input),
+        computed_tokens=prefix + samples * counts.input,
+        prefix_tokens=prefix,
+        new_tokens_most=samples * spec.output_length,
+        new_tokens_typical=samples * typical,
+        source="kept counts",
+    )
+    return Group(prefix, items), row

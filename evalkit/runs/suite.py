@@ -1,0 +1,134 @@
+"""suite + data folder -> Tasks: what every verb that needs samples starts with."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from evalkit.core.assets import default_data_dir
+from evalkit.core.config import Config, Split, SuiteConfig, SuiteData, is_offline
+from evalkit.core.errors import InputError
+from evalkit.core.text import command
+from evalkit.records.unpacked import check_unchanged, packed_sums
+from evalkit.tasks.load import MissingDataError, Task, load_bundled, load_task, prepared_path
+from evalkit.tasks.spec import TaskSpec, load_spec
+
+# max_num_samples of the published runs.
+PROTOCOL_LIMIT = 100
+
+
+@dataclass(frozen=True)
+class LoadedSuite:
+    """The tasks of a suite that are there, and the reason for each that is not."""
+
+    name: str
+    tasks: tuple[Task, ...]
+    missing: dict[str, str]
+    warnings: tuple[str, ...]
+
+
+def sample_limit(config: Config) -> int:
+    """Samples per dataset: the protocol's 100 unless `limit=` says otherwise; 0 means all."""
+    return PROTOCOL_LIMIT if config.limit is None else max(config.limit, 0)
+
+
+def suite_specs(config: Config) -> list[TaskSpec]:
+    """The specifications of the suite's tasks, in its order.
+
+    Raises:
+        InputError: no suite, a suite without tasks, a task twice or unknown.
+    """
+    if config.suite is None:
+        raise InputError("no suite is given", fix="suite=jaster   (python -m evalkit list suites)")
+    if not config.suite.tasks:
+        raise InputError(
+            f"the suite {config.suite.name} has no tasks",
+            where="option suite.tasks",
+            fix="suite=task suite.tasks=[jamp,janli]   (python -m evalkit list tasks)",
+        )
+    specs = [load_spec(name) for name in config.suite.tasks]
+    names = [spec.name for spec in specs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"named twice: {', '.join(twice)}", where="option suite.tasks")
+    return specs
+
+
+def load_suite(config: Config, *, say: Callable[[str], None]) -> LoadedSuite:
+    """Loads the suite's datasets, preparing what is missing in the default folder when online.
+
+    Raises:
+        InputError: a dataset is missing (unless `allow_missing`), malformed, or too short.
+    """
+    specs = suite_specs(config)
+    assert config.suite is not None
+    if config.suite.data is SuiteData.bundled:
+        return LoadedSuite(config.suite.name, _bundled(config, specs), {}, ())
+    data_dir = _data_dir(config, specs, say)
+    packed = packed_sums(data_dir) if data_dir else {}
+    tasks, missing = [], {}
+    for spec in specs:
+        try:
+            tasks.append(_prepared(config, spec, data_dir or Path(), packed))
+        except MissingDataError as error:
+            if not config.allow_missing:
+                raise
+            missing[spec.name] = f"{error.path} is not there"
+    if not tasks:
+        raise InputError(
+            "none of the suite's datasets is there",
+            where=data_dir,
+            fix=_prepare_command(config.suite, data_dir or Path()),
+        )
+    warnings = tuple(warning for task in tasks for warning in task.warnings)
+    return LoadedSuite(config.suite.name, tuple(tasks), missing, warnings)
+
+
+def _bundled(config: Config, specs: list[TaskSpec]) -> tuple[Task, ...]:
+    if config.split is not Split.dev:
+        raise InputError("the bundled items have one split: dev", where="option split")
+    limit, few_shots = sample_limit(config), config.num_few_shots
+    return tuple(load_bundled(spec, limit=limit, num_few_shots=few_shots) for spec in specs)
+
+
+def _prepared(config: Config, spec: TaskSpec, data_dir: Path, packed: dict[str, str]) -> Task:
+    task = load_task(
+        spec,
+        data_dir,
+        split=config.split.value,
+        limit=sample_limit(config),
+        num_few_shots=config.num_few_shots,
+        offline=is_offline(config),
+    )
+    for split, digest in task.sha256.items():
+        check_unchanged(prepared_path(data_dir, split, spec.name), digest, data_dir, packed)
+    return task
+
+
+def _data_dir(config: Config, specs: list[TaskSpec], say: Callable[[str], None]) -> Path | None:
+    """The folder of the prepared files; None where every task brings its own data."""
+    assert config.suite is not None
+    if config.data_dir is not None:
+        chosen = Path(config.data_dir).expanduser()
+        if not chosen.is_dir():
+            raise InputError(
+                "the data folder does not exist",
+                where=f"data_dir={config.data_dir}",
+                fix=_prepare_command(config.suite, chosen),
+            )
+        return chosen
+    if all(spec.data is not None for spec in specs):
+        return None
+    data_dir = default_data_dir()
+    if not is_offline(config):
+        from evalkit.sources.prepare import prepare
+
+        say(f"data: preparing what is missing in {data_dir}")
+        mirror = Path(config.mirror).expanduser() if config.mirror else None
+        prepare(specs, data_dir, mirror=mirror)
+    return data_dir
+
+
+def _prepare_command(suite: SuiteConfig, data_dir: Path) -> str:
+    words = [f"suite={suite.name}", f"data_dir={data_dir}"]
+    if suite.name == "task":
+        words.insert(1, f"suite.tasks=[{','.join(suite.tasks)}]")
+    return command("prepare", *words)

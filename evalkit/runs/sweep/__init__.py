@@ -1,0 +1,159 @@
+"""Many jobs from one command line (-m): one after another on this machine, or by SLURM."""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evalkit.core.errors import EvalkitError, InputError
+from evalkit.core.options import WORDS, CommandLine, load_config
+from evalkit.runs.sweep.launchers import check_launcher
+from evalkit.runs.sweep.values import expand
+
+if TYPE_CHECKING:
+    from evalkit.core.config import Config
+    from evalkit.runs.jobs.record import Job
+    from evalkit.runs.sweep.slurm import LocalOptions
+
+# The folder for the files of sweeps, below the results; hidden, so it is never taken for results.
+SWEEPS = ".sweeps"
+STOP_SECONDS = 60.0
+
+
+def multirun(line: CommandLine) -> int:
+    """Runs every job of a command line, prints how each ended, and returns the exit code.
+
+    A job that fails does not stop the others.
+
+    Raises:
+        InputError: the command line of a job is wrong, or the launcher or its options; nothing ran.
+    """
+    from evalkit.runs.sweep.report import exit_code, lines
+
+    if line.verb in WORDS:
+        raise InputError(f"the verb {line.verb} has no -m", fix="-m is for verbs whose options are key=value")
+    launcher, options = check_launcher(line.launcher)
+    expanded = expand(line)
+    configs = [load_config(single) for single in expanded]
+    if any(config.watch is not None for config in configs):
+        raise InputError("watch= is for one command of its own, without -m")
+    folder = _sweep_folder(configs[0])
+    jobs = _jobs(expanded, configs, folder, own_log=options is not None)
+    print(f"{len(jobs)} jobs, launcher {launcher}: {folder}", flush=True)
+    interrupted = _launch(folder, len(jobs), options)
+    ended = _read(folder, len(jobs))
+    print()
+    for text in lines(ended):
+        print(text)
+    if interrupted and launcher == "slurm":
+        print("jobs that SLURM has taken go on: scancel stops them; nothing they finished is lost")
+    return exit_code(ended, interrupted=interrupted)
+
+
+def _sweep_folder(config: "Config") -> Path:
+    results = Path(config.out or "results").expanduser().resolve()
+    return results / SWEEPS / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+
+
+def _jobs(
+    lines: Sequence[CommandLine], configs: Sequence["Config"], folder: Path, *, own_log: bool
+) -> "list[Job]":
+    """Writes the file of every job."""
+    from evalkit.runs.jobs.record import Job
+
+    swept = _swept(lines)
+    jobs = []
+    for number, (line, config) in enumerate(zip(lines, configs, strict=True)):
+        path = _job_path(folder, number)
+        flags = [f"--{key.replace('_', '-')}" for key, value in line.flags if value is True]
+        flags += [f"--{key}={value}" for key, value in line.flags if value is not True]
+        jobs.append(
+            Job(
+                words=(line.verb, *line.overrides, *flags),
+                label=" ".join([_model(config), *(line.overrides[index] for index in swept)]).strip(),
+                directory=str(Path.cwd()),
+                log=str(path.with_suffix(".log")) if own_log else None,
+            ).write(path)
+        )
+    return jobs
+
+
+def _swept(lines: Sequence[CommandLine]) -> list[int]:
+    """The positions of the words that differ between jobs, the model's name apart."""
+    return [
+        index
+        for index, word in enumerate(lines[0].overrides)
+        if not word.startswith("model=") and len({line.overrides[index] for line in lines}) > 1
+    ]
+
+
+def _model(config: "Config") -> str:
+    if config.model is None:
+        return ""
+    return config.model.name or Path(config.model.path or "model").name
+
+
+def _read(folder: Path, count: int) -> "list[Job]":
+    from evalkit.runs.jobs.record import Job
+
+    return [Job.read(_job_path(folder, number)) for number in range(count)]
+
+
+def _launch(folder: Path, count: int, options: "LocalOptions | None") -> bool:
+    """Runs the jobs, by SLURM or its stand-in when it has `options`; whether it was interrupted.
+
+    Raises:
+        EvalkitError: none of them could be started.
+    """
+    from evalkit.core.signals import signals_stop_the_run
+
+    paths = [_job_path(folder, number) for number in range(count)]
+    try:
+        with signals_stop_the_run(first=lambda: _stop_jobs(folder, count)):
+            if options is None:
+                return _one_after_another(paths)
+            from evalkit.runs.sweep.slurm import launch
+
+            lost = launch(folder / "slurm", paths, options)
+    except KeyboardInterrupt:
+        return True
+    except EvalkitError:
+        raise
+    # SLURM's commands and submitit raise whatever they meet.
+    except Exception as error:
+        why = f"the launcher failed: {type(error).__name__}: {_first_line(error)}"
+        if all(job.pid is None for job in _read(folder, count)):
+            raise EvalkitError(why, where=str(folder)) from error
+        lost = [why] * count
+    for path, job, reason in zip(paths, _read(folder, count), lost, strict=True):
+        if job.code is None and reason is not None:
+            replace(job, code=1, why=reason).write(path)
+    return False
+
+
+def _one_after_another(paths: Sequence[Path]) -> bool:
+    """Runs each job in a process of its own; whether one was interrupted, which ends the multirun."""
+    from evalkit.runs.jobs.process import run_in_child
+    from evalkit.runs.sweep.report import INTERRUPTED
+
+    return any(run_in_child(path) == INTERRUPTED for path in paths)
+
+
+def _job_path(folder: Path, number: int) -> Path:
+    """The file of a job; numbers start at 0, people count from 1."""
+    return folder / f"{number + 1:04}.json"
+
+
+def _stop_jobs(folder: Path, count: int) -> None:
+    """Asks the jobs that run on this machine to stop, and waits until they have saved their work."""
+    for job in _read(folder, count):
+        job.stop()
+    deadline = time.monotonic() + STOP_SECONDS
+    while time.monotonic() < deadline and any(job.runs_here for job in _read(folder, count)):
+        time.sleep(0.1)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0]

@@ -1,0 +1,161 @@
+"""The watch: look, wait until a checkpoint is whole, evaluate it in a process of its own, look again."""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from evalkit.core.config import Config
+from evalkit.core.errors import EvalkitError, InputError
+from evalkit.runs.watch.checkpoints import Signature, candidates, problem, signature
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """How the evaluation of a checkpoint ended; `new`: it was not finished by an earlier watch."""
+
+    code: int
+    folder: str | None
+    why: str = ""
+    new: bool = True
+
+
+# Evaluates the checkpoint in a folder under a name.
+Evaluate = Callable[[Path, str], Evaluated]
+
+
+@dataclass
+class _Seen:
+    """A checkpoint folder as it was at the last look, and since when it has been so.
+
+    `settled`: it was evaluated or reported in this state.
+    """
+
+    signature: Signature
+    since: float
+    settled: bool = False
+
+
+@dataclass
+class Watcher:
+    """Evaluates the checkpoints below a folder, each once.
+
+    What was done before is known by its run id, not by a list of the watcher's own: it can be
+    stopped and started again at any time.
+    """
+
+    config: Config
+    evaluate: Evaluate
+    say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True)
+    done: dict[str, Evaluated] = field(default_factory=dict)
+    _seen: dict[Path, _Seen] = field(default_factory=dict)
+
+    def run(self) -> int:
+        """Watches until `watch_timeout` seconds bring nothing new; 0, or the largest code of a failure.
+
+        Raises:
+            InputError: the folder is not there or cannot be read.
+            InterruptedRunError: an evaluation was interrupted.
+        """
+        folder, config = check(self.config), self.config
+        end = "until it is stopped" if config.watch_timeout is None else f"{config.watch_timeout:g} s"
+        self.say(f"watching {folder} (ends when nothing new comes: {end})")
+        quiet_since = time.monotonic()
+        while True:
+            moving = self._look(folder)
+            if self._next():
+                quiet_since = time.monotonic()
+                continue
+            now = time.monotonic()
+            if moving:
+                quiet_since = now
+            elif config.watch_timeout is not None and now - quiet_since >= config.watch_timeout:
+                return max((evaluated.code for evaluated in self.done.values()), default=0)
+            time.sleep(config.watch_poll)
+
+    def _look(self, folder: Path) -> bool:
+        """Takes note of what is there; whether a checkpoint is still being written."""
+        now = time.monotonic()
+        try:
+            there = candidates(folder)
+        except OSError as error:
+            raise InputError(
+                f"the folder cannot be read: {error.strerror}", where=f"watch={folder}"
+            ) from None
+        # A folder that comes back is looked at anew; the order is that of the training steps.
+        self._seen = {path: self._as_seen(path, now) for path in there}
+        return any(not seen.settled for seen in self._seen.values())
+
+    def _as_seen(self, path: Path, now: float) -> _Seen:
+        current, before = signature(path), self._seen.get(path)
+        return before if before and before.signature == current else _Seen(current, now)
+
+    def _next(self) -> bool:
+        """Deals with the first checkpoint that has been still for long enough; whether there was one."""
+        now = time.monotonic()
+        for path, seen in self._seen.items():
+            if not seen.settled and now - seen.since >= self.config.watch_settle:
+                seen.settled = True
+                self._settle(path)
+                return True
+        return False
+
+    def _settle(self, path: Path) -> None:
+        model = self.config.model
+        name = checkpoint_name(self.config, path)
+        if why := problem(path, needs_tokenizer=model is None or model.tokenizer is None):
+            self.say(f"{path.name}: skipped, {why}; it is looked at again when it changes")
+            return
+        try:
+            evaluated = self.evaluate(path, name)
+        except EvalkitError as error:
+            evaluated = Evaluated(error.exit_code, None, error.what)
+        self.done[name] = evaluated
+        if evaluated.code:
+            self.say(f"{path.name}: failed, {evaluated.why}; it is tried again when it changes")
+        else:
+            self.say(f"{path.name}: {'done' if evaluated.new else 'was done before'}: {evaluated.folder}")
+
+
+def check(config: Config) -> Path:
+    """The folder to watch.
+
+    Raises:
+        InputError: it is not there, or options that do not go with `watch=`.
+    """
+    folder = Path(config.watch or "").expanduser()
+    if not config.watch or not folder.is_dir():
+        raise InputError("the folder to watch does not exist", where=f"watch={config.watch}")
+    model = config.model
+    if model is not None and (model.path or model.pypi or model.random):
+        raise InputError(
+            "the models come from the folder that is watched, not from an option",
+            where=f"watch={config.watch}",
+            fix="model=hf without model.path, or no model= at all",
+        )
+    if config.suite is None:
+        raise InputError("no suite is given", fix="suite=jaster   (python -m evalkit list suites)")
+    for key, least in (("watch_poll", 0.05), ("watch_settle", 0.0), ("watch_timeout", 0.0)):
+        value = getattr(config, key)
+        if value is not None and value < least:
+            raise InputError(f"{key}={value:g} is less than {least:g} seconds", where=f"option {key}")
+    return folder
+
+
+def checkpoint_name(config: Config, path: Path) -> str:
+    """The model's name in tables: the training run's (model.name=, else the watched folder's), the step's."""
+    own = config.model.name if config.model else None
+    series = own or Path(config.watch or "").expanduser().resolve().name
+    return path.name if path.name.startswith(series) else f"{series}-{path.name}"
+
+
+def checkpoint_config(config: Config, path: Path, name: str) -> Config:
+    """The options of a single run on a checkpoint."""
+    from evalkit.core.config import ModelConfig
+
+    model = dataclasses.replace(config.model or ModelConfig(), path=str(path), name=name)
+    return dataclasses.replace(config, model=model, watch=None)

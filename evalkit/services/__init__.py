@@ -1,0 +1,1 @@
+"""Services over HTTP: one client for OpenAI-compatible servers, and the hub."""

@@ -1,0 +1,336 @@
+"""The one client for OpenAI-compatible services: retries, adaptive concurrency, statuses.
+
+    async with ApiClient(Service(base_url="http://localhost:8000/v1", api_key="...")) as client:
+        reply = await client.chat("model", messages, {"temperature": 0})
+
+What passes (rate limits, broken connections, server errors, answers without sense) is tried again
+with capped backoff, as the service's Retry-After says where it gives one. What concerns one request
+(a content filter, a context overflow) becomes the status of its reply. What concerns every request
+(a bad key, an unknown model, an empty account) is a `ServiceError`.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from evalkit.core.errors import EvalkitError, InputError
+from evalkit.core.secrets import credentials, hide_known
+from evalkit.core.text import everywhere
+from evalkit.core.types import Message
+from evalkit.services.limits import AdaptiveLimit
+from evalkit.services.refusals import Refusal, public_address, redact, refusal_of
+from evalkit.services.replies import Reply, chat_body, completion_body, json_of, read_reply
+
+if TYPE_CHECKING:
+    import openai
+
+OnLost = Callable[[bool], Awaitable[None]]
+# A service that asks for a longer pause than this is out for the day.
+LONGEST_PAUSE = 900.0
+# Rate limits are no fault of a request: this many for each retry allowed.
+RATE_LIMITS_PER_RETRY = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Where requests go. With `deployment` it is Azure OpenAI and `base_url` the resource's address.
+
+    `base_url` None: OpenAI itself. `timeout` is the longest one call may take, in seconds.
+    """
+
+    base_url: str | None
+    api_key: str = field(repr=False)
+    deployment: str | None = None
+    api_version: str | None = None
+    timeout: float = 180.0
+
+    def __post_init__(self) -> None:
+        """Refuses a key that no request can carry, before one is made."""
+        if not self.api_key.isascii() or not self.api_key.isprintable():
+            raise InputError(
+                "the API key holds characters that no request can carry",
+                where="environment",
+                fix="export it again, without line breaks, quotes or full-width characters",
+            )
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The key, and name and password in the address as they are sent."""
+        return (self.api_key, *credentials(self.base_url or ""))
+
+
+class ServiceError(EvalkitError):
+    """The service refuses every request of this kind; `reason` says why in one word."""
+
+    def __init__(
+        self,
+        reason: Literal["key", "model", "quota", "request", "pause"],
+        what: str,
+        *,
+        where: object = None,
+        fix: str | None = None,
+    ) -> None:
+        self.reason = reason
+        super().__init__(what, where=where, fix=fix)
+
+
+class _TransientError(Exception):
+    """An attempt that failed for now.
+
+    `after` is the pause in seconds the service asks for; without `reachable` nobody is there. `lost`:
+    the service may have done the work, and charged for it, without its answer arriving.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        after: float | None = None,
+        rate_limited: bool = False,
+        reachable: bool = True,
+        lost: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.after = after
+        self.rate_limited = rate_limited
+        self.reachable = reachable
+        self.lost = lost
+
+
+class ApiClient:
+    """Sends requests to one service; use as an asynchronous context manager.
+
+    Args:
+        service: where requests go.
+        concurrency: calls at once at most.
+        retries: further attempts after a transient error; may be changed at any time.
+        first_wait: seconds before the second attempt; doubled for each one after it.
+        max_wait: the longest such wait.
+
+    Raises:
+        InputError: the optional package openai is not installed.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        *,
+        concurrency: int = 16,
+        retries: int = 10,
+        first_wait: float = 1.0,
+        max_wait: float = 60.0,
+    ) -> None:
+        self.service = service
+        self.calls = 0
+        self.limit = AdaptiveLimit(concurrency)
+        self.retries = retries
+        self._first_wait = first_wait
+        self._max_wait = max_wait
+        self.api = _new_api(service)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.api.close()
+
+    async def chat(
+        self,
+        model: str,
+        messages: Sequence[Message],
+        parameters: Mapping[str, Any],
+        on_lost: OnLost | None = None,
+        *,
+        needs_text: bool = False,
+    ) -> Reply:
+        """One chat completion, first choice; `parameters` go into the request as they are.
+
+        `on_lost` is called after each attempt whose answer was lost, and told whether another one
+        follows; what it raises ends the request. `needs_text`: an answer without a word that was
+        not cut off is asked again.
+
+        Raises:
+            ServiceError: the service refuses every such request.
+        """
+        body = chat_body(model, messages, parameters)
+        return await self._post("/chat/completions", body, on_lost, needs_text=needs_text)
+
+    async def completions(
+        self, model: str, prompt: str | Sequence[int], parameters: Mapping[str, Any]
+    ) -> Reply:
+        """One text completion, first choice, of the exact text or of token ids.
+
+        Raises:
+            ServiceError: the service refuses every such request.
+        """
+        return await self._post("/completions", completion_body(model, prompt, parameters))
+
+    async def fetch(self, path: str) -> Reply:
+        """What the service says at `path` (GET), as the reply's `body`.
+
+        Raises:
+            ServiceError: the service refuses to say it.
+        """
+
+        import openai
+
+        async def send() -> Reply | Refusal:
+            answer = await self.api.get(path, cast_to=openai.HttpxBinaryResponseContent)
+            body = json_of(answer.content)
+            if not isinstance(body, dict) or body.get("error"):
+                silent = "the service answered without a JSON object"
+                return refusal_of(answer.response.status_code, answer.response.headers, body, silent)
+            return Reply("ok", body=body)
+
+        return await self.request(send)
+
+    async def _post(
+        self, path: str, body: dict[str, Any], on_lost: OnLost | None = None, *, needs_text: bool = False
+    ) -> Reply:
+        import openai
+
+        async def send() -> Reply | Refusal:
+            # The typed method would check and convert every request: half of its time on this side.
+            answer = await self.api.post(path, cast_to=openai.HttpxBinaryResponseContent, body=body)
+            response = answer.response
+            return read_reply(response.status_code, response.headers, answer.content, needs_text=needs_text)
+
+        return await self.request(send, on_lost)
+
+    async def request(
+        self, send: Callable[[], Awaitable[Reply | Refusal]], on_lost: OnLost | None = None
+    ) -> Reply:
+        """Calls `send` until it answers, is refused, or has failed for the last time.
+
+        Raises:
+            ServiceError: the service refuses every such request.
+        """
+        failures, rate_limits = 0, 0
+        while True:
+            async with self.limit as started:
+                self.calls += 1
+                outcome = await self._attempt(send)
+                if isinstance(outcome, Reply):
+                    self.limit.succeeded()
+                    return replace(self._discreet(outcome), attempts=failures + rate_limits + 1)
+                wait = self._wait(rate_limits if outcome.rate_limited else failures, outcome.after)
+                if outcome.rate_limited:
+                    self.limit.slow_down(started, wait)
+            failures += not outcome.rate_limited
+            rate_limits += outcome.rate_limited
+            last = failures > self.retries or rate_limits > RATE_LIMITS_PER_RETRY * (self.retries + 1)
+            if outcome.lost and on_lost is not None:
+                await on_lost(not last)
+            if last:
+                error = self._clean(str(outcome))
+                return Reply(
+                    "api_error", attempts=failures + rate_limits, error=error, reachable=outcome.reachable
+                )
+            await asyncio.sleep(wait)
+
+    async def _attempt(self, send: Callable[[], Awaitable[Reply | Refusal]]) -> Reply | _TransientError:
+        import openai
+
+        try:
+            async with asyncio.timeout(self.service.timeout):
+                answer = await send()
+        except (TimeoutError, openai.APITimeoutError):
+            return _TransientError(f"no answer within {self.service.timeout:g} s", lost=True)
+        except openai.APIConnectionError as error:
+            # By name: the package openai brings an HTTP client of its own.
+            sent = type(error.__cause__).__name__ != "ConnectError"
+            reason = f"connection failed: {error.__cause__ or error}"
+            return _TransientError(reason, reachable=False, lost=sent)
+        except openai.APIStatusError as error:
+            return self._refused(_refusal_in(error))
+        except (openai.APIError, ValueError) as error:
+            return _TransientError(f"the answer makes no sense: {error}", lost=True)
+        return answer if isinstance(answer, Reply) else self._refused(answer, answered=True)
+
+    def _refused(self, refusal: Refusal, *, answered: bool = False) -> Reply | _TransientError:
+        """`answered`: in an answer, which may have been paid for."""
+        text, place = self._clean(refusal.text), refusal.place
+        where = public_address(self.service.base_url or "https://api.openai.com/v1")
+        match refusal.kind:
+            case "filtered" | "overflow" as status:
+                return Reply(status, error=text)
+            case "quota":
+                raise ServiceError("quota", f"the account has no credit left: {text}", where=where)
+            case "key":
+                raise ServiceError("key", f"the service refuses the API key ({place}): {text}", where=where)
+            case "model":
+                raise ServiceError("model", f"the service does not have the model: {text}", where=where)
+            case "request":
+                what = f"the service refuses the request ({place}): {text}"
+                raise ServiceError("request", what, where=where)
+        if refusal.after is not None and refusal.after > LONGEST_PAUSE:
+            raise ServiceError(
+                "pause",
+                f"the service asks to wait {refusal.after:.0f} s: {text}",
+                where=where,
+                fix="run the same command again then: what was answered is kept",
+            )
+        limited = refusal.kind == "rate_limit"
+        return _TransientError(
+            f"{place}: {text}", after=refusal.after, rate_limited=limited, lost=answered and not limited
+        )
+
+    def explain(self, error: "openai.APIError") -> EvalkitError:
+        """An error met outside of `chat`, in words for people."""
+        import openai
+
+        if not isinstance(error, openai.APIStatusError):
+            return EvalkitError(self._clean(f"the service cannot be reached: {error.__cause__ or error}"))
+        try:
+            outcome = self._refused(_refusal_in(error))
+        except ServiceError as refusal:
+            return refusal
+        return EvalkitError(self._clean(str(outcome if isinstance(outcome, Exception) else outcome.error)))
+
+    def _wait(self, failures: int, after: float | None) -> float:
+        # A pause of 0 says nothing: without one of our own it would be a storm.
+        if after:
+            return after
+        longest = min(self._max_wait, self._first_wait * 2.0**failures)
+        return longest * random.uniform(0.5, 1.0)
+
+    def _clean(self, text: str) -> str:
+        return redact(text, *self.service.secrets)
+
+    def _discreet(self, reply: Reply) -> Reply:
+        """A reply without the caller's key: a server may repeat what it was sent."""
+        kept = ("text", "model", "error", "finish_reason", "body")
+        values = {name: getattr(reply, name) for name in kept}
+        return replace(reply, **everywhere(values, lambda text: hide_known(text, *self.service.secrets)))
+
+
+def _refusal_in(error: "openai.APIStatusError") -> Refusal:
+    # The error keeps the inner object of the body only.
+    body = None if error.body is None else json_of(error.response.content)
+    return refusal_of(error.status_code, error.response.headers, body)
+
+
+def _new_api(service: Service) -> "openai.AsyncOpenAI":
+    try:
+        import openai
+    except ImportError:
+        raise InputError(
+            "the package openai is not installed", fix="pip install 'evalkit[api]'   (make install has it)"
+        ) from None
+    if service.deployment is None:
+        return openai.AsyncOpenAI(
+            api_key=service.api_key, base_url=service.base_url, max_retries=0, timeout=service.timeout
+        )
+    return openai.AsyncAzureOpenAI(
+        api_key=service.api_key,
+        azure_endpoint=service.base_url or "",
+        azure_deployment=service.deployment,
+        api_version=service.api_version,
+        max_retries=0,
+        timeout=service.timeout,
+    )

@@ -1,0 +1,1 @@
+"""Task YAML and prepared file -> samples -> requests."""

@@ -1,0 +1,202 @@
+"""tasks/*.yaml and prepared files -> Task: the few-shots and samples of one dataset.
+
+A prepared folder has llm-jp-eval's layout, `DIR/1.3.1/evaluation/{train,dev,test}/<dataset>.json`;
+one made by llm-jp-eval itself serves as well. Files: jaster.md section 2 of the protocol notes.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evalkit.core import assets
+from evalkit.core.errors import InputError
+from evalkit.core.files import decode, parse_json, read_bytes
+from evalkit.core.text import command
+from evalkit.core.types import Sample
+from evalkit.tasks.spec import PROTOCOL_VERSION, TaskSpec
+
+
+@dataclass(frozen=True)
+class Task:
+    """A dataset ready to be asked. `sha256` maps each file read to the hash of its bytes."""
+
+    spec: TaskSpec
+    few_shots: tuple[Sample, ...]
+    samples: tuple[Sample, ...]
+    sha256: dict[str, str]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The dataset's name."""
+        return self.spec.name
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a result says of its data, as plain JSON values: file hashes, licence, citation."""
+        if "bundled" in self.sha256:
+            return {"sha256": self.sha256, "license": "Apache-2.0 (bundled items)", "citation": None}
+        return {"sha256": self.sha256, "license": self.spec.license, "citation": self.spec.citation}
+
+
+def prepared_path(data_dir: Path, split: str, name: str, version: str = PROTOCOL_VERSION) -> Path:
+    """Where a prepared split lies below `data_dir`."""
+    return data_dir / version / "evaluation" / split / f"{name}.json"
+
+
+def load_task(
+    spec: TaskSpec,
+    data_dir: Path,
+    *,
+    split: str = "dev",
+    limit: int = 100,
+    num_few_shots: int = 4,
+    offline: bool = False,
+) -> Task:
+    """A task from prepared files: few-shots from the head of train, samples from the head of `split`.
+
+    A task with data of its own is read from there instead; `data_dir` and `split` say nothing to it.
+
+    Args:
+        spec: the dataset.
+        data_dir: a folder `prepare` or llm-jp-eval wrote.
+        split: train, dev or test.
+        limit: number of samples; 0 or below means all.
+        num_few_shots: number of examples in each prompt.
+        offline: take hub data from the library's cache only.
+
+    Raises:
+        InputError: a file is missing or malformed, or train is shorter than `num_few_shots`.
+    """
+    if spec.data is not None:
+        return _load_own(spec, limit=limit, num_few_shots=num_few_shots, offline=offline)
+    warnings: list[str] = []
+    hashes: dict[str, str] = {}
+
+    def read(which: str) -> list[dict[str, str]]:
+        path = prepared_path(data_dir, which, spec.name)
+        rows, digest = _read_prepared(path)
+        hashes[which] = digest
+        if spec.differing({which: digest}):
+            expected = spec.published[PROTOCOL_VERSION][which]
+            warnings.append(
+                f"{spec.name}: {path} is not the published file (sha256 {digest}, published {expected})"
+            )
+        return rows
+
+    train = read("train") if num_few_shots > 0 else []
+    rows = read(split)
+    if len(train) < num_few_shots:
+        raise InputError(
+            f"{spec.name}: {num_few_shots} few-shots asked for, {len(train)} samples in train",
+            where=prepared_path(data_dir, "train", spec.name),
+            fix=f"num_few_shots={len(train)}",
+        )
+    return Task(
+        spec=spec,
+        few_shots=_samples(spec.name, "train", train[:num_few_shots]),
+        samples=_samples(spec.name, split, rows[:limit] if limit > 0 else rows),
+        sha256=hashes,
+        warnings=tuple(warnings),
+    )
+
+
+def _load_own(spec: TaskSpec, *, limit: int, num_few_shots: int, offline: bool) -> Task:
+    from evalkit.tasks.own import load_own
+
+    data = load_own(spec, offline=offline)
+    if len(data.few_shots) < num_few_shots:
+        raise InputError(
+            f"{spec.name}: {num_few_shots} few-shots asked for, {len(data.few_shots)} examples are there",
+            where=f"task {spec.name}, field data.few_shots",
+            fix=f"num_few_shots={len(data.few_shots)}, or more examples in the task file",
+        )
+    rows = data.samples[:limit] if limit > 0 else data.samples
+    return Task(
+        spec=spec,
+        few_shots=_samples(spec.name, "few-shot", [row._asdict() for row in data.few_shots[:num_few_shots]]),
+        samples=_samples(spec.name, "own", [row._asdict() for row in rows]),
+        sha256=data.sha256,
+    )
+
+
+def load_bundled(spec: TaskSpec, *, limit: int = 100, num_few_shots: int = 4) -> Task:
+    """A task from the bundled items of `tasks/samples/` (format: few_shots and samples).
+
+    Raises:
+        InputError: no bundled items, a malformed file, or fewer than `num_few_shots` examples.
+    """
+    path = assets.SAMPLES / f"{spec.name}.json"
+    if not path.is_file():
+        raise InputError(
+            f"no items of {spec.name} are bundled",
+            where="option suite.tasks",
+            fix="suite=task for other tasks",
+        )
+    content, digest = _read_json(path)
+    if not isinstance(content, dict):
+        raise InputError("bundled items must be an object with few_shots and samples", where=path)
+    few_shots = _rows(content.get("few_shots"), path, "few_shots")
+    rows = _rows(content.get("samples"), path, "samples")
+    if len(few_shots) < num_few_shots:
+        raise InputError(
+            f"{spec.name}: {num_few_shots} few-shots asked for, {len(few_shots)} are bundled",
+            where=path,
+            fix=f"num_few_shots={len(few_shots)}",
+        )
+    return Task(
+        spec=spec,
+        few_shots=_samples(spec.name, "few-shot", few_shots[:num_few_shots]),
+        samples=_samples(spec.name, "bundled", rows[:limit] if limit > 0 else rows),
+        sha256={"bundled": digest},
+    )
+
+
+def _samples(name: str, split: str, rows: Iterable[dict[str, str]]) -> tuple[Sample, ...]:
+    return tuple(
+        Sample(id=f"{name}/{split}/{index}", input=row["input"], gold=row["output"])
+        for index, row in enumerate(rows)
+    )
+
+
+def _read_prepared(path: Path) -> tuple[list[dict[str, str]], str]:
+    content, digest = _read_json(path)
+    if not isinstance(content, dict) or "samples" not in content:
+        raise InputError("not a prepared file: an object with the field samples was expected", where=path)
+    return _rows(content["samples"], path, "samples"), digest
+
+
+def _read_json(path: Path) -> tuple[Any, str]:
+    try:
+        missing = not path.exists()
+    except (OSError, ValueError):
+        missing = False
+    if missing:
+        raise MissingDataError(path)
+    data = read_bytes(path)
+    return parse_json(decode(data, path), path), hashlib.sha256(data).hexdigest()
+
+
+def _rows(value: Any, path: Path, field_name: str) -> list[dict[str, str]]:
+    if not isinstance(value, list):
+        raise InputError("a list was expected", where=f"{path}, field {field_name}")
+    for index, row in enumerate(value):
+        for key in ("input", "output"):
+            if not isinstance(row, dict) or not isinstance(row.get(key), str):
+                raise InputError("a string was expected", where=f"{path}, field {field_name}[{index}].{key}")
+    return value
+
+
+class MissingDataError(InputError):
+    """A prepared file is not there; `allow_missing=true` goes on without its dataset."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        words = (f"suite.tasks=[{path.stem}]", f"data_dir={path.parents[3]}")
+        super().__init__(
+            "a prepared file is missing",
+            where=path,
+            fix=f"{command('prepare', 'suite=task', *words)}   (or allow_missing=true)",
+        )

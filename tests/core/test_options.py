@@ -1,0 +1,162 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from evalkit.__main__ import main
+from evalkit.cli.command import VERBS
+from evalkit.core.config import BosRule, Config, Dtype, ExportFormat, SuiteData
+from evalkit.core.errors import InputError
+from evalkit.core.options import AT_LEAST, load_config, option_types, parse
+
+
+def config_of(*words: str) -> Config:
+    return load_config(parse(words, VERBS))
+
+
+def refusal(*words: str) -> str:
+    with pytest.raises(InputError) as caught:
+        config_of(*words)
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def test_run_is_the_default_verb() -> None:
+    assert parse(["model=1.8b"], VERBS).verb == "run"
+    assert parse(["prepare", "suite=mc"], VERBS).verb == "prepare"
+    assert parse(["suite=mc", "prepare"], VERBS).verb == "prepare"
+
+
+def test_groups_fill_the_structured_config() -> None:
+    config = config_of("model=1.8b-instruct", "suite=nli", "limit=7", "dtype=float32")
+    assert config.model is not None and config.suite is not None
+    assert config.model.path == "llm-jp/llm-jp-3-1.8b-instruct"
+    assert config.suite.tasks == ["jamp", "janli", "jnli", "jsem", "jsick"]
+    assert (config.limit, config.dtype, config.suite.data) == (7, Dtype.float32, SuiteData.prepared)
+    assert config.protocol.bos is BosRule.auto
+
+
+def test_every_group_member_composes() -> None:
+    for group in ("model", "suite", "engine"):
+        for path in Path("conf", group).glob("*.yaml"):
+            config_of(f"{group}={path.stem}")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/a=b/c,d", "/with space/x", "/日本語/モデル", "/quo'te\"s", "1e5", "[x]", "{a:b}", "a: b", "/x/${y}"],
+)
+def test_text_options_are_taken_word_for_word(path: str) -> None:
+    config = config_of("model=hf", f"model.path={path}", f"out={path}", f"data_dir={path}", f"mirror={path}")
+    assert config.model is not None
+    assert [config.model.path, config.out, config.data_dir, config.mirror] == [path] * 4
+
+
+@pytest.mark.parametrize(
+    ("value", "items"),
+    [
+        ("[jamp,janli]", ["jamp", "janli"]),
+        ("[ jamp , janli ]", ["jamp", "janli"]),
+        ("jamp", ["jamp"]),
+        ("[]", []),
+        ("[/日本 語/a=b/${x}.yaml,jamp]", ["/日本 語/a=b/${x}.yaml", "jamp"]),
+        ("['a,b.yaml',\"c d.yaml\"]", ["a,b.yaml", "c d.yaml"]),
+    ],
+)
+def test_items_of_lists_are_taken_word_for_word(value: str, items: list[str]) -> None:
+    config = config_of("suite=task", f"suite.tasks={value}")
+    assert config.suite is not None and config.suite.tasks == items
+
+
+def test_null_clears_a_text_option() -> None:
+    config = config_of("model=1.8b", "model.revision=abc", "model.path=null")
+    assert config.model is not None and config.model.path is None
+
+
+def test_regular_expressions_need_no_quotes() -> None:
+    config = config_of(r"protocol.answer_regex=答えは\s*([0-9,.]+)。")
+    assert config.protocol.answer_regex == r"答えは\s*([0-9,.]+)。"
+
+
+def test_values_of_choices_are_written_as_documented() -> None:
+    assert config_of("export=llm-jp-eval").export is ExportFormat.llm_jp_eval
+
+
+def test_lists_and_flags() -> None:
+    config = config_of("suite=task", "suite.tasks=[jamp,janli]", "--long")
+    assert config.suite is not None and config.suite.tasks == ["jamp", "janli"] and config.long
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["modle=1.8b"], "'model'"),
+        (["model=1.8b-instrct"], "'1.8b-instruct'"),
+        (["suite=jastr"], "'jaster'"),
+        (["limit=abc"], "limit=abc"),
+        (["num_few_shots=4.5"], "num_few_shots"),
+        (["dtype=floa32"], "'float32'"),
+        (["model=hf", "model.pth=x"], "'model.path'"),
+        (["model.path=x"], "model=hf"),
+        (["model=meta/llama"], "model.path=meta/llama"),
+        (["split=tset"], "'test'"),
+        (["num_few_shots=-1"], "below 0"),
+        (["engine.batch_size=0"], "below 1"),
+        (["model=random", "model.random.layers=0"], "model.random.layers=0"),
+        (["engine=locla"], "'local'"),
+        (["rnu"], "'run'"),
+        (["list", "--lnog"], "'--long'"),
+        (["run", "results"], "no option"),
+    ],
+)
+def test_mistakes_are_named_with_the_near_names(words: list[str], expected: str) -> None:
+    assert expected in refusal(*words)
+
+
+def test_bad_input_is_exit_code_2_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["model=1.8b-instrct"]) == 2
+    printed = capsys.readouterr()
+    assert "did you mean" in printed.err and "Traceback" not in printed.err and not printed.out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["list", "tasks"],
+        ["list", "models"],
+        ["sutie=mc"],
+        ["-m", "model=1.8b,13b-x"],
+        ["model=random", "suite=mc", "data_dir=/nowhere"],
+        ["model=random", "suite=sample", "num_few_shots=5"],
+        ["model=hf", "model.path=/nowhere", "suite=sample"],
+        ["certify", "model=random", "suite=smple"],
+        ["certify", "suite=sample"],
+    ],
+)
+def test_light_commands_import_nothing_heavy(words: list[str]) -> None:
+    program = (
+        "import sys; from evalkit.__main__ import main; main(sys.argv[1:]); "
+        "print(sorted({'torch','transformers','scipy','pandas','datasets','rhoknp'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stdout
+
+
+def test_a_home_of_nobody_is_one_message(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["model=hf", "model.path=~nobody-has-this-name/m", "suite=sample"]) == 2
+    assert "nobody on this machine" in capsys.readouterr().err
+
+
+def test_every_number_that_is_checked_is_an_option() -> None:
+    assert set(AT_LEAST) <= set(option_types())
+
+
+def test_nothing_is_left_behind(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "evalkit", "model=random", "suite=mc", "data_dir=nowhere"]
+    env = {"PYTHONPATH": str(Path.cwd()), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 2 and "data_dir=nowhere" in done.stderr and "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,232 @@
+"""The pool: rows leave and are refilled, memory that runs out, slots that are made anew, chats."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from evalkit.core.errors import EvalkitError
+from evalkit.core.types import Completion, Message, Request
+from evalkit.engines.local import attention
+from evalkit.engines.local.cache import RowSlots
+from evalkit.engines.local.engine import LocalEngine
+from evalkit.engines.local.pool import Pool
+from tests.engines.models import local_engine, save_model
+
+
+@pytest.fixture(scope="module", params=["llama-gqa", "gemma3"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(request.param, tmp_path_factory.mktemp("model") / request.param)
+
+
+def make_requests(count: int = 24) -> list[Request]:
+    chance = random.Random(3)
+    few_shots = ["例題と答え" * 4, "another instruction " * 3]
+    return [
+        Request(
+            f"r{index}",
+            few_shots[index % 2] + "".join(chance.choices("abcあい", k=chance.randint(1, 20))),
+            chance.choice((1, 3, 9, 16)),
+        )
+        for index in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def expected(folder: Path) -> dict[str, str]:
+    with local_engine(folder) as engine:
+        return texts(engine.generate(make_requests()))
+
+
+def texts(completions: Iterator[Completion]) -> dict[str, str]:
+    return {completion.id: completion.raw_text for completion in completions}
+
+
+class Passes:
+    """Counts what goes through the model, and fails as a full memory does above given sizes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.rows: list[int] = []
+        self.tokens: list[int] = []
+        self.most_rows = self.most_tokens = 10**9
+        self.failures = 0
+        real = attention.forward
+
+        def forward(model: Any, sections: Any, slots: RowSlots, **options: Any) -> torch.Tensor:
+            rows = sum(len(section.feeds) for section in sections)
+            tokens = sum(len(section.ids or ()) for section in sections)
+            tokens += sum(len(feed.ids) for section in sections for feed in section.feeds)
+            if rows > self.most_rows or tokens > self.most_tokens:
+                self.failures += 1
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            self.rows.append(rows)
+            self.tokens.append(tokens)
+            return real(model, sections, slots, **options)
+
+        monkeypatch.setattr("evalkit.engines.local.pool.forward", forward)
+
+
+def test_a_finished_row_is_replaced_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = Passes(monkeypatch)
+    requests = [Request(f"r{i}", f"prompt {i}", 4 + 4 * (i % 2)) for i in range(12)]
+    with local_engine(folder, batch_size=3) as engine:
+        done = list(engine.generate(requests))
+    new = sum(completion.new_tokens for completion in done)
+    # Every place is taken in every pass until the last rows run out.
+    assert sum(passes.rows) == new
+    assert passes.rows[: new // 3 - 8] == [3] * (new // 3 - 8)
+
+
+def test_completions_come_as_soon_as_they_are_done(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = Passes(monkeypatch)
+    requests = [Request("long", "abc", 15), Request("short", "abd", 1)]
+    with local_engine(folder) as engine:
+        first = next(engine.generate(requests))
+    assert (first.id, len(passes.rows)) == ("short", 1)
+
+
+def test_shared_tokens_go_through_the_model_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = Passes(monkeypatch)
+    shared = "x" * 200
+    requests = [Request(f"r{i}", f"{shared}{i:03}", 1) for i in range(30)]
+    with local_engine(folder) as engine:
+        done = list(engine.generate(requests))
+    assert sum(completion.prompt_tokens for completion in done) == 30 * 204
+    # BOS, the shared text and the common first digit once; two digits for each prompt.
+    assert sum(passes.tokens) == 202 + 30 * 2
+
+
+def test_rows_of_several_prefixes_run_side_by_side(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = Passes(monkeypatch)
+    requests = [Request(f"r{i}", f"{'ab'[i % 2] * 90}{i:03}", 6) for i in range(20)]
+    with local_engine(folder) as engine:
+        list(engine.generate(requests))
+    assert passes.rows[0] == 20
+
+
+@pytest.mark.parametrize(("rows", "tokens"), [(3, 10**9), (10**9, 150), (2, 120), (1, 10**9)])
+def test_out_of_memory_changes_nothing(
+    folder: Path,
+    expected: dict[str, str],
+    rows: int,
+    tokens: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    passes = Passes(monkeypatch)
+    passes.most_rows, passes.most_tokens = rows, tokens
+    with local_engine(folder) as engine:
+        assert texts(engine.generate(make_requests())) == expected
+    assert passes.failures > 0
+    assert "out of memory" in caplog.text
+
+
+def test_waiting_rows_keep_their_states(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = Passes(monkeypatch)
+    requests = [Request(f"r{i}", f"prompt number {i}", 12) for i in range(8)]
+    with local_engine(folder) as engine:
+        undisturbed = texts(engine.generate(requests))
+    whole = sum(passes.tokens)
+    passes.tokens.clear()
+    real = Pool._step
+    steps = 0
+
+    def step(pool: Pool) -> Any:
+        nonlocal steps
+        steps += 1
+        passes.most_rows = 10**9 if steps < 5 else 3
+        return real(pool)
+
+    monkeypatch.setattr(Pool, "_step", step)
+    with local_engine(folder) as engine:
+        assert texts(engine.generate(requests)) == undisturbed
+    assert passes.failures > 0
+    assert sum(passes.tokens) == whole
+
+
+def test_not_even_one_row(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Passes(monkeypatch).most_tokens = 5
+    with local_engine(folder) as engine, pytest.raises(EvalkitError, match="single row"):
+        list(engine.generate(make_requests()))
+
+
+def test_the_cache_itself_may_not_fit(
+    folder: Path, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, tried = RowSlots.__init__, []
+
+    def init(self: RowSlots, layers: Any, rows: int, capacity: int) -> None:
+        tried.append(rows)
+        if rows > 3 and capacity > 16:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        real(self, layers, rows, capacity)
+
+    with local_engine(folder) as engine:
+        monkeypatch.setattr(RowSlots, "__init__", init)
+        assert texts(engine.generate(make_requests())) == expected
+    assert tried == [24, 12, 6, 3]
+
+
+def test_short_rows_get_more_slots(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = [Request(f"long{i}", "word " * 12 + str(i), 40) for i in range(4)]
+    requests += [Request(f"short{i}", f"{i} of them", 6) for i in range(30)]
+    with local_engine(folder, batch_size=64) as engine:
+        expected = texts(engine.generate(requests))
+    passes = Passes(monkeypatch)
+    with local_engine(folder, batch_size=64) as engine:
+        engine._limits.cache_bytes = 6 * 112 * engine._limits.token_bytes
+        assert texts(engine.generate(requests)) == expected
+    assert max(passes.rows) > 12
+
+
+def chat(engine: LocalEngine, turns: list[Message], length: int = 12) -> Completion:
+    (done,) = engine.generate([Request("chat", tuple(turns), length)])
+    return done
+
+
+def test_the_second_turn_computes_only_what_is_new(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = [Message("system", "規則を守ること。" * 4), Message("user", "質問です。" * 4)]
+    with local_engine(folder) as engine:
+        answer = chat(engine, first)
+        second = [*first, Message("assistant", answer.raw_text), Message("user", "続き")]
+        passes = Passes(monkeypatch)
+        kept = chat(engine, second)
+        with_history = sum(passes.tokens)
+    with local_engine(folder) as engine:
+        passes.tokens.clear()
+        assert chat(engine, second) == kept
+        without = sum(passes.tokens)
+    assert without - with_history >= answer.prompt_tokens
+
+
+def test_many_conversations_each_find_their_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    starts = [[Message("system", "規則"), Message("user", f"質問 {i}" * (i + 1))] for i in range(9)]
+
+    def ask(engine: LocalEngine, conversations: list[list[Message]]) -> list[Completion]:
+        requests = [Request(f"c{i}", tuple(turns), 8) for i, turns in enumerate(conversations)]
+        done = {completion.id: completion for completion in engine.generate(requests)}
+        return [done[f"c{i}"] for i in range(len(conversations))]
+
+    with local_engine(folder, batch_size=4) as engine:
+        answers = ask(engine, starts)
+        seconds = [
+            [*turns, Message("assistant", answer.raw_text), Message("user", "では？")]
+            for turns, answer in zip(starts, answers, strict=True)
+        ]
+        passes = Passes(monkeypatch)
+        kept = ask(engine, seconds)
+        with_history = sum(passes.tokens)
+    passes.tokens.clear()
+    with local_engine(folder, batch_size=4) as engine:
+        assert ask(engine, seconds) == kept
+    assert with_history < 0.7 * sum(passes.tokens)
+
+
+def test_conversations_do_not_fill_the_memory(folder: Path) -> None:
+    with local_engine(folder) as engine:
+        engine._conversations._most_bytes = 0
+        answer = chat(engine, [Message("system", "a"), Message("user", "b")])
+        assert answer.new_tokens and not engine._conversations._kept

@@ -1,0 +1,331 @@
+"""engine=api and servers that fail: retries, failover, refusals; answers are kept, keys stay secret."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evalkit.__main__ import main
+from evalkit.core.durable import read_log
+from tests.mtbench.fault_server import FaultServer
+
+KEY = "sk-test-0123456789abcdef"
+SUITE = ["suite=sample", "suite.tasks=[jamp,mawps]", "offline=true", "model=served"]
+QUICK = ["engine=api", "engine.retries=2", "engine.max_wait=0.02", "metrics.resamples=50"]
+
+
+def api(*servers: FaultServer) -> list[str]:
+    return [*SUITE, *QUICK, f"engine.base_url=[{','.join(server.url for server in servers)}]"]
+
+
+def records(out: Path) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for path in out.glob("served/sample/*/samples/*.jsonl"):
+        rows, damaged = read_log(path)
+        assert (damaged, path.read_bytes().count(b"\n")) == (0, len(rows))
+        found |= rows
+    return found
+
+
+def everything_written(out: Path) -> str:
+    return "\n".join(
+        path.read_text(encoding="utf-8")
+        for path in out.rglob("*")
+        if path.is_file() and path.suffix != ".lock"
+    )
+
+
+def fail_first(fault: str, times: int = 1) -> Callable[[str, int], str]:
+    return lambda text, attempt: fault if attempt < times else "ok"
+
+
+def run(out: Path, servers: Sequence[FaultServer], *more: str) -> int:
+    return main([*api(*servers), f"out={out}", *more])
+
+
+def test_an_undisturbed_run_of_a_foreign_server(tmp_path: Path) -> None:
+    """The model's name is in the identity, the address is not; the text follows the protocol's rule."""
+    ids = []
+    for name in "ab":
+        with FaultServer() as server:
+            assert run(tmp_path / name, [server]) == 0
+        (folder,) = (tmp_path / name / "served" / "sample").iterdir()
+        ids.append(folder.name)
+        assert len(records(tmp_path / name)) == 12
+    assert ids[0] == ids[1]
+    identity = json.loads((folder / "environment.json").read_text())["identity"]
+    assert (identity["engine_family"], identity["dtype"]) == ("api", "server")
+    assert identity["model"] == {"server_model": "served", "name": "served"}
+    record = next(iter(records(tmp_path / "b").values()))
+    assert (record["completion"], record["raw_text"], record["finish_reason"]) == (" 答え", " 答え", "stop")
+    with FaultServer() as server:
+        server.listed = {"id": "other", "object": "model", "owned_by": "me"}
+        assert run(tmp_path / "c", [server]) == 0
+    assert next((tmp_path / "c" / "other" / "sample").iterdir()).name != ids[0]
+
+
+@pytest.mark.parametrize("fault", ["429", "500", "cut", "cut_in_the_middle", "empty", "malformed", "html"])
+def test_what_passes_is_tried_again(fault: str, tmp_path: Path) -> None:
+    with FaultServer(fail_first(fault)) as server:
+        server.pause = 0.01
+        assert run(tmp_path, [server]) == 0
+        assert len(server.calls) == 24
+    assert len(records(tmp_path)) == 12
+    assert all(record["finish_reason"] == "stop" for record in records(tmp_path).values())
+
+
+@pytest.mark.parametrize(("fault", "over"), [("overflow", True), ("filter", False), ("filter_finish", False)])
+def test_what_concerns_one_request_counts_as_wrong(fault: str, over: bool, tmp_path: Path) -> None:
+    chosen: list[str] = []
+
+    def plan(text: str, attempt: int) -> str:
+        if not chosen:
+            chosen.append(text)
+        return fault if text == chosen[0] else "ok"
+
+    with FaultServer(plan) as server:
+        assert run(tmp_path, [server]) == 0
+    (wrong,) = [record for record in records(tmp_path).values() if record["finish_reason"] == "error"]
+    assert (wrong["completion"], wrong["over_context"]) == ("", over) and wrong["error"]
+    results = json.loads(next(tmp_path.glob("served/sample/*/results.json")).read_text())
+    assert results["run"]["errors"] == 1
+
+
+def test_a_wrong_key_stops_and_is_told_nowhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server repeats the key it got in its error."""
+    monkeypatch.setenv("MY_KEY", KEY)
+    with FaultServer() as server:
+        server.key = "another"
+        assert run(tmp_path, [server], "engine.api_key_env=MY_KEY") == 1
+        assert len(server.calls) == 0
+    captured = capsys.readouterr()
+    assert "refuses the API key" in captured.err and "Traceback" not in captured.err
+    assert "0123456789" not in captured.err + captured.out + everything_written(tmp_path)
+
+
+def test_a_right_key_is_told_nowhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with FaultServer(fail_first("500")) as server:
+        server.key = KEY
+        assert run(tmp_path, [server]) == 0
+    captured = capsys.readouterr()
+    assert "0123456789" not in captured.err + captured.out + everything_written(tmp_path)
+
+
+@pytest.mark.parametrize("fault", ["500", "bad_key"])
+def test_name_and_password_of_an_address_are_told_nowhere(
+    fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not even when the server repeats the header made of them."""
+    with FaultServer(fail_first(fault)) as server:
+        address = server.url.replace("http://", "http://user:passw0rd@")
+        code = main([*SUITE, *QUICK, f"engine.base_url=[{address}]", f"out={tmp_path}"])
+        assert code == (1 if fault == "bad_key" else 0)
+        assert server.headers["Authorization"].startswith("Basic ")
+    captured = capsys.readouterr()
+    told = captured.err + captured.out + everything_written(tmp_path)
+    assert "passw0rd" not in told and server.headers["Authorization"].split()[1] not in told
+    assert f"127.0.0.1:{server.port}" in told
+
+
+def test_a_key_that_stops_working_keeps_what_was_answered(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[str] = []
+
+    def plan(text: str, attempt: int) -> str:
+        calls.append(text)
+        return "bad_key" if len(calls) > 5 else "ok"
+
+    with FaultServer(plan) as server:
+        assert run(tmp_path, [server], "engine.concurrency=1") == 1
+        assert "refuses the API key" in capsys.readouterr().err
+        assert len(records(tmp_path)) == 5
+        server.plan = lambda text, attempt: "ok"
+        assert run(tmp_path, [server]) == 0
+    assert "continuing: 5 of 12" in capsys.readouterr().err
+    assert len(records(tmp_path)) == 12
+
+
+def test_an_unknown_model_stops(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with FaultServer(fail_first("no_model", 99)) as server:
+        assert run(tmp_path, [server], "engine.model=gpt-9") == 1
+        assert len(server.calls) == 1
+    assert "does not have the model" in capsys.readouterr().err
+    with FaultServer() as server:
+        server.listed = {"id": "a", "object": "model", "owned_by": "vllm"}
+        assert run(tmp_path, [server], "engine.model=b") == 2
+        assert "engine.model=a" in capsys.readouterr().err
+        server.listed = None
+        assert run(tmp_path, [server]) == 1, "no list of models, and none is named"
+        assert run(tmp_path, [server], "model.name=served") == 0
+
+
+def test_a_dead_servers_requests_go_to_the_other(tmp_path: Path) -> None:
+    calls: list[str] = []
+
+    def dies(text: str, attempt: int) -> str:
+        calls.append(text)
+        return "cut" if len(calls) > 3 else "ok"
+
+    with FaultServer(dies) as first, FaultServer() as second:
+        assert run(tmp_path, [first, second], "engine.concurrency=2") == 0
+        assert 3 < len(first.calls) < 12 and len(second.calls) >= 8
+        assert sum(first.answered.values()) + sum(second.answered.values()) == 12
+    assert len(records(tmp_path)) == 12
+
+
+def test_all_servers_dead_is_an_error_and_the_same_command_continues(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FaultServer(lambda text, attempt: "cut") as first, FaultServer() as second:
+        calls: list[str] = []
+
+        def dies(text: str, attempt: int) -> str:
+            calls.append(text)
+            return "cut" if len(calls) > 4 else "ok"
+
+        second.plan = dies
+        assert run(tmp_path, [first, second], "engine.concurrency=1") == 1
+        error = capsys.readouterr().err
+        assert "no server answers" in error and "run the same command again" in error
+        assert str(first.port) in error and str(second.port) in error
+        kept = records(tmp_path)
+        assert len(kept) == 4
+        second.plan = lambda text, attempt: "ok"
+        assert run(tmp_path, [first, second]) == 0
+    assert "continuing: 4 of 12" in capsys.readouterr().err
+    assert {key: records(tmp_path)[key] for key in kept} == kept
+    assert len(records(tmp_path)) == 12
+
+
+def test_nobody_there_at_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SUITE, *QUICK, "engine.base_url=http://127.0.0.1:9/v1", f"out={tmp_path}"]) == 1
+    assert "no server answers" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_request_that_breaks_every_server_is_asked_again_next_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The others are kept; it is not counted as wrong."""
+    chosen: list[str] = []
+
+    def plan(text: str, attempt: int) -> str:
+        if len(chosen) < 2 and text not in chosen:
+            chosen.append(text)
+        return "500" if text == chosen[-1] and len(chosen) == 2 else "ok"
+
+    with FaultServer(plan) as server:
+        assert run(tmp_path, [server], "engine.concurrency=1") == 1
+        error = capsys.readouterr().err
+        assert "1 requests failed at the server" in error and "HTTP 500" in error
+        assert len(records(tmp_path)) == 11
+        server.plan = lambda text, attempt: "ok"
+        assert run(tmp_path, [server]) == 0
+    assert len(records(tmp_path)) == 12
+
+
+def body_of(choice: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"model": "served", "choices": [{"index": 0, **choice}], **more}
+
+
+# Failures in an HTTP 200, and errors that pass: status, headers and body.
+FAILED: dict[str, tuple[int, dict[str, str], Any]] = {
+    "finish error": (200, {}, body_of({"text": " 答", "finish_reason": "error"})),
+    "abort": (200, {}, body_of({"text": "", "finish_reason": "abort"})),
+    "resource": (200, {}, body_of({"text": "", "finish_reason": "insufficient_system_resource"})),
+    "error beside": (200, {}, body_of({"text": ""}, error={"message": "upstream gone", "code": 502})),
+    "null": (200, {}, {"choices": None, "error": {"message": "Provider returned error", "code": 429}}),
+    "events": (200, {"Content-Type": "text/event-stream"}, b'data: {"error": {"message": "gone"}}\n\n'),
+    "words": (200, {"Content-Type": "text/plain"}, b"upstream connect error"),
+    "image": (200, {}, {"choices": [{"message": {"content": [{"type": "image_url"}]}}]}),
+    "no text": (200, {}, body_of({"text": None, "finish_reason": None})),
+    "overloaded": (529, {"Retry-After-Ms": "20"}, {"error": {"type": "overloaded_error", "message": "busy"}}),
+    "rate": (413, {}, {"error": {"message": "on tokens per minute (TPM)", "code": "rate_limit_exceeded"}}),
+}
+
+
+@pytest.mark.parametrize("fault", FAILED)
+def test_an_answer_that_failed_is_asked_again(fault: str, tmp_path: Path) -> None:
+    with FaultServer(fail_first(fault)) as server:
+        server.raw = FAILED
+        assert run(tmp_path, [server], "suite.tasks=[mawps]") == 0
+        assert len(server.calls) == 12
+    assert {record["completion"] for record in records(tmp_path).values()} == {" 答え"}
+
+
+@pytest.mark.parametrize("fault", ["abort", "words"])
+def test_an_answer_that_fails_for_good_is_no_wrong_answer(
+    fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is named with the server's words, not kept, and asked again by the same command."""
+    chosen: list[str] = []
+
+    def plan(text: str, attempt: int) -> str:
+        if len(chosen) < 2 and text not in chosen:
+            chosen.append(text)
+        return fault if text == chosen[-1] and len(chosen) == 2 else "ok"
+
+    with FaultServer(plan) as server:
+        server.raw = FAILED
+        assert run(tmp_path, [server], "engine.concurrency=1", "suite.tasks=[mawps]") == 1
+        error = capsys.readouterr().err
+        assert "1 requests failed" in error and ("abort" in error or "upstream connect error" in error)
+        assert len(records(tmp_path)) == 5 and not any(tmp_path.glob("served/sample/*/results.json"))
+        server.plan = lambda text, attempt: "ok"
+        before = len(server.calls)
+        assert run(tmp_path, [server], "suite.tasks=[mawps]") == 0
+        assert len(server.calls) == before + 1
+    assert len(records(tmp_path)) == 6
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (422, {"error": "Input validation error: `inputs` must have less than 4095 tokens. Given: 9001"}),
+        (400, {"error": {"type": "invalid_request_error", "message": "prompt is too long: 9 > 4 maximum"}}),
+        (200, {"choices": [{"text": "", "finish_reason": "length"}], "usage": {"completion_tokens": 0}}),
+    ],
+)
+def test_a_prompt_that_a_server_finds_too_long(status: int, body: dict[str, Any], tmp_path: Path) -> None:
+    chosen: list[str] = []
+
+    def plan(text: str, attempt: int) -> str:
+        if not chosen:
+            chosen.append(text)
+        return "long" if text == chosen[0] else "ok"
+
+    with FaultServer(plan) as server:
+        server.raw = {"long": (status, {}, body)}
+        assert run(tmp_path, [server], "suite.tasks=[mawps]") == 0
+        assert len(server.calls) == 6
+    (wrong,) = [record for record in records(tmp_path).values() if record["finish_reason"] == "error"]
+    assert (wrong["completion"], wrong["over_context"]) == ("", True) and wrong["error"]
+    partial = json.loads(next(tmp_path.glob("served/sample/*/results.json")).read_text())["partial"]
+    assert partial["partial"] and "1 samples count as wrong" in " ".join(partial["reasons"])
+
+
+def test_one_request_that_a_server_does_not_take_stops_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """HTTP 400 in words that nobody knows: at the first request it concerns all, later that one alone."""
+    seen: list[str] = []
+
+    def plan(text: str, attempt: int) -> str:
+        seen.extend([text] if text not in seen else [])
+        return "odd" if seen.index(text) == 2 else "ok"
+
+    with FaultServer(plan) as server:
+        server.raw = {"odd": (400, {}, {"error": {"message": "Nein danke"}})}
+        assert run(tmp_path, [server], "engine.concurrency=1", "suite.tasks=[mawps]") == 1
+        assert "Nein danke" in capsys.readouterr().err and len(records(tmp_path)) == 5
+        server.plan = lambda text, attempt: "odd"
+        assert run(tmp_path, [server], "suite.tasks=[mawps]") == 1
+        assert "Nein danke" in capsys.readouterr().err and len(records(tmp_path)) == 5

@@ -1,0 +1,124 @@
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evalkit.core.durable import from_line, read_log, to_line, write_json_atomic, write_lines_atomic
+from evalkit.core.errors import EvalkitError
+from evalkit.records.run_folder import RunDirectory, SampleRecord, run_id
+
+
+def record(index: int, completion: str = "1") -> SampleRecord:
+    return SampleRecord(
+        id=f"jamp/dev/{index}",
+        input="前提",
+        prompt_sha256="0" * 64,
+        gold="neutral",
+        completion=completion,
+        raw_text=completion,
+        finish_reason="stop_string",
+        prompt_tokens=10,
+        new_tokens=2,
+    )
+
+
+@given(st.dictionaries(st.text(), st.none() | st.integers() | st.text() | st.booleans()))
+def test_a_line_gives_back_its_row(row: dict[str, object]) -> None:
+    row.pop("check", None)
+    line = to_line(row)
+    assert line.count(b"\n") == 1 and from_line(line) == row
+
+
+@given(st.integers(min_value=0), st.integers(1, 255))
+def test_a_flipped_byte_is_noticed(position: int, change: int) -> None:
+    line = bytearray(to_line({"id": "jamp/dev/0", "completion": "こんにちは", "new_tokens": 3}))
+    line[position % (len(line) - 1)] ^= change
+    row = from_line(bytes(line))
+    assert row is None or row == {"id": "jamp/dev/0", "completion": "こんにちは", "new_tokens": 3}
+
+
+def test_kept_records_come_back(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path / "run") as run:
+        run.append("jamp", record(0))
+        run.append("jamp", record(1, "改行\nと\u2028区切り"))
+    assert list(RunDirectory(tmp_path / "run").records("jamp").values()) == [
+        record(0),
+        record(1, "改行\nと\u2028区切り"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "torn", [b'{"id": "jamp/dev/2", "inp', b'{"id": "jamp/dev/2"}', b"\x00" * 40, "前".encode()[:2]]
+)
+def test_a_torn_last_line_is_dropped_and_appending_goes_on(tmp_path: Path, torn: bytes) -> None:
+    with RunDirectory(tmp_path) as run:
+        run.append("jamp", record(0))
+    with run.samples_path("jamp").open("ab") as log:
+        log.write(torn)
+    with RunDirectory(tmp_path) as run:
+        assert run.recover("jamp") == 1
+        assert list(run.records("jamp")) == ["jamp/dev/0"]
+        run.append("jamp", record(1))
+    assert list(RunDirectory(tmp_path).records("jamp")) == ["jamp/dev/0", "jamp/dev/1"]
+    assert run.recover("jamp") == 0
+
+
+def test_a_repeated_id_counts_once(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path) as run:
+        run.append("jamp", record(0, "first"))
+        run.append("jamp", record(0, "second"))
+    assert [kept.completion for kept in run.records("jamp").values()] == ["first"]
+
+
+def test_two_processes_on_one_run_are_refused(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path), pytest.raises(EvalkitError, match="another process") as caught:
+        RunDirectory(tmp_path).__enter__()
+    assert caught.value.exit_code == 1
+    with RunDirectory(tmp_path):
+        pass
+
+
+def test_a_full_disk_leaves_whole_lines_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real_write = os.write
+    with RunDirectory(tmp_path) as run:
+        run.append("jamp", record(0))
+
+        def short_of_space(descriptor: int, data: bytes) -> int:
+            if len(data) > 20:
+                return real_write(descriptor, data[:20])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(
+            os, "write", lambda d, data: short_of_space(d, data if len(data) > 60 else data[:10])
+        )
+        with pytest.raises(EvalkitError, match="no space left"):
+            run.append("jamp", record(1))
+        monkeypatch.undo()
+    rows, damaged = read_log(run.samples_path("jamp"))
+    assert (list(rows), damaged) == (["jamp/dev/0"], 0)
+
+
+def test_atomic_files_are_whole_or_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "sub" / "results.json"
+    write_json_atomic(path, {"average": "平均"})
+    with pytest.raises(TypeError):
+        write_json_atomic(path, {"average": object()})
+    with pytest.raises(TypeError):
+        write_lines_atomic(path, [{"a": object()}])
+    assert json.loads(path.read_text(encoding="utf-8")) == {"average": "平均"}
+    assert [child.name for child in path.parent.iterdir()] == ["results.json"]
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EvalkitError, match="out=DIR"):
+        RunDirectory(tmp_path / "file" / "run").__enter__()
+
+
+def test_run_ids_depend_on_every_value_and_on_no_order() -> None:
+    assert run_id({"a": 1, "b": [2, 3]}) == run_id({"b": [2, 3], "a": 1})
+    assert run_id({"a": 1, "b": [2, 3]}) != run_id({"a": 1, "b": [3, 2]})

@@ -1,0 +1,133 @@
+"""A bundle is one file; a run from it opens no socket and is the same run as elsewhere."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from evalkit.core.errors import InputError
+from evalkit.records.unpacked import packed_sums
+from tests.tiny import save_tiny_model
+
+ROOT = Path(__file__).resolve().parents[2]
+COMET = ROOT / "tests" / "goldens" / "comet_tiny"
+NAME = "evalkit-tests/tiny"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+# Any attempt to reach a network ends the process with a message of its own.
+WITHOUT_SOCKETS = """
+import socket, sys
+def refuse(*words, **options):
+    raise SystemExit("a socket was opened")
+socket.socket.__init__ = refuse
+socket.create_connection = socket.getaddrinfo = refuse
+from evalkit.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def evalkit(*words: str, cwd: Path, code: int = 0, sockets: bool = True, **env: str) -> str:
+    start = ("-m", "evalkit") if sockets else ("-c", WITHOUT_SOCKETS)
+    done = subprocess.run(
+        [sys.executable, *start, *words],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A hub cache that holds a tiny Llama under a repository name."""
+    cache = tmp_path_factory.mktemp("hub")
+    repository = cache / f"models--{NAME.replace('/', '--')}"
+    save_tiny_model(repository / "snapshots" / COMMIT)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT, encoding="utf-8")
+    return cache
+
+
+def unpacked(tar: Path, into: Path) -> Path:
+    with tarfile.open(tar) as archive:
+        assert all(member.isfile() for member in archive)
+        archive.extractall(into, filter="data")
+    (folder,) = into.iterdir()
+    subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=folder, check=True)
+    return folder
+
+
+def test_a_run_from_the_bundle_opens_no_socket(hub: Path, tmp_path: Path) -> None:
+    words = ("model=hf", f"model.path={NAME}", "suite=sample", "suite.tasks=[jamp,mawps,alt-e-to-j]")
+    comet = (f"metrics.comet.checkpoint={COMET}", f"metrics.comet.encoder={COMET / 'encoder'}")
+    here = {"HF_HUB_CACHE": str(hub), "EVALKIT_CACHE": str(tmp_path / "cache")}
+    said = evalkit("bundle", *words, *comet, "offline=true", "out=all.tar", cwd=tmp_path, **here)
+    folder = unpacked(tmp_path / "all.tar", tmp_path / "there")
+    packed = [line.strip().replace("=all/", f"={folder}/") for line in said.splitlines() if "=all/" in line]
+    assert len(packed) == 2, said
+    facts = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+    identity = facts["model"]["identity"]
+    assert (identity["hub"], identity["commit"]) == (NAME, COMMIT)
+    packed_files = folder / "hub" / f"models--{NAME.replace('/', '--')}" / "snapshots" / COMMIT
+    assert identity["files"] == {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in packed_files.iterdir()
+    }
+    elsewhere = {"HF_HUB_CACHE": str(tmp_path / "nothing"), "EVALKIT_CACHE": str(tmp_path / "nothing")}
+    run = (*words, "limit=1", "offline=true")
+    evalkit(*run, *packed, f"data_dir={folder}", "out=there", cwd=tmp_path, sockets=False, **elsewhere)
+    evalkit(*run, *comet, "out=here", cwd=tmp_path, **here)
+    (there,), (here_run,) = tmp_path.glob("there/tiny/*/*"), tmp_path.glob("here/tiny/*/*")
+    assert there.name == here_run.name
+    for task in ("jamp", "mawps", "alt-e-to-j"):
+        name = f"samples/{task}.jsonl"
+        assert (there / name).read_bytes() == (here_run / name).read_bytes()
+    scores = [
+        json.loads((run / "results.json").read_text(encoding="utf-8"))["scores"] for run in (there, here_run)
+    ]
+    assert scores[0] == scores[1] and "alt-e-to-j_comet_wmt22" in scores[0]
+
+
+def test_without_the_bundle_the_missing_model_is_named(tmp_path: Path) -> None:
+    words = ("model=hf", f"model.path={NAME}", "suite=sample", "offline=true")
+    message = evalkit(*words, cwd=tmp_path, code=1, sockets=False, HF_HUB_CACHE=str(tmp_path))
+    assert NAME in message and "evalkit prepare" in message and "Traceback" not in message
+
+
+@pytest.mark.sources
+def test_prepared_data_travels(mirror: Path, tmp_path: Path) -> None:
+    words = ("suite=task", "suite.tasks=[mawps]")
+    cache = {"EVALKIT_CACHE": str(tmp_path / "cache")}
+    evalkit("bundle", *words, f"mirror={mirror}", "data_dir=data", "out=data.tar", cwd=tmp_path, **cache)
+    folder = unpacked(tmp_path / "data.tar", tmp_path / "there")
+    run = ("model=random", *words, f"data_dir={folder}", "limit=2", "offline=true")
+    assert "mawps" in evalkit(*run, cwd=tmp_path, sockets=False)
+    names = {path.name.partition("-")[2] for path in folder.glob("cache/sources/*")}
+    assert {"question_full.jsonl", "judge_ja_prompts.jsonl", "gpt-4.jsonl"} <= names, "MT-Bench's files"
+    with (folder / "1.3.1" / "evaluation" / "train" / "mawps.json").open("a", encoding="utf-8") as file:
+        file.write(" ")
+    refused = evalkit(*run, cwd=tmp_path, code=2, sockets=False)
+    assert "a file of the bundle was changed" in refused and "train/mawps.json" in refused
+
+
+def test_a_bundle_without_its_hashes_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "bundle.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match="unpack the bundle again"):
+        packed_sums(tmp_path)
+
+
+def test_what_cannot_be_had_stops_the_bundle_or_is_left_out(tmp_path: Path) -> None:
+    words = ("bundle", "suite=rc", "offline=true", "data_dir=data", "out=all.tar")
+    assert "jsquad" in evalkit(*words, cwd=tmp_path, code=1)
+    assert not (tmp_path / "all.tar").exists()
+    assert "left out" in evalkit(*words, "allow_missing=true", cwd=tmp_path)
+
+
+def test_a_file_name_is_needed(tmp_path: Path) -> None:
+    assert "out=FILE.tar" in evalkit("bundle", "suite=sample", cwd=tmp_path, code=2)

@@ -1,0 +1,39 @@
+"""The certificate holds in float32, and notices an engine that does change outputs."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from evalkit.__main__ import main
+from evalkit.engines.local.engine import LocalEngine
+from evalkit.engines.local.rows import Row
+
+WORDS = ["certify", "model=random", "suite=sample", "suite.tasks=[jamp,mawps]", "limit=3", "offline=true"]
+
+
+def test_float32_is_certified(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(WORDS) == 0
+    printed = capsys.readouterr().out
+    assert "certified: nothing changed" in printed and printed.count("batch ") == 8
+
+
+def test_a_changed_output_is_not_certified(
+    cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = LocalEngine.together
+
+    def dishonest(self: LocalEngine, requests: Sequence[object]) -> Iterator[Row]:
+        for row in honest(self, requests):  # type: ignore[arg-type]
+            if row.request.id == "mawps/bundled/0":
+                row.new[0] += 1
+            yield row
+
+    monkeypatch.setattr(LocalEngine, "together", dishonest)
+    assert main(WORDS) == 1
+    assert "NOT exact: 8 outputs changed" in capsys.readouterr().out
+
+
+def test_bfloat16_is_measured(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*WORDS, "dtype=bfloat16"]) == 0
+    assert "dtype bfloat16" in capsys.readouterr().out
