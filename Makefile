@@ -41,6 +41,7 @@ lint: $(BIN)/.evalkit-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/python .ci/audit.py
 
 format: $(BIN)/.evalkit-dev

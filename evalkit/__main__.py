@@ -36,9 +36,10 @@ def _command(words: list[str]) -> int:
         verb = line.verb if line.verb in words else None
         return print_help(VERBS, verb)
     if line.multirun:
+        from evalkit.cli.child import run_job
         from evalkit.runs.sweep import multirun
 
-        return multirun(line)
+        return multirun(line, run_job)
     config = options.load_config(line)
     if line.verb == "run" and config.watch is not None:
         from evalkit.runs.watch.command import watch

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,10 +22,11 @@ SWEEPS = ".sweeps"
 STOP_SECONDS = 60.0
 
 
-def multirun(line: CommandLine) -> int:
+def multirun(line: CommandLine, run_job: Callable[[Path], int]) -> int:
     """Runs every job of a command line, prints how each ended, and returns the exit code.
 
-    A job that fails does not stop the others.
+    A job that fails does not stop the others. `run_job` runs the job of a file in the process it is
+    called in, and returns its exit code.
 
     Raises:
         InputError: the command line of a job is wrong, or the launcher or its options; nothing ran.
@@ -42,7 +43,7 @@ def multirun(line: CommandLine) -> int:
     folder = _sweep_folder(configs[0])
     jobs = _jobs(expanded, configs, folder, own_log=options is not None)
     print(f"{len(jobs)} jobs, launcher {launcher}: {folder}", flush=True)
-    interrupted = _launch(folder, len(jobs), options)
+    interrupted = _launch(folder, len(jobs), options, run_job)
     ended = _read(folder, len(jobs))
     print()
     for text in lines(ended):
@@ -101,7 +102,9 @@ def _read(folder: Path, count: int) -> "list[Job]":
     return [Job.read(_job_path(folder, number)) for number in range(count)]
 
 
-def _launch(folder: Path, count: int, options: "LocalOptions | None") -> bool:
+def _launch(
+    folder: Path, count: int, options: "LocalOptions | None", run_job: Callable[[Path], int]
+) -> bool:
     """Runs the jobs, by SLURM or its stand-in when it has `options`; whether it was interrupted.
 
     Raises:
@@ -116,7 +119,7 @@ def _launch(folder: Path, count: int, options: "LocalOptions | None") -> bool:
                 return _one_after_another(paths)
             from evalkit.runs.sweep.slurm import launch
 
-            lost = launch(folder / "slurm", paths, options)
+            lost = launch(folder / "slurm", paths, options, run_job)
     except KeyboardInterrupt:
         return True
     except EvalkitError:

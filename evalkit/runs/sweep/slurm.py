@@ -1,7 +1,7 @@
 """The jobs of a multirun as one SLURM job array, or as its stand-in on this machine, through submitit."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,13 +57,16 @@ class SlurmOptions(LocalOptions):
     setup: list[str] | None = None
 
 
-def launch(folder: Path, paths: Sequence[Path], options: LocalOptions) -> list[str | None]:
+def launch(
+    folder: Path, paths: Sequence[Path], options: LocalOptions, run_job: Callable[[Path], int]
+) -> list[str | None]:
     """Submits the jobs and waits for all of them; why one did not end by itself, None for the others.
 
     Args:
         folder: where submitit keeps its files.
         paths: the files of the jobs.
         options: of SLURM, or of the stand-in.
+        run_job: runs the job of a file and returns its exit code, on the node.
     """
     import submitit
 
@@ -75,26 +78,27 @@ def launch(folder: Path, paths: Sequence[Path], options: LocalOptions) -> list[s
     executor.update_parameters(
         **{key if key in general else f"{cluster}_{key}": value for key, value in given.items()}
     )
-    jobs = executor.map_array(SubmittedJob(), paths)
+    jobs = executor.map_array(SubmittedJob(run_job), paths)
     print(f"submitted: {', '.join(job.job_id for job in jobs)}", flush=True)
     return [_why_lost(job) for job in jobs]
 
 
+@dataclass(frozen=True)
 class SubmittedJob:
-    """What submitit calls on the node."""
+    """What submitit calls on the node; `run_job` runs the job of a file and returns its exit code."""
+
+    run_job: Callable[[Path], int]
 
     def __call__(self, path: Path) -> int:
         """Runs the job of a file; returns its exit code."""
         import submitit
-
-        from evalkit.cli.child import run_job
 
         # A task of submitit has a process of its own already, and only there do its signals work:
         # before the time is up it leaves this call in the middle and puts the job back into the queue.
         job = Job.read(path)
         os.chdir(job.directory)
         replace(job, log=str(submitit.JobEnvironment().paths.stdout)).write(path)
-        return run_job(path)
+        return self.run_job(path)
 
     def checkpoint(self, path: Path) -> "DelayedSubmission":
         """The same job once more: it continues."""
