@@ -12,7 +12,7 @@ import re
 import stat
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -402,14 +402,16 @@ def _check_size(value: Any, path: Path) -> None:
     count(value)
 
 
-def read_options(path: Path, kind: type[Options], what: str, *, retired: Sequence[str] = ()) -> Options:
+def read_options(
+    path: Path, kind: type[Options], what: str, *, mend: Callable[[dict[Any, Any]], dict[Any, Any]] = dict
+) -> Options:
     """A YAML file as an instance of a dataclass.
 
     Args:
         path: the file.
         kind: the dataclass its keys and values must fit.
         what: the file in words, for the message: `task file`.
-        retired: keys of earlier versions, which are passed over.
+        mend: makes today's keys and values of those of an earlier version.
 
     Raises:
         InputError: see `read_yaml`; an unknown key (with the near ones) or a value of another type.
@@ -420,10 +422,11 @@ def read_options(path: Path, kind: type[Options], what: str, *, retired: Sequenc
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise InputError(f"{what} is not valid: keys and values were expected", where=path)
-    content = {key: value for key, value in content.items() if key not in retired}
     with foreign(f"{what} is not valid", where=path):
         try:
-            made = OmegaConf.to_object(OmegaConf.merge(_schema(typing.cast(Any, kind)), as_text(content)))
+            made = OmegaConf.to_object(
+                OmegaConf.merge(_schema(typing.cast(Any, kind)), as_text(mend(content)))
+            )
         except OmegaConfBaseException as error:
             key = error.full_key or "?"
             problem = str(error).splitlines()[0]

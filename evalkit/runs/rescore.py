@@ -132,7 +132,7 @@ def kept_config(path: Path) -> Config:
             where=path.parent,
             fix="run=results/<model>/<suite>/<run id>, as the run printed it",
         )
-    return read_options(path, Config, "the run's configuration", retired=_PASSED_OVER)
+    return read_options(path, Config, "the run's configuration", mend=_of_today)
 
 
 def _lay_over(config: Config, given: Config) -> None:
@@ -201,3 +201,12 @@ def _check_complete(folder: Path, before: Results | None, gaps: Mapping[str, int
             where=folder / "samples",
             fix="run the same command again, or score what is there: allow_missing=true",
         )
+
+
+def _of_today(content: dict[Any, Any]) -> dict[Any, Any]:
+    """A kept configuration without what earlier versions had: no completion or score depends on it."""
+    kept = {key: value for key, value in content.items() if key not in _PASSED_OVER}
+    engine = kept.get("engine")
+    if isinstance(engine, dict) and engine.get("server") == "evalkit":
+        kept["engine"] = {**engine, "server": "auto"}
+    return kept

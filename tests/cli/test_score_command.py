@@ -248,11 +248,12 @@ def test_a_run_with_options_of_an_earlier_version(run: Path, capsys: pytest.Capt
     path = run / "config.yaml"
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     content |= {"serve": {"host": "127.0.0.1", "port": 8000}, "plan": {"scoring_ms": 5.0}}
+    content["engine"]["server"] = "evalkit"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     assert main(["score", f"run={run}"]) == 0
     path.write_text(yaml.safe_dump(content | {"nonsense": 1}), encoding="utf-8")
     assert main(["score", f"run={run}"]) == 2
-    assert "does not fit this version" in capsys.readouterr().err
+    assert "the run's configuration is not valid" in capsys.readouterr().err
 
 
 def test_scoring_again_says_what_moved_and_why(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

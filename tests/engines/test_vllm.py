@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.engines.test_encoding import template, tokenizer_with
 
 from evalkit.__main__ import main
 from evalkit.core.config import Config, Dtype, EngineConfig, ModelConfig
@@ -16,6 +15,7 @@ from evalkit.core.types import Message, Request, Sampling
 from evalkit.engines import build_engine, identify
 from evalkit.engines.base import Engine
 from tests.engines import fake_vllm
+from tests.engines.local.test_encoding import template, tokenizer_with
 from tests.engines.models import local_engine, save_model
 
 SAMPLED = Sampling(True, 0.8, 0.95, 50, 1.1)

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from tests.engines.test_encoding import template, tokenizer_with
 
 from evalkit.__main__ import main
 from evalkit.core.config import AskConfig
+from tests.engines.local.test_encoding import template, tokenizer_with
 from tests.tiny import save_tiny_model
 
 

@@ -102,9 +102,7 @@ def _read(folder: Path, count: int) -> "list[Job]":
     return [Job.read(_job_path(folder, number)) for number in range(count)]
 
 
-def _launch(
-    folder: Path, count: int, options: "LocalOptions | None", run_job: Callable[[Path], int]
-) -> bool:
+def _launch(folder: Path, count: int, options: "LocalOptions | None", run_job: Callable[[Path], int]) -> bool:
     """Runs the jobs, by SLURM or its stand-in when it has `options`; whether it was interrupted.
 
     Raises:

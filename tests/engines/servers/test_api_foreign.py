@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.engines.test_encoding import template, tokenizer_with
 
 from evalkit.__main__ import main
 from evalkit.core.config import BosRule, Config, EngineConfig, ModelConfig, RandomShape
@@ -16,6 +15,7 @@ from evalkit.engines import build_engine, identify
 from evalkit.engines.local.random_model import byte_tokenizer
 from evalkit.engines.servers.bodies import foreign_completion, parameters
 from evalkit.services.replies import Reply, read_reply
+from tests.engines.local.test_encoding import template, tokenizer_with
 from tests.mtbench.fault_server import FaultServer
 
 TOKENIZER = byte_tokenizer()
