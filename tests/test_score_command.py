@@ -248,6 +248,7 @@ def test_a_run_with_options_of_an_earlier_version(run: Path, capsys: pytest.Capt
     path = run / "config.yaml"
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     content |= {"serve": {"host": "127.0.0.1", "port": 8000}, "plan": {"scoring_ms": 5.0}}
+    content["engine"]["server"] = "evalkit"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     assert main(["score", f"run={run}"]) == 0
     path.write_text(yaml.safe_dump(content | {"nonsense": 1}), encoding="utf-8")

@@ -138,6 +138,10 @@ def kept_config(path: Path) -> Config:
     content = read_yaml(path)
     if isinstance(content, dict):
         content = {key: value for key, value in content.items() if key not in _PASSED_OVER}
+        engine = content.get("engine")
+        if isinstance(engine, dict) and engine.get("server") == "evalkit":
+            # What `serve` was called; scoring asks no server.
+            content["engine"] = {**engine, "server": "auto"}
     try:
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), as_text(content)))
     except OmegaConfBaseException as error:
