@@ -7,17 +7,22 @@ python -m evalkit list models
 import sys
 from collections.abc import Sequence
 
-from evalkit import __version__
+from evalkit import __version__, terminal
 from evalkit.command import VERBS, attempt, execute, prepare_process
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code (0 done, 1 failed, 2 bad input, 130 interrupted)."""
+    if argv is None:
+        terminal.prepare()
     words = list(sys.argv[1:] if argv is None else argv)
     if words == ["--version"]:
         print(f"evalkit {__version__}")
         return 0
-    return attempt(lambda: _command(words)).code
+    code = attempt(lambda: _command(words)).code
+    if argv is None:
+        terminal.finish()
+    return code
 
 
 def _command(words: list[str]) -> int:

@@ -6,6 +6,8 @@ conf/, tasks/ and results/reference/ lie at the top of a checkout and inside the
 import os
 from pathlib import Path
 
+from evalkit.errors import InputError
+
 _PACKAGE = Path(__file__).resolve().parent
 _CHECKOUT = _PACKAGE.parent
 
@@ -20,11 +22,20 @@ REFERENCE = ROOT / "results" / "reference"
 
 
 def cache_dir() -> Path:
-    """Where fetched and converted files are kept: $EVALKIT_CACHE, else the XDG cache folder."""
+    """Where fetched and converted files are kept: $EVALKIT_CACHE, else the XDG cache folder.
+
+    Raises:
+        InputError: neither is set, and this account has no home folder.
+    """
     if chosen := os.environ.get("EVALKIT_CACHE"):
         return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "evalkit"
+    try:
+        return Path(base).expanduser() / "evalkit"
+    except RuntimeError:
+        raise InputError(
+            "this account has no home folder for evalkit's cache", fix="export EVALKIT_CACHE=FOLDER"
+        ) from None
 
 
 def default_data_dir() -> Path:

@@ -1,13 +1,13 @@
 """A run's results in the columns of the model card's tables: what `reproduce` sets beside them."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evalkit.errors import InputError
+from evalkit.errors import InputError, foreign
 from evalkit.mtbench.results import with_own_intervals
+from evalkit.reading import read_json_object
 from evalkit.reference import JASTER_TABLE, MT_BENCH_TABLE
 from evalkit.results import AVERAGE, Results, Value, read_results
 from evalkit.suites import with_intervals
@@ -41,10 +41,12 @@ def read_beside(path: Path) -> list[Beside]:
     content = _mt_bench_content(path)
     if content is None:
         return [_of_jaster(with_intervals(read_results(path), path.parent))]
-    if not content["tables"]:
-        raise InputError("the answers are not judged yet", where=path, fix="python -m evalkit judge run=DIR")
-    content = with_own_intervals(content, path.parent)
-    return [_of_mt_bench(model, table, content) for model, table in content["tables"].items()]
+    with foreign("the results file does not fit its schema", where=path):
+        if not content["tables"]:
+            fix = "python -m evalkit judge run=DIR"
+            raise InputError("the answers are not judged yet", where=path, fix=fix)
+        content = with_own_intervals(content, path.parent)
+        return [_of_mt_bench(model, table, content) for model, table in content["tables"].items()]
 
 
 def contains(value: Value, figure: float, digits: int) -> bool | None:
@@ -91,8 +93,7 @@ def _value(cell: Mapping[str, Any]) -> Value:
 def _mt_bench_content(path: Path) -> dict[str, Any] | None:
     """The content of an MT-Bench results file; None for any other file, which `read_results` judges."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = read_json_object(path)
+    except InputError:
         return None
-    is_one = isinstance(content, dict) and content.get("kind") == "mt_bench"
-    return content if is_one else None
+    return content if content.get("kind") == "mt_bench" else None

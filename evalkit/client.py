@@ -18,17 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from evalkit.errors import EvalkitError, InputError
 from evalkit.limits import AdaptiveLimit
-from evalkit.redaction import credentials, everywhere, hide_known
-from evalkit.refusals import (
-    error_code,
-    error_text,
-    is_filtered,
-    is_overflow,
-    public_address,
-    redact,
-    retry_after,
-)
-from evalkit.replies import Reply, chat_body, completion_body, reply_of_body
+from evalkit.redaction import credentials, hide_known
+from evalkit.refusals import Refusal, public_address, redact, refusal_of
+from evalkit.replies import Reply, chat_body, completion_body, json_of, read_reply
+from evalkit.text import everywhere
 from evalkit.types import Message
 
 if TYPE_CHECKING:
@@ -53,6 +46,15 @@ class Service:
     deployment: str | None = None
     api_version: str | None = None
     timeout: float = 180.0
+
+    def __post_init__(self) -> None:
+        """Refuses a key that no request can carry, before one is made."""
+        if not self.api_key.isascii() or not self.api_key.isprintable():
+            raise InputError(
+                "the API key holds characters that no request can carry",
+                where="environment",
+                fix="export it again, without line breaks, quotes or full-width characters",
+            )
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -143,16 +145,20 @@ class ApiClient:
         messages: Sequence[Message],
         parameters: Mapping[str, Any],
         on_lost: OnLost | None = None,
+        *,
+        needs_text: bool = False,
     ) -> Reply:
         """One chat completion, first choice; `parameters` go into the request as they are.
 
         `on_lost` is called after each attempt whose answer was lost, and told whether another one
-        follows; what it raises ends the request.
+        follows; what it raises ends the request. `needs_text`: an answer without a word that was
+        not cut off is asked again.
 
         Raises:
             ServiceError: the service refuses every such request.
         """
-        return await self._post("/chat/completions", chat_body(model, messages, parameters), on_lost)
+        body = chat_body(model, messages, parameters)
+        return await self._post("/chat/completions", body, on_lost, needs_text=needs_text)
 
     async def completions(
         self, model: str, prompt: str | Sequence[int], parameters: Mapping[str, Any]
@@ -171,26 +177,34 @@ class ApiClient:
             ServiceError: the service refuses to say it.
         """
 
-        async def send() -> Reply:
-            answer = await self.api.get(path, cast_to=object)
-            if not isinstance(answer, dict):
-                raise _TransientError("the service answered without a JSON object")
-            return Reply("ok", body=answer)
+        import openai
+
+        async def send() -> Reply | Refusal:
+            answer = await self.api.get(path, cast_to=openai.HttpxBinaryResponseContent)
+            body = json_of(answer.content)
+            if not isinstance(body, dict) or body.get("error"):
+                silent = "the service answered without a JSON object"
+                return refusal_of(answer.response.status_code, answer.response.headers, body, silent)
+            return Reply("ok", body=body)
 
         return await self.request(send)
 
-    async def _post(self, path: str, body: dict[str, Any], on_lost: OnLost | None = None) -> Reply:
-        async def send() -> Reply:
+    async def _post(
+        self, path: str, body: dict[str, Any], on_lost: OnLost | None = None, *, needs_text: bool = False
+    ) -> Reply:
+        import openai
+
+        async def send() -> Reply | Refusal:
             # The typed method would check and convert every request: half of its time on this side.
-            answer = await self.api.post(path, cast_to=object, body=body)
-            reply = reply_of_body(answer)
-            if reply is None:
-                raise _TransientError("the service answered without a choice", lost=True)
-            return reply
+            answer = await self.api.post(path, cast_to=openai.HttpxBinaryResponseContent, body=body)
+            response = answer.response
+            return read_reply(response.status_code, response.headers, answer.content, needs_text=needs_text)
 
         return await self.request(send, on_lost)
 
-    async def request(self, send: Callable[[], Awaitable[Reply]], on_lost: OnLost | None = None) -> Reply:
+    async def request(
+        self, send: Callable[[], Awaitable[Reply | Refusal]], on_lost: OnLost | None = None
+    ) -> Reply:
         """Calls `send` until it answers, is refused, or has failed for the last time.
 
         Raises:
@@ -219,50 +233,52 @@ class ApiClient:
                 )
             await asyncio.sleep(wait)
 
-    async def _attempt(self, send: Callable[[], Awaitable[Reply]]) -> Reply | _TransientError:
-        import httpx
+    async def _attempt(self, send: Callable[[], Awaitable[Reply | Refusal]]) -> Reply | _TransientError:
         import openai
 
         try:
             async with asyncio.timeout(self.service.timeout):
-                return await send()
-        except _TransientError as error:
-            return error
+                answer = await send()
         except (TimeoutError, openai.APITimeoutError):
             return _TransientError(f"no answer within {self.service.timeout:g} s", lost=True)
         except openai.APIConnectionError as error:
-            sent = not isinstance(error.__cause__, httpx.ConnectError)
+            # By name: the package openai brings an HTTP client of its own.
+            sent = type(error.__cause__).__name__ != "ConnectError"
             reason = f"connection failed: {error.__cause__ or error}"
             return _TransientError(reason, reachable=False, lost=sent)
         except openai.APIStatusError as error:
-            return self._refusal(error)
+            return self._refused(_refusal_in(error))
         except (openai.APIError, ValueError) as error:
             return _TransientError(f"the answer makes no sense: {error}", lost=True)
+        return answer if isinstance(answer, Reply) else self._refused(answer, answered=True)
 
-    def _refusal(self, error: "openai.APIStatusError") -> Reply | _TransientError:
-        status, code, text = error.status_code, error_code(error.body), self._clean(error_text(error))
-        if is_filtered(code):
-            return Reply("filtered", error=text)
-        if is_overflow(status, code, text):
-            return Reply("overflow", error=text)
+    def _refused(self, refusal: Refusal, *, answered: bool = False) -> Reply | _TransientError:
+        """`answered`: in an answer, which may have been paid for."""
+        text, place = self._clean(refusal.text), refusal.place
         where = public_address(self.service.base_url or "https://api.openai.com/v1")
-        if code in ("insufficient_quota", "billing_hard_limit_reached"):
-            raise ServiceError("quota", f"the account has no credit left: {text}", where=where)
-        if status == 429 or status >= 500 or status in (408, 409):
-            after = retry_after(error.response.headers)
-            if after is not None and after > LONGEST_PAUSE:
-                raise ServiceError(
-                    "pause",
-                    f"the service asks to wait {after:.0f} s: {text}",
-                    where=where,
-                    fix="run the same command again then: what was answered is kept",
-                )
-            return _TransientError(f"HTTP {status}: {text}", after=after, rate_limited=status == 429)
-        if status in (401, 403):
-            raise ServiceError("key", f"the service refuses the API key (HTTP {status}): {text}", where=where)
-        if status == 404 or code in ("model_not_found", "DeploymentNotFound"):
-            raise ServiceError("model", f"the service does not have the model: {text}", where=where)
-        raise ServiceError("request", f"the service refuses the request (HTTP {status}): {text}", where=where)
+        match refusal.kind:
+            case "filtered" | "overflow" as status:
+                return Reply(status, error=text)
+            case "quota":
+                raise ServiceError("quota", f"the account has no credit left: {text}", where=where)
+            case "key":
+                raise ServiceError("key", f"the service refuses the API key ({place}): {text}", where=where)
+            case "model":
+                raise ServiceError("model", f"the service does not have the model: {text}", where=where)
+            case "request":
+                what = f"the service refuses the request ({place}): {text}"
+                raise ServiceError("request", what, where=where)
+        if refusal.after is not None and refusal.after > LONGEST_PAUSE:
+            raise ServiceError(
+                "pause",
+                f"the service asks to wait {refusal.after:.0f} s: {text}",
+                where=where,
+                fix="run the same command again then: what was answered is kept",
+            )
+        limited = refusal.kind == "rate_limit"
+        return _TransientError(
+            f"{place}: {text}", after=refusal.after, rate_limited=limited, lost=answered and not limited
+        )
 
     def explain(self, error: "openai.APIError") -> EvalkitError:
         """An error met outside of `chat`, in words for people."""
@@ -271,7 +287,7 @@ class ApiClient:
         if not isinstance(error, openai.APIStatusError):
             return EvalkitError(self._clean(f"the service cannot be reached: {error.__cause__ or error}"))
         try:
-            outcome = self._refusal(error)
+            outcome = self._refused(_refusal_in(error))
         except ServiceError as refusal:
             return refusal
         return EvalkitError(self._clean(str(outcome if isinstance(outcome, Exception) else outcome.error)))
@@ -291,6 +307,12 @@ class ApiClient:
         kept = ("text", "model", "error", "finish_reason", "body")
         values = {name: getattr(reply, name) for name in kept}
         return replace(reply, **everywhere(values, lambda text: hide_known(text, *self.service.secrets)))
+
+
+def _refusal_in(error: "openai.APIStatusError") -> Refusal:
+    # The error keeps the inner object of the body only.
+    body = None if error.body is None else json_of(error.response.content)
+    return refusal_of(error.status_code, error.response.headers, body)
 
 
 def _new_api(service: Service) -> "openai.AsyncOpenAI":

@@ -1,14 +1,19 @@
 """One command: a verb and its configuration -> an exit code, whatever happens on the way."""
 
+import errno
 import importlib
+import os
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evalkit.durable import is_disk_full, write_error
-from evalkit.errors import EvalkitError, InputError, InterruptedRunError
+from evalkit.durable import write_error
+from evalkit.errors import EvalkitError, InputError, InterruptedRunError, is_disk_full, reason
 from evalkit.redaction import hide, printable
 from evalkit.signals import signals_stop_the_run
 
@@ -46,7 +51,7 @@ class Ended:
 
 
 def attempt(action: Callable[[], int]) -> Ended:
-    """Runs `action`; a known error becomes one message on standard error and an exit code.
+    """Runs `action`; whatever it raises becomes one message on standard error and an exit code.
 
     Signals that stop a run count as Ctrl-C from the first moment, also while models are loaded.
     """
@@ -59,24 +64,57 @@ def attempt(action: Callable[[], int]) -> Ended:
     except KeyboardInterrupt:
         print("evalkit: interrupted; the same command continues where this one stopped", file=sys.stderr)
         return Ended(130, "interrupted")
-    except RuntimeError as error:
-        # What pathlib says of `~name/...` when nobody here has that name, from whichever option it came.
-        if "home directory" not in str(error):
-            raise
-        why = "a path begins with ~ and the name of nobody on this machine"
-        print(f"evalkit: {why}", file=sys.stderr)
-        return Ended(InputError.exit_code, why)
-    except BrokenPipeError:
-        # The reader of our output (head, less) has gone: nothing is left to say.
-        sys.stderr.close()
-        return Ended(0)
-    except OSError as error:
+    except Exception as error:
+        failure = _named(error) or _unexpected(error)
+        print(f"evalkit: {printable(hide(str(failure)))}", file=sys.stderr)
+        return Ended(failure.exit_code, hide(failure.what))
+
+
+def _named(error: Exception) -> EvalkitError | None:
+    """What is wrong with this machine or this account, where an exception from anywhere says so."""
+    text = str(error)
+    if isinstance(error, OSError):
         # Libraries write too, into caches and temporary folders: a full disk is one message there too.
-        if not is_disk_full(error):
-            raise
-        failure = write_error(error.filename, error)
-        print(f"evalkit: {failure}", file=sys.stderr)
-        return Ended(failure.exit_code, failure.what)
+        if is_disk_full(error):
+            return write_error(error.filename, error)
+        if "No usable temporary directory" in text:
+            return InputError("no folder for temporary files can be written", fix="export TMPDIR=FOLDER")
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM) and error.filename is not None:
+            return EvalkitError(
+                f"no permission: {error.strerror}",
+                where=error.filename,
+                fix="where it is a cache: export EVALKIT_CACHE=FOLDER HF_HOME=FOLDER, which you may write to",
+            )
+    # What pathlib says of `~/...` and `~name/...` where there is no such home, whoever asked for it.
+    if isinstance(error, RuntimeError) and "home directory" in text:
+        if os.path.expanduser("~") == "~":  # noqa: PTH111 (this one does not raise)
+            fix = "export HOME=FOLDER, or the caches alone: export EVALKIT_CACHE=FOLDER HF_HOME=FOLDER"
+            return InputError("this account has no home folder, and a path begins with ~", fix=fix)
+        return InputError("a path begins with ~ and the name of nobody on this machine")
+    if isinstance(error, UnicodeEncodeError) and sys.getfilesystemencoding() != "utf-8":
+        return InputError(
+            f"a file name cannot be written in this locale ({sys.getfilesystemencoding()}): {error.object!r}",
+            fix="export PYTHONUTF8=1",
+        )
+    return None
+
+
+def _unexpected(error: Exception) -> EvalkitError:
+    """An error nobody foresaw, as one message; the traceback goes into a file for the report of it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if f"{os.sep}evalkit{os.sep}" in frame.filename] or frames
+    kind, said = type(error).__name__, reason(error)
+    log = None
+    with suppress(OSError):
+        descriptor, log = tempfile.mkstemp(prefix="evalkit-error-", suffix=".log")
+        os.close(descriptor)
+        told = printable(hide("".join(traceback.format_exception(error))))
+        Path(log).write_text(told, encoding="utf-8", errors="backslashreplace")
+    return EvalkitError(
+        f"unexpected error: {said if said.startswith(kind) else f'{kind}: {said}'}",
+        where=f"{own[-1].filename}, line {own[-1].lineno}" if own else None,
+        fix=f"what was finished is kept; please report this with {log or 'the whole command'}",
+    )
 
 
 def execute(verb: str, config: "Config", *, opened: Callable[[Path], None] | None = None) -> int:

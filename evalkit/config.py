@@ -13,6 +13,9 @@ from omegaconf import MISSING
 
 from evalkit.server_options import ServerOptions
 
+# What chat templates with a clock may read; llama 3.1's own takes it where there is none.
+TEMPLATE_DATE = "2024-07-26"
+
 
 class BosRule(Enum):
     """Whether the tokenizer puts its BOS in front: its own default, or never."""
@@ -108,7 +111,9 @@ class RandomShape:
 class ModelConfig:
     """A model to evaluate. `path` is a hub name or a folder; `name` labels tables and folders.
 
-    `served`: a model that only a server has (engine=api); no file of it is needed.
+    `chat_template`: a file, Jinja text, or the name of one of the tokenizer's own templates;
+    `template_date` is what a template reads from its clock. `served`: a model that only a server has
+    (engine=api); no file of it is needed.
     """
 
     name: str | None = None
@@ -116,6 +121,7 @@ class ModelConfig:
     revision: str | None = None
     tokenizer: str | None = None
     chat_template: str | None = None
+    template_date: str = TEMPLATE_DATE
     trust_remote_code: bool = False
     license: str | None = None
     terms: str | None = None

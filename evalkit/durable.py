@@ -17,7 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from evalkit.errors import EvalkitError, InputError
+from evalkit.errors import EvalkitError, InputError, is_disk_full
+from evalkit.text import everywhere, may_hold_half_characters, unicode_text
 
 CHECK = "check"
 SYNC_SECONDS = 2.0
@@ -47,12 +48,21 @@ def from_line(line: bytes) -> dict[str, Any] | None:
     if not line.endswith(b"\n"):
         return None
     try:
-        row = json.loads(line.decode("utf-8", "surrogatepass"))
+        text = line.decode("utf-8", "surrogatepass")
+        row = json.loads(text)
     except (ValueError, RecursionError):
         return None
     if not isinstance(row, dict) or row.pop(CHECK, None) != checksum(row):
         return None
-    return row
+    return _unicode(row, text)
+
+
+def _unicode(value: dict[str, Any], text: str) -> dict[str, Any]:
+    """A value read from `text`, mended where an older version kept half a character."""
+    if not may_hold_half_characters(text):
+        return value
+    mended: dict[str, Any] = everywhere(value, unicode_text)
+    return mended
 
 
 def read_log(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
@@ -203,7 +213,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def write_text_atomic(path: Path, text: str) -> None:
     """Writes a whole UTF-8 file, or nothing."""
     with atomic_file(path) as partial:
-        partial.write_bytes(text.encode("utf-8", "surrogatepass"))
+        partial.write_bytes(unicode_text(text).encode())
 
 
 def write_json_atomic(path: Path, value: Any) -> None:
@@ -220,7 +230,8 @@ def write_lines_atomic(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 def write_checked_json(path: Path, value: dict[str, Any]) -> None:
     """`write_json_atomic` of an object with its checksum, for `read_checked_json`."""
     # The checksum is that of what will be read: keys are texts, tuples are lists.
-    write_json_atomic(path, {**value, CHECK: checksum(json.loads(json.dumps(value)))})
+    kept = json.loads(unicode_text(json.dumps(value, ensure_ascii=False)))
+    write_json_atomic(path, {**kept, CHECK: checksum(kept)})
 
 
 def read_checked_json(path: Path) -> dict[str, Any]:
@@ -230,16 +241,21 @@ def read_checked_json(path: Path) -> dict[str, Any]:
         OSError: it cannot be read.
         ValueError: not JSON, not an object, or not what was written.
     """
-    content = json.loads(path.read_text(encoding="utf-8"))
+    text = path.read_bytes().decode("utf-8", "surrogatepass")
+    try:
+        content = json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     if not isinstance(content, dict):
         raise ValueError("a JSON object was expected")
     if content.pop(CHECK, None) not in (None, checksum(content)):
         raise ValueError("the checksum does not fit: the file was damaged or changed by hand")
-    return content
+    return _unicode(content, text)
 
 
 def write_checked_text(path: Path, text: str) -> None:
     """`write_text_atomic` with the checksum in a comment (`#`) above, for `is_whole_text`."""
+    text = unicode_text(text)
     write_text_atomic(path, f"# {CHECK}: {zlib.crc32(text.encode()):08x}\n{text}")
 
 
@@ -262,11 +278,6 @@ def remove_file(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise write_error(path, error) from error
-
-
-def is_disk_full(error: OSError) -> bool:
-    """Whether a write failed for want of space, on the disk or in a quota."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_error(path: object, error: OSError, option: str = "out") -> EvalkitError:

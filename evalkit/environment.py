@@ -13,8 +13,9 @@ import yaml
 
 from evalkit import __version__, assets
 from evalkit.durable import read_checked_json, write_checked_text
-from evalkit.redaction import everywhere, hide
+from evalkit.redaction import hide
 from evalkit.refusals import without_credentials
+from evalkit.text import everywhere
 
 if TYPE_CHECKING:
     from evalkit.config import Config

@@ -1,5 +1,15 @@
 """The one family of exceptions: every message says what, where and how to fix it."""
 
+import errno
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+log = logging.getLogger(__name__)
+
+_LONGEST_REASON = 400
+
 
 class EvalkitError(Exception):
     """Something failed for a reason a person can act on; what was finished is kept.
@@ -58,3 +68,72 @@ class InterruptedRunError(KeyboardInterrupt):
     def __init__(self, what: str, *, fix: str | None = None) -> None:
         self.what = what
         super().__init__(_text(what, None, fix))
+
+
+@contextmanager
+def foreign(
+    what: str, *, where: object = None, fix: str | None = None, raises: type[EvalkitError] = InputError
+) -> Iterator[None]:
+    """Runs code that is not evalkit's own on what a user gave; whatever it raises is one message.
+
+    Libraries report a bad file by exceptions of every kind, some end the process. The traceback
+    goes to the log. Evalkit's own errors, interrupts, a full disk and memory that does not suffice
+    pass through: they say nothing of the user's input.
+
+    Args:
+        what: what could not be done; the reason is put behind it.
+        where: the file, field or option concerned.
+        fix: what the user can do about it; a missing package is named in its place.
+        raises: the class of the error; `InputError` is exit code 2.
+
+    Raises:
+        EvalkitError: of the class `raises`, for every exception but those named above.
+    """
+    try:
+        yield
+    except EvalkitError:
+        raise
+    except (Exception, SystemExit) as error:
+        if is_out_of_memory(error) or (isinstance(error, OSError) and is_disk_full(error)):
+            raise
+        log.info("%s (%s)", what, where, exc_info=error)
+        raise raises(f"{what}: {reason(error)}", where=where, fix=_install(error) or fix) from error
+
+
+def reason(error: BaseException) -> str:
+    """What an exception says, on one line; its class too where the words alone may tell nothing."""
+    text = " ".join(str(error).split())
+    kind = type(error).__name__
+    if not text:
+        return kind
+    # A KeyError says the key, a StopIteration the value: not a sentence.
+    said = text if isinstance(error, OSError | ImportError) or " " in text else f"{kind}: {text}"
+    return said if len(said) <= _LONGEST_REASON else f"{said[:_LONGEST_REASON]} ..."
+
+
+def _install(error: BaseException) -> str | None:
+    """The command that installs the package whose absence is behind an exception."""
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen:
+        seen.append(cause)
+        if isinstance(cause, ImportError):
+            told = re.search(r"pip3? install ((?:-\w+ )?[\w.\[\],-]+)", " ".join(str(cause).split()))
+            needs = re.search(r"install ([\w-]+) to|requires the (\w+) library", str(cause))
+            name = told[1] if told else next(filter(None, needs.groups()), None) if needs else cause.name
+            if name:
+                return f"pip install {name}"
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, torch (of a GPU or of main memory) or Ray says that memory does not suffice."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether a write failed for want of space, on the disk or in a quota."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)

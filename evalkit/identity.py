@@ -6,11 +6,13 @@ clean-up and metric options (scoring can be done again).
 """
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from evalkit.config import Config
 from evalkit.prompts import PromptTemplate
 from evalkit.records import text_sha256
+from evalkit.task_spec import DataSpec
 from evalkit.tasks import Task
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ def run_identity(
     *,
     family: str,
     dtype: str,
+    left_out: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Everything a completion depends on, as plain JSON values.
 
@@ -40,6 +43,7 @@ def run_identity(
         template: the prompt templates.
         family: the engine family: engines of one family compute alike.
         dtype: the data type in use, `auto` resolved.
+        left_out: tokens that the tokenizer would put behind every prompt.
     """
     generation: dict[str, Any] = {
         "do_sample": config.generation.do_sample,
@@ -47,6 +51,11 @@ def run_identity(
     }
     if any(generation.values()):
         generation["sampling_version"] = SAMPLING_VERSION
+    own: dict[str, Any] = {}
+    if columns := {task.name: _columns(task.spec.data) for task in tasks if task.spec.data is not None}:
+        own["columns"] = columns
+    if template != PromptTemplate():
+        own["template"] = {"prompt": template.prompt, "few_shot": template.few_shot}
     return {
         "generation_version": GENERATION_VERSION,
         "protocol": config.protocol.name,
@@ -61,6 +70,8 @@ def run_identity(
         "generation": generation,
         "dtype": dtype,
         "engine_family": family,
+        **({"left_out": list(left_out)} if left_out else {}),
+        **own,
     }
 
 
@@ -69,6 +80,11 @@ def folder_name(name: str) -> str:
     return re.sub(r"[^\w.+-]+", "_", name).strip("._") or "model"
 
 
+def _columns(data: DataSpec) -> dict[str, Any]:
+    """How the rows of a user's own file become samples; the hash of the file does not tell."""
+    return {"input": data.input, "output": data.output, "few_shots": data.few_shots}
+
+
 def _prompt_sha256(task: Task, template: PromptTemplate) -> str:
-    # The inputs are covered by the hash of the data; this covers the words around them.
+    # The inputs are covered by the hash of the data (and the columns); this covers the words around them.
     return text_sha256(template.render(task.spec.instruction, task.few_shots, ""))

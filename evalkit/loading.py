@@ -63,11 +63,11 @@ def load_suite(config: Config, *, say: Callable[[str], None]) -> LoadedSuite:
     if config.suite.data is SuiteData.bundled:
         return LoadedSuite(config.suite.name, _bundled(config, specs), {}, ())
     data_dir = _data_dir(config, specs, say)
-    packed = packed_sums(data_dir)
+    packed = packed_sums(data_dir) if data_dir else {}
     tasks, missing = [], {}
     for spec in specs:
         try:
-            tasks.append(_prepared(config, spec, data_dir, packed))
+            tasks.append(_prepared(config, spec, data_dir or Path(), packed))
         except MissingDataError as error:
             if not config.allow_missing:
                 raise
@@ -76,7 +76,7 @@ def load_suite(config: Config, *, say: Callable[[str], None]) -> LoadedSuite:
         raise InputError(
             "none of the suite's datasets is there",
             where=data_dir,
-            fix=_prepare_command(config.suite, data_dir),
+            fix=_prepare_command(config.suite, data_dir or Path()),
         )
     warnings = tuple(warning for task in tasks for warning in task.warnings)
     return LoadedSuite(config.suite.name, tuple(tasks), missing, warnings)
@@ -103,7 +103,8 @@ def _prepared(config: Config, spec: TaskSpec, data_dir: Path, packed: dict[str, 
     return task
 
 
-def _data_dir(config: Config, specs: list[TaskSpec], say: Callable[[str], None]) -> Path:
+def _data_dir(config: Config, specs: list[TaskSpec], say: Callable[[str], None]) -> Path | None:
+    """The folder of the prepared files; None where every task brings its own data."""
     assert config.suite is not None
     if config.data_dir is not None:
         chosen = Path(config.data_dir).expanduser()
@@ -114,8 +115,10 @@ def _data_dir(config: Config, specs: list[TaskSpec], say: Callable[[str], None])
                 fix=_prepare_command(config.suite, chosen),
             )
         return chosen
+    if all(spec.data is not None for spec in specs):
+        return None
     data_dir = default_data_dir()
-    if not is_offline(config) and any(spec.data is None for spec in specs):
+    if not is_offline(config):
         from evalkit.sources.prepare import prepare
 
         say(f"data: preparing what is missing in {data_dir}")

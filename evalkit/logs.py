@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from evalkit.durable import write_error
+from evalkit.errors import EvalkitError
 from evalkit.redaction import hide, printable
 
 
@@ -43,7 +44,7 @@ def log_to(path: Path) -> Iterator[logging.Logger]:
     """
     logger = logging.getLogger("evalkit")
     try:
-        file = _RunLog(path, encoding="utf-8")
+        file = _RunLog(path, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise write_error(path, error) from error
     file.setFormatter(_Discreet("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -57,7 +58,9 @@ def log_to(path: Path) -> Iterator[logging.Logger]:
     try:
         yield logger
     except BaseException as error:
-        logger.info("stopped: %s: %s", type(error).__name__, error)
+        # Only what nobody foresaw needs the way it came.
+        known = not isinstance(error, Exception) or isinstance(error, EvalkitError)
+        logger.info("stopped: %s: %s", type(error).__name__, error, exc_info=None if known else error)
         raise
     finally:
         logger.setLevel(level)

@@ -72,6 +72,28 @@ def _bar(progress: Progress) -> Iterator[Callable[[], None]]:
         yield lambda: bars.update(task, completed=progress.done, description=progress.line())
 
 
+@contextmanager
+def bytes_bar(title: str, total: int, *, shown: bool = True) -> Iterator[Callable[[int], None]]:
+    """Gives a function that is told of bytes done; `shown`: as a bar, in a log as one line before.
+
+    The function may be called from several threads.
+    """
+    if not shown:
+        yield lambda done: None
+    elif not sys.stderr.isatty():
+        print(f"{t(title)}: {total / 1e9:.1f} GB", file=sys.stderr, flush=True)
+        yield lambda done: None
+    else:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+
+        columns = (TextColumn(t(title)), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+            task = bars.add_task("", total=total)
+            yield lambda done: bars.advance(task, done)
+
+
 def _quiet_lines(progress: Progress) -> Callable[[], None]:
     last = time.monotonic()
 

@@ -7,8 +7,7 @@ defence: an error text of a service, a library or the command line may repeat a 
 import base64
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
 from urllib.parse import unquote, urlsplit
 
 from evalkit.errors import InputError
@@ -42,15 +41,6 @@ def hide_known(text: str, *secrets: str) -> str:
     for secret in sorted(known, key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
     return text
-
-
-def everywhere(value: Any, change: Callable[[str], str]) -> Any:
-    """A JSON value with every text in it changed."""
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, dict):
-        return {key: everywhere(inner, change) for key, inner in value.items()}
-    return [everywhere(inner, change) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def refuse_keys(group: str, api_key_env: str | None, parameters: Iterable[str]) -> None:

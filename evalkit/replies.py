@@ -1,12 +1,19 @@
 """What is sent to an OpenAI-compatible service, and what its answer amounts to."""
 
+import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from evalkit.refusals import Refusal, refusal_of
+from evalkit.text import everywhere, unicode_text
 from evalkit.types import Message
 
 ReplyStatus = Literal["ok", "filtered", "overflow", "api_error"]
+# How an answer ended.
+End = Literal["stop", "stop_string", "length", "filtered", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,33 +49,179 @@ def completion_body(model: str, prompt: str | Sequence[int], parameters: Mapping
     return {"model": model, "prompt": prompt if isinstance(prompt, str) else list(prompt), **parameters}
 
 
-def reply_of_body(body: object) -> Reply | None:
-    """The first choice of a chat or text completion's JSON body; None: it is none, or has no choice."""
+def read_reply(
+    status: int, headers: Mapping[str, str], content: object, *, needs_text: bool = False
+) -> Reply | Refusal:
+    """What a service's answer to a chat or text completion amounts to: its first choice, or why not.
+
+    The one reading of answers: of calls, of batch files, for completions and for judgments.
+
+    Args:
+        status: the HTTP status.
+        headers: of the response.
+        content: the body, as it came or as JSON.
+        needs_text: an answer without a word that was not cut off is a failed one.
+    """
+    body = json_of(content)
+    if not 200 <= status < 300:
+        return refusal_of(status, headers, body)
     choices = body.get("choices") if isinstance(body, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(body, dict) or not isinstance(choice, dict):
-        return None
-    message = choice.get("message")
-    if isinstance(message, dict):
-        text = message.get("content") or message.get("refusal")
-    elif (text := choice.get("text")) is None:
-        return None
-    if text is not None and not isinstance(text, str):
-        return None
-    finish_reason, model, usage = choice.get("finish_reason"), body.get("model"), body.get("usage")
-    filtered = finish_reason == "content_filter"
-    return Reply(
-        status="filtered" if filtered else "ok",
-        text=text if filtered else text or "",
+        return refusal_of(status, headers, body, "the service answered without a choice")
+    for told in (body, choice):
+        if told.get("error"):
+            return refusal_of(status, headers, {"error": told["error"]})
+    text = _text(choice)
+    if isinstance(text, Refusal):
+        return text
+    given, usage, model = choice.get("finish_reason"), body.get("usage"), body.get("model")
+    finish_reason = str(given.get("type") or "") or None if isinstance(given, dict) else given
+    reply = Reply(
+        status="ok",
+        text=text,
         finish_reason=finish_reason if isinstance(finish_reason, str) else None,
         model=model if isinstance(model, str) else None,
-        input_tokens=_count(usage, "prompt_tokens"),
-        output_tokens=_count(usage, "completion_tokens"),
-        error="the service cut its own answer (content_filter)" if filtered else None,
+        input_tokens=_count(usage, "prompt_tokens", "input_tokens"),
+        output_tokens=_count(usage, "completion_tokens", "output_tokens"),
         body=body,
     )
+    return _judged_by_its_end(reply, choice, headers, needs_text)
 
 
-def _count(usage: object, key: str) -> int | None:
-    value = usage.get(key) if isinstance(usage, dict) else None
-    return value if isinstance(value, int) else None
+def _judged_by_its_end(
+    reply: Reply, choice: Mapping[str, Any], headers: Mapping[str, str], needs_text: bool
+) -> Reply | Refusal:
+    end, text = end_of(reply.finish_reason), reply.text or ""
+    if end == "filtered":
+        error = f"the service cut its own answer ({reply.finish_reason})"
+        return replace(reply, status="filtered", text=text or None, error=error)
+    if end == "failed":
+        said = f"the answer ended with finish reason {reply.finish_reason}"
+        given = choice.get("finish_reason")
+        # SGLang says in the finish reason why it gave up.
+        return refusal_of(200, headers, {"error": given} if isinstance(given, dict) else None, said)
+    if text.strip() or (text and not needs_text):
+        return reply
+    message = choice.get("message") or {}
+    if any(message.get(name) for name in ("tool_calls", "function_call")):
+        return Refusal("passing", "the service answered with a tool call and no text")
+    if end == "length" and reply.output_tokens == 0:
+        return replace(reply, status="overflow", text=None, error="the prompt leaves no room for an answer")
+    unended = end is None and (reply.finish_reason is not None or not reply.output_tokens)
+    if unended or (needs_text and end != "length"):
+        named = f" (finish reason {reply.finish_reason})" if reply.finish_reason else ""
+        return Refusal("passing", f"the service answered without a word{named}")
+    return reply
+
+
+def is_lost(finish_reason: str | None, text: str | None) -> bool:
+    """Whether what was once kept as an answer is none: it failed, was refused, or has not a word."""
+    end = end_of(finish_reason)
+    return end in ("failed", "filtered") or (end != "length" and not (text or "").strip())
+
+
+_ENDS: tuple[tuple[End, re.Pattern[str]], ...] = (
+    (
+        "stop",
+        re.compile(
+            r"^(stop|stop_token|stopstringfound|eos|eos_?token|eosfound|end|end_turn|complete|completed"
+            r"|finish|finished|done|success|tool_?calls|tool_use|function_call)$"
+        ),
+    ),
+    ("stop_string", re.compile(r"stop_?(sequence|string|word)$")),
+    (
+        "filtered",
+        re.compile(
+            r"filter|safety|sensitive|refus|blocklist|blocked|prohibited|recitation|spii|guardrail|toxic"
+            r"|moderation|policy"
+        ),
+    ),
+    (
+        "length",
+        re.compile(
+            r"length|max_?(new_|output_)?tokens|maxpredictedtokens|token_limit|context_window|error_limit"
+        ),
+    ),
+    (
+        "failed",
+        re.compile(
+            r"error|fail|abort|cancel|time_?out|timed|resource|overload|unavailable|network|connection|lost"
+            r"|disconnect|interrupt|malformed|unload|exceeded|rate_|preempt|kill|shut_?down|crash|user"
+        ),
+    ),
+)
+
+
+def end_of(finish_reason: str | None) -> End | None:
+    """What a server's finish reason means; None: it gives none, or one that says nothing."""
+    name = (finish_reason or "").strip().lower()
+    return next((end for end, words in _ENDS if words.search(name)), None)
+
+
+def json_of(content: object) -> object:
+    """A body as JSON. What is none: its text, or the error in a stream of events, or None for broken JSON.
+
+    Half a character in it becomes U+FFFD.
+    """
+    body = content
+    if isinstance(content, bytes):
+        try:
+            body = json.loads(content)
+        except (ValueError, RecursionError):
+            body = _without_json(content.decode("utf-8", "replace").strip())
+        # Gemini puts an error into a list.
+        body = body[0] if isinstance(body, list) and body else body
+    return everywhere(body, unicode_text)
+
+
+def _without_json(text: str) -> object:
+    events = re.findall(r"^data:\s*(\{.*\})\s*$", text, re.M)
+    for event in events:
+        with suppress(ValueError, RecursionError):
+            told = json.loads(event)
+            if told.get("error") or "choices" not in told:
+                return told
+    if events:
+        return "a stream of events, which was not asked for"
+    # Half an answer may say anything: only a page or a line of text is an error's.
+    return None if text.startswith(("{", "[", '"')) else text
+
+
+# Thoughts are no part of an answer.
+_THOUGHTS = ("thinking", "redacted_thinking", "reasoning", "reasoning_content")
+
+
+def _text(choice: Mapping[str, Any]) -> str | Refusal:
+    message = choice.get("message")
+    if isinstance(message, dict):
+        content = message.get("content") or message.get("refusal")
+    elif message is None and "text" in choice:
+        content = choice["text"]
+    else:
+        return Refusal("passing", "the service answered without a message")
+    if content is None or isinstance(content, str):
+        return content or ""
+    texts = []
+    for part in content if isinstance(content, list) else [content]:
+        kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+        text = part if isinstance(part, str) else part.get("text") if isinstance(part, dict) else None
+        if kind == "refusal" and isinstance(part, dict):
+            text = part.get("refusal")
+        if kind in _THOUGHTS:
+            continue
+        if not isinstance(text, str) or kind not in (None, "text", "output_text", "refusal", "str"):
+            return Refusal("passing", f"the answer has a part of the type {kind!r}; only text is read")
+        texts.append(text)
+    return "".join(texts)
+
+
+def _count(usage: object, *keys: str) -> int | None:
+    for key in keys:
+        value = usage.get(key) if isinstance(usage, dict) else None
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            continue
+        with suppress(ValueError, OverflowError):
+            if (count := int(float(value))) >= 0:
+                return count
+    return None

@@ -178,4 +178,6 @@ def _number(value: Value) -> str:
 
 
 def _interval(value: Value) -> str:
-    return "–" if value.ci95 is None else f"{value.ci95[0]:.4f}–{value.ci95[1]:.4f}"
+    if value.ci95 is None:
+        return "" if value.value is None else "–"
+    return f"{value.ci95[0]:.4f}–{value.ci95[1]:.4f}"

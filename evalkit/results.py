@@ -24,6 +24,7 @@ from typing import Any
 from evalkit.config import Config, ProtocolConfig
 from evalkit.durable import read_checked_json
 from evalkit.errors import InputError
+from evalkit.reading import check_types, fits
 from evalkit.server_options import PromptForm
 
 SCHEMA_VERSION = 1
@@ -32,6 +33,14 @@ PROTOCOL_LIMIT = 100
 PROTOCOL_FEW_SHOTS = 4
 PROTOCOL_RESAMPLES = 10_000
 PROTOCOL_SPLIT = "dev"
+# What others than the run itself read of `Results.run`, where it is there.
+_RUN: dict[str, Any] = {
+    "identity": dict[str, Any],
+    "datasets": dict[str, dict[str, Any]],
+    "other_data": dict[str, str],
+    "warnings": list[str],
+}
+_IDENTITY: dict[str, Any] = {"model": dict[str, Any], "data": dict[str, Any], "prompts": dict[str, Any]}
 MAKE_AGAIN = "the command that made the run makes it again, from the kept completions"
 
 
@@ -179,6 +188,8 @@ class Results:
                 protocol=ProtocolRecord(**content["protocol"]),
                 run=dict(content["run"]),
             )
+            check_types(results)
+            _check_run(results.run)
             _check_metrics(results)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"the results file does not fit its schema: {error}", where=where) from None
@@ -202,6 +213,15 @@ def _value(name: str, entry: dict[str, Any]) -> Value:
 def is_number(value: object) -> bool:
     """Whether this is a number that a float can hold; NaN and infinities are none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _check_run(run: dict[str, Any]) -> None:
+    identity = run.get("identity", {})
+    known = {name: value for name, value in run.items() if name in _RUN}
+    known |= {name: value for name, value in identity.items() if name in _IDENTITY}
+    for name, value in known.items():
+        if not fits(value, (_RUN | _IDENTITY)[name]):
+            raise TypeError(f"the field {name} of run")
 
 
 def _check_metrics(results: Results) -> None:

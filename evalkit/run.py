@@ -18,6 +18,7 @@ from evalkit.records import RunDirectory, SampleRecord, run_id
 from evalkit.results import Results, protocol_record, read_results
 from evalkit.scoring.publish import scores_fit, write_scored
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, score_tasks
+from evalkit.server_options import PromptForm
 from evalkit.signals import signals_stop_the_run, stop_if_signalled
 from evalkit.suites import summarise, with_intervals
 from evalkit.task_spec import is_task_file
@@ -26,6 +27,7 @@ from evalkit.types import Completion, Request, Sampling
 
 if TYPE_CHECKING:
     from evalkit.engines.base import Identified
+    from evalkit.models import ResolvedModel
 
 Say = Callable[[str], None]
 
@@ -71,6 +73,8 @@ def evaluate(config: Config, *, say: Say, opened: Callable[[Path], None] = lambd
     with directory, log_to(directory.path / "run.log") as log, signals_stop_the_run():
         opened(directory.path)
         say(f"run: {directory.path}")
+        if behind := identity.get("left_out"):
+            log.warning("the tokenizer puts %s behind every text: the prompts go without", " ".join(behind))
         kept, pending = _split_requests(config, suite, template, directory)
         if not pending and (finished := _finished_results(directory, config, dtype)):
             return Outcome(directory.path, finished, generated=0, kept=kept)
@@ -108,9 +112,20 @@ def _run_directory(
 ) -> tuple[dict[str, Any], RunDirectory]:
     """What identifies a run, and the directory that is named after it."""
     model, family, dtype = identified.model, identified.family, identified.dtype
-    identity = run_identity(config, suite.tasks, model, template, family=family, dtype=dtype)
+    behind = _left_out(config, model)
+    identity = run_identity(config, suite.tasks, model, template, family=family, dtype=dtype, left_out=behind)
     folder = Path(config.out or "results").expanduser() / model.label / folder_name(suite.name)
     return identity, RunDirectory(folder / run_id(identity))
+
+
+def _left_out(config: Config, model: "ResolvedModel") -> list[str]:
+    """The tokens that the model's tokenizer puts behind every text, and that no prompt ends with."""
+    if not model.has_tokenizer or config.engine.prompts is PromptForm.chat:
+        return []
+    from evalkit.engines.encoding import left_out
+    from evalkit.engines.loading import load_tokenizer
+
+    return left_out(load_tokenizer(model), config.protocol.bos)
 
 
 def score_run(

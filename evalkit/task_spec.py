@@ -2,20 +2,18 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf import MISSING
 
 from evalkit import assets
-from evalkit.errors import InputError
+from evalkit.errors import InputError, foreign
 from evalkit.metrics import metric_names
 from evalkit.nearest import did_you_mean
-from evalkit.reading import as_text, read_yaml
+from evalkit.reading import read_options
 
 PROTOCOL_VERSION = "1.3.1"
 CATEGORIES = ("EL", "FA", "HE", "MC", "MR", "MT", "NLI", "QA", "RC")
@@ -170,32 +168,13 @@ def _load_shipped(path: Path) -> TaskSpec:
     return _load_spec_file(path)
 
 
-@cache
-def _schema() -> Any:
-    return OmegaConf.structured(TaskSpec)
-
-
-def _keys() -> list[str]:
-    kinds = (TaskSpec, DataSpec, AnswerSpec, UpstreamSpec)
-    return [option.name for kind in kinds for option in fields(kind)]
-
-
 def _load_spec_file(path: Path) -> TaskSpec:
-    data = read_yaml(path)
-    if not isinstance(data, dict):
-        raise InputError("task file is not valid: keys and values were expected", where=path)
-    try:
-        spec = OmegaConf.to_object(OmegaConf.merge(_schema(), as_text(data)))
-    except OmegaConfBaseException as error:
-        field_name = error.full_key or "?"
-        near = (
-            did_you_mean(field_name.rpartition(".")[2], _keys()) if isinstance(error, ConfigKeyError) else ""
-        )
-        raise _refusal(path, field_name, f"{str(error).splitlines()[0]}{near}") from None
-    assert isinstance(spec, TaskSpec)
-    _check_spec(spec, path)
+    spec = read_options(path, TaskSpec, "task file")
+    with foreign("task file is not valid", where=path):
+        _check_spec(spec, path)
+        if spec.data is not None:
+            _check_data(spec, spec.data, path)
     if spec.data is not None:
-        _check_data(spec, spec.data, path)
         spec.data.file = _beside(path, spec.data.file)
         spec.data.few_shots_file = _beside(path, spec.data.few_shots_file)
     return spec

@@ -5,7 +5,6 @@ one made by llm-jp-eval itself serves as well. Files: jaster.md section 2 of the
 """
 
 import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from evalkit import assets
 from evalkit.errors import InputError
+from evalkit.reading import decode, parse_json, read_bytes
 from evalkit.shell import command
 from evalkit.task_spec import (
     PROTOCOL_VERSION,
@@ -173,19 +173,13 @@ def _read_prepared(path: Path) -> tuple[list[dict[str, str]], str]:
 
 def _read_json(path: Path) -> tuple[Any, str]:
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise MissingDataError(path) from None
-    except OSError as error:
-        raise InputError(f"cannot read the file: {error.strerror}", where=path) from None
-    try:
-        return json.loads(data.decode("utf-8")), hashlib.sha256(data).hexdigest()
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"not JSON: {error.msg}", where=f"{path}, line {error.lineno}, column {error.colno}"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"not UTF-8 text: {error.reason} at byte {error.start}", where=path) from None
+        missing = not path.exists()
+    except (OSError, ValueError):
+        missing = False
+    if missing:
+        raise MissingDataError(path)
+    data = read_bytes(path)
+    return parse_json(decode(data, path), path), hashlib.sha256(data).hexdigest()
 
 
 def _rows(value: Any, path: Path, field_name: str) -> list[dict[str, str]]:

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from evalkit.errors import InputError
+from evalkit.reading import read_text
 
 MARK = "bundle.json"
 SUMS = "SHA256SUMS"
@@ -33,13 +34,9 @@ def packed_sums(data_dir: Path) -> dict[str, str]:
     if not (data_dir / MARK).is_file():
         return {}
     try:
-        lines = (data_dir / SUMS).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"the list of hashes of the bundle cannot be read: {error}",
-            where=data_dir / SUMS,
-            fix="unpack the bundle again",
-        ) from None
+        lines = read_text(data_dir / SUMS, "the list of hashes of the bundle").splitlines()
+    except InputError as error:
+        raise InputError(error.what, where=error.where, fix="unpack the bundle again") from None
     return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
 

@@ -1,5 +1,6 @@
 """A bundle is one file; a run from it opens no socket and is the same run as elsewhere."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -72,7 +73,12 @@ def test_a_run_from_the_bundle_opens_no_socket(hub: Path, tmp_path: Path) -> Non
     packed = [line.strip().replace("=all/", f"={folder}/") for line in said.splitlines() if "=all/" in line]
     assert len(packed) == 2, said
     facts = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
-    assert facts["model"]["identity"] == {"hub": NAME, "commit": COMMIT}
+    identity = facts["model"]["identity"]
+    assert (identity["hub"], identity["commit"]) == (NAME, COMMIT)
+    packed_files = folder / "hub" / f"models--{NAME.replace('/', '--')}" / "snapshots" / COMMIT
+    assert identity["files"] == {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in packed_files.iterdir()
+    }
     elsewhere = {"HF_HUB_CACHE": str(tmp_path / "nothing"), "EVALKIT_CACHE": str(tmp_path / "nothing")}
     run = (*words, "limit=1", "offline=true")
     evalkit(*run, *packed, f"data_dir={folder}", "out=there", cwd=tmp_path, sockets=False, **elsewhere)

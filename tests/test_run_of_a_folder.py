@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from evalkit.__main__ import main
+from tests.engines.test_encoding import template, tokenizer_with
 from tests.tiny import save_tiny_model
 
 AWKWARD = "a b=c,d 日本{x}${y}[z]"
@@ -81,3 +82,21 @@ def test_scoring_by_run_keeps_what_is_known_of_the_engine(
     shown = [line for line in capsys.readouterr().out.splitlines() if "next:" in line]
     offered = [shlex.split(line.partition("evalkit ")[2]) for line in shown]
     assert ["score", f"run={folder}", "protocol.strip=true"] in offered
+
+
+def test_a_tokenizer_that_ends_every_text(place: Path, words: list[str], folder: Path) -> None:
+    """The prompts go without the end; that is said, and names the run."""
+    model = place / "終わり"
+    shutil.copytree(place / "モデル 1", model)
+    tokenizer_with(template("<s> $A </s>")).save_pretrained(model)
+    ends = [word if not word.startswith("model.path=") else f"model.path={model}" for word in words]
+    assert main([*ends, f"out={place}/out-ends"]) == 0
+    (found,) = place.glob("out-ends/終わり/task/*")
+    assert results(found)["run"]["identity"]["left_out"] == ["</s>"]
+    assert "left_out" not in results(folder)["run"]["identity"]
+    assert "puts </s> behind every text" in (found / "run.log").read_text(encoding="utf-8")
+    counts = [
+        [json.loads(line)["prompt_tokens"] for line in (run / "samples" / "足し算.jsonl").open()]
+        for run in (folder, found)
+    ]
+    assert counts[0] == counts[1]

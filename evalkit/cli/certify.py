@@ -44,7 +44,7 @@ def run(config: Config) -> int:
     _print_table(comparisons, console)
     exact = facts["dtype"] == "float32"
     changed = sum(len(comparison.changed) for comparison in comparisons)
-    words = ", ".join(f"{key} {facts[key]}" for key in ("device", "dtype", "attention", "prefix"))
+    words = ", ".join(f"{key} {facts[key]}" for key in ("device", "dtype", "attention", "prefix", "way"))
     console.print(f"{suite.name}: {comparisons[0].requests} prompts; {words}", highlight=False)
     shares = [comparison.share for comparison in comparisons]
     if not exact:

@@ -6,6 +6,7 @@ comma takes quotes); all other values have Hydra's syntax.
 """
 
 import dataclasses
+import os
 import re
 import types
 import typing
@@ -19,6 +20,7 @@ from evalkit import assets
 from evalkit.errors import InputError
 from evalkit.nearest import did_you_mean
 from evalkit.reading import as_text
+from evalkit.text import half_character
 
 if typing.TYPE_CHECKING:
     from evalkit.config import Config
@@ -69,7 +71,8 @@ def parse(argv: Iterable[str], verbs: Iterable[str]) -> CommandLine:
     launcher: list[str] = []
     folders: list[str] = []
     flags: list[tuple[str, str | bool]] = []
-    words = iter(argv)
+    given = [_unicode(word) for word in argv]
+    words = iter(given)
     for word in words:
         if word in ("-h", "--help"):
             wants_help = True
@@ -104,6 +107,25 @@ def parse(argv: Iterable[str], verbs: Iterable[str]) -> CommandLine:
         raise InputError(f"{launcher[0]} is for several jobs", fix="python -m evalkit -m ...")
     line = CommandLine(verb or "run", tuple(overrides), tuple(folders), tuple(flags), wants_help)
     return dataclasses.replace(line, multirun=multirun, launcher=tuple(launcher))
+
+
+def _unicode(word: str) -> str:
+    """A word of the command line, once it is sure to be text.
+
+    Raises:
+        InputError: bytes that are not UTF-8, which Python hands on as half characters.
+    """
+    if half_character(word) is None:
+        return word
+    data = os.fsencode(word)
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        shown, fix = data.decode("utf-8", "replace"), "write it in UTF-8; rename a file whose name is not"
+    else:
+        # The locale, not the word, is what Python cannot read.
+        shown, fix = data.decode("utf-8"), "export PYTHONUTF8=1"
+    raise InputError("a word of the command line is not UTF-8 text here", where=shown, fix=fix)
 
 
 def _flag_value(word: str, rest: Iterator[str]) -> str:

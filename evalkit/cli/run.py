@@ -20,7 +20,8 @@ this process. docs/servers.md
 (see: list launchers). watch= evaluates every checkpoint in a folder once it is whole, lowest step
 first, once each. engine=ray uses every GPU of a machine or a cluster. All three: docs/cluster.md.
 
-options: model, model.path, model.revision, model.tokenizer, model.chat_template,
+options: model, model.path, model.revision, model.tokenizer, model.chat_template (file, text or name),
+model.template_date (what a template with a clock reads),
 model.trust_remote_code, model.accept_license; suite, suite.tasks; limit, num_few_shots, seed,
 split; dtype, engine.batch_size, engine.device, engine.device_map, engine.prefix, engine.attention,
 engine.threads; engine.num_workers, engine.gpus_per_worker, engine.address (engine=ray);

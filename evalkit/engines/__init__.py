@@ -1,9 +1,11 @@
 """Engines: requests in, completions out."""
 
+from dataclasses import replace
+
 from evalkit.config import Config, is_offline
 from evalkit.engines.base import Engine, Identified
-from evalkit.errors import InputError
-from evalkit.models import ResolvedModel, resolve
+from evalkit.errors import EvalkitError, InputError
+from evalkit.models import ResolvedModel, check_unchanged, resolve
 
 ENGINES = ("local", "ray", "api", "vllm")
 
@@ -22,6 +24,11 @@ def identify(config: Config) -> Identified:
 
         return identify_served(config)
     model = resolve(config.model, offline=is_offline(config))
+    if config.engine.name == "vllm":
+        from evalkit.engines.vllm import deciding_options
+
+        if options := deciding_options(config.engine.parameters):
+            model = replace(model, identity={**model.identity, "parameters": options})
     return Identified(model, engine_family(config), resolve_dtype(config))
 
 
@@ -30,12 +37,13 @@ def build_engine(config: Config, resolved: ResolvedModel) -> Engine:
 
     Raises:
         InputError: an engine evalkit does not have, or options this machine cannot satisfy.
+        EvalkitError: the model's files changed while they were loaded.
     """
     name = config.engine.name
     if name == "local":
         from evalkit.engines.local import LocalEngine
 
-        return LocalEngine(config, resolved)
+        return _unchanged(LocalEngine(config, resolved), resolved)
     if name == "ray":
         from evalkit.engines.cluster import RayEngine
 
@@ -47,8 +55,18 @@ def build_engine(config: Config, resolved: ResolvedModel) -> Engine:
     if name == "vllm":
         from evalkit.engines.vllm import VllmEngine
 
-        return VllmEngine(config, resolved)
+        return _unchanged(VllmEngine(config, resolved), resolved)
     raise InputError(f"unknown engine {name!r}", where="option engine", fix=f"engine={'|'.join(ENGINES)}")
+
+
+def _unchanged(engine: Engine, resolved: ResolvedModel) -> Engine:
+    """The engine, unless its model was overwritten between its identification and its loading."""
+    try:
+        check_unchanged(resolved)
+    except EvalkitError:
+        engine.close()
+        raise
+    return engine
 
 
 def engine_family(config: Config) -> str:

@@ -8,11 +8,12 @@ from contextlib import AsyncExitStack
 from typing import Any
 from urllib.parse import urlsplit
 
-from evalkit.client import ApiClient
+from evalkit.client import ApiClient, ServiceError
 from evalkit.config import Config
 from evalkit.engines.balance import Fleet
 from evalkit.engines.base import Engine, distinct
 from evalkit.engines.bridge import streamed
+from evalkit.engines.chat_template import clock_date, render_chat
 from evalkit.engines.prompt_form import Form, choose_form
 from evalkit.engines.server_bodies import foreign_completion, parameters
 from evalkit.engines.server_model import ask_servers, new_client
@@ -62,14 +63,24 @@ class ApiEngine(Engine):
         Raises:
             EvalkitError: every server is dead, one refuses every request, or some requests failed
                 at all of them; what was answered, also by calls then under way, comes first.
+            InputError: the chat template may not be used (`render_chat`).
         """
         listed = distinct(requests)
         if listed:
+            self._check_template(listed)
 
             def answer(put: Put) -> Coroutine[Any, Any, None]:
                 return self._answer(listed, put)
 
             yield from streamed(answer)
+
+    def _check_template(self, requests: Iterable[Request]) -> None:
+        """The server renders chats; where its template is here too, it is seen what that does."""
+        first = next((turns for request in requests if (turns := self._messages(request))), None)
+        if first and self._tokenizer is not None and self._tokenizer.chat_template:
+            render_chat(first, self._tokenizer)
+            if clock_date(self._tokenizer):
+                log.warning("the chat template has a clock: the server puts the date of today into prompts")
 
     async def _answer(self, requests: Sequence[Request], put: Put) -> None:
         async with AsyncExitStack() as stack:
@@ -182,6 +193,7 @@ class _Work:
         self._stop: EvalkitError | None = None
         self._failed: list[str] = []
         self._in_a_row = 0
+        self._answered = False
 
     async def run(self) -> None:
         """Asks them all, the first one alone: what every request would meet shows there."""
@@ -204,15 +216,24 @@ class _Work:
     async def _take_one(self) -> None:
         request = self._waiting.popleft()
         try:
-            answer = await self._engine.ask(self._fleet, request)
+            answer = await self._ask(request)
         except EvalkitError as error:
             self._stop = self._stop or error
             return
         if isinstance(answer, Completion):
-            self._in_a_row = 0
+            self._in_a_row, self._answered = 0, True
             self._put(answer)
             return
         self._in_a_row += 1
         self._failed.append(f"{request.id}: {answer.error}")
         if not self._fleet.alive or self._in_a_row >= FAILURES_IN_A_ROW:
             self._stop = self._stop or self._engine.failure(self._fleet, answer)
+
+    async def _ask(self, request: Request) -> Completion | Reply:
+        try:
+            return await self._engine.ask(self._fleet, request)
+        except ServiceError as error:
+            # Where others were answered, it is this one request that the server does not take.
+            if error.reason != "request" or not self._answered:
+                raise
+            return Reply("api_error", error=error.what)

@@ -1,17 +1,27 @@
 """Cutting rows into batches that fit, for the ways of generation that know whole batches only."""
 
 from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
 from itertools import groupby
 from typing import Any
 
 import torch
 
 from evalkit.engines.cache import LayerShape
-from evalkit.engines.memory import Limits, is_out_of_memory, no_room
+from evalkit.engines.memory import Limits, no_room
 from evalkit.engines.rows import Row
+from evalkit.errors import is_out_of_memory
 
 # Where a model does not say what a token takes in its cache.
 _UNKNOWN_ROWS = 16
+
+
+class Lengths(Enum):
+    """What becomes of prompts of different lengths in one batch."""
+
+    padded = "padded to one length"
+    joined = "computed by length, continued together"
+    apart = "never in one batch"
 
 
 class Batches:
@@ -27,10 +37,10 @@ class Batches:
         """Most rows in a batch."""
         return self._limits.rows if self._limits else self._rows
 
-    def of(self, rows: Sequence[Row], *, alike: bool = False) -> Iterator[list[Row]]:
-        """The rows in batches, longest prompts first; `alike`: prompts of one length only."""
+    def of(self, rows: Sequence[Row], lengths: Lengths) -> Iterator[list[Row]]:
+        """The rows in batches, longest prompts first."""
         ordered = sorted(rows, key=lambda row: -len(row.ids))
-        for _, some in groupby(ordered, key=lambda row: len(row.ids) if alike else 0):
+        for _, some in groupby(ordered, key=lambda row: len(row.ids) if lengths is Lengths.apart else 0):
             waiting = list(some)
             while waiting:
                 length = max(len(row.ids) + row.request.max_new_tokens for row in waiting)
@@ -44,12 +54,16 @@ class Batches:
         Raises:
             EvalkitError: not even one row fits.
         """
+        yielded: set[int] = set()
         try:
-            yield from run(rows)
+            for row in run(rows):
+                yielded.add(id(row))
+                yield row
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            left = [row for row in rows if row.finish is None]
+            # A row may have ended in a batch that is handed over as a whole.
+            left = [row for row in rows if id(row) not in yielded]
             if len(rows) == 1:
                 raise no_room(error) from None
         else:
@@ -66,12 +80,13 @@ class Batches:
 
 def _stated_layers(model: Any) -> list[LayerShape]:
     """The cache's shapes as the configuration states them; none when it does not."""
-    config = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", None)
-    layers = getattr(config, "num_hidden_layers", None)
-    hidden, queries = getattr(config, "hidden_size", None), getattr(config, "num_attention_heads", None)
-    if not (heads and layers and hidden and queries):
+    try:
+        config = model.config.get_text_config()
+        queries, hidden = config.num_attention_heads, config.hidden_size
+        heads = getattr(config, "num_key_value_heads", None) or queries
+        dim = getattr(config, "head_dim", None) or hidden // queries
+        weight = model.get_input_embeddings().weight
+        return [LayerShape(heads, dim, dim, None, weight.device, weight.dtype)] * config.num_hidden_layers
+    except Exception:
+        # A figure that is missing, a list of them, or one that may differ from layer to layer.
         return []
-    dim = getattr(config, "head_dim", None) or hidden // queries
-    weight = model.get_input_embeddings().weight
-    return [LayerShape(heads, dim, dim, None, weight.device, weight.dtype)] * layers

@@ -9,6 +9,7 @@ from evalkit.engines import ray_session
 from evalkit.engines.base import Engine, distinct
 from evalkit.engines.chunks import WorkList
 from evalkit.engines.crew import Crew, Lost
+from evalkit.engines.loading import check_files
 from evalkit.engines.worker_plan import WorkerPlan
 from evalkit.errors import EvalkitError
 from evalkit.models import ResolvedModel
@@ -32,6 +33,8 @@ class RayEngine(Engine):
 
     def __init__(self, config: Config, resolved: ResolvedModel) -> None:
         device = ray_session.workers_device(config)
+        # Before a Ray is started for it.
+        check_files(resolved)
         plan = ray_session.start(config.engine, device, _need(resolved))
         self._crew: Crew | None = None
         try:
@@ -112,4 +115,5 @@ def _portable(resolved: ResolvedModel) -> ResolvedModel:
     template = resolved.config.chat_template
     if template is None:
         return resolved
-    return replace(resolved, config=replace(resolved.config, chat_template=chat_template(template)))
+    text = chat_template(template, resolved.tokenizer or resolved.path)
+    return replace(resolved, config=replace(resolved.config, chat_template=text))

@@ -192,6 +192,7 @@ class Crew:
                 self._ask(member, None)
             return outcome
         if isinstance(outcome, Refusal):
+            self._repeat(member, outcome.log)
             if not member.late:
                 raise outcome.error
             # A machine that joined and cannot serve must not end the work of the others. The worker
@@ -213,7 +214,7 @@ class Crew:
             )
         if self.first is None:
             self.first = hello
-        for name in ("torch", "transformers", "device_name", "prefix"):
+        for name in ("torch", "transformers", "device_name", "way"):
             other, usual = hello.described.get(name), self.first.described.get(name)
             if other != usual:
                 line = (

@@ -6,6 +6,8 @@ Source: section 1 ("Tokens and generation") of the llm-jp-eval v1.3.1 protocol.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from evalkit.text import unicode_text
+
 # In this order: what the text-generation pipeline's clean-up replaces.
 CLEAN_UP = (
     (" .", "."),
@@ -84,4 +86,5 @@ class CompletionDecoder:
         text: str = self._tokenizer.decode(
             list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
-        return text
+        # A tokenizer written in Python may give half a character for the bytes of one that was cut.
+        return unicode_text(text)

@@ -1,14 +1,20 @@
-"""Requests -> token ids: the BOS rule, chat templates, and what a request needs while it runs."""
+"""Requests -> token ids: the special tokens around a prompt, and what a request needs while it runs.
 
-from collections.abc import Iterator, Sequence
+In front stands what the tokenizer puts there (`protocol.bos`), BOS never twice. Behind a prompt
+stands nothing: after an EOS or SEP that its tokenizer adds, a model would begin another text.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from evalkit.config import BosRule
-from evalkit.errors import InputError
-from evalkit.types import Message, Request
+from evalkit.engines.chat_template import render_chat
+from evalkit.types import Request
 
 _CHUNK = 256
+# Texts that end in different tokens, so that what all of them end in was added.
+_PROBES = ("1", "あ", "b")
 
 
 @dataclass(frozen=True)
@@ -39,11 +45,13 @@ class Vocabulary(Protocol):
 def encode(requests: Sequence[Request], loaded: Vocabulary, bos: BosRule) -> list[Encoded]:
     """The requests' prompts as token ids, in order.
 
-    Text gets the tokenizer's own special tokens (`bos` auto) or none; a prompt whose text begins
-    with BOS gets no second one. A chat is rendered by the chat template, which writes its own.
+    Text gets the tokenizer's own special tokens in front (`bos` auto) or none; a prompt whose text
+    begins with BOS gets no second one. A chat is rendered by the chat template, which writes its
+    own, and a prompt given as token ids is taken as it is.
 
     Raises:
-        InputError: a chat request for a tokenizer without a chat template.
+        InputError: a chat request for a tokenizer without a chat template, or with one that may
+            not be used (`render_chat`).
     """
     encoded: list[Encoded] = []
     for start in range(0, len(requests), _CHUNK):
@@ -61,32 +69,11 @@ def _text(request: Request, tokenizer: Any) -> str:
     return render_chat(request.prompt, tokenizer)
 
 
-def render_chat(messages: Sequence[Message], tokenizer: Any) -> str:
-    """The text of a conversation whose next turn is the assistant's.
-
-    Raises:
-        InputError: the tokenizer has no chat template, or the template refuses these roles.
-    """
-    from jinja2 import TemplateError
-
-    if not tokenizer.chat_template:
-        raise InputError(
-            "the model's tokenizer has no chat template, so it cannot be asked in turns",
-            where="option model.chat_template",
-            fix="model.chat_template=FILE.jinja, or take an instruct model",
-        )
-    turns = [{"role": message.role, "content": message.content} for message in messages]
-    try:
-        text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    except TemplateError as error:
-        raise InputError(f"the chat template refuses the conversation: {error}") from None
-    return text
-
-
 def token_ids(text: str, tokenizer: Any, bos: BosRule) -> list[int]:
-    """A text prompt as token ids, by the same rule."""
+    """A text prompt as token ids, by the same rule; `bos` none is right for a rendered chat too."""
     special = bos is BosRule.auto and not _begins_with_bos(text, tokenizer)
-    return list(tokenizer(text, add_special_tokens=special)["input_ids"])
+    ids = list(tokenizer(text, add_special_tokens=special)["input_ids"])
+    return _bare(ids, _appended(tokenizer)[special], tokenizer)
 
 
 def without_bos(text: str, tokenizer: Any) -> str:
@@ -110,8 +97,61 @@ def _ids(requests: Sequence[Request], texts: list[str], tokenizer: Any, bos: Bos
         )
         for rule in set(special)
     }
+    appended = _appended(tokenizer)
     for rule in special:
-        yield list(next(by_rule[rule]))
+        yield _bare(list(next(by_rule[rule])), appended[rule], tokenizer)
+
+
+def _bare(ids: list[int], appended: Sequence[int], tokenizer: Any) -> list[int]:
+    ids = without_end(ids, appended)
+    # Some tokenizers have two rules that each put a BOS in front.
+    bos = tokenizer.bos_token_id
+    while bos != tokenizer.unk_token_id and len(ids) > 1 and ids[0] == ids[1] == bos:
+        del ids[0]
+    return ids
+
+
+def without_end(ids: list[int], appended: Sequence[int]) -> list[int]:
+    """Token ids without those that a tokenizer put behind the text."""
+    ends = bool(appended) and ids[-len(appended) :] == list(appended)
+    return ids[: -len(appended)] if ends else ids
+
+
+def left_out(tokenizer: Any, bos: BosRule) -> list[str]:
+    """The tokens that this tokenizer puts behind every text by this rule, and that prompts go without."""
+    ids = _appended(tokenizer)[bos is BosRule.auto]
+    return [str(token) for token in tokenizer.convert_ids_to_tokens(list(ids))]
+
+
+def _appended(tokenizer: Any) -> dict[bool, tuple[int, ...]]:
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    return appended_ids(lambda text, add: list(tokenizer(text, add_special_tokens=add)["input_ids"]), special)
+
+
+def appended_ids(
+    encode: Callable[[str, bool], list[int]], special: Collection[int]
+) -> dict[bool, tuple[int, ...]]:
+    """What a tokenizer puts behind every text: with its special tokens asked for (true), and without.
+
+    Args:
+        encode: a text -> token ids, with or without special tokens.
+        special: ids that stand for no text; some tokenizers add one even when told not to.
+    """
+    plain = [encode(text, False) for text in _PROBES]
+    always: list[int] = []
+    while all(len(ids) > len(always) for ids in plain):
+        last = {ids[-1 - len(always)] for ids in plain}
+        if len(last) > 1 or not last <= set(special):
+            break
+        always.insert(0, last.pop())
+    more: list[int] = []
+    for text, ids in zip(_PROBES, plain, strict=True):
+        if len(ids) > len(always):
+            whole = encode(text, True)
+            begins = (i for i in range(len(whole)) if whole[i : i + len(ids)] == ids)
+            more = whole[next(begins, len(whole)) + len(ids) :]
+            break
+    return {True: (*always, *more), False: tuple(always)}
 
 
 def _begins_with_bos(text: str, tokenizer: Any) -> bool:

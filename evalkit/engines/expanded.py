@@ -8,30 +8,39 @@ import copy
 import inspect
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import DynamicCache
 
-from evalkit.engines.batches import Batches
+from evalkit.engines.batches import Batches, Lengths
 from evalkit.engines.loading import LoadedModel
 from evalkit.engines.prefixes import shared_prefixes
 from evalkit.engines.rows import Row
 from evalkit.engines.sampling import choose
 
+# Tensors of a cache's layer that are known: what attention keeps of each token, and a constant.
+_STATES = {"keys", "values", "_sliding_window_tensor"}
 
-def generate(rows: Sequence[Row], loaded: LoadedModel, batches: Batches) -> Iterator[Row]:
+
+def generate(rows: Sequence[Row], loaded: LoadedModel, batches: Batches, lengths: Lengths) -> Iterator[Row]:
     """Finishes the rows, group by group of shared prefixes, and yields each as soon as it has ended."""
     for group in shared_prefixes([row.ids for row in rows]):
         members = [rows[index] for index in group.members]
         prefix = PrefixCache(loaded.model, members[0].ids[: group.length])
-        for batch in batches.of(members, alike=not prefix.pads):
-            yield from batches.attempt(batch, partial(_run, prefix))
+        for batch in batches.of(members, lengths):
+            yield from batches.attempt(batch, partial(_run, prefix, lengths))
 
 
-def _run(prefix: "PrefixCache", rows: Sequence[Row]) -> Iterator[Row]:
-    batch = prefix.start([row.ids[prefix.length :] for row in rows])
+def _run(prefix: "PrefixCache", lengths: Lengths, rows: Sequence[Row]) -> Iterator[Row]:
+    suffixes = [row.ids[prefix.length :] for row in rows]
+    if lengths is Lengths.joined:
+        batch = join([prefix.start(list(alike)) for _, alike in groupby(suffixes, key=len)])
+    else:
+        batch = prefix.start(suffixes)
     running = list(rows)
     while running:
         going_on = [row.add(token) for row, token in zip(running, choose(batch.logits, running), strict=True)]
@@ -49,14 +58,11 @@ class PrefixCache:
 
     Attributes:
         length: tokens of the prefix.
-        pads: whether rows of a batch may have suffixes of different lengths. Sliding windows and
-            recurrent layers count places in the batch, padding included, so there they may not.
     """
 
     def __init__(self, model: Any, ids: Sequence[int]) -> None:
         self.model = model
         self.length = len(ids)
-        self.pads = _attends_everywhere(model.config.get_text_config())
         self._cache = DynamicCache(config=model.config)
         if ids:
             self._compute(ids)
@@ -65,14 +71,14 @@ class PrefixCache:
     def _compute(self, ids: Sequence[int]) -> None:
         device = self.model.get_input_embeddings().weight.device
         tokens = torch.tensor([list(ids)], device=device)
-        self.model(input_ids=tokens, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+        _forward(self.model, tokens, self._cache)
 
     @torch.inference_mode()
     def start(self, suffixes: Sequence[Sequence[int]]) -> "ExpandedBatch":
         """A batch of rows that go on from the prefix with these tokens each."""
         cache = copy.deepcopy(self._cache)
         if self.length and len(suffixes) > 1:
-            cache.batch_repeat_interleave(len(suffixes))
+            cache.reorder_cache(torch.zeros(len(suffixes), dtype=torch.long))
         return ExpandedBatch(self.model, cache, self.length, suffixes)
 
 
@@ -95,7 +101,6 @@ class ExpandedBatch:
             mask[index, length + width - len(suffix) :] = 1
         self._device = model.get_input_embeddings().weight.device
         self._mask = mask.to(self._device)
-        self._positioned = "position_ids" in inspect.signature(model.forward).parameters
         self.logits = self._forward(ids.to(self._device))
 
     @torch.inference_mode()
@@ -108,27 +113,72 @@ class ExpandedBatch:
     def keep(self, rows: Sequence[int]) -> None:
         """Drops all rows but these."""
         index = torch.tensor(rows, device=self._device)
-        self._cache.batch_select_indices(index)
+        # Every kind of layer can be put in another order, its recurrent states too; fewer rows are one.
+        self._cache.reorder_cache(index)
         self._mask = self._mask[index]
 
+    @torch.inference_mode()
+    def take(self, others: Sequence["ExpandedBatch"]) -> None:
+        """Adds the rows of other batches, whose sequences are no longer than these, padded on the left."""
+        batches = (self, *others)
+        for layers in zip(*(batch._cache.layers for batch in batches), strict=True):
+            _join_layers(layers)
+        width = self._mask.shape[1]
+        self._mask = torch.cat([pad(batch._mask, (width - batch._mask.shape[1], 0)) for batch in batches])
+        self.logits = torch.cat([batch.logits for batch in batches])
+
     def _forward(self, ids: Tensor) -> Tensor:
-        options = {}
-        if self._positioned:
-            positions = (self._mask.cumsum(dim=1) - 1).clamp(min=0)
-            options["position_ids"] = positions[:, -ids.shape[1] :]
-        output = self._model(
-            input_ids=ids,
-            attention_mask=self._mask,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-            **options,
-        )
-        logits: Tensor = output.logits[:, -1]
-        return logits
+        # Recurrent layers want a mask as long as the tokens or none; where nothing is padded, none will do.
+        mask = None if bool(self._mask.all()) else self._mask
+        positions = (self._mask.cumsum(dim=1) - 1).clamp(min=0)
+        return _forward(self._model, ids, self._cache, mask, positions[:, -ids.shape[1] :])
 
 
-def _attends_everywhere(config: Any) -> bool:
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    windowed = getattr(config, "sliding_window", None) is not None and "layer_types" not in config.to_dict()
-    return kinds == {"full_attention"} and not windowed
+def join(batches: Sequence[ExpandedBatch]) -> ExpandedBatch:
+    """One batch of the rows of several, the one with the longest sequences first.
+
+    Its padding lies before all tokens, so that their distances stay, and recurrent states never met it.
+    """
+    first, *others = batches
+    if others:
+        first.take(others)
+    return first
+
+
+def _join_layers(layers: Sequence[Any]) -> None:
+    """Puts the states of one layer in several batches into the first.
+
+    Raises:
+        TypeError: a kind of layer that has other states than these.
+    """
+    first = layers[0]
+    unknown = {name for name, value in vars(first).items() if isinstance(value, Tensor)} - _STATES
+    if unknown:
+        raise TypeError(f"a cache with {', '.join(sorted(unknown))}")
+    for name in ("keys", "values"):
+        if isinstance(getattr(first, name, None), Tensor):
+            states = [getattr(layer, name) for layer in layers]
+            width = max(tensor.shape[2] for tensor in states)
+            padded = [pad(tensor, (0, 0, width - tensor.shape[2], 0)) for tensor in states]
+            setattr(first, name, torch.cat(padded))
+    for name in ("conv_states", "recurrent_states"):
+        own = getattr(first, name, {})
+        for index, state in own.items():
+            if state is not None:
+                own[index] = torch.cat([getattr(layer, name)[index] for layer in layers])
+
+
+def _forward(
+    model: Any, ids: Tensor, cache: Any, mask: Tensor | None = None, positions: Tensor | None = None
+) -> Tensor:
+    """[rows, vocabulary]: the logits after the last token, whose states `cache` takes up."""
+    taken = inspect.signature(model.forward).parameters
+    options = {"attention_mask": mask, "position_ids": positions, "logits_to_keep": 1}
+    output = model(
+        input_ids=ids,
+        past_key_values=cache,
+        use_cache=True,
+        **{name: value for name, value in options.items() if name in taken and value is not None},
+    )
+    logits: Tensor = output.logits[:, -1]
+    return logits

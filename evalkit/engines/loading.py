@@ -3,16 +3,34 @@
 import logging
 import re
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evalkit.config import Attention, Config, Dtype, RandomShape
-from evalkit.errors import EvalkitError, InputError
+from evalkit.engines.chat_template import choose_template
+from evalkit.engines.pieces import as_in_the_file
+from evalkit.errors import EvalkitError, InputError, foreign, is_out_of_memory
 from evalkit.models import ResolvedModel
 from evalkit.models.files import refuse_foreign_kernels
+from evalkit.models.whole import check_report, check_small_files, check_whole, not_causal
+
+if TYPE_CHECKING:
+    from evalkit.engines.encoding import Encoded
 
 log = logging.getLogger(__name__)
+
+# A weight in transformers' report that it could not convert; colours of a terminal in its words.
+_CONVERSION = re.compile(r"^(\S.*?) +\| CONVERSION", re.MULTILINE)
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_OWN_TOKENIZER = "model.tokenizer=FOLDER_OR_HUB_NAME with the tokenizer this model was trained with"
+_MOST_NAMED = 3
+# Ids below this are in the trial of `_refuse_two_sided`.
+_TRIED = 9
+# How far the logits of a token may move, relative to the largest, when later tokens change.
+_CAUSAL = {"float32": 1e-3, "bfloat16": 2e-2, "float16": 4e-3}
 
 
 @dataclass
@@ -32,6 +50,8 @@ class LoadedModel:
             alone; None when no length does.
         generation: what the model's own generation_config sets apart from special tokens.
         attention: the attention kernel transformers uses.
+        embeddings: rows of the input embeddings: every token id is smaller.
+        unused: names of weights in the files that the model has no place for.
     """
 
     model: Any
@@ -45,6 +65,8 @@ class LoadedModel:
     lone_from: int | None
     generation: dict[str, Any]
     attention: str
+    embeddings: int
+    unused: tuple[str, ...]
 
 
 def load(config: Config, resolved: ResolvedModel) -> LoadedModel:
@@ -52,8 +74,9 @@ def load(config: Config, resolved: ResolvedModel) -> LoadedModel:
 
     Raises:
         InputError: a device that is not there, flash-attn that is not installed, `device_map`
-            without accelerate, a vocabulary too small for the tokenizer.
-        EvalkitError: transformers cannot load the files, or they do not fit into memory.
+            without accelerate, a vocabulary too small for the tokenizer; files that transformers
+            cannot load or that lack weights, a model that is not causal.
+        EvalkitError: the weights do not fit into memory.
     """
     _quiet_unless_watched()
     device = choose_device(config.engine.device)
@@ -63,8 +86,11 @@ def load(config: Config, resolved: ResolvedModel) -> LoadedModel:
         import torch
 
         torch.set_num_threads(config.engine.threads)
+    check_files(resolved)
     tokenizer = load_tokenizer(resolved)
-    model = _load_weights(config, resolved, tokenizer, device, dtype, attention)
+    model, unused = _load_weights(config, resolved, tokenizer, device, dtype, attention)
+    embeddings = model.get_input_embeddings().weight.shape[0]
+    refuse_special_ids(tokenizer, embeddings, resolved.path or resolved.name)
     used = model.config._attn_implementation
     log.info("model: %s on %s in %s, attention %s", resolved.name, device, dtype, used)
     generation = _take_generation_config(model)
@@ -85,7 +111,53 @@ def load(config: Config, resolved: ResolvedModel) -> LoadedModel:
         lone_from=_length_of_fixed_frequencies(text_config),
         generation=generation,
         attention=used,
+        embeddings=embeddings,
+        unused=unused,
     )
+
+
+def refuse_special_ids(tokenizer: Any, embeddings: int, where: object) -> None:
+    """Refuses a tokenizer whose BOS or EOS has no embedding; says which other tokens have none.
+
+    Raises:
+        InputError: names the token and its id.
+    """
+    beyond = {token: index for token, index in tokenizer.get_vocab().items() if index >= embeddings}
+    for name in ("bos_token", "eos_token"):
+        token = getattr(tokenizer, name, None)
+        if token is not None and str(token) in beyond:
+            raise InputError(
+                f"the tokenizer's {name} {str(token)!r} has the id {beyond[str(token)]}, "
+                f"and the model has {embeddings} embeddings",
+                where=where,
+                fix=_OWN_TOKENIZER,
+            )
+    if beyond:
+        first = ", ".join(f"{token!r} ({index})" for token, index in list(beyond.items())[:_MOST_NAMED])
+        log.warning(
+            "%d tokens of the tokenizer have no embedding in the model (%d rows): %s; "
+            "a prompt with one of them is refused",
+            len(beyond),
+            embeddings,
+            first,
+        )
+
+
+def refuse_ids(encoded: "Sequence[Encoded]", tokenizer: Any, embeddings: int) -> None:
+    """Refuses prompts with a token that has no embedding.
+
+    Raises:
+        InputError: names the sample, the token and its id.
+    """
+    for each in encoded:
+        highest = max(each.ids, default=0)
+        if highest >= embeddings:
+            raise InputError(
+                f"a prompt has the token {tokenizer.convert_ids_to_tokens(highest)!r} with the id "
+                f"{highest}, and the model has {embeddings} embeddings",
+                where=f"sample {each.request.id}",
+                fix=_OWN_TOKENIZER,
+            )
 
 
 def _quiet_unless_watched() -> None:
@@ -182,8 +254,8 @@ def load_tokenizer(resolved: ResolvedModel) -> Any:
     """The tokenizer of a resolved model, with the chat template the options may replace.
 
     Raises:
-        InputError: the model is a server's, and its tokenizer is not here.
-        EvalkitError: the tokenizer's files cannot be read.
+        InputError: the model is a server's, and its tokenizer is not here; or the tokenizer's files
+            cannot be read, or a package that reads them is missing.
     """
     folder = resolved.tokenizer or resolved.path
     if not resolved.has_tokenizer:
@@ -199,66 +271,201 @@ def load_tokenizer(resolved: ResolvedModel) -> Any:
     else:
         from transformers import AutoTokenizer
 
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(
-                folder, trust_remote_code=resolved.config.trust_remote_code, local_files_only=True
-            )
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            raise EvalkitError(
-                f"the tokenizer cannot be loaded: {_first_line(error)}", where=folder
-            ) from error
-    if resolved.config.chat_template is not None:
-        from evalkit.models.files import chat_template
-
-        tokenizer.chat_template = chat_template(resolved.config.chat_template)
+        remote = resolved.config.trust_remote_code
+        check_small_files(folder)
+        with foreign("the tokenizer cannot be loaded", where=folder, fix=_fix(folder, remote)):
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=remote, local_files_only=True)
+            tokenizer = as_in_the_file(tokenizer, folder)
+        _refuse_empty(tokenizer, folder)
+    tokenizer.chat_template = choose_template(
+        resolved.config, folder, getattr(tokenizer, "chat_template", None)
+    )
     return tokenizer
+
+
+def _refuse_empty(tokenizer: Any, folder: Path) -> None:
+    # transformers makes a tokenizer of special tokens only where it does not find the vocabulary.
+    with foreign("the tokenizer cannot be used", where=folder):
+        ids = tokenizer("a 1 。", add_special_tokens=False)["input_ids"]
+        size = len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens))
+    if not size or not isinstance(ids, list):
+        kind = type(tokenizer).__name__
+        raise InputError(
+            f"the tokenizer has no vocabulary: {kind} has not found its file",
+            where=folder,
+            fix="fetch or copy the tokenizer's files again; tokenizer_config.json must name their class",
+        )
+
+
+def _fix(folder: Path, trusted: bool) -> str:
+    if not trusted and any(folder.glob("*.py")):
+        return "if you trust the code in the folder: model.trust_remote_code=true"
+    config = folder / "config.json"
+    if config.is_file() and b"quantization_config" in config.read_bytes():
+        return "install the package of this quantisation, or take the model without it"
+    return "fetch or copy the files again; a new model may need a newer transformers"
 
 
 def _load_weights(
     config: Config, resolved: ResolvedModel, tokenizer: Any, device: Any, dtype: Any, attention: str | None
-) -> Any:
-    import torch
-
+) -> tuple[Any, tuple[str, ...]]:
+    """The model in eval mode on its device, and the names of weights that it has no place for."""
     try:
         if resolved.path is None:
             assert resolved.config.random is not None
-            return _random(resolved.config.random, tokenizer, attention).to(device=device, dtype=dtype).eval()
+            random = _random(resolved.config.random, tokenizer, attention)
+            return random.to(device=device, dtype=dtype).eval(), ()
         return _pretrained(config, resolved.path, resolved, device, dtype, attention)
-    except torch.cuda.OutOfMemoryError:
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
         raise EvalkitError(
             f"the weights do not fit into the memory of {device}",
             where=resolved.name,
             fix="engine.device_map=auto spreads them over all GPUs and the CPU",
         ) from None
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise EvalkitError(
-            f"the model cannot be loaded: {_first_line(error)}", where=resolved.path or resolved.name
-        ) from error
+
+
+def check_files(resolved: ResolvedModel) -> None:
+    """Refuses a model's folder before anything is loaded from it: damaged files, foreign kernels.
+
+    Raises:
+        InputError: names the file.
+    """
+    if resolved.path is None:
+        return
+    with foreign("the model's files cannot be read", where=resolved.path):
+        check_whole(resolved.path)
+    remote = resolved.config.trust_remote_code
+    if not remote:
+        refuse_foreign_kernels(resolved.path)
+    path = resolved.path / "config.json"
+    with foreign("the configuration cannot be used", where=path, fix=_fix(resolved.path, remote)):
+        from transformers import AutoConfig
+
+        _refuse_kind(
+            AutoConfig.from_pretrained(resolved.path, trust_remote_code=remote, local_files_only=True), path
+        )
 
 
 def _pretrained(
     config: Config, path: Path, resolved: ResolvedModel, device: Any, dtype: Any, attention: str | None
-) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    if not resolved.config.trust_remote_code:
-        refuse_foreign_kernels(path)
+) -> tuple[Any, tuple[str, ...]]:
+    remote = resolved.config.trust_remote_code
     options: dict[str, Any] = {}
     if config.engine.device_map is not None:
         _need_accelerate()
         options["device_map"] = config.engine.device_map
-    model = AutoModelForCausalLM.from_pretrained(
-        path,
-        dtype=dtype,
-        attn_implementation=attention,
-        trust_remote_code=resolved.config.trust_remote_code,
-        local_files_only=True,
-        use_safetensors=True,
-        **options,
-    )
-    if config.engine.device_map is None:
-        model.to(device)
-    return model.eval()
+    with (
+        foreign("the model cannot be loaded", where=path, fix=_fix(path, remote)),
+        _transformers_into_our_log() as lines,
+    ):
+        from transformers import AutoModelForCausalLM
+
+        try:
+            model, report = AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype=dtype,
+                attn_implementation=attention,
+                trust_remote_code=remote,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+                # Other shapes are in the report then, by name.
+                ignore_mismatched_sizes=True,
+                **options,
+            )
+        except RuntimeError as error:
+            if not is_out_of_memory(error) and (names := _CONVERSION.findall("\n".join(lines))):
+                raise InputError(
+                    f"{len(names)} weights cannot be put together from those in the files: "
+                    f"{', '.join(names[:_MOST_NAMED])}",
+                    where=path,
+                    fix="take the whole checkpoint of this very model; run.log has the details",
+                ) from error
+            raise
+        unused = check_report(report, path)
+        if config.engine.device_map is None:
+            model.to(device)
+        model.eval()
+    _refuse_two_sided(model, path)
+    if unused:
+        log.warning(
+            "%d weights in the files are not used, the model has no place for them: %s%s",
+            len(unused),
+            ", ".join(unused[:_MOST_NAMED]),
+            " ..." if len(unused) > _MOST_NAMED else "",
+        )
+    return model, unused
+
+
+def _refuse_kind(config: Any, path: Path) -> None:
+    """Refuses what transformers would load as something else: no causal class, unknown quantisation."""
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+
+    own = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    if not own and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise not_causal(f"transformers has none for model_type {config.model_type}", path)
+    quantised = getattr(config, "quantization_config", None)
+    if isinstance(quantised, dict):
+        method = quantised.get("quant_method")
+        bits = quantised.get("load_in_8bit") or quantised.get("load_in_4bit")
+        # transformers only warns, and loads the packed numbers as if they were weights.
+        if not bits and method not in AUTO_QUANTIZATION_CONFIG_MAPPING:
+            raise InputError(
+                f"transformers {transformers.__version__} does not know the quantisation {method!r}"
+                if method
+                else "the quantisation has no name (quant_method)",
+                where=f"{path}, quantization_config",
+                fix="take the model without quantisation, a newer transformers, or a server that knows it",
+            )
+
+
+@contextmanager
+def _transformers_into_our_log() -> Iterator[list[str]]:
+    """Puts what transformers says while it loads into evalkit's log and not onto the terminal; yields it."""
+    from transformers.utils import logging as theirs
+
+    lines: list[str] = []
+
+    class Forward(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(_COLOUR.sub("", record.getMessage()))
+            log.info("%s: %s", record.name, lines[-1])
+
+    forward, level = Forward(), theirs.get_verbosity()
+    theirs.disable_default_handler()
+    theirs.add_handler(forward)
+    theirs.set_verbosity(min(level, logging.WARNING))
+    try:
+        yield lines
+    finally:
+        theirs.set_verbosity(level)
+        theirs.remove_handler(forward)
+        theirs.enable_default_handler()
+
+
+def _refuse_two_sided(model: Any, where: Path) -> None:
+    """Refuses a model whose answer to a token depends on the tokens after it, as an encoder's does."""
+    import torch
+
+    embeddings = model.get_input_embeddings().weight
+    device = embeddings.device
+    if len(embeddings) < _TRIED:
+        return
+    rows = torch.tensor([[3, 4, 5, 6], [3, 4, 7, 8]], device=device)
+    try:
+        with torch.inference_mode():
+            first, second = (model(row[None], use_cache=False).logits[0, :2].float() for row in rows)
+    except Exception as error:
+        # What this model needs besides ids comes to light when it generates.
+        log.info("whether the model is causal was not tried: %s", error)
+        return
+    limit = _CAUSAL.get(str(model.dtype).removeprefix("torch."), _CAUSAL["bfloat16"])
+    if float((first - second).abs().max()) > limit * max(1e-6, float(first.abs().max())):
+        raise not_causal(f"{type(model).__name__} looks at the tokens behind the one it answers", where)
 
 
 def _need_accelerate() -> None:
@@ -300,7 +507,3 @@ def as_ids(value: int | list[int] | None) -> frozenset[int]:
     if value is None:
         return frozenset()
     return frozenset(value if isinstance(value, list) else [value])
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

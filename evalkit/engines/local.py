@@ -11,19 +11,20 @@ import torch
 import transformers
 
 from evalkit.config import Config, PrefixMode
-from evalkit.engines import expanded, plain
+from evalkit.engines import plain
+from evalkit.engines.attention import NAME
 from evalkit.engines.base import Engine, distinct, from_generation_config
-from evalkit.engines.batches import Batches
-from evalkit.engines.cache import LayerShape
+from evalkit.engines.batches import Batches, Lengths
 from evalkit.engines.conversations import Conversations
 from evalkit.engines.decoding import CompletionDecoder
 from evalkit.engines.encoding import Encoded, encode
-from evalkit.engines.loading import LoadedModel, load
+from evalkit.engines.loading import LoadedModel, load, refuse_ids
 from evalkit.engines.memory import Limits, free_bytes
 from evalkit.engines.pool import Pool
-from evalkit.engines.probe import expands, packed_layers
+from evalkit.engines.probe import choose_way
 from evalkit.engines.rows import Row, failed
-from evalkit.errors import InputError
+from evalkit.engines.ways import ALONE, PACKED
+from evalkit.errors import EvalkitError, InputError
 from evalkit.models import ResolvedModel
 from evalkit.types import Completion, Request, Sampling
 
@@ -31,14 +32,17 @@ log = logging.getLogger(__name__)
 
 # Share of the main memory for the states of finished chats.
 _CONVERSATIONS = 0.25
+# Names of unused weights that a run records.
+_MOST_RECORDED = 100
 
 
 class LocalEngine(Engine):
     """Runs a transformers model on this machine.
 
-    The tokens that prompts share are computed once, in the first of these ways that the model
-    allows (or in the one `engine.prefix` forces): `merged`, one copy of the prefix that every row
-    attends to; `expanded`, one copy for each row; `off`, transformers' own `generate`.
+    Rows go through the model in the fastest way that a probe shows to give the answers of one prompt
+    at a time, among those `engine.prefix` allows. The tokens that prompts share are computed once:
+    `merged`, one copy of the prefix that every row attends to; `expanded`, one copy for each row;
+    `off`, transformers' own `generate`, which shares nothing.
     """
 
     family = "local"
@@ -47,43 +51,38 @@ class LocalEngine(Engine):
         self._config = config
         self._loaded: LoadedModel | None = load(config, resolved)
         self._decoder = CompletionDecoder(self._loaded.tokenizer)
-        self._layers: list[LayerShape] = []
-        self.prefix = self._choose_prefix(self._loaded, config.engine.prefix)
-        log.info("prefix: %s", self.prefix.value)
+        self._choose_way(self._loaded)
         if self._loaded.generation:
             follows = (
                 "followed" if config.generation.from_model else "not followed (generation.from_model=true)"
             )
             listed = ", ".join(f"{key}={value}" for key, value in self._loaded.generation.items())
             log.info("the model's generation_config sets %s: %s", listed, follows)
-        if self.prefix is PrefixMode.merged:
-            self._limits = Limits(self._layers, config.engine.batch_size)
-            most = int(free_bytes(torch.device("cpu")) * _CONVERSATIONS)
-            self._conversations = Conversations(most)
-        else:
-            self._batches = Batches(self._loaded.model, config.engine.batch_size)
+        most = int(free_bytes(torch.device("cpu")) * _CONVERSATIONS)
+        self._conversations = Conversations(most)
+        self._set_batch_size(config.engine.batch_size)
 
-    def _choose_prefix(self, loaded: LoadedModel, wanted: PrefixMode) -> PrefixMode:
-        problem: str | None
-        if wanted in (PrefixMode.auto, PrefixMode.merged):
-            layers = packed_layers(loaded.model)
-            if not isinstance(layers, str):
-                self._layers = layers
-                return PrefixMode.merged
-            self._refuse(PrefixMode.merged, wanted, layers)
-        if wanted in (PrefixMode.auto, PrefixMode.expanded):
-            problem = expands(loaded.model)
-            if problem is None:
-                return PrefixMode.expanded
-            self._refuse(PrefixMode.expanded, wanted, problem)
-        return PrefixMode.off
-
-    def _refuse(self, mode: PrefixMode, wanted: PrefixMode, problem: str) -> None:
-        if mode is wanted:
+    def _choose_way(self, loaded: LoadedModel) -> None:
+        wanted = self._config.engine.prefix
+        choice = choose_way(loaded, wanted, self._config.engine.batch_size)
+        if isinstance(choice, str):
             raise InputError(
-                f"this model does not allow engine.prefix={mode.value}: {problem}", fix="engine.prefix=auto"
+                f"this model does not allow engine.prefix={wanted.value}: {choice}", fix="engine.prefix=auto"
             )
-        log.info("prefix: not %s (%s)", mode.value, problem)
+        self.way, self._layers, self._ruled_out = choice.way, choice.layers, choice.ruled_out
+        why = "; ".join(f"not {name}: {reason}" for name, reason in choice.ruled_out.items())
+        log.log(
+            logging.WARNING if self._ruled_out and wanted is PrefixMode.auto else logging.INFO,
+            "rows go through the model in this way: %s%s (probed in %.1f s)",
+            self.way.name,
+            f" ({why})" if why else "",
+            choice.seconds,
+        )
+
+    @property
+    def prefix(self) -> PrefixMode:
+        """What is done with the tokens that prompts share."""
+        return self.way.prefix
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """See `Engine.generate`."""
@@ -106,27 +105,34 @@ class LocalEngine(Engine):
 
     def margin(self, ids: Sequence[int]) -> float:
         """The gap between the two best logits after `ids`, by the model's usual attention."""
-        loaded = self._model()
-        with self.usual_attention(), torch.inference_mode():
-            logits = loaded.model(torch.tensor([ids], device=loaded.device)).logits[0, -1]
-        best = logits.float().topk(2).values
+        encoded = Encoded(Request("margin", "", max_new_tokens=1), list(ids), frozenset())
+        row = Row(encoded, self._decoder, Sampling())
+        row.given = [0]
+        for _ in self._run_alone([row]):
+            pass
+        best = row.offered[0].topk(2).values
         return float(best[0] - best[1])
 
     def with_batch_size(self, rows: int) -> "LocalEngine":
         """The same engine, model shared, with another number of rows at a time."""
         other = copy.copy(self)
-        if self.prefix is PrefixMode.merged:
-            other._limits = Limits(self._layers, rows)
-        else:
-            other._batches = Batches(self._model().model, rows)
+        other._set_batch_size(rows)
         return other
+
+    def _set_batch_size(self, rows: int | None) -> None:
+        if self.way is PACKED:
+            self._limits = Limits(self._layers, rows)
+        else:
+            self._batches = Batches(self._model().model, 1 if self.way.alone else rows)
 
     def _rows(self, requests: Iterable[Request]) -> tuple[list[Row], list[Completion]]:
         """The rows to run, and the completions of requests that cannot be served."""
         loaded = self._model()
         rows: list[Row] = []
         problems: list[Completion] = []
-        for encoded in encode(distinct(requests), loaded, self._config.protocol.bos):
+        prompts = encode(distinct(requests), loaded, self._config.protocol.bos)
+        refuse_ids(prompts, loaded.tokenizer, loaded.embeddings)
+        for encoded in prompts:
             if problem := self._problem(encoded):
                 problems.append(problem)
             else:
@@ -163,26 +169,63 @@ class LocalEngine(Engine):
     def _run_alone(self, rows: Sequence[Row]) -> Iterator[Row]:
         loaded = self._model()
         with self.usual_attention():
-            yield from plain.generate(rows, loaded, Batches(loaded.model, 1))
+            for row in rows:
+                try:
+                    yield from plain.generate([row], loaded, Batches(loaded.model, 1), Lengths.apart)
+                except EvalkitError:
+                    raise
+                except Exception as error:
+                    what = (str(error).splitlines() or [""])[0]
+                    raise EvalkitError(
+                        f"the model cannot answer this prompt: {type(error).__name__}: {what}",
+                        where=f"request {row.request.id}, {len(row.ids)} prompt tokens",
+                        fix="see whether transformers' own `generate` answers it; finished samples are kept",
+                    ) from error
 
     @contextmanager
     def usual_attention(self) -> Iterator[None]:
         """transformers' own attention in place of the one that shares a prefix, while the block runs."""
         loaded = self._model()
-        current = loaded.model.config._attn_implementation
+        if self.way is not PACKED:
+            yield
+            return
         loaded.model.set_attn_implementation(loaded.attention)
         try:
             yield
         finally:
-            loaded.model.set_attn_implementation(current)
+            loaded.model.set_attn_implementation(NAME)
 
     def _run_together(self, rows: Sequence[Row]) -> Iterator[Row]:
+        if self.way is ALONE:
+            yield from self._run_alone(rows)
+            return
+        yielded: set[int] = set()
+        try:
+            for row in self._batched(rows):
+                yielded.add(id(row))
+                yield row
+        except EvalkitError:
+            raise
+        except Exception as error:
+            # The probe is small: what goes wrong with longer prompts may still go well one by one.
+            left = [row for row in rows if id(row) not in yielded]
+            what = (str(error).splitlines() or [""])[0]
+            log.warning(
+                "%s failed (%s: %s): %d requests run one at a time",
+                self.way.name,
+                type(error).__name__,
+                what,
+                len(left),
+            )
+            for row in left:
+                row.restart()
+            yield from self._run_alone(left)
+
+    def _batched(self, rows: Sequence[Row]) -> Iterator[Row]:
         loaded = self._model()
-        if self.prefix is PrefixMode.merged:
+        if self.way is PACKED:
             return Pool(loaded, self._layers, self._limits, self._conversations).run(rows)
-        if self.prefix is PrefixMode.expanded:
-            return expanded.generate(rows, loaded, self._batches)
-        return plain.generate(rows, loaded, self._batches)
+        return self.way.run(rows, loaded, self._batches)
 
     def _sampling(self, encoded: Encoded) -> Sampling:
         if not self._config.generation.from_model:
@@ -192,17 +235,20 @@ class LocalEngine(Engine):
     def describe(self) -> dict[str, Any]:
         """See `Engine.describe`."""
         loaded = self._model()
-        merged = self.prefix is PrefixMode.merged
+        packed = self.way is PACKED
         return {
             "engine": "local",
             "device": str(loaded.device),
             "device_name": _device_name(loaded.device),
             "dtype": str(loaded.dtype).removeprefix("torch."),
-            "attention": "packed" if merged else loaded.attention,
-            "prefix": self.prefix.value,
-            "rows": self._limits.rows if merged else self._batches.rows,
+            "attention": "packed" if packed else loaded.attention,
+            "prefix": self.way.prefix.value,
+            "way": self.way.name,
+            "ruled_out": self._ruled_out,
+            "rows": self._limits.rows if packed else self._batches.rows,
             "threads": torch.get_num_threads(),
             "generation_config": loaded.generation,
+            **({"unused_weights": _cut(loaded.unused)} if loaded.unused else {}),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         }
@@ -217,6 +263,10 @@ class LocalEngine(Engine):
     def _model(self) -> LoadedModel:
         assert self._loaded is not None, "the engine is closed"
         return self._loaded
+
+
+def _cut(names: Sequence[str]) -> dict[str, Any]:
+    return {"count": len(names), "names": list(names[:_MOST_RECORDED])}
 
 
 def _device_name(device: torch.device) -> str:

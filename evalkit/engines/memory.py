@@ -92,13 +92,6 @@ def _group_bytes(folder: Path = Path("/sys/fs/cgroup")) -> int:
         return 1 << 62
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch failed for want of memory, on a GPU or on the CPU."""
-    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-
-
 def no_room(error: BaseException) -> EvalkitError:
     """What to tell the user when a single row is too much."""
     return EvalkitError(

@@ -4,21 +4,22 @@ Serves every causal model. Token choice and ends are ours, so that sampling, sto
 length of each row follow its own request.
 """
 
+import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from evalkit.engines.batches import Batches
+from evalkit.engines.batches import Batches, Lengths
 from evalkit.engines.loading import LoadedModel
 from evalkit.engines.rows import Row
 from evalkit.engines.sampling import choose
 
 
-def generate(rows: Sequence[Row], loaded: LoadedModel, batches: Batches) -> Iterator[Row]:
+def generate(rows: Sequence[Row], loaded: LoadedModel, batches: Batches, lengths: Lengths) -> Iterator[Row]:
     """Finishes the rows batch by batch, longest prompts first, and yields them."""
-    for batch in batches.of(rows):
+    for batch in batches.of(rows, lengths):
         yield from batches.attempt(batch, lambda some: iter(_run(some, loaded)))
 
 
@@ -34,9 +35,10 @@ def _run(rows: Sequence[Row], loaded: LoadedModel) -> Sequence[Row]:
     settings = GenerationConfig(
         max_new_tokens=max(row.request.max_new_tokens for row in rows), do_sample=False, pad_token_id=0
     )
+    masked = len(rows) > 1 or "attention_mask" in inspect.signature(loaded.model.forward).parameters
     loaded.model.generate(
         ids.to(loaded.device),
-        attention_mask=mask.to(loaded.device),
+        **({"attention_mask": mask.to(loaded.device)} if masked else {}),
         generation_config=settings,
         logits_processor=[_Choice(rows)],
         stopping_criteria=_ends(rows),

@@ -17,11 +17,12 @@ from evalkit.engines.cache import LayerShape, RowSlots, States
 from evalkit.engines.capacity import SLOT_STEP
 from evalkit.engines.conversations import Conversations, History
 from evalkit.engines.loading import LoadedModel
-from evalkit.engines.memory import Limits, is_out_of_memory, no_room
+from evalkit.engines.memory import Limits, no_room
 from evalkit.engines.packing import Feed, Section
 from evalkit.engines.rows import Row
 from evalkit.engines.sampling import choose
 from evalkit.engines.schedule import Running, SharedPrefix, Waiting, in_order
+from evalkit.errors import is_out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -166,6 +167,9 @@ class Pool:
             ids = prefix.ids if prefix.ids and not prefix.computed else None
             feeds = [Feed(running.slot, running.cached, running.pending) for running in members]
             sections.append(Section(prefix.states, len(prefix.ids), ids, feeds))
+        return self._forward(sections)
+
+    def _forward(self, sections: Sequence[Section]) -> Tensor:
         return forward(self._loaded.model, sections, self._slots, longest_run=self._longest_run)
 
     def _leave(self, running: Running) -> None:

@@ -1,78 +1,257 @@
-"""Which way of sharing prefixes a model allows: found by trying it on a few tokens.
+"""Which way through the model gives the answers of one prompt at a time: found by trying each.
 
-What a model's attention wants cannot be read off its configuration for every architecture, so each
-way is run on a small case and its logits are compared with the model's own.
+What a model allows cannot be read off its configuration: recurrent layers, windows, sinks and
+positions each mind something else. So every way runs a small case as it would run the real one
+(prompts of different lengths with and without a shared prefix, more rows than places, rows that end
+before others, more tokens than a window), and its logits are compared with those of transformers'
+`generate` on one prompt at a time.
 """
 
 import logging
-from collections.abc import Sequence
-from typing import Any
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from evalkit.config import PrefixMode
 from evalkit.engines import attention
-from evalkit.engines.cache import LayerShape, RowSlots, States
-from evalkit.engines.expanded import PrefixCache
-from evalkit.engines.packing import Feed, Section
+from evalkit.engines.batches import Batches, Lengths
+from evalkit.engines.cache import LayerShape
+from evalkit.engines.conversations import Conversations
+from evalkit.engines.decoding import CompletionDecoder
+from evalkit.engines.encoding import Encoded
+from evalkit.engines.loading import LoadedModel
+from evalkit.engines.memory import Limits
+from evalkit.engines.packing import Section
+from evalkit.engines.pool import Pool
+from evalkit.engines.rows import Row
+from evalkit.engines.ways import ALONE, LADDER, PACKED, Way
+from evalkit.types import Request, Sampling
 
 log = logging.getLogger(__name__)
 
 _RECORDER = "evalkit_recorder"
 _KNOWN_LAYERS = {"full_attention", "sliding_attention"}
-# Relative error of the logits: rounding stays far below, a wrong mask or position far above.
-_TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-_PREFIX, _SUFFIXES, _STEPS = 21, (1, 4, 9), 2
+# Relative error of the logits: rounding stays far below, a wrong mask, state or position above.
+_TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+# Two best logits this close in the reference may change places by rounding.
+_TIE = 1e-4
 
 
-def packed_layers(model: Any) -> list[LayerShape] | str:
-    """The shapes of the model's attention layers if packed attention serves it, else the reason why not.
+class _Shape(NamedTuple):
+    """What prompts a case has; of two of one length one ends before the other.
 
-    Leaves the model set to packed attention in the first case and as it was in the second.
+    Attributes:
+        prefix: tokens that some of them share.
+        sharing: tokens after the prefix and new tokens of each of these.
+        others: tokens and new tokens of the others.
+        alphabet: how many different tokens there are.
     """
-    before = model.config._attn_implementation
-    config = model.config.get_text_config()
-    unknown = set(getattr(config, "layer_types", None) or ()) - _KNOWN_LAYERS
-    if unknown:
-        return f"layers of other kinds: {', '.join(sorted(unknown))}"
+
+    prefix: int
+    sharing: tuple[tuple[int, int], ...]
+    others: tuple[tuple[int, int], ...]
+    alphabet: int
+
+
+_QUICK = _Shape(13, ((7, 3), (7, 1), (3, 2), (1, 2)), ((5, 1), (5, 2)), alphabet=1 << 30)
+# For the model's own layers in batches: tokens that come again and again make ties, where models choose
+# what to attend to.
+_THOROUGH = _Shape(32, ((16, 4), (16, 2), (9, 5), (2, 3)), ((12, 4), (12, 6), (40, 3)), alphabet=12)
+# Fewer places than rows, so that rows take the places of those that have ended.
+_PLACES = 3
+# How far back a layer looks, by the names configurations and modules give it; made `_SMALL` for the
+# probe, so that it has more tokens than that.
+_WINDOW = re.compile(r"(sliding_window|window_size|attention_window|attention_chunk_size|index_topk)$")
+_SMALL = 8
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The way that was found.
+
+    Attributes:
+        way: the fastest whose answers are those of one prompt at a time.
+        layers: shapes of the attention layers, for the packed way.
+        ruled_out: faster ways by name, with the reason.
+        seconds: what the probe took.
+    """
+
+    way: Way
+    layers: list[LayerShape]
+    ruled_out: dict[str, str]
+    seconds: float
+
+
+def choose_way(loaded: LoadedModel, wanted: PrefixMode, rows: int | None) -> Choice | str:
+    """The fastest way that serves a model, or why none of those that `wanted` allows does.
+
+    Leaves the model set to packed attention when that is the way, else as it was.
+
+    Args:
+        loaded: the model.
+        wanted: restricts the ways; `auto` allows all.
+        rows: most rows at a time, where it is given.
+    """
+    started = time.monotonic()
+    ladder = [way for way in LADDER if wanted in (PrefixMode.auto, way.prefix)]
+    if wanted is PrefixMode.off and rows == 1:
+        ladder = [ALONE]
+    layers: list[LayerShape] = []
+    ruled_out: dict[str, str] = {}
+    probe = _Probe(loaded)
+    for way in ladder:
+        problem = probe.problem(way)
+        if problem is None:
+            if way is PACKED:
+                # Once more: the probe's windows were small ones.
+                layers = _set_packed(loaded.model)
+            return Choice(way, layers, ruled_out, time.monotonic() - started)
+        log.info("not %s: %s", way.name, problem)
+        ruled_out[way.name] = problem
+    return "; ".join(dict.fromkeys(ruled_out.values()))
+
+
+class _Rehearsed(Row):
+    """A row whose new tokens are given beforehand; it keeps the logits they should be chosen from."""
+
+    def __init__(self, name: str, ids: list[int], given: list[int], decoder: CompletionDecoder) -> None:
+        request = Request(name, "", max_new_tokens=len(given))
+        super().__init__(Encoded(request, ids, frozenset()), decoder, Sampling())
+        self.given = given
+
+
+class _Pool(Pool):
+    # A seam of its own: whoever watches the pool's passes sees those of the requests only.
+    def _forward(self, sections: Sequence[Section]) -> Tensor:
+        return attention.forward(self._loaded.model, sections, self._slots, longest_run=self._longest_run)
+
+
+class _Case:
+    """Prompts of one shape, and what one at a time makes of them.
+
+    Attributes:
+        windows: whether the model has windows that were made small for it.
+        small: whether that made a difference: what is built into a model when it is made stays long.
+    """
+
+    def __init__(self, loaded: LoadedModel, shape: _Shape) -> None:
+        self._loaded = loaded
+        self._tolerance = _TOLERANCE.get(loaded.dtype, _TOLERANCE[torch.bfloat16])
+        self._decoder = CompletionDecoder(loaded.tokenizer)
+        self._prompts = _prompts(loaded, shape)
+        with _small_windows(loaded.model) as self.windows:
+            self._expected = self._run(ALONE)
+        self.small = False
+        if self.windows:
+            self.small = _largest_error(self._run(ALONE), self._expected) > self._tolerance
+
+    def problem(self, way: Way) -> str | None:
+        """How the answers of a way differ; None when they do not. Raises whatever the model raises."""
+        with _small_windows(self._loaded.model):
+            found = self._run(way)
+        exact = self._loaded.dtype is torch.float32
+        error = (_largest_error if exact else _error)(found, self._expected)
+        if not error <= self._tolerance:
+            return f"its logits differ by {error:.2g}"
+        if exact and not _same_choice(found, self._expected):
+            return "it chooses other tokens"
+        return None
+
+    def _run(self, way: Way) -> Tensor:
+        """[new tokens of all prompts, vocabulary]: the logits they should be chosen from."""
+        loaded = self._loaded
+        rows = [
+            _Rehearsed(f"probe {index}", ids, given, self._decoder)
+            for index, (ids, given) in enumerate(self._prompts)
+        ]
+        if way is PACKED:
+            layers = _set_packed(loaded.model)
+            done = _Pool(loaded, layers, Limits(layers, _PLACES), Conversations(0)).run(rows)
+        else:
+            done = way.run(rows, loaded, Batches(loaded.model, 1 if way.alone else _PLACES))
+        for _ in done:
+            pass
+        return torch.stack([logits for row in rows for logits in row.offered])
+
+
+class _Probe:
+    """Tries ways; a case is made when it is needed."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._loaded = loaded
+        self._cases: dict[_Shape, _Case] = {}
+
+    def problem(self, way: Way) -> str | None:
+        """Why a way does not serve the model; None when it does."""
+        if way is ALONE:
+            return None
+        before = self._loaded.model.config._attn_implementation
+        try:
+            for shape in [_QUICK] if way is PACKED else [_QUICK, _THOROUGH]:
+                if shape not in self._cases:
+                    self._cases[shape] = _Case(self._loaded, shape)
+                case = self._cases[shape]
+                if way.lengths is Lengths.padded and case.windows and not case.small:
+                    return "a window that is longer than the probe"
+                if (problem := case.problem(way)) is not None:
+                    return problem
+        except Exception as error:
+            # Whatever a model does not support, it says in its own way; every way has the same answer.
+            return _reason(error)
+        finally:
+            _restore(self._loaded.model, before)
+        return None
+
+
+def _set_packed(model: Any) -> list[LayerShape]:
+    """Sets the model to packed attention and gives the shapes of its layers."""
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
+    if kinds - _KNOWN_LAYERS:
+        named = ", ".join(sorted(map(str, kinds - _KNOWN_LAYERS)))
+        raise attention.UnsupportedAttentionError(f"layers of other kinds: {named}")
     attention.register()
-    try:
-        layers = _record(model)
-        windows = {layer.window for layer in layers} - {None}
-        if "sliding_attention" in (getattr(config, "layer_types", None) or ()) and not windows:
-            raise attention.UnsupportedAttentionError("a sliding window that attention is not told of")
-        model.set_attn_implementation(before)
-        case = _Case(model)
-        expected = case.expected()
-        model.set_attn_implementation(attention.NAME)
-        error = _relative_error(case.packed(layers), expected)
-        if not error <= _tolerance(layers[0].dtype):
-            raise attention.UnsupportedAttentionError(f"its logits differ by {error:.2g}")
-    except Exception as error:
-        # Whatever a model does not support, it says in its own way; every way has the same answer.
-        model.set_attn_implementation(before)
-        return _reason(error)
+    layers = _record(model)
+    if "sliding_attention" in kinds and not {layer.window for layer in layers} - {None}:
+        raise attention.UnsupportedAttentionError("a sliding window that attention is not told of")
+    model.set_attn_implementation(attention.NAME)
     return layers
 
 
-def expands(model: Any) -> str | None:
-    """Why an expanded prefix does not serve the model; None when it does."""
-    try:
-        case = _Case(model)
-        error = _relative_error(case.expanded(), case.expected())
-        if not error <= _tolerance(model.get_input_embeddings().weight.dtype):
-            return f"its logits differ by {error:.2g}"
-    except Exception as error:
-        return _reason(error)
-    return None
+def _error(found: Tensor, expected: Tensor) -> float:
+    """The relative error of all logits, infinite where only one side is finite."""
+    return float(_difference(found, expected).norm() / expected[expected.isfinite()].norm())
+
+
+def _largest_error(found: Tensor, expected: Tensor) -> float:
+    """The same of the token that has the largest one."""
+    norms = expected.masked_fill(~expected.isfinite(), 0.0).norm(dim=-1)
+    return float((_difference(found, expected).norm(dim=-1) / norms).max())
+
+
+def _difference(found: Tensor, expected: Tensor) -> Tensor:
+    # Some models rule tokens out by -inf.
+    return (found - expected).masked_fill(found == expected, 0.0)
+
+
+def _same_choice(found: Tensor, expected: Tensor) -> bool:
+    best = expected.topk(2, dim=-1).values
+    clear = best[:, 0] - best[:, 1] > _TIE
+    return bool((found.argmax(dim=-1) == expected.argmax(dim=-1))[clear].all())
 
 
 def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
-def _tolerance(dtype: torch.dtype) -> float:
-    return _TOLERANCE.get(dtype, _TOLERANCE[torch.bfloat16])
+def _restore(model: Any, implementation: str) -> None:
+    if model.config._attn_implementation != implementation:
+        model.set_attn_implementation(implementation)
 
 
 def _record(model: Any) -> list[LayerShape]:
@@ -92,73 +271,60 @@ def _record(model: Any) -> list[LayerShape]:
             device=key.device,
             dtype=key.dtype,
         )
-        return query.new_zeros(*query.shape[:3], value.shape[3]).transpose(1, 2), None
+        return query.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[3]), None
 
     AttentionInterface.register(_RECORDER, record)
     model.set_attn_implementation(_RECORDER)
     with torch.inference_mode():
-        model(input_ids=_tokens(model, 2), use_cache=False, logits_to_keep=1)
+        device = model.get_input_embeddings().weight.device
+        ids = torch.tensor([_ordinary_tokens(model.config, 2, seed=0)], device=device)
+        model(input_ids=ids, use_cache=False, logits_to_keep=1)
     if sorted(seen) != list(range(len(seen))) or not seen:
         raise attention.UnsupportedAttentionError("not every layer asks for its attention by name")
     return [seen[index] for index in range(len(seen))]
 
 
-def _tokens(model: Any, count: int, seed: int = 0) -> Tensor:
+def _prompts(loaded: LoadedModel, shape: _Shape) -> list[tuple[list[int], list[int]]]:
+    """Token ids of each prompt and of its completion, no longer than the positions the model has."""
+    room = loaded.context if loaded.learned_positions and loaded.context else None
+    lengths = [(shape.prefix, *rest) for rest in shape.sharing] + [(0, *rest) for rest in shape.others]
+    prompts = []
+    for seed, (shared, own, new) in enumerate(lengths, start=1):
+        first = _ordinary_tokens(loaded.model.config, shared, 0, shape.alphabet)
+        rest = _ordinary_tokens(loaded.model.config, own + new, seed, shape.alphabet)
+        ids = first + rest[:own]
+        prompts.append((ids if room is None else ids[: max(1, room - new)], rest[own:]))
+    return prompts
+
+
+def _ordinary_tokens(config: Any, count: int, seed: int, alphabet: int = 1 << 30) -> list[int]:
+    """Random ids without those that configurations give a meaning, as padding or places of images."""
+    text = config.get_text_config()
+    special: set[int] = set()
+    for settings in (config.to_dict(), text.to_dict()):
+        for name, value in settings.items():
+            if re.search(r"token_(id|index)", name):
+                listed = value if isinstance(value, list) else [value]
+                special.update(one for one in listed if isinstance(one, int))
+    size = text.vocab_size
+    ordinary = [token for token in range(size) if token not in special] or list(range(size))
+    # Spread over the vocabulary: neighbours in it may be alike.
+    ordinary = ordinary[:: max(1, len(ordinary) // alphabet)]
     generator = torch.Generator().manual_seed(seed)
-    size = model.config.get_text_config().vocab_size
-    device = model.get_input_embeddings().weight.device
-    return torch.randint(0, size, (1, count), generator=generator).to(device)
+    return [ordinary[i] for i in torch.randint(0, len(ordinary), (count,), generator=generator).tolist()]
 
 
-class _Case:
-    """Three rows of different lengths that share a prefix and go on for two more tokens each."""
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        prefix = _tokens(model, _PREFIX)[0].tolist()
-        self.prefix: list[int] = prefix
-        self.rows = [_tokens(model, suffix + _STEPS, seed=suffix)[0].tolist() for suffix in _SUFFIXES]
-
-    @torch.inference_mode()
-    def expected(self) -> Tensor:
-        """[rows, steps + 1, vocabulary]: the model's own logits, one row at a time."""
-        device = self._model.get_input_embeddings().weight.device
-        logits = []
-        for row in self.rows:
-            ids = torch.tensor([self.prefix + row], device=device)
-            logits.append(self._model(input_ids=ids, use_cache=False).logits[0, -_STEPS - 1 :].float())
-        return torch.stack(logits)
-
-    @torch.inference_mode()
-    def packed(self, layers: Sequence[LayerShape]) -> Tensor:
-        """The same by packed passes: prefix and suffixes in the first, then token by token."""
-        slots = RowSlots(layers, rows=len(self.rows), capacity=max(map(len, self.rows)))
-        states = States.empty(layers, len(self.prefix))
-        logits = []
-        for step in range(_STEPS + 1):
-            feeds = []
-            for slot, row in enumerate(self.rows):
-                end = len(row) - _STEPS + step
-                begin = end - 1 if step else 0
-                feeds.append(Feed(slot, begin, row[begin:end]))
-            section = Section(states, len(self.prefix), None if step else self.prefix, feeds)
-            logits.append(attention.forward(self._model, [section], slots, longest_run=2).float())
-        return torch.stack(logits, dim=1)
-
-    def expanded(self) -> Tensor:
-        """The same with the prefix's cache repeated for each row."""
-        prefix = PrefixCache(self._model, self.prefix)
-        batches = [self.rows] if prefix.pads else [[row] for row in self.rows]
-        logits = []
-        for rows in batches:
-            batch = prefix.start([row[:-_STEPS] for row in rows])
-            steps = [batch.logits.float()]
-            for step in range(-_STEPS, 0):
-                batch.feed([row[step] for row in rows])
-                steps.append(batch.logits.float())
-            logits.append(torch.stack(steps, dim=1))
-        return torch.cat(logits)
-
-
-def _relative_error(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
+@contextmanager
+def _small_windows(model: Any) -> Iterator[bool]:
+    """Makes the windows of attention small while the block runs; says whether the model has longer ones."""
+    changed: list[tuple[Any, str, int]] = []
+    try:
+        for owner in (model.config, model.config.get_text_config(), *model.modules()):
+            for name, value in list(vars(owner).items()):
+                if type(value) is int and value > _SMALL and _WINDOW.search(name):
+                    changed.append((owner, name, value))
+                    setattr(owner, name, _SMALL)
+        yield bool(changed)
+    finally:
+        for owner, name, value in reversed(changed):
+            setattr(owner, name, value)

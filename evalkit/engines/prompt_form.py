@@ -6,13 +6,13 @@ tokenizer's, so that a doubled or a missing BOS, or another tokenizer, is an err
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from evalkit.client import ServiceError
 from evalkit.config import BosRule
-from evalkit.engines.encoding import token_ids, without_bos
+from evalkit.engines.encoding import left_out, token_ids, without_bos
 from evalkit.errors import EvalkitError, InputError
 from evalkit.prompts import LEAD
 from evalkit.replies import Reply
@@ -67,16 +67,20 @@ async def choose_form(ask: Ask, tokenizer: Any | None, bos: BosRule, wanted: Pro
     if wanted is not PromptForm.text:
         forms = [TOKENS] if wanted is PromptForm.tokens else [*forms, TOKENS]
     right = len(token_ids(PROBE, tokenizer, bos))
+    behind = left_out(tokenizer, bos)
+    # Asked by text, a server adds all that the tokenizer adds: unseen, only token ids are sure.
+    trusted = (TOKENS,) if behind or bos is BosRule.none else (TEXT, TOKENS)
     seen: list[int] = []
     for form in forms:
         count, taken = await _count(ask, form, form.prompt(PROBE, tokenizer, bos))
-        if count == right or (taken and count is None and (form is TOKENS or bos is BosRule.auto)):
+        if count == right or (taken and count is None and form in trusted):
             if count is None:
                 log.warning("the server counts no tokens: whether BOS and tokenizer are right was not seen")
             log.info("prompts go as %s%s", form.kind.value, f" with {dict(form.extra)}" if form.extra else "")
             return form
         seen += [count] if count is not None else []
-    raise _no_form(right, seen, len(token_ids(PROBE, tokenizer, _other(bos))), bos)
+    other = {len(token_ids(PROBE, tokenizer, _other(bos))), right + 1, right - 1, right + len(behind)}
+    raise _no_form(right, seen, other, bos, behind)
 
 
 async def _without_tokenizer(ask: Ask, bos: BosRule) -> Form:
@@ -111,14 +115,17 @@ def _other(bos: BosRule) -> BosRule:
     return BosRule.none if bos is BosRule.auto else BosRule.auto
 
 
-def _no_form(right: int, seen: Sequence[int], other: int, bos: BosRule) -> EvalkitError:
+def _no_form(
+    right: int, seen: Sequence[int], other: Collection[int], bos: BosRule, behind: Sequence[str]
+) -> EvalkitError:
     counted = f"the server counts {' or '.join(map(str, sorted(set(seen))))} tokens in a prompt of {right}"
     where = f"protocol.bos={bos.value}"
     if not seen:
         return EvalkitError("the server does not take such prompts", where=where, fix="engine.prompts=auto")
-    if set(seen) <= {other, right + 1, right - 1}:
+    if set(seen) <= set(other):
+        ends = f", or {' '.join(behind)} stand behind every prompt" if behind else ""
         return EvalkitError(
-            f"{counted}: a BOS would be missing or doubled",
+            f"{counted}: a BOS would be missing or doubled{ends}",
             where=where,
             fix="engine.prompts=auto with a server that takes token ids (vLLM, SGLang, llama.cpp)",
         )

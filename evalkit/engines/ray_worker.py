@@ -14,8 +14,8 @@ from typing import Any
 
 from evalkit import __version__
 from evalkit.config import Config
-from evalkit.errors import EvalkitError
-from evalkit.models import ResolvedModel, resolve
+from evalkit.errors import EvalkitError, InputError, foreign
+from evalkit.models import ResolvedModel, check_unchanged, resolve
 from evalkit.types import Completion, Request
 
 LogLine = tuple[int, str]
@@ -39,6 +39,7 @@ class Refusal:
 
     node: str
     error: EvalkitError
+    log: list[LogLine]
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,13 @@ class Worker:
         from evalkit.engines.memory import share_main_memory
 
         try:
-            share_main_memory(neighbours)
-            self._engine = LocalEngine(config, on_this_machine(resolved))
+            with foreign("a worker cannot load the model", where=resolved.path or resolved.name):
+                share_main_memory(neighbours)
+                found = on_this_machine(resolved)
+                self._engine = LocalEngine(config, found)
+                check_unchanged(found)
         except EvalkitError as error:
-            return Refusal(_node(), error)
+            return Refusal(_node(), error, self._log.take())
         described = self._engine.describe()
         return Hello(socket.gethostname(), _node(), os.getpid(), __version__, described, self._log.take())
 
@@ -109,17 +113,28 @@ def on_this_machine(resolved: ResolvedModel) -> ResolvedModel:
     Raises:
         EvalkitError: they are not here, or they are other files.
     """
+    here = socket.gethostname()
+    other = EvalkitError(
+        f"the machine {here} has other files of the model than the one the run was started on",
+        where=resolved.path or resolved.tokenizer,
+        fix="copy the model there again, or keep it on a file system that all machines share",
+    )
     paths = [path for path in (resolved.path, resolved.tokenizer) if path is not None]
-    if all(path.is_dir() for path in paths) and "weights" not in resolved.identity:
+    if all(path.is_dir() for path in paths):
+        try:
+            check_unchanged(resolved)
+        except InputError:
+            raise
+        except EvalkitError:
+            raise other from None
         return resolved
     model = replace(resolved.config)
-    if "weights" in resolved.identity:
+    if "commit" in resolved.identity:
+        model.revision = resolved.identity["commit"]
+    elif model.path is not None:
         model.path = str(resolved.path)
-    else:
-        model.revision = resolved.identity.get("commit", model.revision)
     if resolved.tokenizer is not None and resolved.tokenizer.is_dir():
         model.tokenizer = str(resolved.tokenizer)
-    here = socket.gethostname()
     try:
         found = resolve(model, offline=True)
     except EvalkitError as error:
@@ -130,11 +145,7 @@ def on_this_machine(resolved: ResolvedModel) -> ResolvedModel:
             + (error.fix or "python -m evalkit prepare model=..."),
         ) from None
     if found.identity != resolved.identity:
-        raise EvalkitError(
-            f"the machine {here} has other files of the model than the one the run was started on",
-            where=found.path,
-            fix="copy the model there again, or keep it on a file system that all machines share",
-        )
+        raise other
     return replace(resolved, path=found.path, tokenizer=found.tokenizer)
 
 
@@ -152,7 +163,8 @@ class _Kept(logging.Handler):
         self._lines: list[LogLine] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._lines.append((record.levelno, record.getMessage()))
+        # With the traceback, where there is one.
+        self._lines.append((record.levelno, self.format(record)))
 
     def take(self) -> list[LogLine]:
         """The lines since the last call."""

@@ -1,9 +1,11 @@
 """A request while it is being generated, and the completion it ends as."""
 
 from base64 import b64decode, b64encode
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from evalkit.engines.decoding import CompletionDecoder
 from evalkit.engines.encoding import Encoded
@@ -24,6 +26,8 @@ class Row:
         ids: prompt ids.
         new: ids generated so far; the EOS that ends the row is the last one.
         finish: why the row ended; None while it runs.
+        given: new tokens to take whatever the logits are; only a probe's rows have them.
+        offered: the logits that were offered for each of those, [vocabulary] each.
     """
 
     def __init__(
@@ -34,6 +38,8 @@ class Row:
         self.sampling = sampling
         self.new: list[int] = []
         self.finish: FinishReason | None = None
+        self.given: Sequence[int] | None = None
+        self.offered: list[Tensor] = []
         self._encoded = encoded
         # The last token is never fed back, so it needs no position.
         room = self.request.max_new_tokens if places is None else places - len(self.ids) + 1
@@ -60,6 +66,7 @@ class Row:
     def restart(self) -> None:
         """Forgets what was generated: the row starts again, with the same random numbers."""
         self.new, self.finish, self._generator = [], None, None
+        self.offered = []
 
     def draw(self) -> float:
         """The next number in [0, 1) of this request's own generator."""

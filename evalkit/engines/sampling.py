@@ -43,6 +43,10 @@ def choose(logits: Tensor, rows: Sequence["Row"]) -> list[int]:
         picks = _sample(logits[sampled], [rows[index] for index in sampled])
         for index, token in zip(sampled, picks, strict=True):
             chosen[index] = token
+    for index, row in enumerate(rows):
+        if row.given is not None:
+            row.offered.append(logits[index].clone())
+            chosen[index] = row.given[len(row.new)]
     return chosen
 
 

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from evalkit.config import BosRule
 from evalkit.engines.decoding import clean_up
-from evalkit.replies import Reply
+from evalkit.engines.encoding import token_ids
+from evalkit.replies import Reply, end_of
 from evalkit.server_options import ServerKind
 from evalkit.types import Completion, FinishReason, Request
 
@@ -25,14 +27,6 @@ _PENALTY = {
     ServerKind.sglang: "repetition_penalty",
     ServerKind.tgi: "repetition_penalty",
     ServerKind.llama_cpp: "repeat_penalty",
-}
-_FINISH: dict[str, FinishReason] = {
-    "stop": "stop",
-    "eos": "stop",
-    "eos_token": "stop",
-    "stop_sequence": "stop_string",
-    "length": "length",
-    "tool_calls": "stop",
 }
 # Where servers say which stop string they met.
 _STOP_FIELDS = ("stop_reason", "matched_stop", "stopping_word")
@@ -90,7 +84,9 @@ def foreign_completion(request: Request, reply: Reply, prompt_text: str, tokeniz
             error=reply.error or reply.status,
         )
     choice: Mapping[str, Any] = reply.body["choices"][0]
-    raw, finish = _with_stop_string(reply.text or "", choice, request, reply.output_tokens)
+    raw, finish = _with_stop_string(
+        reply.text or "", choice, reply.finish_reason, request, reply.output_tokens
+    )
     return Completion(
         id=request.id,
         text=clean_up(prompt_text + raw)[len(clean_up(prompt_text)) :],
@@ -102,7 +98,7 @@ def foreign_completion(request: Request, reply: Reply, prompt_text: str, tokeniz
 
 
 def _with_stop_string(
-    text: str, choice: Mapping[str, Any], request: Request, new_tokens: int | None
+    text: str, choice: Mapping[str, Any], finish_reason: str | None, request: Request, new_tokens: int | None
 ) -> tuple[str, FinishReason]:
     """The text with the stop string that ended it, which servers leave out, and why it ended."""
     for name in _STOP_FIELDS:
@@ -111,11 +107,11 @@ def _with_stop_string(
             return text if met in text else text + met, "stop_string"
     if any(stop in text for stop in request.stop):
         return text, "stop_string"
-    given = choice.get("finish_reason")
-    if given in _FINISH:
-        return text, _FINISH[given]
+    end = end_of(finish_reason)
+    if end in ("stop", "stop_string", "length"):
+        return text, end
     return text, "length" if new_tokens is not None and new_tokens >= request.max_new_tokens else "stop"
 
 
 def _count(text: str, tokenizer: Any | None) -> int:
-    return len(tokenizer(text, add_special_tokens=False)["input_ids"]) if tokenizer is not None else 0
+    return len(token_ids(text, tokenizer, BosRule.none)) if tokenizer is not None else 0

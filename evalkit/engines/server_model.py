@@ -20,7 +20,7 @@ from evalkit.errors import InputError
 from evalkit.models import label_of
 from evalkit.models.served import resolve_without_weights
 from evalkit.refusals import public_address
-from evalkit.server_options import PromptForm
+from evalkit.server_options import PromptForm, ServerKind
 
 if TYPE_CHECKING:
     from evalkit.models import ResolvedModel
@@ -68,7 +68,11 @@ def identify_served(config: Config) -> Identified:
 
 
 def _foreign_identity(config: Config, known: "ResolvedModel", facts: ServerFacts) -> dict[str, Any]:
-    identity: dict[str, Any] = {"server_model": facts.model, "name": known.name}
+    # The files that are here tell two models of one name apart; their tokenizer makes the prompts.
+    identity: dict[str, Any] = {"server_model": facts.model, "name": known.name, **known.identity}
+    if facts.kind is not ServerKind.openai:
+        # It decides which sampling parameters are sent, and so which of its own a server fills in.
+        identity["server"] = facts.kind.value
     if config.engine.parameters:
         identity["parameters"] = dict(config.engine.parameters)
     if config.engine.prompts is PromptForm.chat:

@@ -7,7 +7,7 @@ so it has an environment and a constraints file of its own (docs/servers.md).
 import gc
 import importlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,12 @@ from evalkit.config import Config, Dtype
 from evalkit.engines.base import Engine, distinct, from_generation_config
 from evalkit.engines.decoding import CompletionDecoder
 from evalkit.engines.encoding import Encoded, encode
-from evalkit.engines.loading import load_tokenizer
+from evalkit.engines.loading import check_files, load_tokenizer, refuse_ids, refuse_special_ids
 from evalkit.engines.rows import failed
-from evalkit.errors import EvalkitError, InputError
+from evalkit.errors import EvalkitError, InputError, foreign
 from evalkit.models import ResolvedModel
 from evalkit.models.files import generation_config
+from evalkit.models.whole import embeddings_of
 from evalkit.types import Completion, FinishReason, Request, Sampling
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,14 @@ log = logging.getLogger(__name__)
 INSTALL = (
     "python3 -m venv .venv-vllm && .venv-vllm/bin/pip install -c constraints-vllm.txt -e '.[vllm]'"
     "   then .venv-vllm/bin/python -m evalkit ..."
+)
+
+# Options of vllm.LLM about memory and machines; another number of GPUs continues a run.
+_RESOURCES = (
+    *("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "distributed_executor_backend"),
+    *("gpu_memory_utilization", "swap_space", "cpu_offload_gb", "max_num_seqs", "max_num_batched_tokens"),
+    *("block_size", "max_parallel_loading_workers", "disable_custom_all_reduce", "disable_log_stats"),
+    "download_dir",
 )
 
 
@@ -43,7 +52,7 @@ class VllmEngine(Engine):
     """Runs a model in vLLM's own engine.
 
     Raises:
-        InputError: vLLM is not installed, or a model without files.
+        InputError: vLLM is not installed, a model without files or with damaged ones.
         EvalkitError: vLLM cannot load the model.
     """
 
@@ -56,8 +65,12 @@ class VllmEngine(Engine):
             raise InputError(
                 "vLLM loads models from files, and this one has none", where=f"model={resolved.name}"
             )
+        check_files(resolved)
+        self._embeddings = embeddings_of(resolved.path)
         self._generation = generation_config(resolved.path)
         self._vocabulary = _vocabulary(load_tokenizer(resolved), self._generation.pop("eos_token_id", None))
+        if self._embeddings is not None:
+            refuse_special_ids(self._vocabulary.tokenizer, self._embeddings, resolved.path)
         self._decoder = CompletionDecoder(self._vocabulary.tokenizer)
         self._dtype = vllm_dtype(config.dtype)
         options = {
@@ -72,19 +85,19 @@ class VllmEngine(Engine):
             **({"max_num_seqs": config.engine.batch_size} if config.engine.batch_size else {}),
             **config.engine.parameters,
         }
-        try:
+        with foreign("vLLM cannot load the model", where=resolved.path, raises=EvalkitError):
             self._llm: Any = self._vllm.LLM(**options)
-        except (OSError, ValueError, RuntimeError, TypeError) as error:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise EvalkitError(f"vLLM cannot load the model: {first}", where=resolved.path) from error
         self._context = int(self._llm.llm_engine.model_config.max_model_len)
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """See `Engine.generate`."""
         running: dict[str, Encoded] = {}
         engine = self._llm.llm_engine
+        prompts = encode(distinct(requests), self._vocabulary, self._config.protocol.bos)
+        if self._embeddings is not None:
+            refuse_ids(prompts, self._vocabulary.tokenizer, self._embeddings)
         try:
-            for encoded in encode(distinct(requests), self._vocabulary, self._config.protocol.bos):
+            for encoded in prompts:
                 if problem := self._problem(encoded):
                     yield problem
                 else:
@@ -176,6 +189,11 @@ class VllmEngine(Engine):
 def vllm_dtype(dtype: Dtype) -> str:
     """The precision vLLM runs in: the protocol's bfloat16 unless another is asked for."""
     return "bfloat16" if dtype is Dtype.auto else dtype.value
+
+
+def deciding_options(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of vllm.LLM that may change an answer: quantization, context length, rope and the like."""
+    return {name: value for name, value in parameters.items() if name not in _RESOURCES}
 
 
 def _import_vllm() -> Any:

@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from evalkit import terminal
 from evalkit.command import VERBS, attempt, execute
 from evalkit.errors import RunLockedError
 from evalkit.jobs.record import Job
@@ -41,17 +42,9 @@ def run_job(path: Path) -> int:
                 time.sleep(LOCKED_SECONDS)
         raise AssertionError
 
-    try:
-        ended = attempt(work)
-    except Exception as error:
-        replace(job, code=1, why=_first_line(error)).write(path)
-        raise
+    ended = attempt(work)
     replace(job, code=ended.code, why=ended.why).write(path)
     return ended.code
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
 def _stop_with_the_parent() -> None:
@@ -61,5 +54,8 @@ def _stop_with_the_parent() -> None:
 
 
 if __name__ == "__main__":
+    terminal.prepare()
     _stop_with_the_parent()
-    sys.exit(run_job(Path(sys.argv[1])))
+    code = run_job(Path(sys.argv[1]))
+    terminal.finish()
+    sys.exit(code)

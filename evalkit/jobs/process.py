@@ -14,6 +14,8 @@ from evalkit.signals import STOPPING
 PACKAGES = Path(__file__).resolve().parents[2]
 # A job that is asked to stop may have a long pass of the model to finish first.
 STOP_SECONDS = 60.0
+# A log is UTF-8 whatever the terminal is in.
+_LOG_ENCODING = {"PYTHONIOENCODING": "utf-8"}
 _STOPPING = (signal.SIGINT, *STOPPING)
 
 
@@ -28,7 +30,7 @@ def run_in_child(path: Path) -> int:
         child = subprocess.Popen(
             [sys.executable, "-m", "evalkit.jobs.child", str(path)],
             cwd=job.directory,
-            env={**os.environ, "PYTHONPATH": _python_path()},
+            env={**os.environ, "PYTHONPATH": _python_path(), **(_LOG_ENCODING if log else {})},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT if log else None,

@@ -85,7 +85,7 @@ def _add(found: Collection, folder: Path) -> None:
     try:
         content = read_checked_json(path)
         if content.get("kind") == "mt_bench":
-            found.mt_bench += _mt_bench(folder, with_own_intervals(content, folder))
+            found.mt_bench += _mt_bench(folder, content)
             return
         results = read_results(path)
         _check_scores(folder, results)
@@ -94,7 +94,7 @@ def _add(found: Collection, folder: Path) -> None:
         found.left_out.append(LeftOut(folder, error.what))
     except (OSError, ValueError) as error:
         found.left_out.append(LeftOut(folder, f"results.json cannot be read: {error}"))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         found.left_out.append(LeftOut(folder, f"results.json does not fit its schema: {error!r}"))
     else:
         found.runs.append(Run(folder, results, path.stat().st_mtime))
@@ -124,7 +124,8 @@ def _mt_bench(folder: Path, content: dict[str, Any]) -> list[MtBenchRun]:
     runs = [MtBenchRun(folder, model, content, finished) for model in tables]
     for run in runs:
         run.check()
-    return runs
+    sound = with_own_intervals(content, folder)
+    return [replace(run, content=sound) for run in runs]
 
 
 def _drop_copies(found: Collection) -> None:

@@ -5,7 +5,6 @@ are AVG, the categories and `<dataset>_<metric>`. The file says neither data has
 the row stands apart and is never called best.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from evalkit.errors import InputError
 from evalkit.leaderboard.cells import JASTER_COLUMNS, Cell
 from evalkit.leaderboard.rows import Kind, Row
+from evalkit.reading import read_json
 from evalkit.results import is_number
 
 RULES = "llm-jp-eval's own result, as its file says"
@@ -34,12 +34,7 @@ def read_foreign(path: Path) -> Row:
     Raises:
         InputError: not JSON, or no scores in it.
     """
-    try:
-        content = json.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
-    except OSError as error:
-        raise InputError(f"cannot read the file: {error.strerror}", where=path) from None
-    except ValueError as error:
-        raise InputError(f"not JSON: {error}", where=path) from None
+    content = read_json(path, mend=True)
     scores = _scores(content)
     if not scores:
         raise InputError("no scores in it: llm-jp-eval's result has AVG, NLI, ... below scores", where=path)

@@ -1,13 +1,14 @@
 """MT-Bench conversations as the page embeds them: questions once, answers and judgments by row."""
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from evalkit.config import Config
 from evalkit.durable import read_log
+from evalkit.errors import InputError
 from evalkit.leaderboard.rows import MtBenchRun, Row
+from evalkit.reading import read_json_object
 
 
 def conversations(rows: Sequence[Row], config: Config) -> dict[str, Any]:
@@ -54,8 +55,8 @@ def _questions(benches: Iterable[MtBenchRun], config: Config) -> dict[str, list[
     found: dict[str, list[str]] = {}
     for bench in benches:
         try:
-            header = json.loads((bench.folder / "mt_bench.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            header = read_json_object(bench.folder / "mt_bench.json")
+        except InputError:
             continue
         found.update(_of_preset(header, bench, config))
     return found
@@ -74,5 +75,5 @@ def _of_preset(header: dict[str, Any], bench: MtBenchRun, config: Config) -> dic
         preset = load_preset(header["preset"])
         books = Books(preset, pinned_files(replace(config, offline=True)), header.get("language"))
         return {str(number): list(books.of(number).questions[number].turns) for number in ids}
-    except (EvalkitError, KeyError):
+    except (EvalkitError, KeyError, TypeError):
         return {}

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from evalkit.errors import foreign
 from evalkit.metrics.base import MetricUnavailableError, Triple
 
 CODE_VERSION = "1"
@@ -49,10 +50,11 @@ class BertScore:
                 where=folder,
                 fix="put the hub's cache elsewhere: HF_HOME=DIR",
             )
-        self._scorer = BERTScorer(model_type=str(folder), num_layers=layers, device=device)
-        _restore_tokenizer(self._scorer, folder)
-        with (folder / _WEIGHTS).open("rb") as file:
-            digest = sha256(file_digest(file, "sha256").digest() + bytes([layers])).hexdigest()
+        with foreign("the model of BERTScore cannot be loaded", where=folder, raises=MetricUnavailableError):
+            self._scorer = BERTScorer(model_type=str(folder), num_layers=layers, device=device)
+            _restore_tokenizer(self._scorer, folder)
+            with (folder / _WEIGHTS).open("rb") as file:
+                digest = sha256(file_digest(file, "sha256").digest() + bytes([layers])).hexdigest()
         self.version = f"{CODE_VERSION} (bert-score {version('bert-score')}, model {digest[:12]})"
 
     def score(self, triples: Sequence[Triple]) -> list[float]:

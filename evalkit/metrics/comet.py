@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from evalkit.assets import cache_dir
+from evalkit.errors import foreign
 from evalkit.metrics.base import MetricUnavailableError, Triple
 from evalkit.metrics.comet_model import (
     Estimator,
@@ -61,7 +62,8 @@ class Comet:
         check_hparams(hparams)
         self._encoder_folder = Path(encoder).expanduser()
         self._state = load_state(weights)
-        self._estimator = Estimator(self._state)
+        with foreign("the COMET checkpoint cannot be used", where=weights, raises=MetricUnavailableError):
+            self._estimator = Estimator(self._state)
         self._encoder: SentenceEncoder | None = None
         self._device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         self._batch_size = max(1, batch_size)
@@ -124,9 +126,11 @@ class Comet:
 
     def _loaded_encoder(self) -> SentenceEncoder:
         if self._encoder is None:
-            self._encoder = SentenceEncoder(
-                self._state, self._encoder_folder, self._device, getattr(torch, self._dtype)
-            )
+            dtype = getattr(torch, self._dtype)
+            with foreign(
+                "COMET's encoder cannot be loaded", where=self._encoder_folder, raises=MetricUnavailableError
+            ):
+                self._encoder = SentenceEncoder(self._state, self._encoder_folder, self._device, dtype)
         return self._encoder
 
 

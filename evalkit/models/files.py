@@ -2,30 +2,70 @@
 
 import hashlib
 import json
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from evalkit.errors import InputError
+from evalkit.models.digests import file_digests
+from evalkit.models.whole import refuse_other_kinds, refuse_other_things
+from evalkit.reading import read_json_object, read_text
 
-TOKENIZER_FILES = (
+log = logging.getLogger(__name__)
+
+# One of these makes a tokenizer; the others only configure it.
+TOKENIZER_MODELS = (
     "tokenizer.json",
     "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
     "vocab.json",
     "vocab.txt",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.tiktoken",
+    "tekken.json",
 )
-# One of these makes a tokenizer; the others only configure it.
-TOKENIZER_MODELS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
-CONFIG_FILES = ("config.json", "generation_config.json", "model.safetensors.index.json")
 # Where a configuration may ask for a kernel of the hub, `owner/name`.
 _KERNEL_KEYS = ("attn_implementation", "_attn_implementation", "experts_implementation", "kernel_config")
-_SAMPLES = 64
-_SAMPLE_BYTES = 4096
+
+# What no loading reads, as patterns of lower-case names; every other file counts.
+_DOCUMENTS = (
+    *("readme*", "license*", "licence*", "notice*", "copying*", "use_policy*", "*.md", "*.rst", "*.html"),
+    *("*.pdf", "*.png", "*.jpg", "*.jpeg", "*.gif", "*.svg", "*.webp", "*.mp3", "*.mp4", "*.wav"),
+)
+_TRAINING = (
+    *("optimizer*", "scheduler*", "scaler.*", "rng_state*", "random_states*", "trainer_state.json"),
+    *(
+        "training_args.*",
+        "*_results.json",
+        "events.out.tfevents.*",
+        "latest",
+        "latest_checkpointed_iteration*",
+    ),
+    *("*.log", "*.out", "*.err", "*.lock", "*.tmp", "*.part", "*.incomplete"),
+)
+_OTHER_WEIGHTS = (
+    *("pytorch_model*", "tf_model*", "flax_model*", "rust_model*", "consolidated*", "*.h5", "*.msgpack"),
+    *("*.ot", "*.onnx", "*.onnx_data", "*.gguf", "*.ggml", "*.tflite", "*.mlmodel", "*.nemo", "*.distcp"),
+)
+_UNREAD = (*_DOCUMENTS, *_TRAINING, *_OTHER_WEIGHTS)
+# transformers reads none of these; code that a model brings may.
+_READ_BY_CODE = (
+    *("*.pt", "*.pth", "*.ckpt", "*.bin", "*.pkl", "*.pickle", "*.npy", "*.npz", "*.csv", "*.tsv"),
+    *("*.jsonl", "*.parquet", "*.arrow", "*.yaml", "*.yml", "*.toml", "*.cfg", "*.ini", "*.sh", "*.ipynb"),
+    *("*.zip", "*.tar", "*.gz", "*.tgz", "*.bz2", "*.xz", "*.zst", "*.7z"),
+)
+_UNREAD_FOLDERS = (
+    *("__pycache__", "checkpoint-*", "global_step*", "runs", "wandb", "logs"),
+    *("original", "onnx", "openvino", "coreml"),
+)
+_TEMPLATES = "additional_chat_templates"
+_INDEX = ".safetensors.index.json"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def is_folder(path: str) -> bool:
@@ -41,14 +81,16 @@ def check_folder(folder: Path, *, needs_tokenizer: bool) -> None:
     """Refuses a folder that cannot hold a model.
 
     Raises:
-        InputError: no such folder, no config.json, no safetensors weights, or no tokenizer.
+        InputError: no such folder, no config.json, no safetensors weights, no tokenizer, or something
+            else than a causal language model.
     """
-    if not folder.is_dir():
+    if not folder.exists():
         raise InputError(
             "the model folder does not exist",
             where=f"model.path={folder}",
             fix="give an existing folder or a hub name (owner/name)",
         )
+    refuse_other_things(folder, option="model.path")
     if not (folder / "config.json").is_file():
         raise InputError("the model folder has no config.json", where=f"model.path={folder}")
     if not any(folder.glob("*.safetensors")):
@@ -57,6 +99,7 @@ def check_folder(folder: Path, *, needs_tokenizer: bool) -> None:
             where=f"model.path={folder}",
             fix="convert them once: load with transformers and save_pretrained(FOLDER)",
         )
+    refuse_other_kinds(folder)
     if needs_tokenizer:
         check_tokenizer(folder, option="model.path")
 
@@ -82,12 +125,9 @@ def refuse_foreign_kernels(folder: Path) -> None:
         InputError: it does; only `model.trust_remote_code` lets such a model through.
     """
     path = folder / "config.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"the model's configuration cannot be read: {error}", where=path) from None
+    content = read_json_object(path, "the model's configuration")
     for key in _KERNEL_KEYS:
-        value = content.get(key) if isinstance(content, dict) else None
+        value = content.get(key)
         if "/" in json.dumps(value):
             raise InputError(
                 f"the model asks for code from elsewhere: its {key} is {value!r}",
@@ -96,25 +136,169 @@ def refuse_foreign_kernels(folder: Path) -> None:
             )
 
 
-def folder_identity(folder: Path) -> dict[str, Any]:
-    """What tells this folder's completions from another's: hashes of its small files and weights.
+def folder_identity(folder: Path, *, code: bool, weights: bool = True) -> dict[str, Any]:
+    """What tells this folder's completions from another's: the sha256 of every file loading can read.
 
-    Weight files count with their size and a hash over 64 blocks of 4 KiB spread evenly, so that two
-    checkpoints of one training run differ though sizes and index are equal.
+    Args:
+        folder: of the model.
+        code: the model's own code is trusted: it counts, and what it may read.
+        weights: the weights count too.
+
+    Returns:
+        `files`: path below the folder -> sha256. `code`: the same of other repositories whose code
+        the configuration names.
     """
-    return {
-        "files": {name: _sha256(folder / name) for name in CONFIG_FILES if (folder / name).is_file()}
-        | tokenizer_hashes(folder),
-        "weights": {
-            path.name: {"bytes": path.stat().st_size, "sampled_sha256": _sampled_sha256(path)}
-            for path in sorted(folder.glob("*.safetensors"))
-        },
-    }
+    identity: dict[str, Any] = {"files": file_hashes(folder, code=code, weights=weights)}
+    if code and (foreign := _foreign_code(folder)):
+        identity["code"] = foreign
+    return identity
 
 
-def tokenizer_hashes(folder: Path) -> dict[str, str]:
-    """sha256 of every tokenizer file in the folder, by file name."""
-    return {name: _sha256(folder / name) for name in TOKENIZER_FILES if (folder / name).is_file()}
+def file_hashes(folder: Path, *, code: bool, weights: bool = True) -> dict[str, str]:
+    """sha256 of every file of a folder that loading can read, by its path below the folder.
+
+    Raises:
+        InputError: a file cannot be read.
+        EvalkitError: a file changed while it was read.
+    """
+    paths = _read_files(folder, code=code, weights=weights)
+    digests = file_digests(paths.values())
+    for path, digest in digests.items():
+        # The hub's cache names a large file by its sha256. The name alone is not believed.
+        blob = path.resolve()
+        if blob.parent.name == "blobs" and _SHA256.fullmatch(blob.name) and blob.name != digest:
+            log.warning("%s is not the file that was downloaded: its content was changed or damaged", path)
+    return {_shown(name): digests[path] for name, path in sorted(paths.items())}
+
+
+def _read_files(folder: Path, *, code: bool, weights: bool) -> dict[str, Path]:
+    try:
+        found = _everything(folder, code=code)
+    except OSError as error:
+        raise InputError(
+            f"the model folder cannot be read: {error.strerror}", where=error.filename or folder
+        ) from None
+    named = _named_weights(folder)
+    kept = {}
+    for name, path in found.items():
+        if path.suffix == ".safetensors":
+            # Beside an index, transformers reads what it names, model.safetensors and an adapter;
+            # without one vLLM reads them all.
+            reads = not named or code or name in named or path.name.startswith("adapter_")
+            if not (weights and reads):
+                continue
+        elif name.endswith(_INDEX) and not weights:
+            continue
+        kept[name] = path
+    if weights:
+        # An index may name files of any folder.
+        kept |= {name: folder / name for name in named if (folder / name).is_file()}
+    return kept
+
+
+def _everything(folder: Path, *, code: bool) -> dict[str, Path]:
+    """The files that are not known to be unread, by their paths below the folder."""
+    found = {}
+    waiting = [("", folder)]
+    seen = set()
+    while waiting:
+        prefix, place = waiting.pop()
+        # A link may lead back to a folder above.
+        if (real := place.resolve()) in seen:
+            continue
+        seen.add(real)
+        paths = sorted(place.iterdir())
+        # A run whose results lie below the model must not change the model.
+        if prefix and {"config.yaml", "environment.json"} <= {path.name for path in paths}:
+            continue
+        for path in paths:
+            if path.name.startswith("."):
+                continue
+            if path.is_dir():
+                if (code or f"{prefix}{path.name}" == _TEMPLATES) and not _matches(
+                    path.name, _UNREAD_FOLDERS
+                ):
+                    waiting.append((f"{prefix}{path.name}/", path))
+            elif path.is_file() and _may_be_read(path.name, code=code):
+                found[f"{prefix}{path.name}"] = path
+    return found
+
+
+def _may_be_read(name: str, *, code: bool) -> bool:
+    if name.endswith((".py", ".pyc")):
+        return code and name.endswith(".py")
+    if _matches(name, _UNREAD):
+        return False
+    return code or name == "adapter_model.bin" or not _matches(name, _READ_BY_CODE)
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name.lower(), pattern) for pattern in patterns)
+
+
+def _named_weights(folder: Path) -> set[str]:
+    """The weights that an index or the configuration names; empty where nothing does."""
+    named: set[str] = set()
+    for path in folder.glob(f"*{_INDEX}"):
+        weight_map = _content(path).get("weight_map")
+        named |= {str(name) for name in weight_map.values()} if isinstance(weight_map, dict) else set()
+    if named:
+        named |= {"model.safetensors", str(_content(folder / "config.json").get("transformers_weights"))}
+    return named
+
+
+def _foreign_code(folder: Path) -> dict[str, dict[str, str]]:
+    """The Python files of other repositories that `auto_map` names (`owner/name--module.Class`)."""
+    found: dict[str, dict[str, str]] = {}
+    for file in ("config.json", "tokenizer_config.json"):
+        auto_map = _content(folder / file).get("auto_map")
+        for reference in _strings(auto_map):
+            place, separator, member = reference.partition("--")
+            if not separator:
+                continue
+            module = f"{member.partition('.')[0]}.py"
+            if (source := _code_folder(place, module)) is not None:
+                files = {
+                    path.relative_to(source).as_posix(): path
+                    for path in sorted(source.rglob("*.py"))
+                    if path.is_file()
+                }
+                digests = file_digests(files.values())
+                found[place] = {_shown(name): digests[path] for name, path in files.items()}
+    return found
+
+
+def _code_folder(place: str, module: str) -> Path | None:
+    if Path(place).is_dir():
+        return Path(place)
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        cached = try_to_load_from_cache(place, module)
+    except ValueError:
+        return None
+    return Path(cached).parent if isinstance(cached, str) else None
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _strings(part)
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is none: what is wrong with it, loading says."""
+    try:
+        return read_json_object(path)
+    except InputError:
+        return {}
+
+
+def _shown(name: str) -> str:
+    # A name that is not UTF-8 must not keep the identity from being written.
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def generation_config(folder: Path) -> dict[str, Any]:
@@ -122,45 +306,58 @@ def generation_config(folder: Path) -> dict[str, Any]:
     path = folder / "generation_config.json"
     if not path.is_file():
         return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"not JSON: {error}", where=path) from None
     named = {"transformers_version", "_from_model_config", "bos_token_id", "pad_token_id", "use_cache"}
-    return {key: value for key, value in dict(content).items() if key not in named}
+    return {key: value for key, value in read_json_object(path).items() if key not in named}
 
 
-def chat_template(value: str) -> str:
-    """A chat template given as Jinja text or as the path of a file.
+def chat_template(value: str, folder: Path | None) -> str:
+    """A chat template given as Jinja text, as the path of a file, or by the name it has in `folder`.
 
     Raises:
         InputError: a path that cannot be read.
     """
-    if "{" in value or "\n" in value:
+    if is_template_text(value):
         return value
-    try:
-        return Path(value).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    named = {} if folder is None else named_templates(folder)
+    if value in named:
+        return named[value]
+    path = Path(value).expanduser()
+    if named and not path.exists():
+        names = sorted(named)
         raise InputError(
-            f"cannot read the chat template: {error}", where=f"model.chat_template={value}"
-        ) from None
+            f"neither a file nor one of the tokenizer's chat templates: {', '.join(names)}",
+            where=f"model.chat_template={value}",
+            fix=f"model.chat_template={names[0]}, or FILE.jinja",
+        )
+    return read_text(path, "the chat template (model.chat_template)")
+
+
+def is_template_text(value: str) -> bool:
+    """Whether a value of `model.chat_template` is the template itself and no name of one."""
+    return "{" in value or "\n" in value
+
+
+def named_templates(folder: Path) -> dict[str, str]:
+    """The chat templates of a tokenizer's folder that have names; what cannot be read has none."""
+    found: dict[str, str] = {}
+    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+        listed = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["chat_template"]
+        if isinstance(listed, list):
+            found = {str(one["name"]): str(one["template"]) for one in listed}
+    with suppress(OSError, ValueError):
+        for path in sorted((folder / "additional_chat_templates").glob("*.jinja")):
+            found[path.stem] = path.read_text(encoding="utf-8")
+    return found
+
+
+def template_file(folder: Path) -> Path:
+    """The file in a tokenizer's folder that its chat template is read from."""
+    for name in ("chat_template.jinja", "additional_chat_templates", "tokenizer_config.json"):
+        if (folder / name).exists():
+            return folder / name
+    return folder
 
 
 def text_hash(text: str) -> str:
     """sha256 of a text's UTF-8 bytes."""
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sampled_sha256(path: Path) -> str:
-    size = path.stat().st_size
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        for index in range(_SAMPLES):
-            file.seek(max(size - _SAMPLE_BYTES, 0) * index // (_SAMPLES - 1))
-            digest.update(file.read(_SAMPLE_BYTES))
-    return digest.hexdigest()

@@ -1,6 +1,8 @@
 """What can be known of a model without its weights: for servers that hold them."""
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from evalkit.config import ModelConfig
 from evalkit.errors import FetchError, InputError
@@ -13,9 +15,11 @@ from evalkit.models import (
     tokenizer_of,
 )
 
+_COMMIT_DIGITS = 40
+
 
 def resolve_without_weights(model: ModelConfig, *, offline: bool) -> ResolvedModel:
-    """A model whose weights need not be here; `identity` does not cover them.
+    """A model whose weights need not be here; `identity` holds what is known of them.
 
     The tokenizer is taken where it can be had and does without where it cannot.
 
@@ -25,21 +29,26 @@ def resolve_without_weights(model: ModelConfig, *, offline: bool) -> ResolvedMod
     check_source(model)
     name = "served" if model.served and model.name is None else name_of(model)
     tokenizer = tokenizer_of(model, offline=offline)
-    return assembled(model, name, (_files(model, offline=offline), {}), tokenizer)
+    return assembled(model, name, _known(model, offline=offline), tokenizer)
 
 
-def _files(model: ModelConfig, *, offline: bool) -> Path | None:
-    """The folder with what is here of a model; None: nothing is."""
+def _known(model: ModelConfig, *, offline: bool) -> tuple[Path | None, dict[str, Any]]:
+    if model.served:
+        return None, {}
+    if model.random is not None:
+        return None, {"random": asdict(model.random)}
+    from evalkit.models.files import folder_identity, is_folder
+
     if model.pypi is not None:
         from evalkit.models.wheels import kept_folder
 
-        return kept_folder(model.pypi)
-    if model.path is None:
-        return None
-    from evalkit.models.files import is_folder
+        kept = kept_folder(model.pypi)
+        own = folder_identity(kept, code=model.trust_remote_code) if kept else {}
+        return kept, {"gguf_sha256": model.pypi.sha256} | own
+    assert model.path is not None
 
     if not is_folder(model.path):
-        return _hub_files(model, offline=offline)
+        return _known_of_hub(model, offline=offline)
     folder = Path(model.path).expanduser().resolve()
     if not folder.is_dir():
         raise InputError(
@@ -47,15 +56,16 @@ def _files(model: ModelConfig, *, offline: bool) -> Path | None:
             where=f"model.path={folder}",
             fix="model=served model.name=NAME for a model that only the server has",
         )
-    return folder
+    return folder, folder_identity(folder, code=model.trust_remote_code)
 
 
-def _hub_files(model: ModelConfig, *, offline: bool) -> Path | None:
+def _known_of_hub(model: ModelConfig, *, offline: bool) -> tuple[Path | None, dict[str, Any]]:
+    from evalkit.models.files import folder_identity
     from evalkit.models.hub import snapshot
 
     assert model.path is not None
     try:
-        return snapshot(
+        folder = snapshot(
             model.path,
             revision=model.revision,
             remote_code=model.trust_remote_code,
@@ -64,4 +74,8 @@ def _hub_files(model: ModelConfig, *, offline: bool) -> Path | None:
             weights=False,
         )
     except FetchError:
-        return None
+        revision = model.revision or ""
+        commit = {"commit": revision} if len(revision) == _COMMIT_DIGITS else {}
+        return None, {"hub": model.path} | commit
+    own = folder_identity(folder, code=model.trust_remote_code, weights=False)
+    return folder, {"hub": model.path, "commit": folder.name} | own

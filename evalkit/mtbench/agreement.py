@@ -12,9 +12,9 @@ from statistics import fmean, stdev
 from typing import Literal
 
 from evalkit.errors import InputError
-from evalkit.mtbench.jsonl import Row, int_field, read_rows, text_field
 from evalkit.mtbench.logs import jsonl_files, pair_of
 from evalkit.mtbench.pairwise import Match, spearman
+from evalkit.reading import Row, int_field, read_rows, text_field
 from evalkit.types import Judgment
 
 Choice = Literal["model_a", "model_b", "tie"]
@@ -119,7 +119,7 @@ def read_votes(path: Path) -> list[Vote]:
     """
     votes = []
     for file in jsonl_files(path):
-        for place, row in read_rows(file):
+        for place, row in read_rows(file, mend=True):
             vote = _pair_vote(row, place) if "g1_winner" in row else _given_vote(row, place)
             if vote is not None:
                 votes.append(vote)

@@ -18,10 +18,10 @@ from evalkit.mtbench.agreement import (
 )
 from evalkit.mtbench.data import Books, pinned_files
 from evalkit.mtbench.folder import MtBenchFolder
-from evalkit.mtbench.jsonl import read_rows
 from evalkit.mtbench.logs import jsonl_files, read_judgments
 from evalkit.mtbench.presets import DEFAULT_PRESET, load_preset
 from evalkit.mtbench.replay import replay_singles
+from evalkit.reading import read_rows
 from evalkit.types import Judgment
 
 
@@ -76,7 +76,7 @@ def _json(found: Agreement) -> dict[str, Any]:
 
 
 def _holds_ratings(path: Path) -> bool:
-    for _, row in read_rows(jsonl_files(path)[0]):
+    for _, row in read_rows(jsonl_files(path)[0], mend=True):
         return "score" in row
     raise InputError("the file is empty", where=path)
 

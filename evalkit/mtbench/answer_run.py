@@ -17,6 +17,7 @@ from evalkit.durable import (
     write_checked_json,
     write_lines_atomic,
 )
+from evalkit.engines.chat_template import clock_date, render_chat
 from evalkit.environment import CONFIG, ENVIRONMENT, describe_environment, kept_environment, write_config
 from evalkit.errors import InputError
 from evalkit.identity import GENERATION_VERSION, SAMPLING_VERSION, folder_name
@@ -36,6 +37,7 @@ from evalkit.mtbench.results import answer_counts, preset_sha256, results_json
 from evalkit.progress import watch
 from evalkit.records import RunDirectory, run_id
 from evalkit.signals import signals_stop_the_run, stop_if_signalled
+from evalkit.types import Message
 
 if TYPE_CHECKING:
     from evalkit.engines.base import Engine, Identified
@@ -69,8 +71,8 @@ def answer_questions(
     planned = _plan(config)
     preset, questions, directory = planned.preset, planned.questions, planned.directory
     model = planned.identified.model
-    tokenizer = _tokenizer(planned.identified)
-    answer_rules(preset, tokenizer, {})
+    tokenizer = planned.tokenizer
+    _check_template(preset, tokenizer)
     folder = MtBenchFolder(directory.path)
     with directory, log_to(directory.path / "run.log"), signals_stop_the_run():
         opened(directory.path)
@@ -112,6 +114,7 @@ class _Planned:
     questions: Sequence[Question]
     all_questions: int
     identified: "Identified"
+    tokenizer: Any | None
     identity: dict[str, Any]
     directory: RunDirectory
 
@@ -128,10 +131,21 @@ def _plan(config: Config) -> _Planned:
     book = Books(preset, pinned_files(config)).in_language(language)
     questions = choose_questions(list(book.questions.values()), max(config.limit or 0, 0))
     identified = identify(config)
-    identity = _identity(preset, language, identified)
+    tokenizer = _tokenizer(identified)
+    identity = _identity(preset, language, identified, tokenizer)
     path = Path(config.out or "results").expanduser() / identified.model.label
     directory = RunDirectory(path / folder_name(config.suite.name) / run_id(identity))
-    return _Planned(chosen, preset, language, questions, len(book.questions), identified, identity, directory)
+    return _Planned(
+        chosen,
+        preset,
+        language,
+        questions,
+        len(book.questions),
+        identified,
+        tokenizer,
+        identity,
+        directory,
+    )
 
 
 def _tokenizer(identified: "Identified") -> Any | None:
@@ -143,8 +157,24 @@ def _tokenizer(identified: "Identified") -> Any | None:
     return load_tokenizer(identified.model)
 
 
-def _identity(preset: Preset, language: Language, identified: "Identified") -> dict[str, Any]:
+def _check_template(preset: Preset, tokenizer: Any | None) -> None:
+    """Refuses a chat template that will not do, also for the second turn, before a model is loaded."""
+    if tokenizer is None:
+        return
+    rules = answer_rules(preset, tokenizer, {})
+    turns = [Message("user", "1"), Message("assistant", "2"), Message("user", "3")]
+    if rules.system_message is not None:
+        turns.insert(0, Message("system", rules.system_message))
+    render_chat(turns if len(preset.turns) > 1 else turns[:-2], tokenizer)
+
+
+def _identity(
+    preset: Preset, language: Language, identified: "Identified", tokenizer: Any | None
+) -> dict[str, Any]:
+    # What a server writes for today is not ours to choose.
+    date = clock_date(tokenizer) if identified.family != "api" else None
     return {
+        **({"template_date": date} if date else {}),
         "generation_version": GENERATION_VERSION,
         "sampling_version": SAMPLING_VERSION,
         "mt_bench": preset.name,
@@ -213,6 +243,8 @@ def _generate(
     with build_engine(own, model) as engine:
         described = engine.describe()
         rules = answer_rules(preset, tokenizer, described.get("generation_config") or {})
+        if preset.system_message is not None and rules.system_message is None:
+            log.warning("the chat template takes no system message: none is sent")
         used = {**asdict(rules), "length": rules.length.value}
         write_checked_json(folder.path / ENVIRONMENT, environment | {"engine": described, "answers": used})
         special_tokens = special_tokens_of(tokenizer)

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from evalkit.config import BosRule
 from evalkit.durable import canonical_json
-from evalkit.engines.encoding import render_chat
+from evalkit.engines.chat_template import render_chat
+from evalkit.engines.encoding import token_ids
 from evalkit.mtbench.chat import takes_system_message
 from evalkit.mtbench.folder import TurnRecord, turn_id
 from evalkit.mtbench.presets import DEFAULT_PRESET, LengthRule, Preset, load_preset
@@ -174,7 +176,7 @@ def _ask(
         text, prompt_tokens = canonical_json([asdict(message) for message in messages]), 0
     else:
         text = render_chat(messages, tokenizer)
-        prompt_tokens = len(tokenizer(text, add_special_tokens=False)["input_ids"])
+        prompt_tokens = len(token_ids(text, tokenizer, BosRule.none))
     most = rules.new_tokens(prompt_tokens)
     request = Request(
         id=key,

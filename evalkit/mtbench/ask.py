@@ -1,15 +1,19 @@
 """The verb ask: one question to a model, with the prompt it really gets."""
 
+import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
-from evalkit.config import Config
-from evalkit.engines.encoding import render_chat
+from evalkit.config import BosRule, Config
+from evalkit.engines.chat_template import render_chat
+from evalkit.engines.encoding import token_ids
 from evalkit.errors import InputError
 from evalkit.mtbench.answers import TOP_K
 from evalkit.mtbench.chat import takes_system_message
 from evalkit.mtbench.presets import DEFAULT_PRESET, load_preset
 from evalkit.types import Completion, Message, Request, Sampling
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,8 @@ def ask(config: Config) -> Asked:
         request = Request("ask", prompt, config.ask.max_new_tokens, (), sampling, config.seed)
         (completion,) = engine.generate([request])
     templated = not isinstance(prompt, str)
-    return Asked(_visible(prompt, tokenizer), templated, sampling, completion)
+    shown = _visible(prompt, tokenizer, config.protocol.bos)
+    return Asked(shown, templated, sampling, completion)
 
 
 def _prompt(question: str, system: str | None, tokenizer: Any | None) -> str | tuple[Message, ...]:
@@ -65,20 +70,24 @@ def _prompt(question: str, system: str | None, tokenizer: Any | None) -> str | t
         return (user,) if system is None else (Message("system", system), user)
     if not tokenizer.chat_template:
         return question
-    if system is None:
-        system = load_preset(DEFAULT_PRESET).system_message
     user = Message("user", question)
-    if system is None or not takes_system_message(tokenizer):
+    sent = load_preset(DEFAULT_PRESET).system_message if system is None else system
+    if sent is None:
         return (user,)
-    return (Message("system", system), user)
+    if not takes_system_message(tokenizer):
+        if system is not None:
+            log.warning("the chat template takes no system message: ask.system is left out")
+        return (user,)
+    return (Message("system", sent), user)
 
 
-def _visible(prompt: str | tuple[Message, ...], tokenizer: Any | None) -> str:
+def _visible(prompt: str | tuple[Message, ...], tokenizer: Any | None, bos: BosRule) -> str:
     if tokenizer is None:
         return prompt if isinstance(prompt, str) else "\n".join(f"{m.role}: {m.content}" for m in prompt)
     # A chat template writes its own special tokens; plain text gets those of the tokenizer.
-    plain = isinstance(prompt, str)
-    text = prompt if isinstance(prompt, str) else render_chat(prompt, tokenizer)
-    ids = tokenizer(text, add_special_tokens=plain)["input_ids"]
+    if isinstance(prompt, str):
+        ids = token_ids(prompt, tokenizer, bos)
+    else:
+        ids = token_ids(render_chat(prompt, tokenizer), tokenizer, BosRule.none)
     shown: str = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     return shown

@@ -18,12 +18,12 @@ from evalkit.mtbench.asking import Asked
 from evalkit.mtbench.asks import Ask, open_key
 from evalkit.mtbench.cost import CostLimitError, most_tokens
 from evalkit.mtbench.desk import Desk, most_output
-from evalkit.mtbench.jsonl import parse_rows, read_rows, text_field
 from evalkit.mtbench.judges import Judge, open_service
 from evalkit.mtbench.store import JudgmentStore, Stored
+from evalkit.reading import parse_rows, read_rows, text_field
 from evalkit.records import text_sha256
-from evalkit.refusals import error_code, is_filtered, is_overflow, redact
-from evalkit.replies import Reply, chat_body, reply_of_body
+from evalkit.refusals import Refusal, redact, refusal_of
+from evalkit.replies import Reply, chat_body, read_reply
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 # The Batch API's own limit for one file.
 MOST_REQUESTS = 50_000
-ENDED = ("completed", "expired", "failed", "cancelled")
+ENDED = ("completed", "expired", "failed", "cancelled", "canceled")
 
 Say = Callable[[str], None]
 
@@ -50,7 +50,7 @@ def ask_by_batch(
         raise InputError("a local judge has no batches", where="option mode", fix="mode=online")
     if config.batch.results is not None:
         path = Path(config.batch.results).expanduser()
-        return _absorb(read_rows(path), waiting, store, say)
+        return _absorb(read_rows(path, mend=True), waiting, store, say)
     _check_cost(desk, waiting)
     requests = [(_key(ask, store), ask) for ask in waiting]
     name = text_sha256("\n".join(sorted(key for key, _ in requests)))[:16]
@@ -131,19 +131,19 @@ def _absorb(
 
 
 def _reply(row: dict[str, Any]) -> Reply:
-    response = row.get("response")
-    response = response if isinstance(response, dict) else {}
-    status, body = response.get("status_code"), response.get("body")
-    if status == 200 and (reply := reply_of_body(body)) is not None:
-        return reply
-    problem = row.get("error") or (body.get("error") if isinstance(body, dict) else None)
-    said = problem.get("message") if isinstance(problem, dict) else problem or "no answer"
-    text = redact(str(said))
-    code = error_code({"error": problem})
-    if is_filtered(code):
-        return Reply("filtered", error=text)
-    if is_overflow(status if isinstance(status, int) else 0, code, text):
-        return Reply("overflow", error=text)
+    response, error = row.get("response"), row.get("error")
+    if error or not isinstance(response, dict):
+        answer: Reply | Refusal = refusal_of(0, {}, {"error": error}, None if error else "no answer")
+    else:
+        status = str(response.get("status_code") or 200)
+        answer = read_reply(
+            int(status) if status.isdecimal() else 0, {}, response.get("body"), needs_text=True
+        )
+    if isinstance(answer, Reply):
+        return answer
+    text = redact(answer.text)
+    if answer.kind in ("filtered", "overflow"):
+        return Reply(answer.kind, error=text)
     return Reply("api_error", error=text)
 
 
@@ -172,7 +172,7 @@ async def _drive(
             for file_id in (batch.output_file_id, batch.error_file_id):
                 if file_id:
                     content = await client.api.files.content(file_id)
-                    rows += list(parse_rows(content.content, f"{file_id} of batch {batch.id}"))
+                    rows += list(parse_rows(content.content, f"{file_id} of batch {batch.id}", mend=True))
         except openai.APIError as error:
             raise client.explain(error) from None
     say(f"batch {batch.id}: {batch.status}, {len(rows)} answers")

@@ -2,13 +2,11 @@
 
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from evalkit import assets
 from evalkit.config import ModelConfig
-from evalkit.engines.encoding import render_chat
+from evalkit.engines.chat_template import rendered
 from evalkit.errors import InputError
-from evalkit.reading import as_text, read_yaml
+from evalkit.reading import read_options
 from evalkit.types import Message
 
 _MARK = "a system message nobody writes"
@@ -19,23 +17,26 @@ def model_config(name: str) -> ModelConfig:
     path = assets.CONF / "model" / f"{name}.yaml"
     if "/" in name or not path.is_file():
         return ModelConfig(path=name)
-    merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), as_text(read_yaml(path))))
-    assert isinstance(merged, ModelConfig)
-    return merged
+    return read_options(path, ModelConfig, "model configuration")
 
 
 def takes_system_message(tokenizer: Any) -> bool:
     """Whether the chat template does anything with a system message (its text may be ignored).
 
     Raises:
-        InputError: there is no chat template.
+        InputError: there is no chat template, or it may not be used (`render_chat`).
     """
+    from jinja2 import TemplateError
+
     user = Message("user", "?")
-    without = render_chat([user], tokenizer)
+    without = rendered([user], tokenizer)
     try:
-        return render_chat([Message("system", _MARK), user], tokenizer) != without
-    except InputError:
-        return False
+        return rendered([Message("system", _MARK), user], tokenizer) != without
+    except InputError as error:
+        # So templates refuse a role; any other failure is one.
+        if type(error.__cause__) is TemplateError:
+            return False
+        raise
 
 
 def with_system(messages: tuple[Message, ...], takes: bool) -> tuple[Message, ...]:

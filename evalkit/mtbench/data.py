@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from evalkit import unpacked
 from evalkit.config import Config, is_offline
 from evalkit.errors import EvalkitError
-from evalkit.mtbench.jsonl import read_rows
 from evalkit.mtbench.presets import PinnedFile, Preset, load_preset, preset_names
 from evalkit.mtbench.prompts import PromptBook, prompts_from
 from evalkit.mtbench.questions import Language, questions_from, references_from
+from evalkit.reading import read_rows
 from evalkit.sources.pins import Pin
 
 if TYPE_CHECKING:

@@ -154,7 +154,9 @@ async def _ask_online(desk: Desk, waiting: Sequence[Ask], store: JudgmentStore) 
     async with client:
         with Counter("judging", len(waiting)) as progress:
             asker = Asker(
-                lambda messages, lost: client.chat(judge.model, messages, judge.parameters, lost),
+                lambda messages, lost: client.chat(
+                    judge.model, messages, judge.parameters, lost, needs_text=True
+                ),
                 store,
                 Budget(desk.price, options.max_cost),
                 most_output=most_output(judge),

@@ -15,6 +15,7 @@ from evalkit.durable import read_checked_json, read_log, write_checked_json, wri
 from evalkit.errors import InputError
 from evalkit.identity import folder_name
 from evalkit.mtbench.questions import Answer, Language
+from evalkit.reading import check_types
 from evalkit.types import FinishReason, Judgment
 
 SAMPLES = "mt_bench"
@@ -110,7 +111,9 @@ class MtBenchFolder:
         path = self.path / "mt_bench.json"
         try:
             content = read_checked_json(path)
-            return Header(**{**content, "models": tuple(content["models"])})
+            header = Header(**{**content, "models": tuple(content["models"])})
+            check_types(header)
+            return header
         except FileNotFoundError:
             raise InputError(
                 "not an MT-Bench run: it has no mt_bench.json",

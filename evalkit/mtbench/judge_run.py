@@ -69,6 +69,7 @@ def make_judgments(
 def _results(job: Job, judgments: Sequence[Judgment], asked: Asked, config: Config) -> dict[str, Any]:
     options = job.desk.judge.config
     tables, scores, partial = {}, {}, list(job.plan.missing)
+    turns = job.folder.turns()
     wanted = len(job.books.in_language(job.header.language or "ja").questions)
     for model in dict.fromkeys(judgment.model for judgment in judgments):
         own = [judgment for judgment in judgments if judgment.model == model]
@@ -86,6 +87,9 @@ def _results(job: Job, judgments: Sequence[Judgment], asked: Asked, config: Conf
         partial += [f"{model}: {reason}" for reason in missing]
         if failed := sum(judgment.status == "api_error" for judgment in own):
             partial.append(f"{model}: {failed} judgments failed at the service")
+        errors = answer_counts([turn for turn in turns if turn.model == model])["errors"]
+        if errors:
+            partial.append(f"{model}: {errors} turns count as empty: the engine could not answer them")
     return results_json(
         job.preset,
         tables,

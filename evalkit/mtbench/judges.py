@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from omegaconf import OmegaConf
-
 from evalkit import assets
 from evalkit.client import Service
 from evalkit.config import JudgeConfig, JudgeKind
 from evalkit.errors import InputError
 from evalkit.mtbench.presets import Preset
-from evalkit.reading import as_text, read_yaml
+from evalkit.reading import read_options, read_yaml
 from evalkit.redaction import refuse_keys
 from evalkit.refusals import public_address
 
@@ -61,9 +59,7 @@ def judge_config(config: JudgeConfig | None, preset: Preset) -> JudgeConfig:
             f"the preset {preset.name} names a judge that is not there: {preset.judge!r}",
             fix="python -m evalkit list judges",
         )
-    merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(JudgeConfig), as_text(read_yaml(path))))
-    assert isinstance(merged, JudgeConfig)
-    return merged
+    return read_options(path, JudgeConfig, "judge configuration")
 
 
 def judge_names() -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from evalkit.config import Config, is_offline
 from evalkit.durable import canonical_json
+from evalkit.engines.chat_template import clock_date
 from evalkit.errors import InputError
 from evalkit.mtbench.asking import CLAIM_SECONDS, Asked
 from evalkit.mtbench.asks import Ask, open_key, unanswered
@@ -24,18 +25,18 @@ DEFAULT_LENGTH = 2048
 
 
 def weights_of(judge: Judge, config: Config) -> str:
-    """The hash of what a local judge is made of: the same folder with other weights is another judge.
+    """The hash of what a local judge is made of: the same folder with other files is another judge.
 
     Raises:
-        InputError: the model cannot be had.
+        InputError: the model cannot be had, or its chat template.
     """
-    from evalkit.engines import resolve_dtype
-    from evalkit.models import resolve
+    from evalkit.engines import identify
+    from evalkit.engines.loading import load_tokenizer
 
-    model = model_config(judge.model)
-    made_of = resolve(model, offline=is_offline(config)).identity
-    own = replace(config, model=model)
-    return text_sha256(canonical_json({"model": made_of, "dtype": resolve_dtype(own)}))[:16]
+    found = identify(replace(config, model=model_config(judge.model)))
+    date = clock_date(load_tokenizer(found.model))
+    made_of = {"model": found.model.identity, "dtype": found.dtype, "engine_family": found.family}
+    return text_sha256(canonical_json(made_of | ({"template_date": date} if date else {})))[:16]
 
 
 def ask_locally(judge: Judge, config: Config, asks: Sequence[Ask], store: JudgmentStore) -> Asked:
@@ -54,8 +55,10 @@ def ask_locally(judge: Judge, config: Config, asks: Sequence[Ask], store: Judgme
     resolved = resolve(model, offline=is_offline(config))
     takes_system = takes_system_message(load_tokenizer(resolved))
     asked = Asked()
+    # judge.parameters decide the sampling: they are what its judgments are kept under.
+    own = replace(config, model=model, generation=replace(config.generation, from_model=False))
     with (
-        build_engine(replace(config, model=model), resolved) as engine,
+        build_engine(own, resolved) as engine,
         Counter("judging", len(asks)) as progress,
     ):
         while waiting := unanswered(asks, store):

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evalkit.errors import InputError
-from evalkit.mtbench.jsonl import Row, int_field, read_rows, text_field
 from evalkit.mtbench.pairwise import Side
 from evalkit.mtbench.questions import Answer, answers_from
+from evalkit.reading import Row, int_field, read_rows, text_field
 
 SIDES: tuple[Side, ...] = ("model_1", "model_2", "tie", "error")
 
@@ -61,7 +61,7 @@ def read_judgments(path: Path) -> JudgmentLog:
     """
     singles, pairs = [], []
     for file in jsonl_files(path):
-        for place, row in read_rows(file):
+        for place, row in read_rows(file, mend=True):
             if "g1_winner" in row:
                 pairs.append(pair_of(row, place))
             else:
@@ -73,7 +73,7 @@ def read_judgments(path: Path) -> JudgmentLog:
 
 def read_answers(path: Path) -> list[Answer]:
     """The answers of a FastChat answer file, or of every *.jsonl of a folder, in order."""
-    return [answer for file in jsonl_files(path) for answer in answers_from(read_rows(file))]
+    return [answer for file in jsonl_files(path) for answer in answers_from(read_rows(file, mend=True))]
 
 
 def jsonl_files(path: Path) -> list[Path]:

@@ -203,9 +203,15 @@ def _pairing(
 
 
 def _match(pairing: Pairing, answers: Answers) -> Match:
-    first, second = (parse_pair(answers.by_id[game.id].text, pairing.format) for game in pairing.games)
+    first, second = (parse_pair(_said(answers, game), pairing.format) for game in pairing.games)
     sides = game_sides(first, second)
     return Match(pairing.question_id, pairing.turn, pairing.model_1, pairing.model_2, *sides, pairing.lengths)
+
+
+def _said(answers: Answers, game: Ask) -> str | None:
+    # What is left of an answer that was cut or refused is no verdict.
+    stored = answers.by_id[game.id]
+    return stored.text if stored.status == "ok" else None
 
 
 def _rated(
@@ -246,7 +252,7 @@ def _write_log(job: PairwiseJob, desk: Desk, answers: Answers, matches: Sequence
         }
         for number, game in enumerate(pairing.games, start=1):
             row[f"g{number}_user_prompt"] = game.messages[-1].content
-            row[f"g{number}_judgment"] = answers.by_id[game.id].text
+            row[f"g{number}_judgment"] = _said(answers, game)
         rows.append(row)
     name = MtBenchFolder(job.folder).judgments_path(f"{desk.judge.label}_pair").name
     text = "".join(f"{canonical_json(row)}\n" for row in rows)

@@ -10,13 +10,12 @@ from functools import cache
 from pathlib import Path
 
 from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from evalkit import assets
-from evalkit.errors import InputError
+from evalkit.errors import InputError, foreign
 from evalkit.mtbench.questions import CATEGORIES, Language, language_of
 from evalkit.nearest import did_you_mean
-from evalkit.reading import as_text, read_yaml
+from evalkit.reading import read_options
 
 DEFAULT_PRESET = "llm-jp-3-card"
 
@@ -178,15 +177,9 @@ def load_preset(name: str) -> Preset:
             fix=f"one of {', '.join(preset_names())}, or the path of a YAML file",
         )
     path = Path(name).expanduser() if own else assets.CONF / "mtbench" / f"{name}.yaml"
-    try:
-        preset = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Preset), as_text(read_yaml(path))))
-    except (OmegaConfBaseException, ValueError) as error:
-        raise InputError(
-            f"preset is not valid: {str(error).splitlines()[0]}",
-            where=f"{path}, field {getattr(error, 'full_key', None) or '?'}",
-        ) from None
-    assert isinstance(preset, Preset)
-    _check(preset, path)
+    preset = read_options(path, Preset, "preset")
+    with foreign("preset is not valid", where=path):
+        _check(preset, path)
     return preset
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from string import Formatter
 
 from evalkit.errors import InputError
-from evalkit.mtbench.jsonl import Row, text_field
 from evalkit.mtbench.questions import Question
 from evalkit.mtbench.ratings import VERDICT_FORMAT
+from evalkit.reading import Row, text_field
 from evalkit.types import Message
 
 _NAMES = """

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from evalkit.errors import InputError
-from evalkit.mtbench.jsonl import Row, int_field, text_field, texts_field
+from evalkit.reading import Row, int_field, text_field, texts_field
 
 Language = Literal["ja", "en"]
 

@@ -20,7 +20,7 @@ from evalkit import assets
 from evalkit.durable import append_line, canonical_json, from_line, to_line, write_error
 from evalkit.identity import folder_name
 from evalkit.records import text_sha256
-from evalkit.replies import Reply
+from evalkit.replies import Reply, is_lost
 from evalkit.types import Message
 
 SYNC_SECONDS = 1.0
@@ -52,6 +52,10 @@ class Stored:
             output_tokens=reply.output_tokens,
             error=reply.error,
         )
+
+    def is_lost(self) -> bool:
+        """Whether it is kept as an answer and is none: a failure of the service, or not a word."""
+        return self.status == "ok" and is_lost(self.finish_reason, self.text)
 
 
 def judgment_key(
@@ -91,6 +95,9 @@ class JudgmentStore:
         self.path = folder / f"{name}.jsonl"
         self._claims_path = folder / f".{name}.claims"
         self._known: dict[str, Stored] = {}
+        # What a model of one's own says is final, also when it is nothing.
+        self._asks_a_service = "weights" not in identity
+        self._lost: set[str] = set()
         self._offset = 0
         self._synced = time.monotonic()
 
@@ -130,7 +137,8 @@ class JudgmentStore:
 
     def adopt(self, stored: Stored) -> None:
         """Knows a judgment that a run folder brought along, without writing it down."""
-        self._known.setdefault(stored.id, stored)
+        if stored.id not in self._lost and not self._is_lost(stored):
+            self._known.setdefault(stored.id, stored)
 
     def refresh(self) -> None:
         """Reads what was appended since the last look, by this process or another."""
@@ -142,8 +150,15 @@ class JudgmentStore:
         for line in data[:whole].split(b"\n"):
             row = from_line(line + b"\n")
             if row is not None and (stored := _stored(row)) is not None:
-                self._known.setdefault(stored.id, stored)
+                if self._is_lost(stored):
+                    self._lost.add(stored.id)
+                else:
+                    self._known.setdefault(stored.id, stored)
         self._offset += whole
+
+    def _is_lost(self, stored: Stored) -> bool:
+        """Earlier versions kept failures as answers: they are asked again."""
+        return self._asks_a_service and stored.is_lost()
 
     def add(self, stored: Stored) -> None:
         """Keeps a judgment for good.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from evalkit.config import BosRule, ModelConfig
+from evalkit.engines.encoding import appended_ids, without_end
 from evalkit.planning.shapes import model_file
 
 # Tokens of llm-jp-3's tokenizer per ASCII character and per any other character.
@@ -46,7 +47,11 @@ class FileTokenizer:
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Exactly what the engine feeds."""
         special = self.bos is BosRule.auto
-        return [one.ids for one in self.tokenizer.encode_batch(list(texts), add_special_tokens=special)]
+        encoded = self.tokenizer.encode_batch(list(texts), add_special_tokens=special)
+        appended = appended_ids(
+            lambda text, add: self.tokenizer.encode(text, add_special_tokens=add).ids, special=()
+        )
+        return [without_end(one.ids, appended[special]) for one in encoded]
 
     def lengths(self, ids: Sequence[int]) -> float:
         """The number of ids."""

@@ -4,17 +4,15 @@ From conf/shapes.yaml, `model.random.*`, or a config.json that is on this machin
 read, nothing is fetched.
 """
 
-import json
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from evalkit import assets
 from evalkit.config import ModelConfig
 from evalkit.errors import InputError
 from evalkit.models import prepare_command
 from evalkit.models.files import is_folder
-from evalkit.reading import read_yaml
+from evalkit.reading import read_json_object, read_yaml
 
 
 @dataclass(frozen=True)
@@ -130,11 +128,10 @@ def model_file(model: ModelConfig, name: str, source: str | None = None) -> Path
 
 
 def _read_config(path: Path) -> ModelShape:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"the model's configuration cannot be read: {error}", where=path) from None
-    values: dict[str, Any] = content.get("text_config", content) if isinstance(content, dict) else {}
+    content = read_json_object(path, "the model's configuration")
+    values = content.get("text_config", content)
+    if not isinstance(values, dict):
+        raise InputError("an object was expected", where=f"{path}, field text_config")
 
     def number(*names: str, default: int | None = None) -> int:
         value = next((values[name] for name in names if values.get(name) is not None), default)

@@ -5,7 +5,6 @@ and `completion`, and optionally `finish_reason`; or llm-jp-eval's own result JS
 `input`, `pred` and `gold` in the order of the dataset.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -13,6 +12,7 @@ from typing import Any, get_args
 from evalkit.errors import InputError
 from evalkit.metrics.prediction import gold
 from evalkit.nearest import did_you_mean
+from evalkit.reading import read_json, read_rows, text_field
 from evalkit.scoring.scores import GivenAnswer
 from evalkit.task_spec import task_names
 from evalkit.tasks import Task
@@ -80,23 +80,14 @@ def _read_jsonl(path: Path, task: Task) -> Answers:
     known = {sample.id for sample in task.samples}
     answers: Answers = {}
     extra: list[str] = []
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except OSError as error:
-        raise InputError(f"cannot read the file: {error.strerror}", where=path) from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"not UTF-8 text: {error.reason} at byte {error.start}", where=path) from None
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
+    for where, row in read_rows(path, mend=True):
+        sample, completion = text_field(row, "id", where), text_field(row, "completion", where)
+        if sample in answers:
+            raise InputError(f"the id {sample} is there twice", where=where)
+        if sample not in known:
+            extra.append(sample)
             continue
-        where = f"{path}, line {number}"
-        row = _parsed_line(line, where)
-        if row["id"] in answers:
-            raise InputError(f"the id {row['id']} is there twice", where=where)
-        if row["id"] not in known:
-            extra.append(row["id"])
-            continue
-        answers[row["id"]] = GivenAnswer(row["completion"], _finish_reason(row, where))
+        answers[sample] = GivenAnswer(completion, _finish_reason(row, where))
     if extra:
         raise InputError(
             f"{task.name} has no sample with the id {listed(extra)}",
@@ -104,17 +95,6 @@ def _read_jsonl(path: Path, task: Task) -> Answers:
             fix="the ids are those of: python -m evalkit prompts",
         )
     return answers
-
-
-def _parsed_line(line: str, where: str) -> dict[str, Any]:
-    try:
-        row: dict[str, Any] = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"not JSON: {error}", where=where) from None
-    for key in ("id", "completion"):
-        if not isinstance(row, dict) or not isinstance(row.get(key), str):
-            raise InputError("a string was expected", where=f"{where}, field {key}")
-    return row
 
 
 def _finish_reason(row: Mapping[str, Any], where: str) -> str | None:
@@ -130,12 +110,7 @@ def _finish_reason(row: Mapping[str, Any], where: str) -> str | None:
 
 def _outputs(path: Path) -> dict[str, list[Any]]:
     """The rows of each dataset in a result file, wherever its version puts them."""
-    try:
-        content = json.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
-    except OSError as error:
-        raise InputError(f"cannot read the file: {error.strerror}", where=path) from None
-    except ValueError as error:
-        raise InputError(f"not JSON: {error}", where=path) from None
+    content = read_json(path, mend=True)
     if isinstance(content, dict):
         for place in (content.get("outputs"), content.get("output"), content):
             if isinstance(place, dict) and any(map(_is_rows, place.values())):
@@ -158,15 +133,13 @@ def _aligned(rows: Sequence[Any], task: Task, path: Path) -> Answers:
     answers: Answers = {}
     for index, (row, sample) in enumerate(zip(rows, task.samples, strict=False)):
         where = f"{path}, {task.name}[{index}]"
-        for key in ("input", "pred", "gold"):
-            if not isinstance(row, dict) or not isinstance(row.get(key), str):
-                raise InputError("a string was expected", where=f"{where}, field {key}")
+        asked, given, right = (text_field(row, key, where) for key in ("input", "pred", "gold"))
         # Some versions keep the whole prompt as the input.
-        if sample.input not in row["input"] or gold(row["gold"]) != gold(sample.gold):
+        if sample.input not in asked or gold(right) != gold(sample.gold):
             raise InputError(
                 f"the row is not the sample {sample.id}: its input or gold answer differs",
                 where=where,
                 fix="give the data the completions were made on: data_dir=DIR, split=",
             )
-        answers[sample.id] = GivenAnswer(row["pred"])
+        answers[sample.id] = GivenAnswer(given)
     return answers

@@ -10,7 +10,7 @@ from evalkit.durable import read_log
 from evalkit.environment import kept_environment
 from evalkit.errors import InputError
 from evalkit.loading import LoadedSuite, sample_limit, suite_specs
-from evalkit.reading import as_text, read_yaml
+from evalkit.reading import read_options
 from evalkit.records import RunDirectory, SampleRecord
 from evalkit.results import Results, read_results
 from evalkit.run import score_run
@@ -24,7 +24,7 @@ from evalkit.types import Sample
 _SCORING_OPTIONS = ("protocol.strip", "protocol.answer_regex", "metrics.", "export")
 _OTHER_OPTIONS = ("run", "out", "offline", "allow_missing", "lang")
 # Options of earlier versions, and options of other verbs: no completion or score hangs on them.
-_PASSED_OVER = ("serve", "plan")
+_PASSED_OVER = ("serve", "plan", "engine.server")
 
 
 @dataclass(frozen=True)
@@ -126,30 +126,13 @@ def kept_config(path: Path) -> Config:
     Raises:
         InputError: no such file, or it does not fit this version.
     """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
     if not path.is_file():
         raise InputError(
             "not a run directory: its config.yaml is not there",
             where=path.parent,
             fix="run=results/<model>/<suite>/<run id>, as the run printed it",
         )
-    content = read_yaml(path)
-    if isinstance(content, dict):
-        content = {key: value for key, value in content.items() if key not in _PASSED_OVER}
-        engine = content.get("engine")
-        if isinstance(engine, dict) and engine.get("server") == "evalkit":
-            # What `serve` was called; scoring asks no server.
-            content["engine"] = {**engine, "server": "auto"}
-    try:
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), as_text(content)))
-    except OmegaConfBaseException as error:
-        raise InputError(
-            f"the run's configuration does not fit this version: {str(error).splitlines()[0]}", where=path
-        ) from None
-    assert isinstance(config, Config)
-    return config
+    return read_options(path, Config, "the run's configuration", retired=_PASSED_OVER)
 
 
 def _lay_over(config: Config, given: Config) -> None:

@@ -1,14 +1,14 @@
 """A folder that stands in for the network: MANIFEST.csv files name each local file's upstream URL."""
 
-import csv
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from evalkit.errors import FetchError, InputError
+from evalkit.reading import parse_table, read_text
 from evalkit.sources.checksums import sha256_of
 
 MANIFEST = "MANIFEST.csv"
-_COLUMNS = {"local_path", "upstream_url", "sha256"}
+_COLUMNS = ("local_path", "sha256", "upstream_url")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,34 +72,26 @@ class Mirror:
 
 
 def _read(root: Path, manifest: Path) -> list[tuple[str, MirroredFile]]:
-    try:
-        with manifest.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            if missing := _COLUMNS - set(reader.fieldnames or ()):
-                raise InputError(f"columns are missing: {', '.join(sorted(missing))}", where=manifest)
-            found = []
-            for row in reader:
-                if not all(row[column] for column in _COLUMNS):
-                    raise InputError("an incomplete line", where=f"{manifest}, line {reader.line_num}")
-                path = _inside(root, manifest, row["local_path"], reader.line_num)
-                found.append((row["upstream_url"], MirroredFile(path, row["sha256"].lower(), manifest)))
-            return found
-    except OSError as error:
-        raise InputError(f"cannot read the manifest: {error.strerror}", where=manifest) from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"not a CSV file in UTF-8: {error}", where=manifest) from None
+    found = []
+    text = read_text(manifest, "the manifest")
+    for place, row in parse_table(text, manifest, columns=_COLUMNS, exact=False):
+        if not all(row[column] for column in _COLUMNS):
+            raise InputError("an incomplete line", where=place)
+        path = _inside(root, manifest, row["local_path"], place)
+        found.append((row["upstream_url"], MirroredFile(path, row["sha256"].lower(), manifest)))
+    return found
 
 
-def _inside(root: Path, manifest: Path, local_path: str, line: int) -> Path:
+def _inside(root: Path, manifest: Path, local_path: str, place: str) -> Path:
     relative = Path(local_path)
-    if relative.is_absolute() or ".." in relative.parts:
-        raise InputError(f"the path {local_path!r} leads out of the mirror", where=f"{manifest}, line {line}")
+    if relative.is_absolute() or ".." in relative.parts or "\0" in local_path:
+        raise InputError(f"the path {local_path!r} leads out of the mirror", where=place)
     path = manifest.parent / relative
     # A link may lead out as well; the mirror's own folder may be one.
     if not path.resolve().is_relative_to(root.resolve()):
         raise InputError(
             f"the path {local_path!r} leads out of the mirror by a link",
-            where=f"{manifest}, line {line}",
+            where=place,
             fix="copy the file into the mirror",
         )
     return path

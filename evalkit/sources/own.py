@@ -3,12 +3,9 @@
 The task YAML says which columns are input and output (`evalkit.task_spec.DataSpec`, docs/own-tasks.md).
 """
 
-import csv
 import hashlib
-import io
-import json
 import string
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +14,7 @@ from typing import Any
 from evalkit.durable import canonical_json
 from evalkit.errors import EvalkitError, FetchError, InputError
 from evalkit.nearest import did_you_mean
+from evalkit.reading import decode, parse_json, parse_lines, parse_table, read_bytes, refuse_half_characters
 from evalkit.records import text_sha256
 from evalkit.sources.readers import Row
 from evalkit.task_spec import DataSpec, TaskSpec
@@ -74,8 +72,8 @@ def load_own(spec: TaskSpec, *, offline: bool = False) -> OwnData:
 def _rows(table: _Table, data: DataSpec) -> list[Row]:
     return [
         Row(
-            _value(data.input, "input", record, f"{table.name}, {place}"),
-            _value(data.output, "output", record, f"{table.name}, {place}"),
+            _value(data.input, "input", record, place),
+            _value(data.output, "output", record, place),
         )
         for place, record in table.records
     ]
@@ -125,54 +123,25 @@ def _text(value: Any, column: str, where: str) -> str:
 def _file(path: Path) -> _Table:
     if path.suffix.lower() not in FORMATS:
         raise InputError(f"data files end in {', '.join(FORMATS)}", where=path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read the data file: {error.strerror}", where=path) from None
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"not UTF-8 text: {error.reason} at byte {error.start}", where=path) from None
-    readers = {".json": _json, ".jsonl": _json_lines, ".csv": _comma_separated, ".tsv": _tab_separated}
+    data = read_bytes(path, "the data file")
+    text = decode(data, path)
+    readers: dict[str, Callable[[str, Path], Iterable[tuple[str, Any]]]] = {
+        ".json": _json,
+        ".jsonl": parse_lines,
+        ".csv": parse_table,
+        ".tsv": lambda text, path: parse_table(text, path, "\t"),
+    }
     records = list(readers[path.suffix.lower()](text, path))
     return _Table(str(path), records, hashlib.sha256(data).hexdigest())
 
 
 def _json(text: str, path: Path) -> Iterable[tuple[str, Any]]:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"not JSON: {error.msg}", where=f"{path}, line {error.lineno}") from None
+    value = parse_json(text, path)
     # A file in llm-jp-eval's own layout keeps its records under `samples`.
     records = value.get("samples") if isinstance(value, dict) else value
     if not isinstance(records, list):
         raise InputError("a list of records, or an object with the list samples, was expected", where=path)
-    return [(f"record {index}", record) for index, record in enumerate(records)]
-
-
-def _json_lines(text: str, path: Path) -> Iterable[tuple[str, Any]]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                yield f"line {number}", json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(f"not JSON: {error.msg}", where=f"{path}, line {number}") from None
-
-
-def _comma_separated(text: str, path: Path, delimiter: str = ",") -> Iterable[tuple[str, Any]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        for record in reader:
-            if None in record or None in record.values():
-                count = len(reader.fieldnames or ())
-                raise InputError(f"the header has {count} cells", where=f"{path}, line {reader.line_num}")
-            yield f"line {reader.line_num}", record
-    except csv.Error as error:
-        raise InputError(f"not CSV: {error}", where=f"{path}, line {reader.line_num}") from None
-
-
-def _tab_separated(text: str, path: Path) -> Iterable[tuple[str, Any]]:
-    return _comma_separated(text, path, "\t")
+    return [(f"{path}, record {index}", record) for index, record in enumerate(records)]
 
 
 def _hub(data: DataSpec, split: str, offline: bool) -> _Table:
@@ -195,7 +164,9 @@ def _hub(data: DataSpec, split: str, offline: bool) -> _Table:
             where=where,
             fix="check data.hub, data.subset and data.split, or run prepare on a machine with a network",
         ) from None
-    records = [(f"row {index}", record) for index, record in enumerate(loaded)]
+    records = [(f"{where}, row {index}", record) for index, record in enumerate(loaded)]
+    for place, record in records:
+        refuse_half_characters(record, place)
     digest = text_sha256("\n".join(canonical_json(record) for _, record in records))
     return _Table(where, records, digest)
 

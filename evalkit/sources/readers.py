@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
-from evalkit.errors import EvalkitError
+from evalkit.errors import EvalkitError, InputError
+from evalkit.reading import refuse_half_characters
 from evalkit.sources.pins import Pin
+from evalkit.text import may_hold_half_characters
 
 
 class Row(NamedTuple):
@@ -72,13 +74,20 @@ def parse_json(text: str, file: SourceFile, place: str = "") -> Any:
     """One JSON value.
 
     Raises:
-        SourceError: not JSON.
+        SourceError: not JSON, nested too deeply, or half a character in a text.
     """
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        if may_hold_half_characters(text):
+            refuse_half_characters(value, file.path)
+        return value
+    except InputError as error:
+        raise SourceError(error.what, file, place) from None
     except json.JSONDecodeError as error:
         at = place or f"line {error.lineno}"
         raise SourceError(f"not JSON: {error.msg}", file, f"{at}, column {error.colno}") from None
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"not readable JSON: {error}", file, place) from None
 
 
 def json_lines(file: SourceFile) -> Iterator[tuple[str, Any]]:

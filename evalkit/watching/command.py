@@ -6,7 +6,7 @@ from pathlib import Path
 
 from evalkit.cli.options import CommandLine
 from evalkit.config import Config
-from evalkit.errors import InterruptedRunError
+from evalkit.errors import InterruptedRunError, foreign
 from evalkit.watching.watcher import (
     INTERRUPTED,
     Evaluated,
@@ -31,7 +31,10 @@ def watch(line: CommandLine, config: Config) -> int:
 
     def evaluate(path: Path, name: str) -> Evaluated:
         path = path.absolute()
-        if folder := finished(checkpoint_config(config, path, name)):
+        # A file of the checkpoint may go or change at this very moment.
+        with foreign("the checkpoint cannot be read", where=path):
+            folder = finished(checkpoint_config(config, path, name))
+        if folder:
             return Evaluated(0, str(folder), new=False)
         return _in_a_child(_words(line, path, name), name)
 

@@ -230,3 +230,102 @@ def test_a_request_that_breaks_every_server_is_asked_again_next_time(
         server.plan = lambda text, attempt: "ok"
         assert run(tmp_path, [server]) == 0
     assert len(records(tmp_path)) == 12
+
+
+def body_of(choice: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"model": "served", "choices": [{"index": 0, **choice}], **more}
+
+
+# Failures in an HTTP 200, and errors that pass: status, headers and body.
+FAILED: dict[str, tuple[int, dict[str, str], Any]] = {
+    "finish error": (200, {}, body_of({"text": " 答", "finish_reason": "error"})),
+    "abort": (200, {}, body_of({"text": "", "finish_reason": "abort"})),
+    "resource": (200, {}, body_of({"text": "", "finish_reason": "insufficient_system_resource"})),
+    "error beside": (200, {}, body_of({"text": ""}, error={"message": "upstream gone", "code": 502})),
+    "null": (200, {}, {"choices": None, "error": {"message": "Provider returned error", "code": 429}}),
+    "events": (200, {"Content-Type": "text/event-stream"}, b'data: {"error": {"message": "gone"}}\n\n'),
+    "words": (200, {"Content-Type": "text/plain"}, b"upstream connect error"),
+    "image": (200, {}, {"choices": [{"message": {"content": [{"type": "image_url"}]}}]}),
+    "no text": (200, {}, body_of({"text": None, "finish_reason": None})),
+    "overloaded": (529, {"Retry-After-Ms": "20"}, {"error": {"type": "overloaded_error", "message": "busy"}}),
+    "rate": (413, {}, {"error": {"message": "on tokens per minute (TPM)", "code": "rate_limit_exceeded"}}),
+}
+
+
+@pytest.mark.parametrize("fault", FAILED)
+def test_an_answer_that_failed_is_asked_again(fault: str, tmp_path: Path) -> None:
+    with FaultServer(fail_first(fault)) as server:
+        server.raw = FAILED
+        assert run(tmp_path, [server], "suite.tasks=[mawps]") == 0
+        assert len(server.calls) == 12
+    assert {record["completion"] for record in records(tmp_path).values()} == {" 答え"}
+
+
+@pytest.mark.parametrize("fault", ["abort", "words"])
+def test_an_answer_that_fails_for_good_is_no_wrong_answer(
+    fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is named with the server's words, not kept, and asked again by the same command."""
+    chosen: list[str] = []
+
+    def plan(text: str, attempt: int) -> str:
+        if len(chosen) < 2 and text not in chosen:
+            chosen.append(text)
+        return fault if text == chosen[-1] and len(chosen) == 2 else "ok"
+
+    with FaultServer(plan) as server:
+        server.raw = FAILED
+        assert run(tmp_path, [server], "engine.concurrency=1", "suite.tasks=[mawps]") == 1
+        error = capsys.readouterr().err
+        assert "1 requests failed" in error and ("abort" in error or "upstream connect error" in error)
+        assert len(records(tmp_path)) == 5 and not any(tmp_path.glob("served/sample/*/results.json"))
+        server.plan = lambda text, attempt: "ok"
+        before = len(server.calls)
+        assert run(tmp_path, [server], "suite.tasks=[mawps]") == 0
+        assert len(server.calls) == before + 1
+    assert len(records(tmp_path)) == 6
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (422, {"error": "Input validation error: `inputs` must have less than 4095 tokens. Given: 9001"}),
+        (400, {"error": {"type": "invalid_request_error", "message": "prompt is too long: 9 > 4 maximum"}}),
+        (200, {"choices": [{"text": "", "finish_reason": "length"}], "usage": {"completion_tokens": 0}}),
+    ],
+)
+def test_a_prompt_that_a_server_finds_too_long(status: int, body: dict[str, Any], tmp_path: Path) -> None:
+    chosen: list[str] = []
+
+    def plan(text: str, attempt: int) -> str:
+        if not chosen:
+            chosen.append(text)
+        return "long" if text == chosen[0] else "ok"
+
+    with FaultServer(plan) as server:
+        server.raw = {"long": (status, {}, body)}
+        assert run(tmp_path, [server], "suite.tasks=[mawps]") == 0
+        assert len(server.calls) == 6
+    (wrong,) = [record for record in records(tmp_path).values() if record["finish_reason"] == "error"]
+    assert (wrong["completion"], wrong["over_context"]) == ("", True) and wrong["error"]
+    partial = json.loads(next(tmp_path.glob("served/sample/*/results.json")).read_text())["partial"]
+    assert partial["partial"] and "1 samples count as wrong" in " ".join(partial["reasons"])
+
+
+def test_one_request_that_a_server_does_not_take_stops_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """HTTP 400 in words that nobody knows: at the first request it concerns all, later that one alone."""
+    seen: list[str] = []
+
+    def plan(text: str, attempt: int) -> str:
+        seen.extend([text] if text not in seen else [])
+        return "odd" if seen.index(text) == 2 else "ok"
+
+    with FaultServer(plan) as server:
+        server.raw = {"odd": (400, {}, {"error": {"message": "Nein danke"}})}
+        assert run(tmp_path, [server], "engine.concurrency=1", "suite.tasks=[mawps]") == 1
+        assert "Nein danke" in capsys.readouterr().err and len(records(tmp_path)) == 5
+        server.plan = lambda text, attempt: "odd"
+        assert run(tmp_path, [server], "suite.tasks=[mawps]") == 1
+        assert "Nein danke" in capsys.readouterr().err and len(records(tmp_path)) == 5

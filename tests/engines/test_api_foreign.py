@@ -12,9 +12,10 @@ from evalkit.engines import build_engine, identify
 from evalkit.engines.random_model import byte_tokenizer
 from evalkit.engines.server_bodies import foreign_completion, parameters
 from evalkit.errors import EvalkitError, InputError
-from evalkit.replies import reply_of_body
+from evalkit.replies import Reply, read_reply
 from evalkit.server_options import PromptForm, ServerKind
 from evalkit.types import Completion, Message, Request, Sampling
+from tests.engines.test_encoding import template, tokenizer_with
 from tests.mtbench.fault_server import FaultServer
 
 TOKENIZER = byte_tokenizer()
@@ -101,6 +102,42 @@ def test_a_wrong_bos_is_an_error(bos: str, count: Any, wanted: str, message: str
         server.count = count
         ask(server, [Request("a", "abc", 5)], bos=bos, prompts=PromptForm(wanted))
     assert not sent(server)
+
+
+def test_a_server_that_ends_every_text(tmp_path: Path) -> None:
+    """Its tokenizer puts EOS behind a text: the prompts go as token ids, without it."""
+    ends = tokenizer_with(template("<s> $A </s>"))
+    ends.save_pretrained(tmp_path)
+    model = ModelConfig(served=True, tokenizer=str(tmp_path))
+
+    def count(body: dict[str, Any]) -> int:
+        prompt = body["prompt"]
+        return len(prompt) if isinstance(prompt, list) else len(ends(prompt)["input_ids"])
+
+    for counts in (count, lambda body: None):
+        with FaultServer() as server:
+            server.count = counts
+            ask(server, [Request("a", "abc", 5)], model=model)
+        assert sent(server) == [TOKENIZER("abc")["input_ids"]]
+    with FaultServer() as server, pytest.raises(EvalkitError, match="</s> stand behind every prompt"):
+        server.count = count
+        ask(server, [Request("a", "abc", 5)], model=model, prompts=PromptForm.text)
+    assert not sent(server)
+
+
+def test_the_template_of_a_servers_model(caplog: pytest.LogCaptureFixture) -> None:
+    """The server renders; what is here of its template is looked at first."""
+    shape = RandomShape()
+    for request in (Request("a", "abc", 5), Request("c", (Message("user", "abc"),), 5)):
+        with FaultServer() as server, pytest.raises(InputError, match="leaves out or changes"):
+            model = ModelConfig(name="random", random=shape, chat_template="{{ bos_token }}")
+            ask(server, [request], model=model, prompts=PromptForm.chat)
+        assert not server.bodies
+    with FaultServer() as server:
+        text = "{{ strftime_now('%Y') }}{{ messages[-1]['content'] }}"
+        model = ModelConfig(name="random", random=shape, chat_template=text)
+        ask(server, [request], model=model)
+    assert "the server puts the date of today" in caplog.text and len(server.bodies) == 1
 
 
 def test_without_a_tokenizer() -> None:
@@ -208,8 +245,8 @@ def completion_of(
     body: dict[str, Any] = {"model": "m", "choices": [choice]}
     if new_tokens is not None:
         body["usage"] = {"prompt_tokens": 9, "completion_tokens": new_tokens}
-    reply = reply_of_body(body)
-    assert reply is not None
+    reply = read_reply(200, {}, body)
+    assert isinstance(reply, Reply)
     return foreign_completion(Request("a", prompt, 5, ("\n\n",)), reply, prompt, None)
 
 
@@ -247,6 +284,31 @@ def test_a_server_that_says_no_reason_and_is_at_its_end() -> None:
     assert completion_of({"text": "a", "finish_reason": None}, new_tokens=None).new_tokens == 0
 
 
+def test_a_turn_that_is_too_long_marks_the_judged_run(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.mtbench.little_bench import make_bench
+
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    bench = make_bench(tmp_path, 1)
+    files = [f"preset={bench.preset}", f"mirror={bench.mirror}"]
+    long = {"message": "The decoder prompt (length 9) is longer than the maximum model length of 4."}
+
+    def plan(text: str, attempt: int) -> str:
+        return "long" if "stemの問い" in text and "二つ目" in text and "Judge" not in text else "ok"
+
+    with FaultServer(plan) as server:
+        server.raw = {"long": (400, {}, long)}
+        words = ["model=served", "suite=mt-bench-ja", *files, "engine=api"]
+        assert main([*words, f"engine.base_url={server.url}", f"out={tmp_path / 'out'}"]) == 0
+        (folder,) = (tmp_path / "out" / "served" / "mt-bench-ja").iterdir()
+        where = [f"judge.base_url={server.url}", "judge.model=m", "judge.identity=test"]
+        assert main(["judge", f"run={folder}", "judge=openai", *where, *files]) == 0
+    content = json.loads((folder / "results.json").read_text())
+    assert content["answers"]["served"]["errors"] == content["answers"]["served"]["over_context"] == 1
+    assert "1 turns count as empty" in " ".join(content["partial"]["reasons"])
+
+
 def test_mt_bench_without_a_tokenizer(tmp_path: Path, cache: Path) -> None:
     """A commercial model: no file of it is here."""
     from evalkit.mtbench.answers import answer_rules
@@ -265,3 +327,19 @@ def test_mt_bench_without_a_tokenizer(tmp_path: Path, cache: Path) -> None:
     # A length of prompt and answer together cannot be kept where the prompt cannot be counted.
     rules = answer_rules(load_preset("llm-jp-3-card"), None, {})
     assert rules.length is LengthRule.new and "length.rule" in rules.assumed
+
+
+def test_two_checkpoints_under_one_served_name_are_two_models(tmp_path: Path) -> None:
+    found = []
+    with FaultServer() as server:
+        for name in "ab":
+            folder = tmp_path / name / "model"
+            folder.mkdir(parents=True)
+            (folder / "config.json").write_text(json.dumps({"of": name}))
+            model = ModelConfig(path=str(folder))
+            config = Config(model=model, engine=EngineConfig(name="api", base_url=server.url))
+            found.append(identify(config).model.identity)
+        assert found[0] != found[1] and found[0]["server_model"] == found[1]["server_model"]
+        config.engine.server = ServerKind.vllm
+        config.engine.model = str(server.listed["id"])
+        assert identify(config).model.identity == {**found[1], "server": "vllm"}

@@ -256,6 +256,16 @@ def test_model_files_are_looked_for_on_the_worker_s_machine(tmp_path: Path) -> N
         on_this_machine(resolved)
 
 
+def test_a_tokenizer_is_looked_at_on_the_worker_s_machine_too(tmp_path: Path) -> None:
+    folder = save_model("llama", tmp_path / "llama")
+    model = ModelConfig(random=RandomShape(), tokenizer=str(folder))
+    resolved = resolve(model, offline=True)
+    assert on_this_machine(resolved) == resolved
+    (folder / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(EvalkitError, match="has other files of the model"):
+        on_this_machine(resolved)
+
+
 def test_ray_and_local_are_one_family_and_the_workers_device_decides_the_dtype(machines: Machines) -> None:
     assert engine_family(config("ray")) == engine_family(config("local")) == "local"
     anywhere = Config(engine=EngineConfig(name="ray"))

@@ -1,5 +1,6 @@
 """The vLLM adapter against a stand-in that checks its calls; vLLM itself needs a GPU."""
 
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from evalkit.errors import EvalkitError, InputError
 from evalkit.types import Message, Request, Sampling
 from tests.engines import fake_vllm
 from tests.engines.models import local_engine, save_model
+from tests.engines.test_encoding import template, tokenizer_with
 
 SAMPLED = Sampling(True, 0.8, 0.95, 50, 1.1)
 REQUESTS = [
@@ -54,6 +56,20 @@ def test_completions_equal_the_local_ones(folder: Path) -> None:
     assert {completion.finish_reason for completion in found.values()} >= {"length", "stop_string"}
 
 
+def test_nothing_stands_behind_a_prompt(folder: Path, tmp_path: Path) -> None:
+    """A tokenizer that ends every text changes no completion, here and in the local engine."""
+    ends = tmp_path / "ends"
+    shutil.copytree(folder, ends)
+    tokenizer_with(template("<s> $A </s>")).save_pretrained(ends)
+    with engine(folder) as built:
+        expected = {completion.id: completion for completion in built.generate(REQUESTS)}
+    with engine(ends) as built:
+        assert {completion.id: completion for completion in built.generate(REQUESTS)} == expected
+    with local_engine(ends) as local:
+        found = {one.id: replace(one, generator_state=None) for one in local.generate(REQUESTS)}
+    assert found == expected
+
+
 def test_its_own_family_and_the_protocols_precision(folder: Path) -> None:
     config = Config(model=ModelConfig(path=str(folder)), engine=EngineConfig(name="vllm", batch_size=7))
     identified = identify(config)
@@ -68,6 +84,15 @@ def test_its_own_family_and_the_protocols_precision(folder: Path) -> None:
     assert facts["vllm"] == "0.0-fake" and facts["prefix_caching"] is True
     config.dtype = Dtype.float16
     assert identify(config).dtype == "float16"
+
+
+def test_what_vllm_is_told_is_part_of_the_identity(folder: Path) -> None:
+    config = Config(model=ModelConfig(path=str(folder)), engine=EngineConfig(name="vllm"))
+    plain = identify(config).model.identity
+    config.engine.parameters = {"tensor_parallel_size": 2, "gpu_memory_utilization": 0.8}
+    assert identify(config).model.identity == plain
+    config.engine.parameters["quantization"] = "fp8"
+    assert identify(config).model.identity == {**plain, "parameters": {"quantization": "fp8"}}
 
 
 def test_the_end_of_the_context(folder: Path) -> None:

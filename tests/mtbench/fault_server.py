@@ -62,6 +62,8 @@ class FaultServer:
         self.count: Callable[[dict[str, Any]], int | None] = lambda body: len(body["prompt"])
         self.key: str | None = None
         self.pause = PAUSE
+        # Faults of a test's own: status, headers and body (bytes as they are, else JSON).
+        self.raw: dict[str, tuple[int, dict[str, str], Any]] = {}
         self.calls: list[str] = []
         self.bodies: list[dict[str, Any]] = []
         self.paths: list[str] = []
@@ -139,6 +141,10 @@ class FaultServer:
     async def _respond(
         self, fault: str, text: str, body: dict[str, Any], request: web.Request
     ) -> web.StreamResponse:
+        if fault in self.raw:
+            status, headers, content = self.raw[fault]
+            data = content if isinstance(content, bytes) else json.dumps(content).encode()
+            return web.Response(status=status, headers=headers, body=data)
         if fault == "429":
             return self._error(429, "rate_limit_exceeded", "slow down", {"Retry-After": str(self.pause)})
         if fault == "500":
@@ -260,6 +266,10 @@ class FaultServer:
                 self.answered[text] += 1
                 body = self.completion(text, row["body"])
                 done.append(answer | {"response": {"status_code": 200, "request_id": "q", "body": body}})
+            elif fault in self.raw:
+                status, _, content = self.raw[fault]
+                told = {"status_code": status, "request_id": "q", "body": content}
+                done.append(answer | {"response": told})
             elif fault == "filter":
                 self.answered[text] += 1
                 error = {"error": {"code": "content_filter", "message": "filtered"}}

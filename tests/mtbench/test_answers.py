@@ -94,6 +94,9 @@ def test_system_messages(tokenizer: Any) -> None:
     assert not takes_system_message(refusing)
     assert takes_system_message(fixed)
     assert answer_rules(load_preset("llm-jp-3-card"), refusing, {}).system_message is None
+    failing = with_template(tokenizer, "{% if messages[1] is defined %}{{ 1 / 0 }}{% endif %}" + users)
+    with pytest.raises(InputError, match="division by zero"):
+        takes_system_message(failing)
     chat = (Message("system", "s\n\n"), Message("user", "u"))
     assert with_system(chat, True) == chat
     assert with_system(chat, False) == (Message("user", "s\n\nu"),)
@@ -221,6 +224,46 @@ def test_a_run_killed_anywhere_ends_the_same(
     capsys.readouterr()
     assert run(sampled, tmp_path / "whole") == 0
     assert "nothing was generated" in capsys.readouterr().out
+
+
+TURNS = "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
+
+
+def test_a_template_with_a_clock(sampled: Bench, tmp_path: Path) -> None:
+    """Its date is an option, recorded, and names the run; without a clock it names nothing."""
+    clock = "model.chat_template={{ strftime_now('%d %B %Y') }}" + TURNS
+    dated = "model.template_date=2025-12-01"
+    assert run(sampled, tmp_path / "a", "limit=1", clock) == 0
+    assert run(sampled, tmp_path / "b", "limit=1", clock, dated) == 0
+    assert run(sampled, tmp_path / "c", "limit=1") == 0
+    assert run(sampled, tmp_path / "d", "limit=1", dated) == 0
+    folders = [folder_of(tmp_path / name).path for name in "abcd"]
+    environments = [json.loads((folder / "environment.json").read_text()) for folder in folders]
+    dates = [environment["identity"].get("template_date") for environment in environments]
+    assert dates == ["2024-07-26", "2025-12-01", None, None]
+    assert len({folder.name for folder in folders}) == 3 and folders[2].name == folders[3].name
+    prompts = [MtBenchFolder(folder).turns()[0].prompt_sha256 for folder in folders]
+    assert len(set(prompts)) == 3 and prompts[2] == prompts[3]
+
+
+def test_a_template_that_fails_in_the_second_turn(
+    sampled: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seen before anything is answered."""
+    fails = "{% if messages | length > 2 %}{{ messages[0]['nothing'].x }}{% endif %}"
+    for template, why in (("{{ messages[-1]['content'] }}", "leaves out"), (TURNS + fails, "nothing")):
+        assert run(sampled, tmp_path / "out", f"model.chat_template={template}") == 2
+        error = capsys.readouterr().err
+        assert why in error and "chat template" in error and "Traceback" not in error
+    assert not list((tmp_path / "out").rglob("*.jsonl"))
+
+
+def test_a_template_that_takes_no_system_message_is_said(tmp_path: Path, cache: Path) -> None:
+    bench = make_bench(tmp_path, 1, system_message="規則")
+    users = TURNS.replace("in messages", "in messages if m['role'] != 'system'")
+    assert run(bench, tmp_path / "out", "limit=1", f"model.chat_template={users}") == 0
+    log = (folder_of(tmp_path / "out").path / "run.log").read_text(encoding="utf-8")
+    assert "takes no system message" in log
 
 
 def test_neighbours_and_limits_change_nothing(sampled: Bench, tmp_path: Path) -> None:

@@ -89,6 +89,67 @@ def test_files_only(small: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert results(out)["tables"]["m"]["statuses"] == {"ok": 15, "filtered": 1}
 
 
+ROWS: list[tuple[dict[str, Any], str]] = [
+    ({"response": None, "error": None}, "api_error"),
+    ({}, "api_error"),
+    ({"response": None, "error": {"code": "batch_cancelled", "message": "gone"}}, "api_error"),
+    ({"response": {"status_code": 200, "body": None}}, "api_error"),
+    ({"response": {"status_code": 200, "body": {"choices": []}}}, "api_error"),
+    ({"response": {"status_code": 200, "body": {"error": {"message": "x", "code": 502}}}}, "api_error"),
+    ({"response": {"status_code": 500, "body": {"error": {"message": "it broke"}}}}, "api_error"),
+    ({"response": {"status_code": 429, "body": "Too Many Requests"}}, "api_error"),
+    ({"response": {"status_code": 400, "body": {"error": {"message": "unknown field"}}}}, "api_error"),
+    ({"choice": {"finish_reason": "error", "message": {"content": "評価は"}}}, "api_error"),
+    ({"choice": {"finish_reason": "stop", "message": {"content": ""}}}, "api_error"),
+    ({"choice": {"finish_reason": "content_filter", "message": {"content": None}}}, "filtered"),
+    (
+        {"response": {"status_code": 400, "body": {"error": {"message": "prompt is too long: 9 > 4"}}}},
+        "overflow",
+    ),
+    ({"response": {"status_code": "413", "body": None}}, "overflow"),
+    (
+        {"choice": {"finish_reason": "stop", "message": {"content": [{"type": "text", "text": "[[5]]"}]}}},
+        "ok",
+    ),
+    ({"choice": {"finish_reason": "stop", "message": {"content": "無評価"}}}, "unparsed"),
+]
+
+
+def test_rows_as_services_write_them(small: Bench, tmp_path: Path) -> None:
+    """What failed in a batch is no judgment: it is asked by the next command, and nothing else is."""
+    out = tmp_path / "run"
+    with FaultServer() as server:
+        assert judge(small, out, server, "mode=batch") == 0
+        asked = request_file(out)
+        rows = []
+        for row, (answer, _) in zip(asked, ROWS, strict=True):
+            if "choice" in answer:
+                answer = {"response": {"status_code": 200, "body": {"choices": [answer["choice"]]}}}
+            rows.append({"custom_id": row["custom_id"], **answer})
+        path = tmp_path / "output.jsonl"
+        path.write_text("\n".join(map(json.dumps, rows)))
+        assert judge(small, out, server, "mode=batch", f"batch.results={path}") == 1
+        found = {j.key: j.status for j in MtBenchFolder(out).judgments("gpt-4o-2024-08-06") if j.key}
+        wanted = {row["custom_id"]: status for row, (_, status) in zip(asked, ROWS, strict=True)}
+        assert found == {key: status for key, status in wanted.items() if status != "api_error"}
+        failed = sum(status == "api_error" for _, status in ROWS)
+        assert results(out)["tables"]["m"]["statuses"]["api_error"] == failed
+        assert judge(small, out, server) == 0
+        assert len(server.calls) == failed
+
+
+def test_a_batch_whose_answers_failed_is_sent_again(small: Bench, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    lost = {"choices": [{"finish_reason": "error", "message": {"content": ""}}]}
+    with FaultServer(lambda text, attempt: "ok" if attempt else "lost") as server:
+        server.raw = {"lost": (200, {}, lost)}
+        words = ("mode=batch", "batch.submit=true", "batch.poll=0.01")
+        assert judge(small, out, server, *words) == 1
+        assert results(out)["tables"]["m"]["statuses"] == {"api_error": 16}
+        assert judge(small, out, server, *words) == 0
+    assert results(out)["tables"]["m"]["statuses"] == {"ok": 16}
+
+
 def test_the_endpoint_is_driven(small: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     with FaultServer(lambda text, attempt: "filter" if "stem" in text else "ok") as server:

@@ -3,16 +3,15 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from email.utils import formatdate
 from typing import Any
 
 import pytest
 from fault_server import PAUSE, FaultServer, rating_of
 
-from evalkit.client import ApiClient, Service, ServiceError
+from evalkit.client import ApiClient, Service, ServiceError, _refusal_in
 from evalkit.limits import AdaptiveLimit
-from evalkit.refusals import error_code, is_overflow, redact, retry_after
-from evalkit.replies import Reply, reply_of_body
+from evalkit.refusals import redact
+from evalkit.replies import Reply
 from evalkit.types import Message
 
 KEY = "sk-test-0123456789abcdef"
@@ -89,25 +88,6 @@ def test_what_concerns_every_request_stops(fault: str, reason: str) -> None:
     assert len(server.calls) == 1
 
 
-@pytest.mark.parametrize(
-    "odd",
-    [
-        {"choices": [{"message": {"content": [{"type": "text", "text": "[[5]]"}]}}]},
-        {"choices": [{"message": "[[5]]"}]},
-        {"choices": [None]},
-        {"choices": {"0": {}}},
-        [],
-    ],
-)
-def test_an_answer_of_another_shape_is_none(odd: object) -> None:
-    assert reply_of_body(odd) is None
-
-
-def test_counts_and_names_of_another_shape_are_left_out() -> None:
-    message = {"choices": [{"message": {"content": "[[5]]"}}], "usage": [1], "model": 7}
-    assert reply_of_body(message) == Reply("ok", "[[5]]")
-
-
 def test_the_key_is_in_no_message() -> None:
     """The server repeats the header it got; what is shown does not."""
     with FaultServer(fail_first("bad_key", 99)) as server, pytest.raises(ServiceError) as caught:
@@ -161,7 +141,7 @@ def test_a_pause_of_a_day_is_an_end() -> None:
             429, headers={"Retry-After": "86400"}, request=httpx2.Request("POST", "http://127.0.0.1:9/v1")
         )
         with pytest.raises(ServiceError) as caught:
-            client._refusal(openai.RateLimitError("later", response=response, body=None))
+            client._refused(_refusal_in(openai.RateLimitError("later", response=response, body=None)))
         assert caught.value.reason == "pause"
         await client.api.close()
 
@@ -228,22 +208,6 @@ def test_limit_survives_cancelled_waiters() -> None:
     asyncio.run(use())
 
 
-def test_pauses_of_headers() -> None:
-    assert retry_after({"retry-after": "2.5"}) == 2.5
-    assert retry_after({"retry-after-ms": "250", "retry-after": "9"}) == 0.25
-    assert retry_after({"retry-after": "soon"}) is None
-    assert retry_after({}) is None
-    date = retry_after({"retry-after": formatdate(time.time() + 10, usegmt=True)})
-    assert date is not None and 8 <= date <= 11
-
-
-def test_reading_of_errors() -> None:
-    azure = {"error": {"code": "content_filter", "innererror": {"code": "ResponsibleAIPolicyViolation"}}}
-    assert error_code(azure) == "ResponsibleAIPolicyViolation"
-    assert error_code({"code": "model_not_found"}) == "model_not_found"
-    assert error_code("text") is None
-    assert is_overflow(400, None, "This model's maximum context length is 4096 tokens")
-    assert is_overflow(400, "exceed_context_size_error", "exceeds the available context size")
-    assert not is_overflow(400, None, "'max_tokens' is not supported with this model")
+def test_the_key_that_an_error_repeats_is_hidden() -> None:
     assert redact(f"bad {KEY} and sk-abc***xyz\nBearer abcdefgh", KEY) == "bad [key] and [key] [key]"
     assert redact("no API key was provided", "none") == "no API key was provided"

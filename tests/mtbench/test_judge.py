@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from fault_server import FaultServer, rating_of
 from little_bench import Bench, make_bench
 
 from evalkit.__main__ import main
-from evalkit.durable import from_line
+from evalkit.durable import from_line, to_line
 from evalkit.mtbench.folder import MtBenchFolder
 
 KEY = "sk-test-0123456789abcdef"
@@ -544,3 +545,80 @@ def test_ctrl_c_is_resumable(bench: Bench, tmp_path: Path) -> None:
         server.latency = 0.0
         assert judge(bench, out, server) == 0
         assert len(server.calls) - calls == 160 - kept
+
+
+def told(content: Any, finish: str | None, **more: Any) -> tuple[int, dict[str, str], Any]:
+    message = {"role": "assistant", "content": content}
+    return (200, {}, {"choices": [{"message": message, "finish_reason": finish}], **more})
+
+
+# Answers in an HTTP 200 that are no judgments.
+LOST = {
+    "finish error": told("", "error"),
+    "half": told("評価は", "abort"),
+    "resource": told(None, "insufficient_system_resource"),
+    "empty": told("", "stop", usage={"prompt_tokens": 9, "completion_tokens": 0}),
+    "null": told(None, None),
+    "error": (200, {}, {"choices": None, "error": {"message": "Provider returned error", "code": 502}}),
+    "parts": told([{"type": "image_url"}], "stop"),
+}
+
+
+@pytest.mark.parametrize("fault", LOST)
+def test_a_judgment_that_failed_is_never_kept(
+    fault: str, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is asked again within the retries, then by the next judge; the others are kept."""
+    bench, out = make_bench(tmp_path, 1), tmp_path / "run"
+    with FaultServer(lambda text, attempt: fault if "math" in text else "ok") as server:
+        server.raw = LOST
+        assert judge(bench, out, server, "judge.retries=1") == 1
+        assert len(server.calls) == 14 + 2 * 2 and len(stored()) == 14
+        assert results(out)["tables"]["m"]["statuses"] == {"ok": 14, "api_error": 2}
+        assert "2 judgments failed" in " ".join(results(out)["partial"]["reasons"])
+        server.plan = lambda text, attempt: "ok"
+        assert judge(bench, out, server) == 0
+        assert len(server.calls) == 14 + 2 * 2 + 2
+    assert results(out)["tables"]["m"]["statuses"] == {"ok": 16}
+
+
+def test_failures_that_an_earlier_version_kept_are_asked_again(tmp_path: Path, cache: Path) -> None:
+    """They are in the store as answers, and in the run folder as judgments without a rating."""
+    bench, out = make_bench(tmp_path, 1), tmp_path / "run"
+    with FaultServer() as server:
+        assert judge(bench, out, server) == 0
+        (path,) = Path(os.environ["EVALKIT_CACHE"], "judgments").glob("*.jsonl")
+        rows = [from_line(line) for line in path.read_bytes().splitlines(keepends=True)]
+        lost = [("", "error"), ("評価は", "abort"), ("", "stop"), ("[[1]]", "sensitive"), (None, None)]
+        kept = [("評価しません", "stop"), ("", "length"), ("評価しません", None)]
+        for row, (text, finish) in zip(rows, [*lost, *kept], strict=False):
+            assert row is not None
+            row |= {"text": text, "finish_reason": finish}
+        path.write_bytes(b"".join(to_line(row) for row in rows if row is not None))
+        changed = {row["id"]: row["text"] for row in rows[:8] if row is not None}
+        judgments = MtBenchFolder(out).judgments("gpt-4")
+        MtBenchFolder(out).write_judgments(
+            "gpt-4",
+            [
+                replace(one, text=changed[one.key], status="unparsed", rating=None)
+                if one.key in changed
+                else one
+                for one in judgments
+            ],
+        )
+        before = len(server.calls)
+        assert judge(bench, out, server) == 0
+        assert len(server.calls) == before + len(lost)
+        assert judge(bench, out, server) == 0
+        assert len(server.calls) == before + len(lost)
+    assert results(out)["tables"]["m"]["statuses"] == {"ok": 13, "unparsed": 3}
+
+
+def test_a_pause_that_an_answer_asks_for_is_kept(tmp_path: Path, cache: Path) -> None:
+    bench = make_bench(tmp_path, 1)
+    body = {"error": {"code": 429, "message": "busy", "details": [{"retryDelay": "0.2s"}]}}
+    with FaultServer() as server:
+        server.raw = {"busy": (200, {}, body)}
+        server.plan = lambda text, attempt: "busy" if len(server.calls) == 1 else "ok"
+        assert judge(bench, tmp_path / "run", server) == 0
+        assert server.times[1] - server.times[0] >= 0.2

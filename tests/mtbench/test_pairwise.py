@@ -223,6 +223,27 @@ def test_failed_games_are_asked_again(two: tuple[Bench, Path], tmp_path: Path) -
         assert len(server.calls) == 64 + 8
 
 
+def test_what_is_left_of_a_cut_game_is_no_verdict(two: tuple[Bench, Path], tmp_path: Path) -> None:
+    """Cut by a filter it counts as an error, cut by a failure it is asked again."""
+    bench, answers = two
+    choice = {"message": {"content": "[[A]]"}}
+    with FaultServer(
+        lambda text, attempt: "filter" if "math" in text else "lost" * (not attempt) or "ok"
+    ) as server:
+        prefer_long(server)
+        server.raw = {
+            "filter": (200, {}, {"choices": [choice | {"finish_reason": "content_filter"}]}),
+            "lost": (200, {}, {"choices": [choice | {"finish_reason": "error"}]}),
+        }
+        content = pairwise(
+            bench, answers, server, tmp_path / "out", "pairwise.baseline=long", "judge.max_wait=0.01"
+        )
+    assert content["pairwise"]["all"]["bias"]["errors"] == 4
+    assert content["pairwise"]["all"]["win_rates"]["long"]["wins"] == 28
+    log = read_judgments(tmp_path / "out" / "gpt-4_pair.jsonl")
+    assert [pair.winners for pair in log.pairs].count(("error", "error")) == 4
+
+
 def test_by_kept_ratings(two: tuple[Bench, Path], tmp_path: Path) -> None:
     bench, answers = two
     runs = []
