@@ -19,7 +19,7 @@ from evalkit.core.text import did_you_mean
 from evalkit.core.words import said, t
 from evalkit.leaderboard.beside import Beside, contains, read_beside
 from evalkit.leaderboard.card import DIGITS, Card, load_cards
-from evalkit.records.results import Value
+from evalkit.records.results import Figure
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -71,7 +71,7 @@ def comparison(beside: Beside, card: Card) -> "Table":
     return table
 
 
-def _cells(value: Value | None, figure: float, digits: int) -> tuple[str, str, str, str, str]:
+def _cells(value: Figure | None, figure: float, digits: int) -> tuple[str, str, str, str, str]:
     if value is None or value.value is None:
         return "-", "", f"{figure:.{digits}f}", "", ""
     inside = contains(value, figure, digits)

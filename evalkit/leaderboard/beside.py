@@ -8,8 +8,8 @@ from typing import Any
 from evalkit.core.errors import InputError, foreign
 from evalkit.core.files import read_json_object
 from evalkit.leaderboard.card import JASTER_TABLE, MT_BENCH_TABLE
-from evalkit.mtbench.tables.model_tables import with_own_intervals
-from evalkit.records.results import AVERAGE, Results, Value, read_results
+from evalkit.mtbench.tables.model_tables import scope_figures, with_own_intervals
+from evalkit.records.results import AVERAGE, Figure, Results, read_results
 from evalkit.scoring.categories import with_intervals
 
 # How the card's MT-Bench table was made.
@@ -26,7 +26,7 @@ class Beside:
 
     model: str | None
     table: str
-    cells: Mapping[str, Value]
+    cells: Mapping[str, Figure]
     partial: frozenset[str] = frozenset()
     reasons: Sequence[str] = ()
     deviations: Mapping[str, Any] = field(default_factory=dict)
@@ -49,7 +49,7 @@ def read_beside(path: Path) -> list[Beside]:
         return [_of_mt_bench(model, table, content) for model, table in content["tables"].items()]
 
 
-def contains(value: Value, figure: float, digits: int) -> bool | None:
+def contains(value: Figure, figure: float, digits: int) -> bool | None:
     """Whether a figure, known to half a unit of its last digit, lies in the interval of a value."""
     if value.ci95 is None:
         return None
@@ -75,7 +75,7 @@ def _of_mt_bench(model: str, table: Mapping[str, Any], content: Mapping[str, Any
         model=model,
         table=MT_BENCH_TABLE,
         cells={
-            AVERAGE if name == "average" else name: _value(cell) for name, cell in table["scopes"].items()
+            AVERAGE if name == "average" else name: figure for name, figure in scope_figures(table).items()
         },
         reasons=content["partial"]["reasons"],
         # A replayed log of the card's judge is that judge.
@@ -83,11 +83,6 @@ def _of_mt_bench(model: str, table: Mapping[str, Any], content: Mapping[str, Any
             key: given for key, (given, usual) in made.items() if given not in (usual, f"{usual} (log)")
         },
     )
-
-
-def _value(cell: Mapping[str, Any]) -> Value:
-    interval = tuple(cell["ci95"]) if cell["ci95"] else None
-    return Value(cell["value"], cell["n"], None, interval, "")
 
 
 def _mt_bench_content(path: Path) -> dict[str, Any] | None:

@@ -10,11 +10,11 @@ from urllib.parse import quote
 from evalkit.core.errors import InputError
 from evalkit.core.text import did_you_mean
 from evalkit.leaderboard.card import JASTER_TABLE, MT_BENCH_TABLE, load_cards
-from evalkit.leaderboard.cells import MT_BENCH_COLUMNS, Cell
 from evalkit.leaderboard.collect import Collection, LeftOut, collect
 from evalkit.leaderboard.foreign_results import read_foreign
-from evalkit.leaderboard.rows import Kind, MtBenchRun, Row, Run, rules_of
-from evalkit.records.results import AVERAGE, Results
+from evalkit.leaderboard.rows import MT_BENCH_COLUMNS, NO_FIGURE, Kind, MtBenchRun, Row, Run, rules_of
+from evalkit.mtbench.tables.model_tables import scope_figures
+from evalkit.records.results import AVERAGE, Figure, Results
 
 # `--reference` names a family of published models by the start of their names.
 PUBLISHED_RULES = "published by llm-jp, not measured here"
@@ -65,18 +65,18 @@ def jaster_row(run: Run, remarks: Iterable[str] = ()) -> Row:
     results = run.results
     whole = _whole_reasons(results)
     cells = {
-        name: Cell.of(value, partial=bool(whole) or name in results.partial.categories)
+        name: replace(value, partial=bool(whole) or name in results.partial.categories)
         for name, value in results.categories.items()
     }
     average = results.average.get(AVERAGE)
     if average is not None and average.value is not None:
-        cells[AVERAGE] = Cell.of(average, partial=bool(whole))
+        cells[AVERAGE] = replace(average, partial=bool(whole))
     return Row(
         model=run.model,
         kind=Kind.run,
         url=model_url(results.run.get("identity", {}).get("model", {})),
         cells=cells,
-        datasets={key: Cell.of(value, partial=bool(whole)) for key, value in results.scores.items()},
+        datasets={key: replace(value, partial=bool(whole)) for key, value in results.scores.items()},
         rules=rules_of(results),
         reasons=_reasons(results),
         remarks=tuple(remarks),
@@ -159,17 +159,8 @@ def _chosen_mt_bench(
 
 def _join(rows: dict[tuple[str, str], Row], bench: MtBenchRun) -> None:
     """Puts an MT-Bench table into the model's row, or into a row of its own."""
-    scopes = bench.table["scopes"]
-    cells = {
-        column: Cell(
-            scopes[column]["value"],
-            tuple(scopes[column]["ci95"]) if scopes[column]["ci95"] else None,
-            scopes[column]["n"],
-            partial=bool(bench.reasons),
-        )
-        for column in MT_BENCH_COLUMNS
-        if column in scopes
-    }
+    figures = scope_figures(bench.table, partial=bool(bench.reasons))
+    cells = {column: figures[column] for column in MT_BENCH_COLUMNS if column in figures}
     reasons = tuple(f"MT-Bench: {reason}" for reason in bench.reasons)
     key = next((k for k, row in rows.items() if k[0] == bench.model and row.mt_bench_run is None), None)
     row = rows[key] if key else Row(model=bench.model, kind=Kind.run)
@@ -214,8 +205,8 @@ def published_rows(reference: str) -> list[Row]:
                 model=name,
                 kind=Kind.published,
                 url=f"{HUB}llm-jp/{name}",
-                cells={column: Cell(value) for column, value in _columns(jaster, name).items()},
-                mt_bench={column: Cell(value) for column, value in rating.items()},
+                cells={column: Figure(value) for column, value in _columns(jaster, name).items()},
+                mt_bench={column: Figure(value) for column, value in rating.items()},
                 rules=PUBLISHED_RULES,
                 mt_bench_rules=PUBLISHED_RULES if rating else "",
             )
@@ -229,7 +220,7 @@ def _columns(cards: dict[str, Any], name: str) -> dict[str, float]:
 
 def _order(row: Row) -> tuple[Any, ...]:
     """Best average first; without one, by the mean of what is there; then by name."""
-    average = row.cells.get(AVERAGE) or Cell(None)
+    average = row.cells.get(AVERAGE) or NO_FIGURE
     values = [cell.value for cell in row.cells.values() if cell.value is not None]
     mean = sum(values) / len(values) if values else 0.0
     return (average.value is None, -(average.value or 0.0), -mean, natural(row.model))

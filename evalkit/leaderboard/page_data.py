@@ -9,7 +9,6 @@ from evalkit.core import words
 from evalkit.core.config import Config, Lang
 from evalkit.core.errors import EvalkitError
 from evalkit.leaderboard.build import Board
-from evalkit.leaderboard.cells import Cell
 from evalkit.leaderboard.comparable import counting_metric, rule_differences
 from evalkit.leaderboard.compare import Comparison, compare_scored
 from evalkit.leaderboard.rows import TABLES, Row, Table
@@ -17,6 +16,7 @@ from evalkit.leaderboard.scored_run import ScoredRun
 from evalkit.leaderboard.sentences import sentences
 from evalkit.leaderboard.steps import checkpoint_of
 from evalkit.leaderboard.tables import marks
+from evalkit.records.results import Figure
 from evalkit.scoring.categories import category_members
 from evalkit.tasks.spec import CATEGORIES
 
@@ -58,9 +58,9 @@ def _table(table: Table, rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def _cell(cell: Cell) -> list[Any]:
+def _cell(cell: Figure) -> list[Any]:
     low, high = cell.ci95 or (None, None)
-    return [_short(cell.value), _short(low), _short(high), cell.n, cell.partial]
+    return [_short(cell.value), _short(low), _short(high), cell.n or None, cell.partial]
 
 
 def _short(value: float | None) -> float | None:

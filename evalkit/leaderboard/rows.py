@@ -6,8 +6,24 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from evalkit.leaderboard.cells import JASTER_COLUMNS, JASTER_DIGITS, MT_BENCH_COLUMNS, MT_BENCH_DIGITS, Cell
-from evalkit.records.results import Results, is_number
+from evalkit.records.results import AVERAGE, Figure, Results, is_number
+
+# The order and the rounding of the model card's two tables.
+JASTER_COLUMNS = (AVERAGE, "EL", "FA", "HE", "MC", "MR", "MT", "NLI", "QA", "RC")
+MT_BENCH_COLUMNS = (
+    "average",
+    "coding",
+    "extraction",
+    "humanities",
+    "math",
+    "reasoning",
+    "roleplay",
+    "stem",
+    "writing",
+)
+JASTER_DIGITS = 4
+MT_BENCH_DIGITS = 2
+NO_FIGURE = Figure(None)
 
 
 class Kind(Enum):
@@ -96,9 +112,9 @@ class Row:
     model: str
     kind: Kind
     url: str | None = None
-    cells: Mapping[str, Cell] = field(default_factory=dict)
-    datasets: Mapping[str, Cell] = field(default_factory=dict)
-    mt_bench: Mapping[str, Cell] = field(default_factory=dict)
+    cells: Mapping[str, Figure] = field(default_factory=dict)
+    datasets: Mapping[str, Figure] = field(default_factory=dict)
+    mt_bench: Mapping[str, Figure] = field(default_factory=dict)
     rules: str = ""
     mt_bench_rules: str = ""
     reasons: tuple[str, ...] = ()
@@ -124,17 +140,17 @@ class Table:
     columns: tuple[str, ...]
     digits: int
     prefix: str
-    cells: Callable[[Row], Mapping[str, Cell]]
+    cells: Callable[[Row], Mapping[str, Figure]]
     rules: Callable[[Row], str]
 
     def rows(self, rows: Sequence[Row]) -> list[Row]:
         """The rows that have figures in this table, best overall figure first, else as they came."""
         there = [row for row in rows if self.cells(row)]
-        return sorted(there, key=lambda row: -(self.cells(row).get(self.columns[0], Cell(None)).value or 0.0))
+        return sorted(there, key=lambda row: -(self.cells(row).get(self.columns[0], NO_FIGURE).value or 0.0))
 
-    def column(self, name: str, rows: Sequence[Row]) -> list[Cell]:
+    def column(self, name: str, rows: Sequence[Row]) -> list[Figure]:
         """One cell per row; without a value where a row has none."""
-        return [self.cells(row).get(name, Cell(None)) for row in rows]
+        return [self.cells(row).get(name, NO_FIGURE) for row in rows]
 
     def filled(self, rows: Sequence[Row]) -> list[str]:
         """The columns in which any row has a figure."""

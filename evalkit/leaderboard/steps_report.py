@@ -14,11 +14,12 @@ from evalkit.core.config import Config
 from evalkit.core.durable import write_text_atomic
 from evalkit.core.words import t
 from evalkit.leaderboard.build import jaster_row
-from evalkit.leaderboard.cells import JASTER_COLUMNS, JASTER_DIGITS, Cell
 from evalkit.leaderboard.compare import Comparison, compare
 from evalkit.leaderboard.publish import write_page
+from evalkit.leaderboard.rows import JASTER_COLUMNS, JASTER_DIGITS, NO_FIGURE
 from evalkit.leaderboard.steps import Checkpoint
 from evalkit.leaderboard.tables import PARTIAL, rounded
+from evalkit.records.results import Figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +37,7 @@ class Point:
     gain: Comparison | None
 
     @property
-    def cells(self) -> dict[str, Cell]:
+    def cells(self) -> dict[str, Figure]:
         """Its figures by column: the card's, and those of datasets where a category is not whole."""
         row = jaster_row(self.checkpoint.run)
         return {**row.cells} if row.cells else {**row.datasets}
@@ -82,7 +83,7 @@ def steps_frame(points: Sequence[Point]) -> "pd.DataFrame":
     for point in points:
         row: dict[str, object] = {"model": point.checkpoint.run.model, "step": point.checkpoint.step}
         for column in _columns(points):
-            cell = point.cells.get(column, Cell(None))
+            cell = point.cells.get(column, NO_FIGURE)
             row[column] = cell.value
             row[f"{column}_low"], row[f"{column}_high"] = cell.ci95 or (None, None)
         rows.append(row)
@@ -104,7 +105,7 @@ def _columns(points: Sequence[Point]) -> list[str]:
 
 
 def _cell(point: Point, column: str, digits: int) -> str:
-    cell = point.cells.get(column, Cell(None))
+    cell = point.cells.get(column, NO_FIGURE)
     arrow = ""
     if point.gain is not None:
         lines = [*point.gain.categories, *([point.gain.average] if point.gain.average else [])]

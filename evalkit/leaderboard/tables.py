@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 from evalkit.core.words import said, t
 from evalkit.leaderboard.build import Board
-from evalkit.leaderboard.cells import Cell, told_apart
 from evalkit.leaderboard.rows import TABLES, Kind, Row, Table
+from evalkit.records.results import Figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,7 +81,7 @@ def markdown_tables(rows: Sequence[Row], heading: str = "##") -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def marks(cells: Sequence[Cell], rules: Sequence[str]) -> list[Mark]:
+def marks(cells: Sequence[Figure], rules: Sequence[str]) -> list[Mark]:
     """For a column: which figure is best among those of its rules, and which cannot be told from it.
 
     A figure that stands alone under its rules, is partial or was not measured here gets no mark.
@@ -99,14 +99,26 @@ def marks(cells: Sequence[Cell], rules: Sequence[str]) -> list[Mark]:
         for index in group:
             if cells[index].value == cells[best].value:
                 result[index] = "best"
-            elif not told_apart(cells[index], cells[best]):
+            elif not _differ(cells[index], cells[best]):
                 result[index] = "tie"
     return result
 
 
-def _is_measured(cell: Cell) -> bool:
+def _differ(a: Figure, b: Figure) -> bool:
+    """Whether two figures differ by more than their intervals: neither value lies in the other's interval.
+
+    Where only one has an interval it decides alone; without any, the answer is no. A rough reading for
+    tables: `compare` pairs the samples and decides.
+    """
+    if a.value is None or b.value is None or a.value == b.value:
+        return False
+    decided = [ends[0] <= value <= ends[1] for ends, value in ((a.ci95, b.value), (b.ci95, a.value)) if ends]
+    return bool(decided) and not any(decided)
+
+
+def _is_measured(cell: Figure) -> bool:
     """Whether the samples behind a figure are known; scores that are all equal give no interval."""
-    return cell.ci95 is not None or cell.n is not None
+    return cell.ci95 is not None or cell.n > 0
 
 
 def spreadsheet_text(text: str) -> str:
@@ -137,7 +149,7 @@ def _table(table: Table, rows: Sequence[Row], notes: Mapping[str, int]) -> str:
     return "\n".join(lines)
 
 
-def _cell(cell: Cell, mark: Mark, digits: int) -> str:
+def _cell(cell: Figure, mark: Mark, digits: int) -> str:
     if cell.value is None:
         return ""
     text = rounded(cell.value, digits) + (PARTIAL if cell.partial else "")

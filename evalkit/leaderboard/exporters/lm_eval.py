@@ -13,7 +13,7 @@ from evalkit.core.durable import write_json_atomic
 from evalkit.core.text import folder_name
 from evalkit.leaderboard.exporters.figures import measured
 from evalkit.leaderboard.rows import Row, Run
-from evalkit.records.results import AVERAGE, Value
+from evalkit.records.results import AVERAGE, Figure
 from evalkit.scoring.categories import category_members
 
 # The harness names a filter after the metric; none was applied.
@@ -89,7 +89,7 @@ def lm_eval_json(run: Run) -> dict[str, Any]:
     }
 
 
-def _task(name: str, values: dict[str, Value]) -> dict[str, Any]:
+def _task(name: str, values: dict[str, Figure]) -> dict[str, Any]:
     entry: dict[str, Any] = {"alias": name}
     for metric, value in values.items():
         entry[f"{metric},{_FILTER}"] = value.value
