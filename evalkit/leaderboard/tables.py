@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from evalkit.core.words import said, t
-from evalkit.leaderboard.build import Board
+from evalkit.leaderboard.collect import Board
 from evalkit.leaderboard.rows import TABLES, Kind, Row, Table
 from evalkit.records.results import Figure
 
@@ -54,8 +54,13 @@ def csv_frame(rows: Sequence[Row]) -> "pd.DataFrame":
 
 
 def csv_text(rows: Sequence[Row]) -> str:
-    """leaderboard.csv; starts with a byte order mark, without which Excel misreads Japanese."""
-    return "\ufeff" + str(csv_frame(rows).to_csv(index=False, lineterminator="\r\n"))
+    """leaderboard.csv."""
+    return frame_text(csv_frame(rows))
+
+
+def frame_text(frame: "pd.DataFrame") -> str:
+    """A frame as CSV; starts with a byte order mark, without which Excel misreads Japanese."""
+    return "\ufeff" + str(frame.to_csv(index=False, lineterminator="\r\n"))
 
 
 def markdown(board: Board) -> str:
