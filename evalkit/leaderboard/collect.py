@@ -75,9 +75,9 @@ def collect(places: Sequence[Path]) -> Collection:
 
 
 def _run_folders(place: Path, found: Collection, seen: set[Path]) -> Iterator[Path]:
-    """The run directories at or below a folder, in order; what lies inside one is its own.
+    """The run directories at or below a folder, in order; the inside of one is not searched.
 
-    A folder that links or the command line lead to twice counts once.
+    A folder that is reached twice, by links or arguments, counts once.
     """
     if (real := place.resolve()) in seen:
         return
@@ -118,7 +118,11 @@ def _add(found: Collection, folder: Path) -> None:
 
 
 def _check_scores(folder: Path, results: Results) -> None:
-    """A results.json whose scores are gone, torn or fewer is a damaged run."""
+    """Checks that scores/ has every sample that results.json counts.
+
+    Raises:
+        InputError: a file is missing, damaged or shorter.
+    """
     directory = RunDirectory(folder)
     fix = f"python -m evalkit score run={folder}"
     for name, rates in results.datasets.items():
@@ -146,7 +150,7 @@ def _mt_bench(folder: Path, content: dict[str, Any]) -> list[MtBenchRun]:
 
 
 def _drop_copies(found: Collection) -> None:
-    """Keeps the newest of folders that hold one and the same run."""
+    """Keeps the newest of several folders with the same run."""
     kept: dict[str, Run] = {}
     for run in sorted(found.runs, key=lambda run: -run.finished):
         name = run.results.run.get("id") or str(run.folder)
