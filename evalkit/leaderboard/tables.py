@@ -68,7 +68,8 @@ def markdown(board: Board) -> str:
     parts = [f"# {t('Leaderboard')}", markdown_tables(board.rows)]
     if board.left_out:
         parts.append(f"## {t('Not shown')}")
-        parts.append("\n".join(f"- `{_code(e.path)}`: {_cell_text(said(e.reason))}" for e in board.left_out))
+        listed = ((str(entry.path).replace("`", "'"), said(entry.reason)) for entry in board.left_out)
+        parts.append("\n".join(f"- `{path}`: {_cell_text(reason)}" for path, reason in listed))
     return "\n\n".join(parts) + "\n"
 
 
@@ -194,7 +195,3 @@ def _cell_text(text: str) -> str:
     for sign in "\\`*_[]<>|":
         text = text.replace(sign, f"\\{sign}" if sign not in "<>" else {"<": "&lt;", ">": "&gt;"}[sign])
     return " ".join(text.split())
-
-
-def _code(text: object) -> str:
-    return str(text).replace("`", "'")

@@ -28,7 +28,7 @@ _NAMES = (
 )
 
 
-def read_foreign(path: Path) -> Row:
+def read_llm_jp_eval(path: Path) -> Row:
     """The row of one result file.
 
     Raises:
