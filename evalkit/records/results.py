@@ -17,6 +17,7 @@ docs/results.md shows a whole file.
 """
 
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,12 @@ _RUN: dict[str, Any] = {
     "other_data": dict[str, str],
     "warnings": list[str],
 }
-_IDENTITY: dict[str, Any] = {"model": dict[str, Any], "data": dict[str, Any], "prompts": dict[str, Any]}
+_IDENTITY: dict[str, Any] = {
+    "model": dict[str, Any],
+    "data": dict[str, Any],
+    "prompts": dict[str, Any],
+    "task_few_shots": dict[str, int],
+}
 MAKE_AGAIN = "the command that made the run makes it again, from the kept completions"
 
 
@@ -259,12 +265,15 @@ def read_results(path: Path) -> Results:
     return Results.from_json(content, path)
 
 
-def protocol_record(config: Config, dtype: str | None = None) -> ProtocolRecord:
+def protocol_record(
+    config: Config, dtype: str | None = None, task_few_shots: Mapping[str, int] | None = None
+) -> ProtocolRecord:
     """The protocol of a configuration with every deviation from its preset, by option name.
 
     Args:
         config: the configuration of the run or the scoring.
         dtype: what the model ran in, once resolved; the preset's is bfloat16. None: not known.
+        task_few_shots: the tasks that have another number of few-shots than `num_few_shots`.
     """
     protocol, standard = config.protocol, ProtocolConfig()
     limit = PROTOCOL_LIMIT if config.limit is None else max(config.limit, 0)
@@ -285,6 +294,8 @@ def protocol_record(config: Config, dtype: str | None = None) -> ProtocolRecord:
         "metrics.bert_score": (config.metrics.bert_score, config.metrics.bert_score),
         "metrics.resamples": (config.metrics.resamples, PROTOCOL_RESAMPLES),
     }
+    for task, shots in (task_few_shots or {}).items():
+        pairs[f"suite.num_few_shots.{task}"] = (shots, config.num_few_shots)
     if dtype is not None:
         pairs["dtype"] = (dtype, "bfloat16")
     if config.engine.name == "api" and config.engine.prompts is PromptForm.chat:
