@@ -25,7 +25,7 @@ from evalkit.metrics.base import (
     Triple,
 )
 from evalkit.metrics.prediction import BLANK_LINE, gold, prediction
-from evalkit.records.results import DatasetRates, MissingMetric, Value
+from evalkit.records.results import DatasetRates, Figure, MissingMetric
 from evalkit.tasks.spec import AnswerKind, AnswerSpec, TaskSpec
 
 # The length limit ends nearly every answer of so few tokens: it says nothing there.
@@ -69,7 +69,7 @@ class TaskAnswers:
 class Measured:
     """One metric over one dataset; `carried` is what it brings into a mean (`statistics.Spread`)."""
 
-    value: Value
+    value: Figure
     carried: statistics.Interval | None
 
 
@@ -216,7 +216,7 @@ class _Draft:
         )
 
     def _measure(self, name: str, version: str, value: float, spread: statistics.Spread) -> None:
-        whole = Value(value, len(self.ids), spread.error, spread.interval, version)
+        whole = Figure(value, len(self.ids), spread.error, spread.interval, version)
         self.measured[name] = Measured(whole, spread.carried)
 
     def miss(self, name: str, error: MetricUnavailableError) -> None:
