@@ -1,7 +1,6 @@
 """Asks -> answers in the store, call by call: the first one alone, then as many at once as go."""
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -10,13 +9,12 @@ from evalkit.core.types import Message
 from evalkit.mtbench.judge.budget import EXPLANATION_TOKENS, Budget, most_tokens
 from evalkit.mtbench.judge.calls import Ask, open_key
 from evalkit.mtbench.judge.store import JudgmentStore, Stored
-from evalkit.services.client import OnLost, ServiceError
+from evalkit.services.ask_all import FAILURES_IN_A_ROW, NotYetError, ask_all
+from evalkit.services.client import OnLost
 from evalkit.services.replies import Reply
 
 # Another process makes this judgment: how long until the next look.
 CLAIM_SECONDS = 0.05
-# So many judgments in a row that failed to their last attempt: the service is down.
-FAILURES_IN_A_ROW = 8
 
 Send = Callable[[Sequence[Message], OnLost], Awaitable[Reply]]
 
@@ -60,9 +58,6 @@ class Asker:
         self._most_output = most_output
         self._concurrency = concurrency
         self._on_answer = on_answer
-        self._failures_in_a_row = 0
-        self._answered = False
-        self._stop: EvalkitError | None = None
 
     async def run(self, asks: Sequence[Ask]) -> Asked:
         """Asks them all; an ask that fails to its last attempt is in `failed` and not in the store.
@@ -73,60 +68,31 @@ class Asker:
             CostLimitError: the next call could cost too much; likewise.
             EvalkitError: too many failures in a row, or no space to write; likewise.
         """
-        waiting = deque(asks)
-        if waiting:
-            # A permanent error shows in the first call, before others are under way and paid for.
-            await self._work(deque([waiting.popleft()]))
-        workers = min(self._concurrency, len(waiting))
-        await asyncio.gather(*(self._work(waiting) for _ in range(workers)))
-        if self._stop is not None:
-            raise self._stop
+        await ask_all(asks, self._answer, concurrency=self._concurrency, on_failure=self._failed)
         return self.asked
 
-    async def _work(self, waiting: deque[Ask]) -> None:
-        while waiting and self._stop is None:
-            ask = waiting.popleft()
-            try:
-                answered = await self._answer(ask)
-            except EvalkitError as error:
-                self._stop = self._stop or error
-                return
-            if answered:
-                self._on_answer()
-            else:
-                # Another process is at it: the others first.
-                waiting.append(ask)
-                await asyncio.sleep(CLAIM_SECONDS)
-
-    async def _answer(self, ask: Ask) -> bool:
-        """Asks until the ask is answered or has failed; False: another process claims it."""
-        while self._stop is None and (key := open_key(ask, self._store)) is not None:
+    async def _answer(self, ask: Ask) -> Reply | None:
+        """Makes the next call of an ask; a preset that re-asks needs more than one."""
+        key = open_key(ask, self._store)
+        reply: Reply | None = None
+        if key is not None:
             if not self._store.claim(key):
-                return False
+                await asyncio.sleep(CLAIM_SECONDS)
+                raise NotYetError
             try:
                 # Whoever held the claim before may have answered it.
                 self._store.refresh()
-                if key in self._store:
-                    continue
-                reply = await self._call_for(ask)
-                if reply.status == "api_error":
-                    self._failed(ask, reply)
-                    return True
-                self._store.add(Stored.of(key, reply))
-                self._failures_in_a_row = 0
-                self._answered = True
+                if key not in self._store:
+                    reply = await self._call(ask)
+                    if reply.status == "api_error":
+                        return reply
+                    self._store.add(Stored.of(key, reply))
             finally:
                 self._store.release(key)
-        return True
-
-    async def _call_for(self, ask: Ask) -> Reply:
-        try:
-            return await self._call(ask)
-        except ServiceError as error:
-            # Where others were answered, it is this one request that the service does not take.
-            if error.reason != "request" or not self._answered:
-                raise
-            return Reply("api_error", error=error.what)
+            if open_key(ask, self._store) is not None:
+                raise NotYetError
+        self._on_answer()
+        return reply
 
     async def _call(self, ask: Ask) -> Reply:
         reserved = await self._budget.reserve(ask.messages, self._most_output)
@@ -153,11 +119,11 @@ class Asker:
         self.asked.output_tokens += int(used[1])
         return reply
 
-    def _failed(self, ask: Ask, reply: Reply) -> None:
+    def _failed(self, ask: Ask, reply: Reply, down: bool) -> None:
         self.asked.failed[ask.id] = reply
-        self._failures_in_a_row += 1
-        if self._failures_in_a_row >= FAILURES_IN_A_ROW:
+        if down:
             raise EvalkitError(
                 f"{FAILURES_IN_A_ROW} judgments in a row failed: {reply.error}",
                 fix="run the same command again when the service is back: what was judged is kept",
             )
+        self._on_answer()
