@@ -13,7 +13,8 @@ from evalkit.mtbench.agreement import RatingAgreement, compare_ratings
 from evalkit.mtbench.folder import MtBenchFolder, logged_label
 from evalkit.mtbench.judge.job import Job, prepare_job
 from evalkit.mtbench.judge.judging import make_judgments
-from evalkit.mtbench.tables.aggregate import RULES, table
+from evalkit.mtbench.rules import RULES
+from evalkit.mtbench.tables.aggregate import table
 from evalkit.mtbench.tables.model_tables import preset_record, scored
 
 # Section 11 of the MT-Bench protocol notes: two gpt-4 runs over 113 equal prompts.

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from evalkit.mtbench.judge.ratings import Winner, winner_of
+from evalkit.mtbench.ratings import Winner, winner_of
 
 Side = Literal["model_1", "model_2", "tie", "error"]
 _FIRST_GAME: Mapping[Winner, Side] = {"A": "model_1", "B": "model_2", "tie": "tie", "error": "error"}

@@ -15,11 +15,11 @@ from evalkit.mtbench.data import Books, pinned_files
 from evalkit.mtbench.folder import MtBenchFolder, answers_of, open_folder
 from evalkit.mtbench.judge.calls import Ask, keys_of
 from evalkit.mtbench.judge.dispatch import Answers, Desk, ask_all, open_desk
-from evalkit.mtbench.judge.ratings import parse_pair
 from evalkit.mtbench.logs import read_answers
 from evalkit.mtbench.pairwise import Match, Side, game_sides, pairwise_json, side_by_ratings
 from evalkit.mtbench.presets import DEFAULT_PRESET, Preset, load_preset
 from evalkit.mtbench.questions import Answer
+from evalkit.mtbench.ratings import parse_pair
 from evalkit.mtbench.tables.model_tables import preset_record
 
 

@@ -11,8 +11,11 @@ from functools import partial
 from evalkit.core.errors import InputError
 from evalkit.core.types import Judgment, JudgmentStatus, Message
 from evalkit.mtbench.folder import logged_label
-from evalkit.mtbench.judge.judge_prompts import PromptBook
-from evalkit.mtbench.judge.ratings import (
+from evalkit.mtbench.judge_prompts import PromptBook
+from evalkit.mtbench.logs import LoggedPair, LoggedSingle
+from evalkit.mtbench.pairwise import Match, game_sides
+from evalkit.mtbench.questions import Answer
+from evalkit.mtbench.ratings import (
     HIGHEST,
     LOWEST,
     VERDICT_FORMAT,
@@ -21,10 +24,7 @@ from evalkit.mtbench.judge.ratings import (
     parse_rating,
     parse_strict,
 )
-from evalkit.mtbench.logs import LoggedPair, LoggedSingle
-from evalkit.mtbench.pairwise import Match, game_sides
-from evalkit.mtbench.questions import Answer
-from evalkit.mtbench.tables.aggregate import MINUS_ONE, Scored
+from evalkit.mtbench.rules import MINUS_ONE, Scored
 
 # What FastChat writes where the judge could not be asked.
 API_ERROR_TEXT = "$ERROR$"

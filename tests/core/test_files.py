@@ -20,7 +20,7 @@ from evalkit.leaderboard.beside import read_beside
 from evalkit.leaderboard.foreign_results import read_foreign
 from evalkit.mtbench.agreement import read_votes
 from evalkit.mtbench.judge.budget import load_prices
-from evalkit.mtbench.judge.judge_prompts import prompts_from
+from evalkit.mtbench.judge_prompts import prompts_from
 from evalkit.mtbench.logs import read_answers, read_judgments
 from evalkit.mtbench.presets import load_preset
 from evalkit.mtbench.questions import questions_from

@@ -7,10 +7,10 @@ from evalkit.core.errors import InputError
 from evalkit.core.types import Judgment, JudgmentStatus, Message
 from evalkit.mtbench.data import Books
 from evalkit.mtbench.judge.judges import Judge
-from evalkit.mtbench.judge.ratings import HIGHEST, LOWEST, parse_rating, parse_strict
 from evalkit.mtbench.judge.store import JudgmentStore, Stored, judgment_key
 from evalkit.mtbench.presets import Preset
 from evalkit.mtbench.questions import Answer
+from evalkit.mtbench.ratings import HIGHEST, LOWEST, parse_rating, parse_strict
 
 
 @dataclass(frozen=True)
