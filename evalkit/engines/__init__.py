@@ -77,9 +77,9 @@ def engine_family(config: Config) -> str:
 def resolve_dtype(config: Config) -> str:
     """The name of the data type the chosen engine will use, `auto` resolved for where it computes."""
     if config.engine.name == "ray":
-        from evalkit.engines.ray.session import workers_dtype
+        from evalkit.engines.ray.cluster import workers_dtype
 
-        return workers_dtype(config).value
+        return workers_dtype(config.engine, config.dtype).value
     if config.engine.name == "vllm":
         from evalkit.engines.vllm import vllm_dtype
 

@@ -6,8 +6,8 @@ Files are looked for before anything heavy is imported, so a missing model costs
 from pathlib import Path
 
 from evalkit.core.config import CometConfig, Dtype, MetricsConfig
-from evalkit.metrics.base import ModelScorer
-from evalkit.metrics.hub import locate
+from evalkit.metrics.base import MetricUnavailableError, ModelScorer
+from evalkit.services.hub import locate
 
 CHECKPOINT_FILES = ("checkpoints/model.ckpt", "hparams.yaml")
 ENCODER_REQUIRED = ("config.json", "tokenizer.json|sentencepiece.bpe.model")
@@ -50,6 +50,7 @@ def comet_files(config: MetricsConfig, offline: bool) -> tuple[Path, Path]:
         offline=offline,
         option="metrics.comet.checkpoint",
         command=command,
+        raises=MetricUnavailableError,
     )
     encoder = locate(
         comet.encoder,
@@ -58,6 +59,7 @@ def comet_files(config: MetricsConfig, offline: bool) -> tuple[Path, Path]:
         offline=offline,
         option="metrics.comet.encoder",
         command=command,
+        raises=MetricUnavailableError,
     )
     return checkpoint, encoder
 
@@ -99,6 +101,7 @@ def bert_files(language: str, offline: bool) -> Path:
         offline=offline,
         option="metrics.bert_score",
         command=f"{PREPARE} metrics.bert_score=true",
+        raises=MetricUnavailableError,
     )
 
 

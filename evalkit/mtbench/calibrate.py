@@ -11,7 +11,7 @@ from evalkit.core.errors import InputError
 from evalkit.core.types import Judgment
 from evalkit.mtbench.agreement import RatingAgreement, compare_ratings
 from evalkit.mtbench.folder import MtBenchFolder, logged_label
-from evalkit.mtbench.judge.dispatch import ask_all
+from evalkit.mtbench.judge.dispatch import ask_judge
 from evalkit.mtbench.judge.judging import JudgingPlan, plan_judging
 from evalkit.mtbench.replay import replay
 from evalkit.mtbench.rules import RULES
@@ -58,7 +58,7 @@ def calibrate(
 
     The run's own table is unchanged: the comparison goes to calibration/<judge>.json.
     """
-    replies = ask_all(plan.judge, config, plan.calls, plan.folder.path, say, plan.kept)
+    replies = ask_judge(plan.judge, config, plan.calls, plan.folder.path, say, plan.kept)
     if replies is None:
         return None
     judgments = plan.judgments(replies)

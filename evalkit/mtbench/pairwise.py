@@ -19,7 +19,7 @@ from evalkit.core.types import Judgment
 from evalkit.mtbench.data import Books, pinned_files
 from evalkit.mtbench.folder import MtBenchFolder, answers_of, open_folder
 from evalkit.mtbench.judge.calls import JudgeCall, keys_of
-from evalkit.mtbench.judge.dispatch import JudgeReplies, ask_all, open_judge
+from evalkit.mtbench.judge.dispatch import JudgeReplies, ask_judge, open_judge
 from evalkit.mtbench.judge.judges import Judge
 from evalkit.mtbench.logs import answers_by_model, read_answers
 from evalkit.mtbench.presets import DEFAULT_PRESET, Preset, load_preset
@@ -261,7 +261,7 @@ def compare(plan: PairwisePlan, config: Config, *, say: Callable[[str], None]) -
     """
     matches, more = plan.rated, {}
     if plan.judge is not None:
-        replies = ask_all(plan.judge, config, plan.calls, plan.folder, say)
+        replies = ask_judge(plan.judge, config, plan.calls, plan.folder, say)
         if replies is None:
             return None
         matches = tuple(_match(pairing, replies) for pairing in plan.pairings)

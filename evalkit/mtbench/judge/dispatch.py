@@ -55,7 +55,7 @@ class Estimate:
 def estimate(
     judge: Judge, calls: Sequence[JudgeCall], mode: JudgeMode, kept: Sequence[CachedReply] = ()
 ) -> Estimate:
-    """What `ask_all` would call now, without calling."""
+    """What `ask_judge` would call now, without calling."""
     with judge.open_store() as store:
         for reply in kept:
             store.add_to_memory(reply)
@@ -82,7 +82,7 @@ class JudgeReplies:
     asked: AskResult
 
 
-def ask_all(
+def ask_judge(
     judge: Judge,
     config: Config,
     calls: Sequence[JudgeCall],

@@ -14,7 +14,7 @@ from evalkit.mtbench.data import Books, pinned_files
 from evalkit.mtbench.folder import Header, MtBenchFolder, answers_of, open_folder, turns_of
 from evalkit.mtbench.judge.ask import AskResult
 from evalkit.mtbench.judge.calls import JudgeCall, cached_reply_of, judgment_of, plan_calls
-from evalkit.mtbench.judge.dispatch import JudgeReplies, ask_all, open_judge
+from evalkit.mtbench.judge.dispatch import JudgeReplies, ask_judge, open_judge
 from evalkit.mtbench.judge.judges import Judge
 from evalkit.mtbench.judge.store import CachedReply
 from evalkit.mtbench.logs import read_answers
@@ -118,7 +118,7 @@ def judge_run(plan: JudgingPlan, config: Config, *, say: Callable[[str], None]) 
         EvalkitError: the service refused, the budget is spent, or the disk is full; what was judged
             is in the store, and the run is unchanged.
     """
-    replies = ask_all(plan.judge, config, plan.calls, plan.folder.path, say, plan.kept)
+    replies = ask_judge(plan.judge, config, plan.calls, plan.folder.path, say, plan.kept)
     if replies is None:
         return None
     judgments = plan.judgments(replies)
