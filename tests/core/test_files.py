@@ -20,7 +20,7 @@ from evalkit.leaderboard.card import read_run_tables
 from evalkit.leaderboard.llm_jp_eval import read_llm_jp_eval
 from evalkit.mtbench.agreement import read_votes
 from evalkit.mtbench.judge.budget import load_prices
-from evalkit.mtbench.judge.judge_prompts import prompts_from
+from evalkit.mtbench.judge_prompts import prompts_from
 from evalkit.mtbench.logs import read_answers, read_judgments
 from evalkit.mtbench.presets import load_preset
 from evalkit.mtbench.questions import questions_from
