@@ -14,18 +14,15 @@ from evalkit.core.config import Config, PrefixMode
 from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.types import Completion, Request, Sampling
 from evalkit.engines.base import Engine, distinct, from_generation_config
-from evalkit.engines.local import plain
 from evalkit.engines.local.attention import NAME
-from evalkit.engines.local.batches import Batches, Lengths
-from evalkit.engines.local.conversations import Conversations
 from evalkit.engines.local.decoding import CompletionDecoder
 from evalkit.engines.local.encoding import Encoded, encode
+from evalkit.engines.local.fallback import Batches, Lengths, by_generate
 from evalkit.engines.local.loading import LoadedModel, load, refuse_ids
 from evalkit.engines.local.memory import Limits, free_bytes
-from evalkit.engines.local.pool import Pool
-from evalkit.engines.local.probe import choose_way
+from evalkit.engines.local.pool import Conversations, Pool
+from evalkit.engines.local.probe import ALONE, PACKED, choose_way
 from evalkit.engines.local.rows import Row, failed
-from evalkit.engines.local.ways import ALONE, PACKED
 from evalkit.engines.models import ResolvedModel
 
 log = logging.getLogger(__name__)
@@ -171,7 +168,7 @@ class LocalEngine(Engine):
         with self.usual_attention():
             for row in rows:
                 try:
-                    yield from plain.generate([row], loaded, Batches(loaded.model, 1), Lengths.apart)
+                    yield from by_generate([row], loaded, Batches(loaded.model, 1), Lengths.apart)
                 except EvalkitError:
                     raise
                 except Exception as error:

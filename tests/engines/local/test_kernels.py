@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from evalkit.engines.local import kernels
-from evalkit.engines.local.kernels import Kind, Part, aligned, candidates, choose
-from evalkit.engines.local.partial import by_products
+from evalkit.engines.local.kernels import Kind, Part, aligned, by_products, candidates, choose
 
 CPU = Kind("cpu", torch.float32, 16, 16, masked=False, causal=False)
 

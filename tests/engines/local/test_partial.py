@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from evalkit.engines.local.kernels import Part
-from evalkit.engines.local.partial import attend, by_products, merge
+from evalkit.engines.local.kernels import Part, attend, by_products, merge
 
 
 def tensors(queries: int, keys: int, *, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, ...]:
@@ -37,7 +36,7 @@ def test_output_and_log_sum_exp(way: object, kind: str) -> None:
 def test_products_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     query, key, value = tensors(11, 11)
     whole = by_products(query, key, value, 0.25, causal=True)
-    monkeypatch.setattr("evalkit.engines.local.partial._SCORES", 2 * 3 * 11 * 4)
+    monkeypatch.setattr("evalkit.engines.local.kernels._SCORES", 2 * 3 * 11 * 4)
     pieces = by_products(query, key, value, 0.25, causal=True)
     torch.testing.assert_close(pieces.out, whole.out)
     torch.testing.assert_close(pieces.lse, whole.lse)
