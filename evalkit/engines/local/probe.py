@@ -21,14 +21,13 @@ from torch import Tensor
 from evalkit.core.config import PrefixMode
 from evalkit.core.types import Request, Sampling
 from evalkit.engines.local import attention
-from evalkit.engines.local.decoding import CompletionDecoder
-from evalkit.engines.local.encoding import Encoded
 from evalkit.engines.local.fallback import Batches, Lengths, by_generate, with_shared_prefix
 from evalkit.engines.local.loading import LoadedModel
 from evalkit.engines.local.memory import Limits
 from evalkit.engines.local.passes import LayerShape, Section
 from evalkit.engines.local.pool import Conversations, Pool
 from evalkit.engines.local.rows import Row
+from evalkit.engines.local.tokens import CompletionDecoder, Encoded
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from evalkit.core.errors import EvalkitError
 from evalkit.core.types import Completion, FinishReason, Request, Sampling
-from evalkit.engines.local.decoding import CompletionDecoder
-from evalkit.engines.local.encoding import Encoded
+from evalkit.engines.local.tokens import CompletionDecoder, Encoded
 
 
 class Row:

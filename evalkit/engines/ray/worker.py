@@ -16,6 +16,7 @@ from evalkit import __version__
 from evalkit.core.config import Config
 from evalkit.core.errors import EvalkitError, InputError, foreign
 from evalkit.core.types import Completion, Request
+from evalkit.engines import build_engine
 from evalkit.engines.models import ResolvedModel, check_unchanged, resolve
 
 LogLine = tuple[int, str]
@@ -70,15 +71,13 @@ class Worker:
             resolved: the model as the driver knows it.
             neighbours: workers on this machine, this one included.
         """
-        from evalkit.engines.local.engine import LocalEngine
         from evalkit.engines.local.memory import share_main_memory
 
         try:
             with foreign("a worker cannot load the model", where=resolved.path or resolved.name):
                 share_main_memory(neighbours)
                 found = on_this_machine(resolved)
-                self._engine = LocalEngine(config, found)
-                check_unchanged(found)
+                self._engine = build_engine(config, found)
         except EvalkitError as error:
             return Refusal(_node(), error, self._log.take())
         described = self._engine.describe()
