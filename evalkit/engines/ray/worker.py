@@ -16,7 +16,6 @@ from evalkit import __version__
 from evalkit.core.config import Config
 from evalkit.core.errors import EvalkitError, InputError, foreign
 from evalkit.core.types import Completion, Request
-from evalkit.engines import build_engine
 from evalkit.engines.models import ResolvedModel, check_unchanged, resolve
 
 LogLine = tuple[int, str]
@@ -71,13 +70,21 @@ class Worker:
             resolved: the model as the driver knows it.
             neighbours: workers on this machine, this one included.
         """
+        from evalkit.engines.local.engine import LocalEngine
         from evalkit.engines.local.memory import share_main_memory
 
         try:
             with foreign("a worker cannot load the model", where=resolved.path or resolved.name):
                 share_main_memory(neighbours)
                 found = on_this_machine(resolved)
-                self._engine = build_engine(config, found)
+                self._engine = LocalEngine(
+                    found,
+                    config.engine,
+                    config.dtype,
+                    bos=config.protocol.bos,
+                    follow_generation_config=config.generation.from_model,
+                )
+                check_unchanged(found)
         except EvalkitError as error:
             return Refusal(_node(), error, self._log.take())
         described = self._engine.describe()

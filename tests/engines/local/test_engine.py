@@ -24,6 +24,7 @@ from evalkit.core.types import Completion, Message, Request, Sampling
 from evalkit.engines import build_engine
 from evalkit.engines.local.engine import LocalEngine
 from evalkit.engines.local.random_model import byte_tokenizer
+from evalkit.engines.local.tokens import EndIds
 from evalkit.engines.models import resolve
 from tests.engines.models import load_plain, local_engine, save_model
 
@@ -128,7 +129,7 @@ def test_ends(mode: PrefixMode, tmp_path: Path) -> None:
         (free,) = engine.generate([Request("free", "abc", 12)])
         assert (free.finish_reason, free.new_tokens) == ("length", 12)
         # The fourth token as EOS: it is counted, and the text ends before it.
-        object.__setattr__(engine._model(), "eos", frozenset({new[3]}))
+        engine._model().ends = EndIds(frozenset({new[3]}), frozenset())
         (ended,) = engine.generate([Request("ended", "abc", 12)])
     assert (ended.finish_reason, ended.new_tokens) == ("stop", new.index(new[3]) + 1)
     assert free.raw_text.startswith(ended.raw_text)
