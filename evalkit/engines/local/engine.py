@@ -20,7 +20,7 @@ from evalkit.engines.local.fallback import Batches, Lengths, by_generate
 from evalkit.engines.local.loading import LoadedModel, load
 from evalkit.engines.local.memory import Limits, free_bytes
 from evalkit.engines.local.pool import Conversations, Pool
-from evalkit.engines.local.probe import ALONE, PACKED, choose_way
+from evalkit.engines.local.probe import ALONE, PACKED, choose_way, error_line
 from evalkit.engines.local.rows import Row, failed
 from evalkit.engines.local.tokenizer import refuse_ids
 from evalkit.engines.local.tokens import CompletionDecoder, Encoded, encode
@@ -28,11 +28,11 @@ from evalkit.engines.models import ResolvedModel
 
 log = logging.getLogger(__name__)
 
-# Share of the main memory for the states of finished chats.
+# Share of the free main memory for the states of finished chats.
 _CONVERSATIONS = 0.25
 # Names of unused weights that a run records.
 _MOST_RECORDED = 100
-# Most characters of the reason against a way that one line tells.
+# Most characters of a reason in the log line about the ways that were ruled out.
 _REASON = 100
 
 
@@ -77,8 +77,7 @@ class LocalEngine(Engine):
             follows = "followed" if follow_generation_config else "not followed (generation.from_model=true)"
             listed = ", ".join(f"{key}={value}" for key, value in self._loaded.generation.items())
             log.info("the model's generation_config sets %s: %s", listed, follows)
-        most = int(free_bytes(torch.device("cpu")) * _CONVERSATIONS)
-        self._conversations = Conversations(most)
+        self._conversations = Conversations(int(free_bytes(torch.device("cpu")) * _CONVERSATIONS))
         self._set_batch_size(options.batch_size)
 
     def _choose_way(self, loaded: LoadedModel) -> None:
@@ -153,14 +152,15 @@ class LocalEngine(Engine):
         loaded = self._model()
         rows: list[Row] = []
         problems: list[Completion] = []
+        places = loaded.context if loaded.learned_positions else None
+        own = from_generation_config(loaded.generation) if self._follow_generation_config else None
         prompts = encode(distinct(requests), loaded.tokenizer, loaded.ends, self._bos)
         refuse_ids(prompts, loaded.tokenizer, loaded.embeddings)
         for encoded in prompts:
             if problem := self._problem(encoded):
                 problems.append(problem)
             else:
-                places = loaded.context if loaded.learned_positions else None
-                rows.append(Row(encoded, self._decoder, self._sampling(encoded), places))
+                rows.append(Row(encoded, self._decoder, own or encoded.request.sampling, places))
         return rows, problems
 
     def _problem(self, encoded: Encoded) -> Completion | None:
@@ -198,9 +198,8 @@ class LocalEngine(Engine):
                 except EvalkitError:
                     raise
                 except Exception as error:
-                    what = (str(error).splitlines() or [""])[0]
                     raise EvalkitError(
-                        f"the model cannot answer this prompt: {type(error).__name__}: {what}",
+                        f"the model cannot answer this prompt: {error_line(error)}",
                         where=f"request {row.request.id}, {len(row.ids)} prompt tokens",
                         fix="see whether transformers' own `generate` answers it; finished samples are kept",
                     ) from error
@@ -224,7 +223,12 @@ class LocalEngine(Engine):
             return
         yielded: set[int] = set()
         try:
-            for row in self._batched(rows):
+            loaded = self._model()
+            if self.way is PACKED:
+                done = Pool(loaded, self._layers, self._limits, self._conversations).run(rows)
+            else:
+                done = self.way.run(rows, loaded, self._batches)
+            for row in done:
                 yielded.add(id(row))
                 yield row
         except EvalkitError:
@@ -232,37 +236,23 @@ class LocalEngine(Engine):
         except Exception as error:
             # The probe is small: longer prompts may fail in batches and succeed one at a time.
             left = [row for row in rows if id(row) not in yielded]
-            what = (str(error).splitlines() or [""])[0]
             log.warning(
-                "%s failed (%s: %s): %d requests run one at a time",
-                self.way.name,
-                type(error).__name__,
-                what,
-                len(left),
+                "%s failed (%s): %d requests run one at a time", self.way.name, error_line(error), len(left)
             )
             for row in left:
                 row.restart()
             yield from self._run_alone(left)
 
-    def _batched(self, rows: Sequence[Row]) -> Iterator[Row]:
-        loaded = self._model()
-        if self.way is PACKED:
-            return Pool(loaded, self._layers, self._limits, self._conversations).run(rows)
-        return self.way.run(rows, loaded, self._batches)
-
-    def _sampling(self, encoded: Encoded) -> Sampling:
-        if not self._follow_generation_config:
-            return encoded.request.sampling
-        return from_generation_config(self._model().generation)
-
     def describe(self) -> dict[str, Any]:
         """See `Engine.describe`."""
         loaded = self._model()
         packed = self.way is PACKED
+        unused = {"count": len(loaded.unused), "names": list(loaded.unused[:_MOST_RECORDED])}
+        on_gpu = loaded.device.type == "cuda"
         return {
             "engine": "local",
             "device": str(loaded.device),
-            "device_name": _device_name(loaded.device),
+            "device_name": torch.cuda.get_device_name(loaded.device) if on_gpu else loaded.device.type,
             "dtype": str(loaded.dtype).removeprefix("torch."),
             "attention": "packed" if packed else loaded.attention,
             "prefix": self.way.prefix.value,
@@ -271,7 +261,7 @@ class LocalEngine(Engine):
             "rows": self._limits.rows if packed else self._batches.rows,
             "threads": torch.get_num_threads(),
             "generation_config": loaded.generation,
-            **({"unused_weights": _cut(loaded.unused)} if loaded.unused else {}),
+            **({"unused_weights": unused} if loaded.unused else {}),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         }
@@ -286,11 +276,3 @@ class LocalEngine(Engine):
     def _model(self) -> LoadedModel:
         assert self._loaded is not None, "the engine is closed"
         return self._loaded
-
-
-def _cut(names: Sequence[str]) -> dict[str, Any]:
-    return {"count": len(names), "names": list(names[:_MOST_RECORDED])}
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -233,7 +233,7 @@ class _Probe:
                     return problem
         except Exception as error:
             # Models raise different exceptions for what they do not support.
-            return _reason(error)
+            return error_line(error)
         finally:
             _restore(self._loaded.model, before)
         return None
@@ -244,7 +244,7 @@ class _Probe:
             try:
                 self._cases[shape] = _Case(self._loaded, shape)
             except Exception as error:
-                self._cases[shape] = f"one prompt at a time fails in the probe: {_reason(error)}"
+                self._cases[shape] = f"one prompt at a time fails in the probe: {error_line(error)}"
         return self._cases[shape]
 
 
@@ -284,7 +284,8 @@ def _same_choice(found: Tensor, expected: Tensor) -> bool:
     return bool((found.argmax(dim=-1) == expected.argmax(dim=-1))[clear].all())
 
 
-def _reason(error: Exception) -> str:
+def error_line(error: Exception) -> str:
+    """The class of an exception and the first line of its text."""
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
