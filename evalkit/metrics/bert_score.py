@@ -11,7 +11,8 @@ from typing import Any
 
 from evalkit.core.errors import foreign
 from evalkit.metrics.base import MetricUnavailableError, Triple
-from evalkit.metrics.model_files import PREPARE, locate
+from evalkit.metrics.model_files import PREPARE
+from evalkit.services.hub import locate
 
 CODE_VERSION = "1"
 # bert-score's default models by their present names on the hub.
@@ -41,6 +42,7 @@ def bert_files(language: str, offline: bool) -> Path:
         offline=offline,
         option="metrics.bert_score",
         command=f"{PREPARE} metrics.bert_score=true",
+        raises=MetricUnavailableError,
     )
 
 

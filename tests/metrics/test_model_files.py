@@ -7,11 +7,20 @@ from evalkit.core.config import CometConfig, MetricsConfig
 from evalkit.core.errors import InputError
 from evalkit.metrics import fetch_models, get_metric, metric_names, wanted_metrics
 from evalkit.metrics.base import MetricUnavailableError
-from evalkit.metrics.model_files import comet_files, locate
+from evalkit.metrics.model_files import comet_files
+from evalkit.services.hub import locate
 
 
 def find(name: str, *, offline: bool = True) -> Path:
-    return locate(name, ("a|b",), ("*",), offline=offline, option="metrics.x", command="fetch it")
+    return locate(
+        name,
+        ("a|b",),
+        ("*",),
+        offline=offline,
+        option="metrics.x",
+        command="fetch it",
+        raises=MetricUnavailableError,
+    )
 
 
 def test_local_paths_are_taken_as_they_are(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from evalkit.core.config import EngineConfig
 from evalkit.core.errors import InputError
-from evalkit.engines.ray.worker_plan import Node, plan
+from evalkit.engines.ray.cluster import Node, plan
 
 GB = 1 << 30
 
