@@ -5,7 +5,7 @@ Left out on purpose: `limit` (a larger one continues a smaller), batch size, wor
 clean-up and metric options (scoring can be done again).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from evalkit.core.config import Config
@@ -47,6 +47,8 @@ def run_identity(
     if any(generation.values()):
         generation["sampling_version"] = SAMPLING_VERSION
     own: dict[str, Any] = {}
+    if shots := differing_few_shots({task.name: len(task.few_shots) for task in tasks}, config):
+        own["task_few_shots"] = shots
     if columns := {task.name: _columns(task.spec.data) for task in tasks if task.spec.data is not None}:
         own["columns"] = columns
     if template != PromptTemplate():
@@ -68,6 +70,11 @@ def run_identity(
         **({"left_out": list(left_out)} if left_out else {}),
         **own,
     }
+
+
+def differing_few_shots(shots: Mapping[str, int], config: Config) -> dict[str, int]:
+    """The tasks whose number of examples is not that of the option `num_few_shots`."""
+    return {name: count for name, count in shots.items() if count != config.num_few_shots}
 
 
 def _columns(data: DataSpec) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import copy
 import gc
 import logging
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 _CONVERSATIONS = 0.25
 # Names of unused weights that a run records.
 _MOST_RECORDED = 100
+# Most characters of the reason against a way that one line tells.
+_REASON = 100
 
 
 class LocalEngine(Engine):
@@ -70,7 +73,12 @@ class LocalEngine(Engine):
                 f"this model does not allow engine.prefix={wanted.value}: {choice}", fix="engine.prefix=auto"
             )
         self.way, self._layers, self._ruled_out = choice.way, choice.layers, choice.ruled_out
-        why = "; ".join(f"not {name}: {reason}" for name, reason in choice.ruled_out.items())
+        # One line for the terminal; the reasons in full are in the log and in environment.json.
+        reasons = [textwrap.shorten(reason, _REASON) for reason in choice.ruled_out.values()]
+        named: dict[str, list[str]] = {reason: [] for reason in reasons}
+        for name, reason in zip(choice.ruled_out, reasons, strict=True):
+            named[reason].append(name)
+        why = "; ".join(f"not {', '.join(names)}: {reason}" for reason, names in named.items())
         log.log(
             logging.WARNING if self._ruled_out and wanted is PrefixMode.auto else logging.INFO,
             "rows go through the model in this way: %s%s (probed in %.1f s)",

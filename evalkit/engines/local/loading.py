@@ -271,10 +271,12 @@ def load_tokenizer(resolved: ResolvedModel) -> Any:
     else:
         from transformers import AutoTokenizer
 
-        remote = resolved.config.trust_remote_code
         check_small_files(folder)
-        with foreign("the tokenizer cannot be loaded", where=folder, fix=_fix(folder, remote)):
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=remote, local_files_only=True)
+        fix = _fix(folder, resolved.config.trust_remote_code)
+        with foreign("the tokenizer cannot be loaded", where=folder, fix=fix):
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, trust_remote_code=resolved.config.trust_remote_code, local_files_only=True
+            )
             tokenizer = as_in_the_file(tokenizer, folder)
         _refuse_empty(tokenizer, folder)
     tokenizer.chat_template = choose_template(

@@ -106,7 +106,7 @@ def choose_way(loaded: LoadedModel, wanted: PrefixMode, rows: int | None) -> Cho
     ruled_out: dict[str, str] = {}
     probe = _Probe(loaded)
     for way in ladder:
-        problem = probe.problem(way)
+        problem = None if way is ALONE else probe.problem(way)
         if problem is None:
             if way is PACKED:
                 # Once more: the probe's windows were small ones.
@@ -185,18 +185,16 @@ class _Probe:
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded = loaded
-        self._cases: dict[_Shape, _Case] = {}
+        self._cases: dict[_Shape, _Case | str] = {}
 
     def problem(self, way: Way) -> str | None:
         """Why a way does not serve the model; None when it does."""
-        if way is ALONE:
-            return None
         before = self._loaded.model.config._attn_implementation
         try:
             for shape in [_QUICK] if way is PACKED else [_QUICK, _THOROUGH]:
-                if shape not in self._cases:
-                    self._cases[shape] = _Case(self._loaded, shape)
-                case = self._cases[shape]
+                case = self._case(shape)
+                if isinstance(case, str):
+                    return case
                 if way.lengths is Lengths.padded and case.windows and not case.small:
                     return "a window that is longer than the probe"
                 if (problem := case.problem(way)) is not None:
@@ -207,6 +205,15 @@ class _Probe:
         finally:
             _restore(self._loaded.model, before)
         return None
+
+    def _case(self, shape: _Shape) -> _Case | str:
+        """A case, or why one prompt at a time cannot answer it."""
+        if shape not in self._cases:
+            try:
+                self._cases[shape] = _Case(self._loaded, shape)
+            except Exception as error:
+                self._cases[shape] = f"one prompt at a time fails in the probe: {_reason(error)}"
+        return self._cases[shape]
 
 
 def _set_packed(model: Any) -> list[LayerShape]:

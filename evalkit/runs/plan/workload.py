@@ -13,7 +13,7 @@ from evalkit.core.errors import InputError
 from evalkit.core.types import Request, Sampling
 from evalkit.engines.local.prefixes import shared_prefixes
 from evalkit.runs.plan.counting import TokenCounter
-from evalkit.runs.suite import sample_limit, suite_specs
+from evalkit.runs.suite import sample_limit, suite_few_shots, suite_specs
 from evalkit.tasks.load import MissingDataError, Task, load_bundled, load_task
 from evalkit.tasks.prompts import PromptTemplate, requests
 from evalkit.tasks.spec import TaskSpec
@@ -85,8 +85,10 @@ def suite_workload(config: Config, counter: TokenCounter) -> Workload:
     here: list[tuple[Task, list[Request]]] = []
     kept: list[TaskSpec] = []
     template = PromptTemplate.of(config.protocol)
-    for spec in suite_specs(config):
-        task = _task(config, spec)
+    specs = suite_specs(config)
+    shots = suite_few_shots(config, specs)
+    for spec in specs:
+        task = _task(config, spec, shots[spec.name])
         if task is None:
             kept.append(spec)
         else:
@@ -98,7 +100,7 @@ def suite_workload(config: Config, counter: TokenCounter) -> Workload:
         if (counts := table.get(spec.name)) is None:
             left_out[spec.name] = "its data is not here and no counts of it are kept"
             continue
-        group, row = _from_counts(config, spec, counts)
+        group, row = _from_counts(config, spec, counts, shots[spec.name])
         groups.append(group)
         rows.append(row)
     if not rows:
@@ -108,16 +110,16 @@ def suite_workload(config: Config, counter: TokenCounter) -> Workload:
             where=config.data_dir or default_data_dir(),
             fix=f"python -m evalkit prepare suite={config.suite.name}   (or data_dir=DIR)",
         )
-    order = {spec.name: place for place, spec in enumerate(suite_specs(config))}
+    order = {spec.name: place for place, spec in enumerate(specs)}
     return Workload(tuple(groups), tuple(sorted(rows, key=lambda row: order[row.name])), left_out)
 
 
-def _task(config: Config, spec: TaskSpec) -> Task | None:
+def _task(config: Config, spec: TaskSpec, shots: int) -> Task | None:
     """The dataset with its samples; None when it is not on this machine."""
     assert config.suite is not None
     limit = sample_limit(config)
     if config.suite.data is SuiteData.bundled:
-        return load_bundled(spec, limit=limit, num_few_shots=config.num_few_shots)
+        return load_bundled(spec, limit=limit, num_few_shots=shots)
     folder = default_data_dir() if config.data_dir is None else Path(config.data_dir).expanduser()
     if config.data_dir is not None and not folder.is_dir():
         raise InputError("the data folder does not exist", where=f"data_dir={config.data_dir}")
@@ -127,7 +129,7 @@ def _task(config: Config, spec: TaskSpec) -> Task | None:
             folder,
             split=config.split.value,
             limit=limit,
-            num_few_shots=config.num_few_shots,
+            num_few_shots=shots,
             offline=True,
         )
     except MissingDataError:
@@ -217,10 +219,10 @@ def _rows(lines: Iterable[dict[str, str]]) -> Iterator[tuple[str, _Counts]]:
         )
 
 
-def _from_counts(config: Config, spec: TaskSpec, counts: _Counts) -> tuple[Group, DatasetCount]:
+def _from_counts(config: Config, spec: TaskSpec, counts: _Counts, shots: int) -> tuple[Group, DatasetCount]:
     limit = sample_limit(config)
     samples = min(limit, counts.dev_samples) if limit else counts.dev_samples
-    prefix = counts.instruction + counts.shots * config.num_few_shots / _SHOTS_COUNTED
+    prefix = counts.instruction + counts.shots * shots / _SHOTS_COUNTED
     typical = _usual(spec.output_length, counts.gold)
     items = (Item(counts.input, spec.output_length, typical),) * samples
     row = DatasetCount(
