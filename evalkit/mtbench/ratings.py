@@ -12,6 +12,7 @@ from typing import Literal
 RatingStatus = Literal["ok", "out_of_range", "unparsed", "malformed"]
 RatingRule = Literal["double_bracket", "single_bracket", "strict", "none"]
 Winner = Literal["A", "B", "tie", "error"]
+Side = Literal["model_1", "model_2", "tie", "error"]
 
 # `\d` is any Unicode digit on purpose: the reference matches full-width digits, then crashes on them.
 _RATINGS: tuple[tuple[RatingRule, re.Pattern[str]], ...] = (

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from evalkit.core.errors import InputError
-from evalkit.mtbench.judge.judge_prompts import JudgePrompt, PromptBook, prompts_from
+from evalkit.mtbench.judge_prompts import JudgePrompt, PromptBook, prompts_from
 from evalkit.mtbench.questions import Question, answers_from, questions_from
 
 QUESTIONS = {

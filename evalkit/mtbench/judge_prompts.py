@@ -11,8 +11,8 @@ from string import Formatter
 from evalkit.core.errors import InputError
 from evalkit.core.files import Row, text_field
 from evalkit.core.types import Message
-from evalkit.mtbench.judge.ratings import VERDICT_FORMAT
 from evalkit.mtbench.questions import Question
+from evalkit.mtbench.ratings import VERDICT_FORMAT
 
 _NAMES = """
 question question_1 question_2 ref_answer_1 ref_answer_2

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evalkit.mtbench.judge.ratings import (
+from evalkit.mtbench.ratings import (
     parse_rating,
     parse_rating_pair,
     parse_strict,
