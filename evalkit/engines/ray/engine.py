@@ -97,8 +97,6 @@ class RayEngine(Engine):
         bos: BosRule,
         follow_generation_config: bool,
     ) -> None:
-        import ray
-
         device = cluster.workers_device(options)
         # Before a Ray is started for it.
         check_files(resolved)
@@ -110,6 +108,9 @@ class RayEngine(Engine):
         self._last_ready = time.monotonic()
         self._first: Ready | None = None
         self._plan = cluster.start(options, device, _need(resolved))
+        # Not earlier: Ray reads settings that `start` makes when it is imported.
+        import ray
+
         try:
             actor = ray.remote(Worker).options(
                 num_cpus=self._plan.cpus,
