@@ -56,8 +56,9 @@ def load_book(preset: Preset, language: Language, files: Files) -> PromptBook:
         FetchError: a file cannot be had or is not the pinned one.
     """
     chosen = preset.sets[language]
+    prompts = preset.prompts
     return PromptBook(
-        prompts=prompts_from(read_rows(files(preset.prompts))),
+        prompts=prompts_from(read_rows(Path(prompts.file) if prompts.file else files(prompts))),
         questions=questions_from(read_rows(files(chosen.questions))),
         references=references_from(read_rows(files(chosen.references))),
     )

@@ -83,7 +83,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any], Any]] = {
     "shipped task": (".yaml", lambda path: load_spec(str(path)), shipped("tasks", "jamp.yaml")),
     "preset": (
         ".yaml",
-        lambda path: load_preset.__wrapped__(str(path)),
+        lambda path: load_preset(str(path)),
         shipped("conf", "mtbench", "llm-jp-3-card.yaml"),
     ),
     "prices": (".yaml", load_prices, {"m": {"input": 1, "output": 2}}),

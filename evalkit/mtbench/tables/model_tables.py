@@ -3,7 +3,7 @@
     {
       "schema_version": 1,
       "kind":      "mt_bench",
-      "preset":    {name, source, sha256, not_given, files},
+      "preset":    {name, source, sha256, not_given, files, prompts (a local file)},
       "mt_bench":  {<model>: {<rule>: {<scope>: number or null}}},
       "tables":    {<model>: ModelTable},
       "answers":   {<model>: {turns, truncated, empty, errors, over_context}}
@@ -67,19 +67,26 @@ class ModelTable:
 
 
 def preset_sha256(preset: Preset) -> str:
-    """A hash of everything a preset says."""
-    return text_sha256(canonical_json(_plain(asdict(preset))))
+    """A hash of everything a preset says; of a local judge prompt file its hash, not its path."""
+    content = asdict(preset)
+    # Left out where there is none: presets keep the hashes that older runs recorded.
+    if content["prompts"].pop("file"):
+        content["prompts"] = {"sha256": preset.prompts.sha256}
+    return text_sha256(canonical_json(_plain(content)))
 
 
 def preset_record(preset: Preset) -> dict[str, Any]:
     """A preset as it goes into results.json."""
-    return {
+    record: dict[str, Any] = {
         "name": preset.name,
         "source": preset.source,
         "sha256": preset_sha256(preset),
         "not_given": preset.not_given(),
         "files": {file.url: file.sha256 for file in preset.files()},
     }
+    if preset.prompts.file:
+        record["prompts"] = {"file": Path(preset.prompts.file).name, "sha256": preset.prompts.sha256}
+    return record
 
 
 def scored(judgments: Sequence[Judgment], preset: Preset) -> list[Scored]:
