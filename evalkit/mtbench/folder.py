@@ -63,7 +63,7 @@ class TurnRecord:
 
 
 def logged_label(judge: str) -> str:
-    """What a judge is called whose judgments come from a log: a new judging must not replace them."""
+    """The label of judgments read from a log: a new judging by that judge must not replace them."""
     return f"{judge} (log)"
 
 

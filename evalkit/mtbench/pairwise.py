@@ -71,13 +71,13 @@ class WinRate:
 
 @dataclass(frozen=True, slots=True)
 class Bias:
-    """What the judge favours apart from the answers.
+    """Biases of the judge by position and length of the answers.
 
     `first`, `second`, `tie`: the shares of the games' verdicts by position. `consistent`: the share
     of matches in which both orders give the same verdict; the others favour the first or the second
     position, or are a verdict in one order and a tie in the other. `longer_wins`: the share of
     decided matches whose winner wrote the longer answer; `length_correlation`: Spearman's rho of
-    length difference and outcome. None where nothing can be said.
+    length difference and outcome. None where there is too little data.
     """
 
     games: int

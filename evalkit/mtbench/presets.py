@@ -72,7 +72,7 @@ class PinnedFile:
 
 @dataclass
 class PromptFile(PinnedFile):
-    """The judge prompts: an upstream file, or a local `file` of one's own, whose hash is computed.
+    """The judge prompts: an upstream file, or a local `file`, whose hash is computed.
 
     In a preset the path is relative to the preset's own folder.
     """
@@ -183,7 +183,7 @@ def preset_names() -> list[str]:
 
 
 def load_preset(name: str, prompts: str | None = None) -> Preset:
-    """The validated preset of that name, or of a YAML file of one's own given by its path.
+    """The validated preset of that name, or of a YAML file given by its path.
 
     Args:
         name: a shipped name or a path.

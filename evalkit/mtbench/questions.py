@@ -13,7 +13,7 @@ from evalkit.core.files import Row, int_field, text_field, texts_field
 Language = Literal["ja", "en"]
 
 CATEGORIES = ("coding", "extraction", "humanities", "math", "reasoning", "roleplay", "stem", "writing")
-# Only these are judged beside a reference answer.
+# Only these are judged with a reference answer.
 REFERENCE_CATEGORIES = frozenset({"math", "reasoning", "coding"})
 ENGLISH_IDS = range(81, 161)
 

@@ -257,7 +257,7 @@ def replay(config: Config) -> tuple[Path, dict[str, Any]]:
 
     Raises:
         InputError: no log, a malformed row, or a question the preset does not have.
-        FetchError: a file of the preset cannot be had.
+        FetchError: a file of the preset cannot be fetched.
     """
     if config.judgments is None:
         raise InputError("no judgments are given", fix="judgments=FILE.jsonl")

@@ -1,6 +1,6 @@
 """A judge's configuration -> who is asked, with what, at which price, and what names it in the store.
 
-The API key comes from the environment when the service is opened and goes nowhere else.
+The API key comes from the environment when the service is opened and is written nowhere.
 """
 
 import os

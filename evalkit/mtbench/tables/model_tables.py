@@ -213,8 +213,8 @@ def scope_figures(table: Mapping[str, Any], *, partial: bool = False) -> dict[st
 def with_own_intervals(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The content of a results.json, without the intervals of zero width that earlier versions gave.
 
-    A table that has one gets all its intervals anew from judgments/; where they are not there, or the
-    preset is another one now, the intervals that this concerns are left out.
+    The intervals of such a table are computed again from judgments/; where those are missing, or the
+    preset has changed, the affected intervals are left out.
     """
     tables = {
         model: {**table, "scopes": _sound_scopes(content, model, table, folder)}
@@ -230,7 +230,7 @@ def _sound_scopes(
     flat = {name for name, cell in scopes.items() if cell["ci95"] and cell["ci95"][0] >= cell["ci95"][1]}
     if not flat:
         return scopes
-    # Where one category does not tell, what was written for the averages was too narrow.
+    # Where one category has no interval, those written for the averages were too narrow.
     ends = {
         name: None if name in {*flat, "average", *TURN_SCOPES} else c["ci95"] for name, c in scopes.items()
     }
@@ -257,7 +257,7 @@ def answer_counts(turns: Sequence[TurnRecord]) -> dict[str, int]:
 
 
 def missing_turns(rows: Sequence[Scored], preset: Preset, questions: int, answers: int = 1) -> list[str]:
-    """Why a table does not cover so many answers to the whole question set; empty when it does."""
+    """Why a table does not cover the whole question set, with this many answers each; empty when it does."""
     found = {(row.question_id, row.turn, row.answer) for row in rows}
     wanted = questions * len(preset.turns) * answers
     if len(found) >= wanted:
