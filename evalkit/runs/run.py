@@ -129,10 +129,10 @@ def _left_out(config: Config, model: "ResolvedModel") -> list[str]:
     """The tokens that the model's tokenizer puts behind every text, and that no prompt ends with."""
     if not model.has_tokenizer or config.engine.prompts is PromptForm.chat:
         return []
-    from evalkit.engines.local.encoding import left_out
-    from evalkit.engines.local.loading import load_tokenizer
+    from evalkit.engines.bos import appended_tokens
+    from evalkit.engines.local.tokenizer import load_tokenizer
 
-    return left_out(load_tokenizer(model), config.protocol.bos)
+    return appended_tokens(load_tokenizer(model), config.protocol.bos)
 
 
 def score_run(

@@ -1,13 +1,15 @@
-"""Tiny random models of several architectures, saved as folders; no network."""
+"""Tiny random models of several architectures, saved as folders, and byte tokenizers; no network."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from transformers import PreTrainedModel
+from tokenizers import Tokenizer, processors
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from evalkit.core.config import Config, EngineConfig, ModelConfig
+from evalkit.engines import build_engine
 from evalkit.engines.local.engine import LocalEngine
 from evalkit.engines.local.random_model import byte_tokenizer
 from evalkit.engines.models import resolve
@@ -29,6 +31,7 @@ _SLIDING = {"layer_types": ["sliding_attention", "full_attention", "sliding_atte
 _EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 _MAMBA = {"mamba_n_heads": 8, "mamba_d_state": 8, "mamba_n_groups": 1, "mamba_chunk_size": 8}
 
+SPECIAL = {"<s>": 0, "</s>": 1, "<pad>": 2}
 # Name -> (configuration class, its settings).
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", _COMMON | {"num_attention_heads": 4, "num_key_value_heads": 4}),
@@ -158,9 +161,26 @@ def local_engine(folder: Path, *, config: Config | None = None, **engine: Any) -
     model = ModelConfig(path=str(folder))
     config = config or Config()
     config.model, config.engine = model, EngineConfig(name="local", device="cpu", **engine)
-    return LocalEngine(config, resolve(model, offline=True))
+    built = build_engine(config, resolve(model, offline=True))
+    assert isinstance(built, LocalEngine)
+    return built
 
 
 def load_plain(folder: Path) -> PreTrainedModel:
     """The same model as transformers loads it, for references made without evalkit."""
     return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def template(single: str) -> Any:
+    return processors.TemplateProcessing(single=single, special_tokens=list(SPECIAL.items()))
+
+
+def tokenizer_with(processor: Any, **options: Any) -> Any:
+    core = Tokenizer.from_str(byte_tokenizer().backend_tokenizer.to_str())
+    if processor is not None:
+        core.post_processor = processor
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        **{"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"} | options,
+        chat_template=byte_tokenizer().chat_template,
+    )

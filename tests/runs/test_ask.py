@@ -6,7 +6,7 @@ import pytest
 
 from evalkit.__main__ import main
 from evalkit.core.config import AskConfig
-from tests.engines.local.test_encoding import template, tokenizer_with
+from tests.engines.models import template, tokenizer_with
 from tests.tiny import save_tiny_model
 
 

@@ -150,7 +150,7 @@ def load(folder: Path, **options: Any) -> Any:
 
     config = Config(model=ModelConfig(path=str(folder), **options))
     assert config.model is not None
-    return load_model(config, resolve(config.model, offline=True))
+    return load_model(resolve(config.model, offline=True), config.engine, config.dtype)
 
 
 def change(path: Path, **values: Any) -> None:

@@ -78,7 +78,13 @@ class Worker:
             with foreign("a worker cannot load the model", where=where):
                 share_main_memory(self._workers_here)
                 found = on_this_machine(self._resolved)
-                self._engine = LocalEngine(self._config, found)
+                self._engine = LocalEngine(
+                    found,
+                    self._config.engine,
+                    self._config.dtype,
+                    bos=self._config.protocol.bos,
+                    follow_generation_config=self._config.generation.from_model,
+                )
                 check_unchanged(found)
         except EvalkitError as error:
             return Report(self._log.take(), error=error)

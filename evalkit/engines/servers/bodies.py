@@ -6,8 +6,8 @@ from typing import Any
 from evalkit.core.config import BosRule
 from evalkit.core.server_options import ServerKind
 from evalkit.core.types import Completion, FinishReason, Request
-from evalkit.engines.local.decoding import clean_up
-from evalkit.engines.local.encoding import token_ids
+from evalkit.engines.bos import token_ids
+from evalkit.engines.local.tokens import clean_up
 from evalkit.services.replies import Reply, end_of
 
 # Settings of every request: the stop string stays in the text, and no sampling filter of the server.

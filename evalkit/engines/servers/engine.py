@@ -45,7 +45,7 @@ class ApiEngine(Engine):
         self._facts = ask_servers(config)
         self._tokenizer: Any = None
         if resolved.has_tokenizer:
-            from evalkit.engines.local.loading import load_tokenizer
+            from evalkit.engines.local.tokenizer import load_tokenizer
 
             self._tokenizer = load_tokenizer(resolved)
         self._form: Form | None = None

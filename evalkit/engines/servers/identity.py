@@ -15,10 +15,9 @@ from evalkit.core.config import Config, Dtype, EngineConfig, is_offline
 from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.secrets import refuse_keys
 from evalkit.core.server_options import PromptForm, ServerKind
-from evalkit.core.text import did_you_mean
+from evalkit.core.text import did_you_mean, folder_name
 from evalkit.engines.base import Identified
-from evalkit.engines.models import label_of
-from evalkit.engines.models.served import resolve_without_weights
+from evalkit.engines.models import resolve_without_weights
 from evalkit.services.client import ApiClient, Service, ServiceError
 from evalkit.services.refusals import public_address
 from evalkit.services.replies import Reply
@@ -179,7 +178,7 @@ def identify_served(config: Config) -> Identified:
     known = resolve_without_weights(config.model, offline=is_offline(config))
     facts = ask_servers(config)
     if config.model.served and config.model.name is None:
-        known = replace(known, name=facts.model, label=label_of(facts.model))
+        known = replace(known, name=facts.model, label=folder_name(facts.model))
     identity = _foreign_identity(config, known, facts)
     dtype = "server" if config.dtype is Dtype.auto else config.dtype.value
     return Identified(replace(known, identity=identity), "api", dtype)

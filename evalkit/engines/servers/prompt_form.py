@@ -13,7 +13,7 @@ from typing import Any
 from evalkit.core.config import BosRule
 from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.server_options import PromptForm
-from evalkit.engines.local.encoding import left_out, token_ids, without_bos
+from evalkit.engines.bos import appended_tokens, token_ids, without_bos
 from evalkit.services.client import ServiceError
 from evalkit.services.replies import Reply
 
@@ -66,7 +66,7 @@ async def choose_form(ask: Ask, tokenizer: Any | None, bos: BosRule, wanted: Pro
     if wanted is not PromptForm.text:
         forms = [TOKENS] if wanted is PromptForm.tokens else [*forms, TOKENS]
     right = len(token_ids(PROBE, tokenizer, bos))
-    behind = left_out(tokenizer, bos)
+    behind = appended_tokens(tokenizer, bos)
     # To a text a server adds all that the tokenizer adds: without a count only token ids are certain.
     trusted = (TOKENS,) if behind or bos is BosRule.none else (TEXT, TOKENS)
     seen: list[int] = []

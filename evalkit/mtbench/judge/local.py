@@ -30,7 +30,7 @@ def weights_of(judge: Judge, config: Config) -> str:
         InputError: the model or its chat template is missing.
     """
     from evalkit.engines import identify
-    from evalkit.engines.local.loading import load_tokenizer
+    from evalkit.engines.local.tokenizer import load_tokenizer
 
     found = identify(replace(config, model=model_config(judge.model)))
     date = clock_date(load_tokenizer(found.model))
@@ -46,7 +46,7 @@ def ask_locally(judge: Judge, config: Config, calls: Sequence[JudgeCall], store:
         EvalkitError: the model cannot be loaded or computes NaN; what was judged is kept.
     """
     from evalkit.engines import build_engine
-    from evalkit.engines.local.loading import load_tokenizer
+    from evalkit.engines.local.tokenizer import load_tokenizer
     from evalkit.engines.models import resolve
 
     sampling, length, seed = _options(judge.parameters)

@@ -7,7 +7,7 @@ from typing import Any
 
 from evalkit.core.config import Config
 from evalkit.core.errors import InputError
-from evalkit.engines.local.capacity import MOST_ROWS
+from evalkit.engines.local.memory import MOST_ROWS
 from evalkit.runs.plan.counting import token_counter
 from evalkit.runs.plan.hardware import Hardware, hardware_of
 from evalkit.runs.plan.memory import Memory, memory_of, places

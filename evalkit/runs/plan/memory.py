@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evalkit.engines.local.capacity import CACHE_SHARE, MOST_ROWS, MOST_TOKENS, SLOT_STEP
+from evalkit.engines.local.memory import CACHE_SHARE, MOST_ROWS, MOST_TOKENS, SLOT_STEP
 from evalkit.runs.plan.hardware import Hardware
 from evalkit.runs.plan.shapes import ModelShape
 from evalkit.runs.plan.workload import Group, Item

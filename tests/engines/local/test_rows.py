@@ -14,11 +14,9 @@ from transformers import (
 
 from evalkit.core.errors import EvalkitError
 from evalkit.core.types import Request, Sampling
-from evalkit.engines.local.decoding import CompletionDecoder
-from evalkit.engines.local.encoding import Encoded
 from evalkit.engines.local.random_model import byte_tokenizer
-from evalkit.engines.local.rows import Row
-from evalkit.engines.local.sampling import choose, kept_in_order
+from evalkit.engines.local.rows import Row, choose, kept_in_order
+from evalkit.engines.local.tokens import CompletionDecoder, Encoded
 
 DECODER = CompletionDecoder(byte_tokenizer())
 LOGITS = torch.randn(4, 60, generator=torch.Generator().manual_seed(1)) * 3

@@ -1,8 +1,8 @@
 """llm-jp-eval's own result JSON -> a row of its own kind.
 
 Its versions put the scores at the top, below `evaluation` or below `evaluation_results`; their keys
-are AVG, the categories and `<dataset>_<metric>`. The file says neither data hashes nor intervals, so
-the row stands apart and is never called best.
+are AVG, the categories and `<dataset>_<metric>`. The file has neither data hashes nor intervals,
+so its row is compared with no other.
 """
 
 import re
@@ -12,10 +12,11 @@ from typing import Any
 
 from evalkit.core.errors import InputError
 from evalkit.core.files import read_json
-from evalkit.leaderboard.rows import JASTER_COLUMNS, Kind, Row
+from evalkit.leaderboard.rows import HUB, JASTER_COLUMNS, Kind, Row
 from evalkit.records.results import Figure, is_number
 
 RULES = "llm-jp-eval's own result, as its file says"
+_HUB_NAME = r"\w[\w.-]*/\w[\w.-]*"
 _PLACES = ((), ("evaluation",), ("evaluation_results",), ("results",))
 _NAMES = (
     ("config", "run_name"),
@@ -27,7 +28,7 @@ _NAMES = (
 )
 
 
-def read_foreign(path: Path) -> Row:
+def read_llm_jp_eval(path: Path) -> Row:
     """The row of one result file.
 
     Raises:
@@ -41,7 +42,7 @@ def read_foreign(path: Path) -> Row:
     return Row(
         model=name,
         kind=Kind.llm_jp_eval,
-        url=f"https://huggingface.co/{name}" if _is_hub_name(name) else None,
+        url=HUB + name if re.fullmatch(_HUB_NAME, name, re.ASCII) else None,
         cells={column: Figure(scores[column]) for column in JASTER_COLUMNS if column in scores},
         datasets={key: Figure(value) for key, value in scores.items() if key not in JASTER_COLUMNS},
         rules=RULES,
@@ -52,10 +53,9 @@ def read_foreign(path: Path) -> Row:
 def _scores(content: Any) -> dict[str, float]:
     for place in _PLACES:
         found = _at(content, (*place, "scores"))
-        if isinstance(found, dict):
-            scores = {str(key): float(value) for key, value in found.items() if is_number(value)}
-            if scores:
-                return scores
+        entries = found.items() if isinstance(found, dict) else ()
+        if scores := {str(key): float(value) for key, value in entries if is_number(value)}:
+            return scores
     return {}
 
 
@@ -68,7 +68,3 @@ def _at(content: Any, place: tuple[str, ...]) -> Any:
     for key in place:
         content = content.get(key) if isinstance(content, Mapping) else None
     return content
-
-
-def _is_hub_name(name: str) -> bool:
-    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII) is not None

@@ -6,8 +6,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from evalkit.engines.local.decoding import CompletionDecoder, clean_up
 from evalkit.engines.local.random_model import byte_tokenizer
+from evalkit.engines.local.tokens import CompletionDecoder, clean_up
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:

@@ -13,13 +13,12 @@ import torch
 from evalkit.core.config import PrefixMode
 from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.types import Completion, Message, Request, Sampling
-from evalkit.engines.local import expanded, plain
-from evalkit.engines.local.batches import Batches, Lengths
-from evalkit.engines.local.encoding import Encoded
+from evalkit.engines.local import fallback
 from evalkit.engines.local.engine import LocalEngine
-from evalkit.engines.local.probe import choose_way
+from evalkit.engines.local.fallback import Batches, Lengths
+from evalkit.engines.local.probe import ALONE, LADDER, PACKED, choose_way
 from evalkit.engines.local.rows import Row
-from evalkit.engines.local.ways import ALONE, LADDER, PACKED
+from evalkit.engines.local.tokens import Encoded
 from tests.engines.local.test_exactness import Reference, differing
 from tests.engines.models import load_plain, local_engine, save_model
 
@@ -121,8 +120,8 @@ def test_a_way_that_raises_or_errs_is_not_taken(llama: Path, monkeypatch: pytest
         raise RuntimeError("no such kernel")
 
     monkeypatch.setattr("evalkit.engines.local.attention.forward", broken)
-    monkeypatch.setattr("evalkit.engines.local.expanded.PrefixCache", broken)
-    real = plain._run
+    monkeypatch.setattr("evalkit.engines.local.fallback.PrefixCache", broken)
+    real = fallback._run_generate
 
     def one_off(rows: Any, loaded: Any) -> Any:
         done = real(rows, loaded)
@@ -131,7 +130,7 @@ def test_a_way_that_raises_or_errs_is_not_taken(llama: Path, monkeypatch: pytest
                 row.offered[-1] = row.offered[-1].roll(1)
         return done
 
-    monkeypatch.setattr("evalkit.engines.local.plain._run", one_off)
+    monkeypatch.setattr("evalkit.engines.local.fallback._run_generate", one_off)
     with local_engine(llama) as engine:
         said = engine.describe()
         assert said["way"] == ALONE.name
@@ -161,7 +160,7 @@ def test_what_fails_later_goes_on_one_at_a_time(
             return call
 
         monkeypatch.setattr("evalkit.engines.local.pool.forward", failing(engine_forward()))
-        monkeypatch.setattr("evalkit.engines.local.expanded._forward", failing(expanded._forward))
+        monkeypatch.setattr("evalkit.engines.local.fallback._forward", failing(fallback._forward))
         done = list(engine.generate(requests))
     assert len(calls) == 7
     assert sorted(one.id for one in done) == sorted(one.id for one in requests)
@@ -236,7 +235,7 @@ def test_nothing_is_probed_where_there_is_no_choice(llama: Path, monkeypatch: py
         def unwanted(*arguments: Any, **options: Any) -> Any:
             raise AssertionError("probed")
 
-        monkeypatch.setattr("evalkit.engines.local.plain._run", unwanted)
+        monkeypatch.setattr("evalkit.engines.local.fallback._run_generate", unwanted)
         choice = choose_way(loaded, PrefixMode.off, 1)
     assert not isinstance(choice, str)
     assert (choice.way, choice.ruled_out) == (ALONE, {})

@@ -9,37 +9,17 @@ from transformers import PreTrainedTokenizerFast
 
 from evalkit.core.config import BosRule, ModelConfig
 from evalkit.core.types import Message, Request
+from evalkit.engines.bos import appended_tokens, token_ids
 from evalkit.engines.local.chat_template import render_chat
-from evalkit.engines.local.encoding import encode, left_out, token_ids
 from evalkit.engines.local.random_model import byte_tokenizer
+from evalkit.engines.local.tokens import EndIds, encode
 from evalkit.runs.plan.counting import token_counter
+from tests.engines.models import template, tokenizer_with
 
 TEXT = "次の質問に答えなさい。 1 + 1 ="
-SPECIAL = {"<s>": 0, "</s>": 1, "<pad>": 2}
 BERT = processors.BertProcessing(("</s>", 1), ("<s>", 0))
 ROBERTA = processors.RobertaProcessing(("</s>", 1), ("<s>", 0))
-
-
-def template(single: str) -> Any:
-    return processors.TemplateProcessing(single=single, special_tokens=list(SPECIAL.items()))
-
-
-def tokenizer_with(processor: Any, **options: Any) -> Any:
-    core = Tokenizer.from_str(byte_tokenizer().backend_tokenizer.to_str())
-    if processor is not None:
-        core.post_processor = processor
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        **{"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"} | options,
-        chat_template=byte_tokenizer().chat_template,
-    )
-
-
-class Vocabulary:
-    eos = chat_eos = frozenset({1})
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
+ENDS = EndIds(frozenset({1}), frozenset({1}))
 
 
 def plain(text: str = TEXT) -> list[int]:
@@ -66,13 +46,13 @@ def test_post_processors(name: str) -> None:
     processor, front, behind = PROCESSORS[name]
     tokenizer = tokenizer_with(processor)
     requests = [Request("a", TEXT, 1), Request("b", f"<s>{TEXT}", 1), Request("c", "1</s>", 1)]
-    found = [one.ids for one in encode(requests, Vocabulary(tokenizer), BosRule.auto)]
+    found = [one.ids for one in encode(requests, tokenizer, ENDS, BosRule.auto)]
     assert found == [[*front, *plain()], [0, *plain()], [*front, *plain("1"), 1]]
     assert found == [token_ids(str(one.prompt), tokenizer, BosRule.auto) for one in requests]
-    assert left_out(tokenizer, BosRule.auto) == behind
-    bare = [one.ids for one in encode(requests[:1], Vocabulary(tokenizer), BosRule.none)]
+    assert appended_tokens(tokenizer, BosRule.auto) == behind
+    bare = [one.ids for one in encode(requests[:1], tokenizer, ENDS, BosRule.none)]
     assert bare == [plain()] == [token_ids(TEXT, tokenizer, BosRule.none)]
-    assert left_out(tokenizer, BosRule.none) == []
+    assert appended_tokens(tokenizer, BosRule.none) == []
 
 
 def test_tokenizers_that_end_every_text() -> None:
@@ -109,9 +89,9 @@ class Stubborn:
 def test_a_tokenizer_that_always_ends_the_text() -> None:
     tokenizer = Stubborn()
     for rule, front in ((BosRule.auto, [0]), (BosRule.none, [])):
-        (found,) = encode([Request("a", TEXT, 1)], Vocabulary(tokenizer), rule)
+        (found,) = encode([Request("a", TEXT, 1)], tokenizer, ENDS, rule)
         assert found.ids == [*front, *plain()] == token_ids(TEXT, tokenizer, rule)
-        assert left_out(tokenizer, rule) == ["</s>"]
+        assert appended_tokens(tokenizer, rule) == ["</s>"]
 
 
 def test_words_that_are_all_unknown_stay() -> None:
@@ -130,11 +110,11 @@ def test_chats_get_what_the_template_writes() -> None:
     """One BOS where it writes one, none where it writes none, and no EOS behind."""
     tokenizer = tokenizer_with(template("<s> $A </s>"))
     asked = Request("a", (Message("user", "こんにちは"),), 1)
-    (found,) = encode([asked], Vocabulary(tokenizer), BosRule.auto)
+    (found,) = encode([asked], tokenizer, ENDS, BosRule.auto)
     assert found.ids == [0, *plain("\n\n### 指示:\nこんにちは\n\n### 応答:\n")]
     for text, front in (("{{ bos_token }}{{ bos_token }}", [0]), ("", [])):
         tokenizer.chat_template = text + "{{ messages[-1]['content'] }}"
-        (found,) = encode([asked], Vocabulary(tokenizer), BosRule.auto)
+        (found,) = encode([asked], tokenizer, ENDS, BosRule.auto)
         assert found.ids == [*front, *plain("こんにちは")]
         assert render_chat(asked.prompt, tokenizer).endswith("こんにちは")  # type: ignore[arg-type]
 
