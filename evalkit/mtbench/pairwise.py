@@ -17,14 +17,14 @@ from evalkit.core.errors import InputError
 from evalkit.core.text import canonical_json, text_sha256
 from evalkit.core.types import Judgment
 from evalkit.mtbench.data import Books, pinned_files
+from evalkit.mtbench.fastchat_logs import answers_by_model, read_answers
 from evalkit.mtbench.folder import MtBenchFolder, answers_of, open_folder
 from evalkit.mtbench.judge.calls import JudgeCall, check_own_prompts, keys_of
 from evalkit.mtbench.judge.dispatch import JudgeReplies, ask_judge, open_judge
 from evalkit.mtbench.judge.judges import Judge, judging_preset
 from evalkit.mtbench.judge_prompts import PromptBook
-from evalkit.mtbench.logs import answers_by_model, read_answers
 from evalkit.mtbench.presets import DEFAULT_PRESET, Preset
-from evalkit.mtbench.questions import Answer
+from evalkit.mtbench.questions import ModelAnswer
 from evalkit.mtbench.ratings import Side, Winner, parse_pair, winner_of
 from evalkit.mtbench.tables.model_tables import preset_record
 
@@ -287,7 +287,7 @@ def compare(plan: PairwisePlan, config: Config, *, say: Callable[[str], None]) -
     return content
 
 
-def _answers(config: Config, folders: Sequence[MtBenchFolder]) -> dict[str, dict[int, Answer]]:
+def _answers(config: Config, folders: Sequence[MtBenchFolder]) -> dict[str, dict[int, ModelAnswer]]:
     listed = [answer for folder in folders for answer in answers_of(folder.turns())]
     if config.answers is not None:
         listed += read_answers(Path(config.answers).expanduser())
@@ -315,7 +315,7 @@ def _pairs(models: list[str], baseline: str | None) -> Iterator[tuple[str, str]]
 
 def _pairings(
     pairs: Sequence[tuple[str, str]],
-    answers: Mapping[str, Mapping[int, Answer]],
+    answers: Mapping[str, Mapping[int, ModelAnswer]],
     books: Books,
     preset: Preset,
     judge: Judge,

@@ -22,7 +22,7 @@ from evalkit.mtbench.rules import RULES
 DEFAULT_PRESET = "llm-jp-3-card"
 
 
-class Status(Enum):
+class EndStatus(Enum):
     """How one judgment ended; only `ok` and `out_of_range` have a value.
 
     `unparsed`: no rating in the text. `malformed`: a rating on which the reference would crash.
@@ -128,7 +128,7 @@ class Preset:
     parser: Parser = Parser.reference
     reasks: int = 0
     aggregation: str = MISSING
-    statuses: dict[Status, Counts] = MISSING
+    statuses: dict[EndStatus, Counts] = MISSING
 
     def language(self, question_ids: list[int], wanted: str | None = None) -> Language:
         """The language of these questions: `wanted`, or read from the ids.
@@ -237,9 +237,9 @@ def _check(preset: Preset, path: Path) -> None:
             refuse(f"prompts.{name}", "nothing is given")
     if not preset.sets or not set(preset.sets) <= {"ja", "en"}:
         refuse("sets", "question sets are named ja or en")
-    if missing := [status.value for status in Status if status not in preset.statuses]:
+    if missing := [status.value for status in EndStatus if status not in preset.statuses]:
         refuse("statuses", f"nothing is said of {', '.join(missing)}")
-    valueless = [status for status in Status if status not in (Status.ok, Status.out_of_range)]
+    valueless = [status for status in EndStatus if status not in (EndStatus.ok, EndStatus.out_of_range)]
     if any(preset.statuses[status] is Counts.value for status in valueless):
         refuse("statuses", "only ok and out_of_range have a value")
     if preset.aggregation not in RULES:

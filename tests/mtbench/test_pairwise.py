@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from little_bench import Bench, make_bench
 
 from evalkit.__main__ import main
-from evalkit.mtbench.logs import read_judgments
+from evalkit.mtbench.fastchat_logs import read_judgments
 from evalkit.mtbench.pairwise import Match, bias, game_sides, side_by_ratings, spearman, win_rates
 from evalkit.mtbench.ratings import Side
 

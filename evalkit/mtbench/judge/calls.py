@@ -10,7 +10,7 @@ from evalkit.mtbench.judge.judges import Judge
 from evalkit.mtbench.judge.store import CachedReply, JudgmentStore, judgment_key
 from evalkit.mtbench.judge_prompts import Kind, PromptBook, prompt_names
 from evalkit.mtbench.presets import Preset
-from evalkit.mtbench.questions import Answer
+from evalkit.mtbench.questions import ModelAnswer
 from evalkit.mtbench.ratings import HIGHEST, LOWEST, parse_rating, parse_strict
 from evalkit.services.replies import Reply
 
@@ -32,7 +32,7 @@ class JudgeCall:
 
 
 def plan_calls(
-    answers: Sequence[Answer], books: Books, preset: Preset, judge: Judge
+    answers: Sequence[ModelAnswer], books: Books, preset: Preset, judge: Judge
 ) -> tuple[list[JudgeCall], list[str]]:
     """The calls for every answer in question order, first turns before second ones.
 

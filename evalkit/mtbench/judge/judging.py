@@ -11,13 +11,13 @@ from evalkit.core.durable import remove_file, write_checked_json
 from evalkit.core.errors import InputError
 from evalkit.core.types import Judgment
 from evalkit.mtbench.data import Books, pinned_files
+from evalkit.mtbench.fastchat_logs import read_answers
 from evalkit.mtbench.folder import Header, MtBenchFolder, answers_of, open_folder, turns_of
 from evalkit.mtbench.judge.ask import AskResult
 from evalkit.mtbench.judge.calls import JudgeCall, cached_reply_of, judgment_of, plan_calls
 from evalkit.mtbench.judge.dispatch import JudgeReplies, ask_judge, open_judge
 from evalkit.mtbench.judge.judges import Judge, judging_preset
 from evalkit.mtbench.judge.store import CachedReply
-from evalkit.mtbench.logs import read_answers
 from evalkit.mtbench.presets import DEFAULT_PRESET, Preset, load_preset, preset_option
 from evalkit.mtbench.tables.model_tables import (
     answer_counts,
@@ -53,7 +53,7 @@ class JudgingPlan:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JudgingResult:
     """The results of a judging; its `failed` judgments are asked again by the next one."""
 
     content: dict[str, Any]
@@ -111,7 +111,7 @@ def _folder(config: Config) -> tuple[MtBenchFolder, Header]:
     return folder, header
 
 
-def judge_run(plan: JudgingPlan, config: Config, *, say: Callable[[str], None]) -> Outcome | None:
+def judge_run(plan: JudgingPlan, config: Config, *, say: Callable[[str], None]) -> JudgingResult | None:
     """Judges a run and writes its judgments and results.json; None while a batch is under way.
 
     Raises:
@@ -127,7 +127,7 @@ def judge_run(plan: JudgingPlan, config: Config, *, say: Callable[[str], None]) 
     remove_file(plan.folder.results_path)
     plan.folder.write_judgments(plan.judge.label, judgments)
     write_checked_json(plan.folder.results_path, content)
-    return Outcome(content, sum(judgment.status == "api_error" for judgment in judgments))
+    return JudgingResult(content, sum(judgment.status == "api_error" for judgment in judgments))
 
 
 def _results(

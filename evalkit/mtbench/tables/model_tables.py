@@ -28,7 +28,7 @@ from evalkit.core.errors import EvalkitError
 from evalkit.core.text import canonical_json, text_sha256
 from evalkit.core.types import Judgment
 from evalkit.mtbench.folder import MtBenchFolder, TurnRecord
-from evalkit.mtbench.presets import Counts, Parser, Preset, Status, load_preset
+from evalkit.mtbench.presets import Counts, EndStatus, Parser, Preset, load_preset
 from evalkit.mtbench.rules import MINUS_ONE, RULES, Scored
 from evalkit.mtbench.tables.aggregate import (
     TURN_SCOPES,
@@ -127,14 +127,14 @@ def as_logged(judgments: Sequence[Judgment]) -> list[Scored]:
     ]
 
 
-def _reading(judgment: Judgment, parser: Parser) -> tuple[Status, float | None]:
-    status = Status(judgment.status)
+def _reading(judgment: Judgment, parser: Parser) -> tuple[EndStatus, float | None]:
+    status = EndStatus(judgment.status)
     if parser is Parser.strict and judgment.text is not None and status not in _UNREADABLE:
-        return (Status.unparsed, None) if judgment.strict is None else (Status.ok, judgment.strict)
+        return (EndStatus.unparsed, None) if judgment.strict is None else (EndStatus.ok, judgment.strict)
     return status, judgment.rating
 
 
-_UNREADABLE = (Status.filtered, Status.overflow, Status.api_error)
+_UNREADABLE = (EndStatus.filtered, EndStatus.overflow, EndStatus.api_error)
 
 
 def model_table(
