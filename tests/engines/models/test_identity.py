@@ -309,11 +309,12 @@ def test_two_judges_of_one_shape(tmp_path: Path) -> None:
     from evalkit.core.config import JudgeConfig, JudgeKind
     from evalkit.mtbench.judge.judges import resolve_judge
     from evalkit.mtbench.judge.local import weights_of
+    from tests.engines.models import save_model
 
     config = Config(engine=EngineConfig(name="local", device="cpu"))
-    folders = [fill(tmp_path / name / "judge") for name in ("a", "b", "c")]
-    edit(folders[1] / "model-00002-of-00002.safetensors")
-    edit(folders[2] / "chat_template.jinja")
+    folders = [save_model("llama", tmp_path / name / "judge") for name in ("a", "b", "c")]
+    edit(folders[1] / "model.safetensors")
+    (folders[2] / "chat_template.jinja").write_text("{{ messages[-1]['content'] }}", encoding="utf-8")
     judges = [
         resolve_judge(JudgeConfig(name="local", kind=JudgeKind.local, model=str(folder)))
         for folder in (*folders, shutil.copytree(folders[0], tmp_path / "moved"))
