@@ -6,9 +6,10 @@ from pathlib import Path
 
 from evalkit.core.config import Config, SuiteData, is_offline
 from evalkit.core.errors import InputError
-from evalkit.records.results import Results, protocol_record
+from evalkit.records.results import Results
 from evalkit.records.run_folder import RunDirectory
 from evalkit.runs.foreign import listed, missing_ids, read_completions
+from evalkit.runs.identity import protocol_record
 from evalkit.runs.suite import LoadedSuite, load_suite, sample_limit
 from evalkit.scoring.categories import summarise
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, score_tasks
@@ -66,7 +67,7 @@ def _matched(
     answers: list[TaskAnswers] = []
     missing: dict[str, str] = {}
     gaps: dict[str, str] = {}
-    limit = sample_limit(config)
+    limit = sample_limit(config.limit)
     for task in suite.tasks:
         wanted = replace(task, samples=task.samples[:limit] if limit else task.samples)
         given = completions.get(task.name, {})

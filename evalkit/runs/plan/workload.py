@@ -85,7 +85,7 @@ def suite_workload(config: Config, counter: TokenCounter) -> Workload:
     here: list[tuple[Task, list[Request]]] = []
     kept: list[TaskSpec] = []
     template = PromptTemplate.of(config.protocol)
-    for spec in suite_specs(config):
+    for spec in suite_specs(config.suite):
         task = _task(config, spec)
         if task is None:
             kept.append(spec)
@@ -108,14 +108,14 @@ def suite_workload(config: Config, counter: TokenCounter) -> Workload:
             where=config.data_dir or default_data_dir(),
             fix=f"python -m evalkit prepare suite={config.suite.name}   (or data_dir=DIR)",
         )
-    order = {spec.name: place for place, spec in enumerate(suite_specs(config))}
+    order = {spec.name: place for place, spec in enumerate(suite_specs(config.suite))}
     return Workload(tuple(groups), tuple(sorted(rows, key=lambda row: order[row.name])), left_out)
 
 
 def _task(config: Config, spec: TaskSpec) -> Task | None:
     """The dataset with its samples; None when it is not on this machine."""
     assert config.suite is not None
-    limit = sample_limit(config)
+    limit = sample_limit(config.limit)
     if config.suite.data is SuiteData.bundled:
         return load_bundled(spec, limit=limit, num_few_shots=config.num_few_shots)
     folder = default_data_dir() if config.data_dir is None else Path(config.data_dir).expanduser()
@@ -218,7 +218,7 @@ def _rows(lines: Iterable[dict[str, str]]) -> Iterator[tuple[str, _Counts]]:
 
 
 def _from_counts(config: Config, spec: TaskSpec, counts: _Counts) -> tuple[Group, DatasetCount]:
-    limit = sample_limit(config)
+    limit = sample_limit(config.limit)
     samples = min(limit, counts.dev_samples) if limit else counts.dev_samples
     prefix = counts.instruction + counts.shots * config.num_few_shots / _SHOTS_COUNTED
     typical = _usual(spec.output_length, counts.gold)
