@@ -157,10 +157,10 @@ def _filled(kind: type[LocalOptions], words: Sequence[str]) -> LocalOptions:
     return found
 
 
-def launch(
+def submit(
     folder: Path, paths: Sequence[Path], options: LocalOptions, run_job: Callable[[Path], int]
 ) -> list[str | None]:
-    """Submits the jobs and waits for all of them; why one did not end by itself, None for the others.
+    """Submits the jobs and waits; for each job why it did not end by itself, or None.
 
     Args:
         folder: where submitit keeps its files.

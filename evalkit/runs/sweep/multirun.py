@@ -5,23 +5,20 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from evalkit.core.config import Config
 from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.options import WORDS, CommandLine, load_config
-from evalkit.runs.sweep.launchers import check_launcher
+from evalkit.core.signals import signals_stop_the_run
+from evalkit.runs.jobs import Job, run_in_child
+from evalkit.runs.sweep.launchers import LocalOptions, check_launcher, submit
 from evalkit.runs.sweep.values import expand
-
-if TYPE_CHECKING:
-    from evalkit.core.config import Config
-    from evalkit.runs.jobs import Job
-    from evalkit.runs.sweep.launchers import LocalOptions
 
 # The folder for the files of sweeps, below the results; hidden, so it is never taken for results.
 SWEEPS = ".sweeps"
 STOP_SECONDS = 60.0
 INTERRUPTED = 130
-# Of a job that never came to say how it ended.
+# The code of a job that recorded none.
 _FAILED = 1
 
 
@@ -42,10 +39,10 @@ def multirun(line: CommandLine, run_job: Callable[[Path], int]) -> int:
     if any(config.watch is not None for config in configs):
         raise InputError("watch= is for one command of its own, without -m")
     folder = _sweep_folder(configs[0])
-    jobs = _jobs(expanded, configs, folder, own_log=options is not None)
-    print(f"{len(jobs)} jobs, launcher {launcher}: {folder}", flush=True)
-    interrupted = _launch(folder, len(jobs), options, run_job)
-    ended = _read(folder, len(jobs))
+    paths = _write_jobs(expanded, configs, folder, own_log=options is not None)
+    print(f"{len(paths)} jobs, launcher {launcher}: {folder}", flush=True)
+    interrupted = _launch(folder, paths, options, run_job)
+    ended = _read(paths)
     print()
     for text in lines(ended):
         print(text)
@@ -54,110 +51,88 @@ def multirun(line: CommandLine, run_job: Callable[[Path], int]) -> int:
     return exit_code(ended, interrupted=interrupted)
 
 
-def _sweep_folder(config: "Config") -> Path:
+def _sweep_folder(config: Config) -> Path:
     results = Path(config.out or "results").expanduser().resolve()
     return results / SWEEPS / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
 
 
-def _jobs(
-    lines: Sequence[CommandLine], configs: Sequence["Config"], folder: Path, *, own_log: bool
-) -> "list[Job]":
-    """Writes the file of every job."""
-    from evalkit.runs.jobs import Job
-
-    swept = _swept(lines)
-    jobs = []
-    for number, (line, config) in enumerate(zip(lines, configs, strict=True)):
-        path = _job_path(folder, number)
+def _write_jobs(
+    commands: Sequence[CommandLine], configs: Sequence[Config], folder: Path, *, own_log: bool
+) -> list[Path]:
+    """Writes the file of every job; returns their paths."""
+    swept = _swept(commands)
+    paths = []
+    for number, (line, config) in enumerate(zip(commands, configs, strict=True), 1):
+        path = folder / f"{number:04}.json"
         flags = [f"--{key.replace('_', '-')}" for key, value in line.flags if value is True]
         flags += [f"--{key}={value}" for key, value in line.flags if value is not True]
-        jobs.append(
-            Job(
-                words=(line.verb, *line.overrides, *flags),
-                label=" ".join([_model(config), *(line.overrides[index] for index in swept)]).strip(),
-                directory=str(Path.cwd()),
-                log=str(path.with_suffix(".log")) if own_log else None,
-            ).write(path)
-        )
-    return jobs
+        Job(
+            words=(line.verb, *line.overrides, *flags),
+            label=" ".join([_model(config), *(line.overrides[index] for index in swept)]).strip(),
+            directory=str(Path.cwd()),
+            log=str(path.with_suffix(".log")) if own_log else None,
+        ).write(path)
+        paths.append(path)
+    return paths
 
 
-def _swept(lines: Sequence[CommandLine]) -> list[int]:
+def _swept(commands: Sequence[CommandLine]) -> list[int]:
     """The positions of the words that differ between jobs, the model's name apart."""
     return [
         index
-        for index, word in enumerate(lines[0].overrides)
-        if not word.startswith("model=") and len({line.overrides[index] for line in lines}) > 1
+        for index, word in enumerate(commands[0].overrides)
+        if not word.startswith("model=") and len({line.overrides[index] for line in commands}) > 1
     ]
 
 
-def _model(config: "Config") -> str:
+def _model(config: Config) -> str:
     if config.model is None:
         return ""
     return config.model.name or Path(config.model.path or "model").name
 
 
-def _read(folder: Path, count: int) -> "list[Job]":
-    from evalkit.runs.jobs import Job
-
-    return [Job.read(_job_path(folder, number)) for number in range(count)]
+def _read(paths: Sequence[Path]) -> list[Job]:
+    return [Job.read(path) for path in paths]
 
 
-def _launch(folder: Path, count: int, options: "LocalOptions | None", run_job: Callable[[Path], int]) -> bool:
-    """Runs the jobs, by SLURM or its stand-in when it has `options`; whether it was interrupted.
+def _launch(
+    folder: Path, paths: Sequence[Path], options: LocalOptions | None, run_job: Callable[[Path], int]
+) -> bool:
+    """Runs the jobs, by submitit where the launcher has `options`; returns whether it was interrupted.
 
     Raises:
         EvalkitError: none of them could be started.
     """
-    from evalkit.core.signals import signals_stop_the_run
-
-    paths = [_job_path(folder, number) for number in range(count)]
     try:
-        with signals_stop_the_run(first=lambda: _stop_jobs(folder, count)):
+        with signals_stop_the_run(first=lambda: _stop_jobs(paths)):
             if options is None:
-                return _one_after_another(paths)
-            from evalkit.runs.sweep.launchers import launch
-
-            lost = launch(folder / "slurm", paths, options, run_job)
+                # An interrupted job ends the multirun.
+                return any(run_in_child(path) == INTERRUPTED for path in paths)
+            lost = submit(folder / "slurm", paths, options, run_job)
     except KeyboardInterrupt:
         return True
     except EvalkitError:
         raise
-    # SLURM's commands and submitit raise whatever they meet.
+    # SLURM's commands and submitit raise exceptions of any type.
     except Exception as error:
-        why = f"the launcher failed: {type(error).__name__}: {_first_line(error)}"
-        if all(job.pid is None for job in _read(folder, count)):
+        first = next(iter(str(error).strip().splitlines()), "")
+        why = f"the launcher failed: {type(error).__name__}: {first}"
+        if all(job.pid is None for job in _read(paths)):
             raise EvalkitError(why, where=str(folder)) from error
-        lost = [why] * count
-    for path, job, reason in zip(paths, _read(folder, count), lost, strict=True):
+        lost = [why] * len(paths)
+    for path, job, reason in zip(paths, _read(paths), lost, strict=True):
         if job.code is None and reason is not None:
             replace(job, code=1, why=reason).write(path)
     return False
 
 
-def _one_after_another(paths: Sequence[Path]) -> bool:
-    """Runs each job in a process of its own; whether one was interrupted, which ends the multirun."""
-    from evalkit.runs.jobs import run_in_child
-
-    return any(run_in_child(path) == INTERRUPTED for path in paths)
-
-
-def _job_path(folder: Path, number: int) -> Path:
-    """The file of a job; numbers start at 0, people count from 1."""
-    return folder / f"{number + 1:04}.json"
-
-
-def _stop_jobs(folder: Path, count: int) -> None:
+def _stop_jobs(paths: Sequence[Path]) -> None:
     """Asks the jobs that run on this machine to stop, and waits until they have saved their work."""
-    for job in _read(folder, count):
+    for job in _read(paths):
         job.stop()
     deadline = time.monotonic() + STOP_SECONDS
-    while time.monotonic() < deadline and any(job.runs_here for job in _read(folder, count)):
+    while time.monotonic() < deadline and any(job.runs_here for job in _read(paths)):
         time.sleep(0.1)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0]
 
 
 def exit_code(jobs: Sequence[Job], *, interrupted: bool) -> int:
