@@ -20,7 +20,7 @@ options of run (all are key=value):
   model=NAME             see: list models; model=hf takes model.path=HUB_NAME_OR_FOLDER
   suite=NAME             see: list suites; suite=task takes suite.tasks=[jamp,janli]
   limit=N                samples per dataset (the protocol: 100; 0: all)
-  num_few_shots=N        examples in each prompt (the protocol: 4)
+  num_few_shots=N        examples in each prompt (the protocol: 4); of one task: suite.num_few_shots.jamp=2
   data_dir=DIR           prepared data; default: the cache folder
   mirror=DIR             read upstream files from a folder with MANIFEST.csv, not the network
   offline=true           fetch nothing (default when HF_HUB_OFFLINE=1)

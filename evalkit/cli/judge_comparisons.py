@@ -13,12 +13,12 @@ from evalkit.mtbench.calibrate import GPT4_NOISE, Calibration
 
 def print_calibration(calibration: Calibration, console: Console) -> None:
     """Prints a calibration: the table by category, the averages, and what gpt-4 agrees with itself."""
-    label = calibration.job.desk.judge.label
+    label = calibration.plan.judge.label
     _line(console, f"{label} beside the judgments by {calibration.reference}")
     print_ratings(calibration.agreement, calibration.reference, label, console)
     for model, averages in calibration.averages.items():
         shown = " -> ".join(_number(averages[name], 2) for name in ("reference", "other"))
-        _line(console, f"  {model}: average {shown} (rule {calibration.job.preset.aggregation})")
+        _line(console, f"  {model}: average {shown} (rule {calibration.plan.preset.aggregation})")
     _line(
         console,
         f"  for comparison, gpt-4 against itself: same rating {GPT4_NOISE['exact']:.0%}, "

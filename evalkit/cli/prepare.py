@@ -18,7 +18,7 @@ from evalkit.core.config import Config, ModelConfig, SuiteData
 from evalkit.core.errors import InputError
 from evalkit.core.words import said, t
 from evalkit.runs.suite import suite_specs
-from evalkit.sources.prepared import Status
+from evalkit.sources.prepare import Status
 from evalkit.tasks.spec import SPLITS, CommercialUse, TaskSpec
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _prepare_suite(config: Config) -> int:
         files = fetch_all(config, config.suite.mt_bench)
         print(said(f"MT-Bench: {len(files)} files of its presets are here, as they are pinned"))
         return 0
-    specs = suite_specs(config.suite)
+    specs = suite_specs(config)
     if config.suite.data is SuiteData.bundled:
         print(said(f"the suite {config.suite.name} is bundled: there is nothing to prepare"))
         return 0

@@ -135,12 +135,15 @@ class ModelConfig:
 class SuiteConfig:
     """A named list of tasks. `tasks` holds dataset names or paths of task YAML files.
 
+    `num_few_shots` maps the name of a task to the number of examples in its prompts; it goes before
+    `num_few_shots` of the task's file and of the command.
     `mt_bench` is the language of an MT-Bench suite (null: no MT-Bench suite), `preset` its preset
     unless the option `preset=` names another.
     """
 
     name: str = MISSING
     tasks: list[str] = field(default_factory=list)
+    num_few_shots: dict[str, int] = field(default_factory=dict)
     data: SuiteData = SuiteData.prepared
     mt_bench: str | None = None
     preset: str | None = None

@@ -38,6 +38,8 @@ AT_LEAST = {
     "ask.max_new_tokens": 1,
     **{f"model.random.{part}": 1 for part in ("layers", "hidden", "heads", "kv_heads", "intermediate")},
 }
+# Below it stand names of tasks, which may have hyphens and points in them.
+TASK_COUNTS = "suite.num_few_shots"
 # Verbs whose bare words are folders (for list: what to list; for ask: the question).
 WORDS = ("list", "leaderboard", "compare", "ask", "agreement", "pairwise")
 
@@ -138,6 +140,8 @@ def _flag_value(word: str, rest: Iterator[str]) -> str:
 
 def _is_override(word: str) -> bool:
     key, given, _ = word.partition("=")
+    if key.startswith(f"{TASK_COUNTS}."):
+        return bool(given)
     return bool(given) and all(part.isidentifier() for part in key.split("."))
 
 
@@ -177,7 +181,8 @@ def _compose(overrides: tuple[str, ...]) -> "Config":
             example = {"model": "hf", "suite": "task", "judge": "openai"}[group]
             raise InputError(f"{inner}= is given without {group}=", fix=f"add {group}={example}")
     ConfigStore.instance().store(name="schema", node=Config)
-    for_hydra, verbatim = [], []
+    for_hydra: list[str] = []
+    verbatim: list[tuple[str, Any]] = []
     for word in overrides:
         key, _, value = word.partition("=")
         kind = check_key(key)
@@ -188,6 +193,8 @@ def _compose(overrides: tuple[str, ...]) -> "Config":
             verbatim.append((key, None if value == "null" else as_text(value)))
         elif kind == "texts":
             verbatim.append((key, as_text(_items(value))))
+        elif kind == "count":
+            verbatim.append((TASK_COUNTS, {key.removeprefix(f"{TASK_COUNTS}."): value}))
         elif isinstance(kind, type) and issubclass(kind, Enum):
             for_hydra.append(f"{key}={_enum_name(key, value, kind)}")
         elif kind is dict:
@@ -198,7 +205,7 @@ def _compose(overrides: tuple[str, ...]) -> "Config":
         with initialize_config_dir(config_dir=str(assets.CONF), version_base="1.3"):
             composed = compose(config_name="config", overrides=for_hydra)
         for key, text in verbatim:
-            OmegaConf.update(composed, key, text)
+            OmegaConf.update(composed, key, text, force_add=key == TASK_COUNTS)
         config = OmegaConf.to_object(composed)
     except (HydraException, OmegaConfBaseException) as error:
         raise _readable(error, for_hydra) from None
@@ -223,12 +230,14 @@ def _check_numbers(config: "Config") -> None:
 
 
 def check_key(key: str) -> Any:
-    """What kind of option `key` is, in the words of `option_types`.
+    """What kind of option `key` is, in the words of `option_types`; "count": a number of one task.
 
     Raises:
         InputError: no option has this name.
     """
     known = option_types()
+    if key.startswith(f"{TASK_COUNTS}."):
+        return "count"
     for end in range(key.count("."), 0, -1):
         # Keys below a mapping (judge.parameters.top_p=1) are the user's own.
         if known.get(key.rsplit(".", end)[0]) is dict:

@@ -1,9 +1,9 @@
 """Two runs -> their difference per dataset, category and average, and the samples that flipped."""
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,7 +18,6 @@ from evalkit.leaderboard.paired import (
     mean_difference,
 )
 from evalkit.leaderboard.rows import Run
-from evalkit.leaderboard.scored_run import ScoredRun
 from evalkit.metrics import METRICS
 from evalkit.metrics.base import CorrelationMetric, SampleMetric
 from evalkit.metrics.prediction import gold
@@ -75,7 +74,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that is said of two runs. `remarks` are sentences on what was left aside."""
+    """All that a comparison of two runs gives. `remarks` are sentences on what was left out."""
 
     a: Run
     b: Run
@@ -84,6 +83,13 @@ class Comparison:
     average: Compared | None
     flips: tuple[Flip, ...]
     remarks: tuple[str, ...] = ()
+
+
+class _Part(NamedTuple):
+    """A line before p is corrected, and the difference behind it."""
+
+    line: Compared
+    difference: Difference
 
 
 def compare(a: Run, b: Run, *, partial: bool = False, resamples: int = 10_000) -> Comparison:
@@ -99,31 +105,28 @@ def compare(a: Run, b: Run, *, partial: bool = False, resamples: int = 10_000) -
         InputError: the runs differ in data, prompts or protocol; or, without `partial`, in their
             datasets or samples. The message names every difference.
     """
-    differences = (rule_differences if partial else run_differences)(a.results, b.results)
-    if differences:
-        raise _refusal(a, b, differences)
-    return compare_scored(ScoredRun(a), ScoredRun(b), resamples=resamples)
+    differing_rules = rule_differences(a.results, b.results)
+    if differences := differing_rules if partial else run_differences(a.results, b.results):
+        more = len(differences) - _SHOWN
+        lines = [*differences[:_SHOWN], *([f"and {more} more"] if more > 0 else [])]
+        raise InputError(
+            f"{a.model} and {b.model} do not compare:" + "".join(f"\n  {line}" for line in lines),
+            where=f"{a.folder} and {b.folder}",
+            fix="run both with the same data and options"
+            if differing_rules
+            else "--partial compares what both have",
+        )
+    return compare_samples(a, b, resamples=resamples)
 
 
-def _refusal(a: Run, b: Run, differences: Sequence[str]) -> InputError:
-    more = len(differences) - _SHOWN
-    lines = [*differences[:_SHOWN], *([f"and {more} more"] if more > 0 else [])]
-    same_rules = not rule_differences(a.results, b.results)
-    return InputError(
-        f"{a.model} and {b.model} do not compare:" + "".join(f"\n  {line}" for line in lines),
-        where=f"{a.folder} and {b.folder}",
-        fix="--partial compares what both have" if same_rules else "run both with the same data and options",
-    )
-
-
-def compare_scored(a: ScoredRun, b: ScoredRun, *, resamples: int = 10_000) -> Comparison:
-    """Compares two runs that are known to be comparable."""
-    lines: dict[str, tuple[Compared, Difference]] = {}
+def compare_samples(a: Run, b: Run, *, resamples: int = 10_000) -> Comparison:
+    """Compares two runs that are known to be comparable on the datasets and samples both have."""
+    datasets: dict[str, _Part] = {}
     flips: list[Flip] = []
-    remarks = list(_remarks(a.run, b.run))
-    for name in common(a.run.results, b.run.results):
-        metric = counting_metric(name, a.run.results)
-        ids = [key for key in a.rows(name) if key in b.rows(name)]
+    remarks = list(_remarks(a, b))
+    for name in common(a.results, b.results):
+        metric = counting_metric(name, a.results)
+        ids = [key for key in a.scores(name) if key in b.scores(name)]
         golds = _golds(a, b, name, ids) if isinstance(METRICS.get(metric or ""), CorrelationMetric) else []
         if metric is None:
             remarks.append(f"{name}: its metric could not be computed in both runs")
@@ -133,95 +136,78 @@ def compare_scored(a: ScoredRun, b: ScoredRun, *, resamples: int = 10_000) -> Co
             remarks.append(f"{name}: {metric} needs all gold answers, and neither run has kept them")
         else:
             pairs = Pairs(*(np.array(side.numbers(name, metric, ids)) for side in (a, b)))
-            lines[name] = _dataset(pairs, name, metric, golds, resamples)
+            datasets[name] = _dataset(pairs, name, metric, golds, resamples)
             flips += _flips(a, b, name, metric, ids)
-    categories = _categories(lines)
+    categories = {
+        name: _mean(name, "category", [datasets[member] for member in members])
+        for name, members in category_members().items()
+        if members and all(member in datasets for member in members)
+    }
+    whole = categories.keys() == set(CATEGORIES)
     return Comparison(
-        a.run,
-        b.run,
-        _corrected([line for line, _ in lines.values()]),
-        _corrected([line for line, _ in categories.values()]),
-        _average(categories),
+        a,
+        b,
+        _corrected(datasets.values()),
+        _corrected(categories.values()),
+        _mean(AVERAGE, "average", list(categories.values())).line if whole else None,
         tuple(flips),
         tuple(remarks),
     )
 
 
-def _golds(a: ScoredRun, b: ScoredRun, name: str, ids: Sequence[str]) -> list[float] | None:
+def _golds(a: Run, b: Run, name: str, ids: Sequence[str]) -> list[float] | None:
     """The gold numbers of these samples; None where one of them is in neither run's records."""
     kept = {**a.records(name), **b.records(name)}
     return [float(gold(kept[key].gold)) for key in ids] if kept.keys() >= set(ids) else None
 
 
-def _dataset(
-    pairs: Pairs, name: str, metric: str, golds: Sequence[float], resamples: int
-) -> tuple[Compared, Difference]:
+def _dataset(pairs: Pairs, name: str, metric: str, golds: Sequence[float], resamples: int) -> _Part:
     kind = METRICS.get(metric)
     # By name, so that p does not depend on which other datasets there are.
     stream = zlib.crc32(name.encode())
     if isinstance(kind, CorrelationMetric):
         difference = correlation_difference(kind, pairs, np.array(golds), resamples, stream)
-        values = [kind.score(side.tolist(), list(golds)) for side in (pairs.a, pairs.b)]
+        a, b = (kind.score(side.tolist(), list(golds)) for side in (pairs.a, pairs.b))
     else:
         binary, scale = (kind.binary, kind.scale) if isinstance(kind, SampleMetric) else (False, None)
         difference = mean_difference(pairs, resamples, stream, binary=binary, scale=scale)
-        values = [float(side.mean()) for side in (pairs.a, pairs.b)]
-    flipped = int((pairs.a != pairs.b).sum())
-    return _line(name, "dataset", values, difference, len(pairs.a), flipped, metric), difference
+        a, b = (float(side.mean()) for side in (pairs.a, pairs.b))
+    flips = int((pairs.a != pairs.b).sum())
+    return _part(name, "dataset", a, b, difference, len(pairs.a), flips, metric)
 
 
-def _line(
-    name: str,
-    kind: str,
-    values: Sequence[float],
-    difference: Difference,
-    n: int,
-    flips: int,
-    metric: str = "",
-) -> Compared:
-    p = difference.p
-    a, b = values
-    return Compared(
-        name, kind, a, b, difference.value, difference.ci95, p, p, difference.test, n, flips, metric
+def _mean(name: str, kind: str, parts: Sequence[_Part]) -> _Part:
+    lines = [part.line for part in parts]
+    return _part(
+        name,
+        kind,
+        float(np.mean([line.a for line in lines])),
+        float(np.mean([line.b for line in lines])),
+        average_difference([part.difference for part in parts]),
+        sum(line.n for line in lines),
+        sum(line.flips for line in lines),
     )
 
 
-def _categories(
-    lines: Mapping[str, tuple[Compared, Difference]],
-) -> dict[str, tuple[Compared, Difference]]:
-    """The categories all of whose datasets are there."""
-    found = {}
-    for name, members in category_members().items():
-        if members and all(member in lines for member in members):
-            found[name] = _mean(name, "category", [lines[member] for member in members])
-    return found
+def _part(
+    name: str, kind: str, a: float, b: float, difference: Difference, n: int, flips: int, metric: str = ""
+) -> _Part:
+    value, p = difference.value, difference.p
+    line = Compared(name, kind, a, b, value, difference.ci95, p, p, difference.test, n, flips, metric)
+    return _Part(line, difference)
 
 
-def _mean(name: str, kind: str, parts: Sequence[tuple[Compared, Difference]]) -> tuple[Compared, Difference]:
-    difference = average_difference([part for _, part in parts])
-    lines = [line for line, _ in parts]
-    values = [float(np.mean([line.a for line in lines])), float(np.mean([line.b for line in lines]))]
-    n, flips = sum(line.n for line in lines), sum(line.flips for line in lines)
-    return _line(name, kind, values, difference, n, flips), difference
+def _corrected(parts: Collection[_Part]) -> tuple[Compared, ...]:
+    adjusted = holm([1.0 if part.line.p is None else part.line.p for part in parts])
+    return tuple(replace(part.line, p_holm=p) for part, p in zip(parts, adjusted, strict=True))
 
 
-def _average(categories: Mapping[str, tuple[Compared, Difference]]) -> Compared | None:
-    if set(categories) != set(CATEGORIES):
-        return None
-    return _mean(AVERAGE, "average", list(categories.values()))[0]
-
-
-def _corrected(lines: Sequence[Compared]) -> tuple[Compared, ...]:
-    adjusted = holm([1.0 if line.p is None else line.p for line in lines])
-    return tuple(replace(line, p_holm=p) for line, p in zip(lines, adjusted, strict=True))
-
-
-def _flips(a: ScoredRun, b: ScoredRun, name: str, metric: str, ids: Sequence[str]) -> Iterator[Flip]:
+def _flips(a: Run, b: Run, name: str, metric: str, ids: Sequence[str]) -> Iterator[Flip]:
     first, second = a.numbers(name, metric, ids), b.numbers(name, metric, ids)
     for key, x, y in zip(ids, first, second, strict=True):
         if x != y:
-            said = str(a.rows(name)[key]["prediction"]), str(b.rows(name)[key]["prediction"])
-            yield Flip(name, key, x, y, *said)
+            predictions = (str(run.scores(name)[key]["prediction"]) for run in (a, b))
+            yield Flip(name, key, x, y, *predictions)
 
 
 def _remarks(a: Run, b: Run) -> Iterator[str]:
@@ -232,29 +218,3 @@ def _remarks(a: Run, b: Run) -> Iterator[str]:
     only = sorted(a.results.datasets.keys() ^ b.results.datasets.keys())
     if only:
         yield f"in only one of them, left aside: {', '.join(only)}"
-
-
-def find_run(place: Path) -> Run:
-    """The run of a folder: a run directory, or a folder with just one finished run in it.
-
-    Raises:
-        InputError: none, several, or an unfinished one.
-    """
-    from evalkit.leaderboard.collect import collect
-
-    found = collect([place])
-    if len(found.runs) == 1:
-        return found.runs[0]
-    if found.runs:
-        listed = "".join(f"\n  {run.folder}" for run in sorted(found.runs, key=lambda run: -run.finished))
-        raise InputError(
-            f"several runs are there, newest first:{listed}", where=place, fix="name one of them"
-        )
-    if found.mt_bench:
-        raise InputError(
-            "this is an MT-Bench run, and compare pairs the samples of llm-jp-eval's datasets",
-            where=place,
-            fix="python -m evalkit pairwise RUN RUN judge=NAME, or leaderboard",
-        )
-    why = "".join(f"\n  {entry.path}: {entry.reason}" for entry in found.left_out)
-    raise InputError(f"no finished run is there{why}", where=place)

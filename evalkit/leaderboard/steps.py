@@ -1,21 +1,37 @@
-"""Checkpoints of one model: which step a run is of, and the scores step by step."""
+"""Checkpoints of one model: the step of each run, and the figures step by step."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from evalkit.core.errors import InputError
 from evalkit.core.text import step_of
-from evalkit.leaderboard.rows import Run
+from evalkit.leaderboard.compare import Comparison, compare
+from evalkit.leaderboard.rows import JASTER_COLUMNS, NO_FIGURE, Run, jaster_row
+from evalkit.records.results import Figure
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run of a model at a training step; `series` is the model's name without the step."""
+    """A run of a model at a training step; `series` is the model's name without the step.
+
+    `gain` compares it with the checkpoint before; None for the first.
+    """
 
     series: str
     step: int
     run: Run
+    gain: Comparison | None = None
+
+    @property
+    def cells(self) -> Mapping[str, Figure]:
+        """Its figures by column of the card, or by dataset where its suite covers no category."""
+        row = jaster_row(self.run)
+        return row.cells or row.datasets
 
 
 def checkpoint_of(run: Run) -> Checkpoint | None:
@@ -27,12 +43,22 @@ def checkpoint_of(run: Run) -> Checkpoint | None:
     return None
 
 
-def series_of(runs: Sequence[Run]) -> list[Checkpoint]:
-    """The runs in the order of their steps.
+def trace(runs: Sequence[Run], *, partial: bool, resamples: int) -> list[Checkpoint]:
+    """The checkpoints in the order of their steps, each compared with the one before it.
 
     Raises:
-        InputError: a run without a step, runs of several models, or two runs of one step.
+        InputError: a run without a step, runs of several models, two runs of one step, or two that do
+            not compare.
     """
+    checkpoints = _ordered(runs)
+    gains = [
+        compare(now.run, before.run, partial=partial, resamples=resamples)
+        for before, now in pairwise(checkpoints)
+    ]
+    return [replace(one, gain=gain) for one, gain in zip(checkpoints, [None, *gains], strict=True)]
+
+
+def _ordered(runs: Sequence[Run]) -> list[Checkpoint]:
     checkpoints = []
     for run in runs:
         found = checkpoint_of(run)
@@ -55,3 +81,25 @@ def series_of(runs: Sequence[Run]) -> list[Checkpoint]:
                 f"step {one.step} is there twice", where=f"{one.run.folder} and {other.run.folder}"
             )
     return ordered
+
+
+def columns_of(points: Sequence[Checkpoint]) -> list[str]:
+    """The columns of the card that any step has, else the datasets."""
+    there = {name for point in points for name in point.cells}
+    known = [column for column in JASTER_COLUMNS if column in there]
+    return known or sorted(there)
+
+
+def steps_frame(points: Sequence[Checkpoint]) -> "pd.DataFrame":
+    """One line per step: figures and the ends of their intervals."""
+    import pandas as pd
+
+    rows = []
+    for point in points:
+        row: dict[str, object] = {"model": point.run.model, "step": point.step}
+        for column in columns_of(points):
+            cell = point.cells.get(column, NO_FIGURE)
+            row[column] = cell.value
+            row[f"{column}_low"], row[f"{column}_high"] = cell.ci95 or (None, None)
+        rows.append(row)
+    return pd.DataFrame(rows)

@@ -1,8 +1,8 @@
 """Rows -> leaderboard.csv and leaderboard.md: the card's two tables, order and rounding.
 
-In Markdown the best figure of a column is bold; `≈` marks figures that the intervals do not tell
-from it, `*` partial figures. Only rows of one protocol are held against each other, and published
-or imported rows never are: nothing is known of their samples.
+In Markdown the best figure of a column is bold; `≈` marks figures that the intervals do not
+distinguish from it, `*` partial figures. Only rows of one protocol are compared; published and
+imported rows never are, as their samples are not known.
 """
 
 import re
@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from evalkit.core.words import said, t
-from evalkit.leaderboard.build import Board
-from evalkit.leaderboard.cells import Cell, told_apart
+from evalkit.leaderboard.collect import Board
 from evalkit.leaderboard.rows import TABLES, Kind, Row, Table
+from evalkit.records.results import Figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,8 +54,13 @@ def csv_frame(rows: Sequence[Row]) -> "pd.DataFrame":
 
 
 def csv_text(rows: Sequence[Row]) -> str:
-    """leaderboard.csv; starts with a byte order mark, without which Excel misreads Japanese."""
-    return "\ufeff" + str(csv_frame(rows).to_csv(index=False, lineterminator="\r\n"))
+    """leaderboard.csv."""
+    return frame_text(csv_frame(rows))
+
+
+def frame_text(frame: "pd.DataFrame") -> str:
+    """A frame as CSV; starts with a byte order mark, without which Excel misreads Japanese."""
+    return "\ufeff" + str(frame.to_csv(index=False, lineterminator="\r\n"))
 
 
 def markdown(board: Board) -> str:
@@ -63,7 +68,8 @@ def markdown(board: Board) -> str:
     parts = [f"# {t('Leaderboard')}", markdown_tables(board.rows)]
     if board.left_out:
         parts.append(f"## {t('Not shown')}")
-        parts.append("\n".join(f"- `{_code(e.path)}`: {_cell_text(said(e.reason))}" for e in board.left_out))
+        listed = ((str(entry.path).replace("`", "'"), said(entry.reason)) for entry in board.left_out)
+        parts.append("\n".join(f"- `{path}`: {_cell_text(reason)}" for path, reason in listed))
     return "\n\n".join(parts) + "\n"
 
 
@@ -81,10 +87,10 @@ def markdown_tables(rows: Sequence[Row], heading: str = "##") -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def marks(cells: Sequence[Cell], rules: Sequence[str]) -> list[Mark]:
-    """For a column: which figure is best among those of its rules, and which cannot be told from it.
+def marks(cells: Sequence[Figure], rules: Sequence[str]) -> list[Mark]:
+    """For a column: which figure is best among those of its rules, and which do not differ from it.
 
-    A figure that stands alone under its rules, is partial or was not measured here gets no mark.
+    A figure gets no mark when it is the only one of its rules, is partial, or was not measured here.
     """
     result: list[Mark] = [""] * len(cells)
     for rule in dict.fromkeys(rules):
@@ -99,20 +105,32 @@ def marks(cells: Sequence[Cell], rules: Sequence[str]) -> list[Mark]:
         for index in group:
             if cells[index].value == cells[best].value:
                 result[index] = "best"
-            elif not told_apart(cells[index], cells[best]):
+            elif not _differ(cells[index], cells[best]):
                 result[index] = "tie"
     return result
 
 
-def _is_measured(cell: Cell) -> bool:
+def _differ(a: Figure, b: Figure) -> bool:
+    """Whether two figures differ by more than their intervals: neither value lies in the other's interval.
+
+    Where only one has an interval it decides alone; without any, the answer is no. A rough reading for
+    tables: `compare` pairs the samples and decides.
+    """
+    if a.value is None or b.value is None or a.value == b.value:
+        return False
+    decided = [ends[0] <= value <= ends[1] for ends, value in ((a.ci95, b.value), (b.ci95, a.value)) if ends]
+    return bool(decided) and not any(decided)
+
+
+def _is_measured(cell: Figure) -> bool:
     """Whether the samples behind a figure are known; scores that are all equal give no interval."""
-    return cell.ci95 is not None or cell.n is not None
+    return cell.ci95 is not None or cell.n > 0
 
 
 def spreadsheet_text(text: str) -> str:
-    """A text that a spreadsheet takes for text: what it would run as a formula gets a quote in front.
+    """The text, with a quote in front where a spreadsheet would run it as a formula.
 
-    A signed number stays as it is.
+    A signed number is no formula.
     """
     starts = text.lstrip().startswith(("=", "+", "-", "@"))
     return f"'{text}" if starts and not re.fullmatch(r"[+-][\d.,]+", text) else text
@@ -137,7 +155,7 @@ def _table(table: Table, rows: Sequence[Row], notes: Mapping[str, int]) -> str:
     return "\n".join(lines)
 
 
-def _cell(cell: Cell, mark: Mark, digits: int) -> str:
+def _cell(cell: Figure, mark: Mark, digits: int) -> str:
     if cell.value is None:
         return ""
     text = rounded(cell.value, digits) + (PARTIAL if cell.partial else "")
@@ -177,7 +195,3 @@ def _cell_text(text: str) -> str:
     for sign in "\\`*_[]<>|":
         text = text.replace(sign, f"\\{sign}" if sign not in "<>" else {"<": "&lt;", ">": "&gt;"}[sign])
     return " ".join(text.split())
-
-
-def _code(text: object) -> str:
-    return str(text).replace("`", "'")

@@ -155,7 +155,7 @@ class MtBenchRun(Run[dict[str, Any]]):
 
 def _tokenizer(identified: "Identified") -> Any | None:
     """The model's tokenizer; None where only the server has it."""
-    from evalkit.engines.local.loading import load_tokenizer
+    from evalkit.engines.local.tokenizer import load_tokenizer
 
     if identified.family == "api" and not identified.model.has_tokenizer:
         return None

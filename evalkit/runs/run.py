@@ -121,7 +121,8 @@ class SuiteRun(Run[Results]):
         except InputError:
             return None
         options = dict(results.protocol.options)
-        wanted = dict(protocol_record(self.config, self.identified.dtype).options)
+        shots = self.identity.get("task_few_shots")
+        wanted = dict(protocol_record(self.config, self.identified.dtype, shots).options)
         covered, limit = options.pop("limit", None), wanted.pop("limit")
         covers = covered == 0 or (isinstance(covered, int) and 0 < limit <= covered)
         if not covers or options != wanted or results.missing_metrics or not scores_fit(directory, results):
@@ -151,10 +152,10 @@ class SuiteRun(Run[Results]):
 
 def _left_out(model: "ResolvedModel", bos: BosRule) -> list[str]:
     """The tokens that the model's tokenizer appends to every text, and that no prompt ends with."""
-    from evalkit.engines.local.encoding import left_out
-    from evalkit.engines.local.loading import load_tokenizer
+    from evalkit.engines.bos import appended_tokens
+    from evalkit.engines.local.tokenizer import load_tokenizer
 
-    return left_out(load_tokenizer(model), bos)
+    return appended_tokens(load_tokenizer(model), bos)
 
 
 def score_run(
@@ -190,7 +191,7 @@ def score_run(
         reasons.append("the bundled items have the datasets' format, but they are not the benchmark")
     results = summarise(
         scored,
-        protocol_record(config, dtype),
+        protocol_record(config, dtype, run["identity"].get("task_few_shots")),
         missing_datasets=suite.missing,
         gaps=gaps,
         reasons=reasons,

@@ -10,11 +10,11 @@ from evalkit.core.errors import InputError
 from evalkit.core.types import Sample
 from evalkit.leaderboard.card import load_cards
 from evalkit.leaderboard.rows import rules_of
-from evalkit.records.results import Results, Value, read_results
+from evalkit.records.results import Figure, Results, read_results
 from evalkit.runs.identity import protocol_record
 from evalkit.scoring.categories import category_members, summarise
-from evalkit.scoring.export import llm_jp_eval_json
 from evalkit.scoring.scores import Measured, TaskScores
+from evalkit.scoring.write import llm_jp_eval_json
 from evalkit.tasks.spec import CATEGORIES, task_names
 from tests.scored import answers, score
 
@@ -29,7 +29,7 @@ def tasks() -> list[TaskScores]:
 
 
 def with_comet(task: TaskScores) -> TaskScores:
-    value = Value(0.8, task.rates.n, 0.01, (0.78, 0.82), "1")
+    value = Figure(0.8, task.rates.n, 0.01, (0.78, 0.82), "1")
     measured = {**task.measured, "comet_wmt22": Measured(value, value.ci95)}
     return replace(task, measured=measured, missing=())
 
