@@ -8,12 +8,10 @@ from evalkit.core.assets import default_data_dir
 from evalkit.core.config import Config, Split, SuiteConfig, SuiteData, is_offline
 from evalkit.core.errors import InputError
 from evalkit.core.text import command
+from evalkit.records.results import PROTOCOL_LIMIT
 from evalkit.records.unpacked import check_unchanged, packed_sums
 from evalkit.tasks.load import MissingDataError, Task, load_bundled, load_task, prepared_path
 from evalkit.tasks.spec import TaskSpec, few_shot_counts, load_spec
-
-# max_num_samples of the published runs.
-PROTOCOL_LIMIT = 100
 
 
 @dataclass(frozen=True)
@@ -26,9 +24,9 @@ class LoadedSuite:
     warnings: tuple[str, ...]
 
 
-def sample_limit(config: Config) -> int:
-    """Samples per dataset: the protocol's 100 unless `limit=` says otherwise; 0 means all."""
-    return PROTOCOL_LIMIT if config.limit is None else max(config.limit, 0)
+def sample_limit(limit: int | None) -> int:
+    """Samples per dataset for the option `limit`: the protocol's 100 by default; 0 means all."""
+    return PROTOCOL_LIMIT if limit is None else max(limit, 0)
 
 
 def suite_specs(config: Config) -> list[TaskSpec]:
@@ -102,7 +100,7 @@ def load_suite(config: Config, *, say: Callable[[str], None], few_shots: bool = 
 def _bundled(config: Config, specs: list[TaskSpec], shots: Mapping[str, int]) -> tuple[Task, ...]:
     if config.split is not Split.dev:
         raise InputError("the bundled items have one split: dev", where="option split")
-    limit = sample_limit(config)
+    limit = sample_limit(config.limit)
     return tuple(load_bundled(spec, limit=limit, num_few_shots=shots[spec.name]) for spec in specs)
 
 
@@ -111,7 +109,7 @@ def _prepared(config: Config, spec: TaskSpec, shots: int, data_dir: Path, packed
         spec,
         data_dir,
         split=config.split.value,
-        limit=sample_limit(config),
+        limit=sample_limit(config.limit),
         num_few_shots=shots,
         offline=is_offline(config),
     )
