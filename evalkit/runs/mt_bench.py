@@ -25,11 +25,11 @@ from evalkit.core.types import Message
 from evalkit.engines.base import GENERATION_VERSION, SAMPLING_VERSION
 from evalkit.engines.local.chat_template import clock_date, render_chat
 from evalkit.mtbench.answers.turns import (
-    TurnAsk,
+    TurnRequest,
     answer_rules,
     answered,
-    asks_of_turn,
     choose_questions,
+    requests_of_turn,
     special_tokens_of,
 )
 from evalkit.mtbench.data import Books, pinned_files
@@ -256,23 +256,23 @@ def _generate(
         write_checked_json(folder.path / ENVIRONMENT, environment | {"engine": described, "answers": used})
         special_tokens = special_tokens_of(tokenizer)
         for turn in preset.turns:
-            asks = asks_of_turn(turn, model.name, questions, rules, tokenizer, kept)
-            if asks:
-                log.info("turn %d: %d answers to make", turn, len(asks))
-                _answer_turn(engine, asks, special_tokens, folder, kept)
+            pending = requests_of_turn(turn, model.name, questions, rules, tokenizer, kept)
+            if pending:
+                log.info("turn %d: %d answers to make", turn, len(pending))
+                _answer_turn(engine, pending, special_tokens, folder, kept)
 
 
 def _answer_turn(
     engine: "Engine",
-    asks: Sequence[TurnAsk],
+    pending: Sequence[TurnRequest],
     special_tokens: Sequence[str],
     folder: MtBenchFolder,
     kept: dict[str, TurnRecord],
 ) -> None:
-    by_id = {ask.request.id: ask for ask in asks}
+    by_id = {turn.request.id: turn for turn in pending}
     appender = Appender(folder.samples_path)
     try:
-        for completion in watch(engine.generate([ask.request for ask in asks]), len(asks)):
+        for completion in watch(engine.generate([turn.request for turn in pending]), len(pending)):
             record = answered(by_id[completion.id], completion, special_tokens)
             appender.append(asdict(record))
             kept[record.id] = record
