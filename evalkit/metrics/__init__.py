@@ -79,7 +79,7 @@ def get_metric(name: str) -> Metric:
     """The metric of that name.
 
     Raises:
-        InputError: there is none; the message has the near names.
+        InputError: unknown name; the message lists near names.
     """
     if name not in METRICS:
         raise InputError(
@@ -94,8 +94,8 @@ def needs_model(name: str) -> bool:
 
 
 def wanted_metrics(names: Iterable[str], config: MetricsConfig) -> list[str]:
-    """What to compute for a task that lists `names`: those not switched off, each followed by what
-    is reported beside it.
+    """What to compute for a task that lists `names`: those not switched off, each followed by the
+    metrics that are always reported with it.
     """
     expanded: dict[str, None] = {}
     for name in names:
@@ -104,7 +104,7 @@ def wanted_metrics(names: Iterable[str], config: MetricsConfig) -> list[str]:
             continue
         expanded[name] = None
         if isinstance(metric, SampleMetric):
-            expanded.update(dict.fromkeys(metric.beside))
+            expanded.update(dict.fromkeys(metric.also_report))
     return list(expanded)
 
 
