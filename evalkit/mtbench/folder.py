@@ -16,7 +16,7 @@ from evalkit.core.errors import InputError
 from evalkit.core.files import check_types
 from evalkit.core.text import folder_name
 from evalkit.core.types import FinishReason, Judgment
-from evalkit.mtbench.questions import Answer, Language
+from evalkit.mtbench.questions import Language, ModelAnswer
 
 SAMPLES = "mt_bench"
 Source = Literal["generated", "given", "replayed"]
@@ -63,7 +63,7 @@ class TurnRecord:
 
 
 def logged_label(judge: str) -> str:
-    """What a judge is called whose judgments come from a log: a new judging must not replace them."""
+    """The label of judgments read from a log: a new judging by that judge must not replace them."""
     return f"{judge} (log)"
 
 
@@ -170,7 +170,7 @@ def open_folder(path: str | None, option: str = "run") -> MtBenchFolder:
     return MtBenchFolder(folder)
 
 
-def answers_of(turns: Iterable[TurnRecord]) -> list[Answer]:
+def answers_of(turns: Iterable[TurnRecord]) -> list[ModelAnswer]:
     """The turns put together to answers; a turn whose earlier one is missing is left out."""
     grouped: dict[tuple[str, int, int], dict[int, str]] = {}
     for turn in turns:
@@ -180,11 +180,11 @@ def answers_of(turns: Iterable[TurnRecord]) -> list[Answer]:
     for (model, question_id, choice), texts in grouped.items():
         in_order = tuple(texts[number] for number in range(1, len(texts) + 1) if number in texts)
         if 1 in texts:
-            answers.append(Answer(question_id, model, in_order, choice))
+            answers.append(ModelAnswer(question_id, model, in_order, choice))
     return answers
 
 
-def turns_of(answers: Sequence[Answer], categories: dict[int, str]) -> list[TurnRecord]:
+def turns_of(answers: Sequence[ModelAnswer], categories: dict[int, str]) -> list[TurnRecord]:
     """Given answers as turn records; the last row of a (model, question, choice) counts."""
     records: dict[str, TurnRecord] = {}
     for answer in answers:

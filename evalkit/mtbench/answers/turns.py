@@ -1,4 +1,4 @@
-"""What a model is asked in MT-Bench, and what its completions amount to.
+"""The requests of an MT-Bench run, and the records of their completions.
 
 Source: sections 2 and 3 of the MT-Bench protocol notes.
 """
@@ -65,7 +65,7 @@ def answer_rules(preset: Preset, tokenizer: Any | None, generation_config: Mappi
     """A preset's rules for a model.
 
     Args:
-        preset: what it leaves open is taken from the default preset, and said.
+        preset: what it leaves open is taken from the default preset and listed in `assumed`.
         tokenizer: its chat template decides whether a system message is sent. None: only the server
             has it; then one is sent, and a total length is that of the answer alone.
         generation_config: what the model itself sets.
@@ -209,7 +209,7 @@ def answered(ask: TurnAsk, completion: Completion, special_tokens: Sequence[str]
         truncated=ask.no_room or completion.finish_reason == "length",
         prompt_tokens=completion.prompt_tokens,
         new_tokens=completion.new_tokens,
-        # Only the turn after the first one goes on with the generator.
+        # Only the second turn continues with the generator.
         generator_state=completion.generator_state if ask.record.turn == 1 else None,
         over_context=completion.over_context,
         error=completion.error,
