@@ -8,12 +8,12 @@ two judges rate the same answers.
     python -m evalkit agreement gpt-4_pair.jsonl human_votes.jsonl
     python -m evalkit agreement results/MODEL/mt-bench-ja/RUN          (judges of one run)
     python -m evalkit agreement first_run.jsonl second_run.jsonl preset=fastchat
-
-options: out (a JSON file for the figures); preset, language, mirror, offline
 """
 
 from evalkit.core.config import Config
 from evalkit.core.words import said
+
+OPTIONS = ("out", "preset", "language", "mirror", "offline", "lang")
 
 
 def run(config: Config) -> int:

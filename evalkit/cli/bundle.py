@@ -5,8 +5,6 @@ manifest of hashes, for machines without a network. There:
 
     tar xf FILE.tar && cd FILE && sha256sum --quiet -c SHA256SUMS && cd ..
     python -m evalkit model=1.8b-instruct suite=jaster data_dir=FILE offline=true
-
-options: suite, suite.tasks, model and its options, data_dir, mirror, offline, allow_missing, out
 """
 
 import sys
@@ -14,6 +12,19 @@ from pathlib import Path
 
 from evalkit.core.config import Config
 from evalkit.core.errors import InputError
+
+OPTIONS = (
+    "suite",
+    "suite.tasks",
+    "model",
+    "model.",
+    "out",
+    "data_dir",
+    "mirror",
+    "offline",
+    "allow_missing",
+    "metrics.comet.",
+)
 
 
 def run(config: Config) -> int:

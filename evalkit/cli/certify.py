@@ -4,9 +4,6 @@ Answers the suite one prompt at a time and then in several batch sizes and order
 share of outputs that changed, with its 95 % interval (Wilson), and how far each score moved. In float32
 nothing may change but ties of the two best logits (within 1e-4): exit code 1 otherwise. In bfloat16
 outputs do change with batch size and order; how many is measured and shown.
-
-options: model, suite, limit, dtype, data_dir, mirror, offline, allow_missing, engine.device,
-engine.prefix, engine.attention, protocol.*
 """
 
 import sys
@@ -20,6 +17,27 @@ from evalkit.runs.suite import load_suite
 
 if TYPE_CHECKING:
     from evalkit.runs.certify import Comparison
+
+OPTIONS = (
+    "model",
+    "model.",
+    "suite",
+    "suite.tasks",
+    "limit",
+    "num_few_shots",
+    "split",
+    "dtype",
+    "engine.device",
+    "engine.prefix",
+    "engine.attention",
+    "engine.threads",
+    "data_dir",
+    "mirror",
+    "offline",
+    "allow_missing",
+    "protocol.",
+    "lang",
+)
 
 
 def run(config: Config) -> int:

@@ -8,13 +8,26 @@ position or the longer answer. Every pair, or every model against a baseline.
     python -m evalkit pairwise answers=model_answer/ pairwise.baseline=gpt-3.5-turbo preset=fastchat \\
         judge=gpt-4o-2024-08-06 out=DIR
     python -m evalkit pairwise RUN RUN pairwise.source=ratings    (by kept single ratings, no call)
-
-options: answers, out (default: results/pairwise/<hash>); pairwise.baseline, pairwise.source (judge,
-ratings); judge and its options as of the verb judge; preset, language, mode, mirror, offline
 """
 
 from evalkit.core.config import Config
 from evalkit.core.words import said, t
+
+OPTIONS = (
+    "answers",
+    "out",
+    "pairwise.",
+    "judge",
+    "judge.",
+    "dry_run",
+    "preset",
+    "language",
+    "mode",
+    "batch.",
+    "mirror",
+    "offline",
+    "lang",
+)
 
 
 def run(config: Config) -> int:

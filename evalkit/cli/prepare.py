@@ -3,8 +3,6 @@
 Fetches, checks and converts the datasets of a suite and says what each prepared file is worth;
 fetches (and converts once) the files of a model. Run it where there is a network; HF_HUB_OFFLINE=1
 does not hold it back, offline=true does.
-
-options: suite, suite.tasks, data_dir, mirror, allow_missing, offline, model and its options
 """
 
 import os
@@ -25,6 +23,19 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from evalkit.sources.prepare import PreparedReport
+
+OPTIONS = (
+    "suite",
+    "suite.tasks",
+    "model",
+    "model.",
+    "data_dir",
+    "mirror",
+    "offline",
+    "allow_missing",
+    "metrics.comet.",
+    "lang",
+)
 
 LOG_WIDTH = 140
 _COMMERCIAL = {

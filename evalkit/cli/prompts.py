@@ -3,9 +3,6 @@
 Writes DIR/<dataset>.jsonl: one line per evaluated sample, in order, with `id`, `prompt`,
 `max_new_tokens` and `stop`, for people who generate elsewhere. The completions come back with
 `score suite=NAME completions=DIR`.
-
-options: suite, data_dir, mirror, limit, num_few_shots, split, allow_missing,
-protocol.custom_prompt_template, protocol.custom_fewshots_template
 """
 
 import json
@@ -18,6 +15,21 @@ from evalkit.core.errors import InputError
 from evalkit.core.types import Sampling
 from evalkit.runs.suite import load_suite
 from evalkit.tasks.prompts import PromptTemplate, requests
+
+OPTIONS = (
+    "suite",
+    "suite.tasks",
+    "out",
+    "data_dir",
+    "mirror",
+    "offline",
+    "allow_missing",
+    "limit",
+    "num_few_shots",
+    "split",
+    "protocol.custom_prompt_template",
+    "protocol.custom_fewshots_template",
+)
 
 
 def run(config: Config) -> int:

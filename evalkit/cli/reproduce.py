@@ -6,8 +6,6 @@ card's figure lies in the run's 95 % interval: llm-jp-eval's categories, or the 
     python -m evalkit reproduce run=results/llm-jp-3-1.8b/jaster/<run id>
     python -m evalkit reproduce run=results/llm-jp-3-1.8b-instruct/mt-bench-ja/<run id>
     python -m evalkit reproduce run=DIR --reference llm-jp-3-1.8b     another model's row
-
-options: run
 """
 
 from pathlib import Path
@@ -24,6 +22,8 @@ from evalkit.records.results import Value
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+OPTIONS = ("run", "reference", "lang")
 
 
 def run(config: Config) -> int:

@@ -11,10 +11,6 @@ names others, and shows what moved and why. With out=DIR2 the run stays as it is
 completions=DIR holds completions made anywhere: one <dataset>.jsonl per dataset, a line for each
 sample with `id` (as in the `prompts` dump) and `completion`; or llm-jp-eval's own result JSON.
 allow_missing=true scores what is there and marks the result partial.
-
-options: run, out; suite, suite.tasks, completions, data_dir, mirror, split, limit, num_few_shots;
-allow_missing, offline, export, lang; protocol.strip, protocol.answer_regex;
-metrics.comet.*, metrics.bert_score, metrics.resamples
 """
 
 import sys
@@ -31,6 +27,26 @@ if TYPE_CHECKING:
 
     from evalkit.runs.rescore import Rescored
     from evalkit.scoring.moves import Move
+
+OPTIONS = (
+    "run",
+    "completions",
+    "suite",
+    "suite.tasks",
+    "out",
+    "data_dir",
+    "mirror",
+    "offline",
+    "allow_missing",
+    "limit",
+    "num_few_shots",
+    "split",
+    "protocol.strip",
+    "protocol.answer_regex",
+    "metrics.",
+    "export",
+    "lang",
+)
 
 
 def run(config: Config) -> int:

@@ -21,11 +21,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from evalkit.core.config import Config, ProtocolConfig
+from evalkit.core.config import Config, PromptForm, ProtocolConfig
 from evalkit.core.durable import read_checked_json
 from evalkit.core.errors import InputError
 from evalkit.core.files import check_types, fits
-from evalkit.core.server_options import PromptForm
 
 SCHEMA_VERSION = 1
 AVERAGE = "AVG"

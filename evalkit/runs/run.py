@@ -5,11 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.core.config import Config, SuiteData, is_offline
+from evalkit.core.config import Config, PromptForm, SuiteData, is_offline
 from evalkit.core.durable import is_whole_text, remove_file, write_checked_json
 from evalkit.core.errors import InputError
 from evalkit.core.logs import log_to
-from evalkit.core.server_options import PromptForm
 from evalkit.core.signals import signals_stop_the_run, stop_if_signalled
 from evalkit.core.text import folder_name
 from evalkit.core.types import Completion, Request, Sampling

@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from evalkit.core.config import BosRule
-from evalkit.core.server_options import ServerKind
+from evalkit.core.config import BosRule, ServerKind
 from evalkit.core.types import Completion, FinishReason, Request
 from evalkit.engines.local.decoding import clean_up
 from evalkit.engines.local.encoding import token_ids

@@ -8,9 +8,8 @@ from contextlib import AsyncExitStack
 from typing import Any
 from urllib.parse import urlsplit
 
-from evalkit.core.config import Config
+from evalkit.core.config import Config, PromptForm
 from evalkit.core.errors import EvalkitError
-from evalkit.core.server_options import PromptForm
 from evalkit.core.types import Completion, Message, Request
 from evalkit.engines.base import Engine, distinct
 from evalkit.engines.local.chat_template import clock_date, render_chat

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from evalkit.core.config import EngineConfig
+from evalkit.core.config import EngineConfig, ServerKind
 from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.secrets import refuse_keys
-from evalkit.core.server_options import ServerKind
 from evalkit.core.text import did_you_mean
 from evalkit.services.client import ApiClient, ServiceError
 from evalkit.services.refusals import public_address

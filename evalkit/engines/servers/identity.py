@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from evalkit.core.config import Config, Dtype, EngineConfig, is_offline
+from evalkit.core.config import Config, Dtype, EngineConfig, PromptForm, ServerKind, is_offline
 from evalkit.core.errors import InputError
-from evalkit.core.server_options import PromptForm, ServerKind
 from evalkit.engines.base import Identified
 from evalkit.engines.models import label_of
 from evalkit.engines.models.served import resolve_without_weights
@@ -29,12 +28,8 @@ def new_client(options: EngineConfig, address: str, *, retries: int | None = Non
     """A client for one of the servers, with the key of the environment.
 
     Raises:
-        InputError: a number out of its range, or the package openai is not installed.
+        InputError: the package openai is not installed.
     """
-    lowest = {"concurrency": 1, "retries": 0, "timeout": 0.001, "max_wait": 0}
-    for name, least in lowest.items():
-        if getattr(options, name) < least:
-            raise InputError(f"{getattr(options, name)} is too small", where=f"option engine.{name}")
     return ApiClient(
         Service(base_url=address, api_key=api_key(options), timeout=options.timeout),
         concurrency=options.concurrency,

@@ -73,7 +73,6 @@ def resolve_judge(config: JudgeConfig) -> Judge:
     Raises:
         InputError: no model or deployment is named, or a number is out of its range.
     """
-    _check_numbers(config)
     refuse_keys("judge", config.api_key_env, config.parameters)
     if config.kind is JudgeKind.azure:
         model = config.deployment or ""
@@ -138,13 +137,3 @@ def open_service(judge: Judge) -> Service:
         api_version=config.api_version,
         timeout=config.timeout,
     )
-
-
-def _check_numbers(config: JudgeConfig) -> None:
-    lowest = {"concurrency": 1, "retries": 0, "repeats": 1, "timeout": 0, "max_wait": 0}
-    for name, least in lowest.items():
-        value = getattr(config, name)
-        if value < least or (name == "timeout" and value <= 0):
-            raise InputError(f"{value} is too small", where=f"option judge.{name}")
-    if config.max_cost is not None and config.max_cost < 0:
-        raise InputError("a cost below 0", where="option judge.max_cost")

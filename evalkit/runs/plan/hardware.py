@@ -1,12 +1,10 @@
 """One worker's card, or the CPU, as the options describe it."""
 
-import math
 import os
 from dataclasses import dataclass
 from typing import Literal
 
 from evalkit.core.config import Config, Dtype
-from evalkit.core.errors import InputError
 
 # An A100 with 80 GB: dense operations by bytes per number, and bytes per second.
 _A100_TFLOPS = {2: 312.0, 4: 19.5}
@@ -43,7 +41,6 @@ def hardware_of(config: Config) -> Hardware:
     Raises:
         InputError: a number that is none of hardware's.
     """
-    _check(config)
     cpu = config.gpus == 0
     width = _WIDTHS.get(config.dtype, 4 if cpu else 2)
     tflops = config.plan.tflops or (None if cpu else _A100_TFLOPS[width])
@@ -56,21 +53,6 @@ def hardware_of(config: Config) -> Hardware:
         bandwidth=bandwidth and bandwidth * 1e9,
         width=width,
     )
-
-
-def _check(config: Config) -> None:
-    if config.gpus < 0:
-        raise InputError(f"{config.gpus} is no number of cards", where="option gpus", fix="gpus=8")
-    if config.checkpoints < 1:
-        raise InputError(f"{config.checkpoints} is no number of checkpoints", where="option checkpoints")
-    positive = {
-        "gpu_memory": config.gpu_memory,
-        "plan.tflops": config.plan.tflops,
-        "plan.bandwidth": config.plan.bandwidth,
-    }
-    for name, value in positive.items():
-        if value is not None and not 0 < value < math.inf:
-            raise InputError(f"{value:g} is not above 0", where=f"option {name}")
 
 
 def _machine_bytes() -> float:
