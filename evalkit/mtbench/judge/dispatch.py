@@ -7,6 +7,8 @@ from pathlib import Path
 
 from evalkit.core.config import Config, JudgeKind, JudgeMode
 from evalkit.core.errors import InputError
+from evalkit.core.progress import bar
+from evalkit.core.words import t
 from evalkit.mtbench.judge.ask import Asked, Asker
 from evalkit.mtbench.judge.budget import (
     EXPLANATION_TOKENS,
@@ -17,7 +19,6 @@ from evalkit.mtbench.judge.budget import (
     token_counter,
 )
 from evalkit.mtbench.judge.calls import Ask, final, unanswered
-from evalkit.mtbench.judge.counter import Counter
 from evalkit.mtbench.judge.judges import Judge, judge_config, open_service, resolve_judge
 from evalkit.mtbench.judge.store import JudgmentStore, Stored, default_store
 from evalkit.mtbench.presets import Preset
@@ -159,7 +160,7 @@ async def _ask_online(desk: Desk, waiting: Sequence[Ask], store: JudgmentStore) 
         max_wait=options.max_wait,
     )
     async with client:
-        with Counter("judging", len(waiting)) as progress:
+        with bar(t("judging"), len(waiting)) as progress:
             asker = Asker(
                 lambda messages, lost: client.chat(
                     judge.model, messages, judge.parameters, lost, needs_text=True
@@ -168,7 +169,7 @@ async def _ask_online(desk: Desk, waiting: Sequence[Ask], store: JudgmentStore) 
                 Budget(desk.price, options.max_cost),
                 most_output=most_output(judge),
                 concurrency=options.concurrency,
-                on_answer=progress.count,
+                on_answer=progress.advance,
             )
             try:
                 return await asker.run(waiting)

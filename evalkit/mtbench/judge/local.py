@@ -7,13 +7,14 @@ from typing import Any
 
 from evalkit.core.config import Config, is_offline
 from evalkit.core.errors import InputError
+from evalkit.core.progress import bar
 from evalkit.core.text import canonical_json, text_sha256
 from evalkit.core.types import Completion, Request, Sampling
+from evalkit.core.words import t
 from evalkit.engines.local.chat_template import clock_date
 from evalkit.mtbench.answers.chat import model_config, takes_system_message, with_system
 from evalkit.mtbench.judge.ask import CLAIM_SECONDS, Asked
 from evalkit.mtbench.judge.calls import Ask, open_key, unanswered
-from evalkit.mtbench.judge.counter import Counter
 from evalkit.mtbench.judge.judges import Judge
 from evalkit.mtbench.judge.store import JudgmentStore, Stored
 from evalkit.services.replies import Reply
@@ -58,7 +59,7 @@ def ask_locally(judge: Judge, config: Config, asks: Sequence[Ask], store: Judgme
     own = replace(config, model=model, generation=replace(config.generation, from_model=False))
     with (
         build_engine(own, resolved) as engine,
-        Counter("judging", len(asks)) as progress,
+        bar(t("judging"), len(asks)) as progress,
     ):
         while waiting := unanswered(asks, store):
             keys = {key: ask for ask in waiting if (key := open_key(ask, store)) and store.claim(key)}
@@ -71,7 +72,7 @@ def ask_locally(judge: Judge, config: Config, asks: Sequence[Ask], store: Judgme
             try:
                 for completion in engine.generate(requests):
                     _keep(completion, judge, store, asked)
-                    progress.count()
+                    progress.advance()
             finally:
                 for key in keys:
                     store.release(key)
