@@ -16,9 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from evalkit.core.config import Config  # noqa: E402
-from evalkit.leaderboard.build import build_board  # noqa: E402
-from evalkit.leaderboard.page import page_html  # noqa: E402
+from evalkit.leaderboard.collect import build_board  # noqa: E402
+from evalkit.leaderboard.page import PageOptions, page_html  # noqa: E402
 from tests.leaderboard.made import Made, make_run, write_data  # noqa: E402
 
 TARGET_SECONDS = 2.0
@@ -36,7 +35,7 @@ def main() -> int:
             model = Made(f"model-{number}", 0.3 + 0.15 * number, number, also_wrong="答えは不明です。" * 20)
             make_run(model, data, root / "results")
         start = time.perf_counter()
-        text = page_html(build_board([root / "results"]), Config())
+        text = page_html(build_board([root / "results"]), PageOptions())
         made = time.perf_counter() - start
         path = root / "leaderboard.html"
         path.write_text(text, encoding="utf-8")

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evalkit.cli.leaderboard import page_options
 from evalkit.core.config import Config
 from evalkit.core.errors import InputError
 
@@ -29,48 +30,45 @@ OPTIONS = ("partial", "long", "steps", "out", "metrics.resamples", "lang")
 
 def run(config: Config) -> int:
     """Prints the comparison of the runs that `config.folders` names; exit code 0 whatever it says."""
-    from evalkit.leaderboard.compare import find_run
+    from rich.console import Console
+
+    from evalkit.core.words import t
+    from evalkit.leaderboard.collect import find_run
 
     if len(config.folders) < 2:
         raise InputError("which runs? Two or more are needed", fix="compare results/A/... results/B/...")
     runs = [find_run(Path(folder).expanduser()) for folder in config.folders]
-    return _steps(runs, config) if config.steps else _pairs(runs, config)
+    console = Console()
+    written = (_steps if config.steps else _pairs)(runs, config, console)
+    for path in written:
+        console.print(t("written: {path}", path=path), markup=False, soft_wrap=True, highlight=False)
+    return 0
 
 
-def _pairs(runs: "Sequence[Run]", config: Config) -> int:
-    from rich.console import Console
-
+def _pairs(runs: "Sequence[Run]", config: Config, console: "Console") -> "Sequence[Path]":
+    """Compares every further run with the first; returns what it wrote."""
+    from evalkit.cli.compare_report import print_comparison
     from evalkit.leaderboard.compare import compare
-    from evalkit.leaderboard.comparison_report import print_comparison, write_comparisons
+    from evalkit.leaderboard.publish import write_comparisons
 
     first, *others = runs
-    comparisons = [
-        compare(first, other, partial=config.partial, resamples=config.metrics.resamples) for other in others
-    ]
-    written = write_comparisons(Path(config.out).expanduser(), comparisons, config) if config.out else []
-    console = Console()
+    partial, resamples = config.partial, config.metrics.resamples
+    comparisons = [compare(first, other, partial=partial, resamples=resamples) for other in others]
+    out = Path(config.out).expanduser() if config.out else None
+    written = write_comparisons(out, comparisons, page_options(config)) if out else []
     for comparison in comparisons:
         print_comparison(comparison, console, long=config.long)
-    _print_written(written, console)
-    return 0
+    return written
 
 
-def _steps(runs: "Sequence[Run]", config: Config) -> int:
-    from rich.console import Console
-
-    from evalkit.leaderboard.steps import series_of
-    from evalkit.leaderboard.steps_report import print_steps, trace, write_steps
+def _steps(runs: "Sequence[Run]", config: Config, console: "Console") -> "Sequence[Path]":
+    """Compares every checkpoint with the one before; returns what it wrote."""
+    from evalkit.cli.compare_report import print_steps
+    from evalkit.leaderboard.publish import write_steps
+    from evalkit.leaderboard.steps import series_of, trace
 
     points = trace(series_of(runs), partial=config.partial, resamples=config.metrics.resamples)
-    written = write_steps(Path(config.out).expanduser(), points, config) if config.out else []
-    console = Console()
+    out = Path(config.out).expanduser() if config.out else None
+    written = write_steps(out, points, page_options(config)) if out else []
     print_steps(points, console)
-    _print_written(written, console)
-    return 0
-
-
-def _print_written(paths: "Sequence[Path]", console: "Console") -> None:
-    from evalkit.core.words import t
-
-    for path in paths:
-        console.print(t("written: {path}", path=path), markup=False, soft_wrap=True, highlight=False)
+    return written

@@ -14,8 +14,12 @@ wandb needs its extra; WANDB_MODE chooses where it writes.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evalkit.core.config import Config
+
+if TYPE_CHECKING:
+    from evalkit.leaderboard.page import PageOptions
 
 OPTIONS = ("partial", "reference", "format", "out", "data_dir", "mirror", "lang")
 
@@ -24,18 +28,25 @@ def run(config: Config) -> int:
     """Writes the leaderboard; exit code 0, also when some runs cannot be shown."""
     from rich.console import Console
 
-    from evalkit.leaderboard.build import build_board
+    from evalkit.cli.leaderboard_report import print_board
+    from evalkit.leaderboard.collect import build_board
     from evalkit.leaderboard.publish import formats_of, publish
-    from evalkit.leaderboard.terminal import print_board
 
     places = [Path(folder).expanduser() for folder in config.folders] or [Path("results")]
     formats = formats_of(config.format)
     board = build_board(places, partial=config.partial, reference=config.reference)
     first = places[0] if places[0].is_dir() else places[0].parent
     out = Path(config.out).expanduser() if config.out else first
-    written = publish(board, out, formats, config)
+    written = publish(board, out, formats, page_options(config))
     console = Console()
     print_board(board, console)
     for line in written:
         console.print(line, markup=False, soft_wrap=True, highlight=False)
     return 0
+
+
+def page_options(config: Config) -> "PageOptions":
+    """What the options say of a page."""
+    from evalkit.leaderboard.page import PageOptions
+
+    return PageOptions(config.lang, config.metrics.resamples, config.data_dir, config.mirror)

@@ -12,7 +12,7 @@ from evalkit.core.errors import InputError
 from evalkit.core.text import command
 from evalkit.core.words import said, t
 from evalkit.leaderboard.card import has_row
-from evalkit.records.results import AVERAGE, DatasetRates, MissingMetric, Results, Value, read_results
+from evalkit.records.results import AVERAGE, DatasetRates, Figure, MissingMetric, Results, read_results
 from evalkit.records.timings import read_timings
 from evalkit.scoring.categories import category_members
 from evalkit.tasks.spec import load_spec, task_names
@@ -173,11 +173,11 @@ def _licenses(results: Results) -> dict[str, list[str]]:
     return found
 
 
-def _number(value: Value) -> str:
+def _number(value: Figure) -> str:
     return "-" if value.value is None else f"{value.value:.4f}"
 
 
-def _interval(value: Value) -> str:
+def _interval(value: Figure) -> str:
     if value.ci95 is None:
         return "" if value.value is None else "–"
     return f"{value.ci95[0]:.4f}–{value.ci95[1]:.4f}"

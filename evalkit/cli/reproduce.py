@@ -15,9 +15,8 @@ from evalkit.core.config import Config
 from evalkit.core.errors import InputError
 from evalkit.core.text import did_you_mean
 from evalkit.core.words import said, t
-from evalkit.leaderboard.beside import Beside, contains, read_beside
-from evalkit.leaderboard.card import DIGITS, Card, load_cards
-from evalkit.records.results import Value
+from evalkit.leaderboard.card import DIGITS, Card, RunTable, contains, load_cards, read_run_tables
+from evalkit.records.results import Figure
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,12 +32,12 @@ def run(config: Config) -> int:
     if config.run is None:
         raise InputError("which run? None is given", fix="reproduce run=results/<model>/<suite>/<run id>")
     folder = Path(config.run).expanduser()
-    found = read_beside(folder / "results.json" if folder.is_dir() else folder)
-    cards = [_card(config.reference or beside.model, beside.table) for beside in found]
+    found = read_run_tables(folder / "results.json" if folder.is_dir() else folder)
+    cards = [_card(config.reference or own.model, own.table) for own in found]
     console = Console()
-    for beside, card in zip(found, cards, strict=True):
-        console.print(comparison(beside, card))
-        _print_remarks(beside, card, console)
+    for own, card in zip(found, cards, strict=True):
+        console.print(comparison(own, card))
+        _print_remarks(own, card, console)
     return 0
 
 
@@ -54,50 +53,50 @@ def _card(model: str | None, table: str) -> Card:
     return cards[str(model)]
 
 
-def comparison(beside: Beside, card: Card) -> "Table":
+def comparison(own: RunTable, card: Card) -> "Table":
     """The average and each category: the run, its interval, the card, the difference, inside or not."""
     from rich import box
     from rich.table import Table
 
-    title = said(f"{beside.model} and the card's {card.model}, {beside.table}")
+    title = said(f"{own.model} and the card's {card.model}, {own.table}")
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, header_style="bold")
     for header in ("", "run", "95 % interval", "card", "difference", "card in interval"):
         table.add_column(
             t(header) if header else "", justify="left" if header in ("", "95 % interval") else "right"
         )
     for column, figure in card.columns.items():
-        mark = " *" if column in beside.partial else ""
-        table.add_row(f"{column}{mark}", *_cells(beside.cells.get(column), figure, DIGITS[beside.table]))
+        mark = " *" if column in own.partial else ""
+        table.add_row(f"{column}{mark}", *_cells(own.cells.get(column), figure, DIGITS[own.table]))
     return table
 
 
-def _cells(value: Value | None, figure: float, digits: int) -> tuple[str, str, str, str, str]:
-    if value is None or value.value is None:
-        return "-", "", f"{figure:.{digits}f}", "", ""
-    inside = contains(value, figure, digits)
-    interval = f"{value.ci95[0]:.{digits}f} to {value.ci95[1]:.{digits}f}" if value.ci95 else "–"
+def _cells(figure: Figure | None, published: float, digits: int) -> tuple[str, str, str, str, str]:
+    if figure is None or figure.value is None:
+        return "-", "", f"{published:.{digits}f}", "", ""
+    inside = contains(figure, published, digits)
+    interval = f"{figure.ci95[0]:.{digits}f} to {figure.ci95[1]:.{digits}f}" if figure.ci95 else "–"
     verdict = "" if inside is None else (t("yes") if inside else t("NO"))
-    shown = (f"{value.value:.{digits}f}", interval, f"{figure:.{digits}f}")
-    return (*shown, f"{value.value - figure:+.{digits}f}", verdict)
+    shown = (f"{figure.value:.{digits}f}", interval, f"{published:.{digits}f}")
+    return (*shown, f"{figure.value - published:+.{digits}f}", verdict)
 
 
-def _print_remarks(beside: Beside, card: Card, console: "Console") -> None:
-    digits = DIGITS[beside.table]
+def _print_remarks(own: RunTable, card: Card, console: "Console") -> None:
+    digits = DIGITS[own.table]
     verdicts = {
-        name: contains(beside.cells[name], figure, digits)
+        name: contains(own.cells[name], figure, digits)
         for name, figure in card.columns.items()
-        if name in beside.cells
+        if name in own.cells
     }
     decided = [verdict for verdict in verdicts.values() if verdict is not None]
     console.print(said(f"{sum(decided)} of {len(decided)} figures of the card lie in the run's interval"))
     if open_ := sum(
-        verdict is None and beside.cells[name].value is not None for name, verdict in verdicts.items()
+        verdict is None and own.cells[name].value is not None for name, verdict in verdicts.items()
     ):
         console.print(said(f"{open_} figures have no interval: their samples do not tell"))
-    if beside.reasons:
+    if own.reasons:
         console.print(t("the run is partial (* marks incomplete categories):"))
-        for reason in beside.reasons:
+        for reason in own.reasons:
             console.print(f"  {said(reason)}", markup=False, soft_wrap=True)
-    if beside.deviations:
-        listed = ", ".join(f"{key}={value}" for key, value in beside.deviations.items())
+    if own.deviations:
+        listed = ", ".join(f"{key}={value}" for key, value in own.deviations.items())
         console.print(said(f"the run deviates from the protocol: {listed}"), markup=False, soft_wrap=True)

@@ -1,16 +1,27 @@
-"""The published figures evalkit is held against: results/reference/*.csv."""
+"""The published figures (results/reference/*.csv), and a run's figures in the same columns."""
 
 import csv
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from evalkit.core.assets import REFERENCE
-from evalkit.core.errors import InputError
-from evalkit.records.results import AVERAGE
+from evalkit.core.errors import InputError, foreign
+from evalkit.core.files import read_json_object
+from evalkit.core.text import did_you_mean
+from evalkit.leaderboard.rows import HUB, Kind, Row
+from evalkit.mtbench.tables.model_tables import scope_figures, with_own_intervals
+from evalkit.records.results import AVERAGE, Figure, Results, read_results
+from evalkit.scoring.categories import with_intervals
 
 JASTER_TABLE = "llm-jp-eval v1.3.1"
 MT_BENCH_TABLE = "Japanese MT-Bench gpt-4-0613"
 # The decimals of each published table.
 DIGITS = {JASTER_TABLE: 4, MT_BENCH_TABLE: 2}
+# How the card's MT-Bench table was made.
+CARD_PRESET, CARD_JUDGE = "llm-jp-3-card", "gpt-4"
+PUBLISHED_RULES = "published by llm-jp, not measured here"
 
 
 @dataclass(frozen=True)
@@ -47,3 +58,123 @@ def has_row(model: object) -> bool:
         return model in load_cards()
     except InputError:
         return False
+
+
+def published_rows(reference: str) -> list[Row]:
+    """The published rows of the models whose names start with `reference`.
+
+    Raises:
+        InputError: there is none.
+    """
+    jaster, bench = load_cards(JASTER_TABLE), load_cards(MT_BENCH_TABLE)
+    names = [name for name in dict.fromkeys([*jaster, *bench]) if name.startswith(reference)]
+    if not names:
+        raise InputError(
+            f"no published model is called {reference}{did_you_mean(reference, [*jaster, 'llm-jp-3'])}",
+            where="option --reference",
+            fix="--reference llm-jp-3",
+        )
+    rows = []
+    for name in names:
+        categories = {column: Figure(value) for column, value in _columns(jaster, name).items()}
+        ratings = {
+            "average" if column == AVERAGE else column: Figure(value)
+            for column, value in _columns(bench, name).items()
+        }
+        rows.append(
+            Row(
+                model=name,
+                kind=Kind.published,
+                url=f"{HUB}llm-jp/{name}",
+                cells=categories,
+                mt_bench=ratings,
+                rules=PUBLISHED_RULES,
+                mt_bench_rules=PUBLISHED_RULES if ratings else "",
+            )
+        )
+    return rows
+
+
+def _columns(cards: Mapping[str, Card], name: str) -> Mapping[str, float]:
+    return cards[name].columns if name in cards else {}
+
+
+@dataclass(frozen=True)
+class RunTable:
+    """One model's figures in a run, under the card's column names.
+
+    `table` is the card's table; `partial` names the columns that are not complete, `reasons` say
+    why; `deviations` is what was done in another way than for the card.
+    """
+
+    model: str | None
+    table: str
+    cells: Mapping[str, Figure]
+    partial: frozenset[str] = frozenset()
+    reasons: Sequence[str] = ()
+    deviations: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_run_tables(path: Path) -> list[RunTable]:
+    """The tables of a results file: one of llm-jp-eval, or one per model of an MT-Bench run.
+
+    Raises:
+        InputError: no results file, or MT-Bench answers that nobody has judged.
+    """
+    content = _mt_bench_content(path)
+    if content is None:
+        return [_jaster_table(with_intervals(read_results(path), path.parent))]
+    with foreign("the results file does not fit its schema", where=path):
+        if not content["tables"]:
+            fix = "python -m evalkit judge run=DIR"
+            raise InputError("the answers are not judged yet", where=path, fix=fix)
+        content = with_own_intervals(content, path.parent)
+        return [_mt_bench_table(model, table, content) for model, table in content["tables"].items()]
+
+
+def contains(figure: Figure, published: float, digits: int) -> bool | None:
+    """Whether a published value, known to half a unit of its last digit, lies in a figure's interval.
+
+    None where there is no interval.
+    """
+    if figure.ci95 is None:
+        return None
+    (low, high), rounding = figure.ci95, 0.5 * 10.0**-digits
+    return low - rounding <= published <= high + rounding
+
+
+def _jaster_table(results: Results) -> RunTable:
+    partial = results.partial
+    return RunTable(
+        model=results.run.get("model"),
+        table=JASTER_TABLE,
+        cells={**results.average, **results.categories},
+        partial=frozenset(partial.categories),
+        reasons=(partial.reasons or ["a category is incomplete"]) if partial.partial else (),
+        deviations=results.protocol.deviations,
+    )
+
+
+def _mt_bench_table(model: str, table: Mapping[str, Any], content: Mapping[str, Any]) -> RunTable:
+    made = {"preset": (content["preset"]["name"], CARD_PRESET), "judge": (table["judge"], CARD_JUDGE)}
+    return RunTable(
+        model=model,
+        table=MT_BENCH_TABLE,
+        cells={
+            AVERAGE if name == "average" else name: figure for name, figure in scope_figures(table).items()
+        },
+        reasons=content["partial"]["reasons"],
+        # A replayed log of the card's judge is that judge.
+        deviations={
+            key: given for key, (given, usual) in made.items() if given not in (usual, f"{usual} (log)")
+        },
+    )
+
+
+def _mt_bench_content(path: Path) -> dict[str, Any] | None:
+    """The content of an MT-Bench results file; None for any other file, which `read_results` judges."""
+    try:
+        content = read_json_object(path)
+    except InputError:
+        return None
+    return content if content.get("kind") == "mt_bench" else None

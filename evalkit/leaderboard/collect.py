@@ -1,22 +1,39 @@
-"""Folders -> the runs in them, and the reason for every one that cannot be shown."""
+"""Folders -> the runs in them -> the rows of a leaderboard, and the reason for all that is not shown.
+
+A model and protocol has one row: its newest run among the most complete ones.
+"""
 
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from evalkit.core.durable import read_checked_json, read_log
 from evalkit.core.errors import InputError
-from evalkit.leaderboard.rows import MtBenchRun, Run
-from evalkit.mtbench.tables.model_tables import with_own_intervals
-from evalkit.records.results import Results, read_results
+from evalkit.leaderboard.card import published_rows
+from evalkit.leaderboard.foreign_results import read_foreign
+from evalkit.leaderboard.rows import (
+    MT_BENCH_COLUMNS,
+    NO_FIGURE,
+    Kind,
+    MtBenchRun,
+    Row,
+    Run,
+    jaster_row,
+    partial_reasons,
+    rules_of,
+    whole_reasons,
+)
+from evalkit.mtbench.tables.model_tables import scope_figures, with_own_intervals
+from evalkit.records.results import AVERAGE, Results, read_results
 from evalkit.records.run_folder import RunDirectory
 from evalkit.scoring.categories import with_intervals
 
 RESULTS = "results.json"
 # Files that only a run directory has, finished or not.
-_MARKS = ("samples", "config.yaml", "mt_bench.json")
+_RUN_FILES = ("samples", "config.yaml", "mt_bench.json")
 
 
 @dataclass(frozen=True)
@@ -53,7 +70,7 @@ def collect(places: Sequence[Path]) -> Collection:
         for folder in _run_folders(place, found, seen):
             _add(found, folder)
     _drop_copies(found)
-    found.mt_bench = _marked(found.mt_bench)
+    found.mt_bench = _with_preset_hashes(found.mt_bench)
     return found
 
 
@@ -65,7 +82,7 @@ def _run_folders(place: Path, found: Collection, seen: set[Path]) -> Iterator[Pa
     if (real := place.resolve()) in seen:
         return
     seen.add(real)
-    if (place / RESULTS).exists() or any((place / mark).exists() for mark in _MARKS):
+    if (place / RESULTS).exists() or any((place / name).exists() for name in _RUN_FILES):
         yield place
         return
     try:
@@ -141,11 +158,156 @@ def _drop_copies(found: Collection) -> None:
     found.runs = list(kept.values())
 
 
-def _marked(runs: Sequence[MtBenchRun]) -> list[MtBenchRun]:
-    """Where presets of one name say different things, each run's rules name which one it is."""
+def _with_preset_hashes(runs: Sequence[MtBenchRun]) -> list[MtBenchRun]:
+    """Where different presets have one name, each run's rules name the hash of its preset."""
     hashes: dict[str, set[str]] = {}
     for run in runs:
         hashes.setdefault(run.rules, set()).add(run.preset_sha256)
     return [
         replace(run, mark=f" {run.preset_sha256[:8]}") if len(hashes[run.rules]) > 1 else run for run in runs
     ]
+
+
+def find_run(place: Path) -> Run:
+    """The run of a folder: a run directory, or a folder with just one finished run in it.
+
+    Raises:
+        InputError: none, several, or an unfinished one.
+    """
+    found = collect([place])
+    if len(found.runs) == 1:
+        return found.runs[0]
+    if found.runs:
+        listed = "".join(f"\n  {run.folder}" for run in sorted(found.runs, key=lambda run: -run.finished))
+        raise InputError(
+            f"several runs are there, newest first:{listed}", where=place, fix="name one of them"
+        )
+    if found.mt_bench:
+        raise InputError(
+            "this is an MT-Bench run, and compare pairs the samples of llm-jp-eval's datasets",
+            where=place,
+            fix="python -m evalkit pairwise RUN RUN judge=NAME, or leaderboard",
+        )
+    why = "".join(f"\n  {entry.path}: {entry.reason}" for entry in found.left_out)
+    raise InputError(f"no finished run is there{why}", where=place)
+
+
+@dataclass(frozen=True)
+class Board:
+    """A leaderboard: rows, best first, and what was left out with the reason."""
+
+    rows: tuple[Row, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+def build_board(places: Sequence[Path], *, partial: bool = False, reference: str | None = None) -> Board:
+    """The leaderboard of everything at or below `places`.
+
+    Args:
+        places: results folders, run folders, or llm-jp-eval's result files.
+        partial: show partial runs too, marked.
+        reference: also show the published rows of the models whose names start so.
+
+    Raises:
+        InputError: a place does not exist, nothing can be shown, or no published model is called so.
+    """
+    found = collect(places)
+    rows: dict[tuple[str, str], Row] = {}
+    left_out = list(found.left_out)
+    for run, remarks in _chosen(found.runs, partial, left_out):
+        rows[run.model, rules_of(run.results)] = jaster_row(run, remarks)
+    for bench in _chosen_mt_bench(found.mt_bench, partial, left_out):
+        _add_mt_bench(rows, bench)
+    board = [*rows.values(), *_foreign_rows(found, left_out)]
+    if reference:
+        board += published_rows(reference)
+    if not board:
+        listed = "".join(f"\n  {entry.path}: {entry.reason}" for entry in left_out)
+        raise InputError(
+            f"nothing to show{listed}",
+            where=", ".join(map(str, places)),
+            fix="--partial shows partial runs" if left_out else "a folder with finished runs: results/",
+        )
+    return Board(tuple(sorted(board, key=_order)), tuple(left_out))
+
+
+def _chosen(
+    runs: Sequence[Run], partial: bool, left_out: list[LeftOut]
+) -> Iterable[tuple[Run, tuple[str, ...]]]:
+    """Of each model and protocol the newest run among those with the most complete columns."""
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        if run.results.partial.partial and not partial:
+            reason = "partial: " + "; ".join(partial_reasons(run.results))
+            left_out.append(LeftOut(run.folder, f"{reason} (--partial shows it)"))
+        else:
+            groups.setdefault((run.model, rules_of(run.results)), []).append(run)
+    for group in groups.values():
+        best, *others = sorted(group, key=lambda run: (-_completeness(run.results), -run.finished))
+        for other in others:
+            why = "newer" if _completeness(other.results) == _completeness(best.results) else "more complete"
+            left_out.append(LeftOut(other.folder, f"{best.model} has a {why} run: {best.folder}"))
+        yield best, (f"one of {len(group)} runs of this model: {best.folder.name}",) if others else ()
+
+
+def _completeness(results: Results) -> int:
+    if whole_reasons(results):
+        return 0
+    complete = [name for name in results.categories if name not in results.partial.categories]
+    return 1 + len(complete)
+
+
+def _chosen_mt_bench(
+    runs: Sequence[MtBenchRun], partial: bool, left_out: list[LeftOut]
+) -> Iterable[MtBenchRun]:
+    groups: dict[tuple[str, str], list[MtBenchRun]] = {}
+    for run in runs:
+        if run.reasons and not partial:
+            reason = "; ".join(run.reasons)
+            left_out.append(LeftOut(run.folder, f"{run.model} partial: {reason} (--partial shows it)"))
+        else:
+            groups.setdefault((run.model, run.rules), []).append(run)
+    for group in groups.values():
+        best, *others = sorted(group, key=lambda run: (bool(run.reasons), -run.finished))
+        left_out += [LeftOut(o.folder, f"{o.model} has a newer MT-Bench run: {best.folder}") for o in others]
+        yield best
+
+
+def _add_mt_bench(rows: dict[tuple[str, str], Row], bench: MtBenchRun) -> None:
+    """Puts an MT-Bench table into the model's row, or into a row of its own."""
+    figures = scope_figures(bench.table, partial=bool(bench.reasons))
+    cells = {column: figures[column] for column in MT_BENCH_COLUMNS if column in figures}
+    reasons = tuple(f"MT-Bench: {reason}" for reason in bench.reasons)
+    key = next((k for k, row in rows.items() if k[0] == bench.model and row.mt_bench_run is None), None)
+    row = rows[key] if key else Row(model=bench.model, kind=Kind.run)
+    rows[key or (bench.model, f"MT-Bench {bench.rules}")] = replace(
+        row,
+        mt_bench=cells,
+        mt_bench_rules=bench.rules,
+        mt_bench_run=bench,
+        reasons=(*row.reasons, *reasons),
+    )
+
+
+def _foreign_rows(found: Collection, left_out: list[LeftOut]) -> list[Row]:
+    rows = []
+    for path in found.foreign:
+        try:
+            rows.append(read_foreign(path))
+        except InputError as error:
+            left_out.append(LeftOut(path, error.what))
+    return rows
+
+
+def _order(row: Row) -> tuple[Any, ...]:
+    """Best average first; without one, by the mean of what is there; then by name."""
+    average = row.cells.get(AVERAGE) or NO_FIGURE
+    values = [cell.value for cell in row.cells.values() if cell.value is not None]
+    mean = sum(values) / len(values) if values else 0.0
+    return (average.value is None, -(average.value or 0.0), -mean, _natural(row.model))
+
+
+def _natural(name: str) -> tuple[tuple[int, int | str], ...]:
+    """A sort key that puts step-900 before step-1000."""
+    parts = re.split(r"(\d+)", name)
+    return tuple((0, int(part)) if part.isdigit() else (1, part) for part in parts)

@@ -3,20 +3,14 @@
 from collections.abc import Iterator
 from typing import Any
 
+from evalkit.leaderboard.rows import AMOUNT_OPTIONS
 from evalkit.records.results import Results
-from evalkit.tasks.spec import load_spec
-
-# What moves no sample's score: how many samples, how many resamples, a metric more.
-_FREE = ("limit", "metrics.resamples", "metrics.bert_score")
-_ABSENT = "-"
+from evalkit.tasks.spec import load_spec, task_names
 
 
 def run_differences(a: Results, b: Results) -> list[str]:
     """What differs in protocol, options or the set of datasets; empty when the runs compare."""
-    return [
-        *rule_differences(a, b),
-        *_coverage(a, b),
-    ]
+    return [*rule_differences(a, b), *_coverage(a, b)]
 
 
 def rule_differences(a: Results, b: Results) -> list[str]:
@@ -32,16 +26,10 @@ def common(a: Results, b: Results) -> list[str]:
 def counting_metric(name: str, results: Results) -> str | None:
     """The metric that stands for a dataset: the one that counts, else its first that was computed."""
     computed = results.datasets[name].metrics
-    counts = load_spec(name).counts if _is_shipped(name) else None
+    counts = load_spec(name).counts if name in task_names() else None
     if counts is not None:
         return counts if counts in computed else None
     return computed[0] if computed else None
-
-
-def _is_shipped(name: str) -> bool:
-    from evalkit.tasks.spec import task_names
-
-    return name in task_names()
 
 
 def _protocol(a: Results, b: Results) -> Iterator[str]:
@@ -49,7 +37,7 @@ def _protocol(a: Results, b: Results) -> Iterator[str]:
         yield _differs("protocol", a.protocol.name, b.protocol.name)
     first, second = a.protocol.options, b.protocol.options
     for key in dict.fromkeys([*first, *second]):
-        if key not in _FREE and first.get(key) != second.get(key):
+        if key not in AMOUNT_OPTIONS and first.get(key) != second.get(key):
             yield _differs(key, first.get(key), second.get(key))
     samples = bool(first.get("generation.do_sample") or second.get("generation.do_sample"))
     seeds = [results.run.get("identity", {}).get("seed") for results in (a, b)]
@@ -82,7 +70,7 @@ def _dataset(a: Results, b: Results, name: str) -> Iterator[str]:
 
 
 def _decided(results: Results, what: str, name: str) -> Any:
-    """What a run's identity says of a dataset; foreign completions have the hashes of the data only."""
+    """An entry of a run's identity for a dataset; foreign completions have the hashes of the data only."""
     if "identity" not in results.run and what == "data":
         return results.run.get("datasets", {}).get(name, {}).get("sha256")
     return results.run.get("identity", {}).get(what, {}).get(name)
@@ -95,6 +83,6 @@ def _differs(what: str, first: Any, second: Any) -> str:
 def _short(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_short(inner)}" for key, inner in value.items())
-    text = _ABSENT if value is None else str(value)
+    text = "-" if value is None else str(value)
     is_hash = len(text) == 64 and all(sign in "0123456789abcdef" for sign in text)
     return f"{text[:12]}..." if is_hash else text

@@ -3,7 +3,6 @@
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -18,7 +17,6 @@ from evalkit.leaderboard.paired import (
     mean_difference,
 )
 from evalkit.leaderboard.rows import Run
-from evalkit.leaderboard.scored_run import ScoredRun
 from evalkit.metrics import METRICS
 from evalkit.metrics.base import CorrelationMetric, SampleMetric
 from evalkit.metrics.prediction import gold
@@ -75,7 +73,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that is said of two runs. `remarks` are sentences on what was left aside."""
+    """All that a comparison of two runs gives. `remarks` are sentences on what was left out."""
 
     a: Run
     b: Run
@@ -102,7 +100,7 @@ def compare(a: Run, b: Run, *, partial: bool = False, resamples: int = 10_000) -
     differences = (rule_differences if partial else run_differences)(a.results, b.results)
     if differences:
         raise _refusal(a, b, differences)
-    return compare_scored(ScoredRun(a), ScoredRun(b), resamples=resamples)
+    return compare_samples(a, b, resamples=resamples)
 
 
 def _refusal(a: Run, b: Run, differences: Sequence[str]) -> InputError:
@@ -116,14 +114,14 @@ def _refusal(a: Run, b: Run, differences: Sequence[str]) -> InputError:
     )
 
 
-def compare_scored(a: ScoredRun, b: ScoredRun, *, resamples: int = 10_000) -> Comparison:
-    """Compares two runs that are known to be comparable."""
+def compare_samples(a: Run, b: Run, *, resamples: int = 10_000) -> Comparison:
+    """Compares two runs that are known to be comparable on the datasets and samples both have."""
     lines: dict[str, tuple[Compared, Difference]] = {}
     flips: list[Flip] = []
-    remarks = list(_remarks(a.run, b.run))
-    for name in common(a.run.results, b.run.results):
-        metric = counting_metric(name, a.run.results)
-        ids = [key for key in a.rows(name) if key in b.rows(name)]
+    remarks = list(_remarks(a, b))
+    for name in common(a.results, b.results):
+        metric = counting_metric(name, a.results)
+        ids = [key for key in a.scores(name) if key in b.scores(name)]
         golds = _golds(a, b, name, ids) if isinstance(METRICS.get(metric or ""), CorrelationMetric) else []
         if metric is None:
             remarks.append(f"{name}: its metric could not be computed in both runs")
@@ -137,8 +135,8 @@ def compare_scored(a: ScoredRun, b: ScoredRun, *, resamples: int = 10_000) -> Co
             flips += _flips(a, b, name, metric, ids)
     categories = _categories(lines)
     return Comparison(
-        a.run,
-        b.run,
+        a,
+        b,
         _corrected([line for line, _ in lines.values()]),
         _corrected([line for line, _ in categories.values()]),
         _average(categories),
@@ -147,7 +145,7 @@ def compare_scored(a: ScoredRun, b: ScoredRun, *, resamples: int = 10_000) -> Co
     )
 
 
-def _golds(a: ScoredRun, b: ScoredRun, name: str, ids: Sequence[str]) -> list[float] | None:
+def _golds(a: Run, b: Run, name: str, ids: Sequence[str]) -> list[float] | None:
     """The gold numbers of these samples; None where one of them is in neither run's records."""
     kept = {**a.records(name), **b.records(name)}
     return [float(gold(kept[key].gold)) for key in ids] if kept.keys() >= set(ids) else None
@@ -216,12 +214,12 @@ def _corrected(lines: Sequence[Compared]) -> tuple[Compared, ...]:
     return tuple(replace(line, p_holm=p) for line, p in zip(lines, adjusted, strict=True))
 
 
-def _flips(a: ScoredRun, b: ScoredRun, name: str, metric: str, ids: Sequence[str]) -> Iterator[Flip]:
+def _flips(a: Run, b: Run, name: str, metric: str, ids: Sequence[str]) -> Iterator[Flip]:
     first, second = a.numbers(name, metric, ids), b.numbers(name, metric, ids)
     for key, x, y in zip(ids, first, second, strict=True):
         if x != y:
-            said = str(a.rows(name)[key]["prediction"]), str(b.rows(name)[key]["prediction"])
-            yield Flip(name, key, x, y, *said)
+            predictions = (str(run.scores(name)[key]["prediction"]) for run in (a, b))
+            yield Flip(name, key, x, y, *predictions)
 
 
 def _remarks(a: Run, b: Run) -> Iterator[str]:
@@ -232,29 +230,3 @@ def _remarks(a: Run, b: Run) -> Iterator[str]:
     only = sorted(a.results.datasets.keys() ^ b.results.datasets.keys())
     if only:
         yield f"in only one of them, left aside: {', '.join(only)}"
-
-
-def find_run(place: Path) -> Run:
-    """The run of a folder: a run directory, or a folder with just one finished run in it.
-
-    Raises:
-        InputError: none, several, or an unfinished one.
-    """
-    from evalkit.leaderboard.collect import collect
-
-    found = collect([place])
-    if len(found.runs) == 1:
-        return found.runs[0]
-    if found.runs:
-        listed = "".join(f"\n  {run.folder}" for run in sorted(found.runs, key=lambda run: -run.finished))
-        raise InputError(
-            f"several runs are there, newest first:{listed}", where=place, fix="name one of them"
-        )
-    if found.mt_bench:
-        raise InputError(
-            "this is an MT-Bench run, and compare pairs the samples of llm-jp-eval's datasets",
-            where=place,
-            fix="python -m evalkit pairwise RUN RUN judge=NAME, or leaderboard",
-        )
-    why = "".join(f"\n  {entry.path}: {entry.reason}" for entry in found.left_out)
-    raise InputError(f"no finished run is there{why}", where=place)

@@ -1,95 +1,71 @@
-"""A comparison for people (terminal) and for programs (comparison.json, flipped.csv)."""
+"""A comparison as sentences, as JSON, and its flipped samples as a table."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
-from evalkit.core.config import Config
-from evalkit.core.durable import write_text_atomic
-from evalkit.core.secrets import printable
-from evalkit.core.words import said, t
-from evalkit.leaderboard.compare import Compared, Comparison, Flip
-from evalkit.leaderboard.publish import write_page
-from evalkit.leaderboard.sentences import p_text, sentences
+from evalkit.core.words import t
+from evalkit.leaderboard.compare import ALPHA, Compared, Comparison
 from evalkit.leaderboard.tables import spreadsheet_text
+from evalkit.scoring.categories import category_members
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_SHOWN = 3
-_WIDTH = 40
-# From this width on there is room for four digits.
-_WIDE = 90
+
+def sentences(comparison: Comparison) -> list[str]:
+    """The result on average, by category, and by dataset where its category is incomplete."""
+    a, b = comparison.a.model, comparison.b.model
+    found = []
+    if comparison.average is not None:
+        found.append(_average(comparison.average, a, b))
+    lines = [*comparison.categories, *_outside(comparison)]
+    for verdict, model in (("a", a), ("b", b)):
+        if chosen := [line for line in lines if line.verdict == verdict]:
+            found.append(t("{model} is better on {figures}.", model=model, figures=_figures(chosen, verdict)))
+    if hints := [line for line in lines if line.verdict == "hint"]:
+        text = t(
+            "Only a hint, gone once the number of comparisons counts (Holm, p >= {alpha}): {figures}.",
+            alpha=ALPHA,
+            figures=", ".join(_hint(line, a, b) for line in hints),
+        )
+        found.append(text)
+    if equal := [line.name for line in lines if not line.verdict]:
+        found.append(t("No difference can be told on {names}.", names=", ".join(equal)))
+    return found
 
 
-def print_comparison(comparison: Comparison, console: Console, *, long: bool = False) -> None:
-    """Prints the sentences, the table and flipped samples (all of them with `long`)."""
-    a, b = escape(comparison.a.model), escape(comparison.b.model)
-    console.print(f"[bold]{a}[/] - [bold]{b}[/]", highlight=False)
-    for sentence in sentences(comparison):
-        console.print(f"  {escape(sentence)}", soft_wrap=True, highlight=False)
-    console.print(_table(comparison, digits=4 if console.width >= _WIDE else 3))
-    for remark in comparison.remarks:
-        console.print(f"  {escape(said(remark))}", soft_wrap=True, highlight=False)
-    _print_flips(comparison, console, long)
+def _outside(comparison: Comparison) -> list[Compared]:
+    """The datasets that belong to none of the compared categories."""
+    members = category_members()
+    covered = {name for category in comparison.categories for name in members[category.name]}
+    return [line for line in comparison.datasets if line.name not in covered]
 
 
-def _table(comparison: Comparison, digits: int) -> Table:
-    table = Table(box=None, header_style="bold underline", padding=(0, 1, 0, 0))
-    table.add_column("", no_wrap=True)
-    for header in ("A", "B", t("difference")):
-        table.add_column(header, justify="right", no_wrap=True)
-    table.add_column(t("95 % interval"), no_wrap=True)
-    for header in ("p", "Holm", t("flipped")):
-        table.add_column(header, justify="right", no_wrap=True)
-    average = [comparison.average] if comparison.average else []
-    for part in (comparison.datasets, comparison.categories, average):
-        for line in part:
-            table.add_row(*_cells(line, digits), style="bold" if line.verdict in ("a", "b") else None)
-    return table
+def _average(line: Compared, a: str, b: str) -> str:
+    if line.verdict not in ("a", "b"):
+        return t("On average no difference can be told ({figure}).", figure=figure(line))
+    model = a if line.verdict == "a" else b
+    return t("{model} is better on average ({figure}).", model=model, figure=figure(line, line.verdict))
 
 
-def _cells(line: Compared, digits: int) -> tuple[str, ...]:
-    interval = f"{line.ci95[0]:+.{digits}f} {line.ci95[1]:+.{digits}f}" if line.ci95 else "–"
-    return (
-        line.name,
-        f"{line.a:.{digits}f}",
-        f"{line.b:.{digits}f}",
-        f"{line.difference:+.{digits}f}",
-        interval,
-        p_text(line.p),
-        p_text(line.p_holm) if line.kind != "average" else "",
-        f"{line.flips}/{line.n}",
-    )
+def _figures(lines: Sequence[Compared], verdict: str) -> str:
+    return ", ".join(f"{line.name} ({figure(line, verdict)})" for line in lines)
 
 
-def _print_flips(comparison: Comparison, console: Console, long: bool) -> None:
-    if not comparison.flips:
-        console.print(f"  {t('no sample is scored differently')}", highlight=False)
-        return
-    console.print(t("flipped samples (A's score, B's score, A's answer, B's answer):"), highlight=False)
-    by_dataset: dict[str, list[Flip]] = {}
-    for flip in comparison.flips:
-        by_dataset.setdefault(flip.dataset, []).append(flip)
-    for flips in by_dataset.values():
-        for flip in flips if long else flips[:_SHOWN]:
-            answers = " | ".join(_short(text) for text in (flip.prediction_a, flip.prediction_b))
-            line = f"  {flip.id}  {flip.a:.3g} {flip.b:.3g}  {answers}"
-            console.print(escape(line), soft_wrap=True, highlight=False)
-        if not long and len(flips) > _SHOWN:
-            more = t("and {n} more (--long, or out=DIR for a file)", n=len(flips) - _SHOWN)
-            console.print(f"  {more}", style="dim", highlight=False)
+def _hint(line: Compared, a: str, b: str) -> str:
+    model, side = (a, "a") if line.difference > 0 else (b, "b")
+    return f"{line.name} ({model} {figure(line, side)})"
 
 
-def _short(text: str) -> str:
-    line = printable(" ".join(text.split()))
-    return line if len(line) <= _WIDTH else line[: _WIDTH - 1] + "…"
+def figure(line: Compared, verdict: str = "a") -> str:
+    """`+0.042, 95 % 0.011 to 0.073`, as the advantage of the model that `verdict` names."""
+    sign = -1 if verdict == "b" else 1
+    gap = f"{sign * line.difference:+.3f}"
+    if line.ci95 is None:
+        return gap
+    low, high = sorted(sign * end for end in line.ci95)
+    return t("{gap}, 95 % {low} to {high}", gap=gap, low=f"{low:.3f}", high=f"{high:.3f}")
 
 
 def comparison_json(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
@@ -125,13 +101,3 @@ def flipped_frame(comparisons: Sequence[Comparison]) -> "pd.DataFrame":
         for flip in one.flips
     ]
     return pd.DataFrame(rows, columns=columns)
-
-
-def write_comparisons(out: Path, comparisons: Sequence[Comparison], config: Config) -> list[Path]:
-    """Writes comparison.json, flipped.csv and comparison.html for comparisons with one and the same A."""
-    content = json.dumps(comparison_json(comparisons), ensure_ascii=False, indent=2)
-    write_text_atomic(out / "comparison.json", content + "\n")
-    table = flipped_frame(comparisons).to_csv(index=False, lineterminator="\r\n")
-    write_text_atomic(out / "flipped.csv", f"\ufeff{table}")
-    write_page(out / "comparison.html", [comparisons[0].a, *(one.b for one in comparisons)], config)
-    return [out / name for name in ("comparison.json", "flipped.csv", "comparison.html")]

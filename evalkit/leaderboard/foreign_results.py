@@ -12,9 +12,8 @@ from typing import Any
 
 from evalkit.core.errors import InputError
 from evalkit.core.files import read_json
-from evalkit.leaderboard.cells import JASTER_COLUMNS, Cell
-from evalkit.leaderboard.rows import Kind, Row
-from evalkit.records.results import is_number
+from evalkit.leaderboard.rows import JASTER_COLUMNS, Kind, Row
+from evalkit.records.results import Figure, is_number
 
 RULES = "llm-jp-eval's own result, as its file says"
 _PLACES = ((), ("evaluation",), ("evaluation_results",), ("results",))
@@ -43,8 +42,8 @@ def read_foreign(path: Path) -> Row:
         model=name,
         kind=Kind.llm_jp_eval,
         url=f"https://huggingface.co/{name}" if _is_hub_name(name) else None,
-        cells={column: Cell(scores[column]) for column in JASTER_COLUMNS if column in scores},
-        datasets={key: Cell(value) for key, value in scores.items() if key not in JASTER_COLUMNS},
+        cells={column: Figure(scores[column]) for column in JASTER_COLUMNS if column in scores},
+        datasets={key: Figure(value) for key, value in scores.items() if key not in JASTER_COLUMNS},
         rules=RULES,
         remarks=(f"read from {path.name}",),
     )

@@ -1,9 +1,10 @@
 """Rows -> a block for a model's README: `model-index` metadata and the two tables."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from evalkit.leaderboard.rows import TABLES, Row, Table
+from evalkit.core.text import folder_name
+from evalkit.leaderboard.rows import TABLES, Kind, Row, Table
 from evalkit.leaderboard.tables import markdown_tables
 
 if TYPE_CHECKING:
@@ -20,6 +21,16 @@ def model_card(row: Row) -> str:
     Partial figures are in the tables only; without any other there is no metadata.
     """
     return f"{_metadata(row)}{BEGIN}\n\n{markdown_tables([row], heading='###')}\n\n{END}\n"
+
+
+def model_card_files(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
+    """The name and content of one file for each row that was measured here."""
+    names: set[str] = set()
+    for number, row in enumerate(row for row in rows if row.kind is Kind.run):
+        name = f"model-card-{folder_name(row.model)}"
+        name = f"{name}-{number}.md" if f"{name}.md" in names else f"{name}.md"
+        names.add(name)
+        yield name, model_card(row)
 
 
 def _metadata(row: Row) -> str:

@@ -7,21 +7,38 @@ nothing else: whatever a model wrote cannot run, and nothing is ever fetched.
 
 import base64
 import json
+from dataclasses import dataclass
 from hashlib import sha256
 from importlib.resources import files
 from typing import Any
 
-from evalkit.core.config import Config
-from evalkit.leaderboard.build import Board
+from evalkit.core.config import Lang
+from evalkit.leaderboard.collect import Board
 from evalkit.leaderboard.page_data import page_data
-from evalkit.leaderboard.page_mt_bench import conversations
-from evalkit.leaderboard.page_samples import dataset_samples
-from evalkit.leaderboard.scored_run import ScoredRun
+from evalkit.leaderboard.page_samples import conversations, dataset_samples
+from evalkit.records.results import PROTOCOL_RESAMPLES
 
 SCRIPTS = ("base", "table", "charts", "samples", "pair", "mt_bench", "steps", "main")
 
 
-def page_html(board: Board, config: Config) -> str:
+@dataclass(frozen=True)
+class PageOptions:
+    """What a page depends on besides its rows.
+
+    Attributes:
+        lang: the language it opens in.
+        resamples: of the intervals of each pair of runs.
+        data_dir: the prepared data for whole prompts, where a run's own is elsewhere.
+        mirror: the mirror that has the questions of MT-Bench.
+    """
+
+    lang: Lang = Lang.en
+    resamples: int = PROTOCOL_RESAMPLES
+    data_dir: str | None = None
+    mirror: str | None = None
+
+
+def page_html(board: Board, options: PageOptions) -> str:
     """The page of a board.
 
     Raises:
@@ -29,16 +46,20 @@ def page_html(board: Board, config: Config) -> str:
     """
     from jinja2 import Environment
 
-    scored = {index: ScoredRun(row.run) for index, row in enumerate(board.rows) if row.run is not None}
-    blocks = {"data": page_data(board, scored, config)}
-    blocks |= {f"samples-{name}": found for name, found in dataset_samples(scored, config).items()}
-    if talks := conversations(board.rows, config):
-        blocks["mt-bench"] = talks
+    runs = {index: row.run for index, row in enumerate(board.rows) if row.run is not None}
+    benches = {
+        index: row.mt_bench_run for index, row in enumerate(board.rows) if row.mt_bench_run is not None
+    }
+    blocks = {"data": page_data(board, runs, options.lang, options.resamples)}
+    samples = dataset_samples(runs, options.data_dir)
+    blocks |= {f"samples-{name}": found for name, found in samples.items()}
+    if benches:
+        blocks["mt-bench"] = conversations(benches, options.data_dir, options.mirror)
     scripts = [_library(), _own_script()]
     environment = Environment(autoescape=True)
     template = environment.from_string(_asset("page.html.j2"))
     return template.render(
-        lang=config.lang.value,
+        lang=options.lang.value,
         policy=_policy(scripts),
         style=_asset("page.css"),
         blocks={name: embedded_json(content) for name, content in blocks.items()},
@@ -50,12 +71,8 @@ def embedded_json(content: Any) -> str:
     """JSON that is safe inside a script element: nothing in it can end the element or start a comment."""
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     # A lone surrogate cannot be written as UTF-8.
-    text = text.encode("utf-8", "backslashreplace").decode("utf-8") if _has_surrogates(text) else text
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _has_surrogates(text: str) -> bool:
-    return any("\ud800" <= sign <= "\udfff" for sign in text)
 
 
 def _policy(scripts: list[str]) -> str:

@@ -6,36 +6,42 @@ from typing import Any
 
 from evalkit import __version__
 from evalkit.core import words
-from evalkit.core.config import Config, Lang
+from evalkit.core.config import Lang
 from evalkit.core.errors import EvalkitError
-from evalkit.leaderboard.build import Board
-from evalkit.leaderboard.cells import Cell
+from evalkit.leaderboard.collect import Board
 from evalkit.leaderboard.comparable import counting_metric, rule_differences
-from evalkit.leaderboard.compare import Comparison, compare_scored
-from evalkit.leaderboard.rows import TABLES, Row, Table
-from evalkit.leaderboard.scored_run import ScoredRun
-from evalkit.leaderboard.sentences import sentences
+from evalkit.leaderboard.compare import Comparison, compare_samples
+from evalkit.leaderboard.comparison_report import sentences
+from evalkit.leaderboard.rows import TABLES, Row, Run, Table
 from evalkit.leaderboard.steps import checkpoint_of
 from evalkit.leaderboard.tables import marks
+from evalkit.records.results import Figure
 from evalkit.scoring.categories import category_members
 from evalkit.tasks.spec import CATEGORIES
 
-# Pairs grow with the square of the rows: beyond this many only `compare` tells.
+# Pairs grow with the square of the rows: runs beyond this many are compared by `compare` only.
 MOST_PAIRED = 8
 
 
-def page_data(board: Board, scored: Mapping[int, ScoredRun], config: Config) -> dict[str, Any]:
-    """The page's data, samples and conversations apart; `scored` are the runs by row index."""
+def page_data(board: Board, runs: Mapping[int, Run], lang: Lang, resamples: int) -> dict[str, Any]:
+    """The page's data without samples and conversations.
+
+    Args:
+        board: the rows.
+        runs: their runs, by the index of the row.
+        lang: the language the page opens in.
+        resamples: of the intervals of each pair of runs.
+    """
     return {
         "version": __version__,
-        "lang": config.lang.value,
+        "lang": lang.value,
         "words": words.catalogue(),
         "tables": [_table(table, board.rows) for table in TABLES],
         "categories": {name: category_members()[name] for name in CATEGORIES},
-        "datasets": _datasets(scored),
+        "datasets": _datasets(runs),
         "rows": [_row(row) for row in board.rows],
         "leftOut": [[str(entry.path), entry.reason] for entry in board.left_out],
-        "pairs": dict(_pairs(scored, config)),
+        "pairs": _pairs(runs, resamples),
     }
 
 
@@ -58,20 +64,20 @@ def _table(table: Table, rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def _cell(cell: Cell) -> list[Any]:
+def _cell(cell: Figure) -> list[Any]:
     low, high = cell.ci95 or (None, None)
-    return [_short(cell.value), _short(low), _short(high), cell.n, cell.partial]
+    return [_short(cell.value), _short(low), _short(high), cell.n or None, cell.partial]
 
 
 def _short(value: float | None) -> float | None:
     return None if value is None else round(value, 6)
 
 
-def _datasets(scored: Mapping[int, ScoredRun]) -> dict[str, dict[str, Any]]:
+def _datasets(runs: Mapping[int, Run]) -> dict[str, dict[str, Any]]:
     members = {name: category for category, names in category_members().items() for name in names}
     found: dict[str, dict[str, Any]] = {}
-    for run in scored.values():
-        results = run.run.results
+    for run in runs.values():
+        results = run.results
         facts = results.run.get("datasets", {})
         for name in results.datasets:
             entry = {
@@ -121,19 +127,18 @@ def _rates(row: Row) -> dict[str, list[float | None]]:
     }
 
 
-def _pairs(scored: Mapping[int, ScoredRun], config: Config) -> list[tuple[str, dict[str, Any]]]:
-    chosen = list(scored)[:MOST_PAIRED]
-    return [
-        (f"{first}-{second}", _pair(scored[first], scored[second], config))
-        for first, second in combinations(chosen, 2)
-    ]
+def _pairs(runs: Mapping[int, Run], resamples: int) -> dict[str, dict[str, Any]]:
+    chosen = list(runs.items())[:MOST_PAIRED]
+    return {
+        f"{first}-{second}": _pair(a, b, resamples) for (first, a), (second, b) in combinations(chosen, 2)
+    }
 
 
-def _pair(a: ScoredRun, b: ScoredRun, config: Config) -> dict[str, Any]:
-    if differences := rule_differences(a.run.results, b.run.results):
+def _pair(a: Run, b: Run, resamples: int) -> dict[str, Any]:
+    if differences := rule_differences(a.results, b.results):
         return {"refused": differences}
     try:
-        comparison = compare_scored(a, b, resamples=config.metrics.resamples)
+        comparison = compare_samples(a, b, resamples=resamples)
     except EvalkitError as error:
         return {"refused": [error.what]}
     average = [comparison.average] if comparison.average is not None else []

@@ -1,14 +1,38 @@
-"""The samples of each dataset as the page embeds them: inputs once, answers by row."""
+"""What the page embeds of single samples: datasets' inputs and answers, and MT-Bench conversations.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+Inputs and questions are there once, answers by the index of their row.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from evalkit.core.config import Config
+from evalkit.core.durable import read_log
+from evalkit.core.errors import EvalkitError
+from evalkit.core.files import read_json_object
+from evalkit.core.text import text_sha256
 from evalkit.leaderboard.comparable import counting_metric
-from evalkit.leaderboard.scored_run import ScoredRun
-from evalkit.leaderboard.whole_prompts import Prompts
+from evalkit.leaderboard.rows import MtBenchRun, Run
 from evalkit.metrics.prediction import gold
+from evalkit.mtbench.data import Books, pinned_files
+from evalkit.mtbench.presets import load_preset
+from evalkit.records.run_folder import SampleRecord
+from evalkit.runs.rescore import kept_config
+from evalkit.runs.suite import load_suite
+from evalkit.tasks.load import Task
+from evalkit.tasks.prompts import PromptTemplate
+
+# Replaces the input while a prompt is rendered; no dataset contains it.
+_PLACEHOLDER = "\ufdd0input\ufdd1"
+
+
+class _PromptFrame(NamedTuple):
+    """A prompt without its input."""
+
+    head: str
+    tail: str
 
 
 @dataclass
@@ -17,58 +41,91 @@ class _Dataset:
 
     metric: str | None
     places: dict[tuple[str, str, str], int] = field(default_factory=dict)
-    around: list[tuple[str, str]] = field(default_factory=list)
+    frames: list[_PromptFrame] = field(default_factory=list)
     runs: dict[int, dict[str, Any]] = field(default_factory=dict)
 
 
-def dataset_samples(runs: Mapping[int, ScoredRun], config: Config) -> dict[str, dict[str, Any]]:
+def dataset_samples(runs: Mapping[int, Run], data_dir: str | None) -> dict[str, dict[str, Any]]:
     """The samples of every dataset, as plain JSON values.
 
     Args:
-        runs: the runs by their row's index.
-        config: `data_dir` names the data for whole prompts when the run's own is elsewhere.
+        runs: the runs by the index of their row.
+        data_dir: the prepared data for whole prompts; None: where each run found it.
     """
     found: dict[str, _Dataset] = {}
-    for row, scored in runs.items():
-        prompts = Prompts(scored.run, config)
-        for name in scored.run.results.datasets:
-            dataset = found.setdefault(name, _Dataset(counting_metric(name, scored.run.results)))
-            dataset.runs[row] = _answers(dataset, scored, name, prompts)
+    for row, run in runs.items():
+        prompts = _Prompts(run.folder, data_dir)
+        for name in run.results.datasets:
+            dataset = found.setdefault(name, _Dataset(counting_metric(name, run.results)))
+            dataset.runs[row] = _dataset_answers(dataset, run, name, prompts)
     return {name: _json(dataset) for name, dataset in found.items()}
 
 
-def _answers(dataset: _Dataset, scored: ScoredRun, name: str, prompts: Prompts) -> dict[str, Any]:
-    records = scored.records(name)
-    rows = scored.rows(name)
+class _Prompts:
+    """The prompts of one run; nothing where its data cannot be read.
+
+    A run keeps the hash of each prompt, not its text. Where the prepared data is there, the prompt is
+    rendered again and shown only when every hash is the same.
+    """
+
+    def __init__(self, folder: Path, data_dir: str | None) -> None:
+        self._tasks: dict[str, Task] = {}
+        self._template = PromptTemplate()
+        try:
+            config = kept_config(folder / "config.yaml")
+            self._template = PromptTemplate.of(config.protocol)
+            data_dir = data_dir if data_dir is not None else config.data_dir
+            config = replace(config, data_dir=data_dir, offline=True, allow_missing=True, limit=1)
+            suite = load_suite(config, say=lambda line: None)
+        except EvalkitError:
+            return
+        self._tasks = {task.name: task for task in suite.tasks}
+
+    def frame(self, dataset: str, records: Mapping[str, SampleRecord]) -> _PromptFrame | None:
+        """The text before and after the input, where it is known and the same for all these records."""
+        task = self._tasks.get(dataset)
+        if task is None:
+            return None
+        parts = self._template.render(task.spec.instruction, task.few_shots, _PLACEHOLDER).split(_PLACEHOLDER)
+        if len(parts) != 2:
+            return None
+        head, tail = parts
+        same = all(text_sha256(head + r.input + tail) == r.prompt_sha256 for r in records.values())
+        return _PromptFrame(head, tail) if same else None
+
+
+def _dataset_answers(dataset: _Dataset, run: Run, name: str, prompts: _Prompts) -> dict[str, Any]:
+    rows = run.scores(name)
     # Completions that came from elsewhere have scores, but no records.
-    records = {key: record for key, record in records.items() if key in rows}
+    records = {key: record for key, record in run.records(name).items() if key in rows}
     at = []
     for key in rows:
         record = records.get(key)
         sample = (key, record.input if record else "", gold(record.gold) if record else "")
         at.append(dataset.places.setdefault(sample, len(dataset.places)))
-    metrics = scored.run.results.datasets[name].metrics
     return {
-        "prompt": _prompt(dataset, prompts, name, records) if records else None,
+        "prompt": _frame_index(dataset, prompts.frame(name, records)) if records else None,
         "at": at,
         "text": [records[key].completion if key in records else None for key in rows],
         "prediction": [str(row["prediction"]) for row in rows.values()],
         "finish": [records[key].finish_reason if key in records else None for key in rows],
         "tokens": [records[key].new_tokens if key in records else None for key in rows],
-        "scores": {metric: [_value(row, metric) for row in rows.values()] for metric in metrics},
+        "scores": {
+            metric: [_score(row, metric) for row in rows.values()]
+            for metric in run.results.datasets[name].metrics
+        },
     }
 
 
-def _prompt(dataset: _Dataset, prompts: Prompts, name: str, records: Mapping[str, Any]) -> int | None:
-    around = prompts.around(name, records)
-    if around is None:
+def _frame_index(dataset: _Dataset, frame: _PromptFrame | None) -> int | None:
+    if frame is None:
         return None
-    if around not in dataset.around:
-        dataset.around.append(around)
-    return dataset.around.index(around)
+    if frame not in dataset.frames:
+        dataset.frames.append(frame)
+    return dataset.frames.index(frame)
 
 
-def _value(row: Mapping[str, Any], metric: str) -> float | None:
+def _score(row: Mapping[str, Any], metric: str) -> float | None:
     value = row["values"].get(metric)
     return None if value is None else round(float(value), 6)
 
@@ -77,9 +134,73 @@ def _json(dataset: _Dataset) -> dict[str, Any]:
     samples: Sequence[tuple[str, str, str]] = list(dataset.places)
     return {
         "metric": dataset.metric,
-        "around": [list(pair) for pair in dataset.around],
+        "around": [list(frame) for frame in dataset.frames],
         "ids": [sample[0] for sample in samples],
         "inputs": [sample[1] for sample in samples],
         "golds": [sample[2] for sample in samples],
         "runs": dataset.runs,
     }
+
+
+# --- MT-Bench ------------------------------------------------------------------------------------
+
+
+def conversations(
+    benches: Mapping[int, MtBenchRun], data_dir: str | None, mirror: str | None
+) -> dict[str, Any]:
+    """Questions by id, and each row's answers with their judgments, as plain JSON values.
+
+    Args:
+        benches: the runs by the index of their row.
+        data_dir: a bundle that may have the questions.
+        mirror: a mirror that may have the questions.
+    """
+    config = Config(data_dir=data_dir, mirror=mirror, offline=True)
+    return {
+        "questions": _questions(benches.values(), config),
+        "runs": {row: _conversation_answers(bench) for row, bench in benches.items()},
+    }
+
+
+def _conversation_answers(bench: MtBenchRun) -> list[dict[str, Any]]:
+    """One entry per answer: question id, category, number of the answer, and its turns."""
+    turns, _ = read_log(bench.folder / "samples" / "mt_bench.jsonl")
+    judged = _judgments(bench.folder)
+    answers: dict[tuple[int, int], dict[str, Any]] = {}
+    for row in turns.values():
+        if row["model"] != bench.model:
+            continue
+        key = (row["question_id"], row["answer"])
+        entry = {"question": key[0], "category": row["category"], "answer": key[1], "turns": {}}
+        answers.setdefault(key, entry)["turns"][row["turn"]] = {
+            "text": row["completion"],
+            "finish": row.get("finish_reason"),
+            "judgments": judged.get((bench.model, *key, row["turn"]), []),
+        }
+    return [answers[key] for key in sorted(answers)]
+
+
+def _judgments(folder: Path) -> dict[tuple[str, int, int, int], list[dict[str, Any]]]:
+    found: dict[tuple[str, int, int, int], list[dict[str, Any]]] = {}
+    for path in sorted((folder / "judgments").glob("*.jsonl")):
+        for row in read_log(path)[0].values():
+            key = (row["model"], row["question_id"], row["answer"], row["turn"])
+            shown = {name: row.get(name) for name in ("judge", "rating", "status", "text")}
+            found.setdefault(key, []).append(shown)
+    return found
+
+
+def _questions(benches: Iterable[MtBenchRun], config: Config) -> dict[str, list[str]]:
+    """The turns of each question by id, where the preset's files can be read offline."""
+    found: dict[str, list[str]] = {}
+    for bench in benches:
+        turns, _ = read_log(bench.folder / "samples" / "mt_bench.jsonl")
+        ids = {row["question_id"] for row in turns.values()}
+        try:
+            header = read_json_object(bench.folder / "mt_bench.json")
+            preset = load_preset(header["preset"])
+            books = Books(preset, pinned_files(config), header.get("language"))
+            found |= {str(number): list(books.of(number).questions[number].turns) for number in ids}
+        except (EvalkitError, KeyError, TypeError):
+            continue
+    return found

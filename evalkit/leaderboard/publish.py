@@ -1,16 +1,25 @@
-"""A board -> files, by format."""
+"""A board, comparisons or checkpoints -> files."""
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from evalkit.core.config import Config
 from evalkit.core.durable import write_text_atomic
 from evalkit.core.errors import InputError
-from evalkit.core.text import did_you_mean, folder_name
+from evalkit.core.text import did_you_mean
 from evalkit.core.words import t
-from evalkit.leaderboard.build import Board, jaster_row
-from evalkit.leaderboard.rows import Kind, Run
+from evalkit.leaderboard.collect import Board
+from evalkit.leaderboard.compare import Comparison
+from evalkit.leaderboard.comparison_report import comparison_json, flipped_frame
+from evalkit.leaderboard.export_lm_eval import lm_eval_files
+from evalkit.leaderboard.export_wandb import log_to_wandb
+from evalkit.leaderboard.model_card import model_card_files
+from evalkit.leaderboard.page import PageOptions, page_html
+from evalkit.leaderboard.rows import Run, jaster_row
+from evalkit.leaderboard.steps import Point, steps_frame
+from evalkit.leaderboard.tables import csv_text, frame_text, markdown
 
+FORMATS = ("csv", "markdown", "html", "model-card", "lm-eval", "wandb")
 DEFAULT = ("csv", "markdown", "html")
 
 
@@ -22,85 +31,63 @@ def formats_of(option: str | None) -> tuple[str, ...]:
     """
     names = tuple(dict.fromkeys(option.split(","))) if option else DEFAULT
     for name in names:
-        if name not in WRITERS:
+        if name not in FORMATS:
             raise InputError(
-                f"unknown format {name!r}{did_you_mean(name, WRITERS)}",
+                f"unknown format {name!r}{did_you_mean(name, FORMATS)}",
                 where="option --format",
-                fix=f"one or more of {','.join(WRITERS)}",
+                fix=f"one or more of {','.join(FORMATS)}",
             )
     return names
 
 
-def publish(board: Board, out: Path, formats: Sequence[str], config: Config) -> list[str]:
+def publish(board: Board, out: Path, formats: Sequence[str], page: PageOptions) -> list[str]:
     """Writes the board in each format; returns a line for people on each thing written.
 
     Raises:
         EvalkitError: the folder cannot be written, or a format's library is missing.
     """
-    return [line for name in formats for line in WRITERS[name](board, out, config)]
-
-
-def write_page(path: Path, runs: Sequence[Run], config: Config) -> None:
-    """Writes the page of just these runs."""
-    from evalkit.leaderboard.page import page_html
-
-    board = Board(tuple(jaster_row(run) for run in runs), ())
-    write_text_atomic(path, page_html(board, config))
-
-
-def _csv(board: Board, out: Path, config: Config) -> list[str]:
-    from evalkit.leaderboard.tables import csv_text
-
-    return _written(out / "leaderboard.csv", csv_text(board.rows))
-
-
-def _markdown(board: Board, out: Path, config: Config) -> list[str]:
-    from evalkit.leaderboard.tables import markdown
-
-    return _written(out / "leaderboard.md", markdown(board))
-
-
-def _html(board: Board, out: Path, config: Config) -> list[str]:
-    from evalkit.leaderboard.page import page_html
-
-    return _written(out / "leaderboard.html", page_html(board, config))
-
-
-def _model_card(board: Board, out: Path, config: Config) -> list[str]:
-    from evalkit.leaderboard.model_card import model_card
-
-    lines: list[str] = []
-    for number, row in enumerate(row for row in board.rows if row.kind is Kind.run):
-        name = folder_name(row.model)
-        path = out / f"model-card-{name}.md"
-        if any(str(path) in line for line in lines):
-            path = out / f"model-card-{name}-{number}.md"
-        lines += _written(path, model_card(row))
+    lines = []
+    for name in formats:
+        if name == "wandb":
+            lines += log_to_wandb(board.rows, out)
+            continue
+        for file, text in _files(board, name, page):
+            write_text_atomic(out / file, text)
+            lines.append(t("written: {path}", path=out / file))
     return lines
 
 
-def _lm_eval(board: Board, out: Path, config: Config) -> list[str]:
-    from evalkit.leaderboard.exporters.lm_eval import write_lm_eval
-
-    return [t("written: {path}", path=path) for path in write_lm_eval(board.rows, out)]
-
-
-def _wandb(board: Board, out: Path, config: Config) -> list[str]:
-    from evalkit.leaderboard.exporters.wandb import log_to_wandb
-
-    return log_to_wandb(board.rows, out)
-
-
-def _written(path: Path, text: str) -> list[str]:
-    write_text_atomic(path, text)
-    return [t("written: {path}", path=path)]
+def _files(board: Board, name: str, page: PageOptions) -> Iterator[tuple[str, str]]:
+    """The files of a format: names and contents."""
+    match name:
+        case "csv":
+            yield "leaderboard.csv", csv_text(board.rows)
+        case "markdown":
+            yield "leaderboard.md", markdown(board)
+        case "html":
+            yield "leaderboard.html", page_html(board, page)
+        case "model-card":
+            yield from model_card_files(board.rows)
+        case "lm-eval":
+            yield from lm_eval_files(board.rows)
 
 
-WRITERS: dict[str, Callable[[Board, Path, Config], list[str]]] = {
-    "csv": _csv,
-    "markdown": _markdown,
-    "html": _html,
-    "model-card": _model_card,
-    "lm-eval": _lm_eval,
-    "wandb": _wandb,
-}
+def write_comparisons(out: Path, comparisons: Sequence[Comparison], page: PageOptions) -> list[Path]:
+    """Writes comparison.json, flipped.csv and comparison.html for comparisons with one and the same A."""
+    content = json.dumps(comparison_json(comparisons), ensure_ascii=False, indent=2)
+    write_text_atomic(out / "comparison.json", content + "\n")
+    write_text_atomic(out / "flipped.csv", frame_text(flipped_frame(comparisons)))
+    _write_page(out / "comparison.html", [comparisons[0].a, *(one.b for one in comparisons)], page)
+    return [out / name for name in ("comparison.json", "flipped.csv", "comparison.html")]
+
+
+def write_steps(out: Path, points: Sequence[Point], page: PageOptions) -> list[Path]:
+    """Writes steps.csv and steps.html, whose tab of checkpoints plots the scores."""
+    write_text_atomic(out / "steps.csv", frame_text(steps_frame(points)))
+    _write_page(out / "steps.html", [point.checkpoint.run for point in points], page)
+    return [out / "steps.csv", out / "steps.html"]
+
+
+def _write_page(path: Path, runs: Sequence[Run], page: PageOptions) -> None:
+    board = Board(tuple(jaster_row(run) for run in runs), ())
+    write_text_atomic(path, page_html(board, page))

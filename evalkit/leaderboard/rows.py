@@ -1,13 +1,38 @@
-"""A row of the leaderboard: one model under one protocol, and where its figures come from."""
+"""The runs of a leaderboard, and its rows: one model under one protocol."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from evalkit.leaderboard.cells import JASTER_COLUMNS, JASTER_DIGITS, MT_BENCH_COLUMNS, MT_BENCH_DIGITS, Cell
-from evalkit.records.results import Results, is_number
+from evalkit.core.durable import read_log
+from evalkit.core.errors import InputError
+from evalkit.metrics import METRICS
+from evalkit.metrics.base import CorrelationMetric
+from evalkit.records.results import AVERAGE, Figure, Results, is_number
+from evalkit.records.run_folder import RunDirectory, SampleRecord
+
+# The order and the rounding of the model card's two tables.
+JASTER_COLUMNS = (AVERAGE, "EL", "FA", "HE", "MC", "MR", "MT", "NLI", "QA", "RC")
+MT_BENCH_COLUMNS = (
+    "average",
+    "coding",
+    "extraction",
+    "humanities",
+    "math",
+    "reasoning",
+    "roleplay",
+    "stem",
+    "writing",
+)
+JASTER_DIGITS = 4
+MT_BENCH_DIGITS = 2
+NO_FIGURE = Figure(None)
+HUB = "https://huggingface.co/"
+# Options that change no sample's score: how many samples, how many resamples, a further metric.
+AMOUNT_OPTIONS = ("limit", "metrics.resamples", "metrics.bert_score")
 
 
 class Kind(Enum):
@@ -20,23 +45,59 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its folder, its results, and when results.json was written (seconds)."""
+    """A finished run: its folder, its results, and when results.json was written (seconds).
+
+    What its folder says of single samples is read when it is asked for, each file once.
+    """
 
     folder: Path
     results: Results
     finished: float
+    _scores: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict, repr=False, compare=False)
+    _records: dict[str, dict[str, SampleRecord]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def model(self) -> str:
         """The model's name."""
         return str(self.results.run.get("model") or self.folder.name)
 
+    def scores(self, dataset: str) -> Mapping[str, Mapping[str, Any]]:
+        """The lines of scores/<dataset>.jsonl by sample id.
+
+        Raises:
+            InputError: lines are damaged.
+        """
+        if dataset not in self._scores:
+            path = RunDirectory(self.folder).scores_path(dataset)
+            self._scores[dataset], damaged = read_log(path)
+            if damaged:
+                raise InputError(
+                    f"{damaged} lines of the scores are damaged",
+                    where=path,
+                    fix=f"python -m evalkit score run={self.folder}",
+                )
+        return self._scores[dataset]
+
+    def numbers(self, dataset: str, metric: str, ids: Sequence[str]) -> list[float]:
+        """One number per sample: its score, or what a correlation reads in its prediction."""
+        rows, kind = self.scores(dataset), METRICS.get(metric)
+        if isinstance(kind, CorrelationMetric):
+            return [kind.parse(str(rows[key]["prediction"])) for key in ids]
+        values = [rows[key]["values"] for key in ids]
+        return [float(value[metric]) for value in values if isinstance(value, dict)]
+
+    def records(self, dataset: str) -> Mapping[str, SampleRecord]:
+        """The kept records by sample id; none where the completions came from elsewhere."""
+        if dataset not in self._records:
+            self._records[dataset] = RunDirectory(self.folder).records(dataset)
+        return self._records[dataset]
+
 
 @dataclass(frozen=True)
 class MtBenchRun:
     """One model's part of a judged MT-Bench run; `content` is the whole results.json.
 
-    `mark` tells presets of one name apart, where that is needed.
+    `mark` follows the preset's name where different presets have that name.
     """
 
     folder: Path
@@ -96,9 +157,9 @@ class Row:
     model: str
     kind: Kind
     url: str | None = None
-    cells: Mapping[str, Cell] = field(default_factory=dict)
-    datasets: Mapping[str, Cell] = field(default_factory=dict)
-    mt_bench: Mapping[str, Cell] = field(default_factory=dict)
+    cells: Mapping[str, Figure] = field(default_factory=dict)
+    datasets: Mapping[str, Figure] = field(default_factory=dict)
+    mt_bench: Mapping[str, Figure] = field(default_factory=dict)
     rules: str = ""
     mt_bench_rules: str = ""
     reasons: tuple[str, ...] = ()
@@ -124,17 +185,17 @@ class Table:
     columns: tuple[str, ...]
     digits: int
     prefix: str
-    cells: Callable[[Row], Mapping[str, Cell]]
+    cells: Callable[[Row], Mapping[str, Figure]]
     rules: Callable[[Row], str]
 
     def rows(self, rows: Sequence[Row]) -> list[Row]:
         """The rows that have figures in this table, best overall figure first, else as they came."""
         there = [row for row in rows if self.cells(row)]
-        return sorted(there, key=lambda row: -(self.cells(row).get(self.columns[0], Cell(None)).value or 0.0))
+        return sorted(there, key=lambda row: -(self.cells(row).get(self.columns[0], NO_FIGURE).value or 0.0))
 
-    def column(self, name: str, rows: Sequence[Row]) -> list[Cell]:
+    def column(self, name: str, rows: Sequence[Row]) -> list[Figure]:
         """One cell per row; without a value where a row has none."""
-        return [self.cells(row).get(name, Cell(None)) for row in rows]
+        return [self.cells(row).get(name, NO_FIGURE) for row in rows]
 
     def filled(self, rows: Sequence[Row]) -> list[str]:
         """The columns in which any row has a figure."""
@@ -163,15 +224,78 @@ TABLES = (
 )
 
 
-def deviations(results: Results) -> dict[str, Any]:
-    """A run's deviations from its protocol, without those that say how much rather than how."""
-    silent = ("limit", "metrics.resamples", "metrics.bert_score")
-    return {key: value for key, value in results.protocol.deviations.items() if key not in silent}
-
-
 def rules_of(results: Results) -> str:
-    """The protocol's name with everything that makes a run another kind of run."""
-    listed = [f"{key}={value}" for key, value in sorted(deviations(results).items())]
+    """The protocol's name with every deviation that says how rather than how much, and other data."""
+    deviations = sorted(results.protocol.deviations.items())
+    listed = [f"{key}={value}" for key, value in deviations if key not in AMOUNT_OPTIONS]
     if results.run.get("other_data"):
         listed.append("other data than published")
     return ", ".join([results.protocol.name, *listed])
+
+
+def measured(rows: Sequence[Row]) -> list[Row]:
+    """The rows that were measured here.
+
+    Raises:
+        InputError: there is none.
+    """
+    own = [row for row in rows if row.kind is Kind.run]
+    if not own:
+        raise InputError("no row was measured here: published and imported rows are not exported")
+    return own
+
+
+def jaster_row(run: Run, remarks: Iterable[str] = ()) -> Row:
+    """The row of one run."""
+    results = run.results
+    whole = bool(whole_reasons(results))
+    cells = {
+        name: replace(value, partial=whole or name in results.partial.categories)
+        for name, value in results.categories.items()
+    }
+    average = results.average.get(AVERAGE)
+    if average is not None and average.value is not None:
+        cells[AVERAGE] = replace(average, partial=whole)
+    return Row(
+        model=run.model,
+        kind=Kind.run,
+        url=model_url(results.run.get("identity", {}).get("model", {})),
+        cells=cells,
+        datasets={key: replace(value, partial=whole) for key, value in results.scores.items()},
+        rules=rules_of(results),
+        reasons=partial_reasons(results),
+        remarks=tuple(remarks),
+        run=run,
+    )
+
+
+def partial_reasons(results: Results) -> tuple[str, ...]:
+    """Why a run is partial, categories included; empty when it is not."""
+    if not results.partial.partial:
+        return ()
+    inner = [
+        f"{category}: {reason}"
+        for category, reasons in results.partial.categories.items()
+        for reason in reasons
+        if reason not in results.partial.reasons
+    ]
+    return tuple([*results.partial.reasons, *inner] or ["a category is incomplete"])
+
+
+def whole_reasons(results: Results) -> list[str]:
+    """The reasons that concern every figure, not one dataset."""
+    names = {*results.partial.datasets, *(entry.dataset for entry in results.missing_metrics)}
+    return [
+        reason
+        for reason in results.partial.reasons
+        if not reason.startswith(tuple(f"{name}{mark}" for name in names for mark in (" is missing", ": ")))
+    ]
+
+
+def model_url(identity: Any) -> str | None:
+    """The hub page of a model by its identity, where it is known."""
+    if isinstance(identity, dict) and isinstance(identity.get("hub"), str):
+        commit = identity.get("commit")
+        path = identity["hub"] + (f"/tree/{commit}" if commit else "")
+        return HUB + quote(path)
+    return None

@@ -1,12 +1,18 @@
-"""Checkpoints of one model: which step a run is of, and the scores step by step."""
+"""Checkpoints of one model: the step of each run, and the figures step by step."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from evalkit.core.errors import InputError
 from evalkit.core.text import step_of
-from evalkit.leaderboard.rows import Run
+from evalkit.leaderboard.compare import Comparison, compare
+from evalkit.leaderboard.rows import JASTER_COLUMNS, NO_FIGURE, Run, jaster_row
+from evalkit.records.results import Figure
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -55,3 +61,51 @@ def series_of(runs: Sequence[Run]) -> list[Checkpoint]:
                 f"step {one.step} is there twice", where=f"{one.run.folder} and {other.run.folder}"
             )
     return ordered
+
+
+@dataclass(frozen=True)
+class Point:
+    """A checkpoint and how it compares with the one before it (None: the first)."""
+
+    checkpoint: Checkpoint
+    gain: Comparison | None
+
+    @property
+    def cells(self) -> Mapping[str, Figure]:
+        """Its figures by column of the card, or by dataset where its suite covers no category."""
+        row = jaster_row(self.checkpoint.run)
+        return row.cells or row.datasets
+
+
+def trace(checkpoints: Sequence[Checkpoint], *, partial: bool, resamples: int) -> list[Point]:
+    """Every checkpoint, compared with the one before it.
+
+    Raises:
+        InputError: two of them do not compare.
+    """
+    points = [Point(checkpoints[0], None)]
+    for before, now in pairwise(checkpoints):
+        points.append(Point(now, compare(now.run, before.run, partial=partial, resamples=resamples)))
+    return points
+
+
+def columns_of(points: Sequence[Point]) -> list[str]:
+    """The columns of the card that any step has, else the datasets."""
+    there = {name for point in points for name in point.cells}
+    known = [column for column in JASTER_COLUMNS if column in there]
+    return known or sorted(there)
+
+
+def steps_frame(points: Sequence[Point]) -> "pd.DataFrame":
+    """One line per step: figures and the ends of their intervals."""
+    import pandas as pd
+
+    rows = []
+    for point in points:
+        row: dict[str, object] = {"model": point.checkpoint.run.model, "step": point.checkpoint.step}
+        for column in columns_of(points):
+            cell = point.cells.get(column, NO_FIGURE)
+            row[column] = cell.value
+            row[f"{column}_low"], row[f"{column}_high"] = cell.ci95 or (None, None)
+        rows.append(row)
+    return pd.DataFrame(rows)

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from evalkit.core.words import said, t
-from evalkit.leaderboard.build import Board
-from evalkit.leaderboard.cells import Cell, told_apart
+from evalkit.leaderboard.collect import Board
 from evalkit.leaderboard.rows import TABLES, Kind, Row, Table
+from evalkit.records.results import Figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,8 +54,13 @@ def csv_frame(rows: Sequence[Row]) -> "pd.DataFrame":
 
 
 def csv_text(rows: Sequence[Row]) -> str:
-    """leaderboard.csv; starts with a byte order mark, without which Excel misreads Japanese."""
-    return "\ufeff" + str(csv_frame(rows).to_csv(index=False, lineterminator="\r\n"))
+    """leaderboard.csv."""
+    return frame_text(csv_frame(rows))
+
+
+def frame_text(frame: "pd.DataFrame") -> str:
+    """A frame as CSV; starts with a byte order mark, without which Excel misreads Japanese."""
+    return "\ufeff" + str(frame.to_csv(index=False, lineterminator="\r\n"))
 
 
 def markdown(board: Board) -> str:
@@ -81,7 +86,7 @@ def markdown_tables(rows: Sequence[Row], heading: str = "##") -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def marks(cells: Sequence[Cell], rules: Sequence[str]) -> list[Mark]:
+def marks(cells: Sequence[Figure], rules: Sequence[str]) -> list[Mark]:
     """For a column: which figure is best among those of its rules, and which cannot be told from it.
 
     A figure that stands alone under its rules, is partial or was not measured here gets no mark.
@@ -99,14 +104,26 @@ def marks(cells: Sequence[Cell], rules: Sequence[str]) -> list[Mark]:
         for index in group:
             if cells[index].value == cells[best].value:
                 result[index] = "best"
-            elif not told_apart(cells[index], cells[best]):
+            elif not _differ(cells[index], cells[best]):
                 result[index] = "tie"
     return result
 
 
-def _is_measured(cell: Cell) -> bool:
+def _differ(a: Figure, b: Figure) -> bool:
+    """Whether two figures differ by more than their intervals: neither value lies in the other's interval.
+
+    Where only one has an interval it decides alone; without any, the answer is no. A rough reading for
+    tables: `compare` pairs the samples and decides.
+    """
+    if a.value is None or b.value is None or a.value == b.value:
+        return False
+    decided = [ends[0] <= value <= ends[1] for ends, value in ((a.ci95, b.value), (b.ci95, a.value)) if ends]
+    return bool(decided) and not any(decided)
+
+
+def _is_measured(cell: Figure) -> bool:
     """Whether the samples behind a figure are known; scores that are all equal give no interval."""
-    return cell.ci95 is not None or cell.n is not None
+    return cell.ci95 is not None or cell.n > 0
 
 
 def spreadsheet_text(text: str) -> str:
@@ -137,7 +154,7 @@ def _table(table: Table, rows: Sequence[Row], notes: Mapping[str, int]) -> str:
     return "\n".join(lines)
 
 
-def _cell(cell: Cell, mark: Mark, digits: int) -> str:
+def _cell(cell: Figure, mark: Mark, digits: int) -> str:
     if cell.value is None:
         return ""
     text = rounded(cell.value, digits) + (PARTIAL if cell.partial else "")

@@ -2,9 +2,9 @@
 
     {
       "schema_version": 1,
-      "scores":     {"jamp_exact_match": Value, ...},
-      "categories": {"NLI": Value, ...},
-      "average":    {"AVG": Value},
+      "scores":     {"jamp_exact_match": Figure, ...},
+      "categories": {"NLI": Figure, ...},
+      "average":    {"AVG": Figure},
       "datasets":   {"jamp": DatasetRates, ...},
       "partial":    Partial,
       "missing_metrics": [MissingMetric, ...],
@@ -32,6 +32,8 @@ PROTOCOL_LIMIT = 100
 PROTOCOL_FEW_SHOTS = 4
 PROTOCOL_RESAMPLES = 10_000
 PROTOCOL_SPLIT = "dev"
+# The keys of a figure in the file, in their order.
+_FIGURE_KEYS = ("value", "n", "stderr", "ci95", "metric_version")
 # What others than the run itself read of `Results.run`, where it is there.
 _RUN: dict[str, Any] = {
     "identity": dict[str, Any],
@@ -43,27 +45,34 @@ _IDENTITY: dict[str, Any] = {"model": dict[str, Any], "data": dict[str, Any], "p
 MAKE_AGAIN = "the command that made the run makes it again, from the kept completions"
 
 
-@dataclass(frozen=True)
-class Value:
-    """A number and how sure it is: an entry of `scores`, `categories` and `average`.
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A number and how sure it is: an entry of `scores`, `categories` and `average`; a cell of any table.
 
     Attributes:
         value: unrounded, on the metric's own scale (BLEU 0..100); null where nothing could be
             computed, and for an average over an incomplete set of categories.
-        n: samples behind it.
+        n: samples (of MT-Bench: scores) behind it; 0 where that is not known, as of published figures.
         stderr: standard deviation (ddof 1) over the root of n; for correlations the standard deviation
             of the bootstrap; for categories, the average, and 0/1 scores that are all equal, what the
             interval's width makes it. Null where ci95 is null.
         ci95: [low, high], never of zero width; null where the samples do not tell (docs/metrics.md).
         metric_version: changes whenever the same answers can give another value; for a category or the
             average, the metrics behind it with their versions.
+        partial: whether it covers less than the protocol asks and is not comparable; in tables only,
+            results.json has it in its own section.
     """
 
     value: float | None
-    n: int
-    stderr: float | None
-    ci95: tuple[float, float] | None
-    metric_version: str
+    n: int = 0
+    stderr: float | None = None
+    ci95: tuple[float, float] | None = None
+    metric_version: str = ""
+    partial: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry of results.json."""
+        return {key: getattr(self, key) for key in _FIGURE_KEYS}
 
 
 @dataclass(frozen=True)
@@ -141,9 +150,9 @@ class Results:
         run: what the scoring does not decide: model, run id, dataset hashes, engine, BOS, counts.
     """
 
-    scores: dict[str, Value]
-    categories: dict[str, Value]
-    average: dict[str, Value]
+    scores: dict[str, Figure]
+    categories: dict[str, Figure]
+    average: dict[str, Figure]
     datasets: dict[str, DatasetRates]
     partial: Partial
     missing_metrics: list[MissingMetric]
@@ -154,6 +163,8 @@ class Results:
     def to_json(self) -> dict[str, Any]:
         """The JSON form, schema version first."""
         content = asdict(self)
+        for section in ("scores", "categories", "average"):
+            content[section] = {name: figure.to_json() for name, figure in getattr(self, section).items()}
         return {"schema_version": content.pop("schema_version"), **content}
 
     @classmethod
@@ -178,9 +189,9 @@ class Results:
             )
         try:
             results = cls(
-                scores=_values(content["scores"]),
-                categories=_values(content["categories"]),
-                average=_values(content["average"]),
+                scores=_figures(content["scores"]),
+                categories=_figures(content["categories"]),
+                average=_figures(content["average"]),
                 datasets={name: DatasetRates(**rates) for name, rates in content["datasets"].items()},
                 partial=Partial(**content["partial"]),
                 missing_metrics=[MissingMetric(**entry) for entry in content["missing_metrics"]],
@@ -195,18 +206,20 @@ class Results:
         return results
 
 
-def _values(content: dict[str, dict[str, Any]]) -> dict[str, Value]:
-    return {name: _value(name, entry) for name, entry in content.items()}
+def _figures(content: dict[str, dict[str, Any]]) -> dict[str, Figure]:
+    return {name: _figure(name, entry) for name, entry in content.items()}
 
 
-def _value(name: str, entry: dict[str, Any]) -> Value:
-    value = Value(**{**entry, "ci95": tuple(entry["ci95"]) if entry["ci95"] else None})
-    numbers = [value.n, *(value.ci95 or ()), *(n for n in (value.value, value.stderr) if n is not None)]
-    if not all(is_number(n) for n in numbers) or len(value.ci95 or (0, 0)) != 2:
+def _figure(name: str, entry: dict[str, Any]) -> Figure:
+    if entry.keys() != set(_FIGURE_KEYS):
+        raise TypeError(f"the fields of {name}")
+    figure = Figure(**{**entry, "ci95": tuple(entry["ci95"]) if entry["ci95"] else None})
+    numbers = [figure.n, *(figure.ci95 or ()), *(n for n in (figure.value, figure.stderr) if n is not None)]
+    if not all(is_number(n) for n in numbers) or len(figure.ci95 or (0, 0)) != 2:
         raise TypeError(f"the numbers of {name}")
     # Earlier versions gave scores that are all equal an interval of zero width.
-    flat = value.ci95 is not None and value.ci95[0] >= value.ci95[1]
-    return replace(value, ci95=None, stderr=None) if flat else value
+    flat = figure.ci95 is not None and figure.ci95[0] >= figure.ci95[1]
+    return replace(figure, ci95=None, stderr=None) if flat else figure
 
 
 def is_number(value: object) -> bool:

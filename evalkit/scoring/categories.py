@@ -18,10 +18,10 @@ from evalkit.records.results import (
     AVERAGE,
     PROTOCOL_LIMIT,
     PROTOCOL_RESAMPLES,
+    Figure,
     Partial,
     ProtocolRecord,
     Results,
-    Value,
     is_number,
 )
 from evalkit.records.run_folder import RunDirectory
@@ -31,7 +31,7 @@ from evalkit.tasks.spec import CATEGORIES, load_spec, task_names
 
 @dataclass(frozen=True)
 class _Category:
-    value: Value
+    value: Figure
     carried: Interval | None
     versions: tuple[str, ...]
     reasons: list[str]
@@ -151,11 +151,11 @@ def _category(
     return _Category(value, carried, versions, reasons)
 
 
-def _mean(parts: Sequence[Measured | _Category], versions: Iterable[str]) -> tuple[Value, Interval | None]:
+def _mean(parts: Sequence[Measured | _Category], versions: Iterable[str]) -> tuple[Figure, Interval | None]:
     """The unweighted mean of parts that have a value, and what it carries into a mean of its own."""
     values = [part.value.value for part in parts if part.value.value is not None]
     spread = mean_spread([(part.value, part.carried) for part in parts])
-    value = Value(
+    value = Figure(
         value=sum(values) / len(values) if values else None,
         n=sum(part.value.n for part in parts),
         stderr=spread.error,
@@ -165,19 +165,19 @@ def _mean(parts: Sequence[Measured | _Category], versions: Iterable[str]) -> tup
     return value, spread.carried
 
 
-def mean_spread(parts: Sequence[tuple[Value, Interval | None]]) -> statistics.Spread:
+def mean_spread(parts: Sequence[tuple[Figure, Interval | None]]) -> statistics.Spread:
     """How sure the mean of independent figures is, each with what it carries."""
     spreads = [statistics.Spread(value.ci95, value.stderr, carried) for value, carried in parts]
     return statistics.of_sum([value.value or 0.0 for value, _ in parts], spreads)
 
 
-def _average(categories: Mapping[str, _Category]) -> dict[str, Value]:
+def _average(categories: Mapping[str, _Category]) -> dict[str, Figure]:
     if set(categories) != set(CATEGORIES):
         return {}
     parts = list(categories.values())
     versions = [version for part in parts for version in part.versions]
     if any(part.reasons for part in parts):
-        return {AVERAGE: Value(None, sum(part.value.n for part in parts), None, None, _joined(versions))}
+        return {AVERAGE: Figure(None, sum(part.value.n for part in parts), None, None, _joined(versions))}
     return {AVERAGE: _mean(parts, versions)[0]}
 
 
@@ -215,13 +215,13 @@ def with_intervals(results: Results, folder: Path) -> Results:
     return replace(results, scores={**results.scores, **scores}, categories=categories, average=average)
 
 
-def _is_open(value: Value) -> bool:
+def _is_open(value: Figure) -> bool:
     """Whether a value lacks an interval, or may have one that too few samples cannot give."""
     return value.value is not None and (value.ci95 is None or value.n < statistics.FEWEST)
 
 
 def _spread_again(
-    value: Value, metric: str, rows: Sequence[Mapping[str, Any]], results: Results
+    value: Figure, metric: str, rows: Sequence[Mapping[str, Any]], results: Results
 ) -> statistics.Spread:
     values = [row["values"].get(metric) for row in rows if isinstance(row.get("values"), dict)]
     numbers = [float(number) for number in values if is_number(number)]

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from evalkit.records.results import MissingMetric, Results, Value
+from evalkit.records.results import Figure, MissingMetric, Results
 
 # task -> sample id -> a row of scores/<task>.jsonl
 SampleScores = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -18,8 +18,8 @@ class Move:
     """A number that changed; `samples` counts the single scores that changed with it (None: unknown)."""
 
     key: str
-    before: Value | None
-    after: Value | None
+    before: Figure | None
+    after: Figure | None
     why: list[str]
     samples: int | None = None
 
@@ -60,7 +60,7 @@ def changed_samples(before: SampleScores, after: SampleScores) -> dict[str, int]
     return counts
 
 
-def _value(value: Value | None) -> float | None:
+def _value(value: Figure | None) -> float | None:
     return None if value is None else value.value
 
 
@@ -69,7 +69,7 @@ def _changed_options(before: Results, after: Results) -> list[str]:
     return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in _SCORING if old.get(key) != new.get(key)]
 
 
-def _differences(was: Value | None, now: Value | None) -> Iterator[str]:
+def _differences(was: Figure | None, now: Figure | None) -> Iterator[str]:
     if was is None or now is None:
         return
     if was.metric_version != now.metric_version:
@@ -79,7 +79,7 @@ def _differences(was: Value | None, now: Value | None) -> Iterator[str]:
 
 
 def _availability(
-    before: Results, after: Results, key: str, was: Value | None, now: Value | None
+    before: Results, after: Results, key: str, was: Figure | None, now: Figure | None
 ) -> Iterator[str]:
     if _value(was) is None and (missing := _missing(before, key)):
         yield f"was missing: {missing}"

@@ -22,7 +22,7 @@ from evalkit.metrics.base import (
     Triple,
 )
 from evalkit.metrics.prediction import gold, prediction
-from evalkit.records.results import DatasetRates, MissingMetric, Value
+from evalkit.records.results import DatasetRates, Figure, MissingMetric
 from evalkit.scoring.rates import Answer, answer_rates
 from evalkit.tasks.spec import TaskSpec
 
@@ -48,7 +48,7 @@ class TaskAnswers:
 class Measured:
     """One metric over one dataset; `carried` is what it brings into a mean (`statistics.Spread`)."""
 
-    value: Value
+    value: Figure
     carried: statistics.Interval | None
 
 
@@ -195,7 +195,7 @@ class _Draft:
         )
 
     def _measure(self, name: str, version: str, value: float, spread: statistics.Spread) -> None:
-        whole = Value(value, len(self.ids), spread.error, spread.interval, version)
+        whole = Figure(value, len(self.ids), spread.error, spread.interval, version)
         self.measured[name] = Measured(whole, spread.carried)
 
     def miss(self, name: str, error: MetricUnavailableError) -> None:

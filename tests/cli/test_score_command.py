@@ -19,7 +19,7 @@ from evalkit.core.durable import read_log
 from evalkit.core.types import Completion
 from evalkit.leaderboard.card import MT_BENCH_TABLE, load_cards
 from evalkit.metrics.base import SampleMetric
-from evalkit.records.results import AVERAGE, Results, Value, protocol_record, read_results
+from evalkit.records.results import AVERAGE, Figure, Results, protocol_record, read_results
 from evalkit.records.run_folder import RunDirectory, SampleRecord
 from evalkit.scoring.categories import summarise
 from evalkit.scoring.moves import UNEXPLAINED
@@ -336,7 +336,7 @@ def card_run(tmp_path: Path) -> Iterator[Path]:
     for name in CATEGORIES:
         value = columns[name] + off.get(name, 0.0)
         interval = None if name == "MT" else (value - 0.05, value + 0.05)
-        found.categories[name] = Value(None if name == "MT" else value, 100, 0.02, interval, "1")
+        found.categories[name] = Figure(None if name == "MT" else value, 100, 0.02, interval, "1")
     folder = tmp_path / "card"
     folder.mkdir()
     (folder / "results.json").write_text(json.dumps(found.to_json()), encoding="utf-8")

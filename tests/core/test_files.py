@@ -16,7 +16,7 @@ from evalkit.core.files import check_types, decode, parse_json, read_json, read_
 from evalkit.core.options import load_config, parse
 from evalkit.core.types import Sample
 from evalkit.engines.models.files import chat_template
-from evalkit.leaderboard.beside import read_beside
+from evalkit.leaderboard.card import read_run_tables
 from evalkit.leaderboard.foreign_results import read_foreign
 from evalkit.mtbench.agreement import read_votes
 from evalkit.mtbench.judge.budget import load_prices
@@ -117,7 +117,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any], Any]] = {
     ),
     "results of llm-jp-eval": (".json", read_foreign, {"scores": {"AVG": 1.0}}),
     "results": (".json", read_results, RESULTS),
-    "MT-Bench results": (".json", read_beside, BENCH),
+    "MT-Bench results": (".json", read_run_tables, BENCH),
     "chat template": (".jinja", lambda path: chat_template(str(path)), "{{ bos_token }}"),
 }
 READER = pytest.mark.parametrize("name", READERS)

@@ -10,9 +10,9 @@ import pytest
 from evalkit.__main__ import main
 from evalkit.core.durable import CHECK, write_checked_json
 from evalkit.core.errors import InputError
-from evalkit.leaderboard.build import Board, build_board, model_url
 from evalkit.leaderboard.card import load_cards
-from evalkit.leaderboard.rows import Kind
+from evalkit.leaderboard.collect import Board, build_board
+from evalkit.leaderboard.rows import Kind, model_url
 from evalkit.records.results import read_results
 from evalkit.scoring.categories import with_intervals
 from tests.leaderboard.conftest import World

@@ -11,8 +11,9 @@ import pytest
 from evalkit.__main__ import main
 from evalkit.core.durable import read_log
 from evalkit.core.text import step_of
-from evalkit.leaderboard.compare import compare, find_run
-from evalkit.leaderboard.sentences import sentences
+from evalkit.leaderboard.collect import find_run
+from evalkit.leaderboard.compare import compare
+from evalkit.leaderboard.comparison_report import sentences
 from tests.leaderboard.conftest import World
 from tests.leaderboard.made import Made, make_run, write_data
 

@@ -10,12 +10,12 @@ import pytest
 import yaml
 
 from evalkit.__main__ import main
-from evalkit.leaderboard.build import Board, build_board, published_rows
-from evalkit.leaderboard.card import load_cards
-from evalkit.leaderboard.cells import Cell
+from evalkit.leaderboard.card import load_cards, published_rows
+from evalkit.leaderboard.collect import Board, build_board
 from evalkit.leaderboard.model_card import model_card
 from evalkit.leaderboard.rows import TABLES, Kind, Row
 from evalkit.leaderboard.tables import csv_text, markdown, marks, spreadsheet_text
+from evalkit.records.results import Figure
 from tests.conftest import ROOT
 from tests.leaderboard.conftest import World
 
@@ -55,8 +55,8 @@ def test_the_card_s_tables_come_out_as_published() -> None:
 
 
 def test_each_table_is_in_the_order_of_its_own_figures() -> None:
-    one = Row("one", Kind.run, cells={"AVG": Cell(0.9)}, mt_bench={"average": Cell(2.0)})
-    two = Row("two", Kind.run, cells={"AVG": Cell(0.1)}, mt_bench={"average": Cell(8.0)})
+    one = Row("one", Kind.run, cells={"AVG": Figure(0.9)}, mt_bench={"average": Figure(2.0)})
+    two = Row("two", Kind.run, cells={"AVG": Figure(0.1)}, mt_bench={"average": Figure(8.0)})
     jaster, bench = (table.rows([one, two]) for table in TABLES)
     assert [row.model for row in jaster] == ["one", "two"]
     assert [row.model for row in bench] == ["two", "one"]
@@ -79,7 +79,7 @@ def test_pandas_and_the_csv_module_read_the_csv(world: World, tmp_path: Path) ->
 
 
 def test_a_model_called_like_a_formula_stays_text() -> None:
-    row = Row(model="=HYPERLINK(1)", kind=Kind.run, cells={"AVG": Cell(0.5)})
+    row = Row(model="=HYPERLINK(1)", kind=Kind.run, cells={"AVG": Figure(0.5)})
     assert "\r\n'=HYPERLINK(1),run" in csv_text([row])
 
 
@@ -94,25 +94,29 @@ def test_numbers_and_other_texts_stay_as_they_are(text: str) -> None:
 
 
 def test_names_cannot_break_the_markdown() -> None:
-    row = Row(model="a|b<script>*x*\n[y](z)", kind=Kind.run, cells={"AVG": Cell(0.5)})
+    row = Row(model="a|b<script>*x*\n[y](z)", kind=Kind.run, cells={"AVG": Figure(0.5)})
     line = markdown(Board((row,), ())).splitlines()[6]
     assert line.startswith("| a\\|b&lt;script&gt;\\*x\\* \\[y\\](z) | 0.5000 |")
 
 
 def test_marks() -> None:
-    best, near, far = Cell(0.8, (0.7, 0.9)), Cell(0.75, (0.6, 0.85)), Cell(0.5, (0.4, 0.6))
+    best, near, far = (
+        Figure(0.8, ci95=(0.7, 0.9)),
+        Figure(0.75, ci95=(0.6, 0.85)),
+        Figure(0.5, ci95=(0.4, 0.6)),
+    )
     one = ["p"] * 3
     assert marks([near, best, far], one) == ["tie", "best", ""]
     assert marks([near, best, far], ["p", "q", "q"]) == ["", "best", ""]
-    assert marks([Cell(0.9), best, near], one) == ["", "best", "tie"], "no interval, no mark"
-    assert marks([Cell(0.9, (0.8, 1.0), partial=True), best, near], one) == ["", "best", "tie"]
+    assert marks([Figure(0.9), best, near], one) == ["", "best", "tie"], "no interval, no mark"
+    assert marks([Figure(0.9, ci95=(0.8, 1.0), partial=True), best, near], one) == ["", "best", "tie"]
     assert marks([best, best, far], one) == ["best", "best", ""]
     # Scores that are all equal have no interval, and still are the best or not.
-    all_right, all_wrong = Cell(1.0, None, 100), Cell(0.0, None, 100)
+    all_right, all_wrong = Figure(1.0, 100), Figure(0.0, 100)
     assert marks([all_right, best, far], one) == ["best", "", ""]
     assert marks([best, near, all_wrong], one) == ["best", "tie", ""]
-    assert marks([Cell(0.3, None, 4), all_wrong, Cell(0.1, None, 4)], one) == ["best", "tie", "tie"]
-    assert marks([best, Cell(None), Cell(None)], one) == ["", "", ""]
+    assert marks([Figure(0.3, 4), all_wrong, Figure(0.1, 4)], one) == ["best", "tie", "tie"]
+    assert marks([best, Figure(None), Figure(None)], one) == ["", "", ""]
 
 
 def test_the_command_writes_all_three(
@@ -155,7 +159,9 @@ def test_the_model_card_block_is_what_the_hub_reads(world: World) -> None:
 
 
 def test_partial_figures_are_no_metadata() -> None:
-    row = Row("m", Kind.run, cells={"NLI": Cell(0.5, (0.4, 0.6), 50, partial=True)}, reasons=("limit=50",))
+    row = Row(
+        "m", Kind.run, cells={"NLI": Figure(0.5, 50, ci95=(0.4, 0.6), partial=True)}, reasons=("limit=50",)
+    )
     text = model_card(row)
     assert "0.5000*" in text and "model-index" not in text
 

@@ -10,7 +10,7 @@ from evalkit.core.errors import InputError
 from evalkit.core.types import Sample
 from evalkit.leaderboard.card import load_cards
 from evalkit.leaderboard.rows import rules_of
-from evalkit.records.results import Results, Value, protocol_record, read_results
+from evalkit.records.results import Figure, Results, protocol_record, read_results
 from evalkit.scoring.categories import category_members, summarise
 from evalkit.scoring.export import llm_jp_eval_json
 from evalkit.scoring.scores import Measured, TaskScores
@@ -28,7 +28,7 @@ def tasks() -> list[TaskScores]:
 
 
 def with_comet(task: TaskScores) -> TaskScores:
-    value = Value(0.8, task.rates.n, 0.01, (0.78, 0.82), "1")
+    value = Figure(0.8, task.rates.n, 0.01, (0.78, 0.82), "1")
     measured = {**task.measured, "comet_wmt22": Measured(value, value.ci95)}
     return replace(task, measured=measured, missing=())
 

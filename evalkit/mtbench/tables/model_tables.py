@@ -40,32 +40,24 @@ from evalkit.mtbench.tables.aggregate import (
     scopes,
     table,
 )
-from evalkit.records.results import PROTOCOL_RESAMPLES
+from evalkit.records.results import PROTOCOL_RESAMPLES, Figure
 
 SCHEMA_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One figure of a table: unrounded, its 95 % interval, and how many scores the rule kept."""
-
-    value: float | None
-    ci95: tuple[float, float] | None
-    n: int
 
 
 @dataclass(frozen=True)
 class ModelTable:
     """One model's table by the preset's own rule, and what lies behind it.
 
-    `statuses` and `parsed_by` count judgments by how they ended and by what the reference parser
-    matched; `strict_differs` those whose strict rating is another. `rows` counts judgments,
-    `duplicates` those of them that repeat a (question, turn) of a log.
+    In `scopes`, `n` of a figure counts the scores that the rule kept. `statuses` and `parsed_by` count
+    judgments by how they ended and by what the reference parser matched; `strict_differs` those whose
+    strict rating is another. `rows` counts judgments, `duplicates` those of them that repeat a
+    (question, turn) of a log.
     """
 
     judge: str
     rule: str
-    scopes: dict[str, Cell]
+    scopes: dict[str, Figure]
     rows: int
     duplicates: int
     statuses: dict[str, int]
@@ -159,7 +151,7 @@ def model_table(
     return ModelTable(
         judge=", ".join(dict.fromkeys(judgment.judge for judgment in judgments)),
         rule=preset.aggregation,
-        scopes={scope: Cell(figures[scope], spread[scope], counts[scope]) for scope in figures},
+        scopes={scope: Figure(figures[scope], counts[scope], ci95=spread[scope]) for scope in figures},
         rows=len(judgments),
         duplicates=duplicates,
         statuses=dict(Counter(judgment.status for judgment in judgments)),
@@ -186,13 +178,31 @@ def results_json(
         "kind": "mt_bench",
         "preset": preset_record(preset),
         "mt_bench": {model: all_tables(rows, reduce) for model, rows in scores.items()},
-        "tables": {model: asdict(model_table) for model, model_table in tables.items()},
+        "tables": {model: _table_json(model_table) for model, model_table in tables.items()},
         "partial": {"partial": bool(partial), "reasons": list(partial)},
         **more,
     }
     finite = _plain(content)
     assert isinstance(finite, dict)
     return finite
+
+
+def _table_json(model_table: ModelTable) -> dict[str, Any]:
+    scopes = {
+        name: {"value": figure.value, "ci95": figure.ci95, "n": figure.n}
+        for name, figure in model_table.scopes.items()
+    }
+    return {**asdict(model_table), "scopes": scopes}
+
+
+def scope_figures(table: Mapping[str, Any], *, partial: bool = False) -> dict[str, Figure]:
+    """The figures of a model's table in results.json, by scope; `partial` marks them all."""
+    return {
+        name: Figure(
+            cell["value"], cell["n"], ci95=tuple(cell["ci95"]) if cell["ci95"] else None, partial=partial
+        )
+        for name, cell in table["scopes"].items()
+    }
 
 
 def with_own_intervals(content: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from evalkit.core.words import said, t
-from evalkit.leaderboard.build import Board
-from evalkit.leaderboard.cells import Cell
+from evalkit.leaderboard.collect import Board
 from evalkit.leaderboard.rows import TABLES, Kind, Row, Table
 from evalkit.leaderboard.tables import PARTIAL, TIE, Mark, marks, notes_of, rounded
+from evalkit.records.results import Figure
 
 _NAME_WIDTH = 12
 # Headings that leave room for a model's name.
@@ -49,14 +49,14 @@ def print_board(board: Board, console: Console) -> None:
         console.print(line, markup=False, soft_wrap=True, highlight=False)
 
 
-def _figures(table: Table, rows: Sequence[Row]) -> dict[str, list[tuple[Cell, Mark]]]:
+def _figures(table: Table, rows: Sequence[Row]) -> dict[str, list[tuple[Figure, Mark]]]:
     """The columns that have a figure, each with its cells and their marks."""
     rules = [table.rules(row) for row in rows]
     columns = {name: table.column(name, rows) for name in table.filled(rows)}
     return {name: list(zip(cells, marks(cells, rules), strict=True)) for name, cells in columns.items()}
 
 
-def _grid(names: Sequence[str], shown: Mapping[str, list[tuple[Cell, Mark]]], digits: int) -> Grid:
+def _grid(names: Sequence[str], shown: Mapping[str, list[tuple[Figure, Mark]]], digits: int) -> Grid:
     grid = Grid(box=None, header_style="bold underline", padding=(0, 1, 0, 0))
     grid.add_column(t("model"), overflow="fold", min_width=8)
     for column in shown:
@@ -71,6 +71,6 @@ def _name(row: Row, note: int | None) -> str:
     return row.model + kind + (f" [{note}]" if note else "")
 
 
-def _cell(cell: Cell, mark: Mark, digits: int) -> str:
+def _cell(cell: Figure, mark: Mark, digits: int) -> str:
     text = rounded(cell.value, digits) + (PARTIAL if cell.partial else "")
     return f"[bold]{text}[/]" if mark == "best" else text + (TIE if mark == "tie" else "")

@@ -4,16 +4,14 @@
 as groups, the nine categories and AVG, under the names evalkit gives them.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
+import json
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from evalkit import __version__
-from evalkit.core.durable import write_json_atomic
 from evalkit.core.text import folder_name
-from evalkit.leaderboard.exporters.figures import measured
-from evalkit.leaderboard.rows import Row, Run
-from evalkit.records.results import AVERAGE, Value
+from evalkit.leaderboard.rows import Row, Run, measured
+from evalkit.records.results import AVERAGE, Figure
 from evalkit.scoring.categories import category_members
 
 # The harness names a filter after the metric; none was applied.
@@ -21,18 +19,18 @@ _FILTER = "none"
 _GROUP_METRIC = "score"
 
 
-def write_lm_eval(rows: Sequence[Row], out: Path) -> list[Path]:
-    """Writes lm-eval-<model>.json for every row with a run of its own; returns the paths."""
-    written: list[Path] = []
-    for row in measured(rows):
-        if row.run is not None:
-            name = folder_name(row.model)
-            path = out / f"lm-eval-{name}.json"
-            if path in written:
-                path = out / f"lm-eval-{name}-{row.run.folder.name}.json"
-            write_json_atomic(path, lm_eval_json(row.run))
-            written.append(path)
-    return written
+def lm_eval_files(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
+    """The name and content of lm-eval-<model>.json for each row with a run of llm-jp-eval's datasets.
+
+    Raises:
+        InputError: no row was measured here.
+    """
+    names: set[str] = set()
+    for run in (row.run for row in measured(rows) if row.run is not None):
+        name = f"lm-eval-{folder_name(run.model)}"
+        name = f"{name}-{run.folder.name}.json" if f"{name}.json" in names else f"{name}.json"
+        names.add(name)
+        yield name, json.dumps(lm_eval_json(run), ensure_ascii=False, indent=2) + "\n"
 
 
 def lm_eval_json(run: Run) -> dict[str, Any]:
@@ -89,7 +87,7 @@ def lm_eval_json(run: Run) -> dict[str, Any]:
     }
 
 
-def _task(name: str, values: dict[str, Value]) -> dict[str, Any]:
+def _task(name: str, values: dict[str, Figure]) -> dict[str, Any]:
     entry: dict[str, Any] = {"alias": name}
     for metric, value in values.items():
         entry[f"{metric},{_FILTER}"] = value.value

@@ -1,1 +1,0 @@
-"""Leaderboard rows -> other tools: Weights & Biases, lm-evaluation-harness."""
