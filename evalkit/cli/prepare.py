@@ -81,7 +81,7 @@ def _prepare_suite(config: Config) -> int:
         files = fetch_all(config, config.suite.mt_bench)
         print(said(f"MT-Bench: {len(files)} files of its presets are here, as they are pinned"))
         return 0
-    specs = suite_specs(config)
+    specs = suite_specs(config.suite)
     if config.suite.data is SuiteData.bundled:
         print(said(f"the suite {config.suite.name} is bundled: there is nothing to prepare"))
         return 0

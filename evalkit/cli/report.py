@@ -12,8 +12,8 @@ from evalkit.core.errors import InputError
 from evalkit.core.text import command
 from evalkit.core.words import said, t
 from evalkit.leaderboard.card import has_row
+from evalkit.records.environment import read_timings
 from evalkit.records.results import AVERAGE, DatasetRates, Figure, MissingMetric, Results, read_results
-from evalkit.records.timings import read_timings
 from evalkit.scoring.categories import category_members
 from evalkit.tasks.spec import load_spec, task_names
 

@@ -70,7 +70,7 @@ def run(config: Config) -> int:
         _print_moves(rescored, console)
         folder = rescored.folder
     else:
-        from evalkit.runs.completions import score_completions
+        from evalkit.runs.foreign import score_completions
 
         assert config.completions is not None
         results = score_completions(config, say=lambda line: print(said(line), file=sys.stderr, flush=True))

@@ -21,13 +21,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from evalkit.core.config import Config, PromptForm, ProtocolConfig
 from evalkit.core.durable import read_checked_json
 from evalkit.core.errors import InputError
 from evalkit.core.files import check_types, fits
 
 SCHEMA_VERSION = 1
 AVERAGE = "AVG"
+# max_num_samples of the published runs.
 PROTOCOL_LIMIT = 100
 PROTOCOL_FEW_SHOTS = 4
 PROTOCOL_RESAMPLES = 10_000
@@ -256,40 +256,3 @@ def read_results(path: Path) -> Results:
     except ValueError as error:
         raise InputError(f"damaged: {error}", where=path, fix=MAKE_AGAIN) from None
     return Results.from_json(content, path)
-
-
-def protocol_record(config: Config, dtype: str | None = None) -> ProtocolRecord:
-    """The protocol of a configuration with every deviation from its preset, by option name.
-
-    Args:
-        config: the configuration of the run or the scoring.
-        dtype: what the model ran in, once resolved; the preset's is bfloat16. None: not known.
-    """
-    protocol, standard = config.protocol, ProtocolConfig()
-    limit = PROTOCOL_LIMIT if config.limit is None else max(config.limit, 0)
-    pairs: dict[str, tuple[Any, Any]] = {
-        "protocol.bos": (protocol.bos.value, standard.bos.value),
-        "protocol.strip": (protocol.strip, standard.strip),
-        "protocol.answer_regex": (protocol.answer_regex, None),
-        "protocol.custom_prompt_template": (protocol.custom_prompt_template, None),
-        "protocol.custom_fewshots_template": (protocol.custom_fewshots_template, None),
-        "generation.do_sample": (config.generation.do_sample, False),
-        "generation.from_model": (config.generation.from_model, False),
-        "split": (config.split.value, PROTOCOL_SPLIT),
-        "limit": (limit, PROTOCOL_LIMIT),
-        "num_few_shots": (config.num_few_shots, PROTOCOL_FEW_SHOTS),
-        "metrics.comet.checkpoint": (config.metrics.comet.checkpoint, Config().metrics.comet.checkpoint),
-        "metrics.comet.dtype": (config.metrics.comet.dtype.value, "float32"),
-        # On or off, BERTScore moves no other number.
-        "metrics.bert_score": (config.metrics.bert_score, config.metrics.bert_score),
-        "metrics.resamples": (config.metrics.resamples, PROTOCOL_RESAMPLES),
-    }
-    if dtype is not None:
-        pairs["dtype"] = (dtype, "bfloat16")
-    if config.engine.name == "api" and config.engine.prompts is PromptForm.chat:
-        pairs["engine.prompts"] = ("chat", "auto")
-    return ProtocolRecord(
-        name=protocol.name,
-        options={key: given for key, (given, _) in pairs.items()},
-        deviations={key: given for key, (given, preset) in pairs.items() if given != preset},
-    )

@@ -33,7 +33,7 @@ from evalkit.mtbench.answers.turns import (
     special_tokens_of,
 )
 from evalkit.mtbench.data import Books, pinned_files
-from evalkit.mtbench.folder import Header, MtBenchFolder, TurnRecord
+from evalkit.mtbench.folder import Header, MtBenchFolder
 from evalkit.mtbench.presets import DEFAULT_PRESET, Preset, load_preset, preset_option
 from evalkit.mtbench.questions import Language, Question
 from evalkit.mtbench.tables.model_tables import answer_counts, preset_sha256, results_json
@@ -44,7 +44,7 @@ from evalkit.records.environment import (
     kept_environment,
     write_config,
 )
-from evalkit.records.run_folder import RunDirectory, run_id
+from evalkit.records.run_folder import RunDirectory, SampleRecord, run_id
 
 if TYPE_CHECKING:
     from evalkit.engines.base import Engine, Identified
@@ -199,7 +199,7 @@ def _identity(
     }
 
 
-def _recover(folder: MtBenchFolder) -> dict[str, TurnRecord]:
+def _recover(folder: MtBenchFolder) -> dict[str, SampleRecord]:
     rows, damaged = read_log(folder.samples_path)
     if damaged:
         log.warning("%d damaged lines of an earlier stop are dropped, their turns are asked again", damaged)
@@ -207,7 +207,7 @@ def _recover(folder: MtBenchFolder) -> dict[str, TurnRecord]:
     return {record.id: record for record in folder.turns()}
 
 
-def _complete(kept: Mapping[str, TurnRecord], questions: Sequence[Question], preset: Preset) -> bool:
+def _complete(kept: Mapping[str, SampleRecord], questions: Sequence[Question], preset: Preset) -> bool:
     have = Counter((record.question_id, record.turn) for record in kept.values())
     wanted = [(question.id, turn) for question in questions for turn in preset.turns]
     return all(have[key] >= preset.sampling.answers for key in wanted)
@@ -240,7 +240,7 @@ def _generate(
     tokenizer: Any | None,
     questions: Sequence[Question],
     folder: MtBenchFolder,
-    kept: dict[str, TurnRecord],
+    kept: dict[str, SampleRecord],
     environment: dict[str, Any],
 ) -> None:
     from evalkit.engines import build_engine
@@ -267,21 +267,21 @@ def _answer_turn(
     asks: Sequence[TurnAsk],
     special_tokens: Sequence[str],
     folder: MtBenchFolder,
-    kept: dict[str, TurnRecord],
+    kept: dict[str, SampleRecord],
 ) -> None:
     by_id = {ask.request.id: ask for ask in asks}
     appender = Appender(folder.samples_path)
     try:
         for completion in watch(engine.generate([ask.request for ask in asks]), len(asks)):
             record = answered(by_id[completion.id], completion, special_tokens)
-            appender.append(asdict(record))
+            appender.append(record.line())
             kept[record.id] = record
             stop_if_signalled()
     finally:
         appender.close()
 
 
-def _unjudged(turns: Iterable[TurnRecord], preset: Preset, model: str, questions: int) -> dict[str, Any]:
+def _unjudged(turns: Iterable[SampleRecord], preset: Preset, model: str, questions: int) -> dict[str, Any]:
     """results.json before any judging: the answers' counts and no table."""
     listed = list(turns)
     missing = len(preset.turns) * questions * preset.sampling.answers - len(listed)

@@ -18,12 +18,12 @@ from evalkit.records.environment import (
     ENVIRONMENT,
     describe_environment,
     kept_environment,
+    timed,
     write_config,
 )
-from evalkit.records.results import Results, protocol_record, read_results
+from evalkit.records.results import Results, read_results
 from evalkit.records.run_folder import RunDirectory, SampleRecord, run_id
-from evalkit.records.timings import timed
-from evalkit.runs.identity import run_identity
+from evalkit.runs.identity import protocol_record, run_identity
 from evalkit.runs.suite import LoadedSuite, load_suite
 from evalkit.scoring.categories import summarise, with_intervals
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, score_tasks

@@ -8,12 +8,10 @@ from evalkit.core.assets import default_data_dir
 from evalkit.core.config import Config, Split, SuiteConfig, SuiteData, is_offline
 from evalkit.core.errors import InputError
 from evalkit.core.text import command
+from evalkit.records.results import PROTOCOL_LIMIT
 from evalkit.records.unpacked import check_unchanged, packed_sums
 from evalkit.tasks.load import MissingDataError, Task, load_bundled, load_task, prepared_path
 from evalkit.tasks.spec import TaskSpec, load_spec
-
-# max_num_samples of the published runs.
-PROTOCOL_LIMIT = 100
 
 
 @dataclass(frozen=True)
@@ -26,26 +24,26 @@ class LoadedSuite:
     warnings: tuple[str, ...]
 
 
-def sample_limit(config: Config) -> int:
-    """Samples per dataset: the protocol's 100 unless `limit=` says otherwise; 0 means all."""
-    return PROTOCOL_LIMIT if config.limit is None else max(config.limit, 0)
+def sample_limit(limit: int | None) -> int:
+    """Samples per dataset for the option `limit`: the protocol's 100 by default; 0 means all."""
+    return PROTOCOL_LIMIT if limit is None else max(limit, 0)
 
 
-def suite_specs(config: Config) -> list[TaskSpec]:
+def suite_specs(suite: SuiteConfig | None) -> list[TaskSpec]:
     """The specifications of the suite's tasks, in its order.
 
     Raises:
         InputError: no suite, a suite without tasks, a task twice or unknown.
     """
-    if config.suite is None:
+    if suite is None:
         raise InputError("no suite is given", fix="suite=jaster   (python -m evalkit list suites)")
-    if not config.suite.tasks:
+    if not suite.tasks:
         raise InputError(
-            f"the suite {config.suite.name} has no tasks",
+            f"the suite {suite.name} has no tasks",
             where="option suite.tasks",
             fix="suite=task suite.tasks=[jamp,janli]   (python -m evalkit list tasks)",
         )
-    specs = [load_spec(name) for name in config.suite.tasks]
+    specs = [load_spec(name) for name in suite.tasks]
     names = [spec.name for spec in specs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"named twice: {', '.join(twice)}", where="option suite.tasks")
@@ -58,7 +56,7 @@ def load_suite(config: Config, *, say: Callable[[str], None]) -> LoadedSuite:
     Raises:
         InputError: a dataset is missing (unless `allow_missing`), malformed, or too short.
     """
-    specs = suite_specs(config)
+    specs = suite_specs(config.suite)
     assert config.suite is not None
     if config.suite.data is SuiteData.bundled:
         return LoadedSuite(config.suite.name, _bundled(config, specs), {}, ())
@@ -85,7 +83,7 @@ def load_suite(config: Config, *, say: Callable[[str], None]) -> LoadedSuite:
 def _bundled(config: Config, specs: list[TaskSpec]) -> tuple[Task, ...]:
     if config.split is not Split.dev:
         raise InputError("the bundled items have one split: dev", where="option split")
-    limit, few_shots = sample_limit(config), config.num_few_shots
+    limit, few_shots = sample_limit(config.limit), config.num_few_shots
     return tuple(load_bundled(spec, limit=limit, num_few_shots=few_shots) for spec in specs)
 
 
@@ -94,7 +92,7 @@ def _prepared(config: Config, spec: TaskSpec, data_dir: Path, packed: dict[str, 
         spec,
         data_dir,
         split=config.split.value,
-        limit=sample_limit(config),
+        limit=sample_limit(config.limit),
         num_few_shots=config.num_few_shots,
         offline=is_offline(config),
     )

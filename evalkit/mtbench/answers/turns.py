@@ -13,9 +13,10 @@ from evalkit.core.types import Completion, Message, Request, Sampling
 from evalkit.engines.local.chat_template import render_chat
 from evalkit.engines.local.encoding import token_ids
 from evalkit.mtbench.answers.chat import takes_system_message
-from evalkit.mtbench.folder import TurnRecord, turn_id
+from evalkit.mtbench.folder import turn_id
 from evalkit.mtbench.presets import DEFAULT_PRESET, LengthRule, Preset, load_preset
 from evalkit.mtbench.questions import Question
+from evalkit.records.run_folder import SampleRecord
 
 # Below this a temperature means greedy.
 GREEDY_BELOW = 1e-4
@@ -113,7 +114,7 @@ def answer_rules(preset: Preset, tokenizer: Any | None, generation_config: Mappi
 class TurnAsk:
     """One turn that is to be answered: its record without the completion, and the request."""
 
-    record: TurnRecord
+    record: SampleRecord
     request: Request
     no_room: bool
 
@@ -140,7 +141,7 @@ def asks_of_turn(
     questions: Sequence[Question],
     rules: AnswerRules,
     tokenizer: Any | None,
-    kept: Mapping[str, TurnRecord],
+    kept: Mapping[str, SampleRecord],
 ) -> list[TurnAsk]:
     """The asks of one turn that have no record yet; a second turn needs the first one's."""
     asks = []
@@ -164,7 +165,7 @@ def _ask(
     answer: int,
     rules: AnswerRules,
     tokenizer: Any | None,
-    before: TurnRecord | None,
+    before: SampleRecord | None,
 ) -> TurnAsk:
     messages = [Message("system", rules.system_message)] if rules.system_message is not None else []
     messages.append(Message("user", question.turns[0]))
@@ -185,7 +186,7 @@ def _ask(
         seed=rules.seed + answer,
         generator_state=before.generator_state if before else None,
     )
-    record = TurnRecord(
+    record = SampleRecord(
         id=key,
         model=model,
         question_id=question.id,
@@ -200,7 +201,7 @@ def _ask(
     return TurnAsk(record, request, no_room)
 
 
-def answered(ask: TurnAsk, completion: Completion, special_tokens: Sequence[str]) -> TurnRecord:
+def answered(ask: TurnAsk, completion: Completion, special_tokens: Sequence[str]) -> SampleRecord:
     """The record of an ask and what the engine gave."""
     return replace(
         ask.record,

@@ -27,7 +27,7 @@ from evalkit.core.config import Reduce
 from evalkit.core.errors import EvalkitError
 from evalkit.core.text import canonical_json, text_sha256
 from evalkit.core.types import Judgment
-from evalkit.mtbench.folder import MtBenchFolder, TurnRecord
+from evalkit.mtbench.folder import MtBenchFolder
 from evalkit.mtbench.presets import Counts, Parser, Preset, Status, load_preset
 from evalkit.mtbench.tables.aggregate import (
     MINUS_ONE,
@@ -41,6 +41,7 @@ from evalkit.mtbench.tables.aggregate import (
     table,
 )
 from evalkit.records.results import PROTOCOL_RESAMPLES, Figure
+from evalkit.records.run_folder import SampleRecord
 
 SCHEMA_VERSION = 1
 
@@ -240,7 +241,7 @@ def _sound_scopes(
     return {name: {**cell, "ci95": ends[name]} for name, cell in scopes.items()}
 
 
-def answer_counts(turns: Sequence[TurnRecord]) -> dict[str, int]:
+def answer_counts(turns: Sequence[SampleRecord]) -> dict[str, int]:
     """How many answered turns there are, and how many are cut off, empty or failed."""
     return {
         "turns": len(turns),

@@ -22,9 +22,10 @@ from evalkit.mtbench.answers.turns import (
     clean_answer,
 )
 from evalkit.mtbench.data import Books, pinned_files
-from evalkit.mtbench.folder import MtBenchFolder, TurnRecord, turn_id
+from evalkit.mtbench.folder import MtBenchFolder, turn_id
 from evalkit.mtbench.presets import LengthRule, load_preset
 from evalkit.mtbench.questions import CATEGORIES, Question
+from evalkit.records.run_folder import SampleRecord
 from tests.engines.models import save_model
 
 LLM_JP_TEMPLATE = (
@@ -158,7 +159,18 @@ def test_second_turns_need_the_first(tokenizer: Any) -> None:
     rules = AnswerRules({}, 0.7, 50, 1.0, 1.0, 2, 0, LengthRule.new, 8, "s", (), ())
     question = Question(1, "math", ("q1", "q2"))
     key = turn_id("m", 1, 1, 1)
-    kept = {key: TurnRecord(key, "m", 1, "math", 1, 1, "a1", generator_state="AAAA")}
+    kept = {
+        key: SampleRecord(
+            id=key,
+            model="m",
+            question_id=1,
+            category="math",
+            turn=1,
+            answer=1,
+            completion="a1",
+            generator_state="AAAA",
+        )
+    }
     (ask,) = asks_of_turn(2, "m", [question], rules, tokenizer, kept)
     assert [(message.role, message.content) for message in ask.request.prompt] == [
         ("system", "s"),
