@@ -11,7 +11,7 @@ two judges rate the same answers.
 """
 
 from evalkit.core.config import Config
-from evalkit.core.words import said
+from evalkit.core.words import t
 
 OPTIONS = ("out", "preset", "language", "mirror", "offline", "lang")
 
@@ -28,6 +28,8 @@ def run(config: Config) -> int:
     if found.votes:
         print_votes(found.votes, console)
     for (reference, other), ratings in found.ratings.items():
-        console.print(said(f"{other} beside {reference}"), markup=False, highlight=False)
+        console.print(
+            t("{other} beside {reference}", other=other, reference=reference), markup=False, highlight=False
+        )
         print_ratings(ratings, reference, other, console)
     return 0

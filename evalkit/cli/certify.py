@@ -6,12 +6,11 @@ nothing may change but ties of the two best logits (within 1e-4): exit code 1 ot
 outputs do change with batch size and order; how many is measured and shown.
 """
 
-import sys
 from typing import TYPE_CHECKING
 
 from evalkit.core.config import Config, is_offline
 from evalkit.core.errors import InputError
-from evalkit.core.words import said
+from evalkit.core.progress import say
 from evalkit.engines.models import resolve
 from evalkit.runs.suite import load_suite
 
@@ -43,9 +42,6 @@ OPTIONS = (
 def run(config: Config) -> int:
     """Prints the certificate; exit code 1 when float32 outputs changed."""
     from rich.console import Console
-
-    def say(line: str) -> None:
-        print(said(line), file=sys.stderr, flush=True)
 
     if config.model is None:
         raise InputError("no model is given", fix="model=1.8b-instruct   (python -m evalkit list models)")

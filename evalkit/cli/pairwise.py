@@ -11,7 +11,7 @@ position or the longer answer. Every pair, or every model against a baseline.
 """
 
 from evalkit.core.config import Config
-from evalkit.core.words import said, t
+from evalkit.core.words import t
 
 OPTIONS = (
     "answers",
@@ -49,10 +49,12 @@ def run(config: Config) -> int:
         return 0
     print_pairwise(content["pairwise"], console)
     for reason in content["missing"]:
-        console.print("  " + said(f"left out: {reason}"), soft_wrap=True, highlight=False, markup=False)
+        console.print(
+            "  " + t("left out: {reason}", reason=reason), soft_wrap=True, highlight=False, markup=False
+        )
     if failed := content.get("failed"):
         console.print(
-            "  " + said(f"{failed} games failed at the service: run the same command again"), markup=False
+            "  " + t("{n} games failed at the service: run the same command again", n=failed), markup=False
         )
     console.print(f"{t('results: ')}{job.folder}", soft_wrap=True, highlight=False, markup=False)
     return 1 if content.get("failed") else 0

@@ -13,7 +13,7 @@ from evalkit.core.config import Config
 from evalkit.core.durable import write_text_atomic
 from evalkit.core.errors import InputError
 from evalkit.core.types import Sampling
-from evalkit.runs.suite import load_suite
+from evalkit.runs.suite import load_suite, missing_lines
 from evalkit.tasks.prompts import PromptTemplate, requests
 
 OPTIONS = (
@@ -54,7 +54,7 @@ def run(config: Config) -> int:
         ]
         write_text_atomic(out / f"{task.name}.jsonl", "".join(f"{line}\n" for line in lines))
         print(f"{task.name:<24}{len(lines):>6} prompts")
-    for line in (*suite.warnings, *(f"missing: {name} ({why})" for name, why in suite.missing.items())):
+    for line in (*suite.warnings, *missing_lines(suite)):
         print(line, file=sys.stderr)
     print(f"written to {out}")
     return 0

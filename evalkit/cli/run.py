@@ -26,7 +26,7 @@ from pathlib import Path
 
 from evalkit.core.config import Config
 from evalkit.core.progress import say
-from evalkit.core.words import said, t
+from evalkit.core.words import t
 from evalkit.runs.run import evaluate
 
 OPTIONS = (
@@ -90,7 +90,7 @@ def _mt_bench(config: Config, opened: Callable[[Path], None]) -> int:
     console = Console()
     if not outcome.generated:
         console.print(
-            said(f"finished already: all {outcome.kept} answered turns are kept, nothing was generated")
+            t("finished already: all {n} answered turns are kept, nothing was generated", n=outcome.kept)
         )
     print_results(outcome.content, console)
     for line in (

@@ -13,13 +13,13 @@ sample with `id` (as in the `prompts` dump) and `completion`; or llm-jp-eval's o
 allow_missing=true scores what is there and marks the result partial.
 """
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evalkit.core.config import Config
 from evalkit.core.errors import InputError
-from evalkit.core.words import said, t
+from evalkit.core.progress import say
+from evalkit.core.words import shown, t
 from evalkit.metrics.prediction import prediction
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def run(config: Config) -> int:
         from evalkit.runs.foreign import score_completions
 
         assert config.completions is not None
-        results = score_completions(config, say=lambda line: print(said(line), file=sys.stderr, flush=True))
+        results = score_completions(config, say=say)
         print_results(results, console)
         folder = Path(config.out or ".")
     console.print(f"\n{t('results: ')}{folder}", markup=False, soft_wrap=True)
@@ -101,7 +101,7 @@ def _print_moves(rescored: "Rescored", console: "Console") -> None:
             reasons.setdefault(why, []).append(move.key)
     for why, keys in reasons.items():
         whose = t("all") if len(keys) == len(rescored.moves) else ", ".join(keys)
-        console.print(f"  {said(why)}   [{whose}]", markup=False, soft_wrap=True)
+        console.print(f"  {shown(why)}   [{whose}]", markup=False, soft_wrap=True)
 
 
 def _cells(move: "Move") -> tuple[str, str, str, str]:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from evalkit.core.reasons import Reason
+
 log = logging.getLogger(__name__)
 
 _LONGEST_REASON = 400
@@ -97,7 +99,9 @@ def foreign(
         if is_out_of_memory(error) or (isinstance(error, OSError) and is_disk_full(error)):
             raise
         log.info("%s (%s)", what, where, exc_info=error)
-        raise raises(f"{what}: {reason(error)}", where=where, fix=_install(error) or fix) from error
+        raise raises(
+            Reason(f"{what}: {{error}}", error=reason(error)), where=where, fix=_install(error) or fix
+        ) from error
 
 
 def reason(error: BaseException) -> str:

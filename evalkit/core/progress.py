@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 from evalkit.core.types import Completion
-from evalkit.core.words import said, t
+from evalkit.core.words import t
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -132,8 +132,8 @@ def watch(completions: Iterable[Completion], total: int) -> Iterator[Completion]
 
 
 def say(line: str) -> None:
-    """Prints one line on standard error, in the language in use."""
-    print(said(line), file=sys.stderr, flush=True)
+    """Prints one line on standard error."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def _quiet_lines() -> Callable[[Bar], None]:

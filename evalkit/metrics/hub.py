@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from evalkit.core.reasons import Reason
 from evalkit.metrics.base import MetricUnavailableError
 
 
@@ -32,13 +33,18 @@ def locate(
         return cached
     if offline:
         raise MetricUnavailableError(
-            f"{name} is not in the hub's cache, and nothing may be fetched now", fix=command
+            Reason("{name} is not in the hub's cache, and nothing may be fetched now", name=name), fix=command
         )
     fetched = _snapshot(name, wanted, local_only=False)
     if isinstance(fetched, Exception):
-        raise MetricUnavailableError(f"{name} could not be fetched: {_first_line(fetched)}", fix=command)
+        raise MetricUnavailableError(
+            Reason("{name} could not be fetched: {error}", name=name, error=_first_line(fetched)), fix=command
+        )
     if not _complete(fetched, required):
-        raise MetricUnavailableError(f"{name} does not hold {', '.join(required)}", where=f"option {option}")
+        raise MetricUnavailableError(
+            Reason("{name} does not hold {files}", name=name, files=", ".join(required)),
+            where=f"option {option}",
+        )
     return fetched
 
 

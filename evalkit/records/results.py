@@ -24,6 +24,7 @@ from typing import Any
 from evalkit.core.durable import read_checked_json
 from evalkit.core.errors import InputError
 from evalkit.core.files import check_types, fits
+from evalkit.core.reasons import Reason, sentences_in, with_sentences
 
 SCHEMA_VERSION = 1
 AVERAGE = "AVG"
@@ -104,6 +105,12 @@ class MissingMetric:
     reason: str
     command: str | None
 
+    @property
+    def sentence(self) -> Reason:
+        """The reason why a result without it is partial."""
+        text = "{name}: {metric} is missing: {reason}"
+        return Reason(text, name=self.dataset, metric=self.metric, reason=self.reason)
+
 
 @dataclass(frozen=True)
 class Partial:
@@ -165,7 +172,8 @@ class Results:
         content = asdict(self)
         for section in ("scores", "categories", "average"):
             content[section] = {name: figure.to_json() for name, figure in getattr(self, section).items()}
-        return {"schema_version": content.pop("schema_version"), **content}
+        content = {"schema_version": content.pop("schema_version"), **content}
+        return content | ({"sentences": found} if (found := sentences_in(content)) else {})
 
     @classmethod
     def from_json(cls, content: Any, where: object = None) -> "Results":
@@ -183,10 +191,15 @@ class Results:
             )
         if version != SCHEMA_VERSION:
             raise InputError(
-                f"not a results file of schema version {SCHEMA_VERSION} (found: {version})",
+                Reason(
+                    "not a results file of schema version {version} (found: {found})",
+                    version=SCHEMA_VERSION,
+                    found=version,
+                ),
                 where=where,
                 fix=MAKE_AGAIN,
             )
+        content = with_sentences(content, content.get("sentences"))
         try:
             results = cls(
                 scores=_figures(content["scores"]),
@@ -202,7 +215,8 @@ class Results:
             _check_run(results.run)
             _check_metrics(results)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"the results file does not fit its schema: {error}", where=where) from None
+            what = Reason("the results file does not fit its schema: {error}", error=error)
+            raise InputError(what, where=where) from None
         return results
 
 

@@ -19,9 +19,11 @@ from evalkit.core.durable import (
 )
 from evalkit.core.errors import InputError
 from evalkit.core.progress import watch
+from evalkit.core.reasons import Reason
 from evalkit.core.signals import signals_stop_the_run, stop_if_signalled
 from evalkit.core.text import folder_name
 from evalkit.core.types import Message
+from evalkit.core.words import t
 from evalkit.engines.base import GENERATION_VERSION, SAMPLING_VERSION
 from evalkit.engines.local.chat_template import clock_date, render_chat
 from evalkit.mtbench.answers.turns import (
@@ -83,7 +85,7 @@ def answer_questions(
     folder = MtBenchFolder(directory.path)
     with directory, log_to(directory.path / "run.log"), signals_stop_the_run():
         opened(directory.path)
-        say(f"run: {directory.path}")
+        say(t("run: {folder}", folder=directory.path))
         kept = _recover(folder)
         before = len(kept)
         environment = {"identity": planned.identity, **describe_environment()}
@@ -287,5 +289,5 @@ def _unjudged(turns: Iterable[SampleRecord], preset: Preset, model: str, questio
     missing = len(preset.turns) * questions * preset.sampling.answers - len(listed)
     reasons = ["the answers are not judged yet"]
     if missing > 0:
-        reasons.append(f"{missing} turns of the question set are not answered")
+        reasons.append(Reason("{n} turns of the question set are not answered", n=missing))
     return results_json(preset, {}, {}, partial=reasons, answers={model: answer_counts(listed)})

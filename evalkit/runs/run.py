@@ -9,9 +9,11 @@ from evalkit.core.config import Config, PromptForm, SuiteData, is_offline
 from evalkit.core.durable import is_whole_text, remove_file, write_checked_json
 from evalkit.core.errors import InputError
 from evalkit.core.logs import log_to
+from evalkit.core.reasons import Reason
 from evalkit.core.signals import signals_stop_the_run, stop_if_signalled
 from evalkit.core.text import folder_name
 from evalkit.core.types import Completion, Request, Sampling
+from evalkit.core.words import t
 from evalkit.metrics.prediction import prediction
 from evalkit.records.environment import (
     CONFIG,
@@ -24,7 +26,7 @@ from evalkit.records.environment import (
 from evalkit.records.results import Results, read_results
 from evalkit.records.run_folder import RunDirectory, SampleRecord, run_id
 from evalkit.runs.identity import protocol_record, run_identity
-from evalkit.runs.suite import LoadedSuite, load_suite
+from evalkit.runs.suite import LoadedSuite, load_suite, missing_lines
 from evalkit.scoring.categories import summarise, with_intervals
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, score_tasks
 from evalkit.scoring.write import scores_fit, write_scored
@@ -69,7 +71,7 @@ def evaluate(config: Config, *, say: Say, opened: Callable[[Path], None] = lambd
     # A regular expression that is none is found now, not after hours of generation.
     prediction("", answer_regex=config.protocol.answer_regex)
     suite = load_suite(config, say=say)
-    for line in (*suite.warnings, *(f"missing: {name} ({why})" for name, why in suite.missing.items())):
+    for line in (*suite.warnings, *missing_lines(suite)):
         say(line)
     identified = identify(config)
     # A path names the model too; the run keeps that name with its options.
@@ -78,7 +80,7 @@ def evaluate(config: Config, *, say: Say, opened: Callable[[Path], None] = lambd
     dtype = identified.dtype
     with directory, log_to(directory.path / "run.log") as log, signals_stop_the_run():
         opened(directory.path)
-        say(f"run: {directory.path}")
+        say(t("run: {folder}", folder=directory.path))
         if behind := identity.get("left_out"):
             log.warning("the tokenizer puts %s behind every text: the prompts go without", " ".join(behind))
         kept, pending = _split_requests(config, suite, template, directory)
@@ -86,7 +88,8 @@ def evaluate(config: Config, *, say: Say, opened: Callable[[Path], None] = lambd
             return Outcome(directory.path, finished, generated=0, kept=kept)
         log.info("%d completions are kept, %d are to be made", kept, len(pending))
         if pending and kept:
-            say(f"continuing: {kept} of {kept + len(pending)} completions are kept")
+            text = "continuing: {kept} of {all} completions are kept"
+            say(t(text, kept=kept, all=kept + len(pending)))
         environment = {"identity": identity, **describe_environment()}
         _start_files(directory, config, environment)
         if pending:
@@ -162,7 +165,7 @@ def score_run(
     scored = score_tasks(answers, config.protocol, config.metrics, offline=is_offline(config))
     reasons = [*reasons]
     if errors:
-        reasons.append(f"{errors} samples count as wrong: the engine could not answer them")
+        reasons.append(Reason("{n} samples count as wrong: the engine could not answer them", n=errors))
     if config.suite and config.suite.data is SuiteData.bundled:
         reasons.append("the bundled items have the datasets' format, but they are not the benchmark")
     results = summarise(

@@ -8,6 +8,7 @@ from evalkit.core.assets import default_data_dir
 from evalkit.core.config import Config, Split, SuiteConfig, SuiteData, is_offline
 from evalkit.core.errors import InputError
 from evalkit.core.text import command
+from evalkit.core.words import t
 from evalkit.records.results import PROTOCOL_LIMIT
 from evalkit.records.unpacked import check_unchanged, packed_sums
 from evalkit.tasks.load import MissingDataError, Task, load_bundled, load_task, prepared_path
@@ -119,7 +120,7 @@ def _data_dir(config: Config, specs: list[TaskSpec], say: Callable[[str], None])
     if not is_offline(config):
         from evalkit.sources.prepare import prepare
 
-        say(f"data: preparing what is missing in {data_dir}")
+        say(t("data: preparing what is missing in {folder}", folder=data_dir))
         mirror = Path(config.mirror).expanduser() if config.mirror else None
         prepare(specs, data_dir, mirror=mirror)
     return data_dir
@@ -130,3 +131,8 @@ def _prepare_command(suite: SuiteConfig, data_dir: Path) -> str:
     if suite.name == "task":
         words.insert(1, f"suite.tasks=[{','.join(suite.tasks)}]")
     return command("prepare", *words)
+
+
+def missing_lines(suite: LoadedSuite) -> list[str]:
+    """A line for each dataset that is not there, in the language in use."""
+    return [t("missing: {name} ({why})", name=name, why=why) for name, why in suite.missing.items()]

@@ -118,7 +118,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any], Any]] = {
     "results of llm-jp-eval": (".json", read_foreign, {"scores": {"AVG": 1.0}}),
     "results": (".json", read_results, RESULTS),
     "MT-Bench results": (".json", read_run_tables, BENCH),
-    "chat template": (".jinja", lambda path: chat_template(str(path)), "{{ bos_token }}"),
+    "chat template": (".jinja", lambda path: chat_template(str(path), None), "{{ bos_token }}"),
 }
 READER = pytest.mark.parametrize("name", READERS)
 

@@ -131,7 +131,12 @@ def ask_all(
             store.adopt(stored)
         waiting = unanswered(asks, store)
         say(
-            f"judge {desk.judge.label}: {len(asks) - len(waiting)} judgments are kept, {len(waiting)} to make"
+            t(
+                "judge {judge}: {kept} judgments are kept, {n} to make",
+                judge=desk.judge.label,
+                kept=len(asks) - len(waiting),
+                n=len(waiting),
+            )
         )
         asked = _ask(desk, config, waiting, store, say) if waiting else Asked()
         if asked is None:

@@ -8,8 +8,8 @@ from typing import Any
 
 from evalkit.core.config import Config
 from evalkit.core.durable import remove_file, write_checked_json
+from evalkit.core.reasons import Reason
 from evalkit.core.types import Judgment
-from evalkit.core.words import said
 from evalkit.mtbench.judge.ask import Asked
 from evalkit.mtbench.judge.calls import judgment_of
 from evalkit.mtbench.judge.dispatch import ask_all
@@ -84,12 +84,13 @@ def _results(job: Job, judgments: Sequence[Judgment], asked: Asked, config: Conf
         )
         scores[model] = as_logged(own)
         missing = missing_turns(scores[model], job.preset, wanted, job.preset.sampling.answers)
-        partial += [f"{model}: {reason}" for reason in missing]
+        partial += [Reason("{name}: {reason}", name=model, reason=reason) for reason in missing]
         if failed := sum(judgment.status == "api_error" for judgment in own):
-            partial.append(f"{model}: {failed} judgments failed at the service")
+            partial.append(Reason("{model}: {n} judgments failed at the service", model=model, n=failed))
         errors = answer_counts([turn for turn in turns if turn.model == model])["errors"]
         if errors:
-            partial.append(f"{model}: {errors} turns count as empty: the engine could not answer them")
+            text = "{model}: {n} turns count as empty: the engine could not answer them"
+            partial.append(Reason(text, model=model, n=errors))
     return results_json(
         job.preset,
         tables,
@@ -137,4 +138,4 @@ def _cost_record(job: Job, asked: Asked, judgments: int, config: Config) -> dict
 
 def say_on_stderr(line: str) -> None:
     """Says one line to the person who waits."""
-    print(said(line), file=sys.stderr, flush=True)
+    print(line, file=sys.stderr, flush=True)

@@ -25,6 +25,7 @@ from typing import Any
 
 from evalkit.core.config import Reduce
 from evalkit.core.errors import EvalkitError
+from evalkit.core.reasons import Reason, sentences_in
 from evalkit.core.text import canonical_json, text_sha256
 from evalkit.core.types import Judgment
 from evalkit.mtbench.folder import MtBenchFolder
@@ -183,6 +184,8 @@ def results_json(
         "partial": {"partial": bool(partial), "reasons": list(partial)},
         **more,
     }
+    if sentences := sentences_in(content):
+        content["sentences"] = sentences
     finite = _plain(content)
     assert isinstance(finite, dict)
     return finite
@@ -258,7 +261,7 @@ def missing_turns(rows: Sequence[Scored], preset: Preset, questions: int, answer
     wanted = questions * len(preset.turns) * answers
     if len(found) >= wanted:
         return []
-    return [f"{len(found)} of {wanted} turns of the question set have a score"]
+    return [Reason("{n} of {all} turns of the question set have a score", n=len(found), all=wanted)]
 
 
 def _count(rows: Sequence[Scored], scope: str) -> int:
