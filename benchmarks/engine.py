@@ -24,6 +24,7 @@ from evalkit.core.options import load_config, parse
 from evalkit.core.types import Request, Sampling
 from evalkit.engines import build_engine
 from evalkit.engines.local.engine import LocalEngine
+from evalkit.engines.local.tokens import EndIds
 from evalkit.engines.models import resolve
 from evalkit.sources.prepare import prepare
 from evalkit.tasks.load import load_task
@@ -100,12 +101,12 @@ class Bench:
 
     def evalkit(self, asked: list[Request], forced: bool) -> tuple[float, dict[str, str]]:
         """Seconds for all requests, and the raw texts by id."""
-        eos = self.loaded.eos
-        self.loaded.eos = frozenset() if forced else eos
+        ends = self.loaded.ends
+        self.loaded.ends = EndIds(frozenset(), frozenset()) if forced else ends
         start = time.perf_counter()
         texts = {done.id: done.raw_text for done in self.engine.generate(asked)}
         taken = time.perf_counter() - start
-        self.loaded.eos = eos
+        self.loaded.ends = ends
         return taken, texts
 
     def measure(self, workload: Workload, rounds: int, lm_eval_python: Path | None) -> Row:
@@ -147,7 +148,7 @@ class Bench:
     def _text(self, answer: list[int], workload: Workload) -> str:
         kept: list[int] = []
         for token in answer:
-            if not workload.forced and token in self.loaded.eos:
+            if not workload.forced and token in self.loaded.ends.text:
                 break
             kept.append(token)
             if not workload.forced and "\n\n" in self.loaded.tokenizer.decode(kept[-4:]):

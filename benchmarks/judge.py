@@ -16,12 +16,12 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from evalkit.core.config import JudgeConfig
 from evalkit.core.types import Message
-from evalkit.mtbench.judge.ask import Asker
-from evalkit.mtbench.judge.budget import Budget
-from evalkit.mtbench.judge.calls import Ask
-from evalkit.mtbench.judge.store import JudgmentStore, judgment_key
-from evalkit.services.client import ApiClient, Service
+from evalkit.mtbench.judge.ask import ask_online
+from evalkit.mtbench.judge.calls import JudgeCall, keys_of
+from evalkit.mtbench.judge.judges import Judge
+from evalkit.mtbench.judge.store import JudgmentStore
 
 JUDGMENTS, LATENCY, CONCURRENCY, BAR = 160, 0.2, 16, 1.3
 IDEAL = JUDGMENTS * LATENCY / CONCURRENCY
@@ -52,31 +52,24 @@ def main() -> int:
 
 async def one_round(url: str) -> float:
     """Seconds from the first call to the last judgment on disk."""
-    identity = {"service": url, "model": "judge"}
-    asks = [_ask(number, identity) for number in range(JUDGMENTS)]
-    with tempfile.TemporaryDirectory() as folder, JudgmentStore(Path(folder), identity) as store:
-        async with ApiClient(Service(url, "none"), concurrency=CONCURRENCY) as client:
-            asker = Asker(
-                lambda messages, lost: client.chat("judge", messages, {"temperature": 0}, lost),
-                store,
-                Budget(None, None),
-                most_output=2048,
-                concurrency=CONCURRENCY,
-            )
-            started = time.perf_counter()
-            await asker.run(asks)
-            seconds = time.perf_counter() - started
+    options = JudgeConfig(name="judge", base_url=url, concurrency=CONCURRENCY)
+    judge = Judge("judge", url, "judge", {"temperature": 0}, options)
+    calls = [_call(number, judge) for number in range(JUDGMENTS)]
+    with tempfile.TemporaryDirectory() as folder, JudgmentStore(Path(folder), judge.identity) as store:
+        started = time.perf_counter()
+        await ask_online(judge, calls, store)
+        seconds = time.perf_counter() - started
         assert len(store) == JUDGMENTS
     return seconds
 
 
-def _ask(number: int, identity: dict[str, str]) -> Ask:
+def _call(number: int, judge: Judge) -> JudgeCall:
     messages = (
         Message("system", "You are a helpful assistant."),
         Message("user", f"{number} " + "あ" * PROMPT),
     )
-    key = judgment_key(identity, {"temperature": 0}, messages, 0)
-    return Ask(str(number), "m", number, "math", 1, 0, 0, "single-v1", messages, (key,))
+    keys = keys_of(judge, messages, 0)
+    return JudgeCall(str(number), "m", number, "math", 1, 0, 0, "single-v1", messages, keys)
 
 
 def serve(pipe: Connection) -> None:

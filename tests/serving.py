@@ -14,7 +14,7 @@ from evalkit.core.config import BosRule, Config, EngineConfig, ModelConfig, Rand
 from evalkit.core.types import Message, Request, Sampling
 from evalkit.engines import build_engine, identify
 from evalkit.engines.base import Engine
-from evalkit.engines.local.loading import load_tokenizer
+from evalkit.engines.local.tokenizer import load_tokenizer
 from tests.mtbench.fault_server import FaultServer
 
 

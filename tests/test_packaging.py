@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ASSETS = "from evalkit import assets; print(assets.ROOT)"
+ASSETS = "from evalkit.core import assets; print(assets.ROOT)"
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:

@@ -21,7 +21,7 @@ def run(config: Config) -> int:
     from rich.console import Console
 
     from evalkit.cli.judge_comparisons import print_ratings, print_votes
-    from evalkit.mtbench.agreement_run import agreement
+    from evalkit.mtbench.agreement import agreement
 
     found = agreement(config)
     console = Console()

@@ -38,20 +38,18 @@ def run(config: Config) -> int:
 
     from evalkit.cli.judge_comparisons import print_calibration
     from evalkit.cli.mt_bench_report import print_estimate
-    from evalkit.mtbench.calibrate import calibrate, calibration_path, prepare_calibration
+    from evalkit.core.progress import say
+    from evalkit.mtbench.calibrate import calibrate, calibration_path, plan_calibration
     from evalkit.mtbench.judge.dispatch import estimate
-    from evalkit.mtbench.judge.judging import say_on_stderr
 
     console = Console()
-    job, reference = prepare_calibration(config)
+    plan, reference = plan_calibration(config)
     if config.dry_run:
-        print_estimate(
-            job.desk.judge.label, estimate(job.desk, job.plan.asks, job.kept, config.mode), console
-        )
+        print_estimate(plan.judge.label, estimate(plan.judge, plan.calls, config.mode, plan.kept), console)
         return 0
-    calibration = calibrate(job, reference, config, say=say_on_stderr)
+    calibration = calibrate(plan, reference, config, say=say)
     if calibration is None:
         return 0
     print_calibration(calibration, console)
-    console.print(f"{t('results: ')}{calibration_path(job)}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"{t('results: ')}{calibration_path(plan)}", soft_wrap=True, highlight=False, markup=False)
     return 1 if calibration.failed else 0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from evalkit.core.config import Config, is_offline
 from evalkit.core.errors import InputError
 from evalkit.core.progress import say
+from evalkit.engines import build_engine
 from evalkit.engines.models import resolve
 from evalkit.runs.suite import load_suite
 
@@ -51,7 +52,8 @@ def run(config: Config) -> int:
     from evalkit.engines.local.engine import LocalEngine
     from evalkit.runs.certify import certify
 
-    with LocalEngine(config, resolve(config.model, offline=is_offline(config))) as engine:
+    with build_engine(config, resolve(config.model, offline=is_offline(config))) as engine:
+        assert isinstance(engine, LocalEngine)
         facts = engine.describe()
         comparisons = certify(config, suite, engine, say=say)
     console = Console()

@@ -65,9 +65,9 @@ def _steps(runs: "Sequence[Run]", config: Config, console: "Console") -> "Sequen
     """Compares every checkpoint with the one before; returns what it wrote."""
     from evalkit.cli.compare_report import print_steps
     from evalkit.leaderboard.publish import write_steps
-    from evalkit.leaderboard.steps import series_of, trace
+    from evalkit.leaderboard.steps import trace
 
-    points = trace(series_of(runs), partial=config.partial, resamples=config.metrics.resamples)
+    points = trace(runs, partial=config.partial, resamples=config.metrics.resamples)
     out = Path(config.out).expanduser() if config.out else None
     written = write_steps(out, points, page_options(config)) if out else []
     print_steps(points, console)

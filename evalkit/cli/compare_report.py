@@ -11,7 +11,7 @@ from evalkit.core.words import shown, t
 from evalkit.leaderboard.compare import Compared, Comparison, Flip
 from evalkit.leaderboard.comparison_report import sentences
 from evalkit.leaderboard.rows import JASTER_DIGITS, NO_FIGURE
-from evalkit.leaderboard.steps import Point, columns_of
+from evalkit.leaderboard.steps import Checkpoint, columns_of
 from evalkit.leaderboard.tables import PARTIAL, rounded
 
 # How many flipped samples of a dataset are shown, and how many characters of an answer.
@@ -95,9 +95,9 @@ def _p_text(p: float | None) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def print_steps(points: Sequence[Point], console: Console) -> None:
+def print_steps(points: Sequence[Checkpoint], console: Console) -> None:
     """Prints a line per step; an arrow marks a gain or loss against the step before that is certain."""
-    console.print(f"[bold]{escape(points[0].checkpoint.series)}[/]", highlight=False)
+    console.print(f"[bold]{escape(points[0].series)}[/]", highlight=False)
     columns = columns_of(points)
     fits = console.width >= _STEP_WIDTH + len(columns) * (JASTER_DIGITS + 5)
     digits = JASTER_DIGITS if fits else 3
@@ -107,7 +107,7 @@ def print_steps(points: Sequence[Point], console: Console) -> None:
         table.add_column(column, justify="right", no_wrap=True)
     for point in points:
         cells = [_step_cell(point, column, digits) for column in columns]
-        table.add_row(str(point.checkpoint.step), *cells)
+        table.add_row(str(point.step), *cells)
     table.add_row("", *(_plot(points, column) for column in columns), style="dim")
     console.print(table)
     console.print(
@@ -115,7 +115,7 @@ def print_steps(points: Sequence[Point], console: Console) -> None:
     )
 
 
-def _step_cell(point: Point, column: str, digits: int) -> str:
+def _step_cell(point: Checkpoint, column: str, digits: int) -> str:
     cell = point.cells.get(column, NO_FIGURE)
     arrow = ""
     if point.gain is not None:
@@ -124,7 +124,7 @@ def _step_cell(point: Point, column: str, digits: int) -> str:
     return rounded(cell.value, digits) + (PARTIAL if cell.partial else "") + arrow
 
 
-def _plot(points: Sequence[Point], column: str) -> str:
+def _plot(points: Sequence[Checkpoint], column: str) -> str:
     values = [cell.value for point in points if (cell := point.cells.get(column)) and cell.value is not None]
     if len(values) < 2 or len(values) != len(points):
         return ""

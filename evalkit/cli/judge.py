@@ -39,20 +39,18 @@ def run(config: Config) -> int:
     from rich.console import Console
 
     from evalkit.cli.mt_bench_report import print_estimate, print_outcome, print_results
+    from evalkit.core.progress import say
     from evalkit.mtbench.judge.dispatch import estimate
-    from evalkit.mtbench.judge.job import prepare_job
-    from evalkit.mtbench.judge.judging import judge_run, say_on_stderr
+    from evalkit.mtbench.judge.judging import judge_run, plan_judging
 
-    job = prepare_job(config)
+    plan = plan_judging(config)
     console = Console()
     if config.dry_run:
-        print_estimate(
-            job.desk.judge.label, estimate(job.desk, job.plan.asks, job.kept, config.mode), console
-        )
+        print_estimate(plan.judge.label, estimate(plan.judge, plan.calls, config.mode, plan.kept), console)
         return 0
-    outcome = judge_run(job, config, say=say_on_stderr)
+    outcome = judge_run(plan, config, say=say)
     if outcome is None:
         return 0
     print_results(outcome.content, console)
-    print_outcome(outcome.content, str(job.folder.path), console)
+    print_outcome(outcome.content, str(plan.folder.path), console)
     return 1 if outcome.failed else 0

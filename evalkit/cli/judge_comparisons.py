@@ -13,7 +13,7 @@ from evalkit.mtbench.calibrate import GPT4_NOISE, Calibration
 
 def print_calibration(calibration: Calibration, console: Console) -> None:
     """Prints a calibration: the table by category, the averages, and what gpt-4 agrees with itself."""
-    label = calibration.job.desk.judge.label
+    label = calibration.plan.judge.label
     _line(
         console,
         t("{label} beside the judgments by {reference}", label=label, reference=calibration.reference),
@@ -21,7 +21,7 @@ def print_calibration(calibration: Calibration, console: Console) -> None:
     print_ratings(calibration.agreement, calibration.reference, label, console)
     for model, averages in calibration.averages.items():
         shown = " -> ".join(_number(averages[name], 2) for name in ("reference", "other"))
-        rule = calibration.job.preset.aggregation
+        rule = calibration.plan.preset.aggregation
         _line(
             console, "  " + t("{model}: average {shown} (rule {rule})", model=model, shown=shown, rule=rule)
         )

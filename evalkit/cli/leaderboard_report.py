@@ -6,23 +6,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from evalkit.core.words import t
+from evalkit.cli.mt_bench_report import SHORT
+from evalkit.core.words import shown, t
 from evalkit.leaderboard.collect import Board
 from evalkit.leaderboard.rows import TABLES, Kind, Row, Table
 from evalkit.leaderboard.tables import PARTIAL, TIE, Mark, marks, notes_of, rounded
 from evalkit.records.results import Figure
 
 _NAME_WIDTH = 12
-# Headings that leave room for a model's name.
-SHORT = {
-    "average": "avg",
-    "coding": "code",
-    "extraction": "extr",
-    "humanities": "hum",
-    "reasoning": "reas",
-    "roleplay": "role",
-    "writing": "writ",
-}
 
 
 def print_board(board: Board, console: Console) -> None:

@@ -35,16 +35,16 @@ def run(config: Config) -> int:
     from rich.console import Console
 
     from evalkit.cli.mt_bench_report import print_estimate, print_pairwise
+    from evalkit.core.progress import say
     from evalkit.mtbench.judge.dispatch import estimate
-    from evalkit.mtbench.judge.judging import say_on_stderr
-    from evalkit.mtbench.pairwise_run import pairwise, prepare_pairwise
+    from evalkit.mtbench.pairwise import compare, plan_pairwise
 
     console = Console()
-    job = prepare_pairwise(config)
-    if config.dry_run and job.desk is not None:
-        print_estimate(job.desk.judge.label, estimate(job.desk, job.asks, mode=config.mode), console)
+    plan = plan_pairwise(config)
+    if config.dry_run and plan.judge is not None:
+        print_estimate(plan.judge.label, estimate(plan.judge, plan.calls, config.mode), console)
         return 0
-    content = pairwise(job, config, say=say_on_stderr)
+    content = compare(plan, config, say=say)
     if content is None:
         return 0
     print_pairwise(content["pairwise"], console)
@@ -56,5 +56,5 @@ def run(config: Config) -> int:
         console.print(
             "  " + t("{n} games failed at the service: run the same command again", n=failed), markup=False
         )
-    console.print(f"{t('results: ')}{job.folder}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"{t('results: ')}{plan.folder}", soft_wrap=True, highlight=False, markup=False)
     return 1 if content.get("failed") else 0

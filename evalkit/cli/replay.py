@@ -29,7 +29,7 @@ def run(config: Config) -> int:
     from rich.console import Console
 
     from evalkit.cli.mt_bench_report import print_results
-    from evalkit.mtbench.replay_run import replay
+    from evalkit.mtbench.replay import replay
 
     folder, content = replay(config)
     console = Console()

@@ -28,6 +28,8 @@ if typing.TYPE_CHECKING:
 GROUPS = ("model", "suite", "engine", "judge")
 FLAGS = {"--long": "long", "--dry-run": "dry_run", "--partial": "partial", "--steps": "steps"}
 FLAGS_WITH_VALUE = {"--reference": "reference", "--format": "format"}
+# Below it stand names of tasks, which may have hyphens and points in them.
+TASK_COUNTS = "suite.num_few_shots"
 # Verbs whose bare words are folders (for list: what to list; for ask: the question).
 WORDS = ("list", "leaderboard", "compare", "ask", "agreement", "pairwise")
 
@@ -128,6 +130,8 @@ def _flag_value(word: str, rest: Iterator[str]) -> str:
 
 def _is_override(word: str) -> bool:
     key, given, _ = word.partition("=")
+    if key.startswith(f"{TASK_COUNTS}."):
+        return bool(given)
     return bool(given) and all(part.isidentifier() for part in key.split("."))
 
 
@@ -167,7 +171,8 @@ def _compose(overrides: tuple[str, ...]) -> "Config":
             example = {"model": "hf", "suite": "task", "judge": "openai"}[group]
             raise InputError(f"{inner}= is given without {group}=", fix=f"add {group}={example}")
     ConfigStore.instance().store(name="schema", node=Config)
-    for_hydra, verbatim = [], []
+    for_hydra: list[str] = []
+    verbatim: list[tuple[str, Any]] = []
     for word in overrides:
         key, _, value = word.partition("=")
         kind = check_key(key)
@@ -178,6 +183,8 @@ def _compose(overrides: tuple[str, ...]) -> "Config":
             verbatim.append((key, None if value == "null" else as_text(value)))
         elif kind == "texts":
             verbatim.append((key, as_text(_items(value))))
+        elif kind == "count":
+            verbatim.append((TASK_COUNTS, {key.removeprefix(f"{TASK_COUNTS}."): value}))
         elif isinstance(kind, type) and issubclass(kind, Enum):
             for_hydra.append(f"{key}={_enum_name(key, value, kind)}")
         elif kind is dict:
@@ -188,7 +195,7 @@ def _compose(overrides: tuple[str, ...]) -> "Config":
         with initialize_config_dir(config_dir=str(assets.CONF), version_base="1.3"):
             composed = compose(config_name="config", overrides=for_hydra)
         for key, text in verbatim:
-            OmegaConf.update(composed, key, text)
+            OmegaConf.update(composed, key, text, force_add=key == TASK_COUNTS)
         config = OmegaConf.to_object(composed)
     except (HydraException, OmegaConfBaseException) as error:
         raise _readable(error, for_hydra) from None
@@ -229,12 +236,14 @@ def check_ranges(config: "Config") -> None:
 
 
 def check_key(key: str) -> Any:
-    """The kind of the option `key`; dict also for a key below a mapping.
+    """The kind of the option `key`; dict below a mapping, "count" for a number of one task.
 
     Raises:
         InputError: no option has this name.
     """
     known = all_options()
+    if key.startswith(f"{TASK_COUNTS}."):
+        return "count"
     for end in range(key.count("."), 0, -1):
         # Keys below a mapping (judge.parameters.top_p=1) are the user's own.
         outer = known.get(key.rsplit(".", end)[0])

@@ -15,7 +15,7 @@ def identify(config: Config) -> Identified:
 
     Raises:
         InputError: contradictory options, or a server with another model than the command's.
-        FetchError: the model's files could not be had.
+        FetchError: the model's files could not be fetched.
         EvalkitError: no server answers, or one refuses the key.
     """
     assert config.model is not None
@@ -40,10 +40,6 @@ def build_engine(config: Config, resolved: ResolvedModel) -> Engine:
         EvalkitError: the model's files changed while they were loaded.
     """
     name = config.engine.name
-    if name == "local":
-        from evalkit.engines.local.engine import LocalEngine
-
-        return _unchanged(LocalEngine(config, resolved), resolved)
     if name == "ray":
         from evalkit.engines.ray.engine import RayEngine
 
@@ -52,15 +48,19 @@ def build_engine(config: Config, resolved: ResolvedModel) -> Engine:
         from evalkit.engines.servers.engine import ApiEngine
 
         return ApiEngine(config, resolved)
-    if name == "vllm":
+    options, dtype = config.engine, config.dtype
+    bos, follow = config.protocol.bos, config.generation.from_model
+    engine: Engine
+    if name == "local":
+        from evalkit.engines.local.engine import LocalEngine
+
+        engine = LocalEngine(resolved, options, dtype, bos=bos, follow_generation_config=follow)
+    elif name == "vllm":
         from evalkit.engines.vllm import VllmEngine
 
-        return _unchanged(VllmEngine(config, resolved), resolved)
-    raise InputError(f"unknown engine {name!r}", where="option engine", fix=f"engine={'|'.join(ENGINES)}")
-
-
-def _unchanged(engine: Engine, resolved: ResolvedModel) -> Engine:
-    """The engine, unless its model was overwritten between its identification and its loading."""
+        engine = VllmEngine(resolved, options, dtype, bos=bos, follow_generation_config=follow)
+    else:
+        raise InputError(f"unknown engine {name!r}", where="option engine", fix=f"engine={'|'.join(ENGINES)}")
     try:
         check_unchanged(resolved)
     except EvalkitError:
@@ -71,15 +71,15 @@ def _unchanged(engine: Engine, resolved: ResolvedModel) -> Engine:
 
 def engine_family(config: Config) -> str:
     """The family of the chosen engine: engines of one family compute alike and may share a run."""
-    return {"local": "local", "ray": "local"}.get(config.engine.name, config.engine.name)
+    return "local" if config.engine.name == "ray" else config.engine.name
 
 
 def resolve_dtype(config: Config) -> str:
     """The name of the data type the chosen engine will use, `auto` resolved for where it computes."""
     if config.engine.name == "ray":
-        from evalkit.engines.ray.session import workers_dtype
+        from evalkit.engines.ray.cluster import workers_dtype
 
-        return workers_dtype(config).value
+        return workers_dtype(config.engine, config.dtype).value
     if config.engine.name == "vllm":
         from evalkit.engines.vllm import vllm_dtype
 

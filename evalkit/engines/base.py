@@ -1,4 +1,4 @@
-"""The contract every engine keeps: requests in, completions out, each as soon as it is done."""
+"""The contract of every engine: requests in, completions out, each as soon as it is done."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Identified:
-    """What names a run before its engine is built: the model, the engine's family, the precision."""
+    """What identifies a run before its engine is built: the model, the engine's family, the precision."""
 
     model: "ResolvedModel"
     family: str
@@ -25,12 +25,11 @@ class Identified:
 class Engine(ABC):
     """Makes completions.
 
-    In float32 what it returns depends on neither batch size, order nor workers, but where the two best
-    logits tie; in bfloat16 some completions do (`certify` measures how many).
+    In float32 completions do not depend on batch size, order or workers, except where the two best
+    logits tie. In bfloat16 some do; `certify` measures how many.
 
     Attributes:
-        family: engines of one family compute alike: their completions may stand in one run (local and
-            Ray are one).
+        family: completions of one family may be in one run; local and Ray are one family.
     """
 
     family: str
@@ -42,7 +41,7 @@ class Engine(ABC):
         A request that cannot be answered gives a completion with finish reason `error`.
 
         Raises:
-            InputError: an id occurs twice, or the model cannot serve such requests at all.
+            InputError: an id occurs twice, or the model cannot answer such requests at all.
             EvalkitError: the model's output is broken (not a number), or no memory is left.
         """
 
@@ -52,7 +51,7 @@ class Engine(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Frees the model's memory; the engine is of no use afterwards."""
+        """Frees the model's memory; the engine cannot be used afterwards."""
 
     def __enter__(self) -> Self:
         return self
@@ -81,7 +80,7 @@ def distinct(requests: Iterable[Request]) -> list[Request]:
 
 
 def from_generation_config(own: Mapping[str, Any]) -> Sampling:
-    """The sampling that a model's own generation_config asks for."""
+    """The sampling in a model's own generation_config."""
     defaults = Sampling()
     return Sampling(
         do_sample=own.get("do_sample", defaults.do_sample),
@@ -93,9 +92,7 @@ def from_generation_config(own: Mapping[str, Any]) -> Sampling:
     )
 
 
-# Raised when the same configuration would give other completions than before.
+# Increment when the same configuration would give different completions.
 GENERATION_VERSION = 1
-
-
-# The same for what is sampled; greedy completions do not depend on it.
+# Increment when only sampled completions would differ.
 SAMPLING_VERSION = 2

@@ -8,17 +8,16 @@ import gc
 import importlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from evalkit.core.config import Config, Dtype
+from evalkit.core.config import BosRule, Dtype, EngineConfig
 from evalkit.core.errors import EvalkitError, InputError, foreign
-from evalkit.core.types import Completion, FinishReason, Request, Sampling
+from evalkit.core.types import Completion, FinishReason, Request
 from evalkit.engines.base import Engine, distinct, from_generation_config
-from evalkit.engines.local.decoding import CompletionDecoder
-from evalkit.engines.local.encoding import Encoded, encode
-from evalkit.engines.local.loading import check_files, load_tokenizer, refuse_ids, refuse_special_ids
+from evalkit.engines.local.loading import check_files
 from evalkit.engines.local.rows import failed
+from evalkit.engines.local.tokenizer import load_tokenizer, refuse_ids, refuse_special_ids
+from evalkit.engines.local.tokens import CompletionDecoder, Encoded, encode, end_ids
 from evalkit.engines.models import ResolvedModel
 from evalkit.engines.models.files import generation_config
 from evalkit.engines.models.whole import embeddings_of
@@ -39,17 +38,15 @@ _RESOURCES = (
 )
 
 
-@dataclass(frozen=True)
-class _Vocabulary:
-    """See `evalkit.engines.local.encoding.Vocabulary`."""
-
-    tokenizer: Any
-    eos: frozenset[int]
-    chat_eos: frozenset[int]
-
-
 class VllmEngine(Engine):
     """Runs a model in vLLM's own engine.
+
+    Args:
+        resolved: the model.
+        options: of the engine; `parameters` go to vllm.LLM.
+        dtype: the precision; `auto` is bfloat16.
+        bos: the rule for text prompts.
+        follow_generation_config: sample as the model's generation_config says, not the requests.
 
     Raises:
         InputError: vLLM is not installed, a model without files or with damaged ones.
@@ -58,8 +55,18 @@ class VllmEngine(Engine):
 
     family = "vllm"
 
-    def __init__(self, config: Config, resolved: ResolvedModel) -> None:
-        self._config = config
+    def __init__(
+        self,
+        resolved: ResolvedModel,
+        options: EngineConfig,
+        dtype: Dtype,
+        *,
+        bos: BosRule,
+        follow_generation_config: bool,
+    ) -> None:
+        self._parameters = options.parameters
+        self._bos = bos
+        self._follow_generation_config = follow_generation_config
         self._vllm = _import_vllm()
         if resolved.path is None:
             raise InputError(
@@ -68,12 +75,13 @@ class VllmEngine(Engine):
         check_files(resolved)
         self._embeddings = embeddings_of(resolved.path)
         self._generation = generation_config(resolved.path)
-        self._vocabulary = _vocabulary(load_tokenizer(resolved), self._generation.pop("eos_token_id", None))
+        self._tokenizer = load_tokenizer(resolved)
+        self._ends = end_ids(self._tokenizer, self._generation.pop("eos_token_id", None))
         if self._embeddings is not None:
-            refuse_special_ids(self._vocabulary.tokenizer, self._embeddings, resolved.path)
-        self._decoder = CompletionDecoder(self._vocabulary.tokenizer)
-        self._dtype = vllm_dtype(config.dtype)
-        options = {
+            refuse_special_ids(self._tokenizer, self._embeddings, resolved.path)
+        self._decoder = CompletionDecoder(self._tokenizer)
+        self._dtype = vllm_dtype(dtype)
+        arguments = {
             "model": str(resolved.path),
             "tokenizer": str(resolved.tokenizer or resolved.path),
             "dtype": self._dtype,
@@ -82,20 +90,20 @@ class VllmEngine(Engine):
             # The requests decide the sampling, not the model's generation_config.json.
             "generation_config": "vllm",
             "disable_log_stats": True,
-            **({"max_num_seqs": config.engine.batch_size} if config.engine.batch_size else {}),
-            **config.engine.parameters,
+            **({"max_num_seqs": options.batch_size} if options.batch_size else {}),
+            **options.parameters,
         }
         with foreign("vLLM cannot load the model", where=resolved.path, raises=EvalkitError):
-            self._llm: Any = self._vllm.LLM(**options)
+            self._llm: Any = self._vllm.LLM(**arguments)
         self._context = int(self._llm.llm_engine.model_config.max_model_len)
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """See `Engine.generate`."""
         running: dict[str, Encoded] = {}
         engine = self._llm.llm_engine
-        prompts = encode(distinct(requests), self._vocabulary, self._config.protocol.bos)
+        prompts = encode(distinct(requests), self._tokenizer, self._ends, self._bos)
         if self._embeddings is not None:
-            refuse_ids(prompts, self._vocabulary.tokenizer, self._embeddings)
+            refuse_ids(prompts, self._tokenizer, self._embeddings)
         try:
             for encoded in prompts:
                 if problem := self._problem(encoded):
@@ -103,13 +111,13 @@ class VllmEngine(Engine):
                 else:
                     running[encoded.request.id] = encoded
                     prompt = {"prompt_token_ids": encoded.ids}
-                    engine.add_request(encoded.request.id, prompt, self._parameters(encoded))
+                    engine.add_request(encoded.request.id, prompt, self._sampling_parameters(encoded))
             while engine.has_unfinished_requests():
                 for output in engine.step():
                     if output.finished:
                         yield self._completion(running.pop(output.request_id), output.outputs[0])
         finally:
-            # Who closes the iterator early leaves nothing behind in vLLM.
+            # The iterator may be closed early: abort what vLLM still runs.
             if running:
                 engine.abort_request(list(running))
 
@@ -123,9 +131,11 @@ class VllmEngine(Engine):
             return failed(encoded, reason, over_context=True)
         return None
 
-    def _parameters(self, encoded: Encoded) -> Any:
+    def _sampling_parameters(self, encoded: Encoded) -> Any:
         request = encoded.request
-        sampling = self._sampling(request)
+        sampling = request.sampling
+        if self._follow_generation_config:
+            sampling = from_generation_config(self._generation)
         return self._vllm.SamplingParams(
             max_tokens=request.max_new_tokens,
             temperature=sampling.temperature if sampling.do_sample else 0.0,
@@ -137,11 +147,6 @@ class VllmEngine(Engine):
             include_stop_str_in_output=True,
             stop_token_ids=sorted(encoded.eos),
         )
-
-    def _sampling(self, request: Request) -> Sampling:
-        if self._config.generation.from_model:
-            return from_generation_config(self._generation)
-        return request.sampling
 
     def _completion(self, encoded: Encoded, output: Any) -> Completion:
         new = [int(token) for token in output.token_ids]
@@ -176,7 +181,7 @@ class VllmEngine(Engine):
             "dtype": self._dtype,
             "prefix_caching": True,
             "max_model_len": self._context,
-            "parameters": self._config.engine.parameters,
+            "parameters": self._parameters,
             "generation_config": self._generation,
         }
 
@@ -203,10 +208,3 @@ def _import_vllm() -> Any:
         raise InputError(
             f"vLLM is not installed here ({error})", where="option engine=vllm", fix=INSTALL
         ) from None
-
-
-def _vocabulary(tokenizer: Any, own_eos: int | list[int] | None) -> _Vocabulary:
-    from evalkit.engines.local.loading import as_ids
-
-    tokenizer_eos, model_eos = as_ids(tokenizer.eos_token_id), as_ids(own_eos)
-    return _Vocabulary(tokenizer, tokenizer_eos or model_eos, tokenizer_eos | model_eos)

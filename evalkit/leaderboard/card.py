@@ -11,7 +11,7 @@ from evalkit.core.errors import InputError, foreign
 from evalkit.core.files import read_json_object
 from evalkit.core.reasons import with_sentences
 from evalkit.core.text import did_you_mean
-from evalkit.leaderboard.rows import HUB, Kind, Row
+from evalkit.leaderboard.rows import HUB, JASTER_DIGITS, MT_BENCH_DIGITS, Kind, Row
 from evalkit.mtbench.tables.model_tables import scope_figures, with_own_intervals
 from evalkit.records.results import AVERAGE, Figure, Results, read_results
 from evalkit.scoring.categories import with_intervals
@@ -19,7 +19,7 @@ from evalkit.scoring.categories import with_intervals
 JASTER_TABLE = "llm-jp-eval v1.3.1"
 MT_BENCH_TABLE = "Japanese MT-Bench gpt-4-0613"
 # The decimals of each published table.
-DIGITS = {JASTER_TABLE: 4, MT_BENCH_TABLE: 2}
+DIGITS = {JASTER_TABLE: JASTER_DIGITS, MT_BENCH_TABLE: MT_BENCH_DIGITS}
 # How the card's MT-Bench table was made.
 CARD_PRESET, CARD_JUDGE = "llm-jp-3-card", "gpt-4"
 PUBLISHED_RULES = "published by llm-jp, not measured here"
@@ -37,7 +37,7 @@ def load_cards(table: str = JASTER_TABLE) -> dict[str, Card]:
     """The rows of a published table by model name.
 
     Raises:
-        InputError: the file of the published figures is gone (it lies where runs are written too).
+        InputError: the file is missing (it is in the folder that runs are written to).
     """
     path = REFERENCE / "llm_jp_3_card.csv"
     if not path.is_file():
@@ -54,7 +54,7 @@ def load_cards(table: str = JASTER_TABLE) -> dict[str, Card]:
 
 
 def has_row(model: object) -> bool:
-    """Whether the card has a row for a model; no where the published figures are gone."""
+    """Whether the card has a row for a model; False where the published figures are missing."""
     try:
         return model in load_cards()
     except InputError:
@@ -105,7 +105,7 @@ class RunTable:
     """One model's figures in a run, under the card's column names.
 
     `table` is the card's table; `partial` names the columns that are not complete, `reasons` say
-    why; `deviations` is what was done in another way than for the card.
+    why; `deviations` are the options that differ from those behind the card.
     """
 
     model: str | None
@@ -120,7 +120,7 @@ def read_run_tables(path: Path) -> list[RunTable]:
     """The tables of a results file: one of llm-jp-eval, or one per model of an MT-Bench run.
 
     Raises:
-        InputError: no results file, or MT-Bench answers that nobody has judged.
+        InputError: no results file, or MT-Bench answers without judgments.
     """
     content = _mt_bench_content(path)
     if content is None:

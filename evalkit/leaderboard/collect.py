@@ -14,7 +14,7 @@ from evalkit.core.durable import read_checked_json, read_log
 from evalkit.core.errors import InputError
 from evalkit.core.reasons import Reason, with_sentences
 from evalkit.leaderboard.card import published_rows
-from evalkit.leaderboard.foreign_results import read_foreign
+from evalkit.leaderboard.llm_jp_eval import read_llm_jp_eval
 from evalkit.leaderboard.rows import (
     MT_BENCH_COLUMNS,
     NO_FIGURE,
@@ -51,7 +51,7 @@ class Collection:
 
     runs: list[Run] = field(default_factory=list)
     mt_bench: list[MtBenchRun] = field(default_factory=list)
-    foreign: list[Path] = field(default_factory=list)
+    llm_jp_eval: list[Path] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
 
 
@@ -66,7 +66,7 @@ def collect(places: Sequence[Path]) -> Collection:
         if not place.exists():
             raise InputError("there is no such folder or file", where=place)
         if place.is_file():
-            found.foreign.append(place)
+            found.llm_jp_eval.append(place)
             continue
         for folder in _run_folders(place, found, seen):
             _add(found, folder)
@@ -76,9 +76,9 @@ def collect(places: Sequence[Path]) -> Collection:
 
 
 def _run_folders(place: Path, found: Collection, seen: set[Path]) -> Iterator[Path]:
-    """The run directories at or below a folder, in order; what lies inside one is its own.
+    """The run directories at or below a folder, in order; the inside of one is not searched.
 
-    A folder that links or the command line lead to twice counts once.
+    A folder that is reached twice, by links or arguments, counts once.
     """
     if (real := place.resolve()) in seen:
         return
@@ -123,7 +123,11 @@ def _add(found: Collection, folder: Path) -> None:
 
 
 def _check_scores(folder: Path, results: Results) -> None:
-    """A results.json whose scores are gone, torn or fewer is a damaged run."""
+    """Checks that scores/ has every sample that results.json counts.
+
+    Raises:
+        InputError: a file is missing, damaged or shorter.
+    """
     directory = RunDirectory(folder)
     fix = f"python -m evalkit score run={folder}"
     for name, rates in results.datasets.items():
@@ -156,7 +160,7 @@ def _mt_bench(folder: Path, content: dict[str, Any]) -> list[MtBenchRun]:
 
 
 def _drop_copies(found: Collection) -> None:
-    """Keeps the newest of folders that hold one and the same run."""
+    """Keeps the newest of several folders with the same run."""
     kept: dict[str, Run] = {}
     for run in sorted(found.runs, key=lambda run: -run.finished):
         name = run.results.run.get("id") or str(run.folder)
@@ -230,7 +234,7 @@ def build_board(places: Sequence[Path], *, partial: bool = False, reference: str
         rows[run.model, rules_of(run.results)] = jaster_row(run, remarks)
     for bench in _chosen_mt_bench(found.mt_bench, partial, left_out):
         _add_mt_bench(rows, bench)
-    board = [*rows.values(), *_foreign_rows(found, left_out)]
+    board = [*rows.values(), *_llm_jp_eval_rows(found, left_out)]
     if reference:
         board += published_rows(reference)
     if not board:
@@ -311,11 +315,11 @@ def _add_mt_bench(rows: dict[tuple[str, str], Row], bench: MtBenchRun) -> None:
     )
 
 
-def _foreign_rows(found: Collection, left_out: list[LeftOut]) -> list[Row]:
+def _llm_jp_eval_rows(found: Collection, left_out: list[LeftOut]) -> list[Row]:
     rows = []
-    for path in found.foreign:
+    for path in found.llm_jp_eval:
         try:
-            rows.append(read_foreign(path))
+            rows.append(read_llm_jp_eval(path))
         except InputError as error:
             left_out.append(LeftOut(path, error.what))
     return rows

@@ -15,7 +15,7 @@ def run_differences(a: Results, b: Results) -> list[str]:
 
 
 def rule_differences(a: Results, b: Results) -> list[str]:
-    """As `run_differences`, but only of what both runs have: datasets of one run alone are no obstacle."""
+    """As `run_differences`, without datasets and samples that only one run has."""
     return [*_protocol(a, b), *(why for name in common(a, b) for why in _dataset(a, b, name))]
 
 
@@ -25,7 +25,7 @@ def common(a: Results, b: Results) -> list[str]:
 
 
 def counting_metric(name: str, results: Results) -> str | None:
-    """The metric that stands for a dataset: the one that counts, else its first that was computed."""
+    """The metric of a dataset that is compared: the one that counts, else the first that was computed."""
     computed = results.datasets[name].metrics
     counts = load_spec(name).counts if name in task_names() else None
     if counts is not None:

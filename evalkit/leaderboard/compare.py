@@ -1,8 +1,9 @@
 """Two runs -> their difference per dataset, category and average, and the samples that flipped."""
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -85,6 +86,13 @@ class Comparison:
     remarks: tuple[str, ...] = ()
 
 
+class _Part(NamedTuple):
+    """A line before p is corrected, and the difference behind it."""
+
+    line: Compared
+    difference: Difference
+
+
 def compare(a: Run, b: Run, *, partial: bool = False, resamples: int = 10_000) -> Comparison:
     """Compares two runs on the same samples.
 
@@ -98,26 +106,23 @@ def compare(a: Run, b: Run, *, partial: bool = False, resamples: int = 10_000) -
         InputError: the runs differ in data, prompts or protocol; or, without `partial`, in their
             datasets or samples. The message names every difference.
     """
-    differences = (rule_differences if partial else run_differences)(a.results, b.results)
-    if differences:
-        raise _refusal(a, b, differences)
+    differing_rules = rule_differences(a.results, b.results)
+    if differences := differing_rules if partial else run_differences(a.results, b.results):
+        more = len(differences) - _SHOWN
+        lines = [*differences[:_SHOWN], *([f"and {more} more"] if more > 0 else [])]
+        raise InputError(
+            f"{a.model} and {b.model} do not compare:" + "".join(f"\n  {line}" for line in lines),
+            where=f"{a.folder} and {b.folder}",
+            fix="run both with the same data and options"
+            if differing_rules
+            else "--partial compares what both have",
+        )
     return compare_samples(a, b, resamples=resamples)
-
-
-def _refusal(a: Run, b: Run, differences: Sequence[str]) -> InputError:
-    more = len(differences) - _SHOWN
-    lines = [*differences[:_SHOWN], *([f"and {more} more"] if more > 0 else [])]
-    same_rules = not rule_differences(a.results, b.results)
-    return InputError(
-        f"{a.model} and {b.model} do not compare:" + "".join(f"\n  {line}" for line in lines),
-        where=f"{a.folder} and {b.folder}",
-        fix="--partial compares what both have" if same_rules else "run both with the same data and options",
-    )
 
 
 def compare_samples(a: Run, b: Run, *, resamples: int = 10_000) -> Comparison:
     """Compares two runs that are known to be comparable on the datasets and samples both have."""
-    lines: dict[str, tuple[Compared, Difference]] = {}
+    datasets: dict[str, _Part] = {}
     flips: list[Flip] = []
     remarks = list(_remarks(a, b))
     for name in common(a.results, b.results):
@@ -133,15 +138,20 @@ def compare_samples(a: Run, b: Run, *, resamples: int = 10_000) -> Comparison:
             remarks.append(Reason(text, name=name, metric=metric))
         else:
             pairs = Pairs(*(np.array(side.numbers(name, metric, ids)) for side in (a, b)))
-            lines[name] = _dataset(pairs, name, metric, golds, resamples)
+            datasets[name] = _dataset(pairs, name, metric, golds, resamples)
             flips += _flips(a, b, name, metric, ids)
-    categories = _categories(lines)
+    categories = {
+        name: _mean(name, "category", [datasets[member] for member in members])
+        for name, members in category_members().items()
+        if members and all(member in datasets for member in members)
+    }
+    whole = categories.keys() == set(CATEGORIES)
     return Comparison(
         a,
         b,
-        _corrected([line for line, _ in lines.values()]),
-        _corrected([line for line, _ in categories.values()]),
-        _average(categories),
+        _corrected(datasets.values()),
+        _corrected(categories.values()),
+        _mean(AVERAGE, "average", list(categories.values())).line if whole else None,
         tuple(flips),
         tuple(remarks),
     )
@@ -153,67 +163,45 @@ def _golds(a: Run, b: Run, name: str, ids: Sequence[str]) -> list[float] | None:
     return [float(gold(kept[key].gold)) for key in ids] if kept.keys() >= set(ids) else None
 
 
-def _dataset(
-    pairs: Pairs, name: str, metric: str, golds: Sequence[float], resamples: int
-) -> tuple[Compared, Difference]:
+def _dataset(pairs: Pairs, name: str, metric: str, golds: Sequence[float], resamples: int) -> _Part:
     kind = METRICS.get(metric)
     # By name, so that p does not depend on which other datasets there are.
     stream = zlib.crc32(name.encode())
     if isinstance(kind, CorrelationMetric):
         difference = correlation_difference(kind, pairs, np.array(golds), resamples, stream)
-        values = [kind.score(side.tolist(), list(golds)) for side in (pairs.a, pairs.b)]
+        a, b = (kind.score(side.tolist(), list(golds)) for side in (pairs.a, pairs.b))
     else:
         binary, scale = (kind.binary, kind.scale) if isinstance(kind, SampleMetric) else (False, None)
         difference = mean_difference(pairs, resamples, stream, binary=binary, scale=scale)
-        values = [float(side.mean()) for side in (pairs.a, pairs.b)]
-    flipped = int((pairs.a != pairs.b).sum())
-    return _line(name, "dataset", values, difference, len(pairs.a), flipped, metric), difference
+        a, b = (float(side.mean()) for side in (pairs.a, pairs.b))
+    flips = int((pairs.a != pairs.b).sum())
+    return _part(name, "dataset", a, b, difference, len(pairs.a), flips, metric)
 
 
-def _line(
-    name: str,
-    kind: str,
-    values: Sequence[float],
-    difference: Difference,
-    n: int,
-    flips: int,
-    metric: str = "",
-) -> Compared:
-    p = difference.p
-    a, b = values
-    return Compared(
-        name, kind, a, b, difference.value, difference.ci95, p, p, difference.test, n, flips, metric
+def _mean(name: str, kind: str, parts: Sequence[_Part]) -> _Part:
+    lines = [part.line for part in parts]
+    return _part(
+        name,
+        kind,
+        float(np.mean([line.a for line in lines])),
+        float(np.mean([line.b for line in lines])),
+        average_difference([part.difference for part in parts]),
+        sum(line.n for line in lines),
+        sum(line.flips for line in lines),
     )
 
 
-def _categories(
-    lines: Mapping[str, tuple[Compared, Difference]],
-) -> dict[str, tuple[Compared, Difference]]:
-    """The categories all of whose datasets are there."""
-    found = {}
-    for name, members in category_members().items():
-        if members and all(member in lines for member in members):
-            found[name] = _mean(name, "category", [lines[member] for member in members])
-    return found
+def _part(
+    name: str, kind: str, a: float, b: float, difference: Difference, n: int, flips: int, metric: str = ""
+) -> _Part:
+    value, p = difference.value, difference.p
+    line = Compared(name, kind, a, b, value, difference.ci95, p, p, difference.test, n, flips, metric)
+    return _Part(line, difference)
 
 
-def _mean(name: str, kind: str, parts: Sequence[tuple[Compared, Difference]]) -> tuple[Compared, Difference]:
-    difference = average_difference([part for _, part in parts])
-    lines = [line for line, _ in parts]
-    values = [float(np.mean([line.a for line in lines])), float(np.mean([line.b for line in lines]))]
-    n, flips = sum(line.n for line in lines), sum(line.flips for line in lines)
-    return _line(name, kind, values, difference, n, flips), difference
-
-
-def _average(categories: Mapping[str, tuple[Compared, Difference]]) -> Compared | None:
-    if set(categories) != set(CATEGORIES):
-        return None
-    return _mean(AVERAGE, "average", list(categories.values()))[0]
-
-
-def _corrected(lines: Sequence[Compared]) -> tuple[Compared, ...]:
-    adjusted = holm([1.0 if line.p is None else line.p for line in lines])
-    return tuple(replace(line, p_holm=p) for line, p in zip(lines, adjusted, strict=True))
+def _corrected(parts: Collection[_Part]) -> tuple[Compared, ...]:
+    adjusted = holm([1.0 if part.line.p is None else part.line.p for part in parts])
+    return tuple(replace(part.line, p_holm=p) for part, p in zip(parts, adjusted, strict=True))
 
 
 def _flips(a: Run, b: Run, name: str, metric: str, ids: Sequence[str]) -> Iterator[Flip]:

@@ -41,7 +41,10 @@ def lm_eval_json(run: Run) -> dict[str, Any]:
     metrics = {name: results.datasets[name].metrics for name in names}
     tasks = {name: _task(name, {m: results.scores[f"{name}_{m}"] for m in metrics[name]}) for name in names}
     group_figures = {name: _task(name, {_GROUP_METRIC: value}) for name, value in groups.items()}
-    few_shots = results.protocol.options.get("num_few_shots")
+    options = results.protocol.options
+    few_shots = {
+        name: options.get(f"suite.num_few_shots.{name}", options.get("num_few_shots")) for name in names
+    }
     members = category_members()
     subtasks = {name: [m for m in members[name] if m in metrics] for name in results.categories}
     identity = results.run.get("identity", {})
@@ -52,7 +55,7 @@ def lm_eval_json(run: Run) -> dict[str, Any]:
         "configs": {
             name: {
                 "task": name,
-                "num_fewshot": few_shots,
+                "num_fewshot": few_shots[name],
                 "metric_list": [{"metric": m, "higher_is_better": True} for m in metrics[name]],
                 "output_type": "generate_until",
                 "metadata": {"version": results.scores[f"{name}_{metrics[name][0]}"].metric_version}
@@ -62,7 +65,7 @@ def lm_eval_json(run: Run) -> dict[str, Any]:
             for name in names
         },
         "versions": dict.fromkeys((*names, *groups), results.protocol.name),
-        "n-shot": dict.fromkeys(names, few_shots),
+        "n-shot": few_shots,
         "higher_is_better": {name: dict.fromkeys(metrics[name], True) for name in names},
         "n-samples": {
             name: {"original": results.datasets[name].n, "effective": results.datasets[name].n}

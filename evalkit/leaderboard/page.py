@@ -55,7 +55,9 @@ def page_html(board: Board, options: PageOptions) -> str:
     blocks |= {f"samples-{name}": found for name, found in samples.items()}
     if benches:
         blocks["mt-bench"] = conversations(benches, options.data_dir, options.mirror)
-    scripts = [_library(), _own_script()]
+    # The library's last line points browsers to a source map that is not embedded.
+    library = _asset("chart.umd.min.js").split("//# sourceMappingURL")[0]
+    scripts = [library, _own_script()]
     environment = Environment(autoescape=True)
     template = environment.from_string(_asset("page.html.j2"))
     return template.render(
@@ -79,11 +81,6 @@ def _policy(scripts: list[str]) -> str:
     hashes = " ".join(f"'sha256-{base64.b64encode(sha256(s.encode()).digest()).decode()}'" for s in scripts)
     rules = ("default-src 'none'", f"script-src {hashes}", "style-src 'unsafe-inline'", "img-src data:")
     return "; ".join((*rules, "base-uri 'none'", "form-action 'none'"))
-
-
-def _library() -> str:
-    # Its last line points browsers to a source map that is not here.
-    return _asset("chart.umd.min.js").split("//# sourceMappingURL")[0]
 
 
 def _own_script() -> str:

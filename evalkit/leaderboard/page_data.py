@@ -94,6 +94,8 @@ def _datasets(runs: Mapping[int, Run]) -> dict[str, dict[str, Any]]:
 
 def _row(row: Row) -> dict[str, Any]:
     checkpoint = checkpoint_of(row.run) if row.run else None
+    results = row.run.results if row.run else None
+    datasets = results.datasets if results else {}
     return {
         "model": row.model,
         "url": row.url,
@@ -102,30 +104,16 @@ def _row(row: Row) -> dict[str, Any]:
         "reasons": list(row.reasons),
         "remarks": list(row.remarks),
         "partial": row.partial,
-        "datasets": _dataset_cells(row),
-        "rates": _rates(row),
+        "datasets": {
+            name: _cell(row.datasets[f"{name}_{metric}"])
+            for name in datasets
+            if results and (metric := counting_metric(name, results)) is not None
+        },
+        "rates": {
+            name: [rates.empty, rates.truncated, rates.out_of_format] for name, rates in datasets.items()
+        },
         "series": checkpoint.series if checkpoint else None,
         "step": checkpoint.step if checkpoint else None,
-    }
-
-
-def _dataset_cells(row: Row) -> dict[str, list[Any]]:
-    if row.run is None:
-        return {}
-    found = {}
-    for name in row.run.results.datasets:
-        metric = counting_metric(name, row.run.results)
-        if metric is not None:
-            found[name] = _cell(row.datasets[f"{name}_{metric}"])
-    return found
-
-
-def _rates(row: Row) -> dict[str, list[float | None]]:
-    if row.run is None:
-        return {}
-    return {
-        name: [rates.empty, rates.truncated, rates.out_of_format]
-        for name, rates in row.run.results.datasets.items()
     }
 
 

@@ -21,7 +21,7 @@ from evalkit.metrics.correlation import row_correlations
 from evalkit.metrics.intervals import FloatArray, Interval, Spread
 
 DRAWS = 10_000
-# Up to this many samples that differ every arrangement of signs is looked at.
+# With up to this many differing samples every arrangement of signs is counted.
 _EXACT = 13
 # Swaps drawn at a time: 4 million are 32 MB, whatever the size of the dataset.
 _CHUNK = 4_000_000
@@ -31,7 +31,7 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Pairs:
-    """The scores of two models on the same n samples, a[i] beside b[i]: [n] each."""
+    """The scores of two models on the same n samples, a[i] and b[i] of the same sample: [n] each."""
 
     a: FloatArray
     b: FloatArray
@@ -57,7 +57,7 @@ class Difference:
 
     @property
     def ci95(self) -> tuple[float, float] | None:
-        """The 95 % interval; None where the samples do not tell."""
+        """The 95 % interval; None where the samples do not determine one."""
         return self.spread.interval
 
 
@@ -148,7 +148,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _generator(stream: int) -> np.random.Generator:
-    # Far from the streams that intervals are made of.
+    # Far from the random streams of the intervals.
     return np.random.Generator(np.random.PCG64(statistics.SEED).jumped(1000 + stream))
 
 

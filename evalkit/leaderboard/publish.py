@@ -12,11 +12,11 @@ from evalkit.leaderboard.collect import Board
 from evalkit.leaderboard.compare import Comparison
 from evalkit.leaderboard.comparison_report import comparison_json, flipped_frame
 from evalkit.leaderboard.export_lm_eval import lm_eval_files
+from evalkit.leaderboard.export_model_card import model_card_files
 from evalkit.leaderboard.export_wandb import log_to_wandb
-from evalkit.leaderboard.model_card import model_card_files
 from evalkit.leaderboard.page import PageOptions, page_html
 from evalkit.leaderboard.rows import Run, jaster_row
-from evalkit.leaderboard.steps import Point, steps_frame
+from evalkit.leaderboard.steps import Checkpoint, steps_frame
 from evalkit.leaderboard.tables import csv_text, frame_text, markdown
 
 FORMATS = ("csv", "markdown", "html", "model-card", "lm-eval", "wandb")
@@ -81,10 +81,10 @@ def write_comparisons(out: Path, comparisons: Sequence[Comparison], page: PageOp
     return [out / name for name in ("comparison.json", "flipped.csv", "comparison.html")]
 
 
-def write_steps(out: Path, points: Sequence[Point], page: PageOptions) -> list[Path]:
+def write_steps(out: Path, points: Sequence[Checkpoint], page: PageOptions) -> list[Path]:
     """Writes steps.csv and steps.html, whose tab of checkpoints plots the scores."""
     write_text_atomic(out / "steps.csv", frame_text(steps_frame(points)))
-    _write_page(out / "steps.html", [point.checkpoint.run for point in points], page)
+    _write_page(out / "steps.html", [point.run for point in points], page)
     return [out / "steps.csv", out / "steps.html"]
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 from evalkit.core.durable import read_log
@@ -49,7 +49,7 @@ class Kind(Enum):
 class Run:
     """A finished run: its folder, its results, and when results.json was written (seconds).
 
-    What its folder says of single samples is read when it is asked for, each file once.
+    The scores and records of its samples are read on demand, each file once.
     """
 
     folder: Path
@@ -60,7 +60,7 @@ class Run:
 
     @property
     def model(self) -> str:
-        """The model's name."""
+        """The model's name, else that of the folder."""
         return str(self.results.run.get("model") or self.folder.name)
 
     def scores(self, dataset: str) -> Mapping[str, Mapping[str, Any]]:
@@ -109,7 +109,7 @@ class MtBenchRun:
     mark: str = ""
 
     def check(self) -> None:
-        """Looks at everything a leaderboard reads.
+        """Checks every field that a leaderboard reads.
 
         Raises:
             KeyError, TypeError, ValueError: the content does not fit its schema.
@@ -125,15 +125,13 @@ class MtBenchRun:
 
     @property
     def preset_sha256(self) -> str:
-        """The hash of everything the preset says; empty where the results do not tell."""
-        digest: str = self.content["preset"].get("sha256", "")
-        return digest
+        """The hash of the whole preset; empty where the results lack it."""
+        return cast(str, self.content["preset"].get("sha256", ""))
 
     @property
     def table(self) -> Mapping[str, Any]:
         """The model's table (evalkit.mtbench.tables.model_tables.ModelTable as JSON)."""
-        table: Mapping[str, Any] = self.content["tables"][self.model]
-        return table
+        return cast(Mapping[str, Any], self.content["tables"][self.model])
 
     @property
     def reasons(self) -> list[str]:
@@ -142,7 +140,7 @@ class MtBenchRun:
 
     @property
     def rules(self) -> str:
-        """Preset, judge and how repeated judgments become one: tables compare when these are equal."""
+        """Preset, judge and how repeated judgments become one: tables are comparable when these are equal."""
         repeats = int(self.table.get("repeats", 1))
         repeated = f", {self.table['reduce']} of {repeats} judgments" if repeats > 1 else ""
         return f"{self.content['preset']['name']}{self.mark}, {self.table['judge']}{repeated}"
@@ -152,7 +150,7 @@ class MtBenchRun:
 class Row:
     """One row: `cells` and `mt_bench` by the card's columns; columns without a figure are absent.
 
-    `rules` names the protocol and every deviation: rows compare when theirs are equal. `remarks`
+    `rules` names the protocol and every deviation: rows are comparable when theirs are equal. `remarks`
     are sentences for the reader, `reasons` say why the row is partial.
     """
 
@@ -179,7 +177,7 @@ class Row:
 class Table:
     """One of the card's two tables: its columns, its rounding, and where a row keeps its figures.
 
-    `prefix` tells its columns from the other table's where both stand in one line.
+    `prefix` distinguishes its columns where a file has both tables in one line per row.
     """
 
     name: str
@@ -191,9 +189,9 @@ class Table:
     rules: Callable[[Row], str]
 
     def rows(self, rows: Sequence[Row]) -> list[Row]:
-        """The rows that have figures in this table, best overall figure first, else as they came."""
-        there = [row for row in rows if self.cells(row)]
-        return sorted(there, key=lambda row: -(self.cells(row).get(self.columns[0], NO_FIGURE).value or 0.0))
+        """The rows that have figures in this table, best overall figure first."""
+        shown = [row for row in rows if self.cells(row)]
+        return sorted(shown, key=lambda row: -(self.cells(row).get(self.columns[0], NO_FIGURE).value or 0.0))
 
     def column(self, name: str, rows: Sequence[Row]) -> list[Figure]:
         """One cell per row; without a value where a row has none."""

@@ -1,7 +1,7 @@
 """Checkpoints of one model: the step of each run, and the figures step by step."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -17,11 +17,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run of a model at a training step; `series` is the model's name without the step."""
+    """A run of a model at a training step; `series` is the model's name without the step.
+
+    `gain` compares it with the checkpoint before; None for the first.
+    """
 
     series: str
     step: int
     run: Run
+    gain: Comparison | None = None
+
+    @property
+    def cells(self) -> Mapping[str, Figure]:
+        """Its figures by column of the card, or by dataset where its suite covers no category."""
+        row = jaster_row(self.run)
+        return row.cells or row.datasets
 
 
 def checkpoint_of(run: Run) -> Checkpoint | None:
@@ -33,12 +43,22 @@ def checkpoint_of(run: Run) -> Checkpoint | None:
     return None
 
 
-def series_of(runs: Sequence[Run]) -> list[Checkpoint]:
-    """The runs in the order of their steps.
+def trace(runs: Sequence[Run], *, partial: bool, resamples: int) -> list[Checkpoint]:
+    """The checkpoints in the order of their steps, each compared with the one before it.
 
     Raises:
-        InputError: a run without a step, runs of several models, or two runs of one step.
+        InputError: a run without a step, runs of several models, two runs of one step, or two that do
+            not compare.
     """
+    checkpoints = _ordered(runs)
+    gains = [
+        compare(now.run, before.run, partial=partial, resamples=resamples)
+        for before, now in pairwise(checkpoints)
+    ]
+    return [replace(one, gain=gain) for one, gain in zip(checkpoints, [None, *gains], strict=True)]
+
+
+def _ordered(runs: Sequence[Run]) -> list[Checkpoint]:
     checkpoints = []
     for run in runs:
         found = checkpoint_of(run)
@@ -63,46 +83,20 @@ def series_of(runs: Sequence[Run]) -> list[Checkpoint]:
     return ordered
 
 
-@dataclass(frozen=True)
-class Point:
-    """A checkpoint and how it compares with the one before it (None: the first)."""
-
-    checkpoint: Checkpoint
-    gain: Comparison | None
-
-    @property
-    def cells(self) -> Mapping[str, Figure]:
-        """Its figures by column of the card, or by dataset where its suite covers no category."""
-        row = jaster_row(self.checkpoint.run)
-        return row.cells or row.datasets
-
-
-def trace(checkpoints: Sequence[Checkpoint], *, partial: bool, resamples: int) -> list[Point]:
-    """Every checkpoint, compared with the one before it.
-
-    Raises:
-        InputError: two of them do not compare.
-    """
-    points = [Point(checkpoints[0], None)]
-    for before, now in pairwise(checkpoints):
-        points.append(Point(now, compare(now.run, before.run, partial=partial, resamples=resamples)))
-    return points
-
-
-def columns_of(points: Sequence[Point]) -> list[str]:
+def columns_of(points: Sequence[Checkpoint]) -> list[str]:
     """The columns of the card that any step has, else the datasets."""
     there = {name for point in points for name in point.cells}
     known = [column for column in JASTER_COLUMNS if column in there]
     return known or sorted(there)
 
 
-def steps_frame(points: Sequence[Point]) -> "pd.DataFrame":
+def steps_frame(points: Sequence[Checkpoint]) -> "pd.DataFrame":
     """One line per step: figures and the ends of their intervals."""
     import pandas as pd
 
     rows = []
     for point in points:
-        row: dict[str, object] = {"model": point.checkpoint.run.model, "step": point.checkpoint.step}
+        row: dict[str, object] = {"model": point.run.model, "step": point.step}
         for column in columns_of(points):
             cell = point.cells.get(column, NO_FIGURE)
             row[column] = cell.value

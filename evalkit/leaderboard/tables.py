@@ -1,8 +1,8 @@
 """Rows -> leaderboard.csv and leaderboard.md: the card's two tables, order and rounding.
 
-In Markdown the best figure of a column is bold; `≈` marks figures that the intervals do not tell
-from it, `*` partial figures. Only rows of one protocol are held against each other, and published
-or imported rows never are: nothing is known of their samples.
+In Markdown the best figure of a column is bold; `≈` marks figures that the intervals do not
+distinguish from it, `*` partial figures. Only rows of one protocol are compared; published and
+imported rows never are, as their samples are not known.
 """
 
 import re
@@ -68,7 +68,8 @@ def markdown(board: Board) -> str:
     parts = [f"# {t('Leaderboard')}", markdown_tables(board.rows)]
     if board.left_out:
         parts.append(f"## {t('Not shown')}")
-        parts.append("\n".join(f"- `{_code(e.path)}`: {_cell_text(shown(e.reason))}" for e in board.left_out))
+        listed = ((str(entry.path).replace("`", "'"), shown(entry.reason)) for entry in board.left_out)
+        parts.append("\n".join(f"- `{path}`: {_cell_text(reason)}" for path, reason in listed))
     return "\n\n".join(parts) + "\n"
 
 
@@ -87,9 +88,9 @@ def markdown_tables(rows: Sequence[Row], heading: str = "##") -> str:
 
 
 def marks(cells: Sequence[Figure], rules: Sequence[str]) -> list[Mark]:
-    """For a column: which figure is best among those of its rules, and which cannot be told from it.
+    """For a column: which figure is best among those of its rules, and which do not differ from it.
 
-    A figure that stands alone under its rules, is partial or was not measured here gets no mark.
+    A figure gets no mark when it is the only one of its rules, is partial, or was not measured here.
     """
     result: list[Mark] = [""] * len(cells)
     for rule in dict.fromkeys(rules):
@@ -127,9 +128,9 @@ def _is_measured(cell: Figure) -> bool:
 
 
 def spreadsheet_text(text: str) -> str:
-    """A text that a spreadsheet takes for text: what it would run as a formula gets a quote in front.
+    """The text, with a quote in front where a spreadsheet would run it as a formula.
 
-    A signed number stays as it is.
+    A signed number is no formula.
     """
     starts = text.lstrip().startswith(("=", "+", "-", "@"))
     return f"'{text}" if starts and not re.fullmatch(r"[+-][\d.,]+", text) else text
@@ -194,7 +195,3 @@ def _cell_text(text: str) -> str:
     for sign in "\\`*_[]<>|":
         text = text.replace(sign, f"\\{sign}" if sign not in "<>" else {"<": "&lt;", ">": "&gt;"}[sign])
     return " ".join(text.split())
-
-
-def _code(text: object) -> str:
-    return str(text).replace("`", "'")

@@ -2,13 +2,42 @@
 
 from collections.abc import Iterable
 
-from evalkit.core.config import MetricsConfig
+from evalkit.core.config import Dtype, MetricsConfig
 from evalkit.core.errors import InputError
 from evalkit.core.text import did_you_mean
-from evalkit.metrics import bleu, correlation, match, models, rouge
-from evalkit.metrics.base import CorrelationMetric, Metric, MetricUnavailableError, ModelMetric, SampleMetric
+from evalkit.metrics import bert_score, bleu, correlation, match, rouge
+from evalkit.metrics.base import (
+    CorrelationMetric,
+    Metric,
+    MetricUnavailableError,
+    ModelMetric,
+    ModelScorer,
+    SampleMetric,
+)
+from evalkit.metrics.model_files import comet_files
 
 _PERCENT = (0.0, 100.0)
+
+
+def open_comet(config: MetricsConfig, offline: bool) -> ModelScorer:
+    """Unbabel/wmt22-comet-da as configured.
+
+    Raises:
+        MetricUnavailableError: a file is missing or unreadable.
+    """
+    checkpoint, encoder = comet_files(config, offline)
+    from evalkit.metrics.comet import Comet
+
+    dtype = Dtype.float32 if config.comet.dtype is Dtype.auto else config.comet.dtype
+    return Comet(
+        checkpoint,
+        encoder=encoder,
+        device=config.comet.device,
+        batch_size=config.comet.batch_size,
+        dtype=dtype.value,
+    )
+
+
 _ALL: tuple[Metric, ...] = (
     SampleMetric("exact_match", "1", match.exact_match, binary=True),
     SampleMetric("char_f1", "1", match.char_f1),
@@ -23,19 +52,16 @@ _ALL: tuple[Metric, ...] = (
     SampleMetric("bleu_en", "1", bleu.character_bleu, ("sentence_bleu_en",), _PERCENT),
     SampleMetric("sentence_bleu_ja", "1", bleu.sentence_bleu_ja, scale=_PERCENT),
     SampleMetric("sentence_bleu_en", "1", bleu.sentence_bleu_en, scale=_PERCENT),
-    ModelMetric(
-        "bert_score_ja_f1",
-        fetch=lambda config, offline: models.bert_files("ja", offline),
-        open=lambda config, offline: models.open_bert_score("ja", offline),
-        wanted=models.bert_score_is_on,
+    *(
+        ModelMetric(
+            f"bert_score_{language}_f1",
+            fetch=lambda config, offline, language=language: bert_score.bert_files(language, offline),
+            open=lambda config, offline, language=language: bert_score.open_bert_score(language, offline),
+            wanted=lambda config: config.bert_score,
+        )
+        for language in ("ja", "en")
     ),
-    ModelMetric(
-        "bert_score_en_f1",
-        fetch=lambda config, offline: models.bert_files("en", offline),
-        open=lambda config, offline: models.open_bert_score("en", offline),
-        wanted=models.bert_score_is_on,
-    ),
-    ModelMetric("comet_wmt22", fetch=models.comet_files, open=models.open_comet),
+    ModelMetric("comet_wmt22", fetch=comet_files, open=open_comet),
     SampleMetric("rouge1", "1", rouge.rouge1),
     SampleMetric("rouge2", "1", rouge.rouge2),
     SampleMetric("rougeL", "1", rouge.rouge_l),

@@ -11,9 +11,48 @@ from typing import Any
 
 from evalkit.core.errors import foreign
 from evalkit.metrics.base import MetricUnavailableError, Triple
+from evalkit.metrics.model_files import PREPARE
+from evalkit.services.hub import locate
 
 CODE_VERSION = "1"
+# bert-score's default models by their present names on the hub.
+MODELS = {"ja": "google-bert/bert-base-multilingual-cased", "en": "FacebookAI/roberta-large"}
+REQUIRED = ("config.json", "model.safetensors", "tokenizer.json|vocab.txt|vocab.json")
+FILES = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.*",
+    "merges.txt",
+    "model.safetensors",
+)
 _WEIGHTS = "model.safetensors"
+
+
+def bert_files(language: str, offline: bool) -> Path:
+    """The folder of bert-score's default model for ja or en.
+
+    Raises:
+        MetricUnavailableError: not here, and not fetched.
+    """
+    return locate(
+        MODELS[language],
+        REQUIRED,
+        FILES,
+        offline=offline,
+        option="metrics.bert_score",
+        command=f"{PREPARE} metrics.bert_score=true",
+        raises=MetricUnavailableError,
+    )
+
+
+def open_bert_score(language: str, offline: bool) -> "BertScore":
+    """bert-score's F1 with its default model for ja or en.
+
+    Raises:
+        MetricUnavailableError: the library or the model is not here.
+    """
+    return BertScore(bert_files(language, offline), default_layers(language))
 
 
 def default_layers(language: str) -> int:

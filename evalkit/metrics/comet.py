@@ -22,7 +22,7 @@ from evalkit.metrics.comet_model import (
     load_state,
 )
 from evalkit.metrics.embedding_cache import Embedding, EmbeddingCache, content_key
-from evalkit.metrics.models import ENCODER_FILES
+from evalkit.metrics.model_files import ENCODER_FILES
 
 CODE_VERSION = "1"
 ROWS_PER_SHARD = 8192

@@ -11,9 +11,11 @@ from evalkit.core.errors import InputError
 from evalkit.core.types import Judgment
 from evalkit.mtbench.agreement import RatingAgreement, compare_ratings
 from evalkit.mtbench.folder import MtBenchFolder, logged_label
-from evalkit.mtbench.judge.job import Job, prepare_job
-from evalkit.mtbench.judge.judging import make_judgments
-from evalkit.mtbench.tables.aggregate import RULES, table
+from evalkit.mtbench.judge.dispatch import ask_judge
+from evalkit.mtbench.judge.judging import JudgingPlan, plan_judging
+from evalkit.mtbench.replay import replay
+from evalkit.mtbench.rules import RULES
+from evalkit.mtbench.tables.aggregate import table
 from evalkit.mtbench.tables.model_tables import preset_record, scored
 
 # Section 11 of the MT-Bench protocol notes: two gpt-4 runs over 113 equal prompts.
@@ -23,17 +25,17 @@ USUAL_REFERENCE = "gpt-4"
 
 @dataclass(frozen=True)
 class Calibration:
-    """A judge beside the reference: agreement by category, and both averages by model."""
+    """A judge compared with the reference: agreement by category, and both averages by model."""
 
-    job: Job
+    plan: JudgingPlan
     reference: str
     agreement: dict[str, RatingAgreement]
     averages: dict[str, dict[str, float | None]]
     failed: int
 
 
-def prepare_calibration(config: Config) -> tuple[Job, str]:
-    """The job of the new judge over a run that another one has rated, and that one's name.
+def plan_calibration(config: Config) -> tuple[JudgingPlan, str]:
+    """The calls of the new judge for a run that another one has rated, and that one's name.
 
     With `judgments=` and `answers=` the logs are replayed into a run first.
 
@@ -41,58 +43,54 @@ def prepare_calibration(config: Config) -> tuple[Job, str]:
         InputError: no run, or no stored judgments to compare with.
     """
     if config.judgments is not None:
-        from evalkit.mtbench.replay_run import replay
-
         if config.answers is None:
             raise InputError("the answers that were judged are needed", fix="answers=FILE.jsonl")
         path, _ = replay(config)
         config = replace(config, run=str(path), answers=None, out=None, judgments=None)
-    job = prepare_job(config)
-    label = job.desk.judge.label
-    return job, _reference(config, job.folder, label)
+    plan = plan_judging(config)
+    return plan, _reference(config.reference, plan.folder, plan.judge.label)
 
 
-def calibrate(job: Job, reference: str, config: Config, *, say: Callable[[str], None]) -> Calibration | None:
-    """Has the job's judge rate the answers and compares; None while a batch is under way.
+def calibrate(
+    plan: JudgingPlan, reference: str, config: Config, *, say: Callable[[str], None]
+) -> Calibration | None:
+    """Has the new judge rate the answers and compares; None while a batch is under way.
 
-    The run's own table stays as it is: the comparison goes to calibration/<judge>.json.
+    The run's own table is unchanged: the comparison goes to calibration/<judge>.json.
     """
-    made = make_judgments(job, config, say=say)
-    if made is None:
+    replies = ask_judge(plan.judge, config, plan.calls, plan.folder.path, say, plan.kept)
+    if replies is None:
         return None
-    judgments, _ = made
-    before = job.folder.judgments(reference)
-    job.folder.write_judgments(job.desk.judge.label, judgments)
+    judgments = plan.judgments(replies)
+    before = plan.folder.judgments(reference)
+    plan.folder.write_judgments(plan.judge.label, judgments)
     calibration = Calibration(
-        job=job,
+        plan=plan,
         reference=reference,
         agreement=compare_ratings(before, judgments),
-        averages=_averages(job, before, judgments),
+        averages=_averages(plan, before, judgments),
         failed=sum(judgment.status == "api_error" for judgment in judgments),
     )
-    write_json_atomic(calibration_path(job), _json(calibration))
+    write_json_atomic(calibration_path(plan), _json(calibration))
     return calibration
 
 
-def calibration_path(job: Job) -> Path:
-    """Where the comparison is kept."""
-    return (
-        job.folder.path
-        / "calibration"
-        / job.folder.judgments_path(job.desk.judge.label).with_suffix(".json").name
-    )
+def calibration_path(plan: JudgingPlan) -> Path:
+    """The file of the comparison."""
+    name = plan.folder.judgments_path(plan.judge.label).with_suffix(".json").name
+    return plan.folder.path / "calibration" / name
 
 
-def _reference(config: Config, folder: MtBenchFolder, label: str) -> str:
+def _reference(chosen: str | None, folder: MtBenchFolder, label: str) -> str:
     others = [judge for judge in folder.judges() if judge != folder.judgments_path(label).stem]
-    wanted = folder.find_judge(config.reference or USUAL_REFERENCE)
+    wanted = folder.find_judge(chosen or USUAL_REFERENCE)
     if wanted == folder.judgments_path(label).stem:
         wanted = folder.find_judge(logged_label(label))
     if wanted in others:
         return wanted
-    if config.reference is not None:
+    if chosen is not None:
         raise InputError(
-            f"the run has no judgments by {config.reference!r}",
+            f"the run has no judgments by {chosen!r}",
             where=folder.path,
             fix=f"--reference {' or '.join(others) or 'one that judge or replay has made'}",
         )
@@ -107,13 +105,13 @@ def _reference(config: Config, folder: MtBenchFolder, label: str) -> str:
 
 
 def _averages(
-    job: Job, before: list[Judgment], judgments: list[Judgment]
+    plan: JudgingPlan, before: list[Judgment], judgments: list[Judgment]
 ) -> dict[str, dict[str, float | None]]:
-    rule = RULES[job.preset.aggregation]
+    rule = RULES[plan.preset.aggregation]
 
     def average(of: list[Judgment], model: str) -> float | None:
         own = [judgment for judgment in of if judgment.model == model]
-        return table(scored(own, job.preset), rule, job.desk.judge.config.reduce)["average"]
+        return table(scored(own, plan.preset), rule, plan.judge.config.reduce)["average"]
 
     models = dict.fromkeys(judgment.model for judgment in judgments)
     return {
@@ -122,12 +120,11 @@ def _averages(
 
 
 def _json(calibration: Calibration) -> dict[str, Any]:
-    judge = calibration.job.desk.judge
     return {
         "kind": "mt_bench_calibration",
-        "preset": preset_record(calibration.job.preset),
+        "preset": preset_record(calibration.plan.preset),
         "reference": calibration.reference,
-        "judge": {"label": judge.label, **judge.identity, "parameters": judge.parameters},
+        "judge": calibration.plan.judge.record(),
         "agreement": {scope: asdict(value) for scope, value in calibration.agreement.items()},
         "averages": calibration.averages,
         "gpt4_noise": GPT4_NOISE,

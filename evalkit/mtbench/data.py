@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from evalkit.core.config import Config, is_offline
 from evalkit.core.errors import EvalkitError
 from evalkit.core.files import read_rows
-from evalkit.mtbench.judge.judge_prompts import PromptBook, prompts_from
+from evalkit.mtbench.judge_prompts import PromptBook, prompts_from
 from evalkit.mtbench.presets import PinnedFile, Preset, load_preset, preset_names
 from evalkit.mtbench.questions import Language, questions_from, references_from
 from evalkit.records import unpacked

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from evalkit.core.errors import InputError
 from evalkit.core.files import Row, int_field, read_rows, text_field
-from evalkit.mtbench.pairwise import Side
 from evalkit.mtbench.questions import Answer, answers_from
+from evalkit.mtbench.ratings import Side
 
 SIDES: tuple[Side, ...] = ("model_1", "model_2", "tie", "error")
 

@@ -16,6 +16,7 @@ from evalkit.core.errors import InputError, foreign
 from evalkit.core.files import read_options
 from evalkit.core.text import did_you_mean
 from evalkit.mtbench.questions import CATEGORIES, Language, language_of
+from evalkit.mtbench.rules import RULES
 
 DEFAULT_PRESET = "llm-jp-3-card"
 
@@ -184,8 +185,6 @@ def load_preset(name: str) -> Preset:
 
 
 def _check(preset: Preset, path: Path) -> None:
-    from evalkit.mtbench.tables.aggregate import RULES
-
     def refuse(field_name: str, problem: str) -> None:
         raise InputError(f"preset is not valid: {problem}", where=f"{path}, field {field_name}")
 

@@ -42,7 +42,12 @@ _RUN: dict[str, Any] = {
     "other_data": dict[str, str],
     "warnings": list[str],
 }
-_IDENTITY: dict[str, Any] = {"model": dict[str, Any], "data": dict[str, Any], "prompts": dict[str, Any]}
+_IDENTITY: dict[str, Any] = {
+    "model": dict[str, Any],
+    "data": dict[str, Any],
+    "prompts": dict[str, Any],
+    "task_few_shots": dict[str, int],
+}
 MAKE_AGAIN = "the command that made the run makes it again, from the kept completions"
 
 

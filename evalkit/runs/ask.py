@@ -7,8 +7,8 @@ from typing import Any
 from evalkit.core.config import BosRule, Config
 from evalkit.core.errors import InputError
 from evalkit.core.types import Completion, Message, Request, Sampling
+from evalkit.engines.bos import CHAT_RULE, token_ids
 from evalkit.engines.local.chat_template import render_chat
-from evalkit.engines.local.encoding import token_ids
 from evalkit.mtbench.answers.chat import takes_system_message
 from evalkit.mtbench.answers.turns import TOP_K
 from evalkit.mtbench.presets import DEFAULT_PRESET, load_preset
@@ -36,7 +36,7 @@ def ask(config: Config) -> Asked:
         EvalkitError: the model cannot be had or loaded.
     """
     from evalkit.engines import build_engine, identify
-    from evalkit.engines.local.loading import load_tokenizer
+    from evalkit.engines.local.tokenizer import load_tokenizer
 
     if config.model is None:
         raise InputError("no model is given", fix='ask model=1.8b-instruct "自然言語処理とは何か"')
@@ -84,10 +84,9 @@ def _prompt(question: str, system: str | None, tokenizer: Any | None) -> str | t
 def _visible(prompt: str | tuple[Message, ...], tokenizer: Any | None, bos: BosRule) -> str:
     if tokenizer is None:
         return prompt if isinstance(prompt, str) else "\n".join(f"{m.role}: {m.content}" for m in prompt)
-    # A chat template writes its own special tokens; plain text gets those of the tokenizer.
     if isinstance(prompt, str):
         ids = token_ids(prompt, tokenizer, bos)
     else:
-        ids = token_ids(render_chat(prompt, tokenizer), tokenizer, BosRule.none)
+        ids = token_ids(render_chat(prompt, tokenizer), tokenizer, CHAT_RULE)
     shown: str = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     return shown

@@ -116,7 +116,7 @@ def _add_metric_models(
     contents: Contents, config: Config, specs: list[TaskSpec], say: Callable[[str], None]
 ) -> None:
     from evalkit.metrics.base import MetricUnavailableError
-    from evalkit.metrics.models import comet_files
+    from evalkit.metrics.model_files import comet_files
 
     if not any("comet_wmt22" in spec.metrics for spec in specs):
         return

@@ -19,8 +19,8 @@ from evalkit.core.types import FinishReason
 from evalkit.metrics.prediction import gold
 from evalkit.records.results import Results
 from evalkit.records.run_folder import RunDirectory
-from evalkit.runs.identity import protocol_record
-from evalkit.runs.suite import LoadedSuite, load_suite, sample_limit
+from evalkit.runs.identity import differing_few_shots, protocol_record
+from evalkit.runs.suite import LoadedSuite, load_suite, sample_limit, suite_few_shots, suite_specs
 from evalkit.scoring.categories import summarise
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, score_tasks
 from evalkit.scoring.write import write_scored
@@ -44,19 +44,21 @@ def score_completions(config: Config, *, say: Callable[[str], None]) -> Results:
     if (out / "samples").exists():
         raise InputError("the folder belongs to a run", where=f"out={config.out}", fix="choose another")
     # All samples, so that an id beyond the limit is known; no few-shots, as there is nothing to ask.
-    suite = load_suite(replace(config, limit=0, num_few_shots=0), say=say)
+    suite = load_suite(replace(config, limit=0), say=say, few_shots=False)
     for warning in suite.warnings:
         say(warning)
     path = Path(config.completions).expanduser()
     completions = read_completions(path, suite.tasks)
     answers, missing, gaps = _matched(config, suite, completions)
     scored = score_tasks(answers, config.protocol, config.metrics, offline=is_offline(config))
+    counts = suite_few_shots(config, suite_specs(config.suite))
+    shots = differing_few_shots({task.spec.name: counts[task.spec.name] for task in scored}, config)
     reasons = []
     if config.suite and config.suite.data is SuiteData.bundled:
         reasons.append("the bundled items have the datasets' format, but they are not the benchmark")
     results = summarise(
         scored,
-        protocol_record(config),
+        protocol_record(config, task_few_shots=shots),
         missing_datasets={**suite.missing, **missing},
         gaps=gaps,
         reasons=reasons,

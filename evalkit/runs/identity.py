@@ -5,7 +5,7 @@ float32 they change no output; in bfloat16 they change some by rounding, which `
 clean-up and metric options (scoring can be repeated).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from evalkit.core.config import Config, PromptForm, ProtocolConfig
@@ -55,6 +55,8 @@ def run_identity(
     if any(generation.values()):
         generation["sampling_version"] = SAMPLING_VERSION
     own: dict[str, Any] = {}
+    if shots := differing_few_shots({task.name: len(task.few_shots) for task in tasks}, config):
+        own["task_few_shots"] = shots
     if columns := {task.name: _columns(task.spec.data) for task in tasks if task.spec.data is not None}:
         own["columns"] = columns
     if template != PromptTemplate():
@@ -78,12 +80,15 @@ def run_identity(
     }
 
 
-def protocol_record(config: Config, dtype: str | None = None) -> ProtocolRecord:
+def protocol_record(
+    config: Config, dtype: str | None = None, task_few_shots: Mapping[str, int] | None = None
+) -> ProtocolRecord:
     """The protocol of a configuration with every deviation from its preset, by option name.
 
     Args:
         config: the configuration of the run or the scoring.
         dtype: what the model ran in, once resolved; the preset's is bfloat16. None: not known.
+        task_few_shots: the tasks that have another number of few-shots than `num_few_shots`.
     """
     protocol, standard = config.protocol, ProtocolConfig()
     pairs: dict[str, tuple[Any, Any]] = {
@@ -103,6 +108,8 @@ def protocol_record(config: Config, dtype: str | None = None) -> ProtocolRecord:
         "metrics.bert_score": (config.metrics.bert_score, config.metrics.bert_score),
         "metrics.resamples": (config.metrics.resamples, PROTOCOL_RESAMPLES),
     }
+    for task, shots in (task_few_shots or {}).items():
+        pairs[f"suite.num_few_shots.{task}"] = (shots, config.num_few_shots)
     if dtype is not None:
         pairs["dtype"] = (dtype, "bfloat16")
     if config.engine.name == "api" and config.engine.prompts is PromptForm.chat:
@@ -112,6 +119,11 @@ def protocol_record(config: Config, dtype: str | None = None) -> ProtocolRecord:
         options={key: given for key, (given, _) in pairs.items()},
         deviations={key: given for key, (given, preset) in pairs.items() if given != preset},
     )
+
+
+def differing_few_shots(shots: Mapping[str, int], config: Config) -> dict[str, int]:
+    """The tasks whose number of examples is not that of the option `num_few_shots`."""
+    return {name: count for name, count in shots.items() if count != config.num_few_shots}
 
 
 def _columns(data: DataSpec) -> dict[str, Any]:

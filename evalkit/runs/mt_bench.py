@@ -159,7 +159,7 @@ def _plan(config: Config) -> _Planned:
 
 def _tokenizer(identified: "Identified") -> Any | None:
     """The model's tokenizer; None where only a server of another kind than evalkit's has it."""
-    from evalkit.engines.local.loading import load_tokenizer
+    from evalkit.engines.local.tokenizer import load_tokenizer
 
     if identified.family == "api" and not identified.model.has_tokenizer:
         return None

@@ -84,7 +84,7 @@ def evaluate(config: Config, *, say: Say, opened: Callable[[Path], None] = lambd
         if behind := identity.get("left_out"):
             log.warning("the tokenizer puts %s behind every text: the prompts go without", " ".join(behind))
         kept, pending = _split_requests(config, suite, template, directory)
-        if not pending and (finished := _finished_results(directory, config, dtype)):
+        if not pending and (finished := _finished_results(directory, config, dtype, identity)):
             return Outcome(directory.path, finished, generated=0, kept=kept)
         log.info("%d completions are kept, %d are to be made", kept, len(pending))
         if pending and kept:
@@ -112,8 +112,8 @@ def finished_run(config: Config, suite: LoadedSuite) -> Path | None:
     from evalkit.engines import identify
 
     identified = identify(config)
-    _, directory = _run_directory(config, suite, identified, PromptTemplate.of(config.protocol))
-    return directory.path if _finished_results(directory, config, identified.dtype) else None
+    identity, directory = _run_directory(config, suite, identified, PromptTemplate.of(config.protocol))
+    return directory.path if _finished_results(directory, config, identified.dtype, identity) else None
 
 
 def _run_directory(
@@ -131,10 +131,10 @@ def _left_out(config: Config, model: "ResolvedModel") -> list[str]:
     """The tokens that the model's tokenizer puts behind every text, and that no prompt ends with."""
     if not model.has_tokenizer or config.engine.prompts is PromptForm.chat:
         return []
-    from evalkit.engines.local.encoding import left_out
-    from evalkit.engines.local.loading import load_tokenizer
+    from evalkit.engines.bos import appended_tokens
+    from evalkit.engines.local.tokenizer import load_tokenizer
 
-    return left_out(load_tokenizer(model), config.protocol.bos)
+    return appended_tokens(load_tokenizer(model), config.protocol.bos)
 
 
 def score_run(
@@ -170,7 +170,7 @@ def score_run(
         reasons.append("the bundled items have the datasets' format, but they are not the benchmark")
     results = summarise(
         scored,
-        protocol_record(config, dtype),
+        protocol_record(config, dtype, run["identity"].get("task_few_shots")),
         missing_datasets=suite.missing,
         gaps=gaps,
         reasons=reasons,
@@ -208,14 +208,16 @@ def _split_requests(
     return kept, pending
 
 
-def _finished_results(directory: RunDirectory, config: Config, dtype: str) -> Results | None:
+def _finished_results(
+    directory: RunDirectory, config: Config, dtype: str, identity: dict[str, Any]
+) -> Results | None:
     """results.json when it covers what is asked for now, lacks no metric, and the run's files are whole."""
     try:
         results = read_results(directory.results_path)
     except InputError:
         return None
     options = dict(results.protocol.options)
-    wanted = dict(protocol_record(config, dtype).options)
+    wanted = dict(protocol_record(config, dtype, identity.get("task_few_shots")).options)
     covered, limit = options.pop("limit", None), wanted.pop("limit")
     covers = covered == 0 or (isinstance(covered, int) and 0 < limit <= covered)
     if not covers or options != wanted or results.missing_metrics or not scores_fit(directory, results):

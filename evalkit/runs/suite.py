@@ -1,6 +1,6 @@
 """suite + data folder -> Tasks: what every verb that needs samples starts with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from evalkit.core.words import t
 from evalkit.records.results import PROTOCOL_LIMIT
 from evalkit.records.unpacked import check_unchanged, packed_sums
 from evalkit.tasks.load import MissingDataError, Task, load_bundled, load_task, prepared_path
-from evalkit.tasks.spec import TaskSpec, load_spec
+from evalkit.tasks.spec import TaskSpec, few_shot_counts, load_spec
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ def suite_specs(suite: SuiteConfig | None) -> list[TaskSpec]:
     """The specifications of the suite's tasks, in its order.
 
     Raises:
-        InputError: no suite, a suite without tasks, a task twice or unknown.
+        InputError: no suite, a suite without tasks, a task twice or unknown, or `num_few_shots` of a task
+            that is not there.
     """
     if suite is None:
         raise InputError("no suite is given", fix="suite=jaster   (python -m evalkit list suites)")
@@ -48,25 +49,42 @@ def suite_specs(suite: SuiteConfig | None) -> list[TaskSpec]:
     names = [spec.name for spec in specs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"named twice: {', '.join(twice)}", where="option suite.tasks")
+    few_shot_counts(specs, suite.num_few_shots, 0)
     return specs
 
 
-def load_suite(config: Config, *, say: Callable[[str], None]) -> LoadedSuite:
+def suite_few_shots(config: Config, specs: Sequence[TaskSpec]) -> dict[str, int]:
+    """The number of examples in the prompts of each task.
+
+    Raises:
+        InputError: `suite.num_few_shots` names a task that is not there, or a number below 0.
+    """
+    assert config.suite is not None
+    return few_shot_counts(specs, config.suite.num_few_shots, config.num_few_shots)
+
+
+def load_suite(config: Config, *, say: Callable[[str], None], few_shots: bool = True) -> LoadedSuite:
     """Loads the suite's datasets, preparing what is missing in the default folder when online.
+
+    Args:
+        config: the options.
+        say: receives remarks for the terminal.
+        few_shots: load the examples too; without them no train file is read.
 
     Raises:
         InputError: a dataset is missing (unless `allow_missing`), malformed, or too short.
     """
     specs = suite_specs(config.suite)
     assert config.suite is not None
+    shots = suite_few_shots(config, specs) if few_shots else {spec.name: 0 for spec in specs}
     if config.suite.data is SuiteData.bundled:
-        return LoadedSuite(config.suite.name, _bundled(config, specs), {}, ())
+        return LoadedSuite(config.suite.name, _bundled(config, specs, shots), {}, ())
     data_dir = _data_dir(config, specs, say)
     packed = packed_sums(data_dir) if data_dir else {}
     tasks, missing = [], {}
     for spec in specs:
         try:
-            tasks.append(_prepared(config, spec, data_dir or Path(), packed))
+            tasks.append(_prepared(config, spec, shots[spec.name], data_dir or Path(), packed))
         except MissingDataError as error:
             if not config.allow_missing:
                 raise
@@ -81,20 +99,20 @@ def load_suite(config: Config, *, say: Callable[[str], None]) -> LoadedSuite:
     return LoadedSuite(config.suite.name, tuple(tasks), missing, warnings)
 
 
-def _bundled(config: Config, specs: list[TaskSpec]) -> tuple[Task, ...]:
+def _bundled(config: Config, specs: list[TaskSpec], shots: Mapping[str, int]) -> tuple[Task, ...]:
     if config.split is not Split.dev:
         raise InputError("the bundled items have one split: dev", where="option split")
-    limit, few_shots = sample_limit(config.limit), config.num_few_shots
-    return tuple(load_bundled(spec, limit=limit, num_few_shots=few_shots) for spec in specs)
+    limit = sample_limit(config.limit)
+    return tuple(load_bundled(spec, limit=limit, num_few_shots=shots[spec.name]) for spec in specs)
 
 
-def _prepared(config: Config, spec: TaskSpec, data_dir: Path, packed: dict[str, str]) -> Task:
+def _prepared(config: Config, spec: TaskSpec, shots: int, data_dir: Path, packed: dict[str, str]) -> Task:
     task = load_task(
         spec,
         data_dir,
         split=config.split.value,
         limit=sample_limit(config.limit),
-        num_few_shots=config.num_few_shots,
+        num_few_shots=shots,
         offline=is_offline(config),
     )
     for split, digest in task.sha256.items():

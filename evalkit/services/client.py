@@ -3,14 +3,15 @@
     async with ApiClient(Service(base_url="http://localhost:8000/v1", api_key="...")) as client:
         reply = await client.chat("model", messages, {"temperature": 0})
 
-What passes (rate limits, broken connections, server errors, answers without sense) is tried again
-with capped backoff, as the service's Retry-After says where it gives one. What concerns one request
-(a content filter, a context overflow) becomes the status of its reply. What concerns every request
-(a bad key, an unknown model, an empty account) is a `ServiceError`.
+Transient failures (rate limits, broken connections, server errors, malformed answers) are retried
+with capped exponential backoff, or after the service's Retry-After. What concerns one request (a
+content filter, a context overflow) becomes the status of its reply. What concerns every request (a
+bad key, an unknown model, no credit) is a `ServiceError`.
 """
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
@@ -20,7 +21,6 @@ from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.secrets import credentials, hide_known
 from evalkit.core.text import everywhere
 from evalkit.core.types import Message
-from evalkit.services.limits import AdaptiveLimit
 from evalkit.services.refusals import Refusal, public_address, redact, refusal_of
 from evalkit.services.replies import Reply, chat_body, completion_body, json_of, read_reply
 
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     import openai
 
 OnLost = Callable[[bool], Awaitable[None]]
-# A service that asks for a longer pause than this is out for the day.
+# A service that asks for a longer pause (seconds) counts as unavailable.
 LONGEST_PAUSE = 900.0
-# Rate limits are no fault of a request: this many for each retry allowed.
+# Rate limits are not the fault of a request: this many are allowed for each retry.
 RATE_LIMITS_PER_RETRY = 10
 
 
@@ -38,7 +38,7 @@ RATE_LIMITS_PER_RETRY = 10
 class Service:
     """Where requests go. With `deployment` it is Azure OpenAI and `base_url` the resource's address.
 
-    `base_url` None: OpenAI itself. `timeout` is the longest one call may take, in seconds.
+    `base_url` None: OpenAI. `timeout`: seconds one call may take.
     """
 
     base_url: str | None
@@ -48,7 +48,7 @@ class Service:
     timeout: float = 180.0
 
     def __post_init__(self) -> None:
-        """Refuses a key that no request can carry, before one is made."""
+        """Refuses a key that cannot be sent in an HTTP header."""
         if not self.api_key.isascii() or not self.api_key.isprintable():
             raise InputError(
                 "the API key holds characters that no request can carry",
@@ -58,12 +58,12 @@ class Service:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """The key, and name and password in the address as they are sent."""
+        """The key, and the name and password in the address."""
         return (self.api_key, *credentials(self.base_url or ""))
 
 
 class ServiceError(EvalkitError):
-    """The service refuses every request of this kind; `reason` says why in one word."""
+    """The service refuses every request of this kind; `reason` is the kind of refusal."""
 
     def __init__(
         self,
@@ -78,10 +78,10 @@ class ServiceError(EvalkitError):
 
 
 class _TransientError(Exception):
-    """An attempt that failed for now.
+    """An attempt that may be repeated.
 
-    `after` is the pause in seconds the service asks for; without `reachable` nobody is there. `lost`:
-    the service may have done the work, and charged for it, without its answer arriving.
+    `after`: the pause in seconds the service asks for. `reachable`: whether it could be connected to.
+    `lost`: the service may have done the work, and charged for it, without its answer arriving.
     """
 
     def __init__(
@@ -100,12 +100,81 @@ class _TransientError(Exception):
         self.lost = lost
 
 
+class AdaptiveLimit:
+    """Limits concurrent calls: a rate limit halves the number, successes raise it again.
+
+    After a rate limit no call starts until the pause the service asked for is over.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.current = float(most)
+        self.running = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._paused_until = 0.0
+        self._lowered = 0.0
+
+    async def __aenter__(self) -> float:
+        """Waits for a slot; returns the time at which the call starts."""
+        loop = asyncio.get_running_loop()
+        if self._waiting or not self._has_slot():
+            turn: asyncio.Future[None] = loop.create_future()
+            self._waiting.append(turn)
+            self._wake_later()
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self.running -= 1
+                    self._wake()
+                raise
+        else:
+            self.running += 1
+        return loop.time()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.running -= 1
+        self._wake()
+
+    def succeeded(self) -> None:
+        """Records an answered call: one more slot after as many successes as there are slots."""
+        self.current = min(float(self.most), self.current + 1 / self.current)
+
+    def slow_down(self, started: float, pause: float) -> None:
+        """Records a rate limit of the call that started at `started`."""
+        now = asyncio.get_running_loop().time()
+        # Calls of one burst are refused together: they count once.
+        if started >= self._lowered:
+            self.current = max(1.0, self.current / 2)
+            self._lowered = now
+        self._paused_until = max(self._paused_until, now + pause)
+
+    def _has_slot(self) -> bool:
+        paused = asyncio.get_running_loop().time() < self._paused_until
+        return not paused and self.running < int(self.current)
+
+    def _wake(self) -> None:
+        while self._waiting and self._has_slot():
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self.running += 1
+                turn.set_result(None)
+        self._wake_later()
+
+    def _wake_later(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._waiting and loop.time() < self._paused_until:
+            loop.call_at(self._paused_until, self._wake)
+
+
 class ApiClient:
     """Sends requests to one service; use as an asynchronous context manager.
 
     Args:
         service: where requests go.
-        concurrency: calls at once at most.
+        concurrency: the most calls at once.
         retries: further attempts after a transient error; may be changed at any time.
         first_wait: seconds before the second attempt; doubled for each one after it.
         max_wait: the longest such wait.
@@ -150,9 +219,9 @@ class ApiClient:
     ) -> Reply:
         """One chat completion, first choice; `parameters` go into the request as they are.
 
-        `on_lost` is called after each attempt whose answer was lost, and told whether another one
-        follows; what it raises ends the request. `needs_text`: an answer without a word that was
-        not cut off is asked again.
+        `on_lost` is called after each attempt whose answer was lost, with True when another attempt
+        follows; what it raises ends the request. `needs_text`: an empty answer that was not cut off
+        is a transient failure.
 
         Raises:
             ServiceError: the service refuses every such request.
@@ -217,7 +286,7 @@ class ApiClient:
                 outcome = await self._attempt(send)
                 if isinstance(outcome, Reply):
                     self.limit.succeeded()
-                    return replace(self._discreet(outcome), attempts=failures + rate_limits + 1)
+                    return replace(self._redacted(outcome), attempts=failures + rate_limits + 1)
                 wait = self._wait(rate_limits if outcome.rate_limited else failures, outcome.after)
                 if outcome.rate_limited:
                     self.limit.slow_down(started, wait)
@@ -281,7 +350,7 @@ class ApiClient:
         )
 
     def explain(self, error: "openai.APIError") -> EvalkitError:
-        """An error met outside of `chat`, in words for people."""
+        """The message for an error of the openai package outside of `chat`."""
         import openai
 
         if not isinstance(error, openai.APIStatusError):
@@ -293,7 +362,7 @@ class ApiClient:
         return EvalkitError(self._clean(str(outcome if isinstance(outcome, Exception) else outcome.error)))
 
     def _wait(self, failures: int, after: float | None) -> float:
-        # A pause of 0 says nothing: without one of our own it would be a storm.
+        # With a Retry-After of 0 our own backoff is used: else calls would repeat at full speed.
         if after:
             return after
         longest = min(self._max_wait, self._first_wait * 2.0**failures)
@@ -302,8 +371,8 @@ class ApiClient:
     def _clean(self, text: str) -> str:
         return redact(text, *self.service.secrets)
 
-    def _discreet(self, reply: Reply) -> Reply:
-        """A reply without the caller's key: a server may repeat what it was sent."""
+    def _redacted(self, reply: Reply) -> Reply:
+        """A reply without the caller's key: a server may repeat its request."""
         kept = ("text", "model", "error", "finish_reason", "body")
         values = {name: getattr(reply, name) for name in kept}
         return replace(reply, **everywhere(values, lambda text: hide_known(text, *self.service.secrets)))

@@ -1,11 +1,13 @@
-"""Models from a hub: one snapshot at one commit, kept in the hub library's own cache."""
+"""Models from a hub, kept in the hub library's own cache."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from evalkit.core.errors import EvalkitError, FetchError, InputError
+from evalkit.core.reasons import Reason
 
 _SMALL_FILES = ["*.json", "*.model", "*.txt", "*.jinja"]
-# Copies of the weights in other layouts, beside the ones transformers reads.
+# Copies of the weights in other layouts than the one transformers reads.
 _COPIES = ["original/*", "onnx/*", "consolidated*", "*.gguf"]
 
 
@@ -74,9 +76,74 @@ def snapshot(
             fix=f"on a machine with a connection: {prepare}",
         ) from None
     except OSError as error:
-        raise _transfer_error(error, where, prepare) from None
+        raise FetchError(
+            f"the model could not be fetched: {_first_line(error)}", where=where, fix=f"again: {prepare}"
+        ) from None
 
 
-def _transfer_error(error: OSError, where: str, prepare: str) -> EvalkitError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return FetchError(f"the model could not be fetched: {reason}", where=where, fix=f"again: {prepare}")
+def locate(
+    name: str,
+    required: Sequence[str],
+    wanted: Sequence[str],
+    *,
+    offline: bool,
+    option: str,
+    command: str,
+    raises: type[EvalkitError],
+) -> Path:
+    """The folder that holds the named files of a model: a local one, the hub's cache, or fetched.
+
+    Args:
+        name: a local folder (or a file in it, given back as it is) or a hub name `owner/model`.
+        required: files that must be there, relative to the folder; one of `a|b` is enough.
+        wanted: patterns of the files to fetch.
+        offline: look at local folders and the hub's cache only.
+        option: the option that names the model, for the message.
+        command: what fetches it on a machine with a connection, for the message.
+        raises: the class of the error.
+
+    Raises:
+        EvalkitError: of the class `raises`: not here, and not fetched; the message has the command.
+    """
+    local = Path(name).expanduser()
+    if local.exists():
+        return local
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise raises(f"there is no file or folder {name}", where=f"option {option}")
+    cached = _cached_or_fetched(name, wanted, local_only=True)
+    if isinstance(cached, Path) and _complete(cached, required):
+        return cached
+    if offline:
+        raise raises(
+            Reason("{name} is not in the hub's cache, and nothing may be fetched now", name=name), fix=command
+        )
+    fetched = _cached_or_fetched(name, wanted, local_only=False)
+    if isinstance(fetched, Exception):
+        raise raises(
+            Reason("{name} could not be fetched: {error}", name=name, error=_first_line(fetched)), fix=command
+        )
+    if not _complete(fetched, required):
+        raise raises(
+            Reason("{name} does not hold {files}", name=name, files=", ".join(required)),
+            where=f"option {option}",
+        )
+    return fetched
+
+
+def _cached_or_fetched(name: str, wanted: Sequence[str], *, local_only: bool) -> Path | Exception:
+    import httpx
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(wanted), local_files_only=local_only))
+    except (OSError, ValueError, HfHubHTTPError, httpx.HTTPError) as error:
+        return error
+
+
+def _complete(folder: Path, required: Sequence[str]) -> bool:
+    return all(any((folder / option).is_file() for option in name.split("|")) for name in required)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,7 +1,8 @@
-"""What a service's error says: its kind, its words, the pause it asks for, never the key it repeats.
+"""A service's error: its kind, its text without the API key, and the pause it asks for.
 
-Services have no common form for errors. `refusal_of` knows those of the servers and gateways in use:
-the HTTP status, a number or a name in the body (also of an error in an HTTP 200), else the words.
+Services have no common format for errors. `refusal_of` reads those of the servers and gateways in
+use: by the HTTP status, a number or a name in the body (also of an error in an HTTP 200), else by
+the text.
 """
 
 import email.utils
@@ -22,7 +23,7 @@ from evalkit.core.text import unicode_text
 
 def redact(text: str, *secrets: str) -> str:
     """A service's error text on one line, without the key it may repeat."""
-    # Cut last: half a key at the end would be no longer recognised.
+    # Cut last: half a key at the end would not be recognised.
     return printable(hide(" ".join(unicode_text(text).split()), *secrets))[:500]
 
 
@@ -46,9 +47,9 @@ class Refusal:
     """Why a service did not answer.
 
     `kind`: `filtered` the content is refused; `overflow` the prompt is too long; `rate_limit` too
-    much at once; `passing` it may answer the next time; `quota`, `key`, `model`: it refuses every
-    request, for want of credit, the key or the model; `request`: it does not take the request.
-    `place` is the HTTP status and the error's own number, `text` the service's words, `after` the
+    many requests or tokens; `passing` a transient error; `quota`, `key`, `model`: it refuses every
+    request because of credit, the key or the model; `request`: it does not accept this request.
+    `place` is the HTTP status and the error's own number, `text` the service's message, `after` the
     pause in seconds that it asks for.
     """
 
@@ -58,7 +59,7 @@ class Refusal:
     after: float | None = None
 
 
-# What services call their errors: names of code, type or status fields.
+# Names of errors in code, type or status fields.
 _FILTER_CODES = re.compile(
     r"content_?(filter|policy|moderation|blocked)|responsible_?ai|data_?inspection|moderation_|\bsafety\b"
     r"|prohibited_content|blocklist|guardrail|sensitive|invalid_prompt\b"
@@ -76,7 +77,7 @@ _RATE_CODES = re.compile(
 _KEY_CODES = re.compile(r"api_?key|authentication|unauthori[sz]ed|unauthenticated")
 _MODEL_CODES = re.compile(r"model_?not_?(found|exist)|deployment_?not_?found")
 
-# What they say where the code does not tell.
+# Messages, for errors whose code does not tell.
 _FILTER_WORDS = re.compile(
     r"content (management )?polic|content[_ ]filter|usage polic|content exists risk|safety system"
     r"|inappropriate content|prohibited content|\bflagged (as|by|for)|\b(was|were|been) flagged",
@@ -163,34 +164,34 @@ _INNER_FIELDS = (
     "prompt_feedback",
 )
 _DELAY_FIELDS = {"retryDelay": 1.0, "retry_after": 1.0, "retry_after_seconds": 1.0, "retry_after_ms": 1e-3}
-# A page of a proxy can be long; what it says is at its beginning.
+# An error page of a proxy can be long; the message is at its beginning.
 _LONGEST_TEXT = 20_000
 
 
 @dataclass(slots=True)
-class _Said:
-    """What the body of an error says, outermost first."""
+class _ErrorBody:
+    """Codes, HTTP numbers, messages and pause in the body of an error, outermost first."""
 
     codes: list[str] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     after: float | None = None
 
-    def listen(self, value: object, depth: int = 0) -> None:
-        """Takes up `value`: text, an error object, or a list of them; no field that repeats the request."""
+    def read(self, value: object, depth: int = 0) -> None:
+        """Reads text, an error object, or a list of them; never a field that repeats the request."""
         if isinstance(value, str):
-            self._hear(value, depth)
+            self._read_text(value, depth)
         elif isinstance(value, list) and depth < 8:
             for part in value[:16]:
-                self.listen(part, depth + 1)
+                self.read(part, depth + 1)
         elif isinstance(value, dict) and depth < 8:
             for name in _CODE_FIELDS:
-                self._name(value.get(name))
+                self._read_code(value.get(name))
             for name in _TEXT_FIELDS:
-                if isinstance(said := value.get(name), str):
+                if isinstance(text := value.get(name), str):
                     place = value.get("loc")
                     where = ".".join(map(str, place)) + ": " if isinstance(place, list) else ""
-                    self._hear(where + said, depth)
+                    self._read_text(where + text, depth)
             for name, unit in _DELAY_FIELDS.items():
                 if self.after is None and name in value:
                     self.after = _seconds(value[name], unit)
@@ -198,9 +199,9 @@ class _Said:
                 self.after = retry_after(headers)
             for name in _INNER_FIELDS:
                 if isinstance(inner := value.get(name), dict | list):
-                    self.listen(inner, depth + 1)
+                    self.read(inner, depth + 1)
 
-    def _name(self, value: object) -> None:
+    def _read_code(self, value: object) -> None:
         number = value if isinstance(value, int) and not isinstance(value, bool) else None
         if isinstance(value, str) and re.fullmatch(r"\d{3}", value):
             number = int(value)
@@ -210,12 +211,12 @@ class _Said:
             # resourceExhausted and RESOURCE_EXHAUSTED are one name.
             self.codes.append(re.sub(r"(?<=[a-z])(?=[A-Z])|[\s.-]+", "_", str(value)).lower())
 
-    def _hear(self, text: str, depth: int) -> None:
+    def _read_text(self, text: str, depth: int) -> None:
         text = text.strip()
         if text.startswith("{") and depth < 8:
-            # Gateways pass on the error of the service behind them as text.
+            # Gateways repeat the error of the service behind them as text.
             with suppress(ValueError, RecursionError):
-                self.listen(json.loads(text), depth + 1)
+                self.read(json.loads(text), depth + 1)
                 return
         if re.search(r"<(html|body|head|title|h1)\b", text[:_LONGEST_TEXT], re.I):
             text = re.sub(r"(?is)<(script|style)\b.*?</\1>|<[^>]*>", " ", text[:_LONGEST_TEXT])
@@ -225,35 +226,37 @@ class _Said:
 
 
 def refusal_of(status: int, headers: Mapping[str, str], body: object, silent: str | None = None) -> Refusal:
-    """What an error amounts to.
+    """Classifies an error.
 
     Args:
         status: the HTTP status; 200 where the error came in an answer.
         headers: of the response.
         body: its JSON, or its text.
-        silent: what to say where the body has no words of its own.
+        silent: the message where the body has none.
     """
-    said = _Said()
-    said.listen(body)
-    text = ": ".join(said.texts)
-    kind = _kind(status, said, text)
+    error = _ErrorBody()
+    error.read(body)
+    text = ": ".join(error.texts)
+    kind = _kind(status, error, text)
     after = None
     if kind in ("rate_limit", "passing"):
-        asked = [retry_after(headers), said.after, _pause_in(text)]
+        asked = [retry_after(headers), error.after, _pause_in(text)]
         asked += [_until_reset(headers)] if kind == "rate_limit" else []
         after = next((pause for pause in asked if pause is not None), None)
-    number = next((number for number in said.numbers if number != status), None)
+    number = next((number for number in error.numbers if number != status), None)
     place = f"HTTP {status}" if number is None else f"HTTP {status}, error {number}"
     if not text:
         shown = json.dumps(body, ensure_ascii=False)[:200] if body else ""
-        text = ": ".join(part for part in (silent or "no reason given", ", ".join(said.codes), shown) if part)
+        text = ": ".join(
+            part for part in (silent or "no reason given", ", ".join(error.codes), shown) if part
+        )
     elif silent is not None:
         text = f"{silent}: {text}"
     return Refusal(kind, text, place, after)
 
 
-def _kind(status: int, said: _Said, text: str) -> Kind:
-    numbers, codes = {status, *said.numbers}, " ".join(said.codes)
+def _kind(status: int, error: _ErrorBody, text: str) -> Kind:
+    numbers, codes = {status, *error.numbers}, " ".join(error.codes)
     if _FILTER_CODES.search(codes):
         return "filtered"
     if _FILTER_WORDS.search(text) and numbers.isdisjoint({401, 404, 429}) and not _OTHER_WORDS.search(text):
@@ -293,7 +296,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _until_reset(headers: Mapping[str, str]) -> float | None:
-    """The seconds until every limit that is used up is filled again."""
+    """The seconds until every exhausted limit is reset."""
     given = {name.lower(): value for name, value in headers.items()}
     pauses = []
     for name, value in given.items():

@@ -1,4 +1,4 @@
-"""What is sent to an OpenAI-compatible service, and what its answer amounts to."""
+"""Request bodies of OpenAI-compatible services, and the reading of their answers."""
 
 import json
 import re
@@ -18,12 +18,12 @@ End = Literal["stop", "stop_string", "length", "filtered", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What became of one request after `attempts` calls.
+    """The outcome of one request after `attempts` calls.
 
-    `text` is None unless the service answered; `model` is what it says has answered. `filtered`:
-    the service refused the content. `overflow`: longer than the model's context. `api_error`: it
-    failed to the last attempt, and `error` says how; `reachable` is False when no connection could
-    be made or kept. `body` is the whole answer as it came.
+    `text` is None unless the service answered; `model` is the name in the answer. `filtered`: the
+    service refused the content. `overflow`: longer than the model's context. `api_error`: the last
+    attempt failed too, for the reason `error`; `reachable` is False when no connection could be made
+    or kept. `body` is the whole answer.
     """
 
     status: ReplyStatus
@@ -52,15 +52,15 @@ def completion_body(model: str, prompt: str | Sequence[int], parameters: Mapping
 def read_reply(
     status: int, headers: Mapping[str, str], content: object, *, needs_text: bool = False
 ) -> Reply | Refusal:
-    """What a service's answer to a chat or text completion amounts to: its first choice, or why not.
+    """Reads the answer to a chat or text completion: its first choice, or the reason there is none.
 
-    The one reading of answers: of calls, of batch files, for completions and for judgments.
+    Used for calls and batch files, completions and judgments.
 
     Args:
         status: the HTTP status.
         headers: of the response.
-        content: the body, as it came or as JSON.
-        needs_text: an answer without a word that was not cut off is a failed one.
+        content: the body, as bytes or as JSON.
+        needs_text: an empty answer that was not cut off is a failure.
     """
     body = json_of(content)
     if not 200 <= status < 300:
@@ -86,10 +86,10 @@ def read_reply(
         output_tokens=_count(usage, "completion_tokens", "output_tokens"),
         body=body,
     )
-    return _judged_by_its_end(reply, choice, headers, needs_text)
+    return _with_status(reply, choice, headers, needs_text)
 
 
-def _judged_by_its_end(
+def _with_status(
     reply: Reply, choice: Mapping[str, Any], headers: Mapping[str, str], needs_text: bool
 ) -> Reply | Refusal:
     end, text = end_of(reply.finish_reason), reply.text or ""
@@ -97,10 +97,10 @@ def _judged_by_its_end(
         error = f"the service cut its own answer ({reply.finish_reason})"
         return replace(reply, status="filtered", text=text or None, error=error)
     if end == "failed":
-        said = f"the answer ended with finish reason {reply.finish_reason}"
+        reason = f"the answer ended with finish reason {reply.finish_reason}"
         given = choice.get("finish_reason")
-        # SGLang says in the finish reason why it gave up.
-        return refusal_of(200, headers, {"error": given} if isinstance(given, dict) else None, said)
+        # SGLang gives the error in the finish reason.
+        return refusal_of(200, headers, {"error": given} if isinstance(given, dict) else None, reason)
     if text.strip() or (text and not needs_text):
         return reply
     message = choice.get("message") or {}
@@ -116,7 +116,7 @@ def _judged_by_its_end(
 
 
 def is_lost(finish_reason: str | None, text: str | None) -> bool:
-    """Whether what was once kept as an answer is none: it failed, was refused, or has not a word."""
+    """Whether a stored answer is none: it failed, was refused, or is empty."""
     end = end_of(finish_reason)
     return end in ("failed", "filtered") or (end != "length" and not (text or "").strip())
 
@@ -154,13 +154,13 @@ _ENDS: tuple[tuple[End, re.Pattern[str]], ...] = (
 
 
 def end_of(finish_reason: str | None) -> End | None:
-    """What a server's finish reason means; None: it gives none, or one that says nothing."""
+    """The meaning of a server's finish reason; None: there is none, or an unknown one."""
     name = (finish_reason or "").strip().lower()
     return next((end for end, words in _ENDS if words.search(name)), None)
 
 
 def json_of(content: object) -> object:
-    """A body as JSON. What is none: its text, or the error in a stream of events, or None for broken JSON.
+    """A body as JSON. A body that is not JSON: its text, the error in an event stream, or None if cut off.
 
     Half a character in it becomes U+FFFD.
     """
@@ -184,11 +184,11 @@ def _without_json(text: str) -> object:
                 return told
     if events:
         return "a stream of events, which was not asked for"
-    # Half an answer may say anything: only a page or a line of text is an error's.
+    # Half a JSON answer is not an error message; a page or a line of text is.
     return None if text.startswith(("{", "[", '"')) else text
 
 
-# Thoughts are no part of an answer.
+# Thoughts are not part of an answer.
 _THOUGHTS = ("thinking", "redacted_thinking", "reasoning", "reasoning_content")
 
 

@@ -1,13 +1,12 @@
 """Asian Language Treebank, parallel corpus (NICT). jaster.md, section 2; not verified: see docs/data.md."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from evalkit.core.types import Row
 from evalkit.sources.archives import checked_members
-from evalkit.sources.readers import SourceError, SourceFile, decode, text_of
+from evalkit.sources.readers import Files, SourceError, SourceFile, decode, text_of
 from evalkit.sources.splits import Pools
 
-Files = Mapping[str, Sequence[SourceFile]]
 # article -> sentence id -> text, both in the order of the file.
 Corpus = dict[str, dict[str, str]]
 

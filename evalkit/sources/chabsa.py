@@ -1,13 +1,9 @@
 """chABSA: opinions and their polarity in securities reports. jaster.md, section 2."""
 
-from collections.abc import Mapping, Sequence
-
 from evalkit.core.types import Row
 from evalkit.sources.archives import checked_members
-from evalkit.sources.readers import SourceFile, decode, get, parse_json, unique
+from evalkit.sources.readers import Files, SourceFile, decode, get, parse_json, unique
 from evalkit.sources.splits import Pools
-
-Files = Mapping[str, Sequence[SourceFile]]
 
 
 def chabsa(files: Files) -> Pools:

@@ -1,34 +1,60 @@
 """Pinned upstream files on this machine: from a mirror, the cache or the network, checked each time.
 
-Over the network files come in parallel, each whole or not at all. Nothing takes its final name before
-it agrees with its pin.
+Over the network several files come at once, each whole or not at all, retried from the start with a
+growing pause. No file takes its final name before it agrees with its pin.
 """
 
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING
 
+import httpx
+from filelock import FileLock
+from tenacity import (
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_after_attempt,
+    stop_any,
+    stop_when_event_set,
+    wait_exponential,
+    wait_random,
+)
+from tenacity.wait import wait_base
+
+from evalkit import __version__
 from evalkit.core import assets
 from evalkit.core.errors import EvalkitError, FetchError, write_error
-from evalkit.sources.checksums import mismatch, sha256_of
+from evalkit.core.progress import Bar, bars
 from evalkit.sources.mirror import Mirror
-from evalkit.sources.pins import Pin
+from evalkit.sources.pins import Pin, mismatch, sha256_of
 from evalkit.sources.readers import SourceFile
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from evalkit.sources.download import Downloader, OnProgress
-
 CONNECTIONS = 6
+ATTEMPTS = 5
+TIMEOUT = httpx.Timeout(30.0)
+_TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+Fetched = dict[Pin, SourceFile | EvalkitError]
+# Called with the bytes received and the size the server announced (None: unknown).
+OnProgress = Callable[[int, int | None], None]
 
 
-def default_cache() -> Path:
-    """Where fetched upstream files are kept."""
-    return assets.cache_dir() / "sources"
+class StoppedError(Exception):
+    """The user stopped the download."""
+
+
+class _TransientError(Exception):
+    """The server failed in a way that is retried."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +63,7 @@ class Fetcher:
 
     mirror: Mirror | None = None
     offline: bool = False
-    cache: Path = field(default_factory=default_cache)
+    cache: Path = field(default_factory=lambda: assets.cache_dir() / "sources")
 
     def fetch(
         self,
@@ -45,8 +71,8 @@ class Fetcher:
         *,
         console: "Console | None" = None,
         downloader: "Downloader | None" = None,
-    ) -> dict[Pin, SourceFile | EvalkitError]:
-        """Every file, or why it cannot be had; one that fails does not stop the others.
+    ) -> Fetched:
+        """Every file, or the error that says why it is not available; one failure stops no other file.
 
         Args:
             pins: the files wanted.
@@ -54,30 +80,22 @@ class Fetcher:
             downloader: how the network is used; by default a new client.
 
         Raises:
-            KeyboardInterrupt: the files that have come are kept, the next command fetches the others.
+            KeyboardInterrupt: the finished files are kept, the next command fetches the others.
         """
-        found: dict[Pin, SourceFile | EvalkitError] = {}
+        found: Fetched = {}
         wanted: list[Pin] = []
         for pin in dict.fromkeys(pins):
-            local: SourceFile | EvalkitError | None
             try:
-                local = self._local(pin)
+                if (local := self._local(pin)) is not None:
+                    found[pin] = local
+                else:
+                    wanted.append(pin)
             except EvalkitError as error:
-                local = error
-            if local is not None:
-                found[pin] = local
-            elif self.mirror is not None:
-                found[pin] = FetchError(f"{pin.name} is not in the mirror {self.mirror.root}", where=pin.url)
-            elif self.offline:
-                fix = "run prepare on a machine with a network, or give mirror=DIR"
-                found[pin] = FetchError(f"{pin.name} is not in the cache (offline)", where=pin.url, fix=fix)
-            else:
-                wanted.append(pin)
-        if wanted:
-            found |= self._download(wanted, console, downloader)
-        return found
+                found[pin] = error
+        return found | (self._download(wanted, console, downloader) if wanted else {})
 
     def _local(self, pin: Pin) -> SourceFile | None:
+        """The file from the mirror or the cache; None: it is to be downloaded."""
         if self.mirror is not None and (mirrored := self.mirror.find(pin.url)) is not None:
             path, digest = mirrored
             if problem := mismatch(path, pin):
@@ -86,10 +104,15 @@ class Fetcher:
         cached = self.cached(pin)
         if cached.is_file() and mismatch(cached, pin) is None:
             return SourceFile(cached, pin, sha256_of(cached))
+        if self.mirror is not None:
+            raise FetchError(f"{pin.name} is not in the mirror {self.mirror.root}", where=pin.url)
+        if self.offline:
+            fix = "run prepare on a machine with a network, or give mirror=DIR"
+            raise FetchError(f"{pin.name} is not in the cache (offline)", where=pin.url, fix=fix)
         return None
 
     def discard(self, file: SourceFile) -> None:
-        """Forgets a fetched file, so that the next command fetches it again; a mirror's is not ours."""
+        """Removes a file from the cache, so that the next command fetches it again; keeps a mirror's."""
         if file.path == self.cached(file.pin):
             file.path.unlink(missing_ok=True)
 
@@ -99,34 +122,144 @@ class Fetcher:
 
     def _download(
         self, pins: Sequence[Pin], console: "Console | None", downloader: "Downloader | None"
-    ) -> dict[Pin, SourceFile | EvalkitError]:
-        from evalkit.sources.download import Downloader, new_client, shown
-
+    ) -> Fetched:
         with new_client() as client:
-            downloads = downloader or Downloader(client)
+            downloader = downloader or Downloader(client)
             with (
-                shown(pins, console) as follow,
+                _progress(pins, console) as reporter,
                 ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="fetch") as threads,
             ):
-                jobs = {pin: threads.submit(self._one, downloads, pin, follow(pin)) for pin in pins}
+                futures = {pin: threads.submit(self._one, downloader, pin, reporter(pin)) for pin in pins}
                 try:
-                    return {pin: _outcome(job) for pin, job in jobs.items()}
+                    return {pin: _outcome(future) for pin, future in futures.items()}
                 except BaseException:
-                    downloads.stop.set()
+                    downloader.stop.set()
                     threads.shutdown(wait=True, cancel_futures=True)
                     raise
 
-    def _one(self, downloads: "Downloader", pin: Pin, on_progress: "OnProgress") -> SourceFile:
+    def _one(self, downloader: "Downloader", pin: Pin, on_progress: OnProgress) -> SourceFile:
         target = self.cached(pin)
         try:
-            downloads.download(pin, target, on_progress)
+            downloader.download(pin, target, on_progress)
             return SourceFile(target, pin, sha256_of(target))
         except OSError as error:
             raise write_error(target, error, "EVALKIT_CACHE") from error
 
 
-def _outcome(job: "Future[SourceFile]") -> SourceFile | EvalkitError:
+def _outcome(future: "Future[SourceFile]") -> SourceFile | EvalkitError:
     try:
-        return job.result()
+        return future.result()
     except EvalkitError as error:
         return error
+
+
+def new_client() -> httpx.Client:
+    """A client for files: follows redirects, names itself, asks for the bytes as they are stored."""
+    headers = {"User-Agent": f"evalkit/{__version__}", "Accept-Encoding": "identity"}
+    return httpx.Client(headers=headers, timeout=TIMEOUT, follow_redirects=True)
+
+
+@dataclass(frozen=True)
+class Downloader:
+    """Downloads pinned files; `stop` ends all of them at the next block."""
+
+    client: httpx.Client
+    stop: Event = field(default_factory=Event)
+    wait: wait_base = field(
+        default_factory=lambda: wait_exponential(multiplier=0.5, max=20) + wait_random(0, 1)
+    )
+
+    def download(self, pin: Pin, target: Path, on_progress: OnProgress = lambda done, size: None) -> None:
+        """Makes `target` the pinned file, or leaves nothing.
+
+        Raises:
+            FetchError: the server refuses, the connection keeps failing, or the bytes are not the
+                pinned ones.
+            OSError: the disk is full or may not be written.
+            StoppedError: `stop` was set.
+        """
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f"{target.name}.part")
+        # Two commands that want one file share one download.
+        with FileLock(f"{target}.lock"):
+            if target.is_file() and mismatch(target, pin) is None:
+                return
+            try:
+                self._retry(pin, part, on_progress)
+                if problem := mismatch(part, pin):
+                    raise FetchError(
+                        f"{pin.name} is not the file it should be: {problem}",
+                        where=pin.url,
+                        fix="try again later; if it stays so, upstream has changed",
+                    )
+                with part.open("rb") as stream:
+                    os.fsync(stream.fileno())
+                part.replace(target)
+            finally:
+                part.unlink(missing_ok=True)
+
+    def _retry(self, pin: Pin, part: Path, on_progress: OnProgress) -> None:
+        retrying = Retrying(
+            retry=retry_if_exception_type((httpx.TransportError, _TransientError)),
+            stop=stop_any(stop_after_attempt(ATTEMPTS), stop_when_event_set(self.stop)),
+            wait=self.wait,
+            sleep=sleep_using_event(self.stop),
+            reraise=True,
+        )
+        try:
+            retrying(self._transfer, pin, part, on_progress)
+        except (httpx.HTTPError, httpx.InvalidURL, _TransientError) as error:
+            if self.stop.is_set():
+                raise StoppedError from None
+            raise FetchError(
+                f"{pin.name} could not be fetched: {str(error) or type(error).__name__}",
+                where=pin.url,
+                fix="run the same command again; behind a proxy set HTTPS_PROXY, "
+                "without a network use mirror=DIR",
+            ) from None
+
+    def _transfer(self, pin: Pin, part: Path, on_progress: OnProgress) -> None:
+        with self.client.stream("GET", pin.url) as response:
+            if response.status_code in _TRANSIENT:
+                raise _TransientError(f"the server answered {response.status_code}")
+            if response.status_code != httpx.codes.OK:
+                raise FetchError(
+                    f"{pin.name}: the server answered {response.status_code} {response.reason_phrase}",
+                    where=pin.url,
+                    fix="the file may have moved; use a mirror with mirror=DIR",
+                )
+            announced = response.headers.get("content-length", "")
+            size = int(announced) if announced.isdigit() else None
+            # Servers label .tar.gz as encoded: the stored bytes are wanted, not the unpacked ones.
+            with part.open("wb") as stream:
+                for block in response.iter_raw():
+                    if self.stop.is_set():
+                        raise StoppedError
+                    stream.write(block)
+                    on_progress(stream.tell(), size)
+
+
+@contextmanager
+def _progress(pins: Sequence[Pin], console: "Console | None") -> Iterator[Callable[[Pin], OnProgress]]:
+    """Gives, for each file, the function its download reports to.
+
+    On a terminal each file has a bar; a log gets one line for all of them.
+    """
+    if console is not None:
+        console.print(f"fetching {len(pins)} file{'s' if len(pins) != 1 else ''}", highlight=False)
+    if console is None:
+        yield lambda pin: lambda done, size: None
+        return
+    with bars(console, quiet=False) as add:
+
+        def reporter(pin: Pin) -> OnProgress:
+            bar: Bar | None = None
+
+            def report(done: int, size: int | None) -> None:
+                nonlocal bar
+                bar = bar or add(f"{pin.source}: {pin.name}", pin.bytes, "bytes")
+                bar.update(done, size or pin.bytes)
+
+            return report
+
+        yield reporter

@@ -1,13 +1,11 @@
 """JGLUE (yahoojapan/JGLUE, v1.1 data): JCommonsenseQA, JNLI, JSTS, JSQuAD. jaster.md, section 2."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from evalkit.core.types import Row
-from evalkit.sources.readers import SourceFile, get, json_lines, json_of, unique
+from evalkit.sources.readers import Files, SourceFile, get, json_lines, json_of, unique
 from evalkit.sources.splits import Pools
-
-Files = Mapping[str, Sequence[SourceFile]]
 
 
 def jcommonsenseqa(files: Files) -> Pools:

@@ -1,12 +1,8 @@
 """MAWPS in Japanese (nlp-waseda/chain-of-thought-ja-dataset). jaster.md, section 2."""
 
-from collections.abc import Mapping, Sequence
-
 from evalkit.core.types import Row
-from evalkit.sources.readers import SourceError, SourceFile, get, json_list, unique
+from evalkit.sources.readers import Files, SourceError, SourceFile, get, json_list, unique
 from evalkit.sources.splits import Pools
-
-Files = Mapping[str, Sequence[SourceFile]]
 
 ANSWER_MARK = "\n解答："
 

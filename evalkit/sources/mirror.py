@@ -5,7 +5,7 @@ from pathlib import Path
 
 from evalkit.core.errors import FetchError, InputError
 from evalkit.core.files import parse_table, read_text
-from evalkit.sources.checksums import sha256_of
+from evalkit.sources.pins import sha256_of
 
 MANIFEST = "MANIFEST.csv"
 _COLUMNS = ("local_path", "sha256", "upstream_url")

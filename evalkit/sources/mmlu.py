@@ -1,13 +1,9 @@
 """MMLU (Berkeley's data.tar) and JMMLU (nlp-waseda/JMMLU). jaster.md, section 2."""
 
-from collections.abc import Mapping, Sequence
-
 from evalkit.core.types import Row
 from evalkit.sources.archives import checked_members
-from evalkit.sources.readers import SourceFile, comma_separated, decode, text_of
+from evalkit.sources.readers import Files, SourceFile, comma_separated, decode, text_of
 from evalkit.sources.splits import Pools
-
-Files = Mapping[str, Sequence[SourceFile]]
 
 # Question, four choices, letter.
 CELLS = 6

@@ -1,13 +1,10 @@
 """Natural language inference: Jamp, JaNLI, JSeM, JSICK. jaster.md, section 2."""
 
-from collections.abc import Mapping, Sequence
 from xml.etree.ElementTree import Element
 
 from evalkit.core.types import Row
-from evalkit.sources.readers import SourceError, SourceFile, tab_separated, unique, xml_of
+from evalkit.sources.readers import Files, SourceError, SourceFile, tab_separated, unique, xml_of
 from evalkit.sources.splits import Pools
-
-Files = Mapping[str, Sequence[SourceFile]]
 
 # Judgements of acceptability, not of inference: no sample is made of them.
 JSEM_DROPPED = frozenset({"", "infelicitous", "unacceptable", "weakacceptable"})

@@ -1,37 +1,73 @@
-"""Prepares datasets: fetches what is pinned, converts in parallel, checks, and puts files in place.
+"""Prepares datasets: fetches the pinned files, converts them, checks the outcome, moves it into place.
 
 from evalkit.sources.prepare import prepare
 prepare([load_spec("jamp")], Path("data"), mirror=Path("mirror"))
+
+`DIR/1.3.1/prepared.json` records what was written from which upstream files, so that the same
+command need not convert again. The layout is llm-jp-eval's own; the record is ours.
 """
 
+import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evalkit import __version__
 from evalkit.core.durable import write_text_atomic
-from evalkit.core.errors import EvalkitError, InputError
-from evalkit.sources.conversion import Conversion, Job
-from evalkit.sources.converters import APART
-from evalkit.sources.fetch import Fetcher
+from evalkit.core.errors import EvalkitError, InputError, write_error
+from evalkit.core.text import canonical_json, text_sha256
+from evalkit.sources.convert import SEPARATE, Conversion, Converted, StagedSplit, convert_all, staging_folder
+from evalkit.sources.fetch import Fetched, Fetcher
 from evalkit.sources.mirror import Mirror
-from evalkit.sources.pins import Pin, pins_of
-from evalkit.sources.placing import place
-from evalkit.sources.prepared import Folder, PreparedSplit, Status, fingerprint
+from evalkit.sources.pins import Pin, pins_of, sha256_of
 from evalkit.sources.readers import SourceFile
-from evalkit.sources.workers import converted, staging_folder
+from evalkit.tasks.load import prepared_path
 from evalkit.tasks.own import load_own
 from evalkit.tasks.spec import PROTOCOL_VERSION, SPLITS, TaskSpec, UpstreamSpec
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-Fetched = dict[Pin, SourceFile | EvalkitError]
+RECORD = "prepared.json"
+
+
+class Status(Enum):
+    """What is known about a prepared split.
+
+    `verified`: its sha256 is the published one. `derived`: made by the same code and rules, but no
+    hash of it was published. `reduced_source`: part of the upstream data is missing in the copy it
+    was made from. `own`: the user's own data. `differs`: not the published bytes; not kept.
+    `not_available`: the upstream files are not available or cannot be read.
+    """
+
+    verified = "verified"
+    derived = "derived"
+    reduced_source = "reduced source"
+    own = "your own"
+    differs = "differs"
+    not_available = "not available"
+
+    @property
+    def usable(self) -> bool:
+        """Whether the file is there."""
+        return self not in (Status.differs, Status.not_available)
+
+
+@dataclass(frozen=True)
+class PreparedSplit:
+    """One prepared file: the number of its samples (None: not known) and the sha256 of its bytes."""
+
+    status: Status
+    samples: int | None = None
+    sha256: str | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True)
 class PreparedReport:
-    """What `prepare` did for one dataset: its splits, remarks, licence."""
+    """What `prepare` did for one dataset."""
 
     spec: TaskSpec
     splits: dict[str, PreparedSplit]
@@ -44,27 +80,8 @@ class PreparedReport:
 
     @property
     def complete(self) -> bool:
-        """Whether everything that was asked for is there."""
+        """Whether every split is usable."""
         return all(split.status.usable for split in self.splits.values())
-
-
-@dataclass
-class _Dataset:
-    spec: TaskSpec
-    upstream: UpstreamSpec
-    pins: tuple[Pin, ...]
-    made_by: str
-    remembered: dict[str, PreparedSplit] | None
-    report: PreparedReport | None = None
-    refused: bool = False
-
-    @property
-    def finished(self) -> bool:
-        """Whether an earlier command made all of it, of the whole source."""
-        splits = self.remembered or {}
-        return all(
-            name in splits and splits[name].status in (Status.verified, Status.derived) for name in SPLITS
-        )
 
 
 def prepare(
@@ -101,21 +118,67 @@ def prepare(
         EvalkitError: the folder cannot be written or is full.
     """
     fetcher = fetcher or Fetcher(Mirror.open(mirror) if mirror else None, offline)
-    folder = Folder(data_dir, version)
+    folder = _PreparedFolder(data_dir, version)
     datasets = {spec.name: _dataset(spec, folder) for spec in specs if spec.data is None}
     to_fetch = [dataset for dataset in datasets.values() if not dataset.finished]
     fetched = fetcher.fetch([pin for dataset in to_fetch for pin in dataset.pins], console=console)
-    to_make = [dataset for dataset in to_fetch if not _unchanged(dataset, fetched, folder)]
-    if to_make:
-        _make(to_make, fetched, folder, workers)
-        _discard_refused(to_make, fetched, fetcher)
+    to_convert = [
+        dataset
+        for dataset in to_fetch
+        if dataset.kept is None or dataset.sources(fetched) != folder.sources(dataset.spec.name)
+    ]
+    if to_convert:
+        _convert(to_convert, fetched, folder, workers)
+        _discard_refused(to_convert, fetched, fetcher)
     return [
-        _own_report(spec, offline) if spec.data is not None else _report(datasets[spec.name], fetched)
+        _own_report(spec, offline) if spec.data is not None else datasets[spec.name].finish(fetched)
         for spec in specs
     ]
 
 
-def _dataset(spec: TaskSpec, folder: Folder) -> _Dataset:
+@dataclass
+class _Dataset:
+    """A dataset on its way; `kept`: the splits that an earlier command wrote in the same way."""
+
+    spec: TaskSpec
+    upstream: UpstreamSpec
+    pins: tuple[Pin, ...]
+    fingerprint: str
+    kept: dict[str, PreparedSplit] | None
+    report: PreparedReport | None = None
+    refused: bool = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether an earlier command made all of it, of the whole source."""
+        kept = self.kept or {}
+        return all(name in kept and kept[name].status in (Status.verified, Status.derived) for name in SPLITS)
+
+    def sources(self, fetched: Fetched) -> dict[str, str]:
+        """url -> sha256 of the upstream files that are available."""
+        found = ((pin.url, fetched[pin]) for pin in self.pins)
+        return {url: file.digest for url, file in found if isinstance(file, SourceFile)}
+
+    def why_missing(self, fetched: Fetched) -> str:
+        problems = [error for pin in self.pins if isinstance(error := fetched[pin], EvalkitError)]
+        if not problems:
+            return "the source has no such split"
+        more = f"; and {len(problems) - 1} more of its files" if len(problems) > 1 else ""
+        return f"{problems[0].what} ({problems[0].where}){more}"
+
+    def finish(self, fetched: Fetched) -> PreparedReport:
+        """The report of this command's conversion, or on what was kept."""
+        if self.report is not None:
+            return self.report
+        kept = self.kept or {}
+        splits = {
+            name: kept.get(name) or PreparedSplit(Status.not_available, reason=self.why_missing(fetched))
+            for name in SPLITS
+        }
+        return PreparedReport(self.spec, splits)
+
+
+def _dataset(spec: TaskSpec, folder: "_PreparedFolder") -> _Dataset:
     upstream = spec.upstream_of(folder.version)
     if upstream is None:
         raise InputError(
@@ -123,35 +186,41 @@ def _dataset(spec: TaskSpec, folder: Folder) -> _Dataset:
             where=f"task {spec.name}, field upstream",
         )
     pins = pins_of(upstream.source)
-    made_by = fingerprint(spec, upstream, pins, folder.version)
-    return _Dataset(spec, upstream, pins, made_by, folder.remembered(spec.name, made_by))
+    # Everything the files and their status depend on besides the upstream bytes.
+    facts = {
+        "evalkit": __version__,
+        "published": spec.published.get(folder.version, {}),
+        "header": [spec.instruction, spec.output_length, list(spec.metrics)],
+        "rule": [upstream.converter, upstream.split.value],
+        "pins": [asdict(pin) for pin in pins],
+    }
+    fingerprint = text_sha256(canonical_json(facts))
+    return _Dataset(spec, upstream, pins, fingerprint, folder.kept(spec.name, fingerprint))
 
 
-def _unchanged(dataset: _Dataset, fetched: Fetched, folder: Folder) -> bool:
-    return dataset.remembered is not None and _sources(dataset, fetched) == folder.sources(dataset.spec.name)
-
-
-def _sources(dataset: _Dataset, fetched: Fetched) -> dict[str, str]:
-    found = ((pin.url, fetched[pin]) for pin in dataset.pins)
-    return {url: file.digest for url, file in found if isinstance(file, SourceFile)}
-
-
-def _make(datasets: Sequence[_Dataset], fetched: Fetched, folder: Folder, workers: int | None) -> None:
+def _convert(
+    datasets: Sequence[_Dataset], fetched: Fetched, folder: "_PreparedFolder", workers: int | None
+) -> None:
     by_name = {dataset.spec.name: dataset for dataset in datasets}
     with staging_folder(folder.data_dir) as staging:
-        for conversions in converted(_jobs(datasets, fetched, staging), workers):
-            for conversion in conversions:
-                _finish(by_name[conversion.dataset], conversion, fetched, folder)
-            _save(folder)
+        for outcomes in convert_all(_conversions(datasets, fetched, staging), workers):
+            for outcome in outcomes:
+                dataset = by_name[outcome.dataset]
+                splits = _place(dataset.spec, outcome, folder, outcome.error or dataset.why_missing(fetched))
+                dataset.report = PreparedReport(dataset.spec, splits, tuple(outcome.notes))
+                dataset.refused = bool(outcome.error) or splits["dev"].status is Status.differs
+                folder.record(dataset.spec.name, dataset.fingerprint, dataset.sources(fetched), splits)
+            folder.write_record()
 
 
-def _jobs(datasets: Sequence[_Dataset], fetched: Fetched, staging: Path) -> list[Job]:
+def _conversions(datasets: Sequence[_Dataset], fetched: Fetched, staging: Path) -> list[Conversion]:
+    """One for each source, and one for each dataset that shares no parsing with the others of its source."""
     together: dict[tuple[str, str], list[_Dataset]] = {}
     for dataset in datasets:
         name = dataset.upstream.converter
-        together.setdefault((dataset.upstream.source, name if name in APART else ""), []).append(dataset)
+        together.setdefault((dataset.upstream.source, name if name in SEPARATE else ""), []).append(dataset)
     return [
-        Job(
+        Conversion(
             tuple((dataset.spec, dataset.upstream) for dataset in members),
             _files_by_role(members[0].pins, fetched),
             staging,
@@ -161,6 +230,7 @@ def _jobs(datasets: Sequence[_Dataset], fetched: Fetched, staging: Path) -> list
 
 
 def _files_by_role(pins: Iterable[Pin], fetched: Fetched) -> dict[str, list[SourceFile]]:
+    """The files of each role of which none is missing."""
     files: dict[str, list[SourceFile]] = {}
     incomplete = set()
     for pin in pins:
@@ -172,41 +242,12 @@ def _files_by_role(pins: Iterable[Pin], fetched: Fetched) -> dict[str, list[Sour
     return {role: found for role, found in files.items() if role not in incomplete}
 
 
-def _finish(dataset: _Dataset, conversion: Conversion, fetched: Fetched, folder: Folder) -> None:
-    splits = place(dataset.spec, conversion, folder, conversion.error or _why_missing(dataset, fetched))
-    dataset.report = PreparedReport(dataset.spec, splits, tuple(conversion.notes))
-    dataset.refused = bool(conversion.error) or splits["dev"].status is Status.differs
-    folder.remember(dataset.spec.name, dataset.made_by, _sources(dataset, fetched), splits)
-
-
-def _save(folder: Folder) -> None:
-    write_text_atomic(folder.record_path, folder.record_text())
-
-
-def _why_missing(dataset: _Dataset, fetched: Fetched) -> str:
-    problems = [error for pin in dataset.pins if isinstance(error := fetched[pin], EvalkitError)]
-    if not problems:
-        return "the source has no such split"
-    more = f"; and {len(problems) - 1} more of its files" if len(problems) > 1 else ""
-    return f"{problems[0].what} ({problems[0].where}){more}"
-
-
-def _report(dataset: _Dataset, fetched: Fetched) -> PreparedReport:
-    if dataset.report is not None:
-        return dataset.report
-    splits = dict(dataset.remembered or {})
-    for name in SPLITS:
-        if name not in splits:
-            splits[name] = PreparedSplit(Status.not_available, reason=_why_missing(dataset, fetched))
-    return PreparedReport(dataset.spec, {name: splits[name] for name in SPLITS})
-
-
 def _own_report(spec: TaskSpec, offline: bool) -> PreparedReport:
     try:
         data = load_own(spec, offline=offline)
     except EvalkitError as error:
         return PreparedReport(spec, {"dev": PreparedSplit(Status.not_available, reason=str(error))})
-    # The examples stand where the few-shots of other datasets come from, the samples where they are read.
+    # Examples are listed under train, where other datasets' few-shots come from; samples under dev.
     return PreparedReport(
         spec,
         {
@@ -217,8 +258,151 @@ def _own_report(spec: TaskSpec, offline: bool) -> PreparedReport:
 
 
 def _discard_refused(datasets: Iterable[_Dataset], fetched: Fetched, fetcher: Fetcher) -> None:
-    """Forgets fetched files that no pin vouches for when a dataset could not be made of them."""
+    """Removes unpinned files from the cache when a dataset could not be made of them."""
     for pin in {pin for dataset in datasets if dataset.refused for pin in dataset.pins}:
         file = fetched[pin]
         if isinstance(file, SourceFile) and not pin.is_pinned:
             fetcher.discard(file)
+
+
+# --- files into their place -----------------------------------------------------------------------
+
+
+def _place(
+    spec: TaskSpec, outcome: Converted, folder: "_PreparedFolder", reason: str
+) -> dict[str, PreparedSplit]:
+    """Moves a dataset's staged files into the folder and gives the status of each split.
+
+    Nothing of a dataset is placed when a split does not have its published hash. A split that is
+    missing, or was made of a reduced source, does not replace a file that lies next to the published
+    one. `reason` says why missing splits were not made.
+
+    Raises:
+        EvalkitError: the folder cannot be written.
+    """
+    published = spec.published.get(folder.version, {})
+    for name, made in outcome.splits.items():
+        if published.get(name, made.sha256) != made.sha256:
+            reason = f"{name}: sha256 expected {published[name]}, got {made.sha256}; nothing of it is kept"
+            return {split: PreparedSplit(Status.differs, reason=reason) for split in SPLITS}
+    genuine = bool(published) and all(
+        folder.digest(name, spec.name) == digest for name, digest in published.items()
+    )
+    splits = {}
+    for name in SPLITS:
+        staged = outcome.splits.get(name)
+        there = folder.digest(name, spec.name)
+        lacking = staged is None or staged.groups_missing > 0
+        if there and genuine and lacking and not folder.is_reduced(spec.name, name):
+            status = Status.verified if published.get(name) == there else Status.derived
+            splits[name] = PreparedSplit(status, None, there, "was there already and is kept")
+        elif staged is None:
+            splits[name] = PreparedSplit(Status.not_available, reason=reason)
+        else:
+            if there != staged.sha256:
+                _move(staged.path, folder.path(name, spec.name))
+            splits[name] = _prepared_split(staged, name in published)
+    return splits
+
+
+def _move(staged: Path, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staged.replace(path)
+    except OSError as error:
+        raise write_error(path, error, "data_dir") from error
+
+
+def _prepared_split(staged: StagedSplit, is_published: bool) -> PreparedSplit:
+    if staged.groups_missing:
+        reason = f"{staged.groups_missing} articles are empty in this copy of the source"
+        return PreparedSplit(Status.reduced_source, staged.samples, staged.sha256, reason)
+    status = Status.verified if is_published else Status.derived
+    return PreparedSplit(status, staged.samples, staged.sha256)
+
+
+# --- the folder and its record --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One dataset in the record; `made_by`: its fingerprint; `sources`: url -> sha256."""
+
+    made_by: str
+    sources: dict[str, str]
+    splits: dict[str, PreparedSplit]
+
+
+class _PreparedFolder:
+    """A prepared folder of one protocol version: its files and its record."""
+
+    def __init__(self, data_dir: Path, version: str) -> None:
+        self.data_dir = data_dir
+        self.version = version
+        self._record_path = data_dir / version / RECORD
+        self._entries = _read_record(self._record_path)
+
+    def path(self, split: str, dataset: str) -> Path:
+        return prepared_path(self.data_dir, split, dataset, self.version)
+
+    def digest(self, split: str, dataset: str) -> str | None:
+        """The sha256 of a split's file, None when there is none."""
+        path = self.path(split, dataset)
+        return sha256_of(path) if path.is_file() else None
+
+    def kept(self, dataset: str, fingerprint: str) -> dict[str, PreparedSplit] | None:
+        """What an earlier command wrote, if the fingerprint is the same and no file has changed."""
+        entry = self._entries.get(dataset)
+        if entry is None or entry.made_by != fingerprint:
+            return None
+        unchanged = all(split.sha256 == self.digest(name, dataset) for name, split in entry.splits.items())
+        return dict(entry.splits) if unchanged else None
+
+    def sources(self, dataset: str) -> dict[str, str]:
+        """url -> sha256 of the upstream files the dataset was made of."""
+        entry = self._entries.get(dataset)
+        return entry.sources if entry else {}
+
+    def is_reduced(self, dataset: str, split: str) -> bool:
+        """Whether the file on disk was written by an earlier command from a reduced source."""
+        entry = self._entries.get(dataset)
+        known = entry.splits.get(split) if entry else None
+        return (
+            known is not None
+            and known.status is Status.reduced_source
+            and known.sha256 == self.digest(split, dataset)
+        )
+
+    def record(
+        self, dataset: str, fingerprint: str, sources: dict[str, str], splits: dict[str, PreparedSplit]
+    ) -> None:
+        """Adds a dataset that was written; `write_record` makes it durable."""
+        usable = {name: split for name, split in splits.items() if split.status.usable}
+        self._entries[dataset] = _Entry(fingerprint, sources, usable)
+
+    def write_record(self) -> None:
+        content = {
+            dataset: asdict(entry)
+            | {"splits": {k: asdict(v) | {"status": v.status.value} for k, v in entry.splits.items()}}
+            for dataset, entry in sorted(self._entries.items())
+        }
+        write_text_atomic(self._record_path, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+
+
+def _read_record(path: Path) -> dict[str, _Entry]:
+    try:
+        content = json.loads(path.read_bytes())
+        return {
+            dataset: _Entry(
+                entry["made_by"],
+                dict(entry["sources"]),
+                {
+                    name: PreparedSplit(**facts | {"status": Status(facts["status"])})
+                    for name, facts in entry["splits"].items()
+                },
+            )
+            for dataset, entry in content.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        # A lost, torn or edited record costs a second conversion, nothing else.
+        return {}

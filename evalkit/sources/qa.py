@@ -1,13 +1,10 @@
 """Question answering: JEMHopQA and NIILC. jaster.md, section 2."""
 
-from collections.abc import Mapping, Sequence
 from xml.etree.ElementTree import Element
 
 from evalkit.core.types import Row
-from evalkit.sources.readers import SourceError, SourceFile, get, json_list, unique, xml_of
+from evalkit.sources.readers import Files, SourceError, SourceFile, get, json_list, unique, xml_of
 from evalkit.sources.splits import Pools
-
-Files = Mapping[str, Sequence[SourceFile]]
 
 NIILC_NO_ANSWER = "-"
 

@@ -4,7 +4,7 @@ import codecs
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,10 @@ class SourceFile:
     def url(self) -> str:
         """Where the file comes from."""
         return self.pin.url
+
+
+# The files of one source by role, in the order of the table.
+Files = Mapping[str, Sequence[SourceFile]]
 
 
 class SourceError(EvalkitError):

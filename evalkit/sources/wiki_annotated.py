@@ -1,7 +1,7 @@
 """Wikipedia Annotated Corpus, in KNP format: five datasets of one corpus. jaster.md, section 2."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 from evalkit.core.types import Row
 from evalkit.sources import knp_text
 from evalkit.sources.archives import checked_members
-from evalkit.sources.readers import SourceError, SourceFile, decode
+from evalkit.sources.readers import Files, SourceError, SourceFile, decode
 from evalkit.sources.splits import Pools
 
 if TYPE_CHECKING:
     from rhoknp import Document
-
-Files = Mapping[str, Sequence[SourceFile]]
 
 
 def wiki_reading(files: Files) -> Pools:
@@ -72,7 +70,7 @@ def _documents(file: SourceFile) -> "dict[str, list[Document]]":
     }
 
 
-forget = _documents.cache_clear
+clear_cache = _documents.cache_clear
 
 
 def _texts(file: SourceFile) -> dict[str, dict[str, str]]:

@@ -1,16 +1,14 @@
 """Japanese-English Bilingual Corpus of Wikipedia's Kyoto Articles (NICT). jaster.md, section 2."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from xml.etree.ElementTree import Element
 
 from evalkit.core.types import Row
 from evalkit.sources.archives import check_members, members
-from evalkit.sources.readers import SourceFile, decode, xml_of
+from evalkit.sources.readers import Files, SourceFile, decode, xml_of
 from evalkit.sources.splits import Groups, Pools, cuts_80_10_10, shuffled
-
-Files = Mapping[str, Sequence[SourceFile]]
 
 # Pairs of this many characters or more, both languages together, are left out.
 PAIR_LIMIT = 500
@@ -46,7 +44,7 @@ def _articles(file: SourceFile) -> Groups:
     return [articles[name] for name in names]
 
 
-forget = _articles.cache_clear
+clear_cache = _articles.cache_clear
 
 
 def _pinned(names: Sequence[str]) -> list[str]:

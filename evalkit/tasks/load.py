@@ -89,11 +89,8 @@ def load_task(
     train = read("train") if num_few_shots > 0 else []
     rows = read(split)
     if len(train) < num_few_shots:
-        raise InputError(
-            f"{spec.name}: {num_few_shots} few-shots asked for, {len(train)} samples in train",
-            where=prepared_path(data_dir, "train", spec.name),
-            fix=f"num_few_shots={len(train)}",
-        )
+        where = prepared_path(data_dir, "train", spec.name)
+        raise _too_few(spec.name, num_few_shots, len(train), "samples in train", where)
     return Task(
         spec=spec,
         few_shots=_samples(spec.name, "train", train[:num_few_shots]),
@@ -108,11 +105,8 @@ def _load_own(spec: TaskSpec, *, limit: int, num_few_shots: int, offline: bool) 
 
     data = load_own(spec, offline=offline)
     if len(data.few_shots) < num_few_shots:
-        raise InputError(
-            f"{spec.name}: {num_few_shots} few-shots asked for, {len(data.few_shots)} examples are there",
-            where=f"task {spec.name}, field data.few_shots",
-            fix=f"num_few_shots={len(data.few_shots)}, or more examples in the task file",
-        )
+        where = f"task {spec.name}, field data.few_shots"
+        raise _too_few(spec.name, num_few_shots, len(data.few_shots), "examples are there", where)
     rows = data.samples[:limit] if limit > 0 else data.samples
     return Task(
         spec=spec,
@@ -141,16 +135,20 @@ def load_bundled(spec: TaskSpec, *, limit: int = 100, num_few_shots: int = 4) ->
     few_shots = _rows(content.get("few_shots"), path, "few_shots")
     rows = _rows(content.get("samples"), path, "samples")
     if len(few_shots) < num_few_shots:
-        raise InputError(
-            f"{spec.name}: {num_few_shots} few-shots asked for, {len(few_shots)} are bundled",
-            where=path,
-            fix=f"num_few_shots={len(few_shots)}",
-        )
+        raise _too_few(spec.name, num_few_shots, len(few_shots), "are bundled", path)
     return Task(
         spec=spec,
         few_shots=_samples(spec.name, "few-shot", few_shots[:num_few_shots]),
         samples=_samples(spec.name, "bundled", rows[:limit] if limit > 0 else rows),
         sha256={"bundled": digest},
+    )
+
+
+def _too_few(name: str, wanted: int, found: int, what: str, where: object) -> InputError:
+    return InputError(
+        f"{name}: {wanted} few-shots asked for, {found} {what}",
+        where=where,
+        fix=f"num_few_shots={found}, or for this task alone suite.num_few_shots.{name}={found}",
     )
 
 

@@ -1,7 +1,7 @@
 """tasks/*.yaml, validated: what a dataset is, where it comes from and what may be done with it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
@@ -103,7 +103,8 @@ class TaskSpec:
 
     `published` maps a protocol version to the sha256 of each prepared split that was published.
     `upstream` maps the first protocol version for which it holds to where the data comes from; a
-    task of the user's own has `data` instead.
+    task of the user's own has `data` instead. `num_few_shots` is the number of examples in each
+    prompt (null: that of the command).
     """
 
     name: str = MISSING
@@ -112,6 +113,7 @@ class TaskSpec:
     output_length: int = MISSING
     metrics: list[str] = MISSING
     counts: str | None = None
+    num_few_shots: int | None = None
     answer: AnswerSpec = field(default_factory=AnswerSpec)
     published: dict[str, dict[str, str]] = field(default_factory=dict)
     upstream: dict[str, UpstreamSpec] = field(default_factory=dict)
@@ -180,6 +182,32 @@ def _load_spec_file(path: Path) -> TaskSpec:
     return spec
 
 
+def few_shot_counts(specs: Sequence[TaskSpec], given: Mapping[str, int], default: int) -> dict[str, int]:
+    """How many examples each prompt has, by task: as `given`, else as in its file, else `default`.
+
+    Args:
+        specs: the tasks of a suite.
+        given: the option `suite.num_few_shots`.
+        default: the option `num_few_shots`.
+
+    Raises:
+        InputError: `given` names a task that the suite does not have, or a number below 0.
+    """
+    names = [spec.name for spec in specs]
+    for name, count in given.items():
+        where = f"option suite.num_few_shots.{name}"
+        if name not in names:
+            raise InputError(
+                f"the suite has no task {name!r}{did_you_mean(name, names)}",
+                where=where,
+                fix=f"one of {', '.join(names)}",
+            )
+        if count < 0:
+            raise InputError(f"suite.num_few_shots.{name}={count} is below 0", where=where)
+    own = {spec.name: default if spec.num_few_shots is None else spec.num_few_shots for spec in specs}
+    return own | dict(given)
+
+
 def _refusal(path: Path, field_name: str, problem: str) -> InputError:
     return InputError(f"task file is not valid: {problem}", where=f"{path}, field {field_name}")
 
@@ -198,6 +226,8 @@ def _check_spec(spec: TaskSpec, path: Path) -> None:
         refuse("category", f"{spec.category!r} is none of {', '.join(CATEGORIES)}")
     if spec.output_length < 1:
         refuse("output_length", f"{spec.output_length} is not a number of tokens above 0")
+    if spec.num_few_shots is not None and spec.num_few_shots < 0:
+        refuse("num_few_shots", f"{spec.num_few_shots} is below 0")
     if not spec.metrics:
         refuse("metrics", "no metric is named")
     for metric in spec.metrics:

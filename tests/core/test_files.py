@@ -17,10 +17,10 @@ from evalkit.core.options import load_config, parse
 from evalkit.core.types import Sample
 from evalkit.engines.models.files import chat_template
 from evalkit.leaderboard.card import read_run_tables
-from evalkit.leaderboard.foreign_results import read_foreign
+from evalkit.leaderboard.llm_jp_eval import read_llm_jp_eval
 from evalkit.mtbench.agreement import read_votes
 from evalkit.mtbench.judge.budget import load_prices
-from evalkit.mtbench.judge.judge_prompts import prompts_from
+from evalkit.mtbench.judge_prompts import prompts_from
 from evalkit.mtbench.logs import read_answers, read_judgments
 from evalkit.mtbench.presets import load_preset
 from evalkit.mtbench.questions import questions_from
@@ -115,7 +115,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any], Any]] = {
         lambda path: read_completions(path, [TASK]),
         {"outputs": {"jamp": [{"input": "i", "pred": "p", "gold": "g"}]}},
     ),
-    "results of llm-jp-eval": (".json", read_foreign, {"scores": {"AVG": 1.0}}),
+    "results of llm-jp-eval": (".json", read_llm_jp_eval, {"scores": {"AVG": 1.0}}),
     "results": (".json", read_results, RESULTS),
     "MT-Bench results": (".json", read_run_tables, BENCH),
     "chat template": (".jinja", lambda path: chat_template(str(path), None), "{{ bos_token }}"),

@@ -88,6 +88,13 @@ def test_lists_and_flags() -> None:
     assert config.suite is not None and config.suite.tasks == ["jamp", "janli"] and config.long
 
 
+def test_numbers_of_few_shots_are_given_by_the_name_of_a_task() -> None:
+    names = {"alt-e-to-j": 2, "日本.v-1": 0}
+    words = [f"suite.num_few_shots.{name}={count}" for name, count in names.items()]
+    config = config_of("suite=jaster", *words)
+    assert config.suite is not None and config.suite.num_few_shots == names
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -102,6 +109,8 @@ def test_lists_and_flags() -> None:
         (["model=meta/llama"], "model.path=meta/llama"),
         (["split=tset"], "'test'"),
         (["num_few_shots=-1"], "below 0"),
+        (["suite=mc", "suite.num_few_shots.jcommonsenseqa=x"], "suite.num_few_shots.jcommonsenseqa"),
+        (["suite.num_few_shots.jamp=2"], "suite=task"),
         (["engine.batch_size=0"], "below 1"),
         (["model=random", "model.random.layers=0"], "model.random.layers=0"),
         (["engine=locla"], "'local'"),

@@ -59,7 +59,7 @@ def signalled(function: Callable[..., Any], number: int, call: int = 1) -> Calla
 PHASES = {
     "reading the data": ("evalkit.runs.run", "load_suite", 1),
     "finding the model": ("evalkit.engines", "identify", 1),
-    "loading the model": ("evalkit.engines.local.loading", "load_tokenizer", 1),
+    "loading the model": ("evalkit.engines.local.tokenizer", "load_tokenizer", 1),
     "trying the attention": ("evalkit.engines.local.probe", "_record", 1),
     "a pass of the model": ("evalkit.engines.local.pool", "forward", 7),
     "scoring": ("evalkit.runs.run", "score_tasks", 1),

@@ -50,7 +50,7 @@ def test_a_full_disk_behind_standard_output_is_said(tmp_path: Path) -> None:
 
 def test_files_never_get_the_descriptor_of_a_closed_output(tmp_path: Path) -> None:
     script = (
-        "from evalkit import terminal; terminal.prepare(); "
+        "from evalkit.core import terminal; terminal.prepare(); "
         "file = open('data', 'w'); print('stray', flush=True); import os; os.write(1, b'stray'); file.close()"
     )
     done = shell(f'{sys.executable} -c "{script}" >&- 2>&- <&-', tmp_path)

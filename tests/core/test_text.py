@@ -20,7 +20,7 @@ from evalkit.core.durable import (
 from evalkit.core.errors import InputError
 from evalkit.core.text import everywhere, half_character, unicode_text
 from evalkit.core.types import Message
-from evalkit.engines.local.decoding import CompletionDecoder
+from evalkit.engines.local.tokens import CompletionDecoder
 from evalkit.services.client import ApiClient, Service
 
 HALF = "\ud83d"

@@ -15,8 +15,7 @@ from evalkit.core.types import Message, Request, Sampling
 from evalkit.engines import build_engine, identify
 from evalkit.engines.base import Engine
 from tests.engines import fake_vllm
-from tests.engines.local.test_encoding import template, tokenizer_with
-from tests.engines.models import local_engine, save_model
+from tests.engines.models import local_engine, save_model, template, tokenizer_with
 
 SAMPLED = Sampling(True, 0.8, 0.95, 50, 1.1)
 REQUESTS = [

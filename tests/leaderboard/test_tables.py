@@ -12,7 +12,7 @@ import yaml
 from evalkit.__main__ import main
 from evalkit.leaderboard.card import load_cards, published_rows
 from evalkit.leaderboard.collect import Board, build_board
-from evalkit.leaderboard.model_card import model_card
+from evalkit.leaderboard.export_model_card import model_card
 from evalkit.leaderboard.rows import TABLES, Kind, Row
 from evalkit.leaderboard.tables import csv_text, markdown, marks, spreadsheet_text
 from evalkit.records.results import Figure

@@ -12,11 +12,10 @@ import torch
 import yaml
 
 from evalkit.core.config import CometConfig, Dtype, MetricsConfig
-from evalkit.metrics import comet_model
+from evalkit.metrics import comet_model, open_comet
 from evalkit.metrics.base import MetricUnavailableError, Triple
 from evalkit.metrics.comet import Comet
 from evalkit.metrics.comet_model import SentenceEncoder, sparsemax
-from evalkit.metrics.models import open_comet
 
 TINY = Path(__file__).resolve().parent.parent / "goldens" / "comet_tiny"
 GOLDENS: list[dict[str, Any]] = [

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from evalkit.__main__ import main
-from tests.engines.local.test_encoding import template, tokenizer_with
+from tests.engines.models import template, tokenizer_with
 from tests.tiny import save_tiny_model
 
 AWKWARD = "a b=c,d 日本{x}${y}[z]"

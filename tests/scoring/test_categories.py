@@ -13,8 +13,8 @@ from evalkit.leaderboard.rows import rules_of
 from evalkit.records.results import Figure, Results, read_results
 from evalkit.runs.identity import protocol_record
 from evalkit.scoring.categories import category_members, summarise
-from evalkit.scoring.export import llm_jp_eval_json
 from evalkit.scoring.scores import Measured, TaskScores
+from evalkit.scoring.write import llm_jp_eval_json
 from evalkit.tasks.spec import CATEGORIES, task_names
 from tests.scored import answers, score
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from scipy.stats import sem
+from statsmodels.stats.proportion import proportion_confint
 
 from evalkit.__main__ import main
 from evalkit.core.durable import read_log
@@ -123,7 +124,15 @@ def _compare(results: Results, tmp_path: Path, name: str, path: Path, completion
             name
         )
         assert value.value == pytest.approx(sum(expected) / len(expected), abs=tolerance)
-        assert value.stderr == pytest.approx(sem(expected), abs=tolerance)
+        if min(expected) < max(expected):
+            assert value.stderr == pytest.approx(sem(expected), abs=tolerance)
+        elif metric == "exact_match":
+            low, high = proportion_confint(sum(expected), len(expected), method="wilson")
+            assert value.ci95 == pytest.approx((low, high), abs=1e-9)
+        else:
+            # Equal scores do not say how far another draw would move their mean.
+            assert value.ci95 is None and value.stderr is None
+            continue
         assert value.ci95 is not None
         assert value.ci95[0] - 1e-9 <= value.value <= value.ci95[1] + 1e-9
 

@@ -12,8 +12,7 @@ from evalkit.core.errors import InputError
 from evalkit.core.types import Completion, Sample
 from evalkit.metrics.base import MetricUnavailableError, ModelMetric, Triple
 from evalkit.metrics.correlation import resampled_spearman
-from evalkit.scoring.rates import well_formed
-from evalkit.scoring.scores import GivenAnswer, TaskAnswers, TaskScores, score_task, score_tasks
+from evalkit.scoring.scores import GivenAnswer, TaskAnswers, TaskScores, score_task, score_tasks, well_formed
 from evalkit.tasks.spec import AnswerKind, AnswerSpec, load_spec
 from tests.scored import answers, score
 

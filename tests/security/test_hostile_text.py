@@ -10,7 +10,7 @@ import pytest
 from evalkit.__main__ import main
 from evalkit.leaderboard.comparison_report import flipped_frame
 from evalkit.leaderboard.page import embedded_json
-from evalkit.mtbench.judge.ratings import parse_rating, parse_rating_pair
+from evalkit.mtbench.ratings import parse_rating, parse_rating_pair
 from tests.leaderboard.made import Made, make_run, write_data
 from tests.leaderboard.test_page import make_conversations
 

@@ -9,8 +9,7 @@ import pytest
 from fault_server import PAUSE, FaultServer, rating_of
 
 from evalkit.core.types import Message
-from evalkit.services.client import ApiClient, Service, ServiceError, _refusal_in
-from evalkit.services.limits import AdaptiveLimit
+from evalkit.services.client import AdaptiveLimit, ApiClient, Service, ServiceError, _refusal_in
 from evalkit.services.refusals import redact
 from evalkit.services.replies import Reply
 

@@ -6,7 +6,7 @@ import zipfile
 
 from evalkit.core.types import Row
 from evalkit.sources import alt, chabsa, jglue, mawps, mmlu, nli, qa, wiki_corpus
-from evalkit.sources.converters import MODULES, converter
+from evalkit.sources.convert import MODULES, converter
 from evalkit.sources.pins import pins_of
 from evalkit.sources.readers import SourceError
 from evalkit.tasks.spec import load_spec, task_names

@@ -13,8 +13,7 @@ import pytest
 from tenacity import wait_none
 
 from evalkit.core.errors import EvalkitError, FetchError
-from evalkit.sources.download import ATTEMPTS, Downloader, StoppedError, new_client
-from evalkit.sources.fetch import Fetcher
+from evalkit.sources.fetch import ATTEMPTS, Downloader, Fetcher, StoppedError, new_client
 from evalkit.sources.pins import Pin
 from evalkit.sources.readers import SourceFile
 from tests.sources.helpers import Handler, Site, dropped, pin_of, status, whole
@@ -253,6 +252,6 @@ def test_a_full_disk_is_one_message(site: Site, fetcher: Fetcher, monkeypatch: p
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("evalkit.sources.download.os.fsync", full)
+    monkeypatch.setattr("evalkit.sources.fetch.os.fsync", full)
     (error,) = fetch(fetcher, pin_of(site.serve("/a", whole(BODY)), BODY))
     assert isinstance(error, EvalkitError) and "no space left" in str(error)

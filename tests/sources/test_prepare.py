@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 
 from evalkit.core.errors import EvalkitError, InputError
-from evalkit.sources import prepared
 from evalkit.sources.fetch import Fetcher
-from evalkit.sources.prepare import PreparedReport, prepare
-from evalkit.sources.prepared import Status
+from evalkit.sources.prepare import RECORD, PreparedReport, Status, prepare
 from evalkit.tasks.spec import TaskSpec, load_spec
 from tests.sources.helpers import Catalogue, Site, whole
 from tests.sources.test_archives import tar
@@ -244,7 +242,7 @@ def test_a_full_disk_is_one_message_and_leaves_nothing(world: World, monkeypatch
         raise OSError(errno.ENOSPC, "No space left on device")
 
     world.fetcher.fetch([*_pins("toy")])
-    monkeypatch.setattr("evalkit.sources.conversion.os.fsync", full)
+    monkeypatch.setattr("evalkit.sources.convert.os.fsync", full)
     with pytest.raises(EvalkitError, match="no space left"):
         world.prepare(world.spec())
     assert world.files() == {}
@@ -300,6 +298,6 @@ def test_a_task_without_upstream_is_refused(world: World) -> None:
 
 def test_the_record_is_small_and_readable(world: World) -> None:
     world.prepare(world.spec())
-    record = json.loads((world.data_dir / "1.3.1" / prepared.RECORD).read_text())
+    record = json.loads((world.data_dir / "1.3.1" / RECORD).read_text())
     assert record["toy"]["splits"]["dev"]["sha256"] == sha(world.path("dev").read_bytes())
     assert set(record["toy"]["sources"].values()) == {sha(POOL.encode()), sha(TEST.encode())}

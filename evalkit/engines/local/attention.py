@@ -1,7 +1,7 @@
 """The attention of packed passes, registered with transformers under a name of its own.
 
-No model code is touched: a model asks transformers for its attention by name and hands over
-queries, keys and values after its own projections, norms and rotations.
+No model code changes: a model asks transformers for its attention by name and passes queries, keys
+and values after its own projections, norms and rotations.
 """
 
 from collections.abc import Sequence
@@ -10,22 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evalkit.engines.local.cache import RowSlots
-from evalkit.engines.local.kernels import Part
-from evalkit.engines.local.packing import FreshSpan, Pass, Run, Section, SharedSpan, Span, pack
-from evalkit.engines.local.partial import attend, merge
+from evalkit.engines.local.kernels import Part, attend, merge
+from evalkit.engines.local.passes import FreshSpan, Pass, RowSlots, Run, Section, SharedSpan, Span, pack
 
 NAME = "evalkit_packed"
-# Arguments that would change the result and that this attention does not compute.
+# Arguments that change the result and that this attention does not support.
 _UNSUPPORTED = ("softcap", "s_aux", "position_bias", "cache", "indexer_states")
 
 
 class UnsupportedAttentionError(Exception):
-    """A model wants something of its attention that the packed one does not do."""
+    """A model needs something that packed attention does not support."""
 
 
 def register() -> None:
-    """Makes the attention known to transformers; no mask is ever prepared for it."""
+    """Registers the attention with transformers, which prepares no mask for it."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, packed_attention)
@@ -46,14 +44,14 @@ def packed_attention(
         query: [1, heads, tokens, key_dim].
         key: [1, kv heads, tokens, key_dim].
         value: [1, kv heads, tokens, value_dim].
-        attention_mask: none; who sees whom is in `options["evalkit_pass"]`.
-        options: what the model passes to any attention.
+        attention_mask: None; `options["evalkit_pass"]` says which token sees which.
+        options: the arguments a model passes to any attention.
 
     Returns:
         [1, tokens, heads, value_dim], and None in place of the weights.
 
     Raises:
-        UnsupportedAttentionError: the model asks for something else than softmax attention.
+        UnsupportedAttentionError: the model needs something other than softmax attention.
     """
     wanted = [name for name in _UNSUPPORTED if options.get(name) is not None]
     if wanted or attention_mask is not None or not getattr(module, "is_causal", True):
@@ -139,7 +137,7 @@ class LayerCall:
         lse[span] = part.lse
 
     def _causal(self, query: Tensor, key: Tensor, value: Tensor, cached: int) -> Part:
-        """Queries at places `cached` and on over keys at places 0 and on of one row."""
+        """Queries from position `cached` on over keys from position 0 on of one row."""
         plain = not cached and (self.window is None or key.shape[1] <= self.window)
         mask = None if plain else self._band(query.shape[1], key.shape[1], query)
         return self._grouped(query, key, value, mask=mask, causal=plain)
@@ -174,7 +172,7 @@ class LayerCall:
         return Part(part.out.flatten(0, 1).transpose(0, 1), part.lse.flatten(0, 1).transpose(0, 1))
 
     def _band(self, queries: int, keys: int, like: Tensor) -> Tensor:
-        """[1, 1, queries, keys]: the last `queries` places of a row over all its places."""
+        """[1, 1, queries, keys]: the last `queries` positions of a row over all of them."""
         name = ("band", queries, keys, self.window, like.device)
         if name not in self.work.scratch:
             place = torch.arange(keys, device=like.device)
@@ -216,7 +214,7 @@ class LayerCall:
         return first, slots, cached
 
     def _tail(self, run: Run, cached: Tensor, like: Tensor) -> Tensor | None:
-        """[rows, 1, 1, longest]: what each row of a run sees of its slot; None when it is all."""
+        """[rows, 1, 1, longest]: what each row of a run sees of its slot; None when it sees all."""
         window = run.longest if self.window is None else min(self.window, run.longest)
         if run.shortest == run.longest == window:
             return None
@@ -245,7 +243,7 @@ class LayerCall:
         out[span] = merge(Part(out[span], lse[span]), part)
 
     def _prefix_window(self, shared: SharedSpan, device: torch.device) -> tuple[int, Tensor | None]:
-        """The first prefix position any query sees, and which of the rest each does not see.
+        """The first prefix position any query sees, and which later ones each query does not see.
 
         The second is bool [queries, positions], or None when all queries see all of them.
         """

@@ -1,7 +1,7 @@
 """Conversation -> text by the model's chat template, checked before a model sees it.
 
-A template is a program somebody else wrote. It may fail, forget what the user said or write the
-date of today, and none of this shows in a score: it is looked for here.
+A template is a program somebody else wrote. It may fail, omit user messages or write today's date.
+None of this shows in a score, so it is checked here.
 """
 
 import logging
@@ -21,12 +21,12 @@ from evalkit.engines.models.files import chat_template, is_template_text, templa
 log = logging.getLogger(__name__)
 
 FIX = "mend it, or take another one: model.chat_template=FILE.jinja"
-# What a template may write, and how far its loops may count, for conversations of any length.
+# Limits of a template's output and of its loops, before the length of the conversation is added.
 _MOST_CHARACTERS = 10_000_000
 _MOST_COUNTED = 1_000_000
-# A user's words that no template contains by itself; each kind of change to them shows.
+# A user message that no template contains; any kind of change to it shows.
 _MARK = "Ab cD <i>&'\"\n質問 number"
-# How Python shows an object without a text of its own: another in each process.
+# Python's representation of an object without text, different in each process.
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]{6,}>")
 # A compiled template is shared by all threads, and so are its limits.
 _rendering = threading.Lock()
@@ -67,8 +67,8 @@ def choose_template(model: ModelConfig, folder: Path | None, own: Any) -> Any:
         own: what the tokenizer brings: a text, texts by name, or None.
 
     Returns:
-        A `ChatTemplate`; or `own` where it has none or no default among several, which matters only
-        to who asks in turns.
+        A `ChatTemplate`; or `own` when it is empty or has no default among several, which matters only
+        for chats.
 
     Raises:
         InputError: an option that names no template, or a date that is none.
@@ -114,7 +114,7 @@ def template_of(tokenizer: Any) -> ChatTemplate:
 
 
 def clock_date(tokenizer: Any | None) -> str | None:
-    """The date that may stand in rendered conversations; None where the template has no clock."""
+    """The date that rendered conversations may contain; None when the template has no clock."""
     if tokenizer is None:
         return None
     template = template_of(tokenizer)
@@ -124,12 +124,11 @@ def clock_date(tokenizer: Any | None) -> str | None:
 def render_chat(messages: Sequence[Message], tokenizer: Any) -> str:
     """The text of a conversation whose next turn is the assistant's.
 
-    The text of a system message may be missing in it: some templates put a sentence of their own
-    there. That is said once, as a warning.
+    Some templates replace the system message by a sentence of their own; the log warns once.
 
     Raises:
-        InputError: there is no template to use, it fails or refuses these roles, leaves out or
-            changes what a user says, or writes another text each time.
+        InputError: there is no template to use, it fails or refuses these roles, omits or
+            changes a user message, or writes a different text each time.
     """
     text = rendered(messages, tokenizer)
     if any(one.role == "system" and one.content.strip() not in text for one in messages):
@@ -141,7 +140,7 @@ def render_chat(messages: Sequence[Message], tokenizer: Any) -> str:
 
 
 def rendered(messages: Sequence[Message], tokenizer: Any) -> str:
-    """As `render_chat`; nothing is said of a system message."""
+    """As `render_chat`, without the warning about the system message."""
     template = template_of(tokenizer)
     text = _render(messages, tokenizer, template)
     if text != _render(messages, tokenizer, template):
@@ -150,7 +149,7 @@ def rendered(messages: Sequence[Message], tokenizer: Any) -> str:
     if any(address not in said for address in _ADDRESS.findall(text)):
         raise _refused("writes an address in memory, another one in each process", template)
     _check_words(messages, text, template)
-    # Words that stand in the template anyway, such as a single digit, would hide that it drops them.
+    # Words that the template itself contains, such as a digit, would hide that it omits them.
     marked = [
         replace(message, content=f"{_MARK} {place}.") if message.role == "user" else message
         for place, message in enumerate(messages)
@@ -160,7 +159,7 @@ def rendered(messages: Sequence[Message], tokenizer: Any) -> str:
 
 
 def _check_words(messages: Iterable[Message], text: str, template: ChatTemplate) -> None:
-    """Refuses a text without the words of every user message, in order, outer white space apart."""
+    """Refuses a text that lacks a user message, in order; outer white space is ignored."""
     place = 0
     for words in (message.content.strip() for message in messages if message.role == "user"):
         place = text.find(words, place)
@@ -177,11 +176,11 @@ def _render(messages: Sequence[Message], tokenizer: Any, template: ChatTemplate)
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
     turns = [{"role": message.role, "content": message.content} for message in messages]
-    # The cache of compiled templates tells a text from a text of another class.
+    # A subclass of str has its own entry in the cache of compiled templates.
     source = str(template)
     with _rendering, foreign("the chat template fails", where=template.where, fix=FIX):
         limits = _Limits(sum(len(message.content) for message in messages), template.date)
-        limits.hold(_compile_jinja_template(source).environment)
+        limits.install(_compile_jinja_template(source).environment)
         try:
             text = tokenizer.apply_chat_template(
                 turns, chat_template=source, tokenize=False, add_generation_prompt=True
@@ -194,16 +193,16 @@ def _render(messages: Sequence[Message], tokenizer: Any, template: ChatTemplate)
 
 
 class _Limits:
-    """What one rendering may not do: use chance or today's date, write or count without end."""
+    """Limits of one rendering: no randomness, no current date, no endless output or loops."""
 
     def __init__(self, characters: int, date: str) -> None:
-        # A template may repeat what was said, and its macros count what they hand on.
+        # A template may repeat messages, and the output of macros counts again.
         self._characters = _MOST_CHARACTERS + 100 * characters
         self._counted = _MOST_COUNTED
         self._now = _parsed(date)
 
-    def hold(self, environment: Any) -> None:
-        """Puts the limits into the environment of a compiled template."""
+    def install(self, environment: Any) -> None:
+        """Installs the limits in the environment of a compiled template."""
         environment.concat = self._joined
         environment.filters["random"] = _no_chance
         environment.globals |= {

@@ -3,6 +3,7 @@
 import copy
 import gc
 import logging
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,67 +11,89 @@ from typing import Any
 import torch
 import transformers
 
-from evalkit.core.config import Config, PrefixMode
+from evalkit.core.config import BosRule, Dtype, EngineConfig, PrefixMode
 from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.types import Completion, Request, Sampling
 from evalkit.engines.base import Engine, distinct, from_generation_config
-from evalkit.engines.local import plain
 from evalkit.engines.local.attention import NAME
-from evalkit.engines.local.batches import Batches, Lengths
-from evalkit.engines.local.conversations import Conversations
-from evalkit.engines.local.decoding import CompletionDecoder
-from evalkit.engines.local.encoding import Encoded, encode
-from evalkit.engines.local.loading import LoadedModel, load, refuse_ids
+from evalkit.engines.local.fallback import Batches, Lengths, by_generate
+from evalkit.engines.local.loading import LoadedModel, load
 from evalkit.engines.local.memory import Limits, free_bytes
-from evalkit.engines.local.pool import Pool
-from evalkit.engines.local.probe import choose_way
+from evalkit.engines.local.pool import Conversations, Pool
+from evalkit.engines.local.probe import ALONE, PACKED, choose_way, error_line
 from evalkit.engines.local.rows import Row, failed
-from evalkit.engines.local.ways import ALONE, PACKED
+from evalkit.engines.local.tokenizer import refuse_ids
+from evalkit.engines.local.tokens import CompletionDecoder, Encoded, encode
 from evalkit.engines.models import ResolvedModel
 
 log = logging.getLogger(__name__)
 
-# Share of the main memory for the states of finished chats.
+# Share of the free main memory for the states of finished chats.
 _CONVERSATIONS = 0.25
 # Names of unused weights that a run records.
 _MOST_RECORDED = 100
+# Most characters of a reason in the log line about the ways that were ruled out.
+_REASON = 100
 
 
 class LocalEngine(Engine):
     """Runs a transformers model on this machine.
 
-    Rows go through the model in the fastest way that a probe shows to give the answers of one prompt
-    at a time, among those `engine.prefix` allows. The tokens that prompts share are computed once:
-    `merged`, one copy of the prefix that every row attends to; `expanded`, one copy for each row;
-    `off`, transformers' own `generate`, which shares nothing.
+    Rows go through the model in the fastest way that a probe finds exact, among those that
+    `engine.prefix` allows. Tokens that prompts share are computed once. `merged`: one copy of the
+    prefix that every row attends to. `expanded`: one copy for each row. `off`: transformers' own
+    `generate`, which shares nothing.
+
+    Args:
+        resolved: the model.
+        options: of the engine.
+        dtype: the precision; `auto` depends on the device.
+        bos: the rule for text prompts.
+        follow_generation_config: sample as the model's generation_config says, not the requests.
+
+    Raises:
+        InputError: as `load`; or the model does not allow `engine.prefix`.
+        EvalkitError: the weights do not fit into memory.
     """
 
     family = "local"
 
-    def __init__(self, config: Config, resolved: ResolvedModel) -> None:
-        self._config = config
-        self._loaded: LoadedModel | None = load(config, resolved)
+    def __init__(
+        self,
+        resolved: ResolvedModel,
+        options: EngineConfig,
+        dtype: Dtype,
+        *,
+        bos: BosRule,
+        follow_generation_config: bool,
+    ) -> None:
+        self._options = options
+        self._bos = bos
+        self._follow_generation_config = follow_generation_config
+        self._loaded: LoadedModel | None = load(resolved, options, dtype)
         self._decoder = CompletionDecoder(self._loaded.tokenizer)
         self._choose_way(self._loaded)
         if self._loaded.generation:
-            follows = (
-                "followed" if config.generation.from_model else "not followed (generation.from_model=true)"
-            )
+            follows = "followed" if follow_generation_config else "not followed (generation.from_model=true)"
             listed = ", ".join(f"{key}={value}" for key, value in self._loaded.generation.items())
             log.info("the model's generation_config sets %s: %s", listed, follows)
-        most = int(free_bytes(torch.device("cpu")) * _CONVERSATIONS)
-        self._conversations = Conversations(most)
-        self._set_batch_size(config.engine.batch_size)
+        self._conversations = Conversations(int(free_bytes(torch.device("cpu")) * _CONVERSATIONS))
+        self._set_batch_size(options.batch_size)
 
     def _choose_way(self, loaded: LoadedModel) -> None:
-        wanted = self._config.engine.prefix
-        choice = choose_way(loaded, wanted, self._config.engine.batch_size)
+        wanted = self._options.prefix
+        choice = choose_way(loaded, wanted, self._options.batch_size)
         if isinstance(choice, str):
             raise InputError(
                 f"this model does not allow engine.prefix={wanted.value}: {choice}", fix="engine.prefix=auto"
             )
         self.way, self._layers, self._ruled_out = choice.way, choice.layers, choice.ruled_out
-        why = "; ".join(f"not {name}: {reason}" for name, reason in choice.ruled_out.items())
+        # One line for the terminal; the reasons in full are in the log and in environment.json.
+        reasons = [textwrap.shorten(reason, _REASON) for reason in choice.ruled_out.values()]
+        named: dict[str, list[str]] = {reason: [] for reason in reasons}
+        for name, reason in zip(choice.ruled_out, reasons, strict=True):
+            named[reason].append(name)
+        why = "; ".join(f"not {', '.join(names)}: {reason}" for reason, names in named.items())
         log.log(
             logging.WARNING if self._ruled_out and wanted is PrefixMode.auto else logging.INFO,
             "rows go through the model in this way: %s%s (probed in %.1f s)",
@@ -94,13 +117,12 @@ class LocalEngine(Engine):
     def one_at_a_time(self, requests: Iterable[Request]) -> Iterator[Row]:
         """The finished rows of requests through transformers' `generate`, one prompt at a time.
 
-        This is the reference that batches are held against; requests that cannot be served are left
-        out.
+        This is the reference for batches. Requests that cannot be answered are omitted.
         """
         yield from self._run_alone(self._rows(requests)[0])
 
     def together(self, requests: Iterable[Request]) -> Iterator[Row]:
-        """The finished rows of requests as `generate` makes them."""
+        """The finished rows of requests, batched as in `generate`."""
         yield from self._run(self._rows(requests)[0])
 
     def margin(self, ids: Sequence[int]) -> float:
@@ -114,7 +136,7 @@ class LocalEngine(Engine):
         return float(best[0] - best[1])
 
     def with_batch_size(self, rows: int) -> "LocalEngine":
-        """The same engine, model shared, with another number of rows at a time."""
+        """An engine with the same model and another number of rows at a time."""
         other = copy.copy(self)
         other._set_batch_size(rows)
         return other
@@ -126,18 +148,19 @@ class LocalEngine(Engine):
             self._batches = Batches(self._model().model, 1 if self.way.alone else rows)
 
     def _rows(self, requests: Iterable[Request]) -> tuple[list[Row], list[Completion]]:
-        """The rows to run, and the completions of requests that cannot be served."""
+        """The rows to run, and the completions of requests that cannot be answered."""
         loaded = self._model()
         rows: list[Row] = []
         problems: list[Completion] = []
-        prompts = encode(distinct(requests), loaded, self._config.protocol.bos)
+        places = loaded.context if loaded.learned_positions else None
+        own = from_generation_config(loaded.generation) if self._follow_generation_config else None
+        prompts = encode(distinct(requests), loaded.tokenizer, loaded.ends, self._bos)
         refuse_ids(prompts, loaded.tokenizer, loaded.embeddings)
         for encoded in prompts:
             if problem := self._problem(encoded):
                 problems.append(problem)
             else:
-                places = loaded.context if loaded.learned_positions else None
-                rows.append(Row(encoded, self._decoder, self._sampling(encoded), places))
+                rows.append(Row(encoded, self._decoder, own or encoded.request.sampling, places))
         return rows, problems
 
     def _problem(self, encoded: Encoded) -> Completion | None:
@@ -171,20 +194,19 @@ class LocalEngine(Engine):
         with self.usual_attention():
             for row in rows:
                 try:
-                    yield from plain.generate([row], loaded, Batches(loaded.model, 1), Lengths.apart)
+                    yield from by_generate([row], loaded, Batches(loaded.model, 1), Lengths.apart)
                 except EvalkitError:
                     raise
                 except Exception as error:
-                    what = (str(error).splitlines() or [""])[0]
                     raise EvalkitError(
-                        f"the model cannot answer this prompt: {type(error).__name__}: {what}",
+                        f"the model cannot answer this prompt: {error_line(error)}",
                         where=f"request {row.request.id}, {len(row.ids)} prompt tokens",
                         fix="see whether transformers' own `generate` answers it; finished samples are kept",
                     ) from error
 
     @contextmanager
     def usual_attention(self) -> Iterator[None]:
-        """transformers' own attention in place of the one that shares a prefix, while the block runs."""
+        """Uses transformers' own attention instead of the packed one while the block runs."""
         loaded = self._model()
         if self.way is not PACKED:
             yield
@@ -201,45 +223,36 @@ class LocalEngine(Engine):
             return
         yielded: set[int] = set()
         try:
-            for row in self._batched(rows):
+            loaded = self._model()
+            if self.way is PACKED:
+                done = Pool(loaded, self._layers, self._limits, self._conversations).run(rows)
+            else:
+                done = self.way.run(rows, loaded, self._batches)
+            for row in done:
                 yielded.add(id(row))
                 yield row
         except EvalkitError:
             raise
         except Exception as error:
-            # The probe is small: what goes wrong with longer prompts may still go well one by one.
+            # The probe is small: longer prompts may fail in batches and succeed one at a time.
             left = [row for row in rows if id(row) not in yielded]
-            what = (str(error).splitlines() or [""])[0]
             log.warning(
-                "%s failed (%s: %s): %d requests run one at a time",
-                self.way.name,
-                type(error).__name__,
-                what,
-                len(left),
+                "%s failed (%s): %d requests run one at a time", self.way.name, error_line(error), len(left)
             )
             for row in left:
                 row.restart()
             yield from self._run_alone(left)
 
-    def _batched(self, rows: Sequence[Row]) -> Iterator[Row]:
-        loaded = self._model()
-        if self.way is PACKED:
-            return Pool(loaded, self._layers, self._limits, self._conversations).run(rows)
-        return self.way.run(rows, loaded, self._batches)
-
-    def _sampling(self, encoded: Encoded) -> Sampling:
-        if not self._config.generation.from_model:
-            return encoded.request.sampling
-        return from_generation_config(self._model().generation)
-
     def describe(self) -> dict[str, Any]:
         """See `Engine.describe`."""
         loaded = self._model()
         packed = self.way is PACKED
+        unused = {"count": len(loaded.unused), "names": list(loaded.unused[:_MOST_RECORDED])}
+        on_gpu = loaded.device.type == "cuda"
         return {
             "engine": "local",
             "device": str(loaded.device),
-            "device_name": _device_name(loaded.device),
+            "device_name": torch.cuda.get_device_name(loaded.device) if on_gpu else loaded.device.type,
             "dtype": str(loaded.dtype).removeprefix("torch."),
             "attention": "packed" if packed else loaded.attention,
             "prefix": self.way.prefix.value,
@@ -248,7 +261,7 @@ class LocalEngine(Engine):
             "rows": self._limits.rows if packed else self._batches.rows,
             "threads": torch.get_num_threads(),
             "generation_config": loaded.generation,
-            **({"unused_weights": _cut(loaded.unused)} if loaded.unused else {}),
+            **({"unused_weights": unused} if loaded.unused else {}),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         }
@@ -263,11 +276,3 @@ class LocalEngine(Engine):
     def _model(self) -> LoadedModel:
         assert self._loaded is not None, "the engine is closed"
         return self._loaded
-
-
-def _cut(names: Sequence[str]) -> dict[str, Any]:
-    return {"count": len(names), "names": list(names[:_MOST_RECORDED])}
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

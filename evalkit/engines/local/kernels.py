@@ -1,9 +1,13 @@
-"""Fused attention kernels that also give a log-sum-exp, and the choice of one that computes right.
+"""Attention over a part of the keys, by the fastest kernel that computes it right.
 
-torch carries FlashAttention 2 and the memory-efficient kernel for CUDA, and a flash kernel for the
-CPU. Which of them serves a call depends on device, dtype, head sizes and mask, and not every
-combination is documented: so a kernel is tried on a small case of the same kind, held against plain
-matrix products, and left out when it fails or differs.
+Softmax attention over two disjoint sets of keys is the mean of the attentions over each, weighted by
+the exponentials of their log-sum-exps. So the prefix that many rows share is attended to once, by all
+their queries together, and merged with what each row sees of its own tokens.
+
+torch has fused kernels that return the log-sum-exp: FlashAttention 2 and the memory-efficient kernel
+for CUDA, and a flash kernel for the CPU. Which of them supports a call depends on device, dtype, head
+sizes and mask, and not every combination is documented. So each kernel is run on a small case of the
+same kind and compared with plain matrix products; it is not used when it fails or differs.
 """
 
 import logging
@@ -15,9 +19,9 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 
-# The memory-efficient kernel wants rows of a mask to begin at multiples of this many elements.
+# The memory-efficient kernel needs mask rows that begin at multiples of this many elements.
 _ALIGNED = 16
-# Largest difference to matrix products in float32 that rounding to the dtype explains.
+# Largest difference from float32 matrix products that rounding to the dtype explains.
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
@@ -34,7 +38,7 @@ class Part(NamedTuple):
 
 
 class Kernel(Protocol):
-    """Attention of [batch, heads, queries, key_dim] over keys, as `evalkit.engines.local.partial.attend`."""
+    """Attention of [batch, heads, queries, key_dim] over keys, as `attend`."""
 
     def __call__(
         self, query: Tensor, key: Tensor, value: Tensor, scale: float, *, mask: Tensor | None, causal: bool
@@ -44,7 +48,7 @@ class Kernel(Protocol):
 
 
 class Kind(NamedTuple):
-    """What decides whether a kernel serves a call."""
+    """What decides whether a kernel supports a call."""
 
     device: str
     dtype: torch.dtype
@@ -68,7 +72,7 @@ def flash_cpu(
 def flash_cuda(
     query: Tensor, key: Tensor, value: Tensor, scale: float, *, mask: Tensor | None, causal: bool
 ) -> Part:
-    """FlashAttention 2 as torch carries it: half precision, no mask but the causal one."""
+    """torch's FlashAttention 2: half precision, no mask but the causal one."""
     assert mask is None
     kernel = torch.ops.aten._scaled_dot_product_flash_attention
     out, lse, *_ = kernel(query, key, value, 0.0, causal, False, scale=scale)
@@ -122,13 +126,13 @@ def choose(kind: Kind, reference: Kernel) -> Kernel:
 
 @torch.inference_mode()
 def _problem(kernel: Kernel, reference: Kernel, kind: Kind) -> str | None:
-    """Why a kernel does not serve; None when it does."""
+    """Why a kernel cannot be used; None when it can."""
     case = _small_case(kind)
     expected = reference(*case.tensors, 0.3, mask=case.mask, causal=kind.causal)
     try:
         found = kernel(*case.tensors, 0.3, mask=case.mask, causal=kind.causal)
     except Exception as error:
-        # A kernel says in its own way what it does not support; the answer is the same.
+        # Kernels raise different exceptions for what they do not support.
         return (str(error).splitlines() or [type(error).__name__])[0]
     for one, other in ((found.out, expected.out), (found.lse, expected.lse)):
         if one.shape != other.shape:
@@ -145,7 +149,7 @@ class _Case(NamedTuple):
 
 
 def _small_case(kind: Kind) -> _Case:
-    # Two heads share one key head, as `expand` without a copy hands them over.
+    # Two heads share one key head through `expand`, without a copy, as in real calls.
     queries, keys = (19, 19) if kind.causal else (5, 19)
     generator = torch.Generator().manual_seed(0)
 
@@ -160,3 +164,71 @@ def _small_case(kind: Kind) -> _Case:
         mask = torch.zeros(hidden.shape, dtype=kind.dtype).masked_fill_(hidden, float("-inf")).to(kind.device)
     tensors = draw(2, queries, kind.key_dim), draw(1, keys, kind.key_dim), draw(1, keys, kind.value_dim)
     return _Case(tensors, mask)
+
+
+# Attention scores computed at once where no fused kernel is used, in elements.
+_SCORES = 1 << 26
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    *,
+    mask: Tensor | None = None,
+    causal: bool = False,
+) -> Part:
+    """Attention of all queries over all keys, with its log-sum-exp.
+
+    Args:
+        query: [batch, heads, queries, key_dim].
+        key: [batch, heads, keys, key_dim].
+        value: [batch, heads, keys, value_dim].
+        scale: factor of the scores.
+        mask: added to the scores, 0 or -inf, broadcastable to [batch, heads, queries, keys]. A
+            query that may see no key gets NaN as output.
+        causal: query i sees keys 0 to i only; there must be as many queries as keys.
+
+    Returns:
+        A part with `out` [batch, heads, queries, value_dim] and `lse` [batch, heads, queries].
+    """
+    kind = Kind(
+        query.device.type, query.dtype, key.shape[-1], value.shape[-1], masked=mask is not None, causal=causal
+    )
+    return choose(kind, by_products)(query, key, value, scale, mask=mask, causal=causal)
+
+
+def by_products(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    *,
+    mask: Tensor | None = None,
+    causal: bool = False,
+) -> Part:
+    """As `attend`, by float32 matrix products, a bounded number of scores at a time."""
+    batch, heads, queries, _ = query.shape
+    keys = key.shape[2]
+    key, value = key.float().transpose(-1, -2), value.float()
+    step = max(1, _SCORES // (batch * heads * keys))
+    outs, sums = [], []
+    for first in range(0, queries, step):
+        last = min(first + step, queries)
+        scores = (query[:, :, first:last].float() * scale) @ key
+        if mask is not None:
+            scores += mask if mask.shape[2] == 1 else mask[:, :, first:last]
+        if causal:
+            index = torch.arange(keys, device=query.device)
+            scores.masked_fill_(index[None, :] > index[first:last, None], float("-inf"))
+        lse = scores.logsumexp(dim=-1)
+        outs.append((scores - lse.unsqueeze(-1)).exp_() @ value)
+        sums.append(lse)
+    return Part(torch.cat(outs, dim=2).to(query.dtype), torch.cat(sums, dim=2))
+
+
+def merge(one: Part, other: Part) -> Tensor:
+    """The attention over both sets of keys; `one` sees at least one key for every query."""
+    weight = torch.sigmoid(other.lse - one.lse).unsqueeze(-1)
+    return torch.lerp(one.out.float(), other.out.float(), weight).to(one.out.dtype)

@@ -1,35 +1,31 @@
-"""Model and tokenizer into memory, on the device and in the precision asked for."""
+"""Loads a model into memory: device, precision, attention kernel, and checks of what was loaded."""
 
 import logging
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from evalkit.core.config import Attention, Config, Dtype, RandomShape
+from evalkit.core.config import Attention, Dtype, EngineConfig, RandomShape
 from evalkit.core.errors import EvalkitError, InputError, foreign, is_out_of_memory
-from evalkit.engines.local.chat_template import choose_template
-from evalkit.engines.local.pieces import as_in_the_file
+from evalkit.engines.local.tokenizer import load_tokenizer, loading_fix, refuse_special_ids
+from evalkit.engines.local.tokens import EndIds, end_ids
 from evalkit.engines.models import ResolvedModel
 from evalkit.engines.models.files import refuse_foreign_kernels
-from evalkit.engines.models.whole import check_report, check_small_files, check_whole, not_causal
-
-if TYPE_CHECKING:
-    from evalkit.engines.local.encoding import Encoded
+from evalkit.engines.models.whole import check_report, check_whole, not_causal
 
 log = logging.getLogger(__name__)
 
-# A weight in transformers' report that it could not convert; colours of a terminal in its words.
+# A weight that transformers' report could not convert, and terminal colours in that report.
 _CONVERSION = re.compile(r"^(\S.*?) +\| CONVERSION", re.MULTILINE)
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_OWN_TOKENIZER = "model.tokenizer=FOLDER_OR_HUB_NAME with the tokenizer this model was trained with"
 _MOST_NAMED = 3
-# Ids below this are in the trial of `_refuse_two_sided`.
+# The trial of `_refuse_two_sided` uses ids below this.
 _TRIED = 9
-# How far the logits of a token may move, relative to the largest, when later tokens change.
+# Allowed change of a token's logits, relative to the largest, when later tokens change.
 _CAUSAL = {"float32": 1e-3, "bfloat16": 2e-2, "float16": 4e-3}
 
 
@@ -42,15 +38,14 @@ class LoadedModel:
         tokenizer: its tokenizer.
         device: where token ids go in.
         dtype: of the weights.
-        eos: ids that end a text completion: the tokenizer's EOS, else the model's.
-        chat_eos: ids that end a chat answer: the tokenizer's and the model's.
-        context: positions the model was made for; None when it does not say.
-        learned_positions: whether it has no positions beyond these (rotary and relative ones go on).
+        ends: ids that end completions.
+        context: positions of the model; None when its configuration does not say.
+        learned_positions: whether there are no positions beyond these (rotary and relative ones continue).
         lone_from: sequences longer than this change the model's rotary frequencies, so they must run
             alone; None when no length does.
-        generation: what the model's own generation_config sets apart from special tokens.
+        generation: what the model's own generation_config sets, without special tokens.
         attention: the attention kernel transformers uses.
-        embeddings: rows of the input embeddings: every token id is smaller.
+        embeddings: rows of the input embeddings; every token id is smaller.
         unused: names of weights in the files that the model has no place for.
     """
 
@@ -58,8 +53,7 @@ class LoadedModel:
     tokenizer: Any
     device: Any
     dtype: Any
-    eos: frozenset[int]
-    chat_eos: frozenset[int]
+    ends: EndIds
     context: int | None
     learned_positions: bool
     lone_from: int | None
@@ -69,8 +63,13 @@ class LoadedModel:
     unused: tuple[str, ...]
 
 
-def load(config: Config, resolved: ResolvedModel) -> LoadedModel:
-    """Loads the model of `resolved` as `config.engine` and `config.dtype` say.
+def load(resolved: ResolvedModel, engine: EngineConfig, dtype: Dtype) -> LoadedModel:
+    """Loads a model onto a device, in a precision and with an attention kernel.
+
+    Args:
+        resolved: the model's files, or its random shape.
+        engine: device, device_map, attention and threads.
+        dtype: `auto` is bfloat16 on a GPU, float32 on a CPU.
 
     Raises:
         InputError: a device that is not there, flash-attn that is not installed, `device_map`
@@ -79,33 +78,33 @@ def load(config: Config, resolved: ResolvedModel) -> LoadedModel:
         EvalkitError: the weights do not fit into memory.
     """
     _quiet_unless_watched()
-    device = choose_device(config.engine.device)
-    dtype = choose_dtype(config.dtype, device)
-    attention = _choose_attention(config.engine.attention, device, dtype)
-    if config.engine.threads:
+    device = choose_device(engine.device)
+    precision = choose_dtype(dtype, device)
+    attention = _choose_attention(engine.attention, device, precision)
+    if engine.threads:
         import torch
 
-        torch.set_num_threads(config.engine.threads)
+        torch.set_num_threads(engine.threads)
     check_files(resolved)
     tokenizer = load_tokenizer(resolved)
-    model, unused = _load_weights(config, resolved, tokenizer, device, dtype, attention)
+    model, unused = _load_weights(
+        resolved, tokenizer, device, precision, attention, device_map=engine.device_map
+    )
     embeddings = model.get_input_embeddings().weight.shape[0]
     refuse_special_ids(tokenizer, embeddings, resolved.path or resolved.name)
     used = model.config._attn_implementation
-    log.info("model: %s on %s in %s, attention %s", resolved.name, device, dtype, used)
+    log.info("model: %s on %s in %s, attention %s", resolved.name, device, precision, used)
     generation = _take_generation_config(model)
-    own_eos = as_ids(generation.pop("eos_token_id", None))
-    tokenizer_eos = as_ids(tokenizer.eos_token_id)
-    if not (tokenizer_eos or own_eos):
+    ends = end_ids(tokenizer, generation.pop("eos_token_id", None))
+    if not ends.text:
         log.warning("the model has no EOS token: completions end at stop strings or max_new_tokens only")
     text_config = model.config.get_text_config()
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
         device=model.get_input_embeddings().weight.device,
-        dtype=dtype,
-        eos=tokenizer_eos or own_eos,
-        chat_eos=tokenizer_eos | own_eos,
+        dtype=precision,
+        ends=ends,
         context=getattr(text_config, "max_position_embeddings", None),
         learned_positions=_has_learned_positions(model),
         lone_from=_length_of_fixed_frequencies(text_config),
@@ -116,52 +115,8 @@ def load(config: Config, resolved: ResolvedModel) -> LoadedModel:
     )
 
 
-def refuse_special_ids(tokenizer: Any, embeddings: int, where: object) -> None:
-    """Refuses a tokenizer whose BOS or EOS has no embedding; says which other tokens have none.
-
-    Raises:
-        InputError: names the token and its id.
-    """
-    beyond = {token: index for token, index in tokenizer.get_vocab().items() if index >= embeddings}
-    for name in ("bos_token", "eos_token"):
-        token = getattr(tokenizer, name, None)
-        if token is not None and str(token) in beyond:
-            raise InputError(
-                f"the tokenizer's {name} {str(token)!r} has the id {beyond[str(token)]}, "
-                f"and the model has {embeddings} embeddings",
-                where=where,
-                fix=_OWN_TOKENIZER,
-            )
-    if beyond:
-        first = ", ".join(f"{token!r} ({index})" for token, index in list(beyond.items())[:_MOST_NAMED])
-        log.warning(
-            "%d tokens of the tokenizer have no embedding in the model (%d rows): %s; "
-            "a prompt with one of them is refused",
-            len(beyond),
-            embeddings,
-            first,
-        )
-
-
-def refuse_ids(encoded: "Sequence[Encoded]", tokenizer: Any, embeddings: int) -> None:
-    """Refuses prompts with a token that has no embedding.
-
-    Raises:
-        InputError: names the sample, the token and its id.
-    """
-    for each in encoded:
-        highest = max(each.ids, default=0)
-        if highest >= embeddings:
-            raise InputError(
-                f"a prompt has the token {tokenizer.convert_ids_to_tokens(highest)!r} with the id "
-                f"{highest}, and the model has {embeddings} embeddings",
-                where=f"sample {each.request.id}",
-                fix=_OWN_TOKENIZER,
-            )
-
-
 def _quiet_unless_watched() -> None:
-    """No bars of transformers' own in a log file."""
+    """Turns off transformers' progress bars when stderr is not a terminal."""
     if not sys.stderr.isatty():
         from transformers.utils import logging as transformers_logging
 
@@ -179,7 +134,7 @@ def _has_learned_positions(model: Any) -> bool:
 
 def _length_of_fixed_frequencies(text_config: Any) -> int | None:
     rope = getattr(text_config, "rope_parameters", None) or {}
-    # Some models have one set of parameters for each kind of layer.
+    # Some models have a set of parameters for each kind of layer.
     for parameters in (rope, *(value for value in rope.values() if isinstance(value, dict))):
         if parameters.get("rope_type") in ("dynamic", "longrope"):
             original = parameters.get("original_max_position_embeddings")
@@ -222,7 +177,7 @@ def choose_dtype(dtype: Dtype, device: Any) -> Any:
 
 
 def _choose_attention(attention: Attention, device: Any, dtype: Any) -> str | None:
-    """transformers' name of the kernel; None leaves the choice to transformers."""
+    """transformers' name for the kernel; None leaves the choice to transformers."""
     import importlib.util
 
     import torch
@@ -250,64 +205,8 @@ def _choose_attention(attention: Attention, device: Any, dtype: Any) -> str | No
     return str(attention.value)
 
 
-def load_tokenizer(resolved: ResolvedModel) -> Any:
-    """The tokenizer of a resolved model, with the chat template the options may replace.
-
-    Raises:
-        InputError: the model is a server's, and its tokenizer is not here; or the tokenizer's files
-            cannot be read, or a package that reads them is missing.
-    """
-    folder = resolved.tokenizer or resolved.path
-    if not resolved.has_tokenizer:
-        what, fix = (
-            "the model's tokenizer is needed, and it is not here",
-            "model.tokenizer=FOLDER_OR_HUB_NAME",
-        )
-        raise InputError(what, where=resolved.name, fix=fix)
-    if folder is None:
-        from evalkit.engines.local.random_model import byte_tokenizer
-
-        tokenizer = byte_tokenizer()
-    else:
-        from transformers import AutoTokenizer
-
-        remote = resolved.config.trust_remote_code
-        check_small_files(folder)
-        with foreign("the tokenizer cannot be loaded", where=folder, fix=_fix(folder, remote)):
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=remote, local_files_only=True)
-            tokenizer = as_in_the_file(tokenizer, folder)
-        _refuse_empty(tokenizer, folder)
-    tokenizer.chat_template = choose_template(
-        resolved.config, folder, getattr(tokenizer, "chat_template", None)
-    )
-    return tokenizer
-
-
-def _refuse_empty(tokenizer: Any, folder: Path) -> None:
-    # transformers makes a tokenizer of special tokens only where it does not find the vocabulary.
-    with foreign("the tokenizer cannot be used", where=folder):
-        ids = tokenizer("a 1 。", add_special_tokens=False)["input_ids"]
-        size = len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens))
-    if not size or not isinstance(ids, list):
-        kind = type(tokenizer).__name__
-        raise InputError(
-            f"the tokenizer has no vocabulary: {kind} has not found its file",
-            where=folder,
-            fix="fetch or copy the tokenizer's files again; tokenizer_config.json must name their class",
-        )
-
-
-def _fix(folder: Path, trusted: bool) -> str:
-    if not trusted and any(folder.glob("*.py")):
-        return "if you trust the code in the folder: model.trust_remote_code=true"
-    config = folder / "config.json"
-    if config.is_file() and b"quantization_config" in config.read_bytes():
-        return "install the package of this quantisation, or take the model without it"
-    return "fetch or copy the files again; a new model may need a newer transformers"
-
-
 def _load_weights(
-    config: Config, resolved: ResolvedModel, tokenizer: Any, device: Any, dtype: Any, attention: str | None
+    resolved: ResolvedModel, tokenizer: Any, device: Any, dtype: Any, attention: str | None, device_map: Any
 ) -> tuple[Any, tuple[str, ...]]:
     """The model in eval mode on its device, and the names of weights that it has no place for."""
     try:
@@ -315,7 +214,9 @@ def _load_weights(
             assert resolved.config.random is not None
             random = _random(resolved.config.random, tokenizer, attention)
             return random.to(device=device, dtype=dtype).eval(), ()
-        return _pretrained(config, resolved.path, resolved, device, dtype, attention)
+        return _pretrained(
+            resolved.path, device, dtype, attention, device_map, remote=resolved.config.trust_remote_code
+        )
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -327,7 +228,7 @@ def _load_weights(
 
 
 def check_files(resolved: ResolvedModel) -> None:
-    """Refuses a model's folder before anything is loaded from it: damaged files, foreign kernels.
+    """Refuses a model's folder before loading: damaged files, foreign kernels, other kinds of models.
 
     Raises:
         InputError: names the file.
@@ -340,7 +241,7 @@ def check_files(resolved: ResolvedModel) -> None:
     if not remote:
         refuse_foreign_kernels(resolved.path)
     path = resolved.path / "config.json"
-    with foreign("the configuration cannot be used", where=path, fix=_fix(resolved.path, remote)):
+    with foreign("the configuration cannot be used", where=path, fix=loading_fix(resolved.path, remote)):
         from transformers import AutoConfig
 
         _refuse_kind(
@@ -349,15 +250,14 @@ def check_files(resolved: ResolvedModel) -> None:
 
 
 def _pretrained(
-    config: Config, path: Path, resolved: ResolvedModel, device: Any, dtype: Any, attention: str | None
+    path: Path, device: Any, dtype: Any, attention: str | None, device_map: Any, *, remote: bool
 ) -> tuple[Any, tuple[str, ...]]:
-    remote = resolved.config.trust_remote_code
     options: dict[str, Any] = {}
-    if config.engine.device_map is not None:
+    if device_map is not None:
         _need_accelerate()
-        options["device_map"] = config.engine.device_map
+        options["device_map"] = device_map
     with (
-        foreign("the model cannot be loaded", where=path, fix=_fix(path, remote)),
+        foreign("the model cannot be loaded", where=path, fix=loading_fix(path, remote)),
         _transformers_into_our_log() as lines,
     ):
         from transformers import AutoModelForCausalLM
@@ -371,7 +271,7 @@ def _pretrained(
                 local_files_only=True,
                 use_safetensors=True,
                 output_loading_info=True,
-                # Other shapes are in the report then, by name.
+                # The report then names weights of other shapes.
                 ignore_mismatched_sizes=True,
                 **options,
             )
@@ -385,7 +285,7 @@ def _pretrained(
                 ) from error
             raise
         unused = check_report(report, path)
-        if config.engine.device_map is None:
+        if device_map is None:
             model.to(device)
         model.eval()
     _refuse_two_sided(model, path)
@@ -400,7 +300,7 @@ def _pretrained(
 
 
 def _refuse_kind(config: Any, path: Path) -> None:
-    """Refuses what transformers would load as something else: no causal class, unknown quantisation."""
+    """Refuses what transformers would load wrongly: no causal class, unknown quantisation."""
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
     from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
@@ -412,7 +312,7 @@ def _refuse_kind(config: Any, path: Path) -> None:
     if isinstance(quantised, dict):
         method = quantised.get("quant_method")
         bits = quantised.get("load_in_8bit") or quantised.get("load_in_4bit")
-        # transformers only warns, and loads the packed numbers as if they were weights.
+        # transformers only warns and loads the packed numbers as weights.
         if not bits and method not in AUTO_QUANTIZATION_CONFIG_MAPPING:
             raise InputError(
                 f"transformers {transformers.__version__} does not know the quantisation {method!r}"
@@ -425,7 +325,7 @@ def _refuse_kind(config: Any, path: Path) -> None:
 
 @contextmanager
 def _transformers_into_our_log() -> Iterator[list[str]]:
-    """Puts what transformers says while it loads into evalkit's log and not onto the terminal; yields it."""
+    """Sends transformers' log lines to evalkit's log instead of the terminal; yields the list of them."""
     from transformers.utils import logging as theirs
 
     lines: list[str] = []
@@ -448,7 +348,7 @@ def _transformers_into_our_log() -> Iterator[list[str]]:
 
 
 def _refuse_two_sided(model: Any, where: Path) -> None:
-    """Refuses a model whose answer to a token depends on the tokens after it, as an encoder's does."""
+    """Refuses a model whose logits depend on later tokens, as in an encoder."""
     import torch
 
     embeddings = model.get_input_embeddings().weight
@@ -460,7 +360,7 @@ def _refuse_two_sided(model: Any, where: Path) -> None:
         with torch.inference_mode():
             first, second = (model(row[None], use_cache=False).logits[0, :2].float() for row in rows)
     except Exception as error:
-        # What this model needs besides ids comes to light when it generates.
+        # A model that needs more than ids fails when it generates.
         log.info("whether the model is causal was not tried: %s", error)
         return
     limit = _CAUSAL.get(str(model.dtype).removeprefix("torch."), _CAUSAL["bfloat16"])
@@ -492,7 +392,7 @@ def _random(shape: RandomShape, tokenizer: Any, attention: str | None) -> Any:
 
 
 def _take_generation_config(model: Any) -> dict[str, Any]:
-    # `generate` would fill every option left unset from it; the protocol follows it only when told to.
+    # `generate` fills unset options from it; the protocol follows it only with generation.from_model.
     from transformers import GenerationConfig
 
     own = model.generation_config.to_diff_dict() if model.generation_config is not None else {}
@@ -500,10 +400,3 @@ def _take_generation_config(model: Any) -> dict[str, Any]:
     for key in ("transformers_version", "_from_model_config", "bos_token_id", "pad_token_id", "use_cache"):
         own.pop(key, None)
     return dict(own)
-
-
-def as_ids(value: int | list[int] | None) -> frozenset[int]:
-    """Token ids as configurations give them: one, several or none."""
-    if value is None:
-        return frozenset()
-    return frozenset(value if isinstance(value, list) else [value])

@@ -1,17 +1,32 @@
-"""How many rows fit: free memory, what a token takes, and what to do when it was too much."""
+"""How many rows fit into memory, and smaller limits after an out-of-memory error.
+
+Planning reads the limits here on machines without a GPU, so importing this module does not import
+torch.
+"""
 
 import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from evalkit.core.errors import EvalkitError
-from evalkit.engines.local.cache import LayerShape
-from evalkit.engines.local.capacity import CACHE_SHARE, MOST_ROWS, MOST_TOKENS
+
+if TYPE_CHECKING:
+    import torch
+
+    from evalkit.engines.local.passes import LayerShape
+
 
 log = logging.getLogger(__name__)
+
+# More rows, or more tokens in one pass, do not make the hardware faster.
+MOST_ROWS = {"cpu": 64, "cuda": 1024}
+MOST_TOKENS = {"cpu": 2048, "cuda": 8192}
+# Share of the free memory that the rows' cache may take; prefixes and activations need the rest.
+CACHE_SHARE = {"cpu": 0.4, "cuda": 0.7}
+# Slots hold a multiple of this many tokens.
+SLOT_STEP = 16
 
 
 class Limits:
@@ -24,7 +39,9 @@ class Limits:
         token_bytes: bytes one token takes in it.
     """
 
-    def __init__(self, layers: Sequence[LayerShape], rows: int | None) -> None:
+    def __init__(self, layers: Sequence["LayerShape"], rows: int | None) -> None:
+        import torch
+
         kind = layers[0].device.type
         devices = sorted({str(layer.device) for layer in layers})
         free = sum(free_bytes(torch.device(name)) for name in devices)
@@ -46,31 +63,32 @@ class Limits:
         return max(1, min(self.rows, self.cache_bytes // (capacity * self.token_bytes)))
 
     def fewer_rows(self, rows: int) -> int:
-        """Halves the number of rows because `rows` were too many, and says so in the log."""
+        """Halves the number of rows after `rows` were too many."""
         self.rows = max(1, rows // 2)
         log.warning("out of memory with %d rows: going on with %d", rows, self.rows)
         return self.rows
 
     def fewer_tokens(self, tokens: int) -> None:
-        """Halves the tokens of a pass because `tokens` were too many, and says so in the log."""
+        """Halves the tokens of a pass after `tokens` were too many."""
         self.tokens = max(1, tokens // 2)
         log.warning("out of memory in a pass of %d tokens: going on with %d", tokens, self.tokens)
 
 
-# Engines that share the main memory of this machine, each in a process of its own.
+# Engines that share the main memory of this machine, each in its own process.
 _engines_here = 1
 
 
 def share_main_memory(engines: int) -> None:
-    """Tells this process that so many engines, itself included, live on this machine."""
+    """Sets how many engines, this one included, run on this machine."""
     global _engines_here
     _engines_here = max(1, engines)
 
 
-def free_bytes(device: torch.device) -> int:
-    """Bytes that can still be had on a device; on the CPU this engine's share, within the control
-    group's limit."""
+def free_bytes(device: "torch.device") -> int:
+    """Free bytes of a device; on the CPU this engine's share, within the control group's limit."""
     if device.type == "cuda":
+        import torch
+
         torch.cuda.empty_cache()
         return int(torch.cuda.mem_get_info(device)[0])
     return min(_machine_bytes(), _group_bytes()) // _engines_here
@@ -93,7 +111,7 @@ def _group_bytes(folder: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def no_room(error: BaseException) -> EvalkitError:
-    """What to tell the user when a single row is too much."""
+    """The error for a single row that does not fit."""
     return EvalkitError(
         f"out of memory with a single row: {(str(error).splitlines() or [''])[0]}",
         where="the local engine",

@@ -1,37 +1,174 @@
 """The pool of running rows: rows of all prompts and prefixes go through the model together.
 
-Every pass feeds one token of each running row and all tokens of the rows that are new. A row that
-ends leaves at once, and the next request takes its slot.
+Every pass takes one token of each running row and all tokens of the rows that are new. A row that
+ends leaves at once, and the next request takes its slot. The states of a finished chat are kept for
+its next turn.
 """
 
 import heapq
 import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from evalkit.core.errors import is_out_of_memory
 from evalkit.engines.local.attention import forward
-from evalkit.engines.local.cache import LayerShape, RowSlots, States
-from evalkit.engines.local.capacity import SLOT_STEP
-from evalkit.engines.local.conversations import Conversations, History
 from evalkit.engines.local.loading import LoadedModel
-from evalkit.engines.local.memory import Limits, no_room
-from evalkit.engines.local.packing import Feed, Section
-from evalkit.engines.local.rows import Row
-from evalkit.engines.local.sampling import choose
-from evalkit.engines.local.schedule import Running, SharedPrefix, Waiting, in_order
+from evalkit.engines.local.memory import SLOT_STEP, Limits, no_room
+from evalkit.engines.local.passes import Feed, LayerShape, RowSlots, Section, States
+from evalkit.engines.local.prefixes import shared_prefixes
+from evalkit.engines.local.rows import Row, choose
 
 log = logging.getLogger(__name__)
+
+
+@dataclass
+class History:
+    """States of positions `first` to `length` (exclusive) of a sequence, in main memory."""
+
+    states: States
+    first: int
+    length: int
+
+    def put(self, slots: RowSlots, slot: int, begin: int, end: int) -> None:
+        """Writes the states of positions `begin` to `end` (exclusive) to the beginning of a slot."""
+        slots.write(slot, self.states, begin - self.first, end - self.first)
+
+
+class Conversations:
+    """The states of finished chats, so that the next turn computes only new tokens.
+
+    They are kept in main memory; the oldest are dropped above `most_bytes`.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._kept: list[tuple[npt.NDArray[np.int64], States]] = []
+
+    def keep(self, ids: Sequence[int], prefix: States | None, own: States) -> None:
+        """Keeps the states of a finished chat.
+
+        Args:
+            ids: the tokens of the states.
+            prefix: states of a shared prefix; None without one.
+            own: states of the tokens after it.
+        """
+        states = own if prefix is None else prefix.followed_by(own)
+        self._kept.append((np.asarray(ids, dtype=np.int64), states.to_cpu()))
+        while self._kept and sum(states.bytes for _, states in self._kept) > self._most_bytes:
+            self._kept.pop(0)
+
+    def take(self, row: Row) -> History | None:
+        """Removes and returns the kept states that cover most of a chat's prompt."""
+        if isinstance(row.request.prompt, str) or not self._kept:
+            return None
+        prompt = np.asarray(row.ids, dtype=np.int64)
+        lengths = [_common(ids, prompt) for ids, _ in self._kept]
+        best = max(range(len(lengths)), key=lengths.__getitem__)
+        if not lengths[best]:
+            return None
+        _, states = self._kept.pop(best)
+        return History(states, 0, lengths[best])
+
+
+def _common(one: npt.NDArray[np.int64], other: npt.NDArray[np.int64]) -> int:
+    length = min(len(one), len(other))
+    different = np.flatnonzero(one[:length] != other[:length])
+    return int(different[0]) if len(different) else length
+
+
+@dataclass(eq=False)
+class SharedPrefix:
+    """The tokens that a group of prompts begins with.
+
+    Attributes:
+        ids: the tokens.
+        rows: how many rows still need it.
+        states: its keys and values, allocated for the pass that computes them.
+        computed: whether that pass is done.
+    """
+
+    ids: Sequence[int]
+    rows: int
+    states: States | None = None
+    computed: bool = False
+
+    def leave(self) -> None:
+        """Called when a row ends; the last one frees the states."""
+        self.rows -= 1
+        if not self.rows:
+            self.states = None
+
+
+@dataclass(eq=False)
+class Waiting:
+    """A row without a slot; `history` holds states computed before."""
+
+    row: Row
+    prefix: SharedPrefix
+    history: History | None = None
+
+    @property
+    def slot_tokens(self) -> int:
+        """Tokens its slot must hold: all but those of the prefix and the last one."""
+        return len(self.row.ids) - len(self.prefix.ids) + self.row.request.max_new_tokens - 1
+
+    @property
+    def reused(self) -> int:
+        """Tokens that are not computed again: those of the prefix, or more with a history."""
+        known = len(self.row.ids) + len(self.row.new)
+        covered = self.history.length if self.history else 0
+        return max(len(self.prefix.ids), min(covered, known - 1))
+
+
+@dataclass(eq=False)
+class Running:
+    """A row in a slot: `cached` tokens of its own are there, `pending` go into the next pass."""
+
+    waiting: Waiting
+    slot: int
+    cached: int
+    pending: list[int]
+    fed: bool = field(default=False)
+
+    @property
+    def row(self) -> Row:
+        """The row."""
+        return self.waiting.row
+
+    @property
+    def prefix(self) -> SharedPrefix:
+        """The prefix it shares."""
+        return self.waiting.prefix
+
+
+def in_order(rows: Sequence[Row], conversations: Conversations) -> list[Waiting]:
+    """The rows in the order in which they start.
+
+    Groups of one prefix stay together, so that few prefixes are in memory at a time. Groups with the
+    longest completions come first, so that short ones fill the slots that become free at the end.
+    """
+    groups = []
+    for group in shared_prefixes([row.ids for row in rows]):
+        members = [rows[index] for index in group.members]
+        prefix = SharedPrefix(members[0].ids[: group.length], len(members))
+        waiting = [Waiting(row, prefix, conversations.take(row)) for row in members]
+        groups.append(sorted(waiting, key=lambda one: -one.slot_tokens))
+    groups.sort(key=lambda group: -max(one.row.request.max_new_tokens for one in group))
+    return [waiting for group in groups for waiting in group]
+
 
 # Most rows whose own tokens are attended to in one call.
 _LONGEST_RUN = {"cpu": 16, "cuda": 1024}
 
 
 class Pool:
-    """Generates rows; one for each call of the engine's `generate`."""
+    """Generates rows; the engine makes a pool for each call of `generate`."""
 
     def __init__(
         self, loaded: LoadedModel, layers: Sequence[LayerShape], limits: Limits, conversations: Conversations
@@ -62,9 +199,9 @@ class Pool:
     # --- slots -------------------------------------------------------------------------------
 
     def _capacity(self) -> int:
-        """Tokens a slot must hold for every row that is left."""
+        """Tokens a slot must hold for any row that is left."""
         left = (*self._queue, *(running.waiting for running in self._running.values()))
-        return -(-max(1, *(waiting.places for waiting in left)) // SLOT_STEP) * SLOT_STEP
+        return -(-max(1, *(waiting.slot_tokens for waiting in left)) // SLOT_STEP) * SLOT_STEP
 
     def _allocate(self) -> RowSlots:
         capacity = self._capacity()
@@ -84,7 +221,7 @@ class Pool:
                 return slots
 
     def _make_more_slots(self) -> None:
-        """More and shorter slots, once memory bounds their number and only short rows are left."""
+        """Makes more and shorter slots when memory limits their number and only short rows are left."""
         wanted = min(len(self._queue) + len(self._running), self._limits.rows)
         if not self._queue or self._slots.rows >= wanted:
             return
@@ -113,7 +250,7 @@ class Pool:
     # --- rows in and out ---------------------------------------------------------------------
 
     def _admit(self) -> None:
-        """Gives free slots to waiting rows, as many as one pass should take."""
+        """Gives free slots to waiting rows, within the tokens of one pass."""
         coming = {running.prefix for running in self._running.values() if not running.prefix.computed}
         tokens = sum(len(running.pending) for running in self._running.values())
         tokens += sum(len(prefix.ids) for prefix in coming)
@@ -146,7 +283,7 @@ class Pool:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            self._retreat(error)
+            self._shrink(error)
             return
         for running, token in zip(order, tokens, strict=True):
             running.prefix.computed = running.fed = True
@@ -184,11 +321,11 @@ class Pool:
 
     # --- out of memory -----------------------------------------------------------------------
 
-    def _retreat(self, error: BaseException) -> None:
-        """Makes the next pass smaller; what rows have computed so far is kept.
+    def _shrink(self, error: BaseException) -> None:
+        """Makes the next pass smaller; the states computed so far are kept.
 
-        First fewer new rows at a time; when there are no new ones, half of the rows wait in the
-        main memory and the cache shrinks.
+        With new rows in the pass, half of them wait. Without, half of all rows move to main memory and
+        the cache shrinks.
         """
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

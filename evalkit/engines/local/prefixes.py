@@ -1,4 +1,7 @@
-"""Which prompts share which tokens: groups of requests whose common prefix is computed once."""
+"""Groups of prompts whose common prefix is computed once.
+
+Planning uses this too, without torch.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-# What a group of its own costs besides its prefix, in tokens: its calls in every layer.
+# Cost of a group besides its prefix, in tokens: its calls in every layer.
 GROUP_COST = 32
 
 Ids = npt.NDArray[np.int64]
@@ -27,16 +30,15 @@ class _Node(NamedTuple):
 def shared_prefixes(prompts: Sequence[Sequence[int]]) -> list[Group]:
     """Splits prompts into groups so that few tokens are computed twice.
 
-    A set of prompts becomes a group of its own when the tokens its members save over the group
-    around them outweigh computing its longer prefix once. The prefix leaves every member at least
-    one token, whose logits begin its completion.
+    A set of prompts becomes a group when its members save more tokens than computing its prefix costs.
+    The prefix leaves every member at least one token, whose logits begin its completion.
 
     Args:
         prompts: token ids, none empty.
 
     Returns:
-        Disjoint groups that cover all prompts; prompts that share nothing worth it come together
-        in one group of length 0.
+        Disjoint groups that cover all prompts; prompts that share too little form one group of
+        length 0.
     """
     arrays = [np.asarray(prompt, dtype=np.int64) for prompt in prompts]
     order = sorted(range(len(arrays)), key=lambda index: list(prompts[index]))

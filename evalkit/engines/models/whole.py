@@ -1,7 +1,7 @@
-"""Whether a folder holds a whole causal language model, seen without reading its weights.
+"""Whether a folder holds a whole causal language model, without reading its weights.
 
-Names, sizes, small JSON files and the headers of the weight files tell most of what goes wrong: half
-a download, a pointer of Git LFS, a missing shard, an adapter or a training state in place of a model.
+Names, sizes, small JSON files and the headers of the weight files show most problems: an incomplete
+download, a Git LFS pointer, a missing shard, an adapter or a training state instead of a model.
 """
 
 import json
@@ -20,7 +20,7 @@ _SHARD = re.compile(r"(.+)-\d{5}-of-(\d{5})\.safetensors")
 _LENGTH_BYTES = 8
 # The format's own limit; anything above is no header.
 _LONGEST_HEADER = 100_000_000
-# What a loader may read, by its ending.
+# Endings of files that a loader may read.
 _READ = frozenset({".json", ".model", ".txt", ".jinja", ".tiktoken", ".py", ".safetensors"})
 _NEVER_EMPTY = frozenset({".json", ".model", ".tiktoken", ".safetensors"})
 _POINTER = b"version https://git-lfs"
@@ -33,12 +33,12 @@ _JSON_OBJECTS = (
     "added_tokens.json",
     "vocab.json",
 )
-# Endings of class names that continue a text; all other heads "ForSomething" do not.
+# Class names of heads that do not continue a text.
 _HEAD = re.compile(r"For(?!CausalLM|\w*Generation|PreTraining|LanguageModel)[A-Z]\w*|Reward|CrossEncoder")
 _MEGATRON = "convert it with the converter of your training code"
 _DEEPSPEED = "python zero_to_fp32.py . OUT --safe_serialization, in the folder with zero_to_fp32.py"
 _SAVE = "save the model itself: trainer.save_model(OUT)"
-# What training frameworks leave: (pattern, what it is, how it becomes a model folder).
+# Output of training frameworks: (pattern, what it is, how to convert it).
 _TRAINING = (
     ("latest_checkpointed_iteration.txt", "a Megatron checkpoint", _MEGATRON),
     ("iter_*/mp_rank_*", "a Megatron checkpoint", _MEGATRON),
@@ -58,7 +58,7 @@ _MOST_NAMED = 3
 
 
 def refuse_other_things(path: Path, *, option: str) -> None:
-    """Refuses what is not a model folder but is often given for one, and says the way out.
+    """Refuses what is often given by mistake instead of a model folder, and says how to fix it.
 
     Raises:
         InputError: a file, a PEFT adapter, a GGUF file, a cache folder of the hub, a training state,
@@ -124,7 +124,7 @@ def check_whole(folder: Path) -> None:
 
 
 def check_small_files(folder: Path) -> None:
-    """The same for configuration and tokenizer files only.
+    """As `check_whole`, for configuration and tokenizer files only.
 
     Raises:
         InputError: names the file.
@@ -178,7 +178,7 @@ def not_causal(why: str, where: object) -> InputError:
 
 
 def check_report(report: dict[str, Any], where: object) -> tuple[str, ...]:
-    """Refuses a model of which transformers has drawn weights at random; its report says which.
+    """Refuses a model with weights that transformers could not load from the files.
 
     Args:
         report: transformers' `output_loading_info`.
@@ -226,7 +226,7 @@ def _shape(shape: Any) -> str:
 
 
 def _renaming(missing: list[str], unexpected: tuple[str, ...]) -> str | None:
-    """What to do when the file has the weights under names with something in front of them."""
+    """The advice when all missing weights are in the file under names with a common prefix."""
     prefixes = {name.removesuffix(missing[0]) for name in unexpected if name.endswith(missing[0])}
     for prefix in sorted(prefixes):
         if all(f"{prefix}{name}" in unexpected for name in missing):
@@ -346,7 +346,7 @@ def _wanted_files(folder: Path, there: set[str]) -> set[str]:
         return {own}
     for name in sorted(there):
         if shard := _SHARD.fullmatch(name):
-            # Shards without an index: it is written last.
+            # An index is written last, so these shards may be incomplete.
             raise InputError(
                 f"{name} is one of {int(shard[2])} shards, and {INDEX} is not there",
                 where=folder,

@@ -1,9 +1,13 @@
 """The Ray engine: a pool of local engines over the GPUs or CPUs of a machine or a cluster."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+import logging
+import queue
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from evalkit import __version__
 from evalkit.core.config import Config
 from evalkit.core.errors import EvalkitError
 from evalkit.core.types import Completion, Request
@@ -11,60 +15,124 @@ from evalkit.engines.base import Engine, distinct
 from evalkit.engines.local.loading import check_files
 from evalkit.engines.models import ResolvedModel
 from evalkit.engines.models.files import chat_template
-from evalkit.engines.ray import session as ray_session
-from evalkit.engines.ray.chunks import WorkList
-from evalkit.engines.ray.crew import Crew, Lost
-from evalkit.engines.ray.worker_plan import WorkerPlan
+from evalkit.engines.ray import cluster
+from evalkit.engines.ray.work_list import WorkList
+from evalkit.engines.ray.worker import LogLine, Ready, Report, Worker
+
+log = logging.getLogger(__name__)
 
 # A process with torch, before any weight.
 _PROCESS_BYTES = 1 << 30
+# Deaths in a row, without a completion in between, after which the run ends.
+_DEATHS_IN_A_ROW = 6
+# Ray itself repeats a load whose process died, this often.
+_LOAD_RETRIES = 3
 _TICK_SECONDS = 1.0
+# How often the cluster is asked for its machines.
+_NODES_SECONDS = 3.0
+# After this time without a ready worker a warning says what is missing.
+_PATIENCE_SECONDS = 60.0
+# Completions are fetched this often; less often with so many workers that the driver would be busy.
+_SLICE_SECONDS = 0.25
+_SLICES_PER_SECOND = 200
+# Ray's message for an actor whose class could not be imported.
+_CREATION = "raised in its creation task"
+
+
+@dataclass(eq=False)
+class RayWorker:
+    """One worker as the driver sees it; Ray restarts its process when it dies.
+
+    Attributes:
+        number: counts the workers.
+        actor: Ray's handle.
+        ready: None until the model is loaded.
+        late: whether it loads while others are ready: an error then does not end the run.
+        calling: whether a call is under way.
+        chunk: what it works on.
+    """
+
+    number: int
+    actor: Any
+    ready: Ready | None = None
+    late: bool = False
+    calling: bool = False
+    chunk: list[Request] | None = None
+
+    def __str__(self) -> str:
+        return f"worker {self.number}" + (f" on {self.ready.host}" if self.ready else "")
 
 
 class RayEngine(Engine):
     """Hands requests to workers in chunks and yields their completions as they come.
 
-    A worker that dies is replaced, what it had not answered goes to another, and machines may join
-    or leave while it works. Samples have seeds of their own and no worker knows another's requests:
-    which of them answers changes nothing.
+    Ray restarts a worker that dies; what it had not answered goes to another one. Machines may join
+    or leave. Samples have seeds of their own and no worker knows another's requests: which of them
+    answers changes nothing.
+
+    Reports come through a queue that Ray's own thread fills, never by waiting inside Ray: a signal
+    that arrives there would be swallowed.
     """
 
     family = "local"
 
     def __init__(self, config: Config, resolved: ResolvedModel) -> None:
-        device = ray_session.workers_device(config)
+        import ray
+
+        device = cluster.workers_device(config.engine)
         # Before a Ray is started for it.
         check_files(resolved)
-        plan = ray_session.start(config.engine, device, _need(resolved))
-        self._crew: Crew | None = None
+        self._workers: list[RayWorker] = []
+        self._reports: queue.SimpleQueue[tuple[RayWorker, list[Request] | None, Any]] = queue.SimpleQueue()
+        self._logged: set[str] = set()
+        self._machines = self._wanted = self._deaths = 0
+        self._nodes_seen = 0.0
+        self._last_ready = time.monotonic()
+        self._first: Ready | None = None
+        self._plan = cluster.start(config.engine, device, _need(resolved))
         try:
-            self._crew = Crew(plan, _for_workers(config, plan), _portable(resolved))
-            self._first = self._crew.start()
-            self._described = self._describe(self._crew)
+            engine = replace(config.engine, name="local", device=device, threads=self._plan.threads)
+            dtype = cluster.workers_dtype(config.engine, config.dtype)
+            self._model = (replace(config, engine=engine, dtype=dtype), _portable(resolved))
+            self._actor = ray.remote(Worker).options(
+                num_cpus=self._plan.cpus,
+                num_gpus=self._plan.gpus,
+                scheduling_strategy="SPREAD",
+                max_restarts=-1,
+            )
+            while self._first is None:
+                self._add_workers()
+                list(self._receive(WorkList(()), _TICK_SECONDS))
+            self._described = {
+                **self._first.described,
+                "engine": "ray",
+                "ray": ray.__version__,
+                "workers": self._wanted,
+                "nodes": self._machines,
+            }
         except BaseException:
             self.close()
             raise
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """See `Engine.generate`."""
-        assert self._crew is not None, "the engine is closed"
-        crew, work = self._crew, WorkList(distinct(requests))
+        work = WorkList(distinct(requests))
         try:
             while len(work):
-                crew.tend()
-                for member in crew.idle():
-                    if chunk := work.take(crew.wanted):
-                        crew.give(member, chunk)
-                for report in crew.reports(_TICK_SECONDS):
-                    if isinstance(report, Lost):
-                        work.failed(report.chunk, report.reason)
-                    else:
-                        yield from filter(work.done, report.completions)
+                self._add_workers()
+                for worker in self._workers:
+                    idle = worker.ready is not None and not worker.calling
+                    if idle and (chunk := work.take(self._wanted)):
+                        worker.chunk = chunk
+                        self._answer(worker, chunk)
+                yield from self._receive(work, _TICK_SECONDS)
         finally:
-            crew.release(work)
-        if work.condemned:
-            request, reason = work.condemned[0]
-            others = len(work.condemned) - 1
+            # A slice under way is dropped when it comes.
+            for worker in self._workers:
+                worker.chunk = None
+        if work.given_up:
+            request, reason = work.given_up[0]
+            others = len(work.given_up) - 1
             raise EvalkitError(
                 f"every worker that tries to answer this sample{f' (and {others} others)' * bool(others)} "
                 f"dies: {reason}",
@@ -76,31 +144,167 @@ class RayEngine(Engine):
         """See `Engine.describe`."""
         return self._described
 
-    def _describe(self, crew: Crew) -> dict[str, Any]:
-        import ray
-
-        first = self._first.described
-        return {
-            **first,
-            "engine": "ray",
-            "ray": ray.__version__,
-            "workers": crew.wanted,
-            "nodes": crew.machines,
-        }
-
     def close(self) -> None:
         """See `Engine.close`."""
-        if self._crew is not None:
-            self._crew.close()
-            self._crew = None
-        ray_session.close()
+        for worker in self._workers:
+            _kill(worker, restart=False)
+        self._workers = []
+        cluster.close()
+
+    def _add_workers(self) -> None:
+        """Starts workers until there are as many as the plan gives the machines of now.
+
+        Raises:
+            EvalkitError: Ray itself is gone.
+        """
+        now = time.monotonic()
+        if now - self._nodes_seen < _NODES_SECONDS:
+            return
+        self._nodes_seen = now
+        nodes = cluster.nodes()
+        if not nodes:
+            raise EvalkitError(
+                "Ray has died: no machine of it is left, not even this one",
+                where="engine=ray",
+                fix="run the same command again: it continues (a cluster must be started again first)",
+            )
+        self._machines, self._wanted = len(nodes), self._plan.wanted(nodes)
+        if any(worker.ready for worker in self._workers):
+            self._last_ready = now
+        elif now - self._last_ready > _PATIENCE_SECONDS:
+            self._last_ready = now
+            what = f"{self._plan.gpus} GPUs" if self._plan.gpus else f"{self._plan.cpus} CPUs"
+            log.warning("no worker is ready: each waits for %s of the cluster, then loads the model", what)
+        while len(self._workers) < self._wanted:
+            actor = self._actor.remote(*self._model, -(-self._wanted // self._machines))
+            worker = RayWorker(len(self._workers) + 1, actor)
+            self._workers.append(worker)
+            self._load(worker)
+
+    def _load(self, worker: RayWorker) -> None:
+        worker.ready, worker.late = None, self._first is not None
+        self._call(worker, worker.actor.load.options(max_task_retries=_LOAD_RETRIES).remote())
+
+    def _answer(self, worker: RayWorker, chunk: list[Request] | None) -> None:
+        seconds = max(_SLICE_SECONDS, len(self._workers) / _SLICES_PER_SECOND)
+        self._call(worker, worker.actor.answer.remote(chunk, seconds))
+
+    def _call(self, worker: RayWorker, reference: Any) -> None:
+        chunk, worker.calling = worker.chunk, True
+
+        def arrived(future: Any) -> None:
+            self._reports.put((worker, chunk, future.exception() or future.result()))
+
+        reference.future().add_done_callback(arrived)
+
+    def _receive(self, work: WorkList, seconds: float) -> Iterator[Completion]:
+        """Waits for a report, `seconds` at most, and yields the completions in it.
+
+        Raises:
+            EvalkitError: a worker cannot go on, or too many have died.
+        """
+        try:
+            worker, chunk, report = self._reports.get(timeout=seconds)
+        except queue.Empty:
+            return
+        worker.calling = False
+        if not isinstance(report, Report):
+            self._died(worker, report, work)
+            return
+        if report.ready is not None:
+            self._loaded(worker, report.ready)
+        self._log(worker, report.log)
+        if chunk is not worker.chunk:
+            # The `generate` that this chunk belongs to was closed.
+            return
+        if report.completions:
+            self._deaths = 0
+            yield from filter(work.done, report.completions)
+        if report.error is not None:
+            self._refused(worker, report.error)
+        elif chunk is not None and not report.finished:
+            self._answer(worker, None)
+        else:
+            worker.chunk = None
+
+    def _loaded(self, worker: RayWorker, ready: Ready) -> None:
+        worker.ready = ready
+        if ready.evalkit != __version__:
+            raise EvalkitError(
+                f"the machine {ready.host} has evalkit {ready.evalkit}, this one {__version__}",
+                where="engine=ray",
+                fix="install the same version on every machine",
+            )
+        self._first = self._first or ready
+        for name in ("torch", "transformers", "device_name", "way"):
+            other, usual = ready.described.get(name), self._first.described.get(name)
+            if other != usual:
+                text = (
+                    f"{worker} has {name} {other}, the first has {usual}: outputs may differ in the last bits"
+                )
+                self._log(worker, [(logging.WARNING, text)])
+        log.info("%s is ready (process %d)", worker, ready.pid)
+
+    def _refused(self, worker: RayWorker, error: EvalkitError) -> None:
+        """A machine that joined and cannot load the model must not end the work of the others."""
+        others = any(other.ready or other.calling for other in self._workers if other is not worker)
+        if worker.ready is not None or not worker.late or not others:
+            raise error
+        # The worker keeps its place: no other one is started for it.
+        log.warning("a machine that joined is left out: %s", error)
+
+    def _died(self, worker: RayWorker, error: BaseException, work: WorkList) -> None:
+        import ray
+
+        reason = _reason(error)
+        if _CREATION in str(error):
+            problem = EvalkitError(
+                f"evalkit cannot be started on a machine of the cluster: {reason}",
+                where="engine=ray",
+                fix="install evalkit[ray], the same version, on every machine, and start Ray from there",
+            )
+            self._refused(worker, problem)
+            return
+        log.warning("%s died: %s", worker, reason)
+        self._deaths += 1
+        if self._deaths >= max(_DEATHS_IN_A_ROW, 2 * self._wanted):
+            raise EvalkitError(
+                f"{self._deaths} workers died one after the other without an answer: {reason}",
+                where="engine=ray",
+                fix="fewer or larger workers (engine.num_workers, engine.batch_size); if they die at once, "
+                "RAY_AUTH_MODE may differ between here and the cluster; finished samples are kept",
+            )
+        if worker.chunk:
+            work.failed(worker.chunk, reason)
+        worker.chunk = None
+        if not isinstance(error, ray.exceptions.RayActorError):
+            # An unknown exception may leave the process, or its GPU, in any state.
+            _kill(worker, restart=True)
+        self._load(worker)
+
+    def _log(self, worker: RayWorker, lines: Sequence[LogLine]) -> None:
+        """Repeats a worker's log: all of the first worker's, of the others new warnings."""
+        for level, text in lines:
+            if worker.ready is self._first or (level >= logging.WARNING and text not in self._logged):
+                log.log(level, "%s: %s", worker, text)
+            self._logged.add(text)
 
 
-def _for_workers(config: Config, plan: WorkerPlan) -> Config:
-    """The options of a worker's own, local engine."""
-    dtype = ray_session.workers_dtype(config)
-    engine = replace(config.engine, name="local", device=plan.device, threads=plan.threads)
-    return replace(config, engine=engine, dtype=dtype)
+def _kill(worker: RayWorker, *, restart: bool) -> None:
+    import ray
+
+    ray.kill(worker.actor, no_restart=not restart)
+
+
+def _reason(error: BaseException) -> str:
+    """Why a worker died, in one line."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, BaseException):
+        return f"{type(cause).__name__}: {(str(cause).splitlines() or [''])[0]}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if _CREATION in lines[0]:
+        return lines[-1]
+    return next((line for line in lines if "because" in line), lines[0])
 
 
 def _need(resolved: ResolvedModel) -> int:

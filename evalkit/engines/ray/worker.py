@@ -1,7 +1,7 @@
 """One worker: the local engine in a process of its own, somewhere in the cluster.
 
-Everything here runs in the worker; Ray is not needed to import it. What a person can act on comes
-back as a value, not as an exception: Ray would wrap it into a traceback.
+Everything here runs in the worker; Ray is not needed to import it. Errors a person can act on are
+returned as values: Ray would wrap an exception into a traceback.
 """
 
 import logging
@@ -9,7 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evalkit import __version__
@@ -22,75 +22,83 @@ LogLine = tuple[int, str]
 
 
 @dataclass(frozen=True)
-class Hello:
-    """A worker is ready: where (`node` is Ray's name of the machine), and what it says of itself."""
+class Ready:
+    """A worker has loaded the model: on which host, in which process, and what its engine describes."""
 
     host: str
-    node: str
     pid: int
     evalkit: str
     described: dict[str, Any]
-    log: list[LogLine]
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """A worker cannot load the model."""
+class Report:
+    """The outcome of one call.
 
-    node: str
-    error: EvalkitError
+    Attributes:
+        log: log records since the call before.
+        ready: after `load`.
+        completions: finished since the call before.
+        finished: whether nothing of the chunk is left.
+        error: why the worker cannot go on.
+    """
+
     log: list[LogLine]
-
-
-@dataclass(frozen=True)
-class Slice:
-    """What a worker has finished since the last slice; `finished`: nothing of its chunk is left."""
-
-    completions: list[Completion]
-    finished: bool
-    log: list[LogLine]
+    ready: Ready | None = None
+    completions: list[Completion] = field(default_factory=list)
+    finished: bool = False
+    error: EvalkitError | None = None
 
 
 class Worker:
-    """Loads a model once and answers chunks of requests, a slice of time after the other."""
+    """Loads a model once and answers chunks of requests in time slices.
 
-    def __init__(self) -> None:
-        self._log = _Kept()
+    Args:
+        config: the options; its engine is the local one of this worker.
+        resolved: the model as the driver knows it.
+        workers_here: workers on this machine, this one included.
+    """
+
+    def __init__(self, config: Config, resolved: ResolvedModel, workers_here: int) -> None:
+        self._config, self._resolved, self._workers_here = config, resolved, workers_here
+        self._log = _LogBuffer()
         logger = logging.getLogger("evalkit")
         logger.setLevel(logging.INFO)
         logger.addHandler(self._log)
+        self._engine: Any = None
         self._running: Iterator[Completion] = iter(())
-        self._problem: EvalkitError | None = None
 
-    def load(self, config: Config, resolved: ResolvedModel, neighbours: int) -> Hello | Refusal:
-        """Loads the model.
-
-        Args:
-            config: the options; its engine is the local one of this worker.
-            resolved: the model as the driver knows it.
-            neighbours: workers on this machine, this one included.
-        """
+    def load(self) -> Report:
+        """Loads the model."""
         from evalkit.engines.local.engine import LocalEngine
         from evalkit.engines.local.memory import share_main_memory
 
+        where = self._resolved.path or self._resolved.name
         try:
-            with foreign("a worker cannot load the model", where=resolved.path or resolved.name):
-                share_main_memory(neighbours)
-                found = on_this_machine(resolved)
-                self._engine = LocalEngine(config, found)
+            with foreign("a worker cannot load the model", where=where):
+                share_main_memory(self._workers_here)
+                found = on_this_machine(self._resolved)
+                self._engine = LocalEngine(
+                    found,
+                    self._config.engine,
+                    self._config.dtype,
+                    bos=self._config.protocol.bos,
+                    follow_generation_config=self._config.generation.from_model,
+                )
                 check_unchanged(found)
         except EvalkitError as error:
-            return Refusal(_node(), error, self._log.take())
-        described = self._engine.describe()
-        return Hello(socket.gethostname(), _node(), os.getpid(), __version__, described, self._log.take())
+            return Report(self._log.take(), error=error)
+        ready = Ready(socket.gethostname(), os.getpid(), __version__, self._engine.describe())
+        return Report(self._log.take(), ready)
 
-    def answer(self, chunk: Sequence[Request] | None, seconds: float) -> Slice | EvalkitError:
+    def answer(self, chunk: Sequence[Request] | None, seconds: float) -> Report:
         """Works on a chunk (None: on the one before) until it is done or `seconds` have passed.
 
-        A slice that takes longer brings at least one completion.
+        A slice that takes longer has at least one completion.
         """
-        if self._problem is not None:
-            return self._problem
+        if self._engine is None:
+            # The driver loads the model again, as after every death.
+            raise RuntimeError("the worker's process was restarted")
         done: list[Completion] = []
         end = time.monotonic() + seconds
         try:
@@ -99,12 +107,10 @@ class Worker:
             for completion in self._running:
                 done.append(completion)
                 if time.monotonic() > end:
-                    return Slice(done, False, self._log.take())
+                    return Report(self._log.take(), completions=done)
         except EvalkitError as error:
-            # What was finished goes first; the next call brings the error.
-            self._problem = error
-            return Slice(done, False, self._log.take())
-        return Slice(done, True, self._log.take())
+            return Report(self._log.take(), completions=done, error=error)
+        return Report(self._log.take(), completions=done, finished=True)
 
 
 def on_this_machine(resolved: ResolvedModel) -> ResolvedModel:
@@ -149,14 +155,8 @@ def on_this_machine(resolved: ResolvedModel) -> ResolvedModel:
     return replace(resolved, path=found.path, tokenizer=found.tokenizer)
 
 
-def _node() -> str:
-    import ray
-
-    return str(ray.get_runtime_context().get_node_id())
-
-
-class _Kept(logging.Handler):
-    """Keeps what evalkit says until the driver fetches it."""
+class _LogBuffer(logging.Handler):
+    """Keeps evalkit's log records until the driver fetches them."""
 
     def __init__(self) -> None:
         super().__init__()

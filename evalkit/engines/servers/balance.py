@@ -1,4 +1,4 @@
-"""Several servers of one model: the least busy one is asked, and a dead one's requests go to others."""
+"""Load balancing over several servers of one model, with failover."""
 
 import asyncio
 import logging
@@ -10,63 +10,63 @@ from evalkit.services.replies import Reply
 
 log = logging.getLogger(__name__)
 
-# While others answer, a server that cannot be reached is tried this often again.
+# Retries at a server that cannot be reached while others answer.
 _FEW_RETRIES = 1
-# Seconds before a dead server is looked at again; doubled each time it is still dead.
-_FIRST_REST, _LONGEST_REST = 10.0, 300.0
+# Seconds before a dead server is checked again; doubled each time it is still dead.
+_FIRST_BACKOFF, _LONGEST_BACKOFF = 10.0, 300.0
 
 Send = Callable[[ApiClient], Awaitable[Reply]]
 
 
 class Server:
-    """One server: how busy it is, and since when it is dead.
+    """One server and its state.
 
     Attributes:
         client: talks to it.
-        busy: requests it has now.
-        dead: whether it could not be reached the last time.
+        busy: requests in progress.
+        dead: whether the last request could not reach it.
     """
 
     def __init__(self, client: ApiClient) -> None:
         self.client = client
         self.busy = 0
         self.dead = False
-        self._rest = _FIRST_REST
+        self._backoff = _FIRST_BACKOFF
         self._until = 0.0
 
     @property
     def address(self) -> str:
-        """Where it is, without credentials."""
+        """Its address without credentials."""
         return public_address(self.client.service.base_url or "")
 
     def available(self) -> bool:
-        """Whether it may be asked; a dead one after its rest, by one request at first."""
-        rested = self._until <= asyncio.get_running_loop().time()
-        return not self.dead or (rested and not self.busy)
+        """Whether it may be sent a request; a dead one gets a single request after its backoff."""
+        waited = self._until <= asyncio.get_running_loop().time()
+        return not self.dead or (waited and not self.busy)
 
     def answered(self) -> None:
-        """Takes note of an answer."""
+        """Records an answer."""
         if self.dead:
             log.info("the server answers again: %s", self.address)
-        self.dead, self._rest = False, _FIRST_REST
+        self.dead, self._backoff = False, _FIRST_BACKOFF
 
     def failed(self, reply: Reply) -> None:
-        """Takes note that nobody could be reached."""
+        """Records that it could not be reached."""
         if not self.dead:
             log.warning("the server does not answer, its requests go to others: %s", self.address)
             log.info("%s: %s", self.address, reply.error)
         self.dead = True
-        self._until = asyncio.get_running_loop().time() + self._rest
-        self._rest = min(2 * self._rest, _LONGEST_REST)
+        self._until = asyncio.get_running_loop().time() + self._backoff
+        self._backoff = min(2 * self._backoff, _LONGEST_BACKOFF)
 
 
-class Fleet:
+class LoadBalancer:
     """Sends each request to the least busy server that answers.
 
     Args:
         clients: one for each server.
-        retries: attempts after the first one at the last server that is alive.
-        check: looks at a server that was dead before it is asked again; False: still dead.
+        retries: retries at the only server that is alive.
+        check: called before a dead server gets a request again; False: still dead.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Fleet:
         self.servers = [Server(client) for client in clients]
         self._retries = retries
         self._check = check
-        self._set_patience()
+        self._set_retries()
 
     @property
     def alive(self) -> bool:
@@ -87,10 +87,10 @@ class Fleet:
         return any(not server.dead for server in self.servers)
 
     async def ask(self, send: Send) -> Reply:
-        """What the first server that answers says.
+        """The reply of the first server that answers.
 
-        A request that a server fails though it can be reached goes to each other one once. The
-        status is `api_error` only when no server is left to ask.
+        A request that fails at a reachable server goes to each other one once. The status is
+        `api_error` only when no server is left.
 
         Raises:
             ServiceError: a server refuses every such request.
@@ -101,14 +101,14 @@ class Fleet:
             reply = await self._ask(server, send)
             if reply.status != "api_error":
                 server.answered()
-                self._set_patience()
+                self._set_retries()
                 return reply
             failed = reply
             if reply.reachable:
                 tried.add(server)
             else:
                 server.failed(reply)
-                self._set_patience()
+                self._set_retries()
         return failed
 
     async def _ask(self, server: Server, send: Send) -> Reply:
@@ -124,7 +124,7 @@ class Fleet:
         waiting = [server for server in self.servers if server not in tried and server.available()]
         return min(waiting, key=lambda server: server.busy, default=None)
 
-    def _set_patience(self) -> None:
+    def _set_retries(self) -> None:
         alive = [server for server in self.servers if not server.dead]
         for server in self.servers:
             others = any(other is not server for other in alive)

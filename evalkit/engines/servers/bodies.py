@@ -1,21 +1,21 @@
-"""A request in the words of a server, and the server's answer as a completion."""
+"""Request bodies in the dialect of each server, and answers as completions."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from evalkit.core.config import BosRule, ServerKind
 from evalkit.core.types import Completion, FinishReason, Request
-from evalkit.engines.local.decoding import clean_up
-from evalkit.engines.local.encoding import token_ids
+from evalkit.engines.bos import token_ids
+from evalkit.engines.local.tokens import clean_up
 from evalkit.services.replies import Reply, end_of
 
-# Settings every request carries: the stop string stays in the text, and no filter of the server's.
+# Settings of every request: the stop string stays in the text, and no sampling filter of the server.
 _FIXED: dict[ServerKind, dict[str, Any]] = {
     ServerKind.vllm: {"include_stop_str_in_output": True, "min_p": 0.0},
     ServerKind.sglang: {"no_stop_trim": True, "min_p": 0.0},
     ServerKind.llama_cpp: {"min_p": 0.0},
 }
-# What switches top-k off, for servers that have it.
+# The value that disables top-k, for servers that have it.
 _TOP_K_OFF = {
     ServerKind.vllm: -1,
     ServerKind.sglang: -1,
@@ -27,15 +27,15 @@ _PENALTY = {
     ServerKind.tgi: "repetition_penalty",
     ServerKind.llama_cpp: "repeat_penalty",
 }
-# Where servers say which stop string they met.
+# Fields that name the stop string that was met.
 _STOP_FIELDS = ("stop_reason", "matched_stop", "stopping_word")
 
 
 def parameters(kind: ServerKind, request: Request, *, defaults: bool) -> tuple[dict[str, Any], list[str]]:
-    """What a request's body says besides its prompt, and the settings that this server does not take.
+    """The body of a request without its prompt, and the settings this server does not have.
 
-    Servers fill in what is left out from the model's own configuration, so everything they know is
-    said; with `defaults` the sampling is left to them.
+    Servers take omitted settings from the model's own configuration, so every setting they have is
+    sent; with `defaults` sampling is left to them.
     """
     sampling = request.sampling
     body: dict[str, Any] = {"max_tokens": request.max_new_tokens, **_FIXED.get(kind, {})}
@@ -45,11 +45,11 @@ def parameters(kind: ServerKind, request: Request, *, defaults: bool) -> tuple[d
         return body | {"seed": request.seed}, []
     left_out: list[str] = []
     body["temperature"] = sampling.temperature if sampling.do_sample else 0
-    # TGI takes only values that change something.
-    says_neutral = kind is not ServerKind.tgi
+    # TGI refuses neutral values.
+    sends_neutral = kind is not ServerKind.tgi
     if sampling.do_sample:
         body["seed"] = request.seed
-        if says_neutral or sampling.top_p < 1:
+        if sends_neutral or sampling.top_p < 1:
             body["top_p"] = sampling.top_p
         if kind in _TOP_K_OFF:
             body["top_k"] = sampling.top_k or _TOP_K_OFF[kind]
@@ -57,18 +57,18 @@ def parameters(kind: ServerKind, request: Request, *, defaults: bool) -> tuple[d
             left_out.append("top_k")
     if kind not in _PENALTY:
         left_out += ["repetition_penalty"] if sampling.repetition_penalty != 1 else []
-    elif says_neutral or sampling.repetition_penalty != 1:
+    elif sends_neutral or sampling.repetition_penalty != 1:
         body[_PENALTY[kind]] = sampling.repetition_penalty
     return body, left_out
 
 
 def foreign_completion(request: Request, reply: Reply, prompt_text: str, tokenizer: Any | None) -> Completion:
-    """The completion in the answer of a server that gives text only.
+    """The completion in the answer of a server that returns text only.
 
     Args:
-        request: what was asked.
+        request: the request.
         reply: `ok`, `filtered` or `overflow`.
-        prompt_text: the prompt without special tokens: the protocol's clean-up runs over both.
+        prompt_text: the prompt without special tokens; the protocol's clean-up covers prompt and answer.
         tokenizer: counts the tokens a server does not count; None: they count as 0.
     """
     if reply.status != "ok":

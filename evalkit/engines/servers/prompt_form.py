@@ -1,8 +1,8 @@
 """How text prompts reach a server so that the model sees them with the BOS the protocol asks for.
 
-Servers put their tokenizer's own BOS before a text, some on request not. Nothing is taken on trust:
-a short prompt is sent first, and the server's own count of its tokens is compared with the
-tokenizer's, so that a doubled or a missing BOS, or another tokenizer, is an error and no bad score.
+Servers put their tokenizer's BOS before a text; some omit it on request. This is verified: a short
+prompt is sent first, and the server's count of its tokens is compared with the tokenizer's. A
+doubled or missing BOS, or another tokenizer, is then an error and not a wrong score.
 """
 
 import logging
@@ -12,7 +12,7 @@ from typing import Any
 
 from evalkit.core.config import BosRule, PromptForm
 from evalkit.core.errors import EvalkitError, InputError
-from evalkit.engines.local.encoding import left_out, token_ids, without_bos
+from evalkit.engines.bos import appended_tokens, token_ids, without_bos
 from evalkit.services.client import ServiceError
 from evalkit.services.replies import Reply
 
@@ -35,7 +35,7 @@ class Form:
         """A prompt in this form."""
         if self.kind is PromptForm.tokens:
             return token_ids(text, tokenizer, bos)
-        # Told to add nothing, a server leaves a BOS that is spelled out as it is.
+        # With add_special_tokens=false a server keeps a BOS that is written in the text.
         return text if self.extra or tokenizer is None else without_bos(text, tokenizer)
 
 
@@ -45,17 +45,17 @@ TOKENS = Form(PromptForm.tokens)
 
 
 async def choose_form(ask: Ask, tokenizer: Any | None, bos: BosRule, wanted: PromptForm) -> Form:
-    """The first form that is right at this server.
+    """The first form with which this server sees the right tokens.
 
     Args:
         ask: sends the probe for one new token.
-        tokenizer: of the model; None: not here.
+        tokenizer: of the model; None: not available.
         bos: the protocol's rule.
         wanted: the form the user asks for, or auto.
 
     Raises:
         EvalkitError: no form gives the model the prompt the protocol asks for.
-        InputError: the tokenizer is needed and not here.
+        InputError: the tokenizer is needed and not available.
     """
     if wanted is PromptForm.tokens and tokenizer is None:
         raise _needs_tokenizer("engine.prompts=tokens needs the model's tokenizer")
@@ -65,8 +65,8 @@ async def choose_form(ask: Ask, tokenizer: Any | None, bos: BosRule, wanted: Pro
     if wanted is not PromptForm.text:
         forms = [TOKENS] if wanted is PromptForm.tokens else [*forms, TOKENS]
     right = len(token_ids(PROBE, tokenizer, bos))
-    behind = left_out(tokenizer, bos)
-    # Asked by text, a server adds all that the tokenizer adds: unseen, only token ids are sure.
+    behind = appended_tokens(tokenizer, bos)
+    # To a text a server adds all that the tokenizer adds: without a count only token ids are certain.
     trusted = (TOKENS,) if behind or bos is BosRule.none else (TEXT, TOKENS)
     seen: list[int] = []
     for form in forms:
@@ -92,7 +92,7 @@ async def _without_tokenizer(ask: Ask, bos: BosRule) -> Form:
 
 
 async def _count(ask: Ask, form: Form, prompt: str | Sequence[int]) -> tuple[int | None, bool]:
-    """The server's count of the probe's tokens (None: it says none), and whether it took the form."""
+    """The server's count of the probe's tokens (None: it gives none), and whether it accepted the form."""
     try:
         reply = await ask(prompt, form.extra)
     except ServiceError as error:

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from evalkit.core.config import BosRule
 from evalkit.core.text import canonical_json, text_sha256
 from evalkit.core.types import Completion, Message, Request, Sampling
+from evalkit.engines.bos import CHAT_RULE, token_ids
 from evalkit.engines.local.chat_template import render_chat
-from evalkit.engines.local.encoding import token_ids
 from evalkit.mtbench.answers.chat import takes_system_message
 from evalkit.mtbench.folder import turn_id
 from evalkit.mtbench.presets import DEFAULT_PRESET, LengthRule, Preset, load_preset
@@ -176,7 +175,7 @@ def _ask(
         text, prompt_tokens = canonical_json([asdict(message) for message in messages]), 0
     else:
         text = render_chat(messages, tokenizer)
-        prompt_tokens = len(token_ids(text, tokenizer, BosRule.none))
+        prompt_tokens = len(token_ids(text, tokenizer, CHAT_RULE))
     most = rules.new_tokens(prompt_tokens)
     request = Request(
         id=key,

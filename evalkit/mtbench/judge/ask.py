@@ -1,29 +1,33 @@
-"""Asks -> answers in the store, call by call: the first one alone, then as many at once as go."""
+"""Asking a service: up to `judge.concurrency` calls at once, each reply stored as it comes."""
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from evalkit.core.errors import EvalkitError
-from evalkit.core.types import Message
-from evalkit.mtbench.judge.budget import EXPLANATION_TOKENS, Budget, most_tokens
-from evalkit.mtbench.judge.calls import Ask, open_key
-from evalkit.mtbench.judge.store import JudgmentStore, Stored
-from evalkit.services.client import OnLost, ServiceError
+from evalkit.core.progress import bar
+from evalkit.core.words import t
+from evalkit.mtbench.judge.budget import EXPLANATION_TOKENS, Budget
+from evalkit.mtbench.judge.calls import JudgeCall, open_key
+from evalkit.mtbench.judge.judges import Judge, open_service
+from evalkit.mtbench.judge.store import CachedReply, JudgmentStore
+from evalkit.services.ask_all import FAILURES_IN_A_ROW, NotYetError, ask_all
+from evalkit.services.client import ApiClient, ServiceError
 from evalkit.services.replies import Reply
 
-# Another process makes this judgment: how long until the next look.
+# Another process is making this judgment: seconds until the next look.
 CLAIM_SECONDS = 0.05
-# So many judgments in a row that failed to their last attempt: the service is down.
-FAILURES_IN_A_ROW = 8
 
-Send = Callable[[Sequence[Message], OnLost], Awaitable[Reply]]
+OTHER_JUDGES = (
+    "other judges: judge=gpt-4o-2024-08-06, judge=gpt-4.1-2025-04-14, judge=openai judge.model=NAME;\n"
+    "         what they are worth beside gpt-4: python -m evalkit calibrate run=DIR judge=NAME;\n"
+    "         kept judgments of gpt-4: python -m evalkit replay judgments=FILE"
+)
 
 
 @dataclass
-class Asked:
-    """What came of asking: calls made and tokens used by them, and the asks that failed."""
+class AskResult:
+    """The requests made and the tokens they used, and the failed calls by their id."""
 
     calls: int = 0
     input_tokens: int = 0
@@ -31,133 +35,110 @@ class Asked:
     failed: dict[str, Reply] = field(default_factory=dict)
 
 
-class Asker:
-    """Asks what is not in the store yet.
+async def ask_online(judge: Judge, calls: Sequence[JudgeCall], store: JudgmentStore) -> AskResult:
+    """Makes all calls; one that fails to its last attempt is in `failed` and not in the store.
 
-    Args:
-        send: sends the messages of one ask to the judge; tells of answers that were lost.
-        store: where answers are looked up and kept.
-        budget: what the calls may cost.
-        most_output: the tokens an answer may have, for the budget's worst case.
-        concurrency: asks at once at most.
-        on_answer: called after each ask.
+    Raises:
+        ServiceError: the service refuses every call. No call is made after that; the replies to
+            calls already under way are stored.
+        CostLimitError: the next call could cost too much; likewise.
+        EvalkitError: too many failures in a row, or no space to write; likewise.
     """
+    options = judge.config
+    client = ApiClient(
+        open_service(judge),
+        concurrency=options.concurrency,
+        retries=options.retries,
+        max_wait=options.max_wait,
+    )
+    async with client:
+        with bar(t("judging"), len(calls)) as progress:
+            asker = _Asker(client, judge, store, progress.advance)
+            try:
+                await ask_all(calls, asker.answer, concurrency=options.concurrency, on_failure=asker.failure)
+            except ServiceError as error:
+                raise _explained(error, judge) from None
+    return asker.result
+
+
+class _Asker:
+    """Makes calls and stores their replies, within the judge's budget."""
 
     def __init__(
-        self,
-        send: Send,
-        store: JudgmentStore,
-        budget: Budget,
-        *,
-        most_output: int,
-        concurrency: int,
-        on_answer: Callable[[], None] = lambda: None,
+        self, client: ApiClient, judge: Judge, store: JudgmentStore, on_done: Callable[[], None]
     ) -> None:
-        self.asked = Asked()
-        self._send = send
+        self.result = AskResult()
+        self._client = client
+        self._judge = judge
         self._store = store
-        self._budget = budget
-        self._most_output = most_output
-        self._concurrency = concurrency
-        self._on_answer = on_answer
-        self._failures_in_a_row = 0
-        self._answered = False
-        self._stop: EvalkitError | None = None
+        self._budget = Budget(judge.price, judge.config.max_cost)
+        self._on_done = on_done
 
-    async def run(self, asks: Sequence[Ask]) -> Asked:
-        """Asks them all; an ask that fails to its last attempt is in `failed` and not in the store.
+    async def answer(self, call: JudgeCall) -> Reply | None:
+        """Makes the next request of a call; a preset that re-asks needs more than one.
 
         Raises:
-            ServiceError: the service refuses every call. Nothing is asked after that; what was
-                answered, also by calls then under way, is kept.
-            CostLimitError: the next call could cost too much; likewise.
-            EvalkitError: too many failures in a row, or no space to write; likewise.
+            NotYetError: another process is making it, or it must be asked again.
         """
-        waiting = deque(asks)
-        if waiting:
-            # A permanent error shows in the first call, before others are under way and paid for.
-            await self._work(deque([waiting.popleft()]))
-        workers = min(self._concurrency, len(waiting))
-        await asyncio.gather(*(self._work(waiting) for _ in range(workers)))
-        if self._stop is not None:
-            raise self._stop
-        return self.asked
-
-    async def _work(self, waiting: deque[Ask]) -> None:
-        while waiting and self._stop is None:
-            ask = waiting.popleft()
-            try:
-                answered = await self._answer(ask)
-            except EvalkitError as error:
-                self._stop = self._stop or error
-                return
-            if answered:
-                self._on_answer()
-            else:
-                # Another process is at it: the others first.
-                waiting.append(ask)
-                await asyncio.sleep(CLAIM_SECONDS)
-
-    async def _answer(self, ask: Ask) -> bool:
-        """Asks until the ask is answered or has failed; False: another process claims it."""
-        while self._stop is None and (key := open_key(ask, self._store)) is not None:
+        key = open_key(call, self._store)
+        reply: Reply | None = None
+        if key is not None:
             if not self._store.claim(key):
-                return False
+                await asyncio.sleep(CLAIM_SECONDS)
+                raise NotYetError
             try:
-                # Whoever held the claim before may have answered it.
+                # The process that held the claim before may have stored it.
                 self._store.refresh()
-                if key in self._store:
-                    continue
-                reply = await self._call_for(ask)
-                if reply.status == "api_error":
-                    self._failed(ask, reply)
-                    return True
-                self._store.add(Stored.of(key, reply))
-                self._failures_in_a_row = 0
-                self._answered = True
+                if key not in self._store:
+                    async with self._budget.charge(call.messages, self._judge.max_output) as charge:
+                        reply = await self._client.chat(
+                            self._judge.model,
+                            call.messages,
+                            self._judge.parameters,
+                            charge.lost,
+                            needs_text=True,
+                        )
+                        charge.used = self._count(call, reply)
+                    if reply.status == "api_error":
+                        return reply
+                    self._store.add(CachedReply.of(key, reply))
             finally:
                 self._store.release(key)
-        return True
-
-    async def _call_for(self, ask: Ask) -> Reply:
-        try:
-            return await self._call(ask)
-        except ServiceError as error:
-            # Where others were answered, it is this one request that the service does not take.
-            if error.reason != "request" or not self._answered:
-                raise
-            return Reply("api_error", error=error.what)
-
-    async def _call(self, ask: Ask) -> Reply:
-        reserved = await self._budget.reserve(ask.messages, self._most_output)
-        used = (0.0, 0.0)
-
-        async def lost(again: bool) -> None:
-            # It may have been paid for all the same: the worst case is taken for spent.
-            nonlocal reserved
-            self._budget.settle(reserved, most_tokens(ask.messages), self._most_output)
-            reserved = None
-            if again:
-                reserved = await self._budget.reserve(ask.messages, self._most_output)
-
-        try:
-            reply = await self._send(ask.messages, lost)
-            self.asked.calls += 1
-            used = (reply.input_tokens or 0, reply.output_tokens or 0)
-            if reply.status == "ok" and reply.output_tokens is None:
-                # A server that counts nothing: the worst case for the prompt, the usual answer.
-                used = (sum(len(message.content) for message in ask.messages), EXPLANATION_TOKENS)
-        finally:
-            self._budget.settle(reserved, *used)
-        self.asked.input_tokens += int(used[0])
-        self.asked.output_tokens += int(used[1])
+            if open_key(call, self._store) is not None:
+                raise NotYetError
+        self._on_done()
         return reply
 
-    def _failed(self, ask: Ask, reply: Reply) -> None:
-        self.asked.failed[ask.id] = reply
-        self._failures_in_a_row += 1
-        if self._failures_in_a_row >= FAILURES_IN_A_ROW:
+    def failure(self, call: JudgeCall, reply: Reply, service_is_down: bool) -> None:
+        """Records a call that failed to its last attempt.
+
+        Raises:
+            EvalkitError: too many failed in a row.
+        """
+        self.result.failed[call.id] = reply
+        if service_is_down:
             raise EvalkitError(
                 f"{FAILURES_IN_A_ROW} judgments in a row failed: {reply.error}",
                 fix="run the same command again when the service is back: what was judged is kept",
             )
+        self._on_done()
+
+    def _count(self, call: JudgeCall, reply: Reply) -> tuple[int, int]:
+        used = (reply.input_tokens or 0, reply.output_tokens or 0)
+        if reply.status == "ok" and reply.output_tokens is None:
+            # A server that counts nothing: the worst case for the prompt, the usual answer.
+            used = (sum(len(message.content) for message in call.messages), EXPLANATION_TOKENS)
+        self.result.calls += 1
+        self.result.input_tokens += used[0]
+        self.result.output_tokens += used[1]
+        return used
+
+
+def _explained(error: ServiceError, judge: Judge) -> ServiceError:
+    if error.reason == "request":
+        fix = "judge.parameters.KEY=VALUE changes what is sent, null leaves a parameter out"
+        return ServiceError("request", error.what, where=error.where, fix=fix)
+    if error.reason != "model":
+        return error
+    retired = f"\n  note:  {judge.config.retired}" if judge.config.retired else ""
+    return ServiceError("model", f"{error.what}{retired}", where=error.where, fix=OTHER_JUDGES)

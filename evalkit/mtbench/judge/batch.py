@@ -1,7 +1,7 @@
-"""mode=batch: requests and answers as files of the OpenAI Batch API, and its endpoint driven to the end.
+"""mode=batch: requests and answers as files of the OpenAI Batch API, submitted and read.
 
-The file of a judging is named by its content, and the batch carries that name: the same command
-finds its batch again, also after a crash, instead of paying for a second one.
+The request file is named by its content, and the batch carries that name: the same command finds
+its batch again, also after a crash, instead of paying for a second one.
 """
 
 import asyncio
@@ -10,17 +10,16 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.core.config import Config, JudgeKind, JudgeMode
+from evalkit.core.config import BatchConfig, JudgeKind, JudgeMode
 from evalkit.core.durable import write_text_atomic
 from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.files import parse_rows, read_rows, text_field
 from evalkit.core.text import text_sha256
-from evalkit.mtbench.judge.ask import Asked
+from evalkit.mtbench.judge.ask import AskResult
 from evalkit.mtbench.judge.budget import CostLimitError, most_tokens
-from evalkit.mtbench.judge.calls import Ask, open_key
-from evalkit.mtbench.judge.dispatch import Desk, most_output
+from evalkit.mtbench.judge.calls import JudgeCall, open_key
 from evalkit.mtbench.judge.judges import Judge, open_service
-from evalkit.mtbench.judge.store import JudgmentStore, Stored
+from evalkit.mtbench.judge.store import CachedReply, JudgmentStore
 from evalkit.services.client import ApiClient
 from evalkit.services.refusals import Refusal, redact, refusal_of
 from evalkit.services.replies import Reply, chat_body, read_reply
@@ -37,61 +36,61 @@ Say = Callable[[str], None]
 
 
 def ask_by_batch(
-    desk: Desk, config: Config, waiting: Sequence[Ask], store: JudgmentStore, say: Say
-) -> Asked | None:
-    """Writes the request file, submits it or reads an answer file; None while answers are to come.
+    judge: Judge,
+    options: BatchConfig,
+    waiting: Sequence[JudgeCall],
+    store: JudgmentStore,
+    folder: Path,
+    say: Say,
+) -> AskResult | None:
+    """Writes the request file below `folder`, submits it or reads an answer file.
+
+    None while answers are to come.
 
     Raises:
-        InputError: a local judge, or an answer file that is none.
+        InputError: a local judge, or a file that is no answer file.
         CostLimitError: the worst case of the batch is above `judge.max_cost`.
         EvalkitError: the batch failed as a whole.
     """
-    if desk.judge.config.kind is JudgeKind.local:
+    if judge.config.kind is JudgeKind.local:
         raise InputError("a local judge has no batches", where="option mode", fix="mode=online")
-    if config.batch.results is not None:
-        path = Path(config.batch.results).expanduser()
+    if options.results is not None:
+        path = Path(options.results).expanduser()
         return _absorb(read_rows(path, mend=True), waiting, store, say)
-    _check_cost(desk, waiting)
-    requests = [(_key(ask, store), ask) for ask in waiting]
+    _check_cost(judge, waiting)
+    requests = [(key, call) for call in waiting if (key := open_key(call, store)) is not None]
     name = text_sha256("\n".join(sorted(key for key, _ in requests)))[:16]
-    path = desk.folder / "batch" / f"{name}.jsonl"
-    write_text_atomic(path, "".join(_line(desk.judge, key, ask) for key, ask in requests))
-    if not config.batch.submit:
+    path = folder / "batch" / f"{name}.jsonl"
+    write_text_atomic(path, "".join(_line(judge, key, call) for key, call in requests))
+    if not options.submit:
         say(f"batch: {len(requests)} requests are in {path}")
         say("  batch.submit=true sends them; batch.results=FILE reads the answers of a batch you sent")
         return None
-    rows, old = asyncio.run(_drive(desk.judge, path, name, config.batch.poll, say))
+    rows, old = asyncio.run(_drive(judge, path, name, options.poll, say))
     asked = _absorb(rows, waiting, store, say)
     if old and not asked.calls:
         # It was read before and answered nothing of this: reading it again would never end.
-        rows, _ = asyncio.run(_drive(desk.judge, path, name, config.batch.poll, say, afresh=True))
+        rows, _ = asyncio.run(_drive(judge, path, name, options.poll, say, afresh=True))
         asked = _absorb(rows, waiting, store, say)
     return asked
 
 
-def _key(ask: Ask, store: JudgmentStore) -> str:
-    key = open_key(ask, store)
-    assert key is not None
-    return key
-
-
-def _line(judge: Judge, key: str, ask: Ask) -> str:
+def _line(judge: Judge, key: str, call: JudgeCall) -> str:
     path = "/chat/completions" if judge.config.kind is JudgeKind.azure else "/v1/chat/completions"
-    body = chat_body(judge.model, ask.messages, judge.parameters)
+    body = chat_body(judge.model, call.messages, judge.parameters)
     row = {"custom_id": key, "method": "POST", "url": path, "body": body}
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
-def _check_cost(desk: Desk, waiting: Sequence[Ask]) -> None:
+def _check_cost(judge: Judge, waiting: Sequence[JudgeCall]) -> None:
     if len(waiting) > MOST_REQUESTS:
         raise InputError(
             f"{len(waiting)} requests, and a batch takes {MOST_REQUESTS}", fix="judge fewer models"
         )
-    limit, price = desk.judge.config.max_cost, desk.price_in(JudgeMode.batch)
+    limit, price = judge.config.max_cost, judge.price_in(JudgeMode.batch)
     if limit is None or price is None:
         return
-    output = most_output(desk.judge)
-    worst = sum(price.of(most_tokens(ask.messages), output) for ask in waiting)
+    worst = sum(price.of(most_tokens(call.messages), judge.max_output) for call in waiting)
     if worst > limit:
         raise CostLimitError(
             f"the batch may cost up to ${worst:.2f}, judge.max_cost is {limit:g}",
@@ -100,11 +99,11 @@ def _check_cost(desk: Desk, waiting: Sequence[Ask]) -> None:
 
 
 def _absorb(
-    rows: Iterable[tuple[str, dict[str, Any]]], waiting: Sequence[Ask], store: JudgmentStore, say: Say
-) -> Asked:
-    """Puts the answers of a batch into the store; an ask without one is asked again next time."""
-    asked = Asked()
-    wanted = {key: ask for ask in waiting for key in ask.keys}
+    rows: Iterable[tuple[str, dict[str, Any]]], waiting: Sequence[JudgeCall], store: JudgmentStore, say: Say
+) -> AskResult:
+    """Puts the answers of a batch into the store; a call without one is made again next time."""
+    asked = AskResult()
+    wanted = {key for call in waiting for key in call.keys}
     failures: dict[str, Reply] = {}
     foreign = 0
     for place, row in rows:
@@ -117,16 +116,16 @@ def _absorb(
             failures[key] = reply
             continue
         if key not in store:
-            store.add(Stored.of(key, reply))
+            store.add(CachedReply.of(key, reply))
             asked.calls += 1
             asked.input_tokens += reply.input_tokens or 0
             asked.output_tokens += reply.output_tokens or 0
     if foreign:
         say(f"batch: {foreign} answers belong to other judgments and were left out")
-    for ask in waiting:
-        if still_open := open_key(ask, store):
+    for call in waiting:
+        if still_open := open_key(call, store):
             none = Reply("api_error", error="the batch has no answer for it")
-            asked.failed[ask.id] = failures.get(still_open, none)
+            asked.failed[call.id] = failures.get(still_open, none)
     return asked
 
 

@@ -1,4 +1,4 @@
-"""What judging costs: tokens, prices, and a budget that is never passed.
+"""What judging costs: tokens, prices, and a budget that is never exceeded.
 
 Measured figures: section 10 of the MT-Bench protocol notes.
 """
@@ -12,6 +12,8 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from evalkit.core import assets
 from evalkit.core.errors import EvalkitError, InputError
@@ -36,7 +38,7 @@ class Price:
     batch: float = 0.5
 
     def of(self, input_tokens: float, output_tokens: float) -> float:
-        """The price of so many tokens in dollars."""
+        """The price of these tokens in dollars."""
         return (input_tokens * self.input + output_tokens * self.output) / 1e6
 
     def in_batch(self) -> "Price":
@@ -74,7 +76,7 @@ def _is_amount(value: object) -> bool:
 
 @dataclass(frozen=True)
 class TokenCounter:
-    """Counts the tokens of a prompt; `how` says by what."""
+    """Counts the tokens of a prompt; `how` names the method."""
 
     how: str
     count: Callable[[str], float]
@@ -121,14 +123,14 @@ def most_tokens(messages: Sequence[Message]) -> int:
 
 
 class CostLimitError(EvalkitError):
-    """The next call could pass `judge.max_cost`."""
+    """The next call could exceed `judge.max_cost`."""
 
 
 class Budget:
-    """Dollars spent and promised. A call is let through only when even its worst case fits.
+    """Dollars spent and reserved. A call is made only when even its worst case fits.
 
     Args:
-        price: of the judge; None when it is not known and nothing limits the cost.
+        price: of the judge; None: not known, and nothing limits the cost.
         limit: dollars at most; None: no limit.
     """
 
@@ -136,12 +138,12 @@ class Budget:
         self.price = price
         self.limit = limit
         self.spent = 0.0
-        self._promised = 0.0
+        self._reserved = 0.0
         self._open = 0
         self._settled = asyncio.Event()
 
     async def reserve(self, messages: Sequence[Message], most_output: int) -> float | None:
-        """Sets aside the worst case of a call, waiting for others to end where it does not fit yet.
+        """Reserves the worst case of a call, waiting for others to end where it does not fit yet.
 
         Raises:
             CostLimitError: it does not fit with nothing else under way.
@@ -149,7 +151,7 @@ class Budget:
         if self.price is None or self.limit is None:
             return None
         worst = self.price.of(most_tokens(messages), most_output)
-        while self.spent + self._promised + worst > self.limit:
+        while self.spent + self._reserved + worst > self.limit:
             if not self._open:
                 raise CostLimitError(
                     f"the next call could pass judge.max_cost={self.limit:g}: "
@@ -158,18 +160,53 @@ class Budget:
                 )
             self._settled.clear()
             await self._settled.wait()
-        self._promised += worst
+        self._reserved += worst
         self._open += 1
         return worst
 
+    def charge(self, messages: Sequence[Message], most_output: int) -> "Charge":
+        """The cost of one call, as a context manager around it; see `reserve` for errors."""
+        return Charge(self, messages, most_output)
+
     def settle(self, reserved: float | None, input_tokens: float, output_tokens: float) -> None:
-        """Replaces what was set aside by what the call did cost."""
+        """Replaces a reservation by what the call cost."""
         if reserved is not None:
             self._open -= 1
-            self._promised = self._promised - reserved if self._open else 0.0
+            self._reserved = self._reserved - reserved if self._open else 0.0
         if self.price is not None:
             self.spent += self.price.of(input_tokens, output_tokens)
         self._settled.set()
+
+
+class Charge:
+    """The cost of one call: its worst case is reserved first, then replaced by the tokens `used`."""
+
+    def __init__(self, budget: Budget, messages: Sequence[Message], most_output: int) -> None:
+        self.used: tuple[float, float] = (0, 0)
+        self._budget = budget
+        self._messages = messages
+        self._most_output = most_output
+        self._reserved: float | None = None
+
+    async def __aenter__(self) -> Self:
+        self._reserved = await self._budget.reserve(self._messages, self._most_output)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._budget.settle(self._reserved, *self.used)
+
+    async def lost(self, again: bool) -> None:
+        """Counts an attempt whose answer was lost with its worst case, as it may have been charged.
+
+        Args:
+            again: another attempt follows.
+        """
+        self._budget.settle(self._reserved, most_tokens(self._messages), self._most_output)
+        self._reserved = None
+        if again:
+            self._reserved = await self._budget.reserve(self._messages, self._most_output)
 
 
 def price_of(model: str, prices: Mapping[str, Price]) -> Price | None:

@@ -1,21 +1,22 @@
-"""What a judge is asked about a run: one Ask per turn and repeat, and what its answers amount to."""
+"""What a judge is asked about a run: one call per turn and repeat, and the judgment each reply gives."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from evalkit.core.errors import InputError
 from evalkit.core.types import Judgment, JudgmentStatus, Message
 from evalkit.mtbench.data import Books
 from evalkit.mtbench.judge.judges import Judge
-from evalkit.mtbench.judge.ratings import HIGHEST, LOWEST, parse_rating, parse_strict
-from evalkit.mtbench.judge.store import JudgmentStore, Stored, judgment_key
+from evalkit.mtbench.judge.store import CachedReply, JudgmentStore, judgment_key
 from evalkit.mtbench.presets import Preset
 from evalkit.mtbench.questions import Answer
+from evalkit.mtbench.ratings import HIGHEST, LOWEST, parse_rating, parse_strict
+from evalkit.services.replies import Reply
 
 
 @dataclass(frozen=True)
-class Ask:
-    """One judgment that is wanted. `keys` address it and its re-asks, in order."""
+class JudgeCall:
+    """One judgment that is wanted. `keys` are its cache key and those of its re-asks, in order."""
 
     id: str
     model: str
@@ -29,21 +30,17 @@ class Ask:
     keys: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Everything a judge is asked about a run. `missing` says what cannot be asked, and why."""
+def plan_calls(
+    answers: Sequence[Answer], books: Books, preset: Preset, judge: Judge
+) -> tuple[list[JudgeCall], list[str]]:
+    """The calls for every answer in question order, first turns before second ones.
 
-    asks: tuple[Ask, ...]
-    missing: tuple[str, ...]
-
-
-def plan_asks(answers: Sequence[Answer], books: Books, preset: Preset, judge: Judge, repeats: int) -> Plan:
-    """The asks of every answer in question order, first turns before second ones.
+    Also what cannot be asked, and why.
 
     Raises:
         InputError: an answer to a question the preset does not have.
     """
-    asks, missing = [], []
+    calls, missing = [], []
     for answer in sorted(answers, key=lambda answer: (answer.model, answer.choice, answer.question_id)):
         book = books.of(answer.question_id)
         question = book.questions.get(answer.question_id)
@@ -58,9 +55,9 @@ def plan_asks(answers: Sequence[Answer], books: Books, preset: Preset, judge: Ju
             except InputError as error:
                 missing.append(f"{answer.model}: {error.what}")
                 continue
-            for repeat in range(repeats):
-                asks.append(
-                    Ask(
+            for repeat in range(judge.config.repeats):
+                calls.append(
+                    JudgeCall(
                         id=f"{answer.question_id}/{turn}/{answer.choice}/{repeat}/{answer.model}",
                         model=answer.model,
                         question_id=answer.question_id,
@@ -73,85 +70,89 @@ def plan_asks(answers: Sequence[Answer], books: Books, preset: Preset, judge: Ju
                         keys=keys_of(judge, messages, repeat, preset.reasks),
                     )
                 )
-    asks.sort(key=lambda ask: (ask.model, ask.repeat, ask.answer, ask.turn))
-    return Plan(tuple(asks), tuple(missing))
+    calls.sort(key=lambda call: (call.model, call.repeat, call.answer, call.turn))
+    return calls, missing
 
 
 def keys_of(judge: Judge, messages: Sequence[Message], repeat: int, reasks: int = 0) -> tuple[str, ...]:
-    """The addresses of a judgment and of its re-asks."""
+    """The cache keys of a judgment and of its re-asks."""
     return tuple(
         judgment_key(judge.identity, judge.parameters, messages, repeat, reask) for reask in range(reasks + 1)
     )
 
 
-def open_key(ask: Ask, store: JudgmentStore) -> str | None:
-    """The address that must still be asked; None when the ask is answered.
+def open_key(call: JudgeCall, store: JudgmentStore) -> str | None:
+    """The key that has no reply yet; None when the call is answered.
 
     A preset that re-asks goes on while the rating is no whole number from 1 to 10.
     """
-    for key in ask.keys:
-        stored = store.get(key)
-        if stored is None:
+    for key in call.keys:
+        reply = store.get(key)
+        if reply is None:
             return key
-        if not _ask_again(stored):
+        if not _ask_again(reply):
             return None
     return None
 
 
-def _ask_again(stored: Stored) -> bool:
-    if stored.status != "ok":
+def _ask_again(reply: CachedReply) -> bool:
+    if reply.status != "ok":
         return False
-    value = parse_rating(stored.text).value
+    value = parse_rating(reply.text).value
     return value is None or value != int(value) or not LOWEST <= value <= HIGHEST
 
 
-def final(ask: Ask, store: JudgmentStore) -> Stored | None:
-    """The answer that counts: the last one that was given."""
-    given = [stored for key in ask.keys if (stored := store.get(key)) is not None]
-    return given[-1] if given else None
+def last_reply(call: JudgeCall, store: JudgmentStore, failed: Mapping[str, Reply]) -> CachedReply:
+    """The reply that counts: the last one to a call and its re-asks, or how the call failed."""
+    if (reply := failed.get(call.id)) is not None:
+        return CachedReply.of("", reply)
+    for key in reversed(call.keys):
+        if (cached := store.get(key)) is not None:
+            return cached
+    return CachedReply.of("", Reply("api_error", error="not asked yet"))
 
 
-def judgment_of(ask: Ask, judge: Judge, stored: Stored) -> Judgment:
-    """The answer of the service as a judgment with both ratings."""
-    rating = parse_rating(stored.text) if stored.status == "ok" else None
+def judgment_of(call: JudgeCall, judge: str, reply: CachedReply) -> Judgment:
+    """The reply of the judge with this label, read by both parsers."""
+    rating = parse_rating(reply.text) if reply.status == "ok" else None
     status: JudgmentStatus
     if rating is not None:
         status = rating.status
-    elif stored.status == "filtered":
+    elif reply.status == "filtered":
         status = "filtered"
-    elif stored.status == "overflow":
+    elif reply.status == "overflow":
         status = "overflow"
     else:
         status = "api_error"
     return Judgment(
-        id=ask.id,
-        model=ask.model,
-        question_id=ask.question_id,
-        category=ask.category,
-        turn=ask.turn,
-        judge=judge.label,
-        prompt=ask.prompt,
-        text=stored.text,
+        id=call.id,
+        model=call.model,
+        question_id=call.question_id,
+        category=call.category,
+        turn=call.turn,
+        judge=judge,
+        prompt=call.prompt,
+        text=reply.text,
         status=status,
         rating=rating.value if rating else None,
         rule=rating.rule if rating else "none",
-        strict=parse_strict(stored.text).value if rating else None,
-        answer=ask.answer,
-        repeat=ask.repeat,
-        key=stored.id,
-        served_model=stored.served_model,
-        input_tokens=stored.input_tokens,
-        output_tokens=stored.output_tokens,
-        error=stored.error,
+        strict=parse_strict(reply.text).value if rating else None,
+        answer=call.answer,
+        repeat=call.repeat,
+        key=reply.id,
+        served_model=reply.served_model,
+        input_tokens=reply.input_tokens,
+        output_tokens=reply.output_tokens,
+        error=reply.error,
     )
 
 
-def stored_of(judgment: Judgment) -> Stored | None:
-    """The answer behind a judgment a run folder kept; None when it must be asked (again)."""
+def cached_reply_of(judgment: Judgment) -> CachedReply | None:
+    """The reply behind a judgment of a run folder; None when it must be asked (again)."""
     if not judgment.key or judgment.status == "api_error":
         return None
     refused = judgment.status in ("filtered", "overflow")
-    return Stored(
+    return CachedReply(
         id=judgment.key,
         status=judgment.status if refused else "ok",
         text=judgment.text,
@@ -163,13 +164,13 @@ def stored_of(judgment: Judgment) -> Stored | None:
     )
 
 
-def unanswered(asks: Iterable[Ask], store: JudgmentStore) -> list[Ask]:
-    """The asks that need a call; asks with the same content need one together."""
+def unanswered(calls: Iterable[JudgeCall], store: JudgmentStore) -> list[JudgeCall]:
+    """The calls that must be made; of several with the same content only the first."""
     seen: set[str] = set()
     waiting = []
-    for ask in asks:
-        key = open_key(ask, store)
+    for call in calls:
+        key = open_key(call, store)
         if key is not None and key not in seen:
             seen.add(key)
-            waiting.append(ask)
+            waiting.append(call)
     return waiting

@@ -1,4 +1,4 @@
-"""Where a judge is asked from: who it is, what it costs, and how a list of asks is answered."""
+"""Who the judge is, what its calls would cost, and where they go: a service, a batch or a local model."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -7,64 +7,19 @@ from pathlib import Path
 
 from evalkit.core.config import Config, JudgeKind, JudgeMode
 from evalkit.core.errors import InputError
-from evalkit.core.progress import bar
 from evalkit.core.words import t
-from evalkit.mtbench.judge.ask import Asked, Asker
-from evalkit.mtbench.judge.budget import (
-    EXPLANATION_TOKENS,
-    Budget,
-    Price,
-    load_prices,
-    price_of,
-    token_counter,
-)
-from evalkit.mtbench.judge.calls import Ask, final, unanswered
-from evalkit.mtbench.judge.judges import Judge, judge_config, open_service, resolve_judge
-from evalkit.mtbench.judge.store import JudgmentStore, Stored, default_store
+from evalkit.mtbench.judge.ask import AskResult, ask_online
+from evalkit.mtbench.judge.budget import EXPLANATION_TOKENS, load_prices, price_of, token_counter
+from evalkit.mtbench.judge.calls import JudgeCall, last_reply, unanswered
+from evalkit.mtbench.judge.judges import Judge, judge_config, resolve_judge
+from evalkit.mtbench.judge.store import CachedReply
 from evalkit.mtbench.presets import Preset
-from evalkit.services.client import ApiClient, ServiceError
 
 Say = Callable[[str], None]
 
-RETIRED_FIX = (
-    "other judges: judge=gpt-4o-2024-08-06, judge=gpt-4.1-2025-04-14, judge=openai judge.model=NAME;\n"
-    "         what they are worth beside gpt-4: python -m evalkit calibrate run=DIR judge=NAME;\n"
-    "         kept judgments of gpt-4: python -m evalkit replay judgments=FILE"
-)
 
-
-@dataclass(frozen=True)
-class Desk:
-    """A judge with its price; batch files go below `folder`."""
-
-    judge: Judge
-    price: Price | None
-    folder: Path
-
-    def price_in(self, mode: JudgeMode) -> Price | None:
-        """The price of a call in this mode."""
-        return self.price.in_batch() if self.price and mode is JudgeMode.batch else self.price
-
-    def open_store(self) -> JudgmentStore:
-        """The shared store of the judge."""
-        chosen = self.judge.config.store
-        return JudgmentStore(Path(chosen).expanduser() if chosen else default_store(), self.judge.identity)
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What is still to be judged and about what it costs; `dollars` None: no price is known."""
-
-    wanted: int
-    calls: int
-    input_tokens: int
-    output_tokens: int
-    counted_by: str
-    dollars: float | None
-
-
-def open_desk(config: Config, preset: Preset, folder: Path) -> Desk:
-    """The judge that was chosen, or the preset's own.
+def open_judge(config: Config, preset: Preset) -> Judge:
+    """The judge that was chosen, or the preset's own, with its price.
 
     Raises:
         InputError: no judge, an incomplete one, or `judge.max_cost` without a price.
@@ -83,23 +38,35 @@ def open_desk(config: Config, preset: Preset, folder: Path) -> Desk:
             where=options.prices or "conf/prices.yaml",
             fix="add it to a copy of the table: judge.prices=FILE",
         )
-    return Desk(judge, price, folder)
+    return replace(judge, price=price)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How many calls are still to be made, and about what they cost; `dollars` None: no price is known."""
+
+    wanted: int
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    counted_by: str
+    dollars: float | None
 
 
 def estimate(
-    desk: Desk, asks: Sequence[Ask], kept: Sequence[Stored] = (), mode: JudgeMode = JudgeMode.online
+    judge: Judge, calls: Sequence[JudgeCall], mode: JudgeMode, kept: Sequence[CachedReply] = ()
 ) -> Estimate:
-    """What answering `asks` would call now, without calling."""
-    with desk.open_store() as store:
-        for stored in kept:
-            store.adopt(stored)
-        waiting = unanswered(asks, store)
-    counter = token_counter(desk.judge.config.model or desk.judge.model)
-    tokens = sum(counter.prompt(ask.messages) for ask in waiting)
+    """What `ask_judge` would call now, without calling."""
+    with judge.open_store() as store:
+        for reply in kept:
+            store.add_to_memory(reply)
+        waiting = unanswered(calls, store)
+    counter = token_counter(judge.config.model or judge.model)
+    tokens = sum(counter.prompt(call.messages) for call in waiting)
     output = EXPLANATION_TOKENS * len(waiting)
-    price = desk.price_in(mode)
+    price = judge.price_in(mode)
     return Estimate(
-        wanted=len(asks),
+        wanted=len(calls),
         calls=len(waiting),
         input_tokens=round(tokens),
         output_tokens=output,
@@ -109,99 +76,52 @@ def estimate(
 
 
 @dataclass(frozen=True)
-class Answers:
-    """The answer to every ask by its id, and what asking took."""
+class JudgeReplies:
+    """The reply to every call by its id, and what asking took."""
 
-    by_id: dict[str, Stored]
-    asked: Asked
+    by_id: dict[str, CachedReply]
+    asked: AskResult
 
 
-def ask_all(
-    desk: Desk, config: Config, asks: Sequence[Ask], say: Say, kept: Sequence[Stored] = ()
-) -> Answers | None:
-    """Answers `asks` from the store, from what a run folder `kept`, and by asking; None: a batch waits.
+def ask_judge(
+    judge: Judge,
+    config: Config,
+    calls: Sequence[JudgeCall],
+    folder: Path,
+    say: Say,
+    kept: Sequence[CachedReply] = (),
+) -> JudgeReplies | None:
+    """The replies to `calls`: from the store, from `kept`, and by asking; None while a batch is under way.
+
+    Args:
+        judge: who is asked.
+        config: decides between online and batch; a local judge takes its engine options from it.
+        calls: what is asked.
+        folder: batch files go below it.
+        say: called with one line of progress.
+        kept: replies that the run folder holds; a run moved from another machine brings them along.
 
     Raises:
         EvalkitError: the service refused, the budget is spent, or the disk is full; what was judged
             is in the store.
     """
-    with desk.open_store() as store:
-        # A run that comes from another machine brings its judgments along.
-        for stored in kept:
-            store.adopt(stored)
-        waiting = unanswered(asks, store)
-        say(
-            t(
-                "judge {judge}: {kept} judgments are kept, {n} to make",
-                judge=desk.judge.label,
-                kept=len(asks) - len(waiting),
-                n=len(waiting),
-            )
-        )
-        asked = _ask(desk, config, waiting, store, say) if waiting else Asked()
+    with judge.open_store() as store:
+        for reply in kept:
+            store.add_to_memory(reply)
+        waiting = unanswered(calls, store)
+        text = "judge {judge}: {kept} judgments are kept, {n} to make"
+        say(t(text, judge=judge.label, kept=len(calls) - len(waiting), n=len(waiting)))
+        asked: AskResult | None = AskResult()
+        if waiting and config.mode is JudgeMode.batch:
+            from evalkit.mtbench.judge.batch import ask_by_batch
+
+            asked = ask_by_batch(judge, config.batch, waiting, store, folder, say)
+        elif waiting and judge.config.kind is JudgeKind.local:
+            from evalkit.mtbench.judge.local import ask_locally
+
+            asked = ask_locally(judge, config, waiting, store)
+        elif waiting:
+            asked = asyncio.run(ask_online(judge, waiting, store))
         if asked is None:
             return None
-        return Answers({ask.id: _answer(ask, store, asked) for ask in asks}, asked)
-
-
-def _ask(desk: Desk, config: Config, waiting: Sequence[Ask], store: JudgmentStore, say: Say) -> Asked | None:
-    if config.mode is JudgeMode.batch:
-        from evalkit.mtbench.judge.batch import ask_by_batch
-
-        return ask_by_batch(desk, config, waiting, store, say)
-    if desk.judge.config.kind is JudgeKind.local:
-        from evalkit.mtbench.judge.local import ask_locally
-
-        return ask_locally(desk.judge, config, waiting, store)
-    return asyncio.run(_ask_online(desk, waiting, store))
-
-
-async def _ask_online(desk: Desk, waiting: Sequence[Ask], store: JudgmentStore) -> Asked:
-    judge, options = desk.judge, desk.judge.config
-    client = ApiClient(
-        open_service(judge),
-        concurrency=options.concurrency,
-        retries=options.retries,
-        max_wait=options.max_wait,
-    )
-    async with client:
-        with bar(t("judging"), len(waiting)) as progress:
-            asker = Asker(
-                lambda messages, lost: client.chat(
-                    judge.model, messages, judge.parameters, lost, needs_text=True
-                ),
-                store,
-                Budget(desk.price, options.max_cost),
-                most_output=most_output(judge),
-                concurrency=options.concurrency,
-                on_answer=progress.advance,
-            )
-            try:
-                return await asker.run(waiting)
-            except ServiceError as error:
-                raise _explained(error, judge) from None
-
-
-def _explained(error: ServiceError, judge: Judge) -> ServiceError:
-    if error.reason == "request":
-        fix = "judge.parameters.KEY=VALUE changes what is sent, null leaves a parameter out"
-        return ServiceError("request", error.what, where=error.where, fix=fix)
-    if error.reason != "model":
-        return error
-    retired = f"\n  note:  {judge.config.retired}" if judge.config.retired else ""
-    return ServiceError("model", f"{error.what}{retired}", where=error.where, fix=RETIRED_FIX)
-
-
-def _answer(ask: Ask, store: JudgmentStore, asked: Asked) -> Stored:
-    if (reply := asked.failed.get(ask.id)) is not None:
-        return Stored.of("", reply)
-    return final(ask, store) or Stored("", "api_error", None, None, None, None, None, "not asked yet")
-
-
-def most_output(judge: Judge) -> int:
-    """The tokens an answer of this judge may have; 4096 where nothing bounds it."""
-    for name in ("max_completion_tokens", "max_tokens"):
-        value = judge.parameters.get(name)
-        if isinstance(value, int):
-            return value * int(judge.parameters.get("n", 1))
-    return 4096
+        return JudgeReplies({call.id: last_reply(call, store, asked.failed) for call in calls}, asked)

@@ -1,18 +1,21 @@
-"""A judge's configuration -> who is asked, with what, and what names it in the store.
+"""A judge's configuration -> who is asked, with what, at which price, and what names it in the store.
 
 The API key comes from the environment when the service is opened and goes nowhere else.
 """
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from evalkit.core import assets
-from evalkit.core.config import JudgeConfig, JudgeKind
+from evalkit.core.config import JudgeConfig, JudgeKind, JudgeMode
 from evalkit.core.errors import InputError
 from evalkit.core.files import read_options, read_yaml
 from evalkit.core.secrets import refuse_keys
+from evalkit.mtbench.judge.budget import Price
+from evalkit.mtbench.judge.store import JudgmentStore, default_store
 from evalkit.mtbench.presets import Preset
 from evalkit.services.client import Service
 from evalkit.services.refusals import public_address
@@ -20,10 +23,10 @@ from evalkit.services.refusals import public_address
 
 @dataclass(frozen=True)
 class Judge:
-    """A judge ready to be named. `label` names its tables and files.
+    """A judge. `label` names its tables and files; `price` None: not known.
 
-    `service` and `model` with `parameters` decide its judgments: they address them in the store;
-    for a model that evalkit runs itself, `weights` too, the hash of its files and number format.
+    `service`, `model` and `parameters` decide its judgments and are part of their cache keys; for a
+    model that evalkit runs itself so is `weights`, the hash of its files and number format.
     """
 
     label: str
@@ -32,12 +35,35 @@ class Judge:
     parameters: dict[str, Any]
     config: JudgeConfig
     weights: str | None = None
+    price: Price | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What addresses this judge's judgments, as plain JSON values."""
+        """What the cache keys of its judgments say of this judge, as plain JSON values."""
         named = {"service": self.service, "model": self.model}
         return named if self.weights is None else named | {"weights": self.weights}
+
+    @property
+    def max_output(self) -> int:
+        """The tokens an answer may have; 4096 where no parameter limits them."""
+        for name in ("max_completion_tokens", "max_tokens"):
+            value = self.parameters.get(name)
+            if isinstance(value, int):
+                return value * int(self.parameters.get("n", 1))
+        return 4096
+
+    def record(self) -> dict[str, Any]:
+        """The judge as results name it."""
+        return {"label": self.label, **self.identity, "parameters": self.parameters}
+
+    def price_in(self, mode: JudgeMode) -> Price | None:
+        """The price of a call in this mode."""
+        return self.price.in_batch() if self.price and mode is JudgeMode.batch else self.price
+
+    def open_store(self) -> JudgmentStore:
+        """The shared store of this judge's judgments."""
+        chosen = self.config.store
+        return JudgmentStore(Path(chosen).expanduser() if chosen else default_store(), self.identity)
 
 
 def judge_config(config: JudgeConfig | None, preset: Preset) -> JudgeConfig:
@@ -100,7 +126,7 @@ def _label(config: JudgeConfig, model: str) -> str:
         return f"local-{model}"
     path = assets.CONF / "judge" / f"{config.name}.yaml"
     shipped = read_yaml(path) if path.is_file() else {}
-    # A named judge that was given another model is no longer the one of that name.
+    # A named judge that was given another model goes by the name of that model.
     return config.name if shipped.get("model") == config.model and config.model else model
 
 

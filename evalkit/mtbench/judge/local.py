@@ -13,10 +13,10 @@ from evalkit.core.types import Completion, Request, Sampling
 from evalkit.core.words import t
 from evalkit.engines.local.chat_template import clock_date
 from evalkit.mtbench.answers.chat import model_config, takes_system_message, with_system
-from evalkit.mtbench.judge.ask import CLAIM_SECONDS, Asked
-from evalkit.mtbench.judge.calls import Ask, open_key, unanswered
+from evalkit.mtbench.judge.ask import CLAIM_SECONDS, AskResult
+from evalkit.mtbench.judge.calls import JudgeCall, open_key, unanswered
 from evalkit.mtbench.judge.judges import Judge
-from evalkit.mtbench.judge.store import JudgmentStore, Stored
+from evalkit.mtbench.judge.store import CachedReply, JudgmentStore
 from evalkit.services.replies import Reply
 
 LENGTHS = ("max_tokens", "max_completion_tokens")
@@ -25,13 +25,13 @@ DEFAULT_LENGTH = 2048
 
 
 def weights_of(judge: Judge, config: Config) -> str:
-    """The hash of what a local judge is made of: the same folder with other files is another judge.
+    """A hash of all that decides a local judge's replies: its files, number format, engine, template date.
 
     Raises:
-        InputError: the model cannot be had, or its chat template.
+        InputError: the model or its chat template is missing.
     """
     from evalkit.engines import identify
-    from evalkit.engines.local.loading import load_tokenizer
+    from evalkit.engines.local.tokenizer import load_tokenizer
 
     found = identify(replace(config, model=model_config(judge.model)))
     date = clock_date(load_tokenizer(found.model))
@@ -39,34 +39,33 @@ def weights_of(judge: Judge, config: Config) -> str:
     return text_sha256(canonical_json(made_of | ({"template_date": date} if date else {})))[:16]
 
 
-def ask_locally(judge: Judge, config: Config, asks: Sequence[Ask], store: JudgmentStore) -> Asked:
+def ask_locally(judge: Judge, config: Config, calls: Sequence[JudgeCall], store: JudgmentStore) -> AskResult:
     """Asks a local model what is not in the store yet.
 
     Raises:
-        InputError: a model that cannot be had, has no chat template, or an unknown parameter.
+        InputError: a model that is missing or has no chat template, or an unknown parameter.
         EvalkitError: the model cannot be loaded or computes nonsense; what was judged is kept.
     """
     from evalkit.engines import build_engine
-    from evalkit.engines.local.loading import load_tokenizer
+    from evalkit.engines.local.tokenizer import load_tokenizer
     from evalkit.engines.models import resolve
 
     sampling, length, seed = _options(judge.parameters)
     model = model_config(judge.model)
     resolved = resolve(model, offline=is_offline(config))
     takes_system = takes_system_message(load_tokenizer(resolved))
-    asked = Asked()
-    # judge.parameters decide the sampling: they are what its judgments are kept under.
+    asked = AskResult()
+    # judge.parameters alone decide the sampling: they are part of the cache key.
     own = replace(config, model=model, generation=replace(config.generation, from_model=False))
-    with (
-        build_engine(own, resolved) as engine,
-        bar(t("judging"), len(asks)) as progress,
-    ):
-        while waiting := unanswered(asks, store):
-            keys = {key: ask for ask in waiting if (key := open_key(ask, store)) and store.claim(key)}
+    with build_engine(own, resolved) as engine, bar(t("judging"), len(calls)) as progress:
+        while waiting := unanswered(calls, store):
+            keys = {key: call for call in waiting if (key := open_key(call, store)) and store.claim(key)}
             store.refresh()
             requests = [
-                Request(key, with_system(ask.messages, takes_system), length, (), sampling, seed + ask.repeat)
-                for key, ask in keys.items()
+                Request(
+                    key, with_system(call.messages, takes_system), length, (), sampling, seed + call.repeat
+                )
+                for key, call in keys.items()
                 if key not in store
             ]
             try:
@@ -82,7 +81,7 @@ def ask_locally(judge: Judge, config: Config, asks: Sequence[Ask], store: Judgme
     return asked
 
 
-def _keep(completion: Completion, judge: Judge, store: JudgmentStore, asked: Asked) -> None:
+def _keep(completion: Completion, judge: Judge, store: JudgmentStore, asked: AskResult) -> None:
     asked.calls += 1
     asked.input_tokens += completion.prompt_tokens
     asked.output_tokens += completion.new_tokens
@@ -95,7 +94,7 @@ def _keep(completion: Completion, judge: Judge, store: JudgmentStore, asked: Ask
         output_tokens=completion.new_tokens,
         error=completion.error,
     )
-    store.add(Stored.of(completion.id, reply))
+    store.add(CachedReply.of(completion.id, reply))
 
 
 def _options(parameters: dict[str, Any]) -> tuple[Sampling, int, int]:

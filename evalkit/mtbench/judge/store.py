@@ -1,4 +1,4 @@
-"""Judgments that were made, for good: addressed by content, shared by all runs, never asked twice.
+"""The judgments made so far: keyed by content, shared by all runs, never asked twice.
 
 A store is a folder with one append-only log per judge. A line is written whole under a lock and
 carries a checksum; a torn one is skipped, and so is asked again. While a judgment is being made its
@@ -27,7 +27,7 @@ SYNC_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class CachedReply:
     """What the service answered: everything a judgment is read from."""
 
     id: str
@@ -40,7 +40,7 @@ class Stored:
     error: str | None = None
 
     @classmethod
-    def of(cls, key: str, reply: Reply) -> "Stored":
+    def of(cls, key: str, reply: Reply) -> "CachedReply":
         """A reply under its key."""
         return cls(
             id=key,
@@ -54,7 +54,7 @@ class Stored:
         )
 
     def is_lost(self) -> bool:
-        """Whether it is kept as an answer and is none: a failure of the service, or not a word."""
+        """Whether it was stored as an answer and is none: a failure of the service, or an empty text."""
         return self.status == "ok" and is_lost(self.finish_reason, self.text)
 
 
@@ -65,7 +65,7 @@ def judgment_key(
     repeat: int,
     reask: int = 0,
 ) -> str:
-    """The address of a judgment: judge, parameters, messages, number of the repeat and of the re-ask."""
+    """The cache key of a judgment: judge, parameters, messages, number of the repeat and of the re-ask."""
     content = {
         "judge": dict(identity),
         "parameters": dict(parameters),
@@ -94,8 +94,8 @@ class JudgmentStore:
         name = f"{folder_name(str(identity['model']))}-{text_sha256(canonical_json(dict(identity)))[:8]}"
         self.path = folder / f"{name}.jsonl"
         self._claims_path = folder / f".{name}.claims"
-        self._known: dict[str, Stored] = {}
-        # What a model of one's own says is final, also when it is nothing.
+        self._known: dict[str, CachedReply] = {}
+        # The reply of a local model is final, also when it is empty.
         self._asks_a_service = "weights" not in identity
         self._lost: set[str] = set()
         self._offset = 0
@@ -131,14 +131,14 @@ class JudgmentStore:
     def __len__(self) -> int:
         return len(self._known)
 
-    def get(self, key: str) -> Stored | None:
-        """The judgment of that key, if it was made."""
+    def get(self, key: str) -> CachedReply | None:
+        """The reply stored under a key, if there is one."""
         return self._known.get(key)
 
-    def adopt(self, stored: Stored) -> None:
-        """Knows a judgment that a run folder brought along, without writing it down."""
-        if stored.id not in self._lost and not self._is_lost(stored):
-            self._known.setdefault(stored.id, stored)
+    def add_to_memory(self, reply: CachedReply) -> None:
+        """Adds a reply from a run folder to memory only."""
+        if reply.id not in self._lost and not self._is_lost(reply):
+            self._known.setdefault(reply.id, reply)
 
     def refresh(self) -> None:
         """Reads what was appended since the last look, by this process or another."""
@@ -149,27 +149,27 @@ class JudgmentStore:
         whole = data.rfind(b"\n") + 1
         for line in data[:whole].split(b"\n"):
             row = from_line(line + b"\n")
-            if row is not None and (stored := _stored(row)) is not None:
-                if self._is_lost(stored):
-                    self._lost.add(stored.id)
+            if row is not None and (reply := _reply_in(row)) is not None:
+                if self._is_lost(reply):
+                    self._lost.add(reply.id)
                 else:
-                    self._known.setdefault(stored.id, stored)
+                    self._known.setdefault(reply.id, reply)
         self._offset += whole
 
-    def _is_lost(self, stored: Stored) -> bool:
-        """Earlier versions kept failures as answers: they are asked again."""
-        return self._asks_a_service and stored.is_lost()
+    def _is_lost(self, reply: CachedReply) -> bool:
+        # Earlier versions stored failures as answers: they are asked again.
+        return self._asks_a_service and reply.is_lost()
 
-    def add(self, stored: Stored) -> None:
-        """Keeps a judgment for good.
+    def add(self, reply: CachedReply) -> None:
+        """Appends a reply to the store's file.
 
         Raises:
             EvalkitError: no space left; the log ends with the last whole line.
         """
         try:
             with _locked(self._log):
-                append_line(self._log, to_line(asdict(stored)))
-            self._known.setdefault(stored.id, stored)
+                append_line(self._log, to_line(asdict(reply)))
+            self._known.setdefault(reply.id, reply)
             if time.monotonic() - self._synced > SYNC_SECONDS:
                 os.fsync(self._log)
                 self._synced = time.monotonic()
@@ -177,7 +177,7 @@ class JudgmentStore:
             raise write_error(self.path, error, "judge.store") from error
 
     def claim(self, key: str) -> bool:
-        """Whether this process may make the judgment of `key` now; False: another one is at it.
+        """Whether this process may make the judgment of `key` now; False: another process is making it.
 
         Raises:
             EvalkitError: the file system has no locks, so a judgment could be paid for twice.
@@ -209,10 +209,10 @@ def _read(descriptor: int, offset: int, size: int) -> bytes:
     return b"".join(parts)
 
 
-def _stored(row: dict[str, Any]) -> Stored | None:
-    known = {field.name for field in fields(Stored)}
+def _reply_in(row: dict[str, Any]) -> CachedReply | None:
+    known = {field.name for field in fields(CachedReply)}
     try:
-        return Stored(**{key: value for key, value in row.items() if key in known})
+        return CachedReply(**{key: value for key, value in row.items() if key in known})
     except TypeError:
         return None
 

@@ -1,14 +1,11 @@
-"""Scores -> tables: every aggregation rule of the protocol notes, side by side, and intervals.
+"""Scores -> tables: the figures of every aggregation rule, and their intervals.
 
-Source: section 8 of the MT-Bench protocol notes. A rule takes the scores of one model, keeps those
-its original keeps, and gives one number per scope: turn_1, turn_2, average and each category.
-Where an original prints no such figure (categories in show_result, turns in llm_leaderboard) it is
-the rule applied to the scores of that scope.
+A figure is one number per scope: turn_1, turn_2, average and each category. Where an original
+prints no such figure (categories in show_result, turns in llm_leaderboard) it is the rule applied to
+the scores of that scope.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean, median, stdev
 
 import numpy as np
@@ -24,79 +21,11 @@ from evalkit.metrics.intervals import (
     resample_indices,
     widest,
 )
-from evalkit.mtbench.judge.ratings import HIGHEST, LOWEST
 from evalkit.mtbench.questions import CATEGORIES
+from evalkit.mtbench.ratings import HIGHEST, LOWEST
+from evalkit.mtbench.rules import RULES, Overall, Rule, Scored
 
-MINUS_ONE = -1.0
 TURN_SCOPES = {"turn_1": 1, "turn_2": 2}
-
-
-class Overall(Enum):
-    """What the average is a mean of: the category means, or all scores."""
-
-    categories = "categories"
-    scores = "scores"
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """One score that enters the tables; -1 is the reference's mark for a failed judgment.
-
-    `answer` numbers the answers to one question. `repeat` numbers the judgments of one answer,
-    which become one score first; None (a replayed log): every row counts by itself.
-    """
-
-    question_id: int
-    category: str
-    turn: int
-    score: float
-    answer: int = 0
-    repeat: int | None = None
-
-
-def _all(score: float) -> bool:
-    return True
-
-
-def _not_minus_one(score: float) -> bool:
-    return score != MINUS_ONE
-
-
-def _whole_in_range(score: float) -> bool:
-    return LOWEST <= score <= HIGHEST and score == int(score)
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How one implementation turns scores into numbers.
-
-    `divisor` turns the scale of 10 into the rule's own. `merge_turns`: the rows of a (question,
-    turn) become their mean first. `per_answer`: the mean over answers of each answer's own figures.
-    `last_turn`: only turn 2 counts.
-    """
-
-    keeps: Callable[[float], bool]
-    overall: Overall
-    merge_turns: bool = False
-    per_answer: bool = False
-    last_turn: bool = False
-    divisor: float = 1.0
-
-    def counts(self, row: Scored) -> bool:
-        """Whether the rule keeps a score."""
-        return self.keeps(row.score) and not (self.last_turn and row.turn != 2)
-
-
-RULES: Mapping[str, Rule] = {
-    "llm_leaderboard": Rule(_all, Overall.categories),
-    "show_result": Rule(_not_minus_one, Overall.scores),
-    "g_leaderboard": Rule(_not_minus_one, Overall.categories, merge_turns=True),
-    "nejumi_4": Rule(_not_minus_one, Overall.categories, merge_turns=True, divisor=10.0),
-    "llm_jp_judge": Rule(_whole_in_range, Overall.scores),
-    "swallow": Rule(_not_minus_one, Overall.scores, per_answer=True),
-    "swallow_instruct": Rule(_not_minus_one, Overall.scores, divisor=10.0),
-    "flexeval": Rule(_whole_in_range, Overall.scores, last_turn=True),
-}
 
 Table = dict[str, float | None]
 

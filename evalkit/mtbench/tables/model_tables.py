@@ -30,11 +30,9 @@ from evalkit.core.text import canonical_json, text_sha256
 from evalkit.core.types import Judgment
 from evalkit.mtbench.folder import MtBenchFolder
 from evalkit.mtbench.presets import Counts, Parser, Preset, Status, load_preset
+from evalkit.mtbench.rules import MINUS_ONE, RULES, Scored
 from evalkit.mtbench.tables.aggregate import (
-    MINUS_ONE,
-    RULES,
     TURN_SCOPES,
-    Scored,
     all_tables,
     deviation_over_answers,
     intervals,

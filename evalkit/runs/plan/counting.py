@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from evalkit.core.config import BosRule, ModelConfig
-from evalkit.engines.local.encoding import appended_ids, without_end
+from evalkit.engines.bos import batch_token_ids
 from evalkit.runs.plan.shapes import model_file
 
 # Tokens of llm-jp-3's tokenizer per ASCII character and per any other character.
@@ -35,6 +35,20 @@ class TokenCounter(Protocol):
         """How many tokens these ids stand for."""
 
 
+class _TransformersCall:
+    """A tokenizer.json with the call of a transformers tokenizer; the file does not name its BOS."""
+
+    bos_token = bos_token_id = unk_token_id = None
+    all_special_ids = ()
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def __call__(self, texts: list[str], *, add_special_tokens: bool, **_: Any) -> dict[str, Any]:
+        encoded = self._tokenizer.encode_batch(texts, add_special_tokens=add_special_tokens)
+        return {"input_ids": [one.ids for one in encoded]}
+
+
 @dataclass(frozen=True)
 class FileTokenizer:
     """A tokenizer.json."""
@@ -46,12 +60,7 @@ class FileTokenizer:
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Exactly what the engine feeds."""
-        special = self.bos is BosRule.auto
-        encoded = self.tokenizer.encode_batch(list(texts), add_special_tokens=special)
-        appended = appended_ids(
-            lambda text, add: self.tokenizer.encode(text, add_special_tokens=add).ids, special=()
-        )
-        return [without_end(one.ids, appended[special]) for one in encoded]
+        return batch_token_ids(texts, _TransformersCall(self.tokenizer), [self.bos] * len(texts))
 
     def lengths(self, ids: Sequence[int]) -> float:
         """The number of ids."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from evalkit.core.config import Config, JudgeConfig
 from evalkit.core.errors import InputError
-from evalkit.engines.local.capacity import CACHE_SHARE, MOST_ROWS, MOST_TOKENS, SLOT_STEP
+from evalkit.engines.local.memory import CACHE_SHARE, MOST_ROWS, MOST_TOKENS, SLOT_STEP
 from evalkit.mtbench.judge.budget import EXPLANATION_TOKENS, load_prices, price_of
 from evalkit.mtbench.judge.judges import judge_config, resolve_judge
 from evalkit.mtbench.presets import DEFAULT_PRESET, Preset, load_preset

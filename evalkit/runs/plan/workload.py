@@ -18,7 +18,7 @@ from evalkit.core.types import Request, Sampling
 from evalkit.engines.local.prefixes import shared_prefixes
 from evalkit.mtbench.presets import DEFAULT_PRESET, LengthRule, Preset, load_preset
 from evalkit.runs.plan.counting import TokenCounter
-from evalkit.runs.suite import sample_limit, suite_specs
+from evalkit.runs.suite import sample_limit, suite_few_shots, suite_specs
 from evalkit.tasks.load import MissingDataError, Task, load_bundled, load_task
 from evalkit.tasks.prompts import PromptTemplate, requests
 from evalkit.tasks.spec import TaskSpec
@@ -97,8 +97,9 @@ def suite_workload(config: Config, counter: TokenCounter) -> Workload:
     kept: list[TaskSpec] = []
     template = PromptTemplate.of(config.protocol)
     specs = suite_specs(config.suite)
+    shots = suite_few_shots(config, specs)
     for spec in specs:
-        task = _task(config, spec)
+        task = _task(config, spec, shots[spec.name])
         if task is None:
             kept.append(spec)
         else:
@@ -110,7 +111,7 @@ def suite_workload(config: Config, counter: TokenCounter) -> Workload:
         if (counts := table.get(spec.name)) is None:
             left_out[spec.name] = "its data is not here and no counts of it are kept"
             continue
-        group, row = _from_counts(spec, counts, sample_limit(config.limit), config.num_few_shots)
+        group, row = _from_counts(spec, counts, sample_limit(config.limit), shots[spec.name])
         groups.append(group)
         rows.append(row)
     if not rows:
@@ -124,12 +125,12 @@ def suite_workload(config: Config, counter: TokenCounter) -> Workload:
     return Workload(tuple(groups), tuple(sorted(rows, key=lambda row: order[row.name])), left_out)
 
 
-def _task(config: Config, spec: TaskSpec) -> Task | None:
+def _task(config: Config, spec: TaskSpec, shots: int) -> Task | None:
     """The dataset with its samples; None when it is not on this machine."""
     assert config.suite is not None
     limit = sample_limit(config.limit)
     if config.suite.data is SuiteData.bundled:
-        return load_bundled(spec, limit=limit, num_few_shots=config.num_few_shots)
+        return load_bundled(spec, limit=limit, num_few_shots=shots)
     folder = default_data_dir() if config.data_dir is None else Path(config.data_dir).expanduser()
     if config.data_dir is not None and not folder.is_dir():
         raise InputError("the data folder does not exist", where=f"data_dir={config.data_dir}")
@@ -139,7 +140,7 @@ def _task(config: Config, spec: TaskSpec) -> Task | None:
             folder,
             split=config.split.value,
             limit=limit,
-            num_few_shots=config.num_few_shots,
+            num_few_shots=shots,
             offline=True,
         )
     except MissingDataError:

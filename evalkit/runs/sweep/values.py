@@ -35,6 +35,8 @@ def values_of(word: str) -> list[str]:
     """The values one word of a multirun stands for, each written as on a command line of its own."""
     key, _, value = word.partition("=")
     kind = check_key(key)
+    if kind == "count":
+        return _texts(value, word)
     if kind != "text":
         return _hydra_values(word, key, group=kind == "group")
     if "," in value and Path(value).expanduser().exists():

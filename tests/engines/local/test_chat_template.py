@@ -11,8 +11,8 @@ from evalkit.core.config import ModelConfig
 from evalkit.core.errors import InputError
 from evalkit.core.types import Message
 from evalkit.engines.local.chat_template import ChatTemplate, choose_template, clock_date, render_chat
-from evalkit.engines.local.loading import load_tokenizer
 from evalkit.engines.local.random_model import byte_tokenizer
+from evalkit.engines.local.tokenizer import load_tokenizer
 from evalkit.engines.models import resolve
 from tests.tiny import save_tiny_model
 

@@ -24,6 +24,7 @@ from evalkit.core.types import Completion, Message, Request, Sampling
 from evalkit.engines import build_engine
 from evalkit.engines.local.engine import LocalEngine
 from evalkit.engines.local.random_model import byte_tokenizer
+from evalkit.engines.local.tokens import EndIds
 from evalkit.engines.models import resolve
 from tests.engines.models import load_plain, local_engine, save_model
 
@@ -112,7 +113,7 @@ def test_a_model_without_eos_runs_to_its_length(folder: Path, tmp_path: Path, mo
             settings.pop("eos_token", None)
             (bare / name).write_text(json.dumps(settings))
     with local_engine(bare, prefix=mode) as engine:
-        assert engine._model().eos == frozenset()
+        assert engine._model().ends == (frozenset(), frozenset())
         (done,) = engine.generate([Request("a", "abc", 30)])
     assert (done.finish_reason, done.new_tokens) == ("length", 30)
 
@@ -128,7 +129,7 @@ def test_ends(mode: PrefixMode, tmp_path: Path) -> None:
         (free,) = engine.generate([Request("free", "abc", 12)])
         assert (free.finish_reason, free.new_tokens) == ("length", 12)
         # The fourth token as EOS: it is counted, and the text ends before it.
-        object.__setattr__(engine._model(), "eos", frozenset({new[3]}))
+        engine._model().ends = EndIds(frozenset({new[3]}), frozenset())
         (ended,) = engine.generate([Request("ended", "abc", 12)])
     assert (ended.finish_reason, ended.new_tokens) == ("stop", new.index(new[3]) + 1)
     assert free.raw_text.startswith(ended.raw_text)
@@ -162,7 +163,8 @@ def test_chat_without_a_template(folder: Path, tmp_path: Path) -> None:
     with local_engine(bare) as engine, pytest.raises(InputError, match=r"no chat template"):
         list(engine.generate([Request("chat", CHAT, 6)]))
     model = ModelConfig(path=str(bare), chat_template="{{ messages[-1]['content'] }}")
-    engine = LocalEngine(Config(model=model, engine=EngineConfig(name="local")), resolve(model, offline=True))
+    config = Config(model=model, engine=EngineConfig(name="local"))
+    engine = build_engine(config, resolve(model, offline=True))
     (done,) = engine.generate([Request("chat", CHAT, 1)])
     assert done.prompt_tokens == len("こんにちは".encode())
 
@@ -203,7 +205,7 @@ def test_generation_config_is_followed_only_when_told(folder: Path, tmp_path: Pa
     with local_engine(sampler) as engine:
         (greedy,) = engine.generate(request)
         assert engine.describe()["generation_config"]["temperature"] == 2.5
-        assert (engine._model().eos, engine._model().chat_eos) == (frozenset({1}), frozenset({1, 9}))
+        assert engine._model().ends == (frozenset({1}), frozenset({1, 9}))
     with local_engine(sampler, config=Config(generation=GenerationConfig(from_model=True))) as engine:
         (sampled,) = engine.generate(request)
     with local_engine(sampler) as engine:

@@ -15,9 +15,9 @@ import transformers
 from evalkit.core.config import Config, EngineConfig, ModelConfig
 from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.types import Request
-from evalkit.engines.local.engine import LocalEngine
-from evalkit.engines.local.loading import load_tokenizer
+from evalkit.engines import build_engine
 from evalkit.engines.local.random_model import byte_tokenizer
+from evalkit.engines.local.tokenizer import load_tokenizer
 from evalkit.engines.models import assembled, resolve
 from tests.engines.models import local_engine, save_model
 
@@ -70,7 +70,7 @@ def refusal(folder: Path, **model: Any) -> str:
     options = ModelConfig(path=str(folder), **model)
     config = Config(model=options, engine=EngineConfig(name="local", device="cpu"))
     with pytest.raises(EvalkitError) as caught:
-        LocalEngine(config, resolve(options, offline=True))
+        build_engine(config, resolve(options, offline=True))
     assert caught.value.exit_code == 2
     return caught.value.message()
 
@@ -370,7 +370,6 @@ def test_a_tokenizer_that_needs_another_package(folder: Path) -> None:
 def test_vllm_and_ray_look_at_the_files_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    from evalkit.engines import build_engine
     from tests.engines import fake_vllm
 
     monkeypatch.setitem(sys.modules, "vllm", fake_vllm)

@@ -11,8 +11,8 @@ import torch
 from evalkit.core.errors import EvalkitError
 from evalkit.core.types import Completion, Message, Request
 from evalkit.engines.local import attention
-from evalkit.engines.local.cache import RowSlots
 from evalkit.engines.local.engine import LocalEngine
+from evalkit.engines.local.passes import RowSlots
 from evalkit.engines.local.pool import Pool
 from tests.engines.models import local_engine, save_model
 

@@ -14,8 +14,7 @@ import pytest
 from evalkit.__main__ import main
 from evalkit.core.config import Config, EngineConfig, ModelConfig, ProtocolConfig, RandomShape
 from evalkit.core.errors import EvalkitError, InputError
-from evalkit.engines.models import check_unchanged, digests, resolve
-from evalkit.engines.models.served import resolve_without_weights
+from evalkit.engines.models import check_unchanged, digests, resolve, resolve_without_weights
 from evalkit.runs.identity import run_identity
 from evalkit.tasks.load import Task, load_task
 from evalkit.tasks.prompts import PromptTemplate

@@ -24,8 +24,8 @@ from evalkit.core.errors import EvalkitError, FetchError, InputError, RunLockedE
 from evalkit.core.types import Completion, Request, Sampling
 from evalkit.engines import build_engine, engine_family, resolve_dtype
 from evalkit.engines.models import resolve
-from evalkit.engines.ray.crew import Member
-from evalkit.engines.ray.engine import RayEngine
+from evalkit.engines.ray.engine import RayEngine, RayWorker
+from evalkit.engines.ray.work_list import WorkList
 from evalkit.engines.ray.worker import on_this_machine
 from tests.engines.models import save_model
 
@@ -107,19 +107,17 @@ def expected() -> dict[str, Completion]:
         return by_id(list(engine.generate(REQUESTS)))
 
 
-def ready(engine: RayEngine) -> list[Member]:
-    assert engine._crew is not None
-    return [member for member in engine._crew._members.values() if member.hello]
+def ready(engine: RayEngine) -> list[RayWorker]:
+    return [worker for worker in engine._workers if worker.ready]
 
 
 def wait_for(engine: RayEngine, workers: int) -> None:
     """Lets the engine look around until it has so many workers."""
-    assert engine._crew is not None
     end = time.monotonic() + 300
     while len(ready(engine)) != workers:
         assert time.monotonic() < end, f"{len(ready(engine))} workers"
-        engine._crew.tend()
-        list(engine._crew.reports(0.2))
+        engine._add_workers()
+        list(engine._receive(WorkList(()), 0.2))
 
 
 def test_one_two_and_three_workers_and_those_who_join_give_the_same(
@@ -145,20 +143,20 @@ def test_a_machine_that_joins_while_others_work_gets_work(
 ) -> None:
     import ray
 
-    crew = engine._crew
-    assert crew is not None
     busy: set[int] = set()
-    give = crew.give
-    monkeypatch.setattr(crew, "give", lambda member, chunk: (busy.add(member.number), give(member, chunk)))
+    answer = engine._answer
+    monkeypatch.setattr(
+        engine, "_answer", lambda worker, chunk: (busy.add(worker.number), answer(worker, chunk))
+    )
     stream, done = begin(engine)
     machines.join()
     end = time.monotonic() + 200
-    while not (new := [member for member in crew._members.values() if not member.hello]):
+    while not (new := [worker for worker in engine._workers if not worker.ready]):
         assert time.monotonic() < end
         time.sleep(0.2)
-        crew._looked = 0.0
-        crew.tend()
-    ray.get(new[0].handle.__ray_ready__.remote(), timeout=200)
+        engine._nodes_seen = 0.0
+        engine._add_workers()
+    ray.get(new[0].actor.__ray_ready__.remote(), timeout=200)
     done.extend(stream)
     assert by_id(done) == expected
     assert new[0].number in busy
@@ -168,12 +166,14 @@ def test_what_a_killed_worker_had_not_answered_goes_to_another(
     engine: RayEngine, expected: dict[str, Completion]
 ) -> None:
     stream, done = begin(engine)
-    victim = next(member for member in ready(engine) if member.chunk)
-    assert victim.hello is not None
-    os.kill(victim.hello.pid, signal.SIGKILL)
+    victim = next(worker for worker in ready(engine) if worker.chunk)
+    assert victim.ready is not None
+    killed = victim.ready.pid
+    os.kill(killed, signal.SIGKILL)
     done.extend(stream)
     assert by_id(done) == expected
-    assert engine._crew is not None and victim.number not in engine._crew._members
+    wait_for(engine, len(engine._workers))
+    assert victim.ready is not None and victim.ready.pid != killed, "Ray restarted it"
 
 
 def test_a_machine_that_is_lost_only_shrinks_the_pool(
@@ -189,17 +189,15 @@ def test_a_machine_that_is_lost_only_shrinks_the_pool(
 def test_a_request_that_kills_its_workers_is_named_when_all_others_are_done(
     engine: RayEngine, expected: dict[str, Completion], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    crew = engine._crew
-    assert crew is not None
-    give = crew.give
+    answer = engine._answer
 
-    def deadly(member: Member, chunk: list[Request]) -> None:
-        give(member, chunk)
-        if any(request.id == "r7" for request in chunk):
-            assert member.hello is not None
-            os.kill(member.hello.pid, signal.SIGKILL)
+    def deadly(worker: RayWorker, chunk: list[Request] | None) -> None:
+        answer(worker, chunk)
+        if any(request.id == "r7" for request in chunk or []):
+            assert worker.ready is not None
+            os.kill(worker.ready.pid, signal.SIGKILL)
 
-    monkeypatch.setattr(crew, "give", deadly)
+    monkeypatch.setattr(engine, "_answer", deadly)
     done: list[Completion] = []
     with pytest.raises(EvalkitError, match=r"(?s)every worker that tries .* dies.*r7"):
         done.extend(engine.generate(REQUESTS[:12]))
@@ -227,10 +225,9 @@ def test_an_error_in_a_worker_is_the_same_message_as_without_ray(machines: Machi
 def test_when_ray_itself_dies_the_run_ends_and_does_not_wait(
     engine: RayEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert engine._crew is not None
     stream, _ = begin(engine)
-    monkeypatch.setattr("evalkit.engines.ray.session.nodes", list)
-    engine._crew._looked = 0.0
+    monkeypatch.setattr("evalkit.engines.ray.cluster.nodes", list)
+    engine._nodes_seen = 0.0
     with pytest.raises(EvalkitError, match="Ray has died"):
         list(stream)
 
@@ -279,7 +276,7 @@ def test_ray_and_local_are_one_family_and_the_workers_device_decides_the_dtype(m
 
 
 def test_without_ray_there_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evalkit.engines.ray.session.find_spec", lambda name: None)
+    monkeypatch.setattr("evalkit.engines.ray.cluster.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"(?s)Ray is not installed.*evalkit\[ray\]"):
         resolve_dtype(config("ray"))
 

@@ -22,7 +22,7 @@ from evalkit.engines import build_engine, identify
 from evalkit.engines.local.random_model import byte_tokenizer
 from evalkit.engines.servers.bodies import foreign_completion, parameters
 from evalkit.services.replies import Reply, read_reply
-from tests.engines.local.test_encoding import template, tokenizer_with
+from tests.engines.models import template, tokenizer_with
 from tests.mtbench.fault_server import FaultServer
 
 TOKENIZER = byte_tokenizer()

@@ -302,7 +302,7 @@ def test_the_generator_runs_on_through_turn_two(sampled: Bench, tmp_path: Path) 
     resolved = resolve(config.model, offline=True)
     firsts = {key: record for key, record in records.items() if record.turn == 1}
     with build_engine(config, resolved) as engine:
-        from evalkit.engines.local.loading import load_tokenizer
+        from evalkit.engines.local.tokenizer import load_tokenizer
 
         tokenizer = load_tokenizer(resolved)
         rules = answer_rules(preset, tokenizer, {})

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from evalkit.core.types import Message
-from evalkit.mtbench.judge.store import JudgmentStore, Stored, judgment_key
+from evalkit.mtbench.judge.store import CachedReply, JudgmentStore, judgment_key
 
 JUDGE = {"service": "openai", "model": "gpt-4-0613"}
 
 
-def stored(key: str, text: str = "[[5]]") -> Stored:
-    return Stored(key, "ok", text, "stop", "gpt-4-0613", 10, 5)
+def stored(key: str, text: str = "[[5]]") -> CachedReply:
+    return CachedReply(key, "ok", text, "stop", "gpt-4-0613", 10, 5)
 
 
 def test_what_is_added_is_there_again(tmp_path: Path) -> None:

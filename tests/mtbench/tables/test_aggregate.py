@@ -11,9 +11,8 @@ import pytest
 from evalkit.core import assets
 from evalkit.core.config import Reduce
 from evalkit.mtbench.questions import CATEGORIES
+from evalkit.mtbench.rules import RULES, Scored
 from evalkit.mtbench.tables.aggregate import (
-    RULES,
-    Scored,
     all_tables,
     deviation_over_answers,
     intervals,

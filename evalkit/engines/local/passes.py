@@ -1,0 +1,267 @@
+"""Packed forward passes: the cached keys and values of rows, and the tokens of one pass.
+
+The cache holds one copy of each shared prefix and one slot for each running row. A pass puts the
+tokens of all rows into one sequence without padding: linear layers see a single sequence, and only
+attention knows which token belongs to which row.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class LayerShape(NamedTuple):
+    """What one attention layer caches per token, where, and how far back it looks.
+
+    Attributes:
+        heads: key/value heads.
+        key_dim: length of a key.
+        value_dim: length of a value.
+        window: a query sees this many positions, itself included; None: all.
+        device: torch device.
+        dtype: torch dtype.
+    """
+
+    heads: int
+    key_dim: int
+    value_dim: int
+    window: int | None
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes one token takes in this layer's cache."""
+        return self.heads * (self.key_dim + self.value_dim) * self.dtype.itemsize
+
+
+@dataclass
+class States:
+    """Keys and values of consecutive positions of one sequence, layer by layer.
+
+    Attributes:
+        keys: per layer [heads, positions, key_dim].
+        values: per layer [heads, positions, value_dim].
+    """
+
+    keys: list[Tensor]
+    values: list[Tensor]
+
+    @classmethod
+    def empty(cls, layers: Sequence[LayerShape], length: int) -> "States":
+        """States of `length` positions, not initialised."""
+        return cls(
+            [torch.empty(x.heads, length, x.key_dim, device=x.device, dtype=x.dtype) for x in layers],
+            [torch.empty(x.heads, length, x.value_dim, device=x.device, dtype=x.dtype) for x in layers],
+        )
+
+    @property
+    def bytes(self) -> int:
+        """Bytes all states take."""
+        return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
+
+    def followed_by(self, other: "States") -> "States":
+        """The states of this sequence's positions and of those after them, copied together."""
+        return States(
+            [torch.cat(pair, dim=1) for pair in zip(self.keys, other.keys, strict=True)],
+            [torch.cat(pair, dim=1) for pair in zip(self.values, other.values, strict=True)],
+        )
+
+    def to_cpu(self) -> "States":
+        """A copy in main memory."""
+        return States([key.cpu() for key in self.keys], [value.cpu() for value in self.values])
+
+
+class RowSlots:
+    """The preallocated cache of the running rows: each slot holds one row's own tokens.
+
+    Attributes:
+        keys: per layer [rows, heads, capacity, key_dim].
+        values: per layer [rows, heads, capacity, value_dim].
+    """
+
+    def __init__(self, layers: Sequence[LayerShape], rows: int, capacity: int) -> None:
+        self._layers = layers
+        self.rows = rows
+        self.capacity = capacity
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+        for layer in layers:
+            self.keys.append(self._room(layer, layer.key_dim))
+            self.values.append(self._room(layer, layer.value_dim))
+
+    def _room(self, layer: LayerShape, dim: int) -> Tensor:
+        return _zeros((self.rows, layer.heads, self.capacity, dim), layer)
+
+    def resize(self, rows: int, capacity: int, kept: int) -> None:
+        """New numbers of slots and of tokens per slot; the first `kept` slots keep their content.
+
+        One layer at a time, so that only one layer is in memory twice.
+        """
+        self.rows = rows
+        length = min(capacity, self.capacity)
+        self.capacity = capacity
+        for index, layer in enumerate(self._layers):
+            for tensors, dim in ((self.keys, layer.key_dim), (self.values, layer.value_dim)):
+                room = self._room(layer, dim)
+                room[:kept, :, :length] = tensors[index][:kept, :, :length]
+                tensors[index] = room
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copies the first `length` tokens of one slot to another."""
+        for tensor in (*self.keys, *self.values):
+            tensor[target, :, :length] = tensor[source, :, :length]
+
+    def read(self, slot: int, length: int) -> States:
+        """A copy of the first `length` tokens of a slot."""
+        return States(
+            [tensor[slot, :, :length].clone() for tensor in self.keys],
+            [tensor[slot, :, :length].clone() for tensor in self.values],
+        )
+
+    def write(self, slot: int, states: States, first: int, last: int) -> None:
+        """Puts positions `first` to `last` (exclusive) of `states` at the beginning of a slot."""
+        for tensors, sources in ((self.keys, states.keys), (self.values, states.values)):
+            for tensor, source in zip(tensors, sources, strict=True):
+                tensor[slot, :, : last - first] = source[:, first:last]
+
+
+def _zeros(shape: tuple[int, ...], layer: LayerShape) -> Tensor:
+    # Rows of one run are read as far as the longest. What lies beyond a row's end gets weight 0, and
+    # 0 times NaN would be NaN.
+    if layer.device.type != "cpu":
+        return torch.zeros(shape, device=layer.device, dtype=layer.dtype)
+    # numpy's zeros take memory only once they are written to; torch writes them at once.
+    size = math.prod(shape) * layer.dtype.itemsize
+    return torch.from_numpy(np.zeros(size, dtype=np.uint8)).view(layer.dtype).view(shape)
+
+
+class Feed(NamedTuple):
+    """The tokens of one row in this pass: `ids` follow the `cached` tokens in slot `slot`."""
+
+    slot: int
+    cached: int
+    ids: Sequence[int]
+
+
+class Section(NamedTuple):
+    """Rows that share a prefix. `ids` are the prefix's tokens when this pass is to compute it."""
+
+    prefix: States | None
+    length: int
+    ids: Sequence[int] | None
+    feeds: Sequence[Feed]
+
+
+class Span(NamedTuple):
+    """A row's tokens in the pass: `size` from index `first`; `cached` precede them in the slot."""
+
+    slot: int
+    cached: int
+    first: int
+    size: int
+
+
+class SharedSpan(NamedTuple):
+    """Tokens `first` to `last` (exclusive) of the pass, which all see the whole prefix."""
+
+    prefix: States
+    length: int
+    first: int
+    last: int
+
+
+class FreshSpan(NamedTuple):
+    """A prefix that is computed in this pass: `length` tokens from index `first`."""
+
+    prefix: States
+    first: int
+    length: int
+
+
+class Run(NamedTuple):
+    """Rows with one token each whose slots are neighbours: `spans[begin:end]` of the single ones."""
+
+    begin: int
+    end: int
+    slot: int
+    longest: int
+    shortest: int
+
+
+@dataclass
+class Pass:
+    """What attention must know about the tokens of one forward pass.
+
+    Attributes:
+        slots: the rows' cache.
+        ids: the tokens.
+        positions: the position of each in its own sequence.
+        last: index of the last token of each row, in the order of the sections and their feeds.
+        fresh: prefixes computed in this pass.
+        shared: which tokens see which prefix.
+        several: rows that feed more than one token.
+        single: rows that feed one token, by slot.
+        runs: `single` cut into runs that attention can do in one call.
+        scratch: masks and index tensors, kept for all layers of the pass.
+    """
+
+    slots: RowSlots
+    ids: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    last: list[int] = field(default_factory=list)
+    fresh: list[FreshSpan] = field(default_factory=list)
+    shared: list[SharedSpan] = field(default_factory=list)
+    several: list[Span] = field(default_factory=list)
+    single: list[Span] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    scratch: dict[Any, Any] = field(default_factory=dict)
+
+
+def pack(sections: Sequence[Section], slots: RowSlots, *, longest_run: int) -> Pass:
+    """Lays out the sections' tokens for one forward pass; a run has at most `longest_run` rows."""
+    work = Pass(slots)
+    for section in sections:
+        if section.ids is not None:
+            assert section.prefix is not None
+            work.fresh.append(FreshSpan(section.prefix, len(work.ids), section.length))
+            work.ids.extend(section.ids)
+            work.positions.extend(range(section.length))
+        first = len(work.ids)
+        for feed in section.feeds:
+            span = Span(feed.slot, feed.cached, len(work.ids), len(feed.ids))
+            (work.single if span.size == 1 else work.several).append(span)
+            work.ids.extend(feed.ids)
+            begin = section.length + feed.cached
+            work.positions.extend(range(begin, begin + span.size))
+            work.last.append(len(work.ids) - 1)
+        if section.prefix is not None and section.feeds:
+            work.shared.append(SharedSpan(section.prefix, section.length, first, len(work.ids)))
+    work.single.sort()
+    work.runs = _runs(work.single, longest_run)
+    return work
+
+
+def _runs(single: Sequence[Span], longest_run: int) -> list[Run]:
+    """Cuts rows into runs of neighbouring slots whose lengths differ little."""
+    runs: list[Run] = []
+    begin, total, longest, shortest = 0, 0, 0, 0
+    for index, span in enumerate(single):
+        length = span.cached + 1
+        rows = index - begin
+        neighbours = rows > 0 and span.slot == single[index - 1].slot + 1
+        # Every row of a run reads as far as its longest one; half as much again is the limit.
+        wasteful = max(longest, length) * (rows + 1) > 1.5 * (total + length)
+        if rows and (not neighbours or wasteful or rows >= longest_run):
+            runs.append(Run(begin, index, single[begin].slot, longest, shortest))
+            begin, total, longest, shortest = index, 0, 0, length
+        total += length
+        longest, shortest = max(longest, length), min(shortest or length, length)
+    if single:
+        runs.append(Run(begin, len(single), single[begin].slot, longest, shortest))
+    return runs

@@ -1,0 +1,156 @@
+"""Judge prompts: which one a match takes, and its messages as the judge sees them.
+
+Source: sections 4, 5 and 9 of the MT-Bench protocol notes. Templates are filled in one pass, so
+braces that come in with a question or an answer are never expanded.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from string import Formatter
+
+from evalkit.core.errors import InputError
+from evalkit.core.files import Row, text_field
+from evalkit.core.types import Message
+from evalkit.mtbench.questions import Question
+from evalkit.mtbench.ratings import VERDICT_FORMAT
+
+_NAMES = """
+question question_1 question_2 ref_answer_1 ref_answer_2
+answer answer_1 answer_2 answer_a answer_a_1 answer_a_2 answer_b answer_b_1 answer_b_2
+"""
+FIELDS = frozenset(_NAMES.split())
+
+
+@dataclass(frozen=True, slots=True)
+class JudgePrompt:
+    """One row of a judge prompt file; `output_format` is the form of the answer it asks for."""
+
+    name: str
+    system: str
+    template: str
+    output_format: str = VERDICT_FORMAT
+
+    def messages(self, fields: Mapping[str, str]) -> tuple[Message, Message]:
+        """The system and the user message with `fields` filled into the template."""
+        return Message("system", self.system), Message("user", self.template.format_map(fields))
+
+
+@dataclass(frozen=True)
+class PromptBook:
+    """The judge prompts of one file by name, with the questions and references they are filled with."""
+
+    prompts: Mapping[str, JudgePrompt]
+    questions: Mapping[int, Question]
+    references: Mapping[int, tuple[str, ...]]
+
+    def single(
+        self, question_id: int, turn: int, answers: tuple[str, ...]
+    ) -> tuple[str, tuple[Message, ...]]:
+        """The prompt's name and messages that rate turn 1 or 2 of an answer.
+
+        Raises:
+            InputError: unknown question, no such prompt, or a turn or reference that is missing.
+        """
+        question = self._question(question_id)
+        prompt = self._prompt(_name("single-v1", "single-math-v1", question, turn))
+        _need_turns(answers, turn, f"answer to question {question_id}")
+        if turn == 1:
+            fields = {"question": question.turns[0], "answer": answers[0]}
+        else:
+            fields = {
+                "question_1": question.turns[0],
+                "question_2": question.turns[1],
+                "answer_1": answers[0],
+                "answer_2": answers[1],
+            }
+        return prompt.name, prompt.messages(fields | self._reference(question, turn))
+
+    def pair(
+        self, question_id: int, turn: int, first: tuple[str, ...], second: tuple[str, ...]
+    ) -> tuple[str, tuple[Message, ...]]:
+        """The prompt's name and messages that compare assistant A (`first`) with B (`second`).
+
+        Raises:
+            InputError: unknown question, no such prompt, or a turn or reference that is missing.
+        """
+        question = self._question(question_id)
+        prompt = self._prompt(_name("pair-v2", "pair-math-v1", question, turn))
+        for answers in (first, second):
+            _need_turns(answers, turn, f"answer to question {question_id}")
+        if turn == 1:
+            fields = {"question": question.turns[0], "answer_a": first[0], "answer_b": second[0]}
+        else:
+            fields = {
+                "question_1": question.turns[0],
+                "question_2": question.turns[1],
+                "answer_a_1": first[0],
+                "answer_b_1": second[0],
+                "answer_a_2": first[1],
+                "answer_b_2": second[1],
+            }
+        return prompt.name, prompt.messages(fields | self._reference(question, turn))
+
+    def _question(self, question_id: int) -> Question:
+        try:
+            return self.questions[question_id]
+        except KeyError:
+            raise InputError(f"question {question_id} is not in the preset's question file") from None
+
+    def _prompt(self, name: str) -> JudgePrompt:
+        try:
+            return self.prompts[name]
+        except KeyError:
+            raise InputError(f"the preset's judge prompts have no {name!r}") from None
+
+    def _reference(self, question: Question, turn: int) -> dict[str, str]:
+        if not question.needs_reference:
+            return {}
+        reference = self.references.get(question.id)
+        if reference is None:
+            raise InputError(f"question {question.id} ({question.category}) has no reference answer")
+        _need_turns(reference, turn, f"reference answer to question {question.id}")
+        return {f"ref_answer_{index}": reference[index - 1] for index in range(1, turn + 1)}
+
+
+def prompts_from(rows: Iterable[tuple[str, Row]]) -> dict[str, JudgePrompt]:
+    """Judge prompt rows by name.
+
+    Raises:
+        InputError: a field is missing, or a template asks for something that is no known field.
+    """
+    prompts = {}
+    for place, row in rows:
+        prompt = JudgePrompt(
+            name=text_field(row, "name", place),
+            system=text_field(row, "system_prompt", place),
+            template=text_field(row, "prompt_template", place),
+            output_format=str(row.get("output_format", VERDICT_FORMAT)),
+        )
+        _check_template(prompt.template, place)
+        prompts[prompt.name] = prompt
+    return prompts
+
+
+def _check_template(template: str, place: str) -> None:
+    try:
+        parts = list(Formatter().parse(template))
+    except ValueError as error:
+        raise InputError(f"not a template: {error}", where=f"{place}, field prompt_template") from None
+    for _, field, form, conversion in parts:
+        # Plain names only: `{answer.x}` or `{answer!r}` would reach into the value.
+        if field is not None and (field not in FIELDS or form or conversion):
+            raise InputError(
+                f"unknown template field {{{field}}}",
+                where=f"{place}, field prompt_template",
+                fix=f"known fields: {', '.join(sorted(FIELDS))}",
+            )
+
+
+def _name(general: str, with_reference: str, question: Question, turn: int) -> str:
+    name = with_reference if question.needs_reference else general
+    return name if turn == 1 else f"{name}-multi-turn"
+
+
+def _need_turns(turns: tuple[str, ...], turn: int, what: str) -> None:
+    if len(turns) < turn:
+        raise InputError(f"the {what} has {len(turns)} turn(s), turn {turn} is asked for")

@@ -1,0 +1,237 @@
+"""Upstream files -> rendered splits in a staging folder, in as many processes as there are cores."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+
+from evalkit.core.durable import is_abandoned, process_tag
+from evalkit.core.errors import EvalkitError, InputError, write_error
+from evalkit.core.text import did_you_mean
+from evalkit.core.types import Row
+from evalkit.sources.archives import SourceWarning
+from evalkit.sources.readers import Files
+from evalkit.sources.splits import Pools, SplitRows, split
+from evalkit.tasks.spec import TaskSpec, UpstreamSpec
+
+Converter = Callable[[Files], Pools]
+
+# Modules are named, not imported: one that parses KNP needs rhoknp, the others do not.
+MODULES = {
+    "jglue": ("jcommonsenseqa", "jnli", "jsts", "jsquad"),
+    "nli": ("jamp", "janli", "jsem", "jsick"),
+    "qa": ("jemhopqa", "niilc"),
+    "mawps": ("mawps",),
+    "mmlu": ("mmlu", "jmmlu"),
+    "chabsa": ("chabsa",),
+    "wiki_corpus": ("wiki_corpus_e_to_j", "wiki_corpus_j_to_e"),
+    "alt": ("alt_e_to_j", "alt_j_to_e"),
+    "wiki_annotated": ("wiki_reading", "wiki_ner", "wiki_dependency", "wiki_pas", "wiki_coreference"),
+}
+# Converters that share no parsing with the others of their source: they take a process of their own.
+SEPARATE = frozenset({"wiki_coreference"})
+_STAGING = ".prepare-"
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """Datasets to convert from one source, and its available files by role, in the table's order."""
+
+    datasets: tuple[tuple[TaskSpec, UpstreamSpec], ...]
+    files: Files
+    staging: Path
+
+    @property
+    def weight(self) -> tuple[bool, int]:
+        """Sorts conversions by how long they take: archives before plain files, large before small."""
+        every = [file for files in self.files.values() for file in files]
+        return any(file.pin.members for file in every), sum(file.path.stat().st_size for file in every)
+
+
+@dataclass(frozen=True)
+class StagedSplit:
+    """A rendered split, not yet at its final path."""
+
+    path: Path
+    samples: int
+    sha256: str
+    groups_missing: int
+
+
+@dataclass
+class Converted:
+    """The outcome for one dataset: its splits, or why it could not be converted."""
+
+    dataset: str
+    splits: dict[str, StagedSplit] = field(default_factory=dict)
+    error: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+def converter(name: str) -> Converter:
+    """The converter of that name: the source's files by role, in the table's order -> pools.
+
+    It receives the available roles and returns the pools it can build from them.
+
+    Raises:
+        InputError: unknown name.
+    """
+    for module, names in MODULES.items():
+        if name in names:
+            found: Converter = getattr(import_module(f"evalkit.sources.{module}"), name)
+            return found
+    known = [name for names in MODULES.values() for name in names]
+    raise InputError(f"unknown converter {name!r}{did_you_mean(name, known)}")
+
+
+def convert(conversion: Conversion) -> list[Converted]:
+    """Converts the datasets of one source; one that fails does not stop the others.
+
+    Raises:
+        EvalkitError: the staging folder cannot be written (no space left).
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", SourceWarning)
+        try:
+            outcomes = [_convert_one(spec, upstream, conversion) for spec, upstream in conversion.datasets]
+        finally:
+            _clear_caches()
+    # What is wrong with the members of a shared archive concerns every dataset made of it.
+    for outcome in outcomes:
+        outcome.notes = sorted({str(warning.message) for warning in caught})
+    return outcomes
+
+
+def _convert_one(spec: TaskSpec, upstream: UpstreamSpec, conversion: Conversion) -> Converted:
+    try:
+        pools = converter(upstream.converter)(conversion.files) if conversion.files else {}
+        splits = split(upstream.split, pools) if pools else {}
+    except EvalkitError as error:
+        return Converted(spec.name, error=str(error))
+    paths = {name: conversion.staging / f"{spec.name}.{name}.json" for name in splits}
+    return Converted(spec.name, {name: _stage(paths[name], spec, rows) for name, rows in splits.items()})
+
+
+def _clear_caches() -> None:
+    """Frees what converters keep between the datasets of one source."""
+    for module in MODULES:
+        if clear := getattr(sys.modules.get(f"evalkit.sources.{module}"), "clear_cache", None):
+            clear()
+
+
+def _stage(path: Path, spec: TaskSpec, split_rows: SplitRows) -> StagedSplit:
+    data = render(spec, split_rows.rows)
+    try:
+        with path.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise write_error(path, error, "data_dir") from error
+    digest = hashlib.sha256(data).hexdigest()
+    return StagedSplit(path, len(split_rows.rows), digest, split_rows.groups_missing)
+
+
+def render(spec: TaskSpec, rows: Sequence[Row]) -> bytes:
+    """The prepared file, byte for byte as llm-jp-eval v1.3.1 writes it.
+
+    UTF-8, keys in llm-jp-eval's order, four spaces, no newline at the end.
+    """
+    content = {
+        "instruction": spec.instruction,
+        "output_length": spec.output_length,
+        "metrics": list(spec.metrics),
+        "few_shots": [],
+        "samples": [row._asdict() for row in rows],
+    }
+    return json.dumps(content, ensure_ascii=False, indent=4).encode()
+
+
+# --- processes and their folder -------------------------------------------------------------------
+
+
+def convert_all(conversions: Sequence[Conversion], workers: int | None) -> Iterator[list[Converted]]:
+    """The outcomes of each conversion as it is done, the longest started first.
+
+    Args:
+        conversions: one for each source.
+        workers: processes; None: one for each core.
+
+    Raises:
+        EvalkitError: a worker could not write, or was killed.
+    """
+    conversions = sorted(conversions, key=lambda conversion: conversion.weight, reverse=True)
+    count = min(workers or _cores(), len(conversions))
+    if count <= 1:
+        yield from map(convert, conversions)
+        return
+    before = set(multiprocessing.active_children())
+    # Spawned, not forked: the parent may hold threads of a progress bar or of a model.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(count, mp_context=context, initializer=_ignore_interrupt) as pool:
+        futures = [pool.submit(convert, conversion) for conversion in conversions]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BrokenProcessPool:
+            raise EvalkitError(
+                "a converting process was killed, perhaps for want of memory",
+                fix="run the same command again: it continues",
+            ) from None
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in set(multiprocessing.active_children()) - before:
+                process.terminate()
+            raise
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        # Not every system says which cores a process may use.
+        return os.cpu_count() or 1
+
+
+def _ignore_interrupt() -> None:
+    # Ctrl-C reaches the whole process group; the parent ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def staging_folder(data_dir: Path) -> Iterator[Path]:
+    """A hidden folder on the same disk as the final files (a move is one step), removed at the end.
+
+    Raises:
+        EvalkitError: `data_dir` cannot be written.
+    """
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(data_dir)
+        staging = Path(tempfile.mkdtemp(prefix=f"{_STAGING}{process_tag()}-", dir=data_dir))
+    except OSError as error:
+        raise write_error(data_dir, error, "data_dir") from error
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _remove_abandoned(data_dir: Path) -> None:
+    for folder in data_dir.glob(f"{_STAGING}*"):
+        tag, _, _ = folder.name.removeprefix(_STAGING).rpartition("-")
+        if is_abandoned(tag):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,100 @@
+"""Another number of few-shots for one task: in prompts, runs, scores and plans."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evalkit.__main__ import main
+from evalkit.core.options import load_config, parse
+from evalkit.runs.plan.estimate import estimate
+from evalkit.runs.sweep.values import values_of
+
+OPTION = "suite.num_few_shots.jamp"
+TASKS = "suite.tasks=[jamp,wikicorpus-e-to-j]"
+RUN = ["model=random", "suite=sample", TASKS, "limit=1", "offline=true"]
+
+
+def run(out: Path, *words: str) -> dict[str, Any]:
+    """The results of a run and the name of its folder."""
+    assert main([*RUN, f"out={out}", *words]) == 0
+    (path,) = out.glob("random/sample/*/results.json")
+    return {"id": path.parent.name, **json.loads(path.read_text(encoding="utf-8"))}
+
+
+def shots(folder: Path, name: str) -> int:
+    """The number of examples in the first prompt of a task."""
+    line = (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()[0]
+    return int(json.loads(line)["prompt"].count("### 応答:\n")) - 1
+
+
+def test_prompts_have_the_number_of_their_task(tmp_path: Path) -> None:
+    words = ["prompts", "suite=sample", TASKS, f"out={tmp_path}", "num_few_shots=3"]
+    assert main([*words, f"{OPTION}=1", "suite.num_few_shots.wikicorpus-e-to-j=0"]) == 0
+    assert (shots(tmp_path, "jamp"), shots(tmp_path, "wikicorpus-e-to-j")) == (1, 0)
+
+
+def test_a_run_records_it_and_a_run_without_it_keeps_its_id(tmp_path: Path) -> None:
+    usual = run(tmp_path / "usual")
+    # The number the task has anyway changes nothing.
+    assert run(tmp_path / "same", f"{OPTION}=4") == usual
+    assert "task_few_shots" not in usual["run"]["identity"]
+    assert OPTION not in usual["protocol"]["options"]
+    other = run(tmp_path / "other", f"{OPTION}=2")
+    assert other["id"] != usual["id"]
+    assert other["run"]["identity"]["task_few_shots"] == {"jamp": 2}
+    assert other["protocol"]["deviations"][OPTION] == other["protocol"]["options"][OPTION] == 2
+
+
+def test_scoring_again_keeps_what_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = run(tmp_path, f"{OPTION}=0")
+    folder = tmp_path / "random" / "sample" / before["id"]
+    run(tmp_path, f"{OPTION}=0")
+    assert "finished already" in capsys.readouterr().out
+    assert main(["score", f"run={folder}", "protocol.strip=true"]) == 0
+    after = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    assert after["protocol"]["deviations"] == {**before["protocol"]["deviations"], "protocol.strip": True}
+
+
+def test_completions_made_elsewhere_record_it_and_read_no_examples(tmp_path: Path) -> None:
+    lines = [json.dumps({"id": "jamp/bundled/0", "completion": "neutral"})]
+    (tmp_path / "jamp.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    words = ["score", "suite=sample", TASKS, f"completions={tmp_path}", "limit=1", "allow_missing=true"]
+    # Nobody has ninety examples: they are recorded, not read.
+    more = [f"{OPTION}=90", "suite.num_few_shots.wikicorpus-e-to-j=1"]
+    assert main([*words, *more, f"out={tmp_path / 'out'}"]) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    found = {key for key in results["protocol"]["deviations"] if key.startswith("suite.")}
+    assert found == {OPTION} and results["protocol"]["deviations"][OPTION] == 90
+
+
+def test_a_plan_counts_them(tmp_path: Path) -> None:
+    def tokens(*words: str) -> list[float]:
+        config = load_config(parse(["model=13b", *words], ()))
+        return [row.prompt_tokens for row in estimate(config).datasets]
+
+    for suite in (["suite=sample", TASKS], ["suite=task", TASKS, f"data_dir={tmp_path}"]):
+        usual, fewer = tokens(*suite), tokens(*suite, f"{OPTION}=0")
+        assert fewer[0] < usual[0] and fewer[1] == usual[1]
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("suite.num_few_shots.jmap=2", "did you mean 'jamp'"),
+        (f"{OPTION}=-1", "below 0"),
+        (f"{OPTION}=5", f"{OPTION}=4"),
+        (f"{OPTION}=many", OPTION),
+    ],
+)
+def test_mistakes_are_one_message(
+    word: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*RUN, word, f"out={tmp_path / 'out'}"]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_multirun_takes_several() -> None:
+    assert values_of("suite.num_few_shots.alt-e-to-j=0,2,4") == ["0", "2", "4"]
