@@ -39,8 +39,7 @@ def test_a_sentence_is_shown_by_its_template_and_fields() -> None:
     reasons = (short, Reason("{name}: {reason}", name="NLI", reason=lacking))
     reason = Reason("partial: {reasons} (--partial shows it)", reasons=reasons)
     english = (
-        "limit=50: the protocol takes 100 samples of each dataset; "
-    english += "NLI: jnli is missing: not in this suite"
+        "limit=50: the protocol takes 100 samples of each dataset; NLI: jnli is missing: not in this suite"
     )
     assert words.shown(reason) == f"partial: {english} (--partial shows it)"
     words.use(Lang.ja)
