@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from urllib.parse import unquote, urlsplit
 
 from evalkit.core.errors import InputError
+from evalkit.core.text import unicode_text
 
 HIDDEN = "[key]"
 # Shorter values are no keys, and hiding them would blot out ordinary words.
@@ -71,6 +72,24 @@ def credentials(address: str) -> tuple[str, ...]:
         return ()
     name, password = unquote(parts.username or ""), unquote(parts.password)
     return (parts.password, password, base64.b64encode(f"{name}:{password}".encode()).decode())
+
+
+def public_address(url: str) -> str:
+    """An address without name, password, query and the slash at its end."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
+
+
+def without_credentials(text: str) -> str:
+    """A text with addresses in it, without the names, passwords and queries they carry."""
+    bare = re.sub(r"(?<=://)[^/,\]\s]*@", "", text)
+    return re.sub(r"\?[^,\]\s]*", "", bare)
+
+
+def redact(text: str, *secrets: str) -> str:
+    """A service's error text on one line, without the key it may repeat."""
+    # Cut last: half a key at the end would not be recognised.
+    return printable(hide(" ".join(unicode_text(text).split()), *secrets))[:500]
 
 
 def printable(text: str) -> str:

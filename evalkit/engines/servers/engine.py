@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from evalkit.core.config import Config, PromptForm
 from evalkit.core.errors import EvalkitError
+from evalkit.core.secrets import public_address
 from evalkit.core.types import Completion, Message, Request
 from evalkit.engines.base import Engine, distinct
 from evalkit.engines.local.chat_template import clock_date, render_chat
@@ -18,7 +19,6 @@ from evalkit.engines.servers.identity import addresses, ask_facts, ask_servers, 
 from evalkit.engines.servers.prompt_form import Form, choose_form
 from evalkit.services.ask_all import ask_all, streamed
 from evalkit.services.client import ApiClient
-from evalkit.services.refusals import public_address
 from evalkit.services.replies import Reply
 
 log = logging.getLogger(__name__)

@@ -13,12 +13,11 @@ from urllib.parse import urlsplit
 
 from evalkit.core.config import Config, Dtype, EngineConfig, PromptForm, ServerKind, is_offline
 from evalkit.core.errors import EvalkitError, InputError
-from evalkit.core.secrets import refuse_keys
+from evalkit.core.secrets import public_address, refuse_keys
 from evalkit.core.text import did_you_mean, folder_name
 from evalkit.engines.base import Identified
 from evalkit.engines.models import resolve_without_weights
 from evalkit.services.client import ApiClient, Service, ServiceError
-from evalkit.services.refusals import public_address
 from evalkit.services.replies import Reply
 
 if TYPE_CHECKING:

@@ -13,12 +13,11 @@ from evalkit.core import assets
 from evalkit.core.config import JudgeConfig, JudgeKind, JudgeMode
 from evalkit.core.errors import InputError
 from evalkit.core.files import read_options, read_yaml
-from evalkit.core.secrets import refuse_keys
+from evalkit.core.secrets import public_address, refuse_keys
 from evalkit.mtbench.judge.budget import Price
 from evalkit.mtbench.judge.store import JudgmentStore, default_store
 from evalkit.mtbench.presets import Preset
 from evalkit.services.client import Service
-from evalkit.services.refusals import public_address
 
 
 @dataclass(frozen=True)
