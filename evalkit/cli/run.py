@@ -92,7 +92,7 @@ def _mt_bench(config: Config, opened: Callable[[Path], None]) -> int:
         console.print(
             t("finished already: all {n} answered turns are kept, nothing was generated", n=outcome.kept)
         )
-    print_results(outcome.content, console)
+    print_results(outcome.results, console)
     for line in (
         f"{t('results: ')}{outcome.folder}",
         f"  {t('next: ')}python -m evalkit judge run={outcome.folder} judge=gpt-4o-2024-08-06 --dry-run",
