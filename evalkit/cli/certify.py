@@ -25,6 +25,7 @@ OPTIONS = (
     "suite.tasks",
     "limit",
     "num_few_shots",
+    "suite.num_few_shots",
     "split",
     "dtype",
     "engine.device",

@@ -28,6 +28,7 @@ OPTIONS = (
     "split",
     "limit",
     "num_few_shots",
+    "suite.num_few_shots",
     "protocol.bos",
     "protocol.custom_prompt_template",
     "protocol.custom_fewshots_template",

@@ -26,6 +26,7 @@ OPTIONS = (
     "allow_missing",
     "limit",
     "num_few_shots",
+    "suite.num_few_shots",
     "split",
     "protocol.custom_prompt_template",
     "protocol.custom_fewshots_template",

@@ -36,6 +36,7 @@ OPTIONS = (
     "suite.tasks",
     "limit",
     "num_few_shots",
+    "suite.num_few_shots",
     "seed",
     "split",
     "dtype",

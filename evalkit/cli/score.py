@@ -40,6 +40,7 @@ OPTIONS = (
     "allow_missing",
     "limit",
     "num_few_shots",
+    "suite.num_few_shots",
     "split",
     "protocol.strip",
     "protocol.answer_regex",

@@ -201,9 +201,7 @@ class SuiteConfig:
 
     name: str = option(MISSING, "its label in tables and folders", listed=False)
     tasks: list[str] = option(list, "dataset names or paths of task YAML files: [jamp,janli]")
-    num_few_shots: dict[str, int] = option(
-        dict, "examples in the prompts of one task: suite.num_few_shots.jamp=2; before num_few_shots"
-    )
+    num_few_shots: dict[str, int] = option(dict, "examples for one task: suite.num_few_shots.jamp=2")
     data: SuiteData = option(SuiteData.prepared, "prepared upstream files, or the bundled ones", listed=False)
     mt_bench: str | None = option(None, "the language of an MT-Bench suite (ja, en)", listed=False)
     preset: str | None = option(None, "the MT-Bench preset unless `preset=` names another", listed=False)

@@ -76,7 +76,7 @@ def parse(argv: Iterable[str], verbs: Iterable[str]) -> CommandLine:
         elif word.startswith("-"):
             known = ["--help", "--version", "--multirun", *FLAGS, *FLAGS_WITH_VALUE]
             raise InputError(
-                # What follows the name may be a key that was to go elsewhere.
+                # The value is left out: it may be a key.
                 f"unknown flag {name}{did_you_mean(name, known)}",
                 fix="python -m evalkit --help",
             )
@@ -101,7 +101,7 @@ def parse(argv: Iterable[str], verbs: Iterable[str]) -> CommandLine:
 
 
 def _unicode(word: str) -> str:
-    """A word of the command line, once it is sure to be text.
+    """A word of the command line, checked to be text.
 
     Raises:
         InputError: bytes that are not UTF-8, which Python hands on as half characters.
@@ -114,7 +114,7 @@ def _unicode(word: str) -> str:
     except UnicodeDecodeError:
         shown, fix = data.decode("utf-8", "replace"), "write it in UTF-8; rename a file whose name is not"
     else:
-        # The locale, not the word, is what Python cannot read.
+        # The word is UTF-8; the locale is not.
         shown, fix = data.decode("utf-8"), "export PYTHONUTF8=1"
     raise InputError("a word of the command line is not UTF-8 text here", where=shown, fix=fix)
 

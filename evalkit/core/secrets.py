@@ -1,7 +1,7 @@
-"""Secrets stay out of what evalkit says and writes; hostile text does not steer the terminal.
+"""Keeps secrets out of output and files, and control characters out of the terminal.
 
-Keys are read from the environment and sent to their service only. This is the second line of
-defence: an error text of a service, a library or the command line may repeat a key all the same.
+Keys are read from the environment and sent only to their service. An error text of a service, a library
+or the command line may still repeat one; this module removes it.
 """
 
 import base64
@@ -14,7 +14,7 @@ from evalkit.core.errors import InputError
 from evalkit.core.text import unicode_text
 
 HIDDEN = "[key]"
-# Shorter values are no keys, and hiding them would blot out ordinary words.
+# Shorter values are not keys, and hiding them would remove ordinary words.
 _SHORTEST = 8
 _NAMES = re.compile(r"(?:^|_)(?:API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|PAT)$", re.I)
 _SHAPES = re.compile(

@@ -10,6 +10,7 @@
       "missing_metrics": [MissingMetric, ...],
       "protocol":   ProtocolRecord,
       "run":        {...},
+      "sentences":  {<sentence>: {template, fields}}, of every reason above (evalkit.core.reasons),
       "check":      checksum of all the rest
     }
 

@@ -11,6 +11,7 @@
       "replay":    {<model>: Fidelity}          of replayed logs
       "pairwise":  {...}                        of pairwise matches
       "cost":      {...}                        of judged runs
+      "sentences": {<sentence>: {template, fields}}   of the reasons (evalkit.core.reasons)
     }
 
 Numbers are unrounded and on each rule's own scale. Results of different presets do not compare.
