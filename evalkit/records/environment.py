@@ -24,10 +24,9 @@ from evalkit import __version__
 from evalkit.core import assets
 from evalkit.core.durable import read_checked_json, write_checked_text, write_json_atomic
 from evalkit.core.errors import EvalkitError
-from evalkit.core.secrets import hide
+from evalkit.core.secrets import hide, without_credentials
 from evalkit.core.text import everywhere
 from evalkit.core.types import Completion
-from evalkit.services.refusals import without_credentials
 
 if TYPE_CHECKING:
     from evalkit.core.config import Config

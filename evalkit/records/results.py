@@ -10,6 +10,7 @@
       "missing_metrics": [MissingMetric, ...],
       "protocol":   ProtocolRecord,
       "run":        {...},
+      "sentences":  {<sentence>: {template, fields}}, of every reason above (evalkit.core.reasons),
       "check":      checksum of all the rest
     }
 
@@ -24,6 +25,7 @@ from typing import Any
 from evalkit.core.durable import read_checked_json
 from evalkit.core.errors import InputError
 from evalkit.core.files import check_types, fits
+from evalkit.core.reasons import Reason, sentences_in, with_sentences
 
 SCHEMA_VERSION = 1
 AVERAGE = "AVG"
@@ -109,6 +111,12 @@ class MissingMetric:
     reason: str
     command: str | None
 
+    @property
+    def sentence(self) -> Reason:
+        """The reason why a result without it is partial."""
+        text = "{name}: {metric} is missing: {reason}"
+        return Reason(text, name=self.dataset, metric=self.metric, reason=self.reason)
+
 
 @dataclass(frozen=True)
 class Partial:
@@ -170,7 +178,8 @@ class Results:
         content = asdict(self)
         for section in ("scores", "categories", "average"):
             content[section] = {name: figure.to_json() for name, figure in getattr(self, section).items()}
-        return {"schema_version": content.pop("schema_version"), **content}
+        content = {"schema_version": content.pop("schema_version"), **content}
+        return content | ({"sentences": found} if (found := sentences_in(content)) else {})
 
     @classmethod
     def from_json(cls, content: Any, where: object = None) -> "Results":
@@ -188,10 +197,15 @@ class Results:
             )
         if version != SCHEMA_VERSION:
             raise InputError(
-                f"not a results file of schema version {SCHEMA_VERSION} (found: {version})",
+                Reason(
+                    "not a results file of schema version {version} (found: {found})",
+                    version=SCHEMA_VERSION,
+                    found=version,
+                ),
                 where=where,
                 fix=MAKE_AGAIN,
             )
+        content = with_sentences(content, content.get("sentences"))
         try:
             results = cls(
                 scores=_figures(content["scores"]),
@@ -207,7 +221,8 @@ class Results:
             _check_run(results.run)
             _check_metrics(results)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"the results file does not fit its schema: {error}", where=where) from None
+            what = Reason("the results file does not fit its schema: {error}", error=error)
+            raise InputError(what, where=where) from None
         return results
 
 

@@ -13,6 +13,7 @@ from typing import Any, get_args
 from evalkit.core.config import Config, SuiteData, is_offline
 from evalkit.core.errors import InputError
 from evalkit.core.files import read_json, read_rows, text_field
+from evalkit.core.reasons import Reason
 from evalkit.core.text import did_you_mean
 from evalkit.core.types import FinishReason
 from evalkit.metrics.prediction import gold
@@ -93,7 +94,9 @@ def _matched(
             missing[task.name] = "there are no completions"
             continue
         if lacking:
-            gaps[task.name] = f"{len(lacking)} of {len(wanted.samples)} samples have no completion"
+            gaps[task.name] = Reason(
+                "{n} of {all} samples have no completion", n=len(lacking), all=len(wanted.samples)
+            )
         present = [sample for sample in wanted.samples if sample.id in given]
         answers.append(TaskAnswers(task.spec, present, given))
     if not answers:

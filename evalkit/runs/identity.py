@@ -8,8 +8,7 @@ clean-up and metric options (scoring can be repeated).
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from evalkit.core.config import Config, ProtocolConfig
-from evalkit.core.server_options import PromptForm
+from evalkit.core.config import Config, PromptForm, ProtocolConfig
 from evalkit.core.text import text_sha256
 from evalkit.engines.base import GENERATION_VERSION, SAMPLING_VERSION
 from evalkit.records.results import (
@@ -81,11 +80,6 @@ def run_identity(
     }
 
 
-def differing_few_shots(shots: Mapping[str, int], config: Config) -> dict[str, int]:
-    """The tasks whose number of examples is not that of the option `num_few_shots`."""
-    return {name: count for name, count in shots.items() if count != config.num_few_shots}
-
-
 def protocol_record(
     config: Config, dtype: str | None = None, task_few_shots: Mapping[str, int] | None = None
 ) -> ProtocolRecord:
@@ -125,6 +119,11 @@ def protocol_record(
         options={key: given for key, (given, _) in pairs.items()},
         deviations={key: given for key, (given, preset) in pairs.items() if given != preset},
     )
+
+
+def differing_few_shots(shots: Mapping[str, int], config: Config) -> dict[str, int]:
+    """The tasks whose number of examples is not that of the option `num_few_shots`."""
+    return {name: count for name, count in shots.items() if count != config.num_few_shots}
 
 
 def _columns(data: DataSpec) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from evalkit.core.durable import is_whole_text, remove_file, write_checked_json
 from evalkit.core.logs import log_to
 from evalkit.core.signals import signals_stop_the_run, stop_if_signalled
 from evalkit.core.text import folder_name
+from evalkit.core.words import t
 from evalkit.records.environment import (
     CONFIG,
     ENVIRONMENT,
@@ -107,7 +108,7 @@ def complete(run: Run[Content], *, say: Say, opened: Opened) -> Outcome[Content]
     directory, generated = run.directory, 0
     with directory, log_to(directory.path / "run.log") as log, signals_stop_the_run():
         opened(directory.path)
-        say(f"run: {directory.path}")
+        say(t("run: {folder}", folder=directory.path))
         kept, missing = run.recover(say)
         results = None if missing else run.kept_results()
         if results is None:

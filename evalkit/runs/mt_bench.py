@@ -11,6 +11,7 @@ from evalkit.core.config import Config
 from evalkit.core.durable import read_checked_json, write_checked_json
 from evalkit.core.errors import InputError
 from evalkit.core.progress import watch
+from evalkit.core.reasons import Reason
 from evalkit.core.types import Message
 from evalkit.engines.base import GENERATION_VERSION, SAMPLING_VERSION
 from evalkit.engines.local.chat_template import clock_date, render_chat
@@ -146,7 +147,7 @@ class MtBenchRun(Run[dict[str, Any]]):
         wanted = len(self.preset.turns) * self._all_questions * self.preset.sampling.answers
         reasons = ["the answers are not judged yet"]
         if wanted > len(turns):
-            reasons.append(f"{wanted - len(turns)} turns of the question set are not answered")
+            reasons.append(Reason("{n} turns of the question set are not answered", n=wanted - len(turns)))
         counts = {self.identified.model.name: answer_counts(turns)}
         results = results_json(self.preset, {}, {}, partial=reasons, answers=counts)
         write_checked_json(self.directory.results_path, results)

@@ -6,20 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.core.config import BosRule, Config, SuiteData, is_offline
+from evalkit.core.config import BosRule, Config, PromptForm, SuiteData, is_offline
 from evalkit.core.durable import is_whole_text
 from evalkit.core.errors import InputError
 from evalkit.core.progress import watch
-from evalkit.core.server_options import PromptForm
+from evalkit.core.reasons import Reason
 from evalkit.core.signals import stop_if_signalled
 from evalkit.core.types import Request, Sampling
+from evalkit.core.words import t
 from evalkit.metrics.prediction import prediction
 from evalkit.records.environment import CONFIG, kept_environment, timed
 from evalkit.records.results import Results, read_results
 from evalkit.records.run_folder import RunDirectory, SampleRecord
 from evalkit.runs.identity import protocol_record, run_identity
 from evalkit.runs.life import Opened, Outcome, Run, Say, complete, finished
-from evalkit.runs.suite import LoadedSuite, load_suite
+from evalkit.runs.suite import LoadedSuite, load_suite, missing_lines
 from evalkit.scoring.categories import summarise, with_intervals
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, score_tasks
 from evalkit.scoring.write import scores_fit, write_scored
@@ -52,7 +53,7 @@ def evaluate(config: Config, *, say: Say, opened: Opened = lambda folder: None) 
     # An invalid regular expression is found now, not after hours of generation.
     prediction("", answer_regex=config.protocol.answer_regex)
     suite = load_suite(config, say=say)
-    for line in (*suite.warnings, *(f"missing: {name} ({why})" for name, why in suite.missing.items())):
+    for line in (*suite.warnings, *missing_lines(suite)):
         say(line)
     return complete(SuiteRun(config, suite, template), say=say, opened=opened)
 
@@ -110,7 +111,8 @@ class SuiteRun(Run[Results]):
                     self._pending.append(request)
         missing = len(self._pending)
         if kept and missing:
-            say(f"continuing: {kept} of {kept + missing} completions are kept")
+            text = "continuing: {kept} of {all} completions are kept"
+            say(t(text, kept=kept, all=kept + missing))
         return kept, missing
 
     def kept_results(self) -> Results | None:
@@ -186,7 +188,7 @@ def score_run(
     scored = score_tasks(answers, config.protocol, config.metrics, offline=is_offline(config))
     reasons = [*reasons]
     if errors:
-        reasons.append(f"{errors} samples count as wrong: the engine could not answer them")
+        reasons.append(Reason("{n} samples count as wrong: the engine could not answer them", n=errors))
     if config.suite and config.suite.data is SuiteData.bundled:
         reasons.append("the bundled items have the datasets' format, but they are not the benchmark")
     results = summarise(

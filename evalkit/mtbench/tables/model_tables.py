@@ -11,6 +11,7 @@
       "replay":    {<model>: Fidelity}          of replayed logs
       "pairwise":  {...}                        of pairwise matches
       "cost":      {...}                        of judged runs
+      "sentences": {<sentence>: {template, fields}}   of the reasons (evalkit.core.reasons)
     }
 
 Numbers are unrounded and on each rule's own scale. Results of different presets do not compare.
@@ -25,6 +26,7 @@ from typing import Any
 
 from evalkit.core.config import Reduce
 from evalkit.core.errors import EvalkitError
+from evalkit.core.reasons import Reason, sentences_in
 from evalkit.core.text import canonical_json, text_sha256
 from evalkit.core.types import Judgment
 from evalkit.mtbench.folder import MtBenchFolder
@@ -188,6 +190,8 @@ def results_json(
         "partial": {"partial": bool(partial), "reasons": list(partial)},
         **more,
     }
+    if sentences := sentences_in(content):
+        content["sentences"] = sentences
     finite = _plain(content)
     assert isinstance(finite, dict)
     return finite
@@ -263,7 +267,7 @@ def missing_turns(rows: Sequence[Scored], preset: Preset, questions: int, answer
     wanted = questions * len(preset.turns) * answers
     if len(found) >= wanted:
         return []
-    return [f"{len(found)} of {wanted} turns of the question set have a score"]
+    return [Reason("{n} of {all} turns of the question set have a score", n=len(found), all=wanted)]
 
 
 def _count(rows: Sequence[Scored], scope: str) -> int:

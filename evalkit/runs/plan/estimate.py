@@ -150,8 +150,6 @@ def estimate(config: Config) -> Estimate:
     if config.suite is None:
         raise InputError("no suite is given", fix="suite=jaster   (python -m evalkit list suites)")
     shape, shape_source = shape_of(config.model)
-    if config.checkpoints < 1:
-        raise InputError(f"{config.checkpoints} is no number of checkpoints", where="option checkpoints")
     hardware = hardware_of(config.gpus, config.gpu_memory, config.dtype, config.plan)
     counter = token_counter(config.model, config.protocol.bos)
     if config.suite.mt_bench is not None:

@@ -145,10 +145,6 @@ def check(config: Config) -> Path:
         )
     if config.suite is None:
         raise InputError("no suite is given", fix="suite=jaster   (python -m evalkit list suites)")
-    for key, least in (("watch_poll", 0.05), ("watch_settle", 0.0), ("watch_timeout", 0.0)):
-        value = getattr(config, key)
-        if value is not None and value < least:
-            raise InputError(f"{key}={value:g} is less than {least:g} seconds", where=f"option {key}")
     return folder
 
 
