@@ -37,12 +37,12 @@ def _command(words: list[str]) -> int:
         return print_help(VERBS, verb)
     if line.multirun:
         from evalkit.cli.child import run_job
-        from evalkit.runs.sweep import multirun
+        from evalkit.runs.sweep.multirun import multirun
 
         return multirun(line, run_job)
     config = options.load_config(line)
     if line.verb == "run" and config.watch is not None:
-        from evalkit.runs.watch.command import watch
+        from evalkit.runs.watch.watcher import watch
 
         prepare_process(config)
         return watch(line, config)

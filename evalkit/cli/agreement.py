@@ -8,12 +8,12 @@ two judges rate the same answers.
     python -m evalkit agreement gpt-4_pair.jsonl human_votes.jsonl
     python -m evalkit agreement results/MODEL/mt-bench-ja/RUN          (judges of one run)
     python -m evalkit agreement first_run.jsonl second_run.jsonl preset=fastchat
-
-options: out (a JSON file for the figures); preset, language, mirror, offline
 """
 
 from evalkit.core.config import Config
-from evalkit.core.words import said
+from evalkit.core.words import t
+
+OPTIONS = ("out", "preset", "language", "mirror", "offline", "lang")
 
 
 def run(config: Config) -> int:
@@ -28,6 +28,8 @@ def run(config: Config) -> int:
     if found.votes:
         print_votes(found.votes, console)
     for (reference, other), ratings in found.ratings.items():
-        console.print(said(f"{other} beside {reference}"), markup=False, highlight=False)
+        console.print(
+            t("{other} beside {reference}", other=other, reference=reference), markup=False, highlight=False
+        )
         print_ratings(ratings, reference, other, console)
     return 0

@@ -6,13 +6,12 @@ model card (max_new_tokens 100, top_p 0.95, temperature 0.7, repetition_penalty 
 
     python -m evalkit ask model=1.8b-instruct "自然言語処理とは何か"
     python -m evalkit ask model=hf model.path=DIR model.chat_template=FILE.jinja "こんにちは"
-
-options: model and its options; ask.max_new_tokens, ask.temperature (0: greedy), ask.top_p,
-ask.repetition_penalty, ask.system; seed, dtype, offline, engine.*
 """
 
 from evalkit.core.config import Config
 from evalkit.core.secrets import printable
+
+OPTIONS = ("model", "model.", "ask.", "seed", "dtype", "engine", "engine.", "offline", "protocol.bos")
 
 
 def run(config: Config) -> int:

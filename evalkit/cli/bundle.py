@@ -5,8 +5,6 @@ manifest of hashes, for machines without a network. There:
 
     tar xf FILE.tar && cd FILE && sha256sum --quiet -c SHA256SUMS && cd ..
     python -m evalkit model=1.8b-instruct suite=jaster data_dir=FILE offline=true
-
-options: suite, suite.tasks, model and its options, data_dir, mirror, offline, allow_missing, out
 """
 
 import sys
@@ -14,13 +12,24 @@ from pathlib import Path
 
 from evalkit.core.config import Config
 from evalkit.core.errors import InputError
+from evalkit.core.progress import bar
+
+OPTIONS = (
+    "suite",
+    "suite.tasks",
+    "model",
+    "model.",
+    "out",
+    "data_dir",
+    "mirror",
+    "offline",
+    "allow_missing",
+    "metrics.comet.",
+)
 
 
 def run(config: Config) -> int:
     """Writes the bundle; exit code 0, or 1 when something that belongs in it cannot be had."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
     from evalkit.cli.prepare import allow_network
     from evalkit.runs.bundle import collect, total_bytes, write
 
@@ -29,11 +38,9 @@ def run(config: Config) -> int:
     if not config.offline:
         allow_network()
     contents = collect(config, say=lambda line: print(line, file=sys.stderr, flush=True))
-    columns = (TextColumn("packing"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     out = Path(config.out).expanduser()
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bars:
-        task = bars.add_task("", total=total_bytes(contents.files.values()))
-        size = write(contents, out, progress=lambda done: bars.advance(task, done))
+    with bar("packing", total_bytes(contents.files.values()), "bytes") as packing:
+        size = write(contents, out, progress=packing.advance)
     print(f"{out}: {len(contents.files)} files, {size / 1e9:.2f} GB")
     name = out.name.removesuffix(".tar")
     print(f"there: tar xf {out.name}, then the same model= and suite= with: data_dir={name} offline=true")

@@ -8,13 +8,28 @@ table is left alone.
     python -m evalkit calibrate judgments=gpt-4_single.jsonl answers=model_answer/ preset=fastchat \\
         out=DIR judge=gpt-4.1-2025-04-14
     python -m evalkit calibrate run=DIR judge=openai judge.model=NAME judge.base_url=URL
-
-options: run, or judgments, answers and out; --reference (whose judgments are the measure; default
-gpt-4); judge and its options as of the verb judge; preset, language, mode, mirror, offline
 """
 
 from evalkit.core.config import Config
 from evalkit.core.words import t
+
+OPTIONS = (
+    "run",
+    "judgments",
+    "answers",
+    "out",
+    "reference",
+    "judge",
+    "judge.",
+    "dry_run",
+    "preset",
+    "language",
+    "mode",
+    "batch.",
+    "mirror",
+    "offline",
+    "lang",
+)
 
 
 def run(config: Config) -> int:

@@ -4,17 +4,13 @@ Answers the suite one prompt at a time and then in several batch sizes and order
 share of outputs that changed, with its 95 % interval (Wilson), and how far each score moved. In float32
 nothing may change but ties of the two best logits (within 1e-4): exit code 1 otherwise. In bfloat16
 outputs do change with batch size and order; how many is measured and shown.
-
-options: model, suite, limit, dtype, data_dir, mirror, offline, allow_missing, engine.device,
-engine.prefix, engine.attention, protocol.*
 """
 
-import sys
 from typing import TYPE_CHECKING
 
 from evalkit.core.config import Config, is_offline
 from evalkit.core.errors import InputError
-from evalkit.core.words import said
+from evalkit.core.progress import say
 from evalkit.engines import build_engine
 from evalkit.engines.models import resolve
 from evalkit.runs.suite import load_suite
@@ -22,13 +18,32 @@ from evalkit.runs.suite import load_suite
 if TYPE_CHECKING:
     from evalkit.runs.certify import Comparison
 
+OPTIONS = (
+    "model",
+    "model.",
+    "suite",
+    "suite.tasks",
+    "limit",
+    "num_few_shots",
+    "suite.num_few_shots",
+    "split",
+    "dtype",
+    "engine.device",
+    "engine.prefix",
+    "engine.attention",
+    "engine.threads",
+    "data_dir",
+    "mirror",
+    "offline",
+    "allow_missing",
+    "protocol.",
+    "lang",
+)
+
 
 def run(config: Config) -> int:
     """Prints the certificate; exit code 1 when float32 outputs changed."""
     from rich.console import Console
-
-    def say(line: str) -> None:
-        print(said(line), file=sys.stderr, flush=True)
 
     if config.model is None:
         raise InputError("no model is given", fix="model=1.8b-instruct   (python -m evalkit list models)")

@@ -10,7 +10,7 @@ from pathlib import Path
 from evalkit.cli.command import VERBS, attempt, execute
 from evalkit.core import terminal
 from evalkit.core.errors import RunLockedError
-from evalkit.runs.jobs.record import Job
+from evalkit.runs.jobs import Job
 
 # Another process works on the same run directory: how long until the next try.
 LOCKED_SECONDS = 2.0

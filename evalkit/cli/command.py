@@ -71,16 +71,16 @@ def attempt(action: Callable[[], int]) -> Ended:
         print("evalkit: interrupted; the same command continues where this one stopped", file=sys.stderr)
         return Ended(130, "interrupted")
     except Exception as error:
-        failure = _named(error) or _unexpected(error)
+        failure = _environment_error(error) or _unexpected(error)
         print(f"evalkit: {printable(hide(str(failure)))}", file=sys.stderr)
         return Ended(failure.exit_code, hide(failure.what))
 
 
-def _named(error: Exception) -> EvalkitError | None:
-    """What is wrong with this machine or this account, where an exception from anywhere says so."""
+def _environment_error(error: Exception) -> EvalkitError | None:
+    """The message for an exception that is about this machine or this account; None for any other."""
     text = str(error)
     if isinstance(error, OSError):
-        # Libraries write too, into caches and temporary folders: a full disk is one message there too.
+        # Libraries write into caches and temporary folders too.
         if is_disk_full(error):
             return write_error(error.filename, error)
         if "No usable temporary directory" in text:
@@ -91,7 +91,7 @@ def _named(error: Exception) -> EvalkitError | None:
                 where=error.filename,
                 fix="where it is a cache: export EVALKIT_CACHE=FOLDER HF_HOME=FOLDER, which you may write to",
             )
-    # What pathlib says of `~/...` and `~name/...` where there is no such home, whoever asked for it.
+    # pathlib raises this for `~/...` and `~name/...` where there is no such home.
     if isinstance(error, RuntimeError) and "home directory" in text:
         if os.path.expanduser("~") == "~":  # noqa: PTH111 (this one does not raise)
             fix = "export HOME=FOLDER, or the caches alone: export EVALKIT_CACHE=FOLDER HF_HOME=FOLDER"
@@ -106,18 +106,18 @@ def _named(error: Exception) -> EvalkitError | None:
 
 
 def _unexpected(error: Exception) -> EvalkitError:
-    """An error nobody foresaw, as one message; the traceback goes into a file for the report of it."""
+    """An unexpected error as one message; the traceback goes into a file for a bug report."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if f"{os.sep}evalkit{os.sep}" in frame.filename] or frames
-    kind, said = type(error).__name__, reason(error)
+    kind, text = type(error).__name__, reason(error)
     log = None
     with suppress(OSError):
         descriptor, log = tempfile.mkstemp(prefix="evalkit-error-", suffix=".log")
         os.close(descriptor)
-        told = printable(hide("".join(traceback.format_exception(error))))
-        Path(log).write_text(told, encoding="utf-8", errors="backslashreplace")
+        trace = printable(hide("".join(traceback.format_exception(error))))
+        Path(log).write_text(trace, encoding="utf-8", errors="backslashreplace")
     return EvalkitError(
-        f"unexpected error: {said if said.startswith(kind) else f'{kind}: {said}'}",
+        f"unexpected error: {text if text.startswith(kind) else f'{kind}: {text}'}",
         where=f"{own[-1].filename}, line {own[-1].lineno}" if own else None,
         fix=f"what was finished is kept; please report this with {log or 'the whole command'}",
     )
@@ -139,7 +139,7 @@ def execute(verb: str, config: "Config", *, opened: Callable[[Path], None] | Non
 
 
 def prepare_process(config: "Config") -> None:
-    """What every verb of a command finds in place: the language, and the files of a bundle."""
+    """Sets the language, and the files of a bundle, for every verb of a command."""
     if config.lang.value != "en":
         from evalkit.core import words as language
 

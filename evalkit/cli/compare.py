@@ -10,7 +10,6 @@ the first. Runs whose data, prompts or protocol differ are refused.
     python -m evalkit compare results/my-model-step-* --steps    checkpoints, step by step; out=DIR plots them
 
 A run is named by its folder, or by any folder that holds just one finished run.
-options: out, metrics.resamples, lang
 """
 
 from collections.abc import Sequence
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from evalkit.leaderboard.rows import Run
+
+OPTIONS = ("partial", "long", "steps", "out", "metrics.resamples", "lang")
 
 
 def run(config: Config) -> int:

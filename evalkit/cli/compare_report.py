@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from evalkit.core.secrets import printable
-from evalkit.core.words import said, t
+from evalkit.core.words import shown, t
 from evalkit.leaderboard.compare import Compared, Comparison, Flip
 from evalkit.leaderboard.comparison_report import sentences
 from evalkit.leaderboard.rows import JASTER_DIGITS, NO_FIGURE
@@ -32,7 +32,7 @@ def print_comparison(comparison: Comparison, console: Console, *, long: bool = F
         console.print(f"  {escape(sentence)}", soft_wrap=True, highlight=False)
     console.print(_comparison_table(comparison, digits=4 if console.width >= _WIDE else 3))
     for remark in comparison.remarks:
-        console.print(f"  {escape(said(remark))}", soft_wrap=True, highlight=False)
+        console.print(f"  {escape(shown(remark))}", soft_wrap=True, highlight=False)
     _print_flips(comparison, console, long)
 
 

@@ -1,8 +1,16 @@
-"""--help: of evalkit, or of one verb (the docstring of its module)."""
+"""--help: of evalkit, or of one verb; the options are made from the fields of the configuration."""
 
 import importlib
 import inspect
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from enum import Enum
+
+from omegaconf import MISSING
+
+from evalkit.core.options import FLAGS, FLAGS_WITH_VALUE, Option, all_options
+
+WIDTH = 110
 
 GENERAL = """\
 usage: python -m evalkit [VERB] [key=value ...] [flags]
@@ -16,38 +24,84 @@ usage: python -m evalkit [VERB] [key=value ...] [flags]
 verbs:
 {verbs}
 
-options of run (all are key=value):
-  model=NAME             see: list models; model=hf takes model.path=HUB_NAME_OR_FOLDER
-  suite=NAME             see: list suites; suite=task takes suite.tasks=[jamp,janli]
-  limit=N                samples per dataset (the protocol: 100; 0: all)
-  num_few_shots=N        examples in each prompt (the protocol: 4); of one task: suite.num_few_shots.jamp=2
-  data_dir=DIR           prepared data; default: the cache folder
-  mirror=DIR             read upstream files from a folder with MANIFEST.csv, not the network
-  offline=true           fetch nothing (default when HF_HUB_OFFLINE=1)
-  allow_missing=true     go on without datasets that are not there; the result is partial
-  watch=DIR              evaluate the checkpoints in a folder as they appear
-  out=DIR                where results go (default: results)
-  dtype=auto             auto, bfloat16, float16, float32
-  seed=42                seed of sampled generation
-  engine.batch_size=N    rows at a time; default: what fits. Outputs: see certify
-  engine.device=auto     auto, cpu, cuda, cuda:1
-  engine=api             ask servers at engine.base_url=ADDRESS or [ADDRESS,ADDRESS]; or engine=vllm
-  lang=ja                say it in Japanese
-  protocol.bos=auto      auto: the tokenizer's own BOS; none: without
-  protocol.strip=true    strip predictions, as versions after 1.3.1 do (a named deviation)
-  protocol.answer_regex=REGEX   take the first match as the answer (a named deviation)
+options of run that are used most (key=value; the default in brackets, else null):
+{options}
 
 exit codes: 0 done, 1 something failed (the rest is kept), 2 bad input, 130 interrupted (resumable)
 More: python -m evalkit VERB --help
 """
+USED_MOST = (
+    "model",
+    "model.path",
+    "suite",
+    "suite.tasks",
+    "limit",
+    "num_few_shots",
+    "dtype",
+    "engine",
+    "engine.batch_size",
+    "engine.device",
+    "engine.base_url",
+    "data_dir",
+    "mirror",
+    "offline",
+    "allow_missing",
+    "out",
+    "watch",
+    "lang",
+    "protocol.bos",
+    "protocol.strip",
+    "protocol.answer_regex",
+)
+_FLAG_OF = {name: flag for flag, name in FLAGS.items()}
+_FLAG_OF |= {name: f"{flag} NAME" for flag, name in FLAGS_WITH_VALUE.items()}
 
 
 def print_help(verbs: Mapping[str, str], verb: str | None) -> int:
     """Prints the general help, or that of `verb`."""
     if verb is None:
         width = max(map(len, verbs)) + 2
-        print(GENERAL.format(verbs="\n".join(f"  {name:<{width}}{text}" for name, text in verbs.items())))
-    else:
-        module = importlib.import_module(f"evalkit.cli.{verb}")
-        print(inspect.cleandoc(module.__doc__ or verbs[verb]))
+        listed = "\n".join(f"  {name:<{width}}{text}" for name, text in verbs.items())
+        print(GENERAL.format(verbs=listed, options="\n".join(option_lines(USED_MOST))))
+        return 0
+    module = importlib.import_module(f"evalkit.cli.{verb}")
+    print(inspect.cleandoc(module.__doc__ or ""))
+    print("\noptions (key=value; the default in brackets, else null):")
+    print("\n".join(option_lines(module.OPTIONS)))
     return 0
+
+
+def names_of(declared: Iterable[str]) -> Iterator[str]:
+    """The options that a verb declares: names, and prefixes that end with a full stop, in this order."""
+    for name in declared:
+        if name.endswith("."):
+            yield from (found for found in all_options() if found.startswith(name))
+        else:
+            yield name
+
+
+def option_lines(declared: Iterable[str]) -> Iterator[str]:
+    """A line for each option: its name, what it does, its choices and its default."""
+    options = {name: all_options()[name] for name in names_of(declared)}
+    rows = [
+        (_FLAG_OF.get(name, name), _explained(name, option))
+        for name, option in options.items()
+        if option.listed and option.kind != "node"
+    ]
+    width = max(len(name) for name, _ in rows) + 2
+    for name, text in rows:
+        first, *more = textwrap.wrap(text, WIDTH - 2 - width, break_on_hyphens=False)
+        yield f"  {name:<{width}}{first}"
+        yield from (" " * (2 + width) + line for line in more)
+
+
+def _explained(name: str, option: Option) -> str:
+    text = option.help
+    if isinstance(option.kind, type) and issubclass(option.kind, Enum):
+        text += f" ({', '.join(str(member.value) for member in option.kind)})"
+    if name in _FLAG_OF or option.kind == "group" or option.default in (None, MISSING, [], {}):
+        return text
+    if isinstance(option.default, Enum):
+        return f"{text} [{option.default.value}]"
+    shown = str(option.default)
+    return f"{text} [{shown.lower() if isinstance(option.default, bool) else shown.removesuffix('.0')}]"

@@ -6,7 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from evalkit.core.words import said, t
+from evalkit.core.words import t
 from evalkit.mtbench.agreement import RatingAgreement, VoteAgreement
 from evalkit.mtbench.calibrate import GPT4_NOISE, Calibration
 
@@ -14,18 +14,27 @@ from evalkit.mtbench.calibrate import GPT4_NOISE, Calibration
 def print_calibration(calibration: Calibration, console: Console) -> None:
     """Prints a calibration: the table by category, the averages, and what gpt-4 agrees with itself."""
     label = calibration.plan.judge.label
-    _line(console, f"{label} beside the judgments by {calibration.reference}")
+    _line(
+        console,
+        t("{label} beside the judgments by {reference}", label=label, reference=calibration.reference),
+    )
     print_ratings(calibration.agreement, calibration.reference, label, console)
     for model, averages in calibration.averages.items():
         shown = " -> ".join(_number(averages[name], 2) for name in ("reference", "other"))
-        _line(console, f"  {model}: average {shown} (rule {calibration.plan.preset.aggregation})")
-    _line(
-        console,
-        f"  for comparison, gpt-4 against itself: same rating {GPT4_NOISE['exact']:.0%}, "
-        f"within one point {GPT4_NOISE['within_one']:.0%}, deviation {GPT4_NOISE['deviation']}",
+        rule = calibration.plan.preset.aggregation
+        _line(
+            console, "  " + t("{model}: average {shown} (rule {rule})", model=model, shown=shown, rule=rule)
+        )
+    noise = t(
+        "for comparison, gpt-4 against itself: same rating {same}, within one point {near}, deviation {sd}",
+        same=f"{GPT4_NOISE['exact']:.0%}",
+        near=f"{GPT4_NOISE['within_one']:.0%}",
+        sd=GPT4_NOISE["deviation"],
     )
+    _line(console, f"  {noise}")
     if calibration.failed:
-        _line(console, f"  {calibration.failed} judgments failed at the service: run the same command again")
+        text = "{n} judgments failed at the service: run the same command again"
+        _line(console, f"  {t(text, n=calibration.failed)}")
 
 
 def print_ratings(
@@ -47,7 +56,7 @@ def print_ratings(
         )
     console.print(shown)
     if (lost := agreement["all"].only_one) > 0:
-        _line(console, f"  {lost} turns were rated by only one of them and are left out")
+        _line(console, f"  {t('{n} turns were rated by only one of them and are left out', n=lost)}")
 
 
 def print_votes(agreements: Sequence[VoteAgreement], console: Console) -> None:
@@ -73,7 +82,7 @@ def _table(*columns: str) -> Table:
 
 
 def _line(console: Console, text: str) -> None:
-    console.print(said(text), highlight=False, soft_wrap=True, markup=False)
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 def _number(value: float | None, digits: int, *, sign: bool = False) -> str:

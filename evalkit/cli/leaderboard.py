@@ -11,7 +11,6 @@ that needs no network and no server.
 
 --format takes csv, markdown, html, model-card, lm-eval or wandb, or several with commas.
 wandb needs its extra; WANDB_MODE chooses where it writes.
-options: out (default: the first folder), data_dir (to show whole prompts), mirror, lang
 """
 
 from pathlib import Path
@@ -21,6 +20,8 @@ from evalkit.core.config import Config
 
 if TYPE_CHECKING:
     from evalkit.leaderboard.page import PageOptions
+
+OPTIONS = ("partial", "reference", "format", "out", "data_dir", "mirror", "lang")
 
 
 def run(config: Config) -> int:

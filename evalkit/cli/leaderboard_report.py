@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from evalkit.cli.mt_bench_report import SHORT
-from evalkit.core.words import said, t
+from evalkit.core.words import shown, t
 from evalkit.leaderboard.collect import Board
 from evalkit.leaderboard.rows import TABLES, Kind, Row, Table
 from evalkit.leaderboard.tables import PARTIAL, TIE, Mark, marks, notes_of, rounded
@@ -21,22 +21,22 @@ def print_board(board: Board, console: Console) -> None:
     for table in TABLES:
         rows = table.rows(board.rows)
         if rows:
-            shown = _figures(table, rows)
+            figures = _figures(table, rows)
             # Where the card's four digits do not fit beside a name, three do; the files have all.
-            fits = console.width >= _NAME_WIDTH + len(shown) * (table.digits + 5)
+            fits = console.width >= _NAME_WIDTH + len(figures) * (table.digits + 5)
             console.print(f"[bold]{table.title}[/]", highlight=False)
             notes = notes_of([table.rules(row) for row in rows])
             names = [_name(row, notes.get(table.rules(row))) for row in rows]
-            console.print(_grid(names, shown, table.digits if fits else min(table.digits, 3)))
+            console.print(_grid(names, figures, table.digits if fits else min(table.digits, 3)))
             for rule, note in notes.items():
-                console.print(f"  [{note}] {said(rule)}", markup=False, soft_wrap=True, highlight=False)
+                console.print(f"  [{note}] {shown(rule)}", markup=False, soft_wrap=True, highlight=False)
     for row in board.rows:
         for remark in (*row.reasons, *row.remarks):
-            console.print(f"  {escape(row.model)}: {escape(said(remark))}", soft_wrap=True, highlight=False)
+            console.print(f"  {escape(row.model)}: {escape(shown(remark))}", soft_wrap=True, highlight=False)
     if board.left_out:
         console.print(t("not shown:"))
     for entry in board.left_out:
-        line = f"  {entry.path}: {said(entry.reason)}"
+        line = f"  {entry.path}: {shown(entry.reason)}"
         console.print(line, markup=False, soft_wrap=True, highlight=False)
 
 

@@ -15,6 +15,8 @@ from evalkit.core.options import group_members
 from evalkit.core.text import did_you_mean
 from evalkit.tasks.spec import load_spec, task_names
 
+OPTIONS = ("long",)
+
 
 def run(config: Config) -> int:
     """Prints the lists that `config.folders` names (all of them by default)."""

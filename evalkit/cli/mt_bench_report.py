@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from evalkit.core.words import said, t
+from evalkit.core.words import shown, t
 from evalkit.mtbench.judge.budget import EXPLANATION_TOKENS
 
 if TYPE_CHECKING:
@@ -42,7 +42,10 @@ def print_results(content: Mapping[str, Any], console: Console) -> None:
     said_preset = t("MT-Bench, preset {name}", name=f"[bold]{escape(preset['name'])}[/]")
     console.print(said_preset, highlight=False)
     if preset["not_given"]:
-        _line(console, "  " + said(f"not given by the protocol notes: {', '.join(preset['not_given'])}"))
+        _line(
+            console,
+            "  " + t("not given by the protocol notes: {names}", names=", ".join(preset["not_given"])),
+        )
     tables = content["tables"]
     if tables:
         console.print(_card_table(tables))
@@ -51,19 +54,19 @@ def print_results(content: Mapping[str, Any], console: Console) -> None:
         console.print(_rule_table(content["mt_bench"]))
     for model, table in tables.items():
         for line in _count_lines(table):
-            _line(console, f"  {model}: {said(line)}")
+            _line(console, f"  {model}: {line}")
     if "pairwise" in content:
         print_pairwise(content["pairwise"], console)
     for model, fidelity in content.get("replay", {}).items():
         for line in fidelity_lines(fidelity):
-            _line(console, f"  {model}: {said(line)}")
+            _line(console, f"  {model}: {line}")
     for model, answers in content.get("answers", {}).items():
         for line in _answer_lines(answers, preset["name"]):
-            _line(console, f"  {model}: {said(line)}")
+            _line(console, f"  {model}: {line}")
     if content["partial"]["partial"]:
         console.print(f"[yellow]{t('* partial result')}[/]", highlight=False)
         for reason in content["partial"]["reasons"]:
-            _line(console, f"  - {said(reason)}")
+            _line(console, f"  - {shown(reason)}")
 
 
 def print_pairwise(content: Mapping[str, Any], console: Console) -> None:
@@ -78,38 +81,42 @@ def print_pairwise(content: Mapping[str, Any], console: Console) -> None:
         shown.add_row(escape(model), *counts, *shares)
     console.print(shown)
     for line in _bias_lines(content["all"]["bias"]):
-        _line(console, f"  {said(line)}")
+        _line(console, f"  {line}")
     if "replay" in content:
         for line in fidelity_lines(content["replay"]):
-            _line(console, f"  pairwise: {said(line)}")
+            _line(console, f"  pairwise: {line}")
 
 
 def _bias_lines(bias: Mapping[str, Any]) -> Iterable[str]:
     if bias["errors"]:
-        yield f"{bias['errors']} matches without a verdict are left out"
+        yield t("{n} matches without a verdict are left out", n=bias["errors"])
     if bias["matches"]:
-        yield (
-            f"position: {bias['consistent']:.0%} of the matches have one verdict in both orders; "
-            f"{bias['favours_first']:.0%} go to the first answer twice, "
-            f"{bias['favours_second']:.0%} to the second"
+        yield t(
+            "position: {same} of the matches have one verdict in both orders; "
+            "{first} go to the first answer twice, {second} to the second",
+            same=f"{bias['consistent']:.0%}",
+            first=f"{bias['favours_first']:.0%}",
+            second=f"{bias['favours_second']:.0%}",
         )
     if bias["longer_wins"] is not None:
         rho = bias["length_correlation"]
-        shown = "" if rho is None else f" (Spearman's rho {rho:.2f})"
-        yield f"length: the longer answer wins {bias['longer_wins']:.0%} of the decided matches{shown}"
+        text = "length: the longer answer wins {share} of the decided matches"
+        correlation = "" if rho is None else t(" (Spearman's rho {rho})", rho=f"{rho:.2f}")
+        yield t(text, share=f"{bias['longer_wins']:.0%}") + correlation
 
 
 def fidelity_lines(fidelity: Mapping[str, Any]) -> list[str]:
     """What came out of a log again, in words."""
-    lines = [f"{fidelity['scores_equal']} of {fidelity['scores_compared']} scores equal the logged ones"]
+    equal, compared = fidelity["scores_equal"], fidelity["scores_compared"]
+    lines = [t("{n} of {all} scores equal the logged ones", n=equal, all=compared)]
     if fidelity["prompts_compared"] is None:
-        lines.append("prompts were not rendered again: no answers= was given")
+        lines.append(t("prompts were not rendered again: no answers= was given"))
     else:
-        lines.append(
-            f"{fidelity['prompts_equal']} of {fidelity['prompts_compared']} prompts equal the logged ones"
-        )
+        equal, compared = fidelity["prompts_equal"], fidelity["prompts_compared"]
+        lines.append(t("{n} of {all} prompts equal the logged ones", n=equal, all=compared))
     lines += [
-        f"{number} prompts not compared: {reason}" for reason, number in fidelity["not_rendered"].items()
+        t("{n} prompts not compared: {reason}", n=number, reason=reason)
+        for reason, number in fidelity["not_rendered"].items()
     ]
     return lines
 
@@ -151,26 +158,32 @@ def _rule_table(models: Mapping[str, Any]) -> Table:
 
 
 def _count_lines(table: Mapping[str, Any]) -> Iterable[str]:
-    yield f"{table['rows']} judgments by {table['judge']}"
+    yield t("{n} judgments by {judge}", n=table["rows"], judge=table["judge"])
     failed = [f"{n} {t(STATUS_WORDS[name])}" for name, n in table["statuses"].items() if name != "ok"]
     if failed:
         yield ", ".join(failed)
     if table["duplicates"]:
-        yield f"{table['duplicates']} of them repeat a question and turn; every row counts"
+        yield t("{n} of them repeat a question and turn; every row counts", n=table["duplicates"])
     if table["repeats"] > 1:
-        yield f"{table['repeats']} judgments of every turn, their {table['reduce']} counts"
+        text = "{n} judgments of every turn, their {reduce} counts"
+        yield t(text, n=table["repeats"], reduce=table["reduce"])
     if table["strict_differs"]:
-        yield f"{table['strict_differs']} have no whole number from 1 to 10 at the end, or another one there"
+        text = "{n} have no whole number from 1 to 10 at the end, or another one there"
+        yield t(text, n=table["strict_differs"])
     if table["deviation_over_answers"] is not None:
-        yield f"standard deviation over the answers: {table['deviation_over_answers']:.3f}"
+        spread = f"{table['deviation_over_answers']:.3f}"
+        yield t("standard deviation over the answers: {value}", value=spread)
 
 
 def _answer_lines(answers: Mapping[str, Any], preset: str) -> Iterable[str]:
     words = {"truncated": "cut off", "empty": "empty", "errors": "failed", "over_context": "over the context"}
     counts = [f"{answers[name]} {t(word)}" for name, word in words.items() if answers[name]]
-    yield f"{answers['turns']} answered turns" + (f", of them {', '.join(counts)}" if counts else "")
+    if counts:
+        yield t("{n} answered turns, of them {counts}", n=answers["turns"], counts=", ".join(counts))
+    else:
+        yield t("{n} answered turns", n=answers["turns"])
     if (made := answers.get("preset", preset)) != preset:
-        yield f"the answers were made for the preset {made}"
+        yield t("the answers were made for the preset {name}", name=made)
 
 
 def _line(console: Console, text: str) -> None:
@@ -190,32 +203,45 @@ def _interval(cell: Mapping[str, Any] | None) -> str:
 def print_estimate(judge: str, estimate: "JudgingEstimate", console: Console) -> None:
     """Prints what a judging would call and cost."""
     kept = estimate.wanted - estimate.calls
-    calls = f"judge {judge}: {estimate.wanted} judgments, {kept} are kept, {estimate.calls} calls to make"
-    tokens = (
-        f"about {estimate.input_tokens:,} input tokens (by {estimate.counted_by}) "
-        f"and {estimate.output_tokens:,} output tokens ({EXPLANATION_TOKENS} each)"
+    calls = t(
+        "judge {judge}: {n} judgments, {kept} are kept, {calls} calls to make",
+        judge=judge,
+        n=estimate.wanted,
+        kept=kept,
+        calls=estimate.calls,
     )
-    cost = "cost: not known, the price table has no such model (judge.prices=FILE)"
+    tokens = t(
+        "about {input} input tokens (by {how}) and {output} output tokens ({each} each)",
+        input=f"{estimate.input_tokens:,}",
+        how=estimate.counted_by,
+        output=f"{estimate.output_tokens:,}",
+        each=EXPLANATION_TOKENS,
+    )
+    cost = t("cost: not known, the price table has no such model (judge.prices=FILE)")
     if estimate.dollars is not None:
-        cost = f"cost: about ${estimate.dollars:.2f}"
-    _line(console, said(calls))
-    _line(console, f"  {said(tokens)}")
-    _line(console, f"  {said(cost)}")
+        cost = t("cost: about ${dollars}", dollars=f"{estimate.dollars:.2f}")
+    _line(console, calls)
+    _line(console, f"  {tokens}")
+    _line(console, f"  {cost}")
 
 
 def print_outcome(content: Mapping[str, Any], folder: str, console: Console) -> None:
     """Prints what the judging did cost, who answered, and where the results are."""
     cost, judge = content["cost"], content["judge"]
     dollars = "" if cost["dollars"] is None else f", ${cost['dollars']:.2f}"
-    used = (
-        f"{cost['calls']} calls, {cost['input_tokens']:,} input and {cost['output_tokens']:,} output tokens"
+    used = t(
+        "{calls} calls, {input} input and {output} output tokens",
+        calls=cost["calls"],
+        input=f"{cost['input_tokens']:,}",
+        output=f"{cost['output_tokens']:,}",
     )
-    _line(console, said(used) + dollars)
+    _line(console, used + dollars)
     if judge["service"] == "local":
-        note = "note: a small local judge is for trying out; `calibrate` says what a judge is worth"
-        _line(console, said(note))
+        note = t("note: a small local judge is for trying out; `calibrate` says what a judge is worth")
+        _line(console, note)
     asked = judge["model"]
     for served, number in judge["answered_by"].items():
         if served != "?" and not (served.startswith(asked) or asked.startswith(served)):
-            _line(console, said(f"warning: {number} judgments were made by {served}, not by {asked}"))
+            text = "warning: {n} judgments were made by {served}, not by {asked}"
+            _line(console, t(text, n=number, served=served, asked=asked))
     _line(console, f"{t('results: ')}{folder}")

@@ -8,13 +8,26 @@ position or the longer answer. Every pair, or every model against a baseline.
     python -m evalkit pairwise answers=model_answer/ pairwise.baseline=gpt-3.5-turbo preset=fastchat \\
         judge=gpt-4o-2024-08-06 out=DIR
     python -m evalkit pairwise RUN RUN pairwise.source=ratings    (by kept single ratings, no call)
-
-options: answers, out (default: results/pairwise/<hash>); pairwise.baseline, pairwise.source (judge,
-ratings); judge and its options as of the verb judge; preset, language, mode, mirror, offline
 """
 
 from evalkit.core.config import Config
-from evalkit.core.words import said, t
+from evalkit.core.words import t
+
+OPTIONS = (
+    "answers",
+    "out",
+    "pairwise.",
+    "judge",
+    "judge.",
+    "dry_run",
+    "preset",
+    "language",
+    "mode",
+    "batch.",
+    "mirror",
+    "offline",
+    "lang",
+)
 
 
 def run(config: Config) -> int:
@@ -36,10 +49,12 @@ def run(config: Config) -> int:
         return 0
     print_pairwise(content["pairwise"], console)
     for reason in content["missing"]:
-        console.print("  " + said(f"left out: {reason}"), soft_wrap=True, highlight=False, markup=False)
+        console.print(
+            "  " + t("left out: {reason}", reason=reason), soft_wrap=True, highlight=False, markup=False
+        )
     if failed := content.get("failed"):
         console.print(
-            "  " + said(f"{failed} games failed at the service: run the same command again"), markup=False
+            "  " + t("{n} games failed at the service: run the same command again", n=failed), markup=False
         )
     console.print(f"{t('results: ')}{plan.folder}", soft_wrap=True, highlight=False, markup=False)
     return 1 if content.get("failed") else 0

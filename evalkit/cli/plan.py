@@ -12,17 +12,38 @@ Needs neither the model's weights nor the data; nothing is fetched, loaded or st
 
 Prompts are the suite's own where its data is here, else kept counts (marked *). The time is a bound:
 what must be computed and read, at the peaks of the card. Real runs take longer. docs/scaling.md
-
-options: model, model.path, model.tokenizer, model.random.*; suite, suite.tasks, data_dir, split,
-limit, num_few_shots, protocol.bos, protocol.custom_prompt_template; gpus (0: this CPU), gpu_memory
-(GB), checkpoints, dtype, engine.batch_size; plan.tflops, plan.bandwidth (GB/s); judge, judge.repeats,
-judge.prices, preset; out=FILE (the estimate as JSON)
 """
 
 from pathlib import Path
 
 from evalkit.core.config import Config
 from evalkit.runs.plan.estimate import estimate
+
+OPTIONS = (
+    "model",
+    "model.",
+    "suite",
+    "suite.tasks",
+    "data_dir",
+    "split",
+    "limit",
+    "num_few_shots",
+    "suite.num_few_shots",
+    "protocol.bos",
+    "protocol.custom_prompt_template",
+    "protocol.custom_fewshots_template",
+    "gpus",
+    "gpu_memory",
+    "checkpoints",
+    "dtype",
+    "engine.batch_size",
+    "plan.",
+    "judge",
+    "judge.repeats",
+    "judge.prices",
+    "preset",
+    "out",
+)
 
 
 def run(config: Config) -> int:

@@ -3,8 +3,6 @@
 Fetches, checks and converts the datasets of a suite and says what each prepared file is worth;
 fetches (and converts once) the files of a model. Run it where there is a network; HF_HUB_OFFLINE=1
 does not hold it back, offline=true does.
-
-options: suite, suite.tasks, data_dir, mirror, allow_missing, offline, model and its options
 """
 
 import os
@@ -16,7 +14,7 @@ from typing import TYPE_CHECKING
 from evalkit.core.assets import default_data_dir
 from evalkit.core.config import Config, ModelConfig, SuiteData
 from evalkit.core.errors import InputError
-from evalkit.core.words import said, t
+from evalkit.core.words import shown, t
 from evalkit.runs.suite import suite_specs
 from evalkit.sources.prepare import Status
 from evalkit.tasks.spec import SPLITS, CommercialUse, TaskSpec
@@ -25,6 +23,19 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from evalkit.sources.prepare import PreparedReport
+
+OPTIONS = (
+    "suite",
+    "suite.tasks",
+    "model",
+    "model.",
+    "data_dir",
+    "mirror",
+    "offline",
+    "allow_missing",
+    "metrics.comet.",
+    "lang",
+)
 
 LOG_WIDTH = 140
 _COMMERCIAL = {
@@ -55,7 +66,8 @@ def _prepare_model(model: ModelConfig, *, offline: bool) -> None:
     from evalkit.engines.models import resolve
 
     resolved = resolve(model, offline=offline)
-    print(said(f"model {resolved.name}: {resolved.path or 'built from its shape when it runs'}"))
+    where = resolved.path or t("built from its shape when it runs")
+    print(t("model {name}: {path}", name=resolved.name, path=where))
 
 
 def _prepare_suite(config: Config) -> int:
@@ -68,11 +80,11 @@ def _prepare_suite(config: Config) -> int:
         from evalkit.mtbench.data import fetch_all
 
         files = fetch_all(config, config.suite.mt_bench)
-        print(said(f"MT-Bench: {len(files)} files of its presets are here, as they are pinned"))
+        print(t("MT-Bench: {n} files of its presets are here, as they are pinned", n=len(files)))
         return 0
     specs = suite_specs(config)
     if config.suite.data is SuiteData.bundled:
-        print(said(f"the suite {config.suite.name} is bundled: there is nothing to prepare"))
+        print(t("the suite {name} is bundled: there is nothing to prepare", name=config.suite.name))
         return 0
     data_dir = Path(config.data_dir).expanduser() if config.data_dir else default_data_dir()
     mirror = Path(config.mirror).expanduser() if config.mirror else None
@@ -83,7 +95,7 @@ def _prepare_suite(config: Config) -> int:
     )
     # A log has no width of its own; a table cut to 80 columns would lose the dataset names.
     print_reports(reports, Console(width=None if sys.stdout.isatty() else LOG_WIDTH))
-    print(said(f"prepared data: {data_dir}"))
+    print(t("prepared data: {folder}", folder=data_dir))
     # allow_missing= is about what cannot be had; a file that came out wrong is never fine.
     forgiven = {Status.not_available} if config.allow_missing else set()
     worth = {split.status for report in reports for split in report.splits.values()}
@@ -103,7 +115,8 @@ def _fetch_metric_models(specs: Sequence[TaskSpec], config: Config) -> bool:
     names = [name for spec in specs for name in spec.metrics]
     outcome = fetch_models(names, config.metrics, offline=no_network)
     for name, error in outcome.items():
-        print(said(f"metric {name}: {'its model is here' if error is None else error.what}"))
+        state = t("its model is here") if error is None else error.what
+        print(t("metric {name}: {state}", name=name, state=state))
     return no_network or not any(outcome.values())
 
 
@@ -127,7 +140,9 @@ def print_reports(reports: "Sequence[PreparedReport]", console: "Console") -> No
             remarks.setdefault(remark, []).append(report.dataset)
     console.print(table)
     for remark, datasets in remarks.items():
-        console.print(f"{', '.join(datasets)}: {said(remark)}", markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            f"{', '.join(datasets)}: {shown(remark)}", markup=False, highlight=False, soft_wrap=True
+        )
 
 
 def _count(report: "PreparedReport", split: str) -> str:
@@ -152,7 +167,9 @@ def _remarks(report: "PreparedReport") -> list[str]:
     for split, prepared in report.splits.items():
         if prepared.reason:
             by_reason.setdefault((prepared.status.value, prepared.reason), []).append(split)
-    remarks = [f"{', '.join(splits)} {t(status)}: {said(why)}" for (status, why), splits in by_reason.items()]
+    remarks = [
+        f"{', '.join(splits)} {t(status)}: {shown(why)}" for (status, why), splits in by_reason.items()
+    ]
     if report.spec.license_note:
         remarks.append(report.spec.license_note)
     return [*remarks, *report.notes]

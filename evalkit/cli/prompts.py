@@ -3,9 +3,6 @@
 Writes DIR/<dataset>.jsonl: one line per evaluated sample, in order, with `id`, `prompt`,
 `max_new_tokens` and `stop`, for people who generate elsewhere. The completions come back with
 `score suite=NAME completions=DIR`.
-
-options: suite, data_dir, mirror, limit, num_few_shots, split, allow_missing,
-protocol.custom_prompt_template, protocol.custom_fewshots_template
 """
 
 import json
@@ -16,8 +13,24 @@ from evalkit.core.config import Config
 from evalkit.core.durable import write_text_atomic
 from evalkit.core.errors import InputError
 from evalkit.core.types import Sampling
-from evalkit.runs.suite import load_suite
+from evalkit.runs.suite import load_suite, missing_lines
 from evalkit.tasks.prompts import PromptTemplate, requests
+
+OPTIONS = (
+    "suite",
+    "suite.tasks",
+    "out",
+    "data_dir",
+    "mirror",
+    "offline",
+    "allow_missing",
+    "limit",
+    "num_few_shots",
+    "suite.num_few_shots",
+    "split",
+    "protocol.custom_prompt_template",
+    "protocol.custom_fewshots_template",
+)
 
 
 def run(config: Config) -> int:
@@ -42,7 +55,7 @@ def run(config: Config) -> int:
         ]
         write_text_atomic(out / f"{task.name}.jsonl", "".join(f"{line}\n" for line in lines))
         print(f"{task.name:<24}{len(lines):>6} prompts")
-    for line in (*suite.warnings, *(f"missing: {name} ({why})" for name, why in suite.missing.items())):
+    for line in (*suite.warnings, *missing_lines(suite)):
         print(line, file=sys.stderr)
     print(f"written to {out}")
     return 0

@@ -6,13 +6,22 @@ counts how many equal the logged ones byte for byte, and prints all tables of ev
 logs too. No judge is called.
 
     python -m evalkit replay judgments=gpt-4_single.jsonl answers=model_answer/ preset=fastchat
-
-options: judgments, answers, preset (default llm-jp-3-card), language (ja, en; default: by the
-ids), out (default: results/replay/<hash of the files>), mirror, offline, metrics.resamples
 """
 
 from evalkit.core.config import Config
 from evalkit.core.words import t
+
+OPTIONS = (
+    "judgments",
+    "answers",
+    "preset",
+    "language",
+    "out",
+    "mirror",
+    "offline",
+    "metrics.resamples",
+    "lang",
+)
 
 
 def run(config: Config) -> int:

@@ -10,10 +10,10 @@ from rich.table import Table
 
 from evalkit.core.errors import InputError
 from evalkit.core.text import command
-from evalkit.core.words import said, t
+from evalkit.core.words import shown, t
 from evalkit.leaderboard.card import has_row
+from evalkit.records.environment import read_timings
 from evalkit.records.results import AVERAGE, DatasetRates, Figure, MissingMetric, Results, read_results
-from evalkit.records.timings import read_timings
 from evalkit.scoring.categories import category_members
 from evalkit.tasks.spec import load_spec, task_names
 
@@ -29,11 +29,11 @@ def print_results(results: Results, console: Console) -> None:
     if results.partial.partial:
         console.print(f"[yellow]{t('* partial result')}[/]", highlight=False)
         for reason in _reasons(results):
-            console.print(f"  - {escape(said(reason))}", soft_wrap=True, highlight=False)
+            console.print(f"  - {escape(reason)}", soft_wrap=True, highlight=False)
     for line in _missing_lines(results, counting=False):
-        console.print(f"{t('not computed: ')}{escape(said(line))}", soft_wrap=True, highlight=False)
+        console.print(f"{t('not computed: ')}{escape(line)}", soft_wrap=True, highlight=False)
     for name, what in results.run.get("other_data", {}).items():
-        console.print(f"[yellow]{escape(name)}: {escape(said(what))}[/]", soft_wrap=True, highlight=False)
+        console.print(f"[yellow]{escape(name)}: {escape(shown(what))}[/]", soft_wrap=True, highlight=False)
     for license, datasets in _licenses(results).items():
         console.print(f"{t('data: ')}{escape(license)}: {', '.join(datasets)}", style="dim", highlight=False)
     if results.protocol.deviations:
@@ -142,8 +142,8 @@ def _describe(rates: DatasetRates) -> str:
 
 
 def _reasons(results: Results) -> list[str]:
-    by_metric = tuple(f"{entry.dataset}: {entry.metric} " for entry in _missing(results, counting=True))
-    reasons = [reason for reason in results.partial.reasons if not reason.startswith(by_metric or "\0")]
+    by_metric = [entry.sentence for entry in _missing(results, counting=True)]
+    reasons = [shown(reason) for reason in results.partial.reasons if reason not in by_metric]
     return [*reasons, *_missing_lines(results, counting=True)]
 
 
@@ -158,11 +158,15 @@ def _missing(results: Results, *, counting: bool) -> list[MissingMetric]:
 
 
 def _missing_lines(results: Results, *, counting: bool) -> list[str]:
-    missing: dict[tuple[str, str], list[str]] = {}
+    """A line for each metric and reason, with all its datasets, in the language in use."""
+    missing: dict[tuple[str, str, str | None], list[str]] = {}
     for entry in _missing(results, counting=counting):
-        how = entry.reason + (f"; fetch it with: {entry.command}" if entry.command else "")
-        missing.setdefault((entry.metric, how), []).append(entry.dataset)
-    return [f"{metric} of {', '.join(names)}: {how}" for (metric, how), names in missing.items()]
+        missing.setdefault((entry.metric, entry.reason, entry.command), []).append(entry.dataset)
+    lines = []
+    for (metric, reason, fetch), names in missing.items():
+        line = t("{metrics} of {names}: {reason}", metrics=metric, names=", ".join(names), reason=reason)
+        lines.append(line + (t("; fetch it with: {command}", command=fetch) if fetch else ""))
+    return lines
 
 
 def _licenses(results: Results) -> dict[str, list[str]]:

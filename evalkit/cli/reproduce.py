@@ -6,8 +6,6 @@ card's figure lies in the run's 95 % interval: llm-jp-eval's categories, or the 
     python -m evalkit reproduce run=results/llm-jp-3-1.8b/jaster/<run id>
     python -m evalkit reproduce run=results/llm-jp-3-1.8b-instruct/mt-bench-ja/<run id>
     python -m evalkit reproduce run=DIR --reference llm-jp-3-1.8b     another model's row
-
-options: run
 """
 
 from pathlib import Path
@@ -16,13 +14,15 @@ from typing import TYPE_CHECKING
 from evalkit.core.config import Config
 from evalkit.core.errors import InputError
 from evalkit.core.text import did_you_mean
-from evalkit.core.words import said, t
+from evalkit.core.words import shown, t
 from evalkit.leaderboard.card import DIGITS, Card, RunTable, contains, load_cards, read_run_tables
 from evalkit.records.results import Figure
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+OPTIONS = ("run", "reference", "lang")
 
 
 def run(config: Config) -> int:
@@ -58,7 +58,7 @@ def comparison(own: RunTable, card: Card) -> "Table":
     from rich import box
     from rich.table import Table
 
-    title = said(f"{own.model} and the card's {card.model}, {own.table}")
+    title = t("{model} and the card's {card}, {table}", model=own.model, card=card.model, table=own.table)
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, header_style="bold")
     for header in ("", "run", "95 % interval", "card", "difference", "card in interval"):
         table.add_column(
@@ -88,15 +88,19 @@ def _print_remarks(own: RunTable, card: Card, console: "Console") -> None:
         if name in own.cells
     }
     decided = [verdict for verdict in verdicts.values() if verdict is not None]
-    console.print(said(f"{sum(decided)} of {len(decided)} figures of the card lie in the run's interval"))
+    console.print(
+        t("{n} of {all} figures of the card lie in the run's interval", n=sum(decided), all=len(decided))
+    )
     if open_ := sum(
         verdict is None and own.cells[name].value is not None for name, verdict in verdicts.items()
     ):
-        console.print(said(f"{open_} figures have no interval: their samples do not tell"))
+        console.print(t("{n} figures have no interval: their samples do not tell", n=open_))
     if own.reasons:
         console.print(t("the run is partial (* marks incomplete categories):"))
         for reason in own.reasons:
-            console.print(f"  {said(reason)}", markup=False, soft_wrap=True)
+            console.print(f"  {shown(reason)}", markup=False, soft_wrap=True)
     if own.deviations:
         listed = ", ".join(f"{key}={value}" for key, value in own.deviations.items())
-        console.print(said(f"the run deviates from the protocol: {listed}"), markup=False, soft_wrap=True)
+        console.print(
+            t("the run deviates from the protocol: {options}", options=listed), markup=False, soft_wrap=True
+        )

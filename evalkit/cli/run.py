@@ -8,7 +8,7 @@ unfinished run and finds a finished one. Everything is kept in results/<model>/<
     python -m evalkit model=hf model.path=/checkpoints/step-1000 suite=nli limit=20
     python -m evalkit model=1.8b-instruct suite=mt-bench-ja       (answers; then the verb judge)
     python -m evalkit model=1.8b suite=jaster engine=api engine.base_url=http://gpu1:8000/v1
-    python -m evalkit model=served model.name=NAME suite=qa engine=api engine.base_url=[http://a/v1,http://b/v1]
+    python -m evalkit model=served model.name=NAME suite=qa engine=api engine.base_url=http://a/v1
     python -m evalkit -m model=1.8b,3.7b,13b suite=jaster [hydra/launcher=slurm ...]
     python -m evalkit watch=/checkpoints/my-model suite=nli       (checkpoints as they appear)
 
@@ -19,18 +19,6 @@ this process. docs/servers.md
 -m runs one job for each combination of values: commas outside quotes and brackets separate them
 (see: list launchers). watch= evaluates every checkpoint in a folder once it is whole, lowest step
 first, once each. engine=ray uses every GPU of a machine or a cluster. All three: docs/cluster.md.
-
-options: model, model.path, model.revision, model.tokenizer, model.chat_template (file, text or name),
-model.template_date (what a template with a clock reads),
-model.trust_remote_code, model.accept_license; suite, suite.tasks; limit, num_few_shots, seed,
-split; dtype, engine.batch_size, engine.device, engine.device_map, engine.prefix, engine.attention,
-engine.threads; engine.num_workers, engine.gpus_per_worker, engine.address (engine=ray);
-engine.base_url, engine.model, engine.api_key_env, engine.server, engine.prompts,
-engine.concurrency, engine.retries, engine.timeout, engine.max_wait, engine.parameters; data_dir,
-mirror, offline, allow_missing, out, export; protocol.bos, protocol.strip, protocol.answer_regex,
-protocol.custom_prompt_template, protocol.custom_fewshots_template; generation.do_sample,
-generation.from_model; watch, watch_poll, watch_settle, watch_timeout (seconds); metrics.comet.*,
-metrics.bert_score, metrics.resamples
 """
 
 from collections.abc import Callable
@@ -38,8 +26,38 @@ from pathlib import Path
 
 from evalkit.core.config import Config
 from evalkit.core.progress import say
-from evalkit.core.words import said, t
+from evalkit.core.words import t
 from evalkit.runs.run import evaluate
+
+OPTIONS = (
+    "model",
+    "model.",
+    "suite",
+    "suite.tasks",
+    "limit",
+    "num_few_shots",
+    "suite.num_few_shots",
+    "seed",
+    "split",
+    "dtype",
+    "engine",
+    "engine.",
+    "data_dir",
+    "mirror",
+    "offline",
+    "allow_missing",
+    "out",
+    "export",
+    "lang",
+    "protocol.",
+    "generation.",
+    "metrics.",
+    "preset",
+    "watch",
+    "watch_poll",
+    "watch_settle",
+    "watch_timeout",
+)
 
 
 def run(config: Config, *, opened: Callable[[Path], None] = lambda folder: None) -> int:
@@ -73,9 +91,9 @@ def _mt_bench(config: Config, opened: Callable[[Path], None]) -> int:
     console = Console()
     if not outcome.generated:
         console.print(
-            said(f"finished already: all {outcome.kept} answered turns are kept, nothing was generated")
+            t("finished already: all {n} answered turns are kept, nothing was generated", n=outcome.kept)
         )
-    print_results(outcome.content, console)
+    print_results(outcome.results, console)
     for line in (
         f"{t('results: ')}{outcome.folder}",
         f"  {t('next: ')}python -m evalkit judge run={outcome.folder} judge=gpt-4o-2024-08-06 --dry-run",

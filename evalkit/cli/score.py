@@ -11,19 +11,15 @@ names others, and shows what moved and why. With out=DIR2 the run stays as it is
 completions=DIR holds completions made anywhere: one <dataset>.jsonl per dataset, a line for each
 sample with `id` (as in the `prompts` dump) and `completion`; or llm-jp-eval's own result JSON.
 allow_missing=true scores what is there and marks the result partial.
-
-options: run, out; suite, suite.tasks, completions, data_dir, mirror, split, limit, num_few_shots;
-allow_missing, offline, export, lang; protocol.strip, protocol.answer_regex;
-metrics.comet.*, metrics.bert_score, metrics.resamples
 """
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evalkit.core.config import Config
 from evalkit.core.errors import InputError
-from evalkit.core.words import said, t
+from evalkit.core.progress import say
+from evalkit.core.words import shown, t
 from evalkit.metrics.prediction import prediction
 
 if TYPE_CHECKING:
@@ -31,6 +27,27 @@ if TYPE_CHECKING:
 
     from evalkit.runs.rescore import Rescored
     from evalkit.scoring.moves import Move
+
+OPTIONS = (
+    "run",
+    "completions",
+    "suite",
+    "suite.tasks",
+    "out",
+    "data_dir",
+    "mirror",
+    "offline",
+    "allow_missing",
+    "limit",
+    "num_few_shots",
+    "suite.num_few_shots",
+    "split",
+    "protocol.strip",
+    "protocol.answer_regex",
+    "metrics.",
+    "export",
+    "lang",
+)
 
 
 def run(config: Config) -> int:
@@ -54,10 +71,10 @@ def run(config: Config) -> int:
         _print_moves(rescored, console)
         folder = rescored.folder
     else:
-        from evalkit.runs.completions import score_completions
+        from evalkit.runs.foreign import score_completions
 
         assert config.completions is not None
-        results = score_completions(config, say=lambda line: print(said(line), file=sys.stderr, flush=True))
+        results = score_completions(config, say=say)
         print_results(results, console)
         folder = Path(config.out or ".")
     console.print(f"\n{t('results: ')}{folder}", markup=False, soft_wrap=True)
@@ -85,7 +102,7 @@ def _print_moves(rescored: "Rescored", console: "Console") -> None:
             reasons.setdefault(why, []).append(move.key)
     for why, keys in reasons.items():
         whose = t("all") if len(keys) == len(rescored.moves) else ", ".join(keys)
-        console.print(f"  {said(why)}   [{whose}]", markup=False, soft_wrap=True)
+        console.print(f"  {shown(why)}   [{whose}]", markup=False, soft_wrap=True)
 
 
 def _cells(move: "Move") -> tuple[str, str, str, str]:

@@ -1,20 +1,37 @@
-"""The whole configuration as dataclasses: Hydra's structured configs and the one list of options.
+"""Every option: its default, one line of help and its range, as dataclasses (Hydra's structured configs).
 
 `conf/` fills these in; a key or value that does not fit is refused before anything heavy is
-imported. `evalkit.core.options` turns the command line into a `Config`.
+imported. `evalkit.core.options` turns the command line into a `Config`, `--help` shows the help.
 """
 
+import dataclasses
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from omegaconf import MISSING
 
-from evalkit.core.server_options import ServerOptions
-
 # What chat templates with a clock may read; llama 3.1's own takes it where there is none.
 TEMPLATE_DATE = "2024-07-26"
+
+
+def option(
+    default: Any, text: str, *, least: float | None = None, above: float | None = None, listed: bool = True
+) -> Any:
+    """A field with its help and its range.
+
+    Args:
+        default: the value, or what makes one (list, dict, a dataclass).
+        text: one line of help; it says what null means.
+        least: the smallest value.
+        above: the value must be greater than this.
+        listed: False where conf/ or the command line sets the field; `--help` leaves it out.
+    """
+    metadata = {"help": text, "least": least, "above": above, "listed": listed}
+    if default in (list, dict) or dataclasses.is_dataclass(default):
+        return dataclasses.field(default_factory=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 class BosRule(Enum):
@@ -80,96 +97,28 @@ class Lang(Enum):
     ja = "ja"
 
 
-@dataclass
-class PypiWeights:
-    """Weights that come in wheels from the package index: a GGUF file, whole or in ordered parts.
+class PromptForm(Enum):
+    """How a text prompt reaches a server.
 
-    `wheels` maps `package==version` to the sha256 of the wheel, in the order of the parts.
+    As its exact text, as token ids, or (a named deviation) as the user's message of a chat; `auto`
+    takes the first of text and tokens that gives the model the prompt with the right BOS.
     """
 
-    wheels: dict[str, str] = MISSING
-    gguf: str = MISSING
-    sha256: str = MISSING
+    auto = "auto"
+    text = "text"
+    tokens = "tokens"
+    chat = "chat"
 
 
-@dataclass
-class RandomShape:
-    """A Llama of this shape with seeded random weights; without `tokenizer`, a byte-level one."""
+class ServerKind(Enum):
+    """The program behind an OpenAI-compatible address; `auto` asks it. `openai` is any other."""
 
-    layers: int = 2
-    hidden: int = 64
-    heads: int = 4
-    kv_heads: int = 2
-    intermediate: int = 128
-    vocab: int = 512
-    context: int = 4096
-    seed: int = 0
-    initializer_range: float = 0.05
-
-
-@dataclass
-class ModelConfig:
-    """A model to evaluate. `path` is a hub name or a folder; `name` labels tables and folders.
-
-    `chat_template`: a file, Jinja text, or the name of one of the tokenizer's own templates;
-    `template_date` is what a template reads from its clock. `served`: a model that only a server has
-    (engine=api); no file of it is needed.
-    """
-
-    name: str | None = None
-    path: str | None = None
-    revision: str | None = None
-    tokenizer: str | None = None
-    chat_template: str | None = None
-    template_date: str = TEMPLATE_DATE
-    trust_remote_code: bool = False
-    license: str | None = None
-    terms: str | None = None
-    accept_license: bool = False
-    pypi: PypiWeights | None = None
-    random: RandomShape | None = None
-    served: bool = False
-
-
-@dataclass
-class SuiteConfig:
-    """A named list of tasks. `tasks` holds dataset names or paths of task YAML files.
-
-    `num_few_shots` maps the name of a task to the number of examples in its prompts; it goes before
-    `num_few_shots` of the task's file and of the command.
-    `mt_bench` is the language of an MT-Bench suite (null: no MT-Bench suite), `preset` its preset
-    unless the option `preset=` names another.
-    """
-
-    name: str = MISSING
-    tasks: list[str] = field(default_factory=list)
-    num_few_shots: dict[str, int] = field(default_factory=dict)
-    data: SuiteData = SuiteData.prepared
-    mt_bench: str | None = None
-    preset: str | None = None
-
-
-@dataclass
-class EngineConfig(ServerOptions):
-    """How completions are made; in float32 nothing here changes them within a family of engines.
-
-    `batch_size` null: as many rows as fit. `device`: auto, cpu, cuda, cuda:1 ...
-
-    `engine=ray` alone reads `num_workers` (null: one for each GPU of the cluster, or what its CPUs
-    allow), `gpus_per_worker` (more than one with `device_map`) and `address` (null: a Ray of this
-    machine, started and stopped by evalkit; auto, ray://host:port or host:port: a running one).
-    """
-
-    name: str = MISSING
-    batch_size: int | None = None
-    device: str = "auto"
-    device_map: str | None = None
-    prefix: PrefixMode = PrefixMode.auto
-    attention: Attention = Attention.auto
-    threads: int | None = None
-    num_workers: int | None = None
-    gpus_per_worker: int = 1
-    address: str | None = None
+    auto = "auto"
+    vllm = "vllm"
+    sglang = "sglang"
+    tgi = "tgi"
+    llama_cpp = "llama.cpp"
+    openai = "openai"
 
 
 class JudgeKind(Enum):
@@ -194,49 +143,6 @@ class Reduce(Enum):
     median = "median"
 
 
-@dataclass
-class JudgeConfig:
-    """A judge model for MT-Bench. The API key is read from the environment, never from here.
-
-    `model`: the name the service knows; for `kind=local` a member of conf/model, a hub name or a
-    folder. `parameters` go into every request as they are (null: left out). `identity` takes the
-    place of the server in the address of a judgment: a server that moves keeps what it has judged.
-    `concurrency` calls at once at most; `retries` after a transient error; `timeout` and `max_wait`
-    in seconds. `max_cost` in dollars; `prices` is a file in the form of conf/prices.yaml; `store`
-    the folder of the shared judgments; `prompts` a judge prompt file that replaces the preset's.
-    """
-
-    name: str = MISSING
-    kind: JudgeKind = JudgeKind.openai
-    model: str | None = None
-    base_url: str | None = None
-    deployment: str | None = None
-    api_version: str | None = None
-    api_key_env: str | None = None
-    identity: str | None = None
-    parameters: dict[str, Any] = field(default_factory=dict)
-    retired: str | None = None
-    concurrency: int = 16
-    timeout: float = 180.0
-    retries: int = 10
-    max_wait: float = 60.0
-    repeats: int = 1
-    reduce: Reduce = Reduce.mean
-    max_cost: float | None = None
-    prices: str | None = None
-    store: str | None = None
-    prompts: str | None = None
-
-
-@dataclass
-class BatchConfig:
-    """`mode=batch`: `submit` drives the Batch endpoint; `results` is an output file of it to read."""
-
-    submit: bool = False
-    results: str | None = None
-    poll: float = 30.0
-
-
 class PairSource(Enum):
     """What decides a pairwise match: a pairwise judgment in both orders, or two single ratings."""
 
@@ -245,138 +151,255 @@ class PairSource(Enum):
 
 
 @dataclass
-class PairwiseConfig:
-    """Pairwise matches: every model against `baseline`, or (null) every pair."""
+class PypiWeights:
+    """Weights that come in wheels from the package index: a GGUF file, whole or in ordered parts."""
 
-    baseline: str | None = None
-    source: PairSource = PairSource.judge
+    wheels: dict[str, str] = option(
+        MISSING, "package==version: sha256 of the wheel, in the order of the parts", listed=False
+    )
+    gguf: str = option(MISSING, "the GGUF file in the wheels", listed=False)
+    sha256: str = option(MISSING, "its hash", listed=False)
+
+
+@dataclass
+class RandomShape:
+    """A Llama of this shape with seeded random weights; without `tokenizer`, a byte-level one."""
+
+    layers: int = option(2, "layers of a random model", least=1)
+    hidden: int = option(64, "its hidden size", least=1)
+    heads: int = option(4, "its attention heads", least=1)
+    kv_heads: int = option(2, "its key-value heads", least=1)
+    intermediate: int = option(128, "the inner size of its feed-forward layers", least=1)
+    vocab: int = option(512, "its vocabulary", least=1)
+    context: int = option(4096, "its context in tokens", least=1)
+    seed: int = option(0, "the seed of its weights")
+    initializer_range: float = option(0.05, "the standard deviation of its weights")
+
+
+@dataclass
+class ModelConfig:
+    """A model to evaluate."""
+
+    name: str | None = option(None, "its label in tables and folders; null: from its path")
+    path: str | None = option(None, "a hub name or a folder")
+    revision: str | None = option(None, "a commit, branch or tag of the hub; null: main")
+    tokenizer: str | None = option(None, "another tokenizer: a hub name or a folder")
+    chat_template: str | None = option(None, "a file, Jinja text, or the name of one of the tokenizer's own")
+    template_date: str = option(TEMPLATE_DATE, "what a template with a clock reads")
+    trust_remote_code: bool = option(False, "run the code that comes with the model")
+    license: str | None = option(None, "its licence, for `list models --long`", listed=False)
+    terms: str | None = option(None, "terms that must be accepted first", listed=False)
+    accept_license: bool = option(False, "accept the terms of a model that has some")
+    pypi: PypiWeights | None = option(None, "weights from the package index", listed=False)
+    random: RandomShape | None = option(None, "seeded random weights", listed=False)
+    served: bool = option(False, "only a server has the model (engine=api)", listed=False)
+
+
+@dataclass
+class SuiteConfig:
+    """A named list of tasks."""
+
+    name: str = option(MISSING, "its label in tables and folders", listed=False)
+    tasks: list[str] = option(list, "dataset names or paths of task YAML files: [jamp,janli]")
+    num_few_shots: dict[str, int] = option(dict, "examples for one task: suite.num_few_shots.jamp=2")
+    data: SuiteData = option(SuiteData.prepared, "prepared upstream files, or the bundled ones", listed=False)
+    mt_bench: str | None = option(None, "the language of an MT-Bench suite (ja, en)", listed=False)
+    preset: str | None = option(None, "the MT-Bench preset unless `preset=` names another", listed=False)
+
+
+@dataclass
+class EngineConfig:
+    """How completions are made; in float32 nothing here changes them within a family of engines."""
+
+    name: str = option(MISSING, "set by engine=", listed=False)
+    batch_size: int | None = option(None, "rows at a time; null: as many as fit (see: certify)", least=1)
+    device: str = option("auto", "auto, cpu, cuda, cuda:1")
+    device_map: str | None = option(None, "spread a model over several GPUs: auto")
+    prefix: PrefixMode = option(PrefixMode.auto, "how tokens that prompts share are computed once")
+    attention: Attention = option(Attention.auto, "the local engine's attention kernel")
+    threads: int | None = option(None, "CPU threads; null: all", least=1)
+    num_workers: int | None = option(
+        None, "engine=ray: processes; null: one for each GPU, or what the CPUs allow", least=1
+    )
+    gpus_per_worker: int = option(1, "engine=ray: more than one with engine.device_map", least=1)
+    address: str | None = option(
+        None, "engine=ray: auto, ray://host:port or host:port; null: a Ray of this machine"
+    )
+    base_url: str | None = option(None, "engine=api: the server, or several: [http://a/v1,http://b/v1]")
+    model: str | None = option(None, "engine=api: the name the servers know; null: the only one they have")
+    api_key_env: str = option("OPENAI_API_KEY", "engine=api: the environment variable that holds the key")
+    server: ServerKind = option(ServerKind.auto, "engine=api: the program that serves")
+    prompts: PromptForm = option(PromptForm.auto, "engine=api: a prompt's form; chat is a deviation")
+    concurrency: int = option(64, "engine=api: most calls at once, for each server", least=1)
+    timeout: float = option(600.0, "engine=api: seconds to wait for a reply", least=0.001)
+    retries: int = option(6, "engine=api: retries after a transient error", least=0)
+    max_wait: float = option(60.0, "engine=api: longest wait between retries, in seconds", least=0)
+    parameters: dict[str, Any] = option(
+        dict, "engine.parameters.KEY=VALUE in every request (engine=vllm: to vllm.LLM)"
+    )
+
+
+@dataclass
+class JudgeConfig:
+    """A judge model for MT-Bench. The API key is read from the environment, never from here."""
+
+    name: str = option(MISSING, "set by judge=", listed=False)
+    kind: JudgeKind = option(JudgeKind.openai, "who serves the judge", listed=False)
+    model: str | None = option(
+        None, "the name the service knows; judge=local: a name of `list models`, a hub name or a folder"
+    )
+    base_url: str | None = option(None, "the server; null: the service's own")
+    deployment: str | None = option(None, "judge=azure: the deployment")
+    api_version: str | None = option(None, "judge=azure: the version of its API")
+    api_key_env: str | None = option(None, "the environment variable that holds the key; null: the usual one")
+    identity: str | None = option(None, "replaces the server URL in the cache key of a judgment")
+    parameters: dict[str, Any] = option(
+        dict, "sent with every request: judge.parameters.KEY=VALUE; null: left out"
+    )
+    retired: str | None = option(None, "since when the service no longer has it", listed=False)
+    concurrency: int = option(16, "most calls at once", least=1)
+    timeout: float = option(180.0, "seconds to wait for a reply", above=0)
+    retries: int = option(10, "retries after a transient error", least=0)
+    max_wait: float = option(60.0, "longest wait between retries, in seconds", least=0)
+    repeats: int = option(1, "judgments of each answer", least=1)
+    reduce: Reduce = option(Reduce.mean, "how repeated judgments become one score")
+    max_cost: float | None = option(None, "most dollars; null: no limit", least=0)
+    prices: str | None = option(None, "a file in the form of conf/prices.yaml")
+    store: str | None = option(None, "the folder of the shared judgments; null: in the cache folder")
+    prompts: str | None = option(None, "a judge prompt file of your own in place of the preset's")
+
+
+@dataclass
+class BatchConfig:
+    """`mode=batch`: the files of the OpenAI Batch API."""
+
+    submit: bool = option(False, "mode=batch: send the files and wait for the results")
+    results: str | None = option(None, "mode=batch: an output file of the Batch API to read")
+    poll: float = option(30.0, "mode=batch: seconds between two looks", least=0)
+
+
+@dataclass
+class PairwiseConfig:
+    """Pairwise matches."""
+
+    baseline: str | None = option(None, "the model that all are compared with; null: every pair")
+    source: PairSource = option(PairSource.judge, "a pairwise judgment in both orders, or two kept ratings")
 
 
 @dataclass
 class AskConfig:
     """`ask`: the sampling of the model card's usage example."""
 
-    max_new_tokens: int = 100
-    temperature: float = 0.7
-    top_p: float = 0.95
-    repetition_penalty: float = 1.05
-    system: str | None = None
+    max_new_tokens: int = option(100, "longest answer in tokens", least=1)
+    temperature: float = option(0.7, "temperature; 0: greedy")
+    top_p: float = option(0.95, "nucleus sampling")
+    repetition_penalty: float = option(1.05, "repetition penalty")
+    system: str | None = option(None, "the system message; null: the default preset's")
 
 
 @dataclass
 class PlanConfig:
-    """`plan`: the peaks of one card for the bound of the time; null: an A100's, on a CPU no bound.
+    """`plan`: the peaks of one card for the bound of the time."""
 
-    `tflops` in the run's precision, `bandwidth` in GB per second.
-    """
-
-    tflops: float | None = None
-    bandwidth: float | None = None
+    tflops: float | None = option(None, "the card's peak; null: an A100's, on a CPU no bound", above=0)
+    bandwidth: float | None = option(None, "its memory bandwidth in GB/s; null: as plan.tflops", above=0)
 
 
 @dataclass
 class ProtocolConfig:
-    """llm-jp-eval-1.3.1 by default; every other value is a named deviation, kept in the result."""
+    """llm-jp-eval-1.3.1 by default; every other value is a named deviation, recorded in the result."""
 
-    name: str = "llm-jp-eval-1.3.1"
-    bos: BosRule = BosRule.auto
-    strip: bool = False
-    answer_regex: str | None = None
-    custom_prompt_template: str | None = None
-    custom_fewshots_template: str | None = None
+    name: str = option("llm-jp-eval-1.3.1", "the protocol", listed=False)
+    bos: BosRule = option(BosRule.auto, "the tokenizer's own BOS, or none")
+    strip: bool = option(False, "strip predictions, as versions after 1.3.1 do (a deviation)")
+    answer_regex: str | None = option(None, "take the first match as the answer (a deviation)")
+    custom_prompt_template: str | None = option(None, "another prompt template (a deviation)")
+    custom_fewshots_template: str | None = option(None, "another template of the examples (a deviation)")
 
 
 @dataclass
 class GenerationConfig:
-    """Greedy by the preset; `from_model=true` follows the model's generation_config instead."""
+    """Greedy by the preset."""
 
-    do_sample: bool = False
-    from_model: bool = False
+    do_sample: bool = option(False, "sample instead of greedy search (a deviation)")
+    from_model: bool = option(False, "follow the model's own generation_config (a deviation)")
 
 
 @dataclass
 class CometConfig:
-    """Unbabel/wmt22-comet-da: a checkpoint folder or hub name, and the encoder's tokenizer and config."""
+    """The COMET metric's model."""
 
-    checkpoint: str = "Unbabel/wmt22-comet-da"
-    encoder: str = "FacebookAI/xlm-roberta-large"
-    batch_size: int = 32
-    device: str = "auto"
-    dtype: Dtype = Dtype.float32
+    checkpoint: str = option("Unbabel/wmt22-comet-da", "COMET: a checkpoint folder or hub name")
+    encoder: str = option("FacebookAI/xlm-roberta-large", "COMET: its encoder's tokenizer and config")
+    batch_size: int = option(32, "COMET: samples at a time", least=1)
+    device: str = option("auto", "COMET: auto, cpu, cuda, cuda:1")
+    dtype: Dtype = option(Dtype.float32, "COMET: the precision")
 
 
 @dataclass
 class MetricsConfig:
     """Metrics that need a model of their own, and the resamples behind every interval."""
 
-    comet: CometConfig = field(default_factory=CometConfig)
-    bert_score: bool = False
-    resamples: int = 10_000
+    comet: CometConfig = option(CometConfig, "COMET")
+    bert_score: bool = option(False, "also compute BERTScore")
+    resamples: int = option(10_000, "bootstrap resamples behind every interval", least=1)
 
 
 @dataclass
 class Config:
-    """Every option of every verb; each verb's `--help` names those it reads.
+    """Every option of every verb; each verb's module lists those it reads."""
 
-    `watch` is a folder in which a training run writes its checkpoints: each is evaluated once it is
-    whole. Seconds: `watch_poll` between two looks, `watch_settle` without a change before a checkpoint
-    counts as written, `watch_timeout` without a new one before the watching ends (null: never).
-
-    `preset` is the MT-Bench preset, `language` (ja or en) the question set where ids do not tell.
-
-    `gpus` (0: the CPU), `gpu_memory` in GB and `checkpoints` are what `plan` counts with.
-
-    `limit` null: the protocol's 100 samples per dataset; 0 or below: all. `num_few_shots` 4,
-    `seed` 42: the protocol's. `folders` and the five after it are the words and flags of the
-    command line: `leaderboard results/ --partial` is folders=[results/] partial=true; `given` names
-    the options that were written there.
-    """
-
-    model: ModelConfig | None = None
-    suite: SuiteConfig | None = None
-    engine: EngineConfig = field(default_factory=EngineConfig)
-    judge: JudgeConfig | None = None
-    preset: str | None = None
-    language: str | None = None
-    mode: JudgeMode = JudgeMode.online
-    batch: BatchConfig = field(default_factory=BatchConfig)
-    pairwise: PairwiseConfig = field(default_factory=PairwiseConfig)
-    ask: AskConfig = field(default_factory=AskConfig)
-    plan: PlanConfig = field(default_factory=PlanConfig)
-    gpus: int = 1
-    gpu_memory: float = 80.0
-    checkpoints: int = 1
-    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
-    generation: GenerationConfig = field(default_factory=GenerationConfig)
-    metrics: MetricsConfig = field(default_factory=MetricsConfig)
-    split: Split = Split.dev
-    limit: int | None = None
-    num_few_shots: int = 4
-    seed: int = 42
-    dtype: Dtype = Dtype.auto
-    out: str | None = None
-    data_dir: str | None = None
-    mirror: str | None = None
-    offline: bool | None = None
-    allow_missing: bool = False
-    judgments: str | None = None
-    answers: str | None = None
-    export: ExportFormat = ExportFormat.none
-    watch: str | None = None
-    watch_poll: float = 10.0
-    watch_settle: float = 30.0
-    watch_timeout: float | None = None
-    run: str | None = None
-    completions: str | None = None
-    folders: list[str] = field(default_factory=list)
-    long: bool = False
-    dry_run: bool = False
-    partial: bool = False
-    steps: bool = False
-    lang: Lang = Lang.en
-    reference: str | None = None
-    format: str | None = None
-    given: list[str] = field(default_factory=list)
+    model: ModelConfig | None = option(None, "a name of `list models`; model=hf takes model.path=")
+    suite: SuiteConfig | None = option(None, "a name of `list suites`; suite=task takes suite.tasks=")
+    engine: EngineConfig = option(EngineConfig, "local (the default), ray, vllm, or api (servers)")
+    judge: JudgeConfig | None = option(None, "a name of `list judges`")
+    preset: str | None = option(
+        None, "MT-Bench: llm-jp-3-card, fastchat, ...; null: the suite's or the run's"
+    )
+    language: str | None = option(None, "MT-Bench's questions: ja or en; null: by the question ids")
+    mode: JudgeMode = option(JudgeMode.online, "ask call by call, or by files of the OpenAI Batch API")
+    batch: BatchConfig = option(BatchConfig, "the Batch API")
+    pairwise: PairwiseConfig = option(PairwiseConfig, "pairwise matches")
+    ask: AskConfig = option(AskConfig, "the sampling of `ask`")
+    plan: PlanConfig = option(PlanConfig, "the card's peaks")
+    gpus: int = option(1, "GPUs to plan for; 0: this machine's CPU", least=0)
+    gpu_memory: float = option(80.0, "memory of one GPU in GB", above=0)
+    checkpoints: int = option(1, "checkpoints to plan for", least=1)
+    protocol: ProtocolConfig = option(ProtocolConfig, "the protocol")
+    generation: GenerationConfig = option(GenerationConfig, "how tokens are chosen")
+    metrics: MetricsConfig = option(MetricsConfig, "the metrics")
+    split: Split = option(Split.dev, "the split that is evaluated")
+    limit: int | None = option(None, "samples per dataset; null: the protocol's 100; 0: all")
+    num_few_shots: int = option(4, "examples in each prompt (the protocol: 4)", least=0)
+    seed: int = option(42, "the seed of sampled generation", least=0)
+    dtype: Dtype = option(Dtype.auto, "auto: bfloat16 on a GPU, float32 on a CPU")
+    out: str | None = option(None, "where to write; null: results/ for runs, for other verbs see above")
+    data_dir: str | None = option(None, "prepared data; null: in the cache folder")
+    mirror: str | None = option(None, "read upstream files from a folder with MANIFEST.csv, not the network")
+    offline: bool | None = option(None, "fetch nothing; null: true when HF_HUB_OFFLINE=1")
+    allow_missing: bool = option(False, "go on without what is missing; the result is partial")
+    judgments: str | None = option(None, "FastChat's model_judgment files, or a folder of them")
+    answers: str | None = option(None, "FastChat's model_answer files, or a folder of them")
+    export: ExportFormat = option(ExportFormat.none, "also write the result in another form")
+    watch: str | None = option(None, "evaluate the checkpoints in a folder as they appear")
+    watch_poll: float = option(10.0, "seconds between two looks", least=0.05)
+    watch_settle: float = option(
+        30.0, "seconds without a change until a checkpoint counts as written", least=0
+    )
+    watch_timeout: float | None = option(
+        None, "end after so many seconds without a new one; null: never", least=0
+    )
+    run: str | None = option(None, "a run folder: results/<model>/<suite>/<run id>")
+    completions: str | None = option(None, "a folder of <dataset>.jsonl, or llm-jp-eval's own result JSON")
+    folders: list[str] = option(list, "the words of the command line", listed=False)
+    long: bool = option(False, "show more")
+    dry_run: bool = option(False, "show calls, tokens and cost; call nothing")
+    partial: bool = option(False, "take partial runs too")
+    steps: bool = option(False, "compare checkpoints step by step")
+    lang: Lang = option(Lang.en, "the language of the terminal and the page")
+    reference: str | None = option(None, "compare with: rows of the card, a model, or (calibrate) a judge")
+    format: str | None = option(None, "csv, markdown, html, model-card, lm-eval, wandb; several with commas")
+    given: list[str] = option(list, "the options that the command line names", listed=False)
 
 
 def is_offline(config: Config) -> bool:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from evalkit.core.reasons import Reason
+
 log = logging.getLogger(__name__)
 
 _LONGEST_REASON = 400
@@ -49,7 +51,7 @@ class InputError(EvalkitError):
 
 
 class FetchError(EvalkitError):
-    """An upstream file could not be had: network, mirror, checksum or offline mode."""
+    """An upstream file could not be fetched: network, mirror, checksum or offline mode."""
 
 
 class RunLockedError(EvalkitError):
@@ -76,12 +78,12 @@ def foreign(
 ) -> Iterator[None]:
     """Runs code that is not evalkit's own on what a user gave; whatever it raises is one message.
 
-    Libraries report a bad file by exceptions of every kind, some end the process. The traceback
-    goes to the log. Evalkit's own errors, interrupts, a full disk and memory that does not suffice
-    pass through: they say nothing of the user's input.
+    Libraries report a bad file by exceptions of every kind; some end the process. The traceback
+    goes to the log. Evalkit's own errors, interrupts, a full disk and exhausted memory pass through:
+    they are not about the user's input.
 
     Args:
-        what: what could not be done; the reason is put behind it.
+        what: what could not be done; the exception's reason is appended.
         where: the file, field or option concerned.
         fix: what the user can do about it; a missing package is named in its place.
         raises: the class of the error; `InputError` is exit code 2.
@@ -97,18 +99,20 @@ def foreign(
         if is_out_of_memory(error) or (isinstance(error, OSError) and is_disk_full(error)):
             raise
         log.info("%s (%s)", what, where, exc_info=error)
-        raise raises(f"{what}: {reason(error)}", where=where, fix=_install(error) or fix) from error
+        raise raises(
+            Reason(f"{what}: {{error}}", error=reason(error)), where=where, fix=_install(error) or fix
+        ) from error
 
 
 def reason(error: BaseException) -> str:
-    """What an exception says, on one line; its class too where the words alone may tell nothing."""
+    """The text of an exception on one line; its class too where the text alone may not explain it."""
     text = " ".join(str(error).split())
     kind = type(error).__name__
     if not text:
         return kind
-    # A KeyError says the key, a StopIteration the value: not a sentence.
-    said = text if isinstance(error, OSError | ImportError) or " " in text else f"{kind}: {text}"
-    return said if len(said) <= _LONGEST_REASON else f"{said[:_LONGEST_REASON]} ..."
+    # The text of a KeyError is the key, of a StopIteration the value: neither is a sentence.
+    line = text if isinstance(error, OSError | ImportError) or " " in text else f"{kind}: {text}"
+    return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]} ..."
 
 
 def _install(error: BaseException) -> str | None:
@@ -118,9 +122,11 @@ def _install(error: BaseException) -> str | None:
     while cause is not None and cause not in seen:
         seen.append(cause)
         if isinstance(cause, ImportError):
-            told = re.search(r"pip3? install ((?:-\w+ )?[\w.\[\],-]+)", " ".join(str(cause).split()))
+            command = re.search(r"pip3? install ((?:-\w+ )?[\w.\[\],-]+)", " ".join(str(cause).split()))
             needs = re.search(r"install ([\w-]+) to|requires the (\w+) library", str(cause))
-            name = told[1] if told else next(filter(None, needs.groups()), None) if needs else cause.name
+            name = (
+                command[1] if command else next(filter(None, needs.groups()), None) if needs else cause.name
+            )
             if name:
                 return f"pip install {name}"
         cause = cause.__cause__ or cause.__context__
@@ -128,14 +134,14 @@ def _install(error: BaseException) -> str | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python, torch (of a GPU or of main memory) or Ray says that memory does not suffice."""
+    """Whether this is Python's, torch's (GPU or main memory) or Ray's error for exhausted memory."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def is_disk_full(error: OSError) -> bool:
-    """Whether a write failed for want of space, on the disk or in a quota."""
+    """Whether a write failed because the disk or a quota is full."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import yaml
 
 from evalkit.core.errors import InputError, foreign
+from evalkit.core.reasons import Reason
 from evalkit.core.text import did_you_mean, everywhere, half_character, may_hold_half_characters, unicode_text
 
 Row = dict[str, Any]
@@ -64,7 +65,9 @@ def read_bytes(path: Path, what: str = "the file") -> bytes:
             raise InputError(f"cannot read {what}: it is {_KINDS.get(kind, 'no file')}", where=path)
         return path.read_bytes()
     except OSError as error:
-        raise InputError(f"cannot read {what}: {error.strerror or error}", where=path) from None
+        raise InputError(
+            Reason(f"cannot read {what}: {{error}}", error=error.strerror or error), where=path
+        ) from None
     except ValueError as error:
         # A path with a NUL, or one that the locale's encoding cannot spell.
         raise InputError(f"cannot read {what}: {error}", where=repr(str(path))) from None
@@ -177,7 +180,9 @@ def parse_json(text: str, where: object, *, line: bool = True, mend: bool = Fals
         raise
     except json.JSONDecodeError as error:
         place = f", line {error.lineno}" if line else ""
-        raise InputError(f"not JSON: {error.msg}", where=f"{where}{place}, column {error.colno}") from None
+        raise InputError(
+            Reason("not JSON: {error}", error=error.msg), where=f"{where}{place}, column {error.colno}"
+        ) from None
     except RecursionError:
         raise InputError("not readable JSON: it is nested too deeply", where=where) from None
     except ValueError as error:

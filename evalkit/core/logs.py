@@ -1,4 +1,4 @@
-"""run.log: what evalkit says while it works, with times; warnings also on standard error."""
+"""run.log: messages of a run with their times; warnings also on standard error."""
 
 import logging
 import sys
@@ -10,7 +10,7 @@ from evalkit.core.errors import EvalkitError, write_error
 from evalkit.core.secrets import hide, printable
 
 
-class _Discreet(logging.Formatter):
+class _SafeFormatter(logging.Formatter):
     """Lines without keys and control characters."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -18,7 +18,7 @@ class _Discreet(logging.Formatter):
 
 
 class _RunLog(logging.FileHandler):
-    """A log file that stops nothing: the first line that cannot be written is said, then it is quiet."""
+    """A log file that never stops a run: the first failed write is reported, later ones are ignored."""
 
     _failed = False
 
@@ -46,10 +46,10 @@ def log_to(path: Path) -> Iterator[logging.Logger]:
         file = _RunLog(path, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise write_error(path, error) from error
-    file.setFormatter(_Discreet("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    file.setFormatter(_SafeFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     terminal = logging.StreamHandler(sys.stderr)
     terminal.setLevel(logging.WARNING)
-    terminal.setFormatter(_Discreet("%(levelname)s: %(message)s"))
+    terminal.setFormatter(_SafeFormatter("%(levelname)s: %(message)s"))
     level = logger.level
     logger.setLevel(logging.INFO)
     for handler in (file, terminal):
@@ -57,7 +57,7 @@ def log_to(path: Path) -> Iterator[logging.Logger]:
     try:
         yield logger
     except BaseException as error:
-        # Only what nobody foresaw needs the way it came.
+        # Only an unexpected error needs its traceback.
         known = not isinstance(error, Exception) or isinstance(error, EvalkitError)
         logger.info("stopped: %s: %s", type(error).__name__, error, exc_info=None if known else error)
         raise

@@ -6,6 +6,7 @@ comma takes quotes); all other values have Hydra's syntax.
 """
 
 import dataclasses
+import math
 import os
 import re
 import types
@@ -27,17 +28,6 @@ if typing.TYPE_CHECKING:
 GROUPS = ("model", "suite", "engine", "judge")
 FLAGS = {"--long": "long", "--dry-run": "dry_run", "--partial": "partial", "--steps": "steps"}
 FLAGS_WITH_VALUE = {"--reference": "reference", "--format": "format"}
-# What can be said on the command line and cannot be meant.
-AT_LEAST = {
-    "num_few_shots": 0,
-    "seed": 0,
-    "engine.batch_size": 1,
-    "engine.threads": 1,
-    "metrics.resamples": 1,
-    "metrics.comet.batch_size": 1,
-    "ask.max_new_tokens": 1,
-    **{f"model.random.{part}": 1 for part in ("layers", "hidden", "heads", "kv_heads", "intermediate")},
-}
 # Below it stand names of tasks, which may have hyphens and points in them.
 TASK_COUNTS = "suite.num_few_shots"
 # Verbs whose bare words are folders (for list: what to list; for ask: the question).
@@ -86,7 +76,7 @@ def parse(argv: Iterable[str], verbs: Iterable[str]) -> CommandLine:
         elif word.startswith("-"):
             known = ["--help", "--version", "--multirun", *FLAGS, *FLAGS_WITH_VALUE]
             raise InputError(
-                # What follows the name may be a key that was to go elsewhere.
+                # The value is left out: it may be a key.
                 f"unknown flag {name}{did_you_mean(name, known)}",
                 fix="python -m evalkit --help",
             )
@@ -111,7 +101,7 @@ def parse(argv: Iterable[str], verbs: Iterable[str]) -> CommandLine:
 
 
 def _unicode(word: str) -> str:
-    """A word of the command line, once it is sure to be text.
+    """A word of the command line, checked to be text.
 
     Raises:
         InputError: bytes that are not UTF-8, which Python hands on as half characters.
@@ -124,7 +114,7 @@ def _unicode(word: str) -> str:
     except UnicodeDecodeError:
         shown, fix = data.decode("utf-8", "replace"), "write it in UTF-8; rename a file whose name is not"
     else:
-        # The locale, not the word, is what Python cannot read.
+        # The word is UTF-8; the locale is not.
         shown, fix = data.decode("utf-8"), "export PYTHONUTF8=1"
     raise InputError("a word of the command line is not UTF-8 text here", where=shown, fix=fix)
 
@@ -157,7 +147,7 @@ def load_config(line: CommandLine) -> "Config":
         config = _compose(line.overrides)
     else:
         config = Config()
-    _check_numbers(config)
+    check_ranges(config)
     config.folders = list(line.folders)
     config.given = [word.partition("=")[0] for word in line.overrides]
     for name, value in line.flags:
@@ -220,31 +210,48 @@ def _items(value: str) -> list[str]:
     return [item[1:-1] if item[0] == item[-1] and item[0] in "'\"" else item.strip() for item in items]
 
 
-def _check_numbers(config: "Config") -> None:
-    for option, least in AT_LEAST.items():
+def check_ranges(config: "Config") -> None:
+    """Refuses a number out of the range that is given beside its field.
+
+    Raises:
+        InputError: naming the option.
+    """
+    for name, option in all_options().items():
+        if option.least is None and option.above is None:
+            continue
         value: Any = config
-        for part in option.split("."):
+        for part in name.split("."):
             value = getattr(value, part, None)
-        if value is not None and value < least:
-            raise InputError(f"{option}={value} is below {least}", where=f"option {option}")
+        if value is None:
+            continue
+        if not math.isfinite(value):
+            problem = "is no finite number"
+        elif option.least is not None and value < option.least:
+            problem = f"is below {option.least:g}"
+        elif option.above is not None and value <= option.above:
+            problem = f"is not above {option.above:g}"
+        else:
+            continue
+        raise InputError(f"{name}={value} {problem}", where=f"option {name}")
 
 
 def check_key(key: str) -> Any:
-    """What kind of option `key` is, in the words of `option_types`; "count": a number of one task.
+    """The kind of the option `key`; dict below a mapping, "count" for a number of one task.
 
     Raises:
         InputError: no option has this name.
     """
-    known = option_types()
+    known = all_options()
     if key.startswith(f"{TASK_COUNTS}."):
         return "count"
     for end in range(key.count("."), 0, -1):
         # Keys below a mapping (judge.parameters.top_p=1) are the user's own.
-        if known.get(key.rsplit(".", end)[0]) is dict:
+        outer = known.get(key.rsplit(".", end)[0])
+        if outer is not None and outer.kind is dict:
             return dict
     if key not in known:
         raise InputError(f"unknown option {key!r}{did_you_mean(key, known)}", fix="python -m evalkit --help")
-    return known[key]
+    return known[key].kind
 
 
 def _check_member(group: str, member: str) -> None:
@@ -275,30 +282,49 @@ def _enum_name(key: str, value: str, kind: type[Enum]) -> str:
     )
 
 
+@dataclass(frozen=True)
+class Option:
+    """An option as its field declares it.
+
+    `kind`: "group" (a name of conf/<group>/), "node" (options below it), "text", "texts", dict, an Enum
+    or a type. `listed` is False where conf/ or the command line itself sets the field.
+    """
+
+    kind: Any
+    default: Any
+    help: str
+    least: float | None
+    above: float | None
+    listed: bool
+
+
 @cache
-def option_types() -> dict[str, Any]:
-    """Every option by its dotted name: "group", "node" (options below it), "text(s)", an Enum or a type."""
+def all_options() -> dict[str, Option]:
+    """Every option by its dotted name."""
     from evalkit.core.config import Config
 
-    options = dict(_walk(Config, ""))
-    options.update(dict.fromkeys(GROUPS, "group"))
-    return options
+    return dict(_walk(Config, ""))
 
 
-def _walk(kind: type, prefix: str) -> Iterator[tuple[str, Any]]:
-    hints = typing.get_type_hints(kind)
-    for field in dataclasses.fields(kind):
+def _walk(config_class: type, prefix: str) -> Iterator[tuple[str, Option]]:
+    hints = typing.get_type_hints(config_class)
+    for field in dataclasses.fields(config_class):
         inner = _without_none(hints[field.name])
         name = prefix + field.name
+        made = field.default_factory
+        default = field.default if made is dataclasses.MISSING else made()
+        kind: Any = "text" if inner is str else inner
+        if name in GROUPS:
+            kind = "group"
+        elif dataclasses.is_dataclass(inner):
+            kind = "node"
+        elif typing.get_origin(inner) is dict:
+            kind = dict
+        elif inner == list[str]:
+            kind = "texts"
+        yield name, Option(kind, default, **field.metadata)
         if dataclasses.is_dataclass(inner) and isinstance(inner, type):
             yield from _walk(inner, f"{name}.")
-            yield name, "node"
-        elif typing.get_origin(inner) is dict:
-            yield name, dict
-        elif inner == list[str]:
-            yield name, "texts"
-        else:
-            yield name, "text" if inner is str else inner
 
 
 def _without_none(hint: Any) -> Any:

@@ -1,7 +1,7 @@
-"""Secrets stay out of what evalkit says and writes; hostile text does not steer the terminal.
+"""Keeps secrets out of output and files, and control characters out of the terminal.
 
-Keys are read from the environment and sent to their service only. This is the second line of
-defence: an error text of a service, a library or the command line may repeat a key all the same.
+Keys are read from the environment and sent only to their service. An error text of a service, a library
+or the command line may still repeat one; this module removes it.
 """
 
 import base64
@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator
 from urllib.parse import unquote, urlsplit
 
 from evalkit.core.errors import InputError
+from evalkit.core.text import unicode_text
 
 HIDDEN = "[key]"
-# Shorter values are no keys, and hiding them would blot out ordinary words.
+# Shorter values are not keys, and hiding them would remove ordinary words.
 _SHORTEST = 8
 _NAMES = re.compile(r"(?:^|_)(?:API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|PAT)$", re.I)
 _SHAPES = re.compile(
@@ -71,6 +72,24 @@ def credentials(address: str) -> tuple[str, ...]:
         return ()
     name, password = unquote(parts.username or ""), unquote(parts.password)
     return (parts.password, password, base64.b64encode(f"{name}:{password}".encode()).decode())
+
+
+def public_address(url: str) -> str:
+    """An address without name, password, query and the slash at its end."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
+
+
+def without_credentials(text: str) -> str:
+    """A text with addresses in it, without the names, passwords and queries they carry."""
+    bare = re.sub(r"(?<=://)[^/,\]\s]*@", "", text)
+    return re.sub(r"\?[^,\]\s]*", "", bare)
+
+
+def redact(text: str, *secrets: str) -> str:
+    """A service's error text on one line, without the key it may repeat."""
+    # Cut last: half a key at the end would not be recognised.
+    return printable(hide(" ".join(unicode_text(text).split()), *secrets))[:500]
 
 
 def printable(text: str) -> str:

@@ -1,7 +1,7 @@
-"""Standard output and error that stop nothing: what cannot be shown is replaced or left out.
+"""Standard output and error that never fail: what cannot be shown is replaced or left out.
 
 A terminal or a queue may be in ASCII or CP932, the reader of a pipe may have gone, the disk behind a
-redirection may be full. None of this says anything about the work, which goes on and is kept.
+redirection may be full. The work goes on and is kept.
 """
 
 import io
@@ -10,12 +10,12 @@ import select
 import sys
 from typing import Any, TextIO
 
-# Descriptors that are closed when the process begins would be given to the next file that is opened.
+# A descriptor that is closed when the process begins would be given to the next file that is opened.
 _STANDARD = 3
 
 
-class _Unstopped(io.FileIO):
-    """A descriptor that takes every byte; after the first one it could not write, it drops them."""
+class _NeverFails(io.FileIO):
+    """A descriptor that accepts every byte; after the first failed write it drops them."""
 
     failure: OSError | None = None
 
@@ -47,7 +47,7 @@ def _stream(given: TextIO | None, descriptor: int, errors: str) -> TextIO:
     encoding = getattr(given, "encoding", None) or "utf-8"
     if given is not None:
         given.flush()
-    raw = _Unstopped(descriptor, "wb", closefd=False)
+    raw = _NeverFails(descriptor, "wb", closefd=False)
     return io.TextIOWrapper(
         io.BufferedWriter(raw),
         encoding=encoding,
@@ -59,9 +59,9 @@ def _stream(given: TextIO | None, descriptor: int, errors: str) -> TextIO:
 
 
 def finish() -> None:
-    """Writes out what is left, and says on standard error where standard output was lost on a full disk.
+    """Flushes both streams, and warns on standard error where standard output was lost on a full disk.
 
-    A reader that has gone (`| head`) wanted no more: that is not worth a word.
+    A closed pipe (`| head`) is no reason for a warning.
     """
     sys.stdout.flush()
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)

@@ -9,6 +9,7 @@ from typing import Any
 from evalkit.core.assets import REFERENCE
 from evalkit.core.errors import InputError, foreign
 from evalkit.core.files import read_json_object
+from evalkit.core.reasons import with_sentences
 from evalkit.core.text import did_you_mean
 from evalkit.leaderboard.rows import HUB, JASTER_DIGITS, MT_BENCH_DIGITS, Kind, Row
 from evalkit.mtbench.tables.model_tables import scope_figures, with_own_intervals
@@ -128,7 +129,7 @@ def read_run_tables(path: Path) -> list[RunTable]:
         if not content["tables"]:
             fix = "python -m evalkit judge run=DIR"
             raise InputError("the answers are not judged yet", where=path, fix=fix)
-        content = with_own_intervals(content, path.parent)
+        content = with_own_intervals(with_sentences(content, content.get("sentences")), path.parent)
         return [_mt_bench_table(model, table, content) for model, table in content["tables"].items()]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from evalkit.core.durable import read_checked_json, read_log
 from evalkit.core.errors import InputError
+from evalkit.core.reasons import Reason, with_sentences
 from evalkit.leaderboard.card import published_rows
 from evalkit.leaderboard.llm_jp_eval import read_llm_jp_eval
 from evalkit.leaderboard.rows import (
@@ -88,7 +89,9 @@ def _run_folders(place: Path, found: Collection, seen: set[Path]) -> Iterator[Pa
     try:
         inner = sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError as error:
-        found.left_out.append(LeftOut(place, f"the folder cannot be read: {error.strerror}"))
+        found.left_out.append(
+            LeftOut(place, Reason("the folder cannot be read: {error}", error=error.strerror))
+        )
         return
     for folder in inner:
         yield from _run_folders(folder, found, seen)
@@ -110,9 +113,11 @@ def _add(found: Collection, folder: Path) -> None:
     except InputError as error:
         found.left_out.append(LeftOut(folder, error.what))
     except (OSError, ValueError) as error:
-        found.left_out.append(LeftOut(folder, f"results.json cannot be read: {error}"))
+        found.left_out.append(LeftOut(folder, Reason("results.json cannot be read: {error}", error=error)))
     except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
-        found.left_out.append(LeftOut(folder, f"results.json does not fit its schema: {error!r}"))
+        found.left_out.append(
+            LeftOut(folder, Reason("results.json does not fit its schema: {error}", error=repr(error)))
+        )
     else:
         found.runs.append(Run(folder, results, path.stat().st_mtime))
 
@@ -128,16 +133,21 @@ def _check_scores(folder: Path, results: Results) -> None:
     for name, rates in results.datasets.items():
         path = directory.scores_path(name)
         if not path.exists():
-            raise InputError(f"damaged: scores/{name}.jsonl is not there; {fix}")
+            raise InputError(Reason("damaged: scores/{name}.jsonl is not there; {fix}", name=name, fix=fix))
         rows, damaged = read_log(path)
-        if damaged or len(rows) != rates.n:
-            what = f"damaged lines: {damaged}" if damaged else f"{len(rows)} of {rates.n} samples"
-            raise InputError(f"damaged: scores/{name}.jsonl: {what}; {fix}")
+        if damaged:
+            text = "damaged: scores/{name}.jsonl: damaged lines: {n}; {fix}"
+            raise InputError(Reason(text, name=name, n=damaged, fix=fix))
+        if len(rows) != rates.n:
+            text = "damaged: scores/{name}.jsonl: {n} of {all} samples; {fix}"
+            raise InputError(Reason(text, name=name, n=len(rows), all=rates.n, fix=fix))
 
 
 def _mt_bench(folder: Path, content: dict[str, Any]) -> list[MtBenchRun]:
     if content.get("schema_version") != 1:
-        raise InputError(f"MT-Bench results of schema version {content.get('schema_version')}, not 1")
+        found = content.get("schema_version")
+        raise InputError(Reason("MT-Bench results of schema version {found}, not 1", found=found))
+    content = with_sentences(content, content.get("sentences"))
     tables = content["tables"]
     if not isinstance(tables, dict) or not tables:
         raise InputError("no answers were judged yet: python -m evalkit judge run=DIR")
@@ -156,7 +166,9 @@ def _drop_copies(found: Collection) -> None:
         name = run.results.run.get("id") or str(run.folder)
         key = json.dumps([name, run.results.protocol.options], default=str)
         if key in kept:
-            found.left_out.append(LeftOut(run.folder, f"the same run as {kept[key].folder}"))
+            found.left_out.append(
+                LeftOut(run.folder, Reason("the same run as {folder}", folder=kept[key].folder))
+            )
         else:
             kept[key] = run
     found.runs = list(kept.values())
@@ -242,16 +254,25 @@ def _chosen(
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         if run.results.partial.partial and not partial:
-            reason = "partial: " + "; ".join(partial_reasons(run.results))
-            left_out.append(LeftOut(run.folder, f"{reason} (--partial shows it)"))
+            reasons = partial_reasons(run.results)
+            reason = Reason("partial: {reasons} (--partial shows it)", reasons=reasons)
+            left_out.append(LeftOut(run.folder, reason))
         else:
             groups.setdefault((run.model, rules_of(run.results)), []).append(run)
     for group in groups.values():
         best, *others = sorted(group, key=lambda run: (-_completeness(run.results), -run.finished))
         for other in others:
-            why = "newer" if _completeness(other.results) == _completeness(best.results) else "more complete"
-            left_out.append(LeftOut(other.folder, f"{best.model} has a {why} run: {best.folder}"))
-        yield best, (f"one of {len(group)} runs of this model: {best.folder.name}",) if others else ()
+            as_complete = _completeness(other.results) == _completeness(best.results)
+            reason = Reason(
+                "{model} has a newer run: {folder}"
+                if as_complete
+                else "{model} has a more complete run: {folder}",
+                model=best.model,
+                folder=best.folder,
+            )
+            left_out.append(LeftOut(other.folder, reason))
+        remark = Reason("one of {n} runs of this model: {name}", n=len(group), name=best.folder.name)
+        yield best, (remark,) if others else ()
 
 
 def _completeness(results: Results) -> int:
@@ -267,13 +288,14 @@ def _chosen_mt_bench(
     groups: dict[tuple[str, str], list[MtBenchRun]] = {}
     for run in runs:
         if run.reasons and not partial:
-            reason = "; ".join(run.reasons)
-            left_out.append(LeftOut(run.folder, f"{run.model} partial: {reason} (--partial shows it)"))
+            text = "{model} partial: {reasons} (--partial shows it)"
+            left_out.append(LeftOut(run.folder, Reason(text, model=run.model, reasons=run.reasons)))
         else:
             groups.setdefault((run.model, run.rules), []).append(run)
     for group in groups.values():
         best, *others = sorted(group, key=lambda run: (bool(run.reasons), -run.finished))
-        left_out += [LeftOut(o.folder, f"{o.model} has a newer MT-Bench run: {best.folder}") for o in others]
+        newer = Reason("{model} has a newer MT-Bench run: {folder}", model=best.model, folder=best.folder)
+        left_out += [LeftOut(other.folder, newer) for other in others]
         yield best
 
 
@@ -281,7 +303,7 @@ def _add_mt_bench(rows: dict[tuple[str, str], Row], bench: MtBenchRun) -> None:
     """Puts an MT-Bench table into the model's row, or into a row of its own."""
     figures = scope_figures(bench.table, partial=bool(bench.reasons))
     cells = {column: figures[column] for column in MT_BENCH_COLUMNS if column in figures}
-    reasons = tuple(f"MT-Bench: {reason}" for reason in bench.reasons)
+    reasons = tuple(Reason("MT-Bench: {reason}", reason=reason) for reason in bench.reasons)
     key = next((k for k, row in rows.items() if k[0] == bench.model and row.mt_bench_run is None), None)
     row = rows[key] if key else Row(model=bench.model, kind=Kind.run)
     rows[key or (bench.model, f"MT-Bench {bench.rules}")] = replace(

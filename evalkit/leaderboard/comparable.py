@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from evalkit.core.reasons import Reason
 from evalkit.leaderboard.rows import AMOUNT_OPTIONS
 from evalkit.records.results import Results
 from evalkit.tasks.spec import load_spec, task_names
@@ -47,7 +48,7 @@ def _protocol(a: Results, b: Results) -> Iterator[str]:
 
 def _coverage(a: Results, b: Results) -> Iterator[str]:
     for name in sorted(a.datasets.keys() ^ b.datasets.keys()):
-        yield f"{name} is in only one of them"
+        yield Reason("{name} is in only one of them", name=name)
     for name in common(a, b):
         counts = a.datasets[name].n, b.datasets[name].n
         if counts[0] != counts[1]:
@@ -77,7 +78,9 @@ def _decided(results: Results, what: str, name: str) -> Any:
 
 
 def _differs(what: str, first: Any, second: Any) -> str:
-    return f"{what} differs: {_short(first)} and {_short(second)}"
+    return Reason(
+        "{what} differs: {first} and {second}", what=what, first=_short(first), second=_short(second)
+    )
 
 
 def _short(value: Any) -> str:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from evalkit.core.errors import InputError
+from evalkit.core.reasons import Reason
 from evalkit.leaderboard.comparable import common, counting_metric, rule_differences, run_differences
 from evalkit.leaderboard.paired import (
     Difference,
@@ -129,11 +130,12 @@ def compare_samples(a: Run, b: Run, *, resamples: int = 10_000) -> Comparison:
         ids = [key for key in a.scores(name) if key in b.scores(name)]
         golds = _golds(a, b, name, ids) if isinstance(METRICS.get(metric or ""), CorrelationMetric) else []
         if metric is None:
-            remarks.append(f"{name}: its metric could not be computed in both runs")
+            remarks.append(Reason("{name}: its metric could not be computed in both runs", name=name))
         elif not ids:
-            remarks.append(f"{name}: no sample is in both")
+            remarks.append(Reason("{name}: no sample is in both", name=name))
         elif golds is None:
-            remarks.append(f"{name}: {metric} needs all gold answers, and neither run has kept them")
+            text = "{name}: {metric} needs all gold answers, and neither run has kept them"
+            remarks.append(Reason(text, name=name, metric=metric))
         else:
             pairs = Pairs(*(np.array(side.numbers(name, metric, ids)) for side in (a, b)))
             datasets[name] = _dataset(pairs, name, metric, golds, resamples)
@@ -213,8 +215,8 @@ def _flips(a: Run, b: Run, name: str, metric: str, ids: Sequence[str]) -> Iterat
 def _remarks(a: Run, b: Run) -> Iterator[str]:
     for run in (a, b):
         if run.results.partial.partial:
-            why = "; ".join(run.results.partial.reasons) or "a category is incomplete"
-            yield f"{run.model} is partial: {why}"
+            why = run.results.partial.reasons or [Reason("a category is incomplete")]
+            yield Reason("{model} is partial: {why}", model=run.model, why=why)
     only = sorted(a.results.datasets.keys() ^ b.results.datasets.keys())
     if only:
-        yield f"in only one of them, left aside: {', '.join(only)}"
+        yield Reason("in only one of them, left aside: {names}", names=", ".join(only))

@@ -12,6 +12,7 @@ from typing import Any
 
 from evalkit.core.errors import InputError
 from evalkit.core.files import read_json
+from evalkit.core.reasons import Reason
 from evalkit.leaderboard.rows import HUB, JASTER_COLUMNS, Kind, Row
 from evalkit.records.results import Figure, is_number
 
@@ -46,7 +47,7 @@ def read_llm_jp_eval(path: Path) -> Row:
         cells={column: Figure(scores[column]) for column in JASTER_COLUMNS if column in scores},
         datasets={key: Figure(value) for key, value in scores.items() if key not in JASTER_COLUMNS},
         rules=RULES,
-        remarks=(f"read from {path.name}",),
+        remarks=(Reason("read from {name}", name=path.name),),
     )
 
 

@@ -8,6 +8,7 @@ from evalkit import __version__
 from evalkit.core import words
 from evalkit.core.config import Lang
 from evalkit.core.errors import EvalkitError
+from evalkit.core.reasons import sentences_in
 from evalkit.leaderboard.collect import Board
 from evalkit.leaderboard.comparable import counting_metric, rule_differences
 from evalkit.leaderboard.compare import Comparison, compare_samples
@@ -32,7 +33,7 @@ def page_data(board: Board, runs: Mapping[int, Run], lang: Lang, resamples: int)
         lang: the language the page opens in.
         resamples: of the intervals of each pair of runs.
     """
-    return {
+    content = {
         "version": __version__,
         "lang": lang.value,
         "words": words.catalogue(),
@@ -43,6 +44,7 @@ def page_data(board: Board, runs: Mapping[int, Run], lang: Lang, resamples: int)
         "leftOut": [[str(entry.path), entry.reason] for entry in board.left_out],
         "pairs": _pairs(runs, resamples),
     }
+    return content | {"reasons": sentences_in(content)}
 
 
 def _table(table: Table, rows: Sequence[Row]) -> dict[str, Any]:

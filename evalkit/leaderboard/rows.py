@@ -9,10 +9,12 @@ from urllib.parse import quote
 
 from evalkit.core.durable import read_log
 from evalkit.core.errors import InputError
+from evalkit.core.reasons import Reason
 from evalkit.metrics import METRICS
 from evalkit.metrics.base import CorrelationMetric
 from evalkit.records.results import AVERAGE, Figure, Results, is_number
 from evalkit.records.run_folder import RunDirectory, SampleRecord
+from evalkit.scoring.categories import missing_dataset
 
 # The order and the rounding of the model card's two tables.
 JASTER_COLUMNS = (AVERAGE, "EL", "FA", "HE", "MC", "MR", "MT", "NLI", "QA", "RC")
@@ -226,9 +228,10 @@ def rules_of(results: Results) -> str:
     """The protocol's name with every deviation that says how rather than how much, and other data."""
     deviations = sorted(results.protocol.deviations.items())
     listed = [f"{key}={value}" for key, value in deviations if key not in AMOUNT_OPTIONS]
-    if results.run.get("other_data"):
-        listed.append("other data than published")
-    return ", ".join([results.protocol.name, *listed])
+    rules = ", ".join([results.protocol.name, *listed])
+    return (
+        Reason("{rules}, other data than published", rules=rules) if results.run.get("other_data") else rules
+    )
 
 
 def measured(rows: Sequence[Row]) -> list[Row]:
@@ -272,7 +275,7 @@ def partial_reasons(results: Results) -> tuple[str, ...]:
     if not results.partial.partial:
         return ()
     inner = [
-        f"{category}: {reason}"
+        Reason("{name}: {reason}", name=category, reason=reason)
         for category, reasons in results.partial.categories.items()
         for reason in reasons
         if reason not in results.partial.reasons
@@ -282,12 +285,9 @@ def partial_reasons(results: Results) -> tuple[str, ...]:
 
 def whole_reasons(results: Results) -> list[str]:
     """The reasons that concern every figure, not one dataset."""
-    names = {*results.partial.datasets, *(entry.dataset for entry in results.missing_metrics)}
-    return [
-        reason
-        for reason in results.partial.reasons
-        if not reason.startswith(tuple(f"{name}{mark}" for name in names for mark in (" is missing", ": ")))
-    ]
+    of_one = {missing_dataset(name, why) for name, why in results.partial.datasets.items()}
+    of_one |= {entry.sentence for entry in results.missing_metrics}
+    return [reason for reason in results.partial.reasons if reason not in of_one]
 
 
 def model_url(identity: Any) -> str | None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from evalkit.core.words import said, t
+from evalkit.core.words import shown, t
 from evalkit.leaderboard.collect import Board
 from evalkit.leaderboard.rows import TABLES, Kind, Row, Table
 from evalkit.records.results import Figure
@@ -68,7 +68,7 @@ def markdown(board: Board) -> str:
     parts = [f"# {t('Leaderboard')}", markdown_tables(board.rows)]
     if board.left_out:
         parts.append(f"## {t('Not shown')}")
-        listed = ((str(entry.path).replace("`", "'"), said(entry.reason)) for entry in board.left_out)
+        listed = ((str(entry.path).replace("`", "'"), shown(entry.reason)) for entry in board.left_out)
         parts.append("\n".join(f"- `{path}`: {_cell_text(reason)}" for path, reason in listed))
     return "\n\n".join(parts) + "\n"
 
@@ -183,9 +183,9 @@ def _legend(table: Table, rows: Sequence[Row], notes: Mapping[str, int]) -> list
         )
     if any(cell.partial for row in rows for cell in table.cells(row).values()):
         lines.append(t("\\*: partial, not comparable with complete figures."))
-    lines += [f"<sup>{number}</sup> {_cell_text(said(rule))}" for rule, number in notes.items()]
+    lines += [f"<sup>{number}</sup> {_cell_text(shown(rule))}" for rule, number in notes.items()]
     for row in rows:
-        if remarks := [said(remark) for remark in (*row.reasons, *row.remarks)]:
+        if remarks := [shown(remark) for remark in (*row.reasons, *row.remarks)]:
             lines.append(f"{_cell_text(row.model)}: {_cell_text('; '.join(remarks))}")
     return [f"- {line}" for line in lines]
 

@@ -1,6 +1,7 @@
 """The metrics by name. Nothing heavy is imported here: each metric loads what it needs when used."""
 
 from collections.abc import Iterable
+from functools import partial
 
 from evalkit.core.config import Dtype, MetricsConfig
 from evalkit.core.errors import InputError
@@ -55,8 +56,8 @@ _ALL: tuple[Metric, ...] = (
     *(
         ModelMetric(
             f"bert_score_{language}_f1",
-            fetch=lambda config, offline, language=language: bert_score.bert_files(language, offline),
-            open=lambda config, offline, language=language: bert_score.open_bert_score(language, offline),
+            fetch=partial(bert_score.bert_files, language),
+            open=partial(bert_score.open_bert_score, language),
             wanted=lambda config: config.bert_score,
         )
         for language in ("ja", "en")

@@ -9,18 +9,18 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 from evalkit.core.durable import read_checked_json, read_log, write_checked_json, write_lines_atomic
 from evalkit.core.errors import InputError
 from evalkit.core.files import check_types
 from evalkit.core.text import folder_name
-from evalkit.core.types import FinishReason, Judgment
+from evalkit.core.types import Judgment
 from evalkit.mtbench.questions import Language, ModelAnswer
+from evalkit.records.run_folder import SampleRecord
 
 SAMPLES = "mt_bench"
 Source = Literal["generated", "given", "replayed"]
-Record = TypeVar("Record", "TurnRecord", Judgment)
 
 
 @dataclass(frozen=True)
@@ -33,33 +33,6 @@ class Header:
     source: Source
     models: tuple[str, ...]
     kind: str = "mt_bench"
-
-
-@dataclass(frozen=True, slots=True)
-class TurnRecord:
-    """One answered turn. What only generation knows is None for answers that were given.
-
-    `truncated`: the token limit was reached, or the length rule left no room. `generator_state`:
-    where the question's random generator stood after this turn (base64), for the turn after it.
-    """
-
-    id: str
-    model: str
-    question_id: int
-    category: str
-    turn: int
-    answer: int
-    completion: str
-    raw_text: str | None = None
-    finish_reason: FinishReason | None = None
-    truncated: bool = False
-    prompt_sha256: str | None = None
-    prompt_tokens: int | None = None
-    new_tokens: int | None = None
-    max_new_tokens: int | None = None
-    generator_state: str | None = None
-    over_context: bool = False
-    error: str | None = None
 
 
 def logged_label(judge: str) -> str:
@@ -139,17 +112,27 @@ class MtBenchFolder:
         """Writes mt_bench.json."""
         write_checked_json(self.path / "mt_bench.json", asdict(header))
 
-    def turns(self) -> list[TurnRecord]:
+    def turns(self) -> list[SampleRecord]:
         """The answered turns, in the order they were written; damaged lines are skipped."""
-        return _records(self.samples_path, TurnRecord)
+        rows, _ = read_log(self.samples_path)
+        return [SampleRecord.from_line(row, self.samples_path) for row in rows.values()]
 
-    def write_turns(self, turns: Iterable[TurnRecord]) -> None:
+    def write_turns(self, turns: Iterable[SampleRecord]) -> None:
         """Writes the whole log of turns at once (answers that were given)."""
-        write_lines_atomic(self.samples_path, map(asdict, turns))
+        write_lines_atomic(self.samples_path, (turn.line() for turn in turns))
 
     def judgments(self, judge: str) -> list[Judgment]:
         """The judgments of one judge; empty when there are none."""
-        return _records(self.judgments_path(judge), Judgment)
+        path = self.judgments_path(judge)
+        rows, _ = read_log(path)
+        known = {field.name for field in fields(Judgment)}
+        try:
+            return [
+                Judgment(**{key: value for key, value in row.items() if key in known})
+                for row in rows.values()
+            ]
+        except TypeError as error:
+            raise InputError(f"not a record of this version: {error}", where=path) from None
 
     def write_judgments(self, judge: str, judgments: Iterable[Judgment]) -> None:
         """Replaces the judgments of one judge."""
@@ -170,7 +153,7 @@ def open_folder(path: str | None, option: str = "run") -> MtBenchFolder:
     return MtBenchFolder(folder)
 
 
-def answers_of(turns: Iterable[TurnRecord]) -> list[ModelAnswer]:
+def answers_of(turns: Iterable[SampleRecord]) -> list[ModelAnswer]:
     """The turns put together to answers; a turn whose earlier one is missing is left out."""
     grouped: dict[tuple[str, int, int], dict[int, str]] = {}
     for turn in turns:
@@ -184,13 +167,13 @@ def answers_of(turns: Iterable[TurnRecord]) -> list[ModelAnswer]:
     return answers
 
 
-def turns_of(answers: Sequence[ModelAnswer], categories: dict[int, str]) -> list[TurnRecord]:
+def turns_of(answers: Sequence[ModelAnswer], categories: dict[int, str]) -> list[SampleRecord]:
     """Given answers as turn records; the last row of a (model, question, choice) counts."""
-    records: dict[str, TurnRecord] = {}
+    records: dict[str, SampleRecord] = {}
     for answer in answers:
         for turn, text in enumerate(answer.turns, start=1):
             key = turn_id(answer.model, answer.question_id, turn, answer.choice)
-            records[key] = TurnRecord(
+            records[key] = SampleRecord(
                 id=key,
                 model=answer.model,
                 question_id=answer.question_id,
@@ -200,16 +183,3 @@ def turns_of(answers: Sequence[ModelAnswer], categories: dict[int, str]) -> list
                 completion=text,
             )
     return list(records.values())
-
-
-def _records(path: Path, kind: type[Record]) -> list[Record]:
-    rows, _ = read_log(path)
-    known = {field.name for field in fields(kind)}
-    try:
-        return [kind(**_only(row, known)) for row in rows.values()]
-    except TypeError as error:
-        raise InputError(f"not a record of this version: {error}", where=path) from None
-
-
-def _only(row: dict[str, Any], known: set[str]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if key in known}

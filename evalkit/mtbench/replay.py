@@ -14,6 +14,7 @@ from typing import Any
 from evalkit.core.config import Config
 from evalkit.core.durable import remove_file, write_checked_json
 from evalkit.core.errors import InputError
+from evalkit.core.reasons import Reason
 from evalkit.core.text import canonical_json, text_sha256
 from evalkit.core.types import Judgment, JudgmentStatus, Message
 from evalkit.mtbench.data import Books, pinned_files
@@ -299,7 +300,10 @@ def replay(config: Config) -> tuple[Path, dict[str, Any]]:
 
 def _missing(part: Replayed, preset: Preset, books: Books) -> list[str]:
     wanted = sum(len(book.questions) for book in _books(part, books).values())
-    return [f"{part.model}: {reason}" for reason in missing_turns(part.scores, preset, wanted)]
+    return [
+        Reason("{name}: {reason}", name=part.model, reason=reason)
+        for reason in missing_turns(part.scores, preset, wanted)
+    ]
 
 
 def _books(part: Replayed, books: Books) -> dict[Language, Any]:

@@ -1,10 +1,19 @@
-"""environment.json and config.yaml: where, with what and with which options a run was made."""
+"""How a run was made: environment.json (machine, versions), config.yaml (options), timings.json.
 
+timings.json has the seconds each dataset took, over all commands that worked on it. The time until a
+completion arrives counts for the completion's dataset; where a batch mixes datasets the split between
+them is rough. Only the report at the end of a run reads it.
+"""
+
+import json
+import logging
 import os
 import platform
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,15 +22,18 @@ import yaml
 
 from evalkit import __version__
 from evalkit.core import assets
-from evalkit.core.durable import read_checked_json, write_checked_text
-from evalkit.core.secrets import hide
+from evalkit.core.durable import read_checked_json, write_checked_text, write_json_atomic
+from evalkit.core.errors import EvalkitError
+from evalkit.core.secrets import hide, without_credentials
 from evalkit.core.text import everywhere
-from evalkit.services.refusals import without_credentials
+from evalkit.core.types import Completion
 
 if TYPE_CHECKING:
     from evalkit.core.config import Config
 
-CONFIG, ENVIRONMENT = "config.yaml", "environment.json"
+log = logging.getLogger(__name__)
+
+CONFIG, ENVIRONMENT, TIMINGS = "config.yaml", "environment.json", "timings.json"
 
 PACKAGES = (
     "torch",
@@ -79,6 +91,42 @@ def config_text(config: "Config") -> str:
         if address:
             content[group]["base_url"] = without_credentials(address)
     return yaml.safe_dump(everywhere(content, hide), allow_unicode=True, sort_keys=False)
+
+
+def read_timings(folder: Path) -> dict[str, float]:
+    """Seconds by dataset; empty where nothing was measured or the file is damaged."""
+    try:
+        content = json.loads((folder / TIMINGS).read_text(encoding="utf-8"))
+        return {str(name): float(seconds) for name, seconds in content.items()}
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError):
+        return {}
+
+
+def timed(
+    completions: Iterable[Completion], folder: Path, dataset_of: Callable[[str], str]
+) -> Iterator[Completion]:
+    """Hands completions on and adds the time they took to the run's timings.
+
+    Args:
+        completions: as an engine yields them.
+        folder: the run directory; its timings are written when the completions end, however they do.
+        dataset_of: the dataset of a sample by the sample's id.
+    """
+    seconds = read_timings(folder)
+    before = time.monotonic()
+    try:
+        for completion in completions:
+            now = time.monotonic()
+            name = dataset_of(completion.id)
+            seconds[name] = seconds.get(name, 0.0) + now - before
+            before = now
+            yield completion
+    finally:
+        try:
+            write_json_atomic(folder / TIMINGS, {name: round(spent, 3) for name, spent in seconds.items()})
+        except EvalkitError as error:
+            # A run does not stop for its timings; a full disk is reported by the next write.
+            log.info("the timings are not kept: %s", error.what)
 
 
 def _version(package: str) -> str | None:

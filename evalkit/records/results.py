@@ -10,6 +10,7 @@
       "missing_metrics": [MissingMetric, ...],
       "protocol":   ProtocolRecord,
       "run":        {...},
+      "sentences":  {<sentence>: {template, fields}}, of every reason above (evalkit.core.reasons),
       "check":      checksum of all the rest
     }
 
@@ -17,19 +18,18 @@ docs/results.md shows a whole file.
 """
 
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from evalkit.core.config import Config, ProtocolConfig
 from evalkit.core.durable import read_checked_json
 from evalkit.core.errors import InputError
 from evalkit.core.files import check_types, fits
-from evalkit.core.server_options import PromptForm
+from evalkit.core.reasons import Reason, sentences_in, with_sentences
 
 SCHEMA_VERSION = 1
 AVERAGE = "AVG"
+# max_num_samples of the published runs.
 PROTOCOL_LIMIT = 100
 PROTOCOL_FEW_SHOTS = 4
 PROTOCOL_RESAMPLES = 10_000
@@ -111,6 +111,12 @@ class MissingMetric:
     reason: str
     command: str | None
 
+    @property
+    def sentence(self) -> Reason:
+        """The reason why a result without it is partial."""
+        text = "{name}: {metric} is missing: {reason}"
+        return Reason(text, name=self.dataset, metric=self.metric, reason=self.reason)
+
 
 @dataclass(frozen=True)
 class Partial:
@@ -172,7 +178,8 @@ class Results:
         content = asdict(self)
         for section in ("scores", "categories", "average"):
             content[section] = {name: figure.to_json() for name, figure in getattr(self, section).items()}
-        return {"schema_version": content.pop("schema_version"), **content}
+        content = {"schema_version": content.pop("schema_version"), **content}
+        return content | ({"sentences": found} if (found := sentences_in(content)) else {})
 
     @classmethod
     def from_json(cls, content: Any, where: object = None) -> "Results":
@@ -190,10 +197,15 @@ class Results:
             )
         if version != SCHEMA_VERSION:
             raise InputError(
-                f"not a results file of schema version {SCHEMA_VERSION} (found: {version})",
+                Reason(
+                    "not a results file of schema version {version} (found: {found})",
+                    version=SCHEMA_VERSION,
+                    found=version,
+                ),
                 where=where,
                 fix=MAKE_AGAIN,
             )
+        content = with_sentences(content, content.get("sentences"))
         try:
             results = cls(
                 scores=_figures(content["scores"]),
@@ -209,7 +221,8 @@ class Results:
             _check_run(results.run)
             _check_metrics(results)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"the results file does not fit its schema: {error}", where=where) from None
+            what = Reason("the results file does not fit its schema: {error}", error=error)
+            raise InputError(what, where=where) from None
         return results
 
 
@@ -263,45 +276,3 @@ def read_results(path: Path) -> Results:
     except ValueError as error:
         raise InputError(f"damaged: {error}", where=path, fix=MAKE_AGAIN) from None
     return Results.from_json(content, path)
-
-
-def protocol_record(
-    config: Config, dtype: str | None = None, task_few_shots: Mapping[str, int] | None = None
-) -> ProtocolRecord:
-    """The protocol of a configuration with every deviation from its preset, by option name.
-
-    Args:
-        config: the configuration of the run or the scoring.
-        dtype: what the model ran in, once resolved; the preset's is bfloat16. None: not known.
-        task_few_shots: the tasks that have another number of few-shots than `num_few_shots`.
-    """
-    protocol, standard = config.protocol, ProtocolConfig()
-    limit = PROTOCOL_LIMIT if config.limit is None else max(config.limit, 0)
-    pairs: dict[str, tuple[Any, Any]] = {
-        "protocol.bos": (protocol.bos.value, standard.bos.value),
-        "protocol.strip": (protocol.strip, standard.strip),
-        "protocol.answer_regex": (protocol.answer_regex, None),
-        "protocol.custom_prompt_template": (protocol.custom_prompt_template, None),
-        "protocol.custom_fewshots_template": (protocol.custom_fewshots_template, None),
-        "generation.do_sample": (config.generation.do_sample, False),
-        "generation.from_model": (config.generation.from_model, False),
-        "split": (config.split.value, PROTOCOL_SPLIT),
-        "limit": (limit, PROTOCOL_LIMIT),
-        "num_few_shots": (config.num_few_shots, PROTOCOL_FEW_SHOTS),
-        "metrics.comet.checkpoint": (config.metrics.comet.checkpoint, Config().metrics.comet.checkpoint),
-        "metrics.comet.dtype": (config.metrics.comet.dtype.value, "float32"),
-        # On or off, BERTScore moves no other number.
-        "metrics.bert_score": (config.metrics.bert_score, config.metrics.bert_score),
-        "metrics.resamples": (config.metrics.resamples, PROTOCOL_RESAMPLES),
-    }
-    for task, shots in (task_few_shots or {}).items():
-        pairs[f"suite.num_few_shots.{task}"] = (shots, config.num_few_shots)
-    if dtype is not None:
-        pairs["dtype"] = (dtype, "bfloat16")
-    if config.engine.name == "api" and config.engine.prompts is PromptForm.chat:
-        pairs["engine.prompts"] = ("chat", "auto")
-    return ProtocolRecord(
-        name=protocol.name,
-        options={key: given for key, (given, _) in pairs.items()},
-        deviations={key: given for key, (given, preset) in pairs.items() if given != preset},
-    )

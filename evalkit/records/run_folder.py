@@ -7,7 +7,7 @@ A damaged line of a sample log, which a crash or a bad disk left, is dropped whe
 again, so that its sample is simply asked once more.
 """
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,20 +18,67 @@ from evalkit.core.files import plain_name
 from evalkit.core.text import canonical_json, text_sha256
 from evalkit.core.types import Completion, FinishReason, Sample
 
+# The keys of a line in their order on disk; the first ones are in every line of every version.
+_SAMPLE_KEYS = (
+    "id",
+    "input",
+    "prompt_sha256",
+    "gold",
+    "completion",
+    "raw_text",
+    "finish_reason",
+    "prompt_tokens",
+    "new_tokens",
+)
+_SAMPLE_LINE = (*_SAMPLE_KEYS, "over_context", "error")
+_TURN_KEYS = ("id", "model", "question_id", "category", "turn", "answer", "completion")
+_TURN_LINE = (
+    *_TURN_KEYS,
+    "raw_text",
+    "finish_reason",
+    "truncated",
+    "prompt_sha256",
+    "prompt_tokens",
+    "new_tokens",
+    "max_new_tokens",
+    "generator_state",
+    "over_context",
+    "error",
+)
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SampleRecord:
-    """One line of samples/<task>.jsonl: what generation decided about one sample."""
+    """One line of samples/<task>.jsonl: a sample of a suite, or an answered turn of MT-Bench.
+
+    What only generation knows is None for answers that were given.
+
+    Attributes:
+        input, gold: of a sample of a suite.
+        model, question_id, category, turn, answer: of an MT-Bench turn; `turn` counts from 1 and is 0
+            for a sample of a suite.
+        truncated: the token limit of a turn was reached, or the length rule left no room.
+        generator_state: where the question's random generator stood after this turn (base64), for the
+            turn after it.
+    """
 
     id: str
-    input: str
-    prompt_sha256: str
-    gold: str
     completion: str
-    raw_text: str
-    finish_reason: FinishReason
-    prompt_tokens: int
-    new_tokens: int
+    input: str = ""
+    gold: str = ""
+    model: str = ""
+    question_id: int = 0
+    category: str = ""
+    turn: int = 0
+    answer: int = 0
+    prompt_sha256: str | None = None
+    raw_text: str | None = None
+    finish_reason: FinishReason | None = None
+    prompt_tokens: int | None = None
+    new_tokens: int | None = None
+    max_new_tokens: int | None = None
+    generator_state: str | None = None
+    truncated: bool = False
     over_context: bool = False
     error: str | None = None
 
@@ -51,6 +98,24 @@ class SampleRecord:
             over_context=completion.over_context,
             error=completion.error,
         )
+
+    @classmethod
+    def from_line(cls, row: dict[str, Any], path: Path) -> "SampleRecord":
+        """The record of one line of the log at `path`; keys of other versions are ignored.
+
+        Raises:
+            InputError: the line lacks a key.
+        """
+        required, known = (_TURN_KEYS, _TURN_LINE) if "turn" in row else (_SAMPLE_KEYS, _SAMPLE_LINE)
+        if missing := [key for key in required if key not in row]:
+            raise InputError(
+                f"not a sample record of this version: it has no {', '.join(missing)}", where=path
+            )
+        return cls(**{key: row[key] for key in known if key in row})
+
+    def line(self) -> dict[str, Any]:
+        """The line's keys and values, in their order on disk."""
+        return {key: getattr(self, key) for key in (_TURN_LINE if self.turn else _SAMPLE_LINE)}
 
 
 def run_id(identity: dict[str, Any]) -> str:
@@ -120,8 +185,9 @@ class RunDirectory:
 
     def records(self, task: str) -> dict[str, SampleRecord]:
         """The kept records of a task by sample id; damaged lines are skipped."""
-        rows, _ = read_log(self.samples_path(task))
-        return {key: _sample_record(row, self.samples_path(task)) for key, row in rows.items()}
+        path = self.samples_path(task)
+        rows, _ = read_log(path)
+        return {key: SampleRecord.from_line(row, path) for key, row in rows.items()}
 
     def recover(self, task: str) -> int:
         """Drops what a crash left in a task's log (torn or damaged lines); returns how many lines."""
@@ -135,12 +201,4 @@ class RunDirectory:
         """Keeps one completion for good."""
         if task not in self._appenders:
             self._appenders[task] = Appender(self.samples_path(task))
-        self._appenders[task].append(asdict(record))
-
-
-def _sample_record(row: dict[str, Any], path: Path) -> SampleRecord:
-    known = {field.name for field in fields(SampleRecord)}
-    try:
-        return SampleRecord(**{key: value for key, value in row.items() if key in known})
-    except TypeError as error:
-        raise InputError(f"not a sample record of this version: {error}", where=path) from None
+        self._appenders[task].append(record.line())

@@ -1,16 +1,24 @@
-"""What decides a run's completions, and so names its folder.
+"""What decides a run's completions, and so names its folder; and the options that can move a score.
 
-Left out on purpose: `limit` (a larger one continues a smaller), batch size, workers and device
-(in float32 they change no output; in bfloat16 they change some by rounding, which `certify` measures),
-clean-up and metric options (scoring can be done again).
+Not in the identity: `limit` (a larger one continues a smaller), batch size, workers and device (in
+float32 they change no output; in bfloat16 they change some by rounding, which `certify` measures),
+clean-up and metric options (scoring can be repeated).
 """
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from evalkit.core.config import Config
+from evalkit.core.config import Config, PromptForm, ProtocolConfig
 from evalkit.core.text import text_sha256
 from evalkit.engines.base import GENERATION_VERSION, SAMPLING_VERSION
+from evalkit.records.results import (
+    PROTOCOL_FEW_SHOTS,
+    PROTOCOL_LIMIT,
+    PROTOCOL_RESAMPLES,
+    PROTOCOL_SPLIT,
+    ProtocolRecord,
+)
+from evalkit.runs.suite import sample_limit
 from evalkit.tasks.load import Task
 from evalkit.tasks.prompts import PromptTemplate
 from evalkit.tasks.spec import DataSpec
@@ -70,6 +78,47 @@ def run_identity(
         **({"left_out": list(left_out)} if left_out else {}),
         **own,
     }
+
+
+def protocol_record(
+    config: Config, dtype: str | None = None, task_few_shots: Mapping[str, int] | None = None
+) -> ProtocolRecord:
+    """The protocol of a configuration with every deviation from its preset, by option name.
+
+    Args:
+        config: the configuration of the run or the scoring.
+        dtype: what the model ran in, once resolved; the preset's is bfloat16. None: not known.
+        task_few_shots: the tasks that have another number of few-shots than `num_few_shots`.
+    """
+    protocol, standard = config.protocol, ProtocolConfig()
+    pairs: dict[str, tuple[Any, Any]] = {
+        "protocol.bos": (protocol.bos.value, standard.bos.value),
+        "protocol.strip": (protocol.strip, standard.strip),
+        "protocol.answer_regex": (protocol.answer_regex, None),
+        "protocol.custom_prompt_template": (protocol.custom_prompt_template, None),
+        "protocol.custom_fewshots_template": (protocol.custom_fewshots_template, None),
+        "generation.do_sample": (config.generation.do_sample, False),
+        "generation.from_model": (config.generation.from_model, False),
+        "split": (config.split.value, PROTOCOL_SPLIT),
+        "limit": (sample_limit(config.limit), PROTOCOL_LIMIT),
+        "num_few_shots": (config.num_few_shots, PROTOCOL_FEW_SHOTS),
+        "metrics.comet.checkpoint": (config.metrics.comet.checkpoint, Config().metrics.comet.checkpoint),
+        "metrics.comet.dtype": (config.metrics.comet.dtype.value, "float32"),
+        # On or off, BERTScore moves no other number.
+        "metrics.bert_score": (config.metrics.bert_score, config.metrics.bert_score),
+        "metrics.resamples": (config.metrics.resamples, PROTOCOL_RESAMPLES),
+    }
+    for task, shots in (task_few_shots or {}).items():
+        pairs[f"suite.num_few_shots.{task}"] = (shots, config.num_few_shots)
+    if dtype is not None:
+        pairs["dtype"] = (dtype, "bfloat16")
+    if config.engine.name == "api" and config.engine.prompts is PromptForm.chat:
+        pairs["engine.prompts"] = ("chat", "auto")
+    return ProtocolRecord(
+        name=protocol.name,
+        options={key: given for key, (given, _) in pairs.items()},
+        deviations={key: given for key, (given, preset) in pairs.items() if given != preset},
+    )
 
 
 def differing_few_shots(shots: Mapping[str, int], config: Config) -> dict[str, int]:

@@ -2,161 +2,160 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.core.config import Config
-from evalkit.core.durable import (
-    Appender,
-    is_whole_text,
-    read_checked_json,
-    read_log,
-    remove_file,
-    write_checked_json,
-    write_lines_atomic,
-)
+from evalkit.core.durable import read_checked_json, write_checked_json
 from evalkit.core.errors import InputError
 from evalkit.core.progress import watch
-from evalkit.core.signals import signals_stop_the_run, stop_if_signalled
-from evalkit.core.text import folder_name
+from evalkit.core.reasons import Reason
 from evalkit.core.types import Message
 from evalkit.engines.base import GENERATION_VERSION, SAMPLING_VERSION
 from evalkit.engines.local.chat_template import clock_date, render_chat
 from evalkit.mtbench.answers.turns import (
-    TurnAsk,
+    AnswerRules,
     answer_rules,
     answered,
-    asks_of_turn,
     choose_questions,
+    requests_of_turn,
     special_tokens_of,
 )
 from evalkit.mtbench.data import Books, pinned_files
-from evalkit.mtbench.folder import Header, MtBenchFolder, TurnRecord
+from evalkit.mtbench.folder import SAMPLES, Header, MtBenchFolder
 from evalkit.mtbench.presets import DEFAULT_PRESET, Preset, load_preset, preset_option
-from evalkit.mtbench.questions import Language, Question
+from evalkit.mtbench.questions import Language
 from evalkit.mtbench.tables.model_tables import answer_counts, preset_sha256, results_json
-from evalkit.records.environment import (
-    CONFIG,
-    ENVIRONMENT,
-    describe_environment,
-    kept_environment,
-    write_config,
-)
-from evalkit.records.run_folder import RunDirectory, run_id
+from evalkit.records.run_folder import SampleRecord
+from evalkit.runs.life import Opened, Outcome, Run, Say, complete, finished
 
 if TYPE_CHECKING:
     from evalkit.engines.base import Engine, Identified
-    from evalkit.engines.models import ResolvedModel
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class AnswerOutcome:
-    """What answering came to: turns made by this call, turns kept, and the content of results.json."""
-
-    folder: Path
-    generated: int
-    kept: int
-    content: dict[str, Any]
-
-
 def answer_questions(
-    config: Config, *, say: Callable[[str], None], opened: Callable[[Path], None] = lambda folder: None
-) -> AnswerOutcome:
-    """Has a model answer an MT-Bench suite, going on where an earlier call stopped.
+    config: Config, *, say: Say, opened: Opened = lambda folder: None
+) -> Outcome[dict[str, Any]]:
+    """Has a model answer an MT-Bench suite, continuing where an earlier call stopped.
 
     Raises:
         InputError: bad options, or a model without a chat template; nothing was started.
-        FetchError: the question file cannot be had.
+        FetchError: the question file cannot be fetched.
         EvalkitError: something failed on the way; finished turns are kept.
     """
-    from evalkit.core.logs import log_to
-
-    planned = _plan(config)
-    preset, questions, directory = planned.preset, planned.questions, planned.directory
-    model = planned.identified.model
-    tokenizer = planned.tokenizer
-    _check_template(preset, tokenizer)
-    folder = MtBenchFolder(directory.path)
-    with directory, log_to(directory.path / "run.log"), signals_stop_the_run():
-        opened(directory.path)
-        say(f"run: {directory.path}")
-        kept = _recover(folder)
-        before = len(kept)
-        environment = {"identity": planned.identity, **describe_environment()}
-        complete = _complete(kept, questions, preset)
-        if not complete:
-            # results.json means done, so it goes before anything is added to the run.
-            remove_file(folder.results_path)
-        header = Header(planned.chosen, preset_sha256(preset), planned.language, "generated", (model.name,))
-        _start_files(folder, config, header, environment, keep=complete)
-        if not complete:
-            _generate(config, preset, model, tokenizer, questions, folder, kept, environment)
-        content = _kept_content(folder)
-        if content is None:
-            content = _unjudged(kept.values(), preset, model.name, planned.all_questions)
-            write_checked_json(folder.results_path, content)
-        return AnswerOutcome(directory.path, len(kept) - before, before, content)
+    run = MtBenchRun(config)
+    if run.tokenizer is not None:
+        _check_template(run.preset, run.tokenizer)
+    return complete(run, say=say, opened=opened)
 
 
 def finished_answers(config: Config) -> Path | None:
     """The run directory when every turn that a command asks for is kept, else None; loads no model."""
-    planned = _plan(config)
-    folder = MtBenchFolder(planned.directory.path)
-    kept = {record.id: record for record in folder.turns()} if folder.samples_path.exists() else {}
-    done = _kept_content(folder) is not None and _complete(kept, planned.questions, planned.preset)
-    return folder.path if done else None
+    return finished(MtBenchRun(config))
 
 
-@dataclass(frozen=True)
-class _Planned:
-    """What a command asks for. `chosen` is the name of the preset as it was given."""
+class MtBenchRun(Run[dict[str, Any]]):
+    """The answers of a model to MT-Bench's questions."""
 
-    chosen: str
-    preset: Preset
-    language: Language
-    questions: Sequence[Question]
-    all_questions: int
-    identified: "Identified"
-    tokenizer: Any | None
-    identity: dict[str, Any]
-    directory: RunDirectory
+    def __init__(self, config: Config) -> None:
+        from evalkit.engines import identify
 
+        if config.model is None:
+            raise InputError("no model is given", fix="model=1.8b-instruct   (python -m evalkit list models)")
+        assert config.suite is not None
+        self._chosen = preset_option(config.preset or config.suite.preset or DEFAULT_PRESET)
+        self.preset = load_preset(self._chosen)
+        self._language = self.preset.language([], config.language or config.suite.mt_bench)
+        book = Books(self.preset, pinned_files(config)).in_language(self._language)
+        self._all_questions = len(book.questions)
+        self._questions = choose_questions(list(book.questions.values()), max(config.limit or 0, 0))
+        identified = identify(config)
+        self.tokenizer = _tokenizer(identified)
+        identity = _identity(self.preset, self._language, identified, self.tokenizer)
+        super().__init__(config, identified, identity)
+        self._folder = MtBenchFolder(self.directory.path)
+        self._kept: dict[str, SampleRecord] = {}
+        self._rules: AnswerRules | None = None
 
-def _plan(config: Config) -> _Planned:
-    from evalkit.engines import identify
+    @property
+    def engine_config(self) -> Config:
+        """The preset decides the sampling; the rules add what the model's own configuration says."""
+        return replace(self.config, generation=replace(self.config.generation, from_model=False))
 
-    if config.model is None:
-        raise InputError("no model is given", fix="model=1.8b-instruct   (python -m evalkit list models)")
-    assert config.suite is not None
-    chosen = preset_option(config.preset or config.suite.preset or DEFAULT_PRESET)
-    preset = load_preset(chosen)
-    language = preset.language([], config.language or config.suite.mt_bench)
-    book = Books(preset, pinned_files(config)).in_language(language)
-    questions = choose_questions(list(book.questions.values()), max(config.limit or 0, 0))
-    identified = identify(config)
-    tokenizer = _tokenizer(identified)
-    identity = _identity(preset, language, identified, tokenizer)
-    path = Path(config.out or "results").expanduser() / identified.model.label
-    directory = RunDirectory(path / folder_name(config.suite.name) / run_id(identity))
-    return _Planned(
-        chosen,
-        preset,
-        language,
-        questions,
-        len(book.questions),
-        identified,
-        tokenizer,
-        identity,
-        directory,
-    )
+    def recover(self, say: Say) -> tuple[int, int]:
+        """Counts turns; the turns of damaged lines are missing."""
+        if damaged := self.directory.recover(SAMPLES):
+            log.warning(
+                "%d damaged lines of an earlier stop are dropped, their turns are asked again", damaged
+            )
+        self._kept = self.directory.records(SAMPLES)
+        return len(self._kept), self._missing(self._kept.values())
+
+    def kept_results(self) -> dict[str, Any] | None:
+        """results.json, also with the tables of a judge, when every turn that is asked for is kept."""
+        try:
+            results = read_checked_json(self.directory.results_path)
+        except (OSError, ValueError):
+            return None
+        return None if self._missing(self.directory.records(SAMPLES).values()) else results
+
+    def _missing(self, kept: Iterable[SampleRecord]) -> int:
+        """How many of the turns that are asked for are not kept."""
+        have = Counter((record.question_id, record.turn) for record in kept)
+        wanted = [(question.id, turn) for question in self._questions for turn in self.preset.turns]
+        return sum(max(0, self.preset.sampling.answers - have[key]) for key in wanted)
+
+    def write_files(self, *, keep: bool) -> None:
+        """Writes config.yaml and mt_bench.json."""
+        super().write_files(keep=keep)
+        if not (keep and self._folder.has_header()):
+            models = (self.identified.model.name,)
+            sha256 = preset_sha256(self.preset)
+            self._folder.write_header(Header(self._chosen, sha256, self._language, "generated", models))
+
+    def engine_started(self, described: dict[str, Any]) -> dict[str, Any]:
+        """Fixes the rules of the answers, which depend on the model's generation_config."""
+        rules = answer_rules(self.preset, self.tokenizer, described.get("generation_config") or {})
+        if self.preset.system_message is not None and rules.system_message is None:
+            log.warning("the chat template takes no system message: none is sent")
+        self._rules = rules
+        return {"answers": {**asdict(rules), "length": rules.length.value}}
+
+    def generate(self, engine: "Engine") -> Iterator[tuple[str, SampleRecord]]:
+        """Yields all first turns, then the second turns that continue them."""
+        assert self._rules is not None
+        model, tokenizer = self.identified.model.name, self.tokenizer
+        special_tokens = special_tokens_of(tokenizer)
+        for turn in self.preset.turns:
+            asks = requests_of_turn(turn, model, self._questions, self._rules, tokenizer, self._kept)
+            if not asks:
+                continue
+            log.info("turn %d: %d answers to make", turn, len(asks))
+            by_id = {ask.request.id: ask for ask in asks}
+            for completion in watch(engine.generate([ask.request for ask in asks]), len(asks)):
+                record = answered(by_id[completion.id], completion, special_tokens)
+                self._kept[record.id] = record
+                yield SAMPLES, record
+
+    def finish(self) -> dict[str, Any]:
+        """Writes results.json before any judging: the answers' counts and no table."""
+        turns = list(self._kept.values())
+        wanted = len(self.preset.turns) * self._all_questions * self.preset.sampling.answers
+        reasons = ["the answers are not judged yet"]
+        if wanted > len(turns):
+            reasons.append(Reason("{n} turns of the question set are not answered", n=wanted - len(turns)))
+        counts = {self.identified.model.name: answer_counts(turns)}
+        results = results_json(self.preset, {}, {}, partial=reasons, answers=counts)
+        write_checked_json(self.directory.results_path, results)
+        return results
 
 
 def _tokenizer(identified: "Identified") -> Any | None:
-    """The model's tokenizer; None where only a server of another kind than evalkit's has it."""
+    """The model's tokenizer; None where only the server has it."""
     from evalkit.engines.local.tokenizer import load_tokenizer
 
     if identified.family == "api" and not identified.model.has_tokenizer:
@@ -164,10 +163,8 @@ def _tokenizer(identified: "Identified") -> Any | None:
     return load_tokenizer(identified.model)
 
 
-def _check_template(preset: Preset, tokenizer: Any | None) -> None:
-    """Refuses a chat template that will not do, also for the second turn, before a model is loaded."""
-    if tokenizer is None:
-        return
+def _check_template(preset: Preset, tokenizer: Any) -> None:
+    """Refuses an unsuitable chat template, also for the second turn, before a model is loaded."""
     rules = answer_rules(preset, tokenizer, {})
     turns = [Message("user", "1"), Message("assistant", "2"), Message("user", "3")]
     if rules.system_message is not None:
@@ -197,95 +194,3 @@ def _identity(
         "dtype": identified.dtype,
         "engine_family": identified.family,
     }
-
-
-def _recover(folder: MtBenchFolder) -> dict[str, TurnRecord]:
-    rows, damaged = read_log(folder.samples_path)
-    if damaged:
-        log.warning("%d damaged lines of an earlier stop are dropped, their turns are asked again", damaged)
-        write_lines_atomic(folder.samples_path, rows.values())
-    return {record.id: record for record in folder.turns()}
-
-
-def _complete(kept: Mapping[str, TurnRecord], questions: Sequence[Question], preset: Preset) -> bool:
-    have = Counter((record.question_id, record.turn) for record in kept.values())
-    wanted = [(question.id, turn) for question in questions for turn in preset.turns]
-    return all(have[key] >= preset.sampling.answers for key in wanted)
-
-
-def _start_files(
-    folder: MtBenchFolder, config: Config, header: Header, environment: dict[str, Any], *, keep: bool
-) -> None:
-    """Writes what a run begins with; `keep`: only what is missing or damaged."""
-    if not (keep and is_whole_text(folder.path / CONFIG)):
-        write_config(config, folder.path)
-    if not (keep and folder.has_header()):
-        folder.write_header(header)
-    # What is there names the engine that made the kept answers: it stays until one is started.
-    if kept_environment(folder.path) is None:
-        write_checked_json(folder.path / ENVIRONMENT, environment)
-
-
-def _kept_content(folder: MtBenchFolder) -> dict[str, Any] | None:
-    try:
-        return read_checked_json(folder.results_path)
-    except (OSError, ValueError):
-        return None
-
-
-def _generate(
-    config: Config,
-    preset: Preset,
-    model: "ResolvedModel",
-    tokenizer: Any | None,
-    questions: Sequence[Question],
-    folder: MtBenchFolder,
-    kept: dict[str, TurnRecord],
-    environment: dict[str, Any],
-) -> None:
-    from evalkit.engines import build_engine
-
-    # The preset decides the sampling; what the model's own configuration adds is taken up by the rules.
-    own = replace(config, generation=replace(config.generation, from_model=False))
-    with build_engine(own, model) as engine:
-        described = engine.describe()
-        rules = answer_rules(preset, tokenizer, described.get("generation_config") or {})
-        if preset.system_message is not None and rules.system_message is None:
-            log.warning("the chat template takes no system message: none is sent")
-        used = {**asdict(rules), "length": rules.length.value}
-        write_checked_json(folder.path / ENVIRONMENT, environment | {"engine": described, "answers": used})
-        special_tokens = special_tokens_of(tokenizer)
-        for turn in preset.turns:
-            asks = asks_of_turn(turn, model.name, questions, rules, tokenizer, kept)
-            if asks:
-                log.info("turn %d: %d answers to make", turn, len(asks))
-                _answer_turn(engine, asks, special_tokens, folder, kept)
-
-
-def _answer_turn(
-    engine: "Engine",
-    asks: Sequence[TurnAsk],
-    special_tokens: Sequence[str],
-    folder: MtBenchFolder,
-    kept: dict[str, TurnRecord],
-) -> None:
-    by_id = {ask.request.id: ask for ask in asks}
-    appender = Appender(folder.samples_path)
-    try:
-        for completion in watch(engine.generate([ask.request for ask in asks]), len(asks)):
-            record = answered(by_id[completion.id], completion, special_tokens)
-            appender.append(asdict(record))
-            kept[record.id] = record
-            stop_if_signalled()
-    finally:
-        appender.close()
-
-
-def _unjudged(turns: Iterable[TurnRecord], preset: Preset, model: str, questions: int) -> dict[str, Any]:
-    """results.json before any judging: the answers' counts and no table."""
-    listed = list(turns)
-    missing = len(preset.turns) * questions * preset.sampling.answers - len(listed)
-    reasons = ["the answers are not judged yet"]
-    if missing > 0:
-        reasons.append(f"{missing} turns of the question set are not answered")
-    return results_json(preset, {}, {}, partial=reasons, answers={model: answer_counts(listed)})

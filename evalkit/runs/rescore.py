@@ -9,6 +9,7 @@ from evalkit.core.config import Config
 from evalkit.core.durable import read_log
 from evalkit.core.errors import InputError
 from evalkit.core.files import read_options
+from evalkit.core.reasons import Reason
 from evalkit.core.types import Sample
 from evalkit.records.environment import kept_environment
 from evalkit.records.results import Results, read_results
@@ -80,7 +81,9 @@ def rescore(given: Config) -> Rescored:
             dtype=identity.get("dtype"),
             run={**(kept.before.run if kept.before else {}), "identity": identity},
             reasons=[] if kept.before else ["the run is not finished"],
-            gaps={name: f"{count} samples have no completion" for name, count in kept.gaps.items()},
+            gaps={
+                name: Reason("{n} samples have no completion", n=count) for name, count in kept.gaps.items()
+            },
             into=into,
         )
         if kept.before is None:
@@ -102,7 +105,7 @@ def open_run(folder: Path, given: Config) -> KeptRun:
     absent = before.partial.datasets if before else {}
     tasks, missing, gaps = [], {}, {}
     for spec in suite_specs(config):
-        records = _evaluated(directory.records(spec.name).values(), sample_limit(config))
+        records = _evaluated(directory.records(spec.name).values(), sample_limit(config.limit))
         rates = before.datasets.get(spec.name) if before else None
         if rates and len(records) < rates.n:
             gaps[spec.name] = rates.n - len(records)

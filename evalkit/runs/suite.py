@@ -8,12 +8,11 @@ from evalkit.core.assets import default_data_dir
 from evalkit.core.config import Config, Split, SuiteConfig, SuiteData, is_offline
 from evalkit.core.errors import InputError
 from evalkit.core.text import command
+from evalkit.core.words import t
+from evalkit.records.results import PROTOCOL_LIMIT
 from evalkit.records.unpacked import check_unchanged, packed_sums
 from evalkit.tasks.load import MissingDataError, Task, load_bundled, load_task, prepared_path
 from evalkit.tasks.spec import TaskSpec, few_shot_counts, load_spec
-
-# max_num_samples of the published runs.
-PROTOCOL_LIMIT = 100
 
 
 @dataclass(frozen=True)
@@ -26,16 +25,17 @@ class LoadedSuite:
     warnings: tuple[str, ...]
 
 
-def sample_limit(config: Config) -> int:
-    """Samples per dataset: the protocol's 100 unless `limit=` says otherwise; 0 means all."""
-    return PROTOCOL_LIMIT if config.limit is None else max(config.limit, 0)
+def sample_limit(limit: int | None) -> int:
+    """Samples per dataset for the option `limit`: the protocol's 100 by default; 0 means all."""
+    return PROTOCOL_LIMIT if limit is None else max(limit, 0)
 
 
 def suite_specs(config: Config) -> list[TaskSpec]:
     """The specifications of the suite's tasks, in its order.
 
     Raises:
-        InputError: no suite, a suite without tasks, a task twice or unknown.
+        InputError: no suite, a suite without tasks, a task twice or unknown, or `num_few_shots` of a task
+            that is not there.
     """
     if config.suite is None:
         raise InputError("no suite is given", fix="suite=jaster   (python -m evalkit list suites)")
@@ -49,7 +49,7 @@ def suite_specs(config: Config) -> list[TaskSpec]:
     names = [spec.name for spec in specs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"named twice: {', '.join(twice)}", where="option suite.tasks")
-    suite_few_shots(config, specs)
+    few_shot_counts(specs, config.suite.num_few_shots, 0)
     return specs
 
 
@@ -102,7 +102,7 @@ def load_suite(config: Config, *, say: Callable[[str], None], few_shots: bool = 
 def _bundled(config: Config, specs: list[TaskSpec], shots: Mapping[str, int]) -> tuple[Task, ...]:
     if config.split is not Split.dev:
         raise InputError("the bundled items have one split: dev", where="option split")
-    limit = sample_limit(config)
+    limit = sample_limit(config.limit)
     return tuple(load_bundled(spec, limit=limit, num_few_shots=shots[spec.name]) for spec in specs)
 
 
@@ -111,7 +111,7 @@ def _prepared(config: Config, spec: TaskSpec, shots: int, data_dir: Path, packed
         spec,
         data_dir,
         split=config.split.value,
-        limit=sample_limit(config),
+        limit=sample_limit(config.limit),
         num_few_shots=shots,
         offline=is_offline(config),
     )
@@ -138,7 +138,7 @@ def _data_dir(config: Config, specs: list[TaskSpec], say: Callable[[str], None])
     if not is_offline(config):
         from evalkit.sources.prepare import prepare
 
-        say(f"data: preparing what is missing in {data_dir}")
+        say(t("data: preparing what is missing in {folder}", folder=data_dir))
         mirror = Path(config.mirror).expanduser() if config.mirror else None
         prepare(specs, data_dir, mirror=mirror)
     return data_dir
@@ -149,3 +149,8 @@ def _prepare_command(suite: SuiteConfig, data_dir: Path) -> str:
     if suite.name == "task":
         words.insert(1, f"suite.tasks=[{','.join(suite.tasks)}]")
     return command("prepare", *words)
+
+
+def missing_lines(suite: LoadedSuite) -> list[str]:
+    """A line for each dataset that is not there, in the language in use."""
+    return [t("missing: {name} ({why})", name=name, why=why) for name, why in suite.missing.items()]

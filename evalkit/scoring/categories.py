@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.core.durable import read_log
+from evalkit.core.reasons import Reason
 from evalkit.metrics import intervals as statistics
 from evalkit.metrics.intervals import Interval
 from evalkit.records.results import (
@@ -71,8 +72,8 @@ def summarise(
     whole = [
         *_limit_reason(protocol),
         *reasons,
-        *(f"{name}: {how_many}" for name, how_many in without.items()),
-        *(f"{name} is missing: {why}" for name, why in absent.items()),
+        *(Reason("{name}: {reason}", name=name, reason=how_many) for name, how_many in without.items()),
+        *(missing_dataset(name, why) for name, why in absent.items()),
     ]
     whole += [reason for reason in _missing_counting_metrics(tasks) if reason not in whole]
     return Results(
@@ -91,11 +92,17 @@ def summarise(
     )
 
 
+def missing_dataset(name: str, why: str) -> Reason:
+    """The reason why a result without a dataset is partial."""
+    return Reason("{name} is missing: {reason}", name=name, reason=why)
+
+
 def _limit_reason(protocol: ProtocolRecord) -> list[str]:
     limit = protocol.options.get("limit", PROTOCOL_LIMIT)
     if not 0 < limit < PROTOCOL_LIMIT:
         return []
-    return [f"limit={limit}: the protocol takes {PROTOCOL_LIMIT} samples of each dataset"]
+    text = "limit={limit}: the protocol takes {n} samples of each dataset"
+    return [Reason(text, limit=limit, n=PROTOCOL_LIMIT)]
 
 
 def _other_data(tasks: Sequence[TaskScores], run: Mapping[str, Any]) -> dict[str, str]:
@@ -105,7 +112,7 @@ def _other_data(tasks: Sequence[TaskScores], run: Mapping[str, Any]) -> dict[str
         task.spec.name: task.spec.differing(facts.get(task.spec.name, {}).get("sha256", {})) for task in tasks
     }
     return {
-        name: f"the {' and '.join(splits)} file is not the published one"
+        name: Reason("the {splits} file is not the published one", splits=" and ".join(splits))
         for name, splits in differing.items()
         if splits
     }
@@ -131,21 +138,23 @@ def _category(
     gaps: Mapping[str, str],
 ) -> _Category:
     """A category of the protocol's `members` and the user's `own` datasets."""
-    reasons: list[str] = [f"{name} is not one of the protocol's datasets" for name in own]
+    reasons: list[str] = [Reason("{name} is not one of the protocol's datasets", name=name) for name in own]
     counted: list[tuple[str, Measured]] = []
     for member in (*members, *own):
         task = scored.get(member)
         if task is None:
-            reasons.append(f"{member} is missing: {absent.get(member, 'not in this suite')}")
+            reasons.append(missing_dataset(member, absent.get(member, Reason("not in this suite"))))
             continue
         if member not in own and task.spec != load_spec(member):
-            reasons.append(f"{member}: its task file is not the shipped one")
+            reasons.append(Reason("{name}: its task file is not the shipped one", name=member))
         if member in gaps:
-            reasons.append(f"{member}: {gaps[member]}")
+            reasons.append(Reason("{name}: {reason}", name=member, reason=gaps[member]))
         if measured := task.measured.get(task.spec.counts or ""):
             counted.append((task.spec.counts or "", measured))
         else:
-            reasons.extend(_missing_counting_metrics([task]) or [f"{member}: no metric counts"])
+            reasons.extend(
+                _missing_counting_metrics([task]) or [Reason("{name}: no metric counts", name=member)]
+            )
     versions = tuple(f"{metric} {measured.value.metric_version}" for metric, measured in counted)
     value, carried = _mean([measured for _, measured in counted], versions)
     return _Category(value, carried, versions, reasons)
@@ -243,9 +252,4 @@ def _joined(versions: Iterable[str]) -> str:
 
 
 def _missing_counting_metrics(tasks: Iterable[TaskScores]) -> list[str]:
-    return [
-        f"{task.spec.name}: {entry.metric} is missing: {entry.reason}"
-        for task in tasks
-        for entry in task.missing
-        if entry.metric == task.spec.counts
-    ]
+    return [entry.sentence for task in tasks for entry in task.missing if entry.metric == task.spec.counts]

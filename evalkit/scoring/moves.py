@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from evalkit.core.reasons import Reason
 from evalkit.records.results import Figure, MissingMetric, Results
 
 # task -> sample id -> a row of scores/<task>.jsonl
@@ -66,25 +67,29 @@ def _value(value: Figure | None) -> float | None:
 
 def _changed_options(before: Results, after: Results) -> list[str]:
     old, new = before.protocol.options, after.protocol.options
-    return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in _SCORING if old.get(key) != new.get(key)]
+    return [
+        Reason("{key}: {old} -> {new}", key=key, old=old.get(key), new=new.get(key))
+        for key in _SCORING
+        if old.get(key) != new.get(key)
+    ]
 
 
 def _differences(was: Figure | None, now: Figure | None) -> Iterator[str]:
     if was is None or now is None:
         return
     if was.metric_version != now.metric_version:
-        yield f"metric version: {was.metric_version} -> {now.metric_version}"
+        yield Reason("metric version: {old} -> {new}", old=was.metric_version, new=now.metric_version)
     if was.n != now.n:
-        yield f"samples: {was.n} -> {now.n}"
+        yield Reason("samples: {old} -> {new}", old=was.n, new=now.n)
 
 
 def _availability(
     before: Results, after: Results, key: str, was: Figure | None, now: Figure | None
 ) -> Iterator[str]:
     if _value(was) is None and (missing := _missing(before, key)):
-        yield f"was missing: {missing}"
+        yield Reason("was missing: {why}", why=missing)
     if _value(now) is None and (missing := _missing(after, key)):
-        yield f"is missing: {missing}"
+        yield Reason("is missing: {why}", why=missing)
 
 
 def _missing(results: Results, key: str) -> str | None:
@@ -93,6 +98,6 @@ def _missing(results: Results, key: str) -> str | None:
         return reasons[0]
     if key in results.average:
         incomplete = ", ".join(results.partial.categories)
-        return f"incomplete categories: {incomplete}" if incomplete else None
+        return Reason("incomplete categories: {names}", names=incomplete) if incomplete else None
     entries: list[MissingMetric] = results.missing_metrics
     return next((e.reason for e in entries if f"{e.dataset}_{e.metric}" == key), None)

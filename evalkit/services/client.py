@@ -18,10 +18,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from evalkit.core.errors import EvalkitError, InputError
-from evalkit.core.secrets import credentials, hide_known
+from evalkit.core.secrets import credentials, hide_known, public_address, redact
 from evalkit.core.text import everywhere
 from evalkit.core.types import Message
-from evalkit.services.refusals import Refusal, public_address, redact, refusal_of
+from evalkit.services.refusals import Refusal, refusal_of
 from evalkit.services.replies import Reply, chat_body, completion_body, json_of, read_reply
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evalkit.core.errors import EvalkitError, FetchError, InputError
+from evalkit.core.reasons import Reason
 
 _SMALL_FILES = ["*.json", "*.model", "*.txt", "*.jinja"]
 # Copies of the weights in other layouts than the one transformers reads.
@@ -113,12 +114,19 @@ def locate(
     if isinstance(cached, Path) and _complete(cached, required):
         return cached
     if offline:
-        raise raises(f"{name} is not in the hub's cache, and nothing may be fetched now", fix=command)
+        raise raises(
+            Reason("{name} is not in the hub's cache, and nothing may be fetched now", name=name), fix=command
+        )
     fetched = _cached_or_fetched(name, wanted, local_only=False)
     if isinstance(fetched, Exception):
-        raise raises(f"{name} could not be fetched: {_first_line(fetched)}", fix=command)
+        raise raises(
+            Reason("{name} could not be fetched: {error}", name=name, error=_first_line(fetched)), fix=command
+        )
     if not _complete(fetched, required):
-        raise raises(f"{name} does not hold {', '.join(required)}", where=f"option {option}")
+        raise raises(
+            Reason("{name} does not hold {files}", name=name, files=", ".join(required)),
+            where=f"option {option}",
+        )
     return fetched
 
 

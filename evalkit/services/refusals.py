@@ -15,29 +15,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
-from urllib.parse import urlsplit
-
-from evalkit.core.secrets import hide, printable
-from evalkit.core.text import unicode_text
-
-
-def redact(text: str, *secrets: str) -> str:
-    """A service's error text on one line, without the key it may repeat."""
-    # Cut last: half a key at the end would not be recognised.
-    return printable(hide(" ".join(unicode_text(text).split()), *secrets))[:500]
-
-
-def public_address(url: str) -> str:
-    """An address without name, password, query and the slash at its end."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
-
-
-def without_credentials(text: str) -> str:
-    """A text with addresses in it, without the names, passwords and queries they carry."""
-    bare = re.sub(r"(?<=://)[^/,\]\s]*@", "", text)
-    return re.sub(r"\?[^,\]\s]*", "", bare)
-
 
 Kind = Literal["filtered", "overflow", "quota", "rate_limit", "key", "model", "passing", "request"]
 

@@ -31,6 +31,7 @@ from tenacity.wait import wait_base
 from evalkit import __version__
 from evalkit.core import assets
 from evalkit.core.errors import EvalkitError, FetchError, write_error
+from evalkit.core.progress import Bar, bars
 from evalkit.sources.mirror import Mirror
 from evalkit.sources.pins import Pin, mismatch, sha256_of
 from evalkit.sources.readers import SourceFile
@@ -246,20 +247,18 @@ def _progress(pins: Sequence[Pin], console: "Console | None") -> Iterator[Callab
     """
     if console is not None:
         console.print(f"fetching {len(pins)} file{'s' if len(pins) != 1 else ''}", highlight=False)
-    if console is None or not console.is_terminal:
+    if console is None:
         yield lambda pin: lambda done, size: None
         return
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=console, transient=True) as bars:
+    with bars(console, quiet=False) as add:
 
         def reporter(pin: Pin) -> OnProgress:
-            bar = bars.add_task(f"{pin.source}: {pin.name}", total=pin.bytes, visible=False)
+            bar: Bar | None = None
 
             def report(done: int, size: int | None) -> None:
-                total = size or pin.bytes
-                bars.update(bar, completed=done, total=total, visible=total is None or done < total)
+                nonlocal bar
+                bar = bar or add(f"{pin.source}: {pin.name}", pin.bytes, "bytes")
+                bar.update(done, size or pin.bytes)
 
             return report
 

@@ -19,8 +19,9 @@ from evalkit.core.durable import read_log
 from evalkit.core.types import Completion
 from evalkit.leaderboard.card import MT_BENCH_TABLE, load_cards
 from evalkit.metrics.base import SampleMetric
-from evalkit.records.results import AVERAGE, Figure, Results, protocol_record, read_results
+from evalkit.records.results import AVERAGE, Figure, Results, read_results
 from evalkit.records.run_folder import RunDirectory, SampleRecord
+from evalkit.runs.identity import protocol_record
 from evalkit.scoring.categories import summarise
 from evalkit.scoring.moves import UNEXPLAINED
 from evalkit.tasks.load import load_bundled

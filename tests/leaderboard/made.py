@@ -19,7 +19,9 @@ from evalkit.core.types import Completion, Request
 from evalkit.metrics import METRICS
 from evalkit.metrics.base import SampleMetric
 from evalkit.metrics.match import char_f1
-from evalkit.runs.run import Outcome, evaluate
+from evalkit.records.results import Results
+from evalkit.runs.life import Outcome
+from evalkit.runs.run import evaluate
 from evalkit.tasks.load import load_bundled, prepared_path
 from evalkit.tasks.spec import PROTOCOL_VERSION, load_spec, task_names
 
@@ -91,7 +93,7 @@ class KnowingEngine:
         return self.model.also_wrong if luck > 0.9 else golds[(int(index) + 1) % len(golds)]
 
 
-def make_run(model: Made, data: Path, out: Path, *options: str) -> Outcome:
+def make_run(model: Made, data: Path, out: Path, *options: str) -> Outcome[Results]:
     """Runs `model` on the data and returns what the run came to."""
     words = [
         "model=random",

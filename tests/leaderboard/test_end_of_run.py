@@ -15,8 +15,8 @@ from evalkit.core.config import Lang
 from evalkit.core.errors import InputError
 from evalkit.core.types import Completion
 from evalkit.leaderboard.card import load_cards
+from evalkit.records.environment import read_timings, timed
 from evalkit.records.results import MissingMetric, read_results
-from evalkit.records.timings import read_timings, timed
 from tests.leaderboard.conftest import World
 
 
@@ -73,7 +73,7 @@ def test_timings_add_up_over_commands_and_survive_a_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter(range(100))
-    monkeypatch.setattr("evalkit.records.timings.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("evalkit.records.environment.time.monotonic", lambda: next(clock))
     list(timed(completions("a", "a", "b"), tmp_path, lambda key: key.split("/")[0]))
     assert read_timings(tmp_path) == {"a": 2.0, "b": 1.0}
     stopped = timed(completions("b", "c"), tmp_path, lambda key: key.split("/")[0])

@@ -11,6 +11,7 @@ import pytest
 from evalkit.__main__ import main
 from evalkit.core import words
 from evalkit.core.config import Lang
+from evalkit.core.reasons import Reason
 from tests.leaderboard.conftest import World
 from tests.leaderboard.made import Made, make_run
 from tests.mtbench.little_bench import make_bench, write_jsonl
@@ -32,15 +33,20 @@ def untranslated(text: str) -> list[str]:
     return [line for line in lines if ENGLISH.search(line)]
 
 
-def test_a_sentence_is_found_by_its_fixed_words() -> None:
-    short, lacking = "limit=50: the protocol takes 100 samples of each dataset", "NLI: jnli is missing"
-    reason = f"partial: {short}; {lacking}: not in this suite (--partial shows it)"
-    assert words.said(reason) == reason
+def test_a_sentence_is_shown_by_its_template_and_fields() -> None:
+    short = Reason("limit={limit}: the protocol takes {n} samples of each dataset", limit=50, n=100)
+    lacking = Reason("{name} is missing: {reason}", name="jnli", reason=Reason("not in this suite"))
+    reasons = (short, Reason("{name}: {reason}", name="NLI", reason=lacking))
+    reason = Reason("partial: {reasons} (--partial shows it)", reasons=reasons)
+    english = (
+        "limit=50: the protocol takes 100 samples of each dataset; NLI: jnli is missing: not in this suite"
+    )
+    assert words.shown(reason) == f"partial: {english} (--partial shows it)"
     words.use(Lang.ja)
-    short, lacking = "limit=50: プロトコルでは各データセット 100 件", "NLI: jnli がない"
-    assert words.said(reason) == f"部分的: {short}; {lacking}: このスイートに含まれない（--partial で表示）"
-    for text in ("model", "never said before by anyone", "", "a; b"):
-        assert words.said(text) == text
+    japanese = "limit=50: プロトコルでは各データセット 100 件; NLI: jnli がない: このスイートに含まれない"
+    assert words.shown(reason) == f"部分的: {japanese}（--partial で表示）"
+    for text in ("never said before by anyone", "", "a; b"):
+        assert words.shown(text) == text
 
 
 def test_leaderboard_compare_and_steps(

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evalkit.core.durable import from_line, read_log, to_line, write_json_atomic, write_lines_atomic
-from evalkit.core.errors import EvalkitError
+from evalkit.core.errors import EvalkitError, InputError
 from evalkit.records.run_folder import RunDirectory, SampleRecord, run_id
 
 
@@ -49,6 +49,36 @@ def test_kept_records_come_back(tmp_path: Path) -> None:
         record(0),
         record(1, "改行\nと\u2028区切り"),
     ]
+
+
+SAMPLE_KEYS = "id input prompt_sha256 gold completion raw_text finish_reason prompt_tokens new_tokens"
+TURN_KEYS = (
+    "id model question_id category turn answer completion raw_text finish_reason truncated prompt_sha256 "
+    "prompt_tokens new_tokens max_new_tokens generator_state over_context error"
+)
+GIVEN_TURN = {
+    "id": "1/2/0/m",
+    "model": "m",
+    "question_id": 1,
+    "category": "math",
+    "turn": 2,
+    "answer": 0,
+    "completion": "はい",
+}
+
+
+def test_a_sample_and_a_turn_have_lines_of_their_own(tmp_path: Path) -> None:
+    turn = SampleRecord.from_line(GIVEN_TURN, tmp_path)
+    for one, keys in ((record(0), f"{SAMPLE_KEYS} over_context error"), (turn, TURN_KEYS)):
+        assert list(one.line()) == keys.split()
+        assert SampleRecord.from_line({**one.line(), "of another version": 1}, tmp_path) == one
+    assert turn.line() | GIVEN_TURN == turn.line()
+
+
+@pytest.mark.parametrize(("row", "key"), [(record(0).line(), "gold"), (GIVEN_TURN, "category")])
+def test_a_line_without_a_key_is_one_clear_error(tmp_path: Path, row: dict[str, object], key: str) -> None:
+    with pytest.raises(InputError, match=f"it has no {key}"):
+        SampleRecord.from_line({name: value for name, value in row.items() if name != key}, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from evalkit.core.errors import InputError
 from evalkit.core.types import Sample
 from evalkit.leaderboard.card import load_cards
 from evalkit.leaderboard.rows import rules_of
-from evalkit.records.results import Figure, Results, protocol_record, read_results
+from evalkit.records.results import Figure, Results, read_results
+from evalkit.runs.identity import protocol_record
 from evalkit.scoring.categories import category_members, summarise
 from evalkit.scoring.scores import Measured, TaskScores
 from evalkit.scoring.write import llm_jp_eval_json

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from fault_server import PAUSE, FaultServer, rating_of
 
+from evalkit.core.secrets import redact
 from evalkit.core.types import Message
 from evalkit.services.client import AdaptiveLimit, ApiClient, Service, ServiceError, _refusal_in
-from evalkit.services.refusals import redact
 from evalkit.services.replies import Reply
 
 KEY = "sk-test-0123456789abcdef"

@@ -18,7 +18,8 @@ from typing import NamedTuple
 from evalkit.core.assets import cache_dir
 from evalkit.core.durable import read_checked_json, write_checked_json
 from evalkit.core.errors import EvalkitError, InputError
-from evalkit.core.progress import bytes_bar
+from evalkit.core.progress import bar
+from evalkit.core.words import t
 
 # Increment to invalidate existing entries.
 VERSION = 1
@@ -73,12 +74,12 @@ def file_digests(paths: Iterable[Path]) -> dict[Path, str]:
             waiting.append(state)
     total = sum(state.size for state in waiting)
     stop = threading.Event()
-    with bytes_bar("hashing model files", total, shown=total >= _SHOWN_FROM) as advance:
+    with bar(t("hashing model files"), total, "bytes", shown=total >= _SHOWN_FROM) as progress:
         pool = ThreadPoolExecutor(_AT_ONCE)
         try:
             # The largest first, so that all threads end at about the same time.
             waiting.sort(key=lambda state: -state.size)
-            hashed = pool.map(lambda state: _hashed(state.path, advance, stop), waiting)
+            hashed = pool.map(lambda state: _hashed(state.path, progress.advance, stop), waiting)
             found.update(zip(waiting, hashed, strict=True))
         finally:
             stop.set()

@@ -91,10 +91,6 @@ def plan(engine: EngineConfig, device: str, nodes: Sequence[Node], memory: int) 
     Raises:
         InputError: options that contradict each other, or no node that could have a worker.
     """
-    for name in ("num_workers", "gpus_per_worker", "threads"):
-        value = getattr(engine, name)
-        if value is not None and value < 1:
-            raise InputError(f"engine.{name} is {value}", where=f"option engine.{name}", fix="1 or more")
     if engine.gpus_per_worker > 1 and engine.device_map is None:
         raise InputError(
             f"a worker of {engine.gpus_per_worker} GPUs needs its model spread over them",

@@ -126,11 +126,9 @@ class RayEngine(Engine):
                 bos=bos,
                 follow_generation_config=follow_generation_config,
             )
-            while self._first is None:
-                self._add_workers()
-                list(self._receive(WorkList(()), _TICK_SECONDS))
-            self._described = {
-                **self._first.described,
+            first = self._wait_for_first()
+            self._described: dict[str, Any] = {
+                **first.described,
                 "engine": "ray",
                 "ray": ray.__version__,
                 "workers": self._wanted,
@@ -176,6 +174,13 @@ class RayEngine(Engine):
             _kill(worker, restart=False)
         self._workers = []
         cluster.close()
+
+    def _wait_for_first(self) -> Ready:
+        while True:
+            self._add_workers()
+            list(self._receive(WorkList(()), _TICK_SECONDS))
+            if self._first is not None:
+                return self._first
 
     def _add_workers(self) -> None:
         """Starts workers until there are as many as the plan gives the machines of now.

@@ -4,8 +4,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
+from evalkit.core.secrets import public_address
 from evalkit.services.client import ApiClient
-from evalkit.services.refusals import public_address
 from evalkit.services.replies import Reply
 
 log = logging.getLogger(__name__)

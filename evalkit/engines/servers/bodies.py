@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from evalkit.core.config import BosRule
-from evalkit.core.server_options import ServerKind
+from evalkit.core.config import BosRule, ServerKind
 from evalkit.core.types import Completion, FinishReason, Request
 from evalkit.engines.bos import token_ids
 from evalkit.engines.local.tokens import clean_up

@@ -6,9 +6,9 @@ from contextlib import AsyncExitStack
 from typing import Any
 from urllib.parse import urlsplit
 
-from evalkit.core.config import BosRule, EngineConfig
+from evalkit.core.config import BosRule, EngineConfig, PromptForm
 from evalkit.core.errors import EvalkitError
-from evalkit.core.server_options import PromptForm
+from evalkit.core.secrets import public_address
 from evalkit.core.types import Completion, Message, Request
 from evalkit.engines.base import Engine, distinct
 from evalkit.engines.local.chat_template import clock_date, render_chat
@@ -19,7 +19,6 @@ from evalkit.engines.servers.identity import addresses, ask_facts, ask_servers, 
 from evalkit.engines.servers.prompt_form import Form, choose_form
 from evalkit.services.ask_all import ask_all, streamed
 from evalkit.services.client import ApiClient
-from evalkit.services.refusals import public_address
 from evalkit.services.replies import Reply
 
 log = logging.getLogger(__name__)

@@ -11,15 +11,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from evalkit.core.config import Dtype, EngineConfig, ModelConfig
+from evalkit.core.config import Dtype, EngineConfig, ModelConfig, PromptForm, ServerKind
 from evalkit.core.errors import EvalkitError, InputError
-from evalkit.core.secrets import refuse_keys
-from evalkit.core.server_options import PromptForm, ServerKind
+from evalkit.core.secrets import public_address, refuse_keys
 from evalkit.core.text import did_you_mean, folder_name
 from evalkit.engines.base import Identified
 from evalkit.engines.models import resolve_without_weights
 from evalkit.services.client import ApiClient, Service, ServiceError
-from evalkit.services.refusals import public_address
 from evalkit.services.replies import Reply
 
 log = logging.getLogger(__name__)
@@ -146,12 +144,8 @@ def new_client(options: EngineConfig, address: str, *, retries: int | None = Non
     """A client for one of the servers, with the key of the environment.
 
     Raises:
-        InputError: a number out of its range, a key among the options, or openai is not installed.
+        InputError: a key among the options, or the package openai is not installed.
     """
-    lowest = {"concurrency": 1, "retries": 0, "timeout": 0.001, "max_wait": 0}
-    for name, least in lowest.items():
-        if getattr(options, name) < least:
-            raise InputError(f"{getattr(options, name)} is too small", where=f"option engine.{name}")
     refuse_keys("engine", options.api_key_env, options.parameters)
     # A local server may need no key.
     key = os.environ.get(options.api_key_env, "").strip() or "none"

@@ -10,9 +10,8 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from evalkit.core.config import BosRule
+from evalkit.core.config import BosRule, PromptForm
 from evalkit.core.errors import EvalkitError, InputError
-from evalkit.core.server_options import PromptForm
 from evalkit.engines.bos import appended_tokens, token_ids, without_bos
 from evalkit.services.client import ServiceError
 from evalkit.services.replies import Reply

@@ -17,29 +17,13 @@ const t = (text, values = {}) => {
   return said.replace(/\{(\w+)\}/g, (whole, name) => (name in values ? values[name] : whole));
 };
 
-// A finished English sentence, or several with semicolons between: its key is found by the fixed words.
-const sentencePatterns = Object.entries(data.words).filter(([english]) => /\{\w+\}/.test(english)).map(([english, japanese]) => {
-  const fixed = english.split(/\{\w+\}/).map((text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
-  const names = [...english.matchAll(/\{(\w+)\}/g)].map((match) => match[1]);
-  // Only an explanation can be several sentences.
-  const field = (name) => (["reason", "reasons", "why", "error", "fix"].includes(name) ? "([^]+?)" : "([^;]+?)");
-  const source = fixed[0] + names.map((name, index) => field(name) + fixed[index + 1]).join("");
-  return { size: fixed.join("").length, names, pattern: new RegExp(`^${source}$`), japanese };
-}).sort((a, b) => b.size - a.size);
-const said = (text) => {
-  // A single word is a name rather than a sentence.
-  if (state.lang !== "ja" || !text.includes(" ")) return text;
-  if (Object.hasOwn(data.words, text)) return data.words[text];
-  for (const { pattern, names, japanese } of sentencePatterns) {
-    const match = pattern.exec(text);
-    if (match) {
-      const fields = Object.fromEntries(names.map((name, index) => [name, said(match[index + 1])]));
-      return japanese.replace(/\{(\w+)\}/g, (whole, name) => fields[name]);
-    }
-  }
-  const parts = text.split("; ");
-  return parts.length > 1 ? parts.map(said).join("; ") : text;
+// A sentence whose template and fields are known, or a text that has its Japanese whole.
+const filled = (part) => {
+  if (typeof part === "string") return part;
+  if (Array.isArray(part)) return part.map(filled).join("; ");
+  return t(part.template, Object.fromEntries(Object.entries(part.fields).map(([name, field]) => [name, filled(field)])));
 };
+const shown = (text) => (Object.hasOwn(data.reasons, text) ? filled(data.reasons[text]) : t(text));
 
 // The only way text gets onto the page: as text nodes and attributes, never as markup.
 const el = (tag, properties = {}, ...children) => {

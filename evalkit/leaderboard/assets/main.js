@@ -1,8 +1,8 @@
 views.notes = (view) => {
   const list = (items) => el("ul", { class: "notes" }, items.map((item) => el("li", {}, item)));
   view.append(el("h2", {}, t("Rows")), list(data.rows.map((row) =>
-    `${row.model}: ${[t(row.kind), ...[row.rules, ...row.reasons, ...row.remarks].filter(Boolean).map(said)].join("; ")}`)));
-  if (data.leftOut.length) view.append(el("h2", {}, t("Not shown")), list(data.leftOut.map(([path, reason]) => `${path}: ${said(reason)}`)));
+    `${row.model}: ${[t(row.kind), ...[row.rules, ...row.reasons, ...row.remarks].filter(Boolean).map(shown)].join("; ")}`)));
+  if (data.leftOut.length) view.append(el("h2", {}, t("Not shown")), list(data.leftOut.map(([path, reason]) => `${path}: ${shown(reason)}`)));
   const licences = Object.entries(data.datasets).map(([name, about]) => `${name}: ${[about.license, about.citation].filter(Boolean).join("; ") || "–"}`);
   if (licences.length) view.append(el("h2", {}, t("Data")), list(licences));
   view.append(el("p", { class: "soft small" }, "Chart.js (MIT), https://www.chartjs.org"));

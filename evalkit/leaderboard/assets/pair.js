@@ -51,11 +51,11 @@ views.pair = (view, parts) => {
     el("button", { type: "button", onclick: () => go("pair", [b, a]) }, "A ⇄ B")));
   const { pair, sign } = pairOf(a, b);
   if (pair.refused) {
-    view.append(el("div", { class: "card" }, el("p", {}, t("These two runs do not compare:")), el("ul", {}, pair.refused.map((why) => el("li", {}, said(why))))));
+    view.append(el("div", { class: "card" }, el("p", {}, t("These two runs do not compare:")), el("ul", {}, pair.refused.map((why) => el("li", {}, shown(why))))));
     return undefined;
   }
   view.append(el("div", { class: "card", id: "sentences" }, pair.sentences[state.lang].map((sentence) => el("p", {}, sentence)),
-    pair.remarks.length ? el("p", { class: "soft small" }, pair.remarks.map(said).join(" · ")) : null));
+    pair.remarks.length ? el("p", { class: "soft small" }, pair.remarks.map(shown).join(" · ")) : null));
   const flip = (line) => (sign > 0 ? line : [-line[0], line[2] === null ? null : -line[2], line[1] === null ? null : -line[1], ...line.slice(3)]);
   const lines = Object.entries(pair.lines).map(([name, line]) => [name, flip(line)]);
   const chart = { type: "bar", plugins: [whiskers], data: { labels: lines.map(([name]) => name), datasets: [{

@@ -28,7 +28,7 @@ const sortHeader = (table, column, label, redraw) => {
 const modelCell = (row, note) => {
   const { model, url, kind, reasons, remarks } = data.rows[row];
   const name = url ? el("a", { href: url, rel: "noreferrer" }, model) : model;
-  return el("th", { scope: "row", title: [...reasons, ...remarks].map(said).join("\n") || null },
+  return el("th", { scope: "row", title: [...reasons, ...remarks].map(shown).join("\n") || null },
     name, " ", kind === "run" ? null : el("span", { class: "kind" }, t(kind)),
     note ? el("sup", {}, String(note)) : null);
 };
@@ -76,7 +76,7 @@ const drawTable = (table, redraw) => {
   const legend = [
     any((cell) => cell[5] === "best") ? t("**Bold**: best of its protocol. {tie}: not told from it by the 95 % intervals.", { tie: "≈" }).replaceAll("**", "") : null,
     any((cell) => cell[4]) ? t("\\*: partial, not comparable with complete figures.").replace("\\", "") : null,
-    ...[...notes].map(([rule, note]) => `${note}: ${said(rule)}`),
+    ...[...notes].map(([rule, note]) => `${note}: ${shown(rule)}`),
   ].filter(Boolean);
   return [
     el("h2", {}, table.title),

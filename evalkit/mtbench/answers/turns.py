@@ -12,9 +12,10 @@ from evalkit.core.types import Completion, Message, Request, Sampling
 from evalkit.engines.bos import CHAT_RULE, token_ids
 from evalkit.engines.local.chat_template import render_chat
 from evalkit.mtbench.answers.chat import takes_system_message
-from evalkit.mtbench.folder import TurnRecord, turn_id
+from evalkit.mtbench.folder import turn_id
 from evalkit.mtbench.presets import DEFAULT_PRESET, LengthRule, Preset, load_preset
 from evalkit.mtbench.questions import Question
+from evalkit.records.run_folder import SampleRecord
 
 # Below this a temperature means greedy.
 GREEDY_BELOW = 1e-4
@@ -109,10 +110,10 @@ def answer_rules(preset: Preset, tokenizer: Any | None, generation_config: Mappi
 
 
 @dataclass(frozen=True)
-class TurnAsk:
+class TurnRequest:
     """One turn that is to be answered: its record without the completion, and the request."""
 
-    record: TurnRecord
+    record: SampleRecord
     request: Request
     no_room: bool
 
@@ -133,16 +134,16 @@ def choose_questions(questions: Sequence[Question], limit: int) -> list[Question
     return [question for question in questions if question.id in chosen]
 
 
-def asks_of_turn(
+def requests_of_turn(
     turn: int,
     model: str,
     questions: Sequence[Question],
     rules: AnswerRules,
     tokenizer: Any | None,
-    kept: Mapping[str, TurnRecord],
-) -> list[TurnAsk]:
-    """The asks of one turn that have no record yet; a second turn needs the first one's."""
-    asks = []
+    kept: Mapping[str, SampleRecord],
+) -> list[TurnRequest]:
+    """The requests of one turn that have no record yet; a second turn needs the first one's."""
+    requests = []
     for question in questions:
         if len(question.turns) < turn:
             continue
@@ -151,11 +152,11 @@ def asks_of_turn(
             before = kept.get(turn_id(model, question.id, 1, answer))
             if key in kept or (turn == 2 and before is None):
                 continue
-            asks.append(_ask(key, turn, model, question, answer, rules, tokenizer, before))
-    return asks
+            requests.append(_request(key, turn, model, question, answer, rules, tokenizer, before))
+    return requests
 
 
-def _ask(
+def _request(
     key: str,
     turn: int,
     model: str,
@@ -163,8 +164,8 @@ def _ask(
     answer: int,
     rules: AnswerRules,
     tokenizer: Any | None,
-    before: TurnRecord | None,
-) -> TurnAsk:
+    before: SampleRecord | None,
+) -> TurnRequest:
     messages = [Message("system", rules.system_message)] if rules.system_message is not None else []
     messages.append(Message("user", question.turns[0]))
     if turn == 2:
@@ -184,7 +185,7 @@ def _ask(
         seed=rules.seed + answer,
         generator_state=before.generator_state if before else None,
     )
-    record = TurnRecord(
+    record = SampleRecord(
         id=key,
         model=model,
         question_id=question.id,
@@ -196,21 +197,21 @@ def _ask(
         max_new_tokens=most,
     )
     no_room = rules.length is LengthRule.total and prompt_tokens >= rules.tokens
-    return TurnAsk(record, request, no_room)
+    return TurnRequest(record, request, no_room)
 
 
-def answered(ask: TurnAsk, completion: Completion, special_tokens: Sequence[str]) -> TurnRecord:
-    """The record of an ask and what the engine gave."""
+def answered(turn: TurnRequest, completion: Completion, special_tokens: Sequence[str]) -> SampleRecord:
+    """The record of a turn with its completion."""
     return replace(
-        ask.record,
+        turn.record,
         completion=clean_answer(completion.raw_text, special_tokens),
         raw_text=completion.raw_text,
         finish_reason=completion.finish_reason,
-        truncated=ask.no_room or completion.finish_reason == "length",
+        truncated=turn.no_room or completion.finish_reason == "length",
         prompt_tokens=completion.prompt_tokens,
         new_tokens=completion.new_tokens,
         # Only the second turn continues with the generator.
-        generator_state=completion.generator_state if ask.record.turn == 1 else None,
+        generator_state=completion.generator_state if turn.record.turn == 1 else None,
         over_context=completion.over_context,
         error=completion.error,
     )

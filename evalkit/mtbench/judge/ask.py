@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from evalkit.core.errors import EvalkitError
+from evalkit.core.progress import bar
+from evalkit.core.words import t
 from evalkit.mtbench.judge.budget import EXPLANATION_TOKENS, Budget
 from evalkit.mtbench.judge.calls import JudgeCall, open_key
-from evalkit.mtbench.judge.counter import Counter
 from evalkit.mtbench.judge.judges import Judge, open_service
 from evalkit.mtbench.judge.store import CachedReply, JudgmentStore
 from evalkit.services.ask_all import FAILURES_IN_A_ROW, NotYetError, ask_all
@@ -51,8 +52,8 @@ async def ask_online(judge: Judge, calls: Sequence[JudgeCall], store: JudgmentSt
         max_wait=options.max_wait,
     )
     async with client:
-        with Counter("judging", len(calls)) as progress:
-            asker = _Asker(client, judge, store, progress.count)
+        with bar(t("judging"), len(calls)) as progress:
+            asker = _Asker(client, judge, store, progress.advance)
             try:
                 await ask_all(calls, asker.answer, concurrency=options.concurrency, on_failure=asker.failure)
             except ServiceError as error:

@@ -14,6 +14,7 @@ from evalkit.core.config import BatchConfig, JudgeKind, JudgeMode
 from evalkit.core.durable import write_text_atomic
 from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.files import parse_rows, read_rows, text_field
+from evalkit.core.secrets import redact
 from evalkit.core.text import text_sha256
 from evalkit.mtbench.judge.ask import AskResult
 from evalkit.mtbench.judge.budget import CostLimitError, most_tokens
@@ -21,7 +22,7 @@ from evalkit.mtbench.judge.calls import JudgeCall, open_key
 from evalkit.mtbench.judge.judges import Judge, open_service
 from evalkit.mtbench.judge.store import CachedReply, JudgmentStore
 from evalkit.services.client import ApiClient
-from evalkit.services.refusals import Refusal, redact, refusal_of
+from evalkit.services.refusals import Refusal, refusal_of
 from evalkit.services.replies import Reply, chat_body, read_reply
 
 if TYPE_CHECKING:

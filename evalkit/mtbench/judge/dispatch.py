@@ -7,6 +7,7 @@ from pathlib import Path
 
 from evalkit.core.config import Config, JudgeKind, JudgeMode
 from evalkit.core.errors import InputError
+from evalkit.core.words import t
 from evalkit.mtbench.judge.ask import AskResult, ask_online
 from evalkit.mtbench.judge.budget import EXPLANATION_TOKENS, load_prices, price_of, token_counter
 from evalkit.mtbench.judge.calls import JudgeCall, last_reply, unanswered
@@ -108,7 +109,8 @@ def ask_judge(
         for reply in kept:
             store.add_to_memory(reply)
         waiting = unanswered(calls, store)
-        say(f"judge {judge.label}: {len(calls) - len(waiting)} judgments are kept, {len(waiting)} to make")
+        text = "judge {judge}: {kept} judgments are kept, {n} to make"
+        say(t(text, judge=judge.label, kept=len(calls) - len(waiting), n=len(waiting)))
         asked: AskResult | None = AskResult()
         if waiting and config.mode is JudgeMode.batch:
             from evalkit.mtbench.judge.batch import ask_by_batch

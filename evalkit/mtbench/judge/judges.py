@@ -13,12 +13,11 @@ from evalkit.core import assets
 from evalkit.core.config import JudgeConfig, JudgeKind, JudgeMode
 from evalkit.core.errors import InputError
 from evalkit.core.files import read_options, read_yaml
-from evalkit.core.secrets import refuse_keys
+from evalkit.core.secrets import public_address, refuse_keys
 from evalkit.mtbench.judge.budget import Price
 from evalkit.mtbench.judge.store import JudgmentStore, default_store
 from evalkit.mtbench.presets import Preset, load_preset
 from evalkit.services.client import Service
-from evalkit.services.refusals import public_address
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,6 @@ def resolve_judge(config: JudgeConfig) -> Judge:
     Raises:
         InputError: no model or deployment is named, or a number is out of its range.
     """
-    _check_numbers(config)
     refuse_keys("judge", config.api_key_env, config.parameters)
     if config.kind is JudgeKind.azure:
         model = config.deployment or ""
@@ -169,13 +167,3 @@ def open_service(judge: Judge) -> Service:
         api_version=config.api_version,
         timeout=config.timeout,
     )
-
-
-def _check_numbers(config: JudgeConfig) -> None:
-    lowest = {"concurrency": 1, "retries": 0, "repeats": 1, "timeout": 0, "max_wait": 0}
-    for name, least in lowest.items():
-        value = getattr(config, name)
-        if value < least or (name == "timeout" and value <= 0):
-            raise InputError(f"{value} is too small", where=f"option judge.{name}")
-    if config.max_cost is not None and config.max_cost < 0:
-        raise InputError("a cost below 0", where="option judge.max_cost")

@@ -9,6 +9,7 @@ from typing import Any
 from evalkit.core.config import Config
 from evalkit.core.durable import remove_file, write_checked_json
 from evalkit.core.errors import InputError
+from evalkit.core.reasons import Reason
 from evalkit.core.types import Judgment
 from evalkit.mtbench.data import Books, pinned_files
 from evalkit.mtbench.fastchat_logs import read_answers
@@ -149,12 +150,13 @@ def _results(
         )
         scores[model] = as_logged(own)
         missing = missing_turns(scores[model], plan.preset, wanted, plan.preset.sampling.answers)
-        partial += [f"{model}: {reason}" for reason in missing]
+        partial += [Reason("{name}: {reason}", name=model, reason=reason) for reason in missing]
         if failed := sum(judgment.status == "api_error" for judgment in own):
-            partial.append(f"{model}: {failed} judgments failed at the service")
+            partial.append(Reason("{model}: {n} judgments failed at the service", model=model, n=failed))
         errors = answer_counts([turn for turn in turns if turn.model == model])["errors"]
         if errors:
-            partial.append(f"{model}: {errors} turns count as empty: the engine could not answer them")
+            text = "{model}: {n} turns count as empty: the engine could not answer them"
+            partial.append(Reason(text, model=model, n=errors))
     # Other judge prompts do not change how the answers were made.
     asked_for = load_preset(config.preset or plan.header.preset)
     same = plan.header.preset_sha256 == preset_sha256(asked_for)

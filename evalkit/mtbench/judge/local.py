@@ -7,13 +7,14 @@ from typing import Any
 
 from evalkit.core.config import Config, is_offline
 from evalkit.core.errors import InputError
+from evalkit.core.progress import bar
 from evalkit.core.text import canonical_json, text_sha256
 from evalkit.core.types import Completion, Request, Sampling
+from evalkit.core.words import t
 from evalkit.engines.local.chat_template import clock_date
 from evalkit.mtbench.answers.chat import model_config, takes_system_message, with_system
 from evalkit.mtbench.judge.ask import CLAIM_SECONDS, AskResult
 from evalkit.mtbench.judge.calls import JudgeCall, open_key, unanswered
-from evalkit.mtbench.judge.counter import Counter
 from evalkit.mtbench.judge.judges import Judge
 from evalkit.mtbench.judge.store import CachedReply, JudgmentStore
 from evalkit.services.replies import Reply
@@ -56,7 +57,7 @@ def ask_locally(judge: Judge, config: Config, calls: Sequence[JudgeCall], store:
     asked = AskResult()
     # judge.parameters alone decide the sampling: they are part of the cache key.
     own = replace(config, model=model, generation=replace(config.generation, from_model=False))
-    with build_engine(own, resolved) as engine, Counter("judging", len(calls)) as progress:
+    with build_engine(own, resolved) as engine, bar(t("judging"), len(calls)) as progress:
         while waiting := unanswered(calls, store):
             keys = {key: call for call in waiting if (key := open_key(call, store)) and store.claim(key)}
             store.refresh()
@@ -70,7 +71,7 @@ def ask_locally(judge: Judge, config: Config, calls: Sequence[JudgeCall], store:
             try:
                 for completion in engine.generate(requests):
                     _keep(completion, judge, store, asked)
-                    progress.count()
+                    progress.advance()
             finally:
                 for key in keys:
                     store.release(key)

@@ -11,6 +11,7 @@
       "replay":    {<model>: Fidelity}          of replayed logs
       "pairwise":  {...}                        of pairwise matches
       "cost":      {...}                        of judged runs
+      "sentences": {<sentence>: {template, fields}}   of the reasons (evalkit.core.reasons)
     }
 
 Numbers are unrounded and on each rule's own scale. Results of different presets do not compare.
@@ -25,9 +26,10 @@ from typing import Any
 
 from evalkit.core.config import Reduce
 from evalkit.core.errors import EvalkitError
+from evalkit.core.reasons import Reason, sentences_in
 from evalkit.core.text import canonical_json, text_sha256
 from evalkit.core.types import Judgment
-from evalkit.mtbench.folder import MtBenchFolder, TurnRecord
+from evalkit.mtbench.folder import MtBenchFolder
 from evalkit.mtbench.presets import Counts, EndStatus, Parser, Preset, load_preset
 from evalkit.mtbench.rules import MINUS_ONE, RULES, Scored
 from evalkit.mtbench.tables.aggregate import (
@@ -39,6 +41,7 @@ from evalkit.mtbench.tables.aggregate import (
     table,
 )
 from evalkit.records.results import PROTOCOL_RESAMPLES, Figure
+from evalkit.records.run_folder import SampleRecord
 
 SCHEMA_VERSION = 1
 
@@ -187,6 +190,8 @@ def results_json(
         "partial": {"partial": bool(partial), "reasons": list(partial)},
         **more,
     }
+    if sentences := sentences_in(content):
+        content["sentences"] = sentences
     finite = _plain(content)
     assert isinstance(finite, dict)
     return finite
@@ -245,7 +250,7 @@ def _sound_scopes(
     return {name: {**cell, "ci95": ends[name]} for name, cell in scopes.items()}
 
 
-def answer_counts(turns: Sequence[TurnRecord]) -> dict[str, int]:
+def answer_counts(turns: Sequence[SampleRecord]) -> dict[str, int]:
     """How many answered turns there are, and how many are cut off, empty or failed."""
     return {
         "turns": len(turns),
@@ -262,7 +267,7 @@ def missing_turns(rows: Sequence[Scored], preset: Preset, questions: int, answer
     wanted = questions * len(preset.turns) * answers
     if len(found) >= wanted:
         return []
-    return [f"{len(found)} of {wanted} turns of the question set have a score"]
+    return [Reason("{n} of {all} turns of the question set have a score", n=len(found), all=wanted)]
 
 
 def _count(rows: Sequence[Scored], scope: str) -> int:

@@ -3,21 +3,34 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from evalkit.core.config import Config
+from evalkit.core.config import Config, JudgeConfig
 from evalkit.core.errors import InputError
-from evalkit.engines.local.memory import MOST_ROWS
+from evalkit.engines.local.memory import CACHE_SHARE, MOST_ROWS, MOST_TOKENS, SLOT_STEP
+from evalkit.mtbench.judge.budget import EXPLANATION_TOKENS, load_prices, price_of
+from evalkit.mtbench.judge.judges import judge_config, resolve_judge
+from evalkit.mtbench.presets import DEFAULT_PRESET, Preset, load_preset
 from evalkit.runs.plan.counting import token_counter
-from evalkit.runs.plan.hardware import Hardware, hardware_of
-from evalkit.runs.plan.memory import Memory, memory_of, places
-from evalkit.runs.plan.mt_bench import JudgeCost, judge_cost, turns_of
-from evalkit.runs.plan.shapes import ModelShape, shape_of
-from evalkit.runs.plan.workload import DatasetCount, Group, Workload, suite_workload
+from evalkit.runs.plan.shapes import Hardware, ModelShape, hardware_of, shape_of
+from evalkit.runs.plan.workload import (
+    MT_BENCH,
+    DatasetCount,
+    Group,
+    Item,
+    Workload,
+    suite_workload,
+    turns_of,
+)
 
 _LLM_JP_VOCABULARY = 99584
 # How many datasets a note names.
 _FEW = 5
+_MOST_CARDS = 1024
+# Tokens of the 160 judge prompts of a run: answers of ELYZA-7b, and the long ones of gpt-4o.
+JUDGE_INPUT_TYPICAL, JUDGE_INPUT_LONG = 177_057, 225_339
+_JUDGED = 160
 
 
 @dataclass(frozen=True)
@@ -47,6 +60,51 @@ class Campaign:
     read_bytes: float
     files: int
     idle_gpus: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What one copy of a model takes, in bytes.
+
+    Attributes:
+        cards: cards that one copy needs (1 on a CPU).
+        fits: whether it fits at all; on a CPU there is nothing to add.
+        card_bytes: of one card, or of the machine.
+        weights: the weights.
+        free: what is left on the copy's cards.
+        cache: what the rows' cache may take of that.
+        token: one token in the cache.
+        slot: the longest slot.
+        rows: rows of the longest slot that run at once.
+        prefix: the longest shared prefix.
+        activations: a pass of the most tokens, with the logits of its rows.
+    """
+
+    cards: int
+    fits: bool
+    card_bytes: float
+    weights: int
+    free: float
+    cache: float
+    token: int
+    slot: int
+    rows: int
+    prefix: float
+    activations: float
+
+
+@dataclass(frozen=True)
+class JudgeCost:
+    """What judging one run takes; dollars None: no price is known for `model`."""
+
+    judge: str
+    model: str
+    calls: int
+    input_tokens_typical: int
+    input_tokens_long: int
+    output_tokens: int
+    dollars_typical: float | None
+    dollars_long: float | None
 
 
 @dataclass(frozen=True)
@@ -92,12 +150,13 @@ def estimate(config: Config) -> Estimate:
     if config.suite is None:
         raise InputError("no suite is given", fix="suite=jaster   (python -m evalkit list suites)")
     shape, shape_source = shape_of(config.model)
-    hardware = hardware_of(config)
+    hardware = hardware_of(config.gpus, config.gpu_memory, config.dtype, config.plan)
     counter = token_counter(config.model, config.protocol.bos)
     if config.suite.mt_bench is not None:
-        turns, row = turns_of(config)
+        preset = load_preset(config.preset or config.suite.preset or DEFAULT_PRESET)
+        turns, row = turns_of(preset, config.limit)
         work, how = Workload(tuple(turns[-1]), (row,), {}), "the protocol's figures, llm-jp-3 tokenizer"
-        judge = judge_cost(config, row.samples)
+        judge = judge_cost(config.judge, preset, row.samples)
     else:
         work, how, judge = suite_workload(config, counter), counter.how, None
         turns = [list(work.groups)]
@@ -105,10 +164,9 @@ def estimate(config: Config) -> Estimate:
             how = "kept counts of the llm-jp-3 tokenizer"
     batch_size = config.engine.batch_size
     memory = memory_of([group for turn in turns for group in turn], shape, hardware, batch_size=batch_size)
-    copies = max(1, config.gpus // memory.cards)
-    workers = max(1, copies // config.checkpoints)
+    campaign = _campaign(config.gpus, config.checkpoints, memory, datasets=len(work.datasets))
     usual, most = (
-        _bound(turns, shape, hardware, workers=workers, batch_size=batch_size, typical=expected)
+        _bound(turns, shape, hardware, workers=campaign.workers, batch_size=batch_size, typical=expected)
         for expected in (True, False)
     )
     return Estimate(
@@ -123,9 +181,60 @@ def estimate(config: Config) -> Estimate:
         memory=memory,
         bound_typical=usual,
         bound_most=most,
-        campaign=_campaign(config, work.datasets, memory, copies, workers),
+        campaign=campaign,
         judge=judge,
-        notes=tuple(_notes(config, shape, memory, work)),
+        notes=tuple(_notes(shape, memory, work, config.gpus)),
+    )
+
+
+def places(item: Item) -> int:
+    """Tokens an item's slot must hold."""
+    return math.ceil(item.cached + item.own) + item.most - 1
+
+
+def memory_of(
+    groups: Sequence[Group], shape: ModelShape, hardware: Hardware, *, batch_size: int | None = None
+) -> Memory:
+    """The memory one copy of the model needs for this work, on as few cards as hold it.
+
+    Args:
+        groups: what is to be answered.
+        shape: the model.
+        hardware: its card.
+        batch_size: most rows at once; None: what the hardware gains from.
+    """
+    token = shape.token_bytes(hardware.width)
+    weights = shape.parameters * hardware.width
+    longest = max(1, *(places(item) for group in groups for item in group.items))
+    slot = -(-longest // SLOT_STEP) * SLOT_STEP * token
+    prefix = max(group.prefix for group in groups) * token
+    share = CACHE_SHARE[hardware.kind]
+    # Of the widest place of a layer: the gated MLP's three vectors, and the residual's own.
+    wide = 3 * shape.intermediate * shape.active + 4 * shape.hidden
+    activations = MOST_TOKENS[hardware.kind] * wide * hardware.width + 64 * shape.vocab * 4
+
+    def left(cards: int) -> float:
+        return cards * (hardware.memory - hardware.context) - weights
+
+    def fits(cards: int) -> bool:
+        free = left(cards)
+        return free * share >= slot and free * (1 - share) >= prefix + activations
+
+    allowed = range(1, 2 if hardware.kind == "cpu" else _MOST_CARDS + 1)
+    cards = next((count for count in allowed if fits(count)), allowed[-1])
+    free = max(0.0, left(cards))
+    return Memory(
+        cards=cards,
+        fits=fits(cards),
+        card_bytes=hardware.memory,
+        weights=weights,
+        free=free,
+        cache=free * share,
+        token=token,
+        slot=slot,
+        rows=min(int(free * share // slot), batch_size or MOST_ROWS[hardware.kind]),
+        prefix=prefix,
+        activations=activations,
     )
 
 
@@ -164,30 +273,26 @@ def _bound(
     return Bound(flops, read, seconds)
 
 
-def _campaign(
-    config: Config,
-    rows: Sequence[DatasetCount],
-    memory: Memory,
-    copies: int,
-    workers: int,
-) -> Campaign:
+def _campaign(gpus: int, checkpoints: int, memory: Memory, *, datasets: int) -> Campaign:
+    copies = max(1, gpus // memory.cards)
+    workers = max(1, copies // checkpoints)
     side_by_side = max(1, copies // workers)
     return Campaign(
-        checkpoints=config.checkpoints,
+        checkpoints=checkpoints,
         side_by_side=side_by_side,
         workers=workers,
-        rounds=math.ceil(config.checkpoints / side_by_side),
-        read_bytes=float(memory.weights) * config.checkpoints * workers,
+        rounds=math.ceil(checkpoints / side_by_side),
+        read_bytes=float(memory.weights) * checkpoints * workers,
         # Completions and scores of every dataset, and the six files of a run.
-        files=config.checkpoints * (2 * len(rows) + 6),
-        idle_gpus=config.gpus - memory.cards * copies if config.gpus >= memory.cards else 0,
+        files=checkpoints * (2 * datasets + 6),
+        idle_gpus=gpus - memory.cards * copies if gpus >= memory.cards else 0,
     )
 
 
-def _notes(config: Config, shape: ModelShape, memory: Memory, work: Workload) -> list[str]:
+def _notes(shape: ModelShape, memory: Memory, work: Workload, gpus: int) -> list[str]:
     notes = []
     kept = [row.name for row in work.datasets if row.source == "kept counts"]
-    if kept and not (config.suite and config.suite.mt_bench):
+    if kept and kept != [MT_BENCH]:
         named = ", ".join(kept) if len(kept) <= _FEW else f"{len(kept)} datasets"
         notes.append(f"the data is not here, kept counts (*) are used: {named}")
     if kept and shape.vocab != _LLM_JP_VOCABULARY:
@@ -200,10 +305,41 @@ def _notes(config: Config, shape: ModelShape, memory: Memory, work: Workload) ->
             "a model on several cards (engine.device_map=auto) uses one of them at a time: "
             "memory grows with the cards, speed does not"
         )
-    if config.gpus and config.gpus < memory.cards:
-        notes.append(f"gpus={config.gpus} are too few: one copy needs {memory.cards}")
+    if gpus and gpus < memory.cards:
+        notes.append(f"gpus={gpus} are too few: one copy needs {memory.cards}")
     longest = max(group.prefix + places(item) for group in work.groups for item in group.items)
     if shape.context and longest > shape.context:
         beyond = f"the longest prompt with its answer ({longest:.0f} tokens) is beyond the context"
         notes.append(f"{beyond} of {shape.context}")
     return notes
+
+
+def judge_cost(chosen: JudgeConfig | None, preset: Preset, answered: int) -> JudgeCost | None:
+    """What judging `answered` turns costs; None: no judge is chosen and the preset names none.
+
+    Raises:
+        InputError: an incomplete judge, or a price file that is none.
+    """
+    try:
+        judge = resolve_judge(judge_config(chosen, preset))
+    except InputError:
+        if chosen is not None:
+            raise
+        return None
+    model = judge.config.model or judge.model
+    own = judge.config.prices
+    price = price_of(model, load_prices(Path(own).expanduser() if own else None))
+    calls = answered * judge.config.repeats
+    share = calls / _JUDGED
+    output = round(EXPLANATION_TOKENS * calls)
+    usual, long = round(JUDGE_INPUT_TYPICAL * share), round(JUDGE_INPUT_LONG * share)
+    return JudgeCost(
+        judge=judge.label,
+        model=model,
+        calls=calls,
+        input_tokens_typical=usual,
+        input_tokens_long=long,
+        output_tokens=output,
+        dollars_typical=price.of(usual, output) if price else None,
+        dollars_long=price.of(long, output) if price else None,
+    )

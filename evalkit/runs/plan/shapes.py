@@ -1,18 +1,27 @@
-"""The shape of a model: what its weights and its tokens take, and what computing a token takes.
+"""The shape of a model (the size of weights and tokens, the operations of a token), and one worker's card.
 
-From conf/shapes.yaml, `model.random.*`, or a config.json that is on this machine; no weights are
+Shapes come from conf/shapes.yaml, `model.random.*`, or a config.json that is on this machine; no weights are
 read, nothing is fetched.
 """
 
+import os
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Literal
 
 from evalkit.core import assets
-from evalkit.core.config import ModelConfig
+from evalkit.core.config import Dtype, ModelConfig, PlanConfig
 from evalkit.core.errors import InputError
 from evalkit.core.files import read_json_object, read_yaml
 from evalkit.engines.models import prepare_command
 from evalkit.engines.models.files import is_folder
+
+# An A100 with 80 GB: dense operations by bytes per number, and bytes per second.
+_A100_TFLOPS = {2: 312.0, 4: 19.5}
+_A100_BANDWIDTH = 2000.0
+# What a CUDA context and the libraries hold of a card.
+_CONTEXT_BYTES = 1.0e9
+_WIDTHS = {Dtype.bfloat16: 2, Dtype.float16: 2, Dtype.float32: 4}
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,8 @@ def shape_of(model: ModelConfig) -> tuple[ModelShape, str]:
         InputError: it is not known and no config.json is on this machine, or that one has no shape.
     """
     if model.random is not None:
-        own = {name: getattr(model.random, name) for name in _names() if hasattr(model.random, name)}
+        names = [field.name for field in fields(ModelShape)]
+        own = {name: getattr(model.random, name) for name in names if hasattr(model.random, name)}
         return ModelShape(**own), "model.random"
     for key in (model.path, model.name):
         known = read_yaml(assets.CONF / "shapes.yaml").get(key)
@@ -95,10 +105,6 @@ def shape_of(model: ModelConfig) -> tuple[ModelShape, str]:
             ".intermediate .vocab",
         )
     return _read_config(path), str(path)
-
-
-def _names() -> list[str]:
-    return [field.name for field in fields(ModelShape)]
 
 
 def model_file(model: ModelConfig, name: str, source: str | None = None) -> Path | None:
@@ -159,4 +165,42 @@ def _read_config(path: Path) -> ModelShape:
         tied=bool(values.get("tie_word_embeddings", content.get("tie_word_embeddings", False))),
         experts=max(1, experts),
         active=max(1, number("num_experts_per_tok", default=1)),
+    )
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What one worker runs on.
+
+    Attributes:
+        kind: a card or the CPU.
+        memory: bytes of one card (of the machine, on a CPU).
+        context: bytes of it that are gone before weights are loaded.
+        flops: operations per second at the peak, in the run's precision; None: not given.
+        bandwidth: bytes per second at the peak; None: not given.
+        width: bytes per number of weights and cache.
+    """
+
+    kind: Literal["cpu", "cuda"]
+    memory: float
+    context: float
+    flops: float | None
+    bandwidth: float | None
+    width: int
+
+
+def hardware_of(gpus: int, gpu_memory: float, dtype: Dtype, peaks: PlanConfig) -> Hardware:
+    """The hardware that the options `gpus`, `gpu_memory` (GB), `dtype` and `plan.*` describe."""
+    cpu = gpus == 0
+    width = _WIDTHS.get(dtype, 4 if cpu else 2)
+    tflops = peaks.tflops or (None if cpu else _A100_TFLOPS[width])
+    bandwidth = peaks.bandwidth or (None if cpu else _A100_BANDWIDTH)
+    machine = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return Hardware(
+        kind="cpu" if cpu else "cuda",
+        memory=machine if cpu else gpu_memory * 1e9,
+        context=0.0 if cpu else _CONTEXT_BYTES,
+        flops=tflops and tflops * 1e12,
+        bandwidth=bandwidth and bandwidth * 1e9,
+        width=width,
     )

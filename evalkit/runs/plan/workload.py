@@ -1,7 +1,11 @@
-"""What a suite asks for in tokens: from its real prompts where they are here, else from kept counts."""
+"""What a suite asks for in tokens: from its real prompts where they are here, else from kept counts.
+
+The figures of MT-Bench are from sections 2 and 10 of its protocol notes: prompts counted with the
+llm-jp-3 tokenizer, judge prompts with cl100k.
+"""
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -12,6 +16,7 @@ from evalkit.core.config import Config, SuiteData
 from evalkit.core.errors import InputError
 from evalkit.core.types import Request, Sampling
 from evalkit.engines.local.prefixes import shared_prefixes
+from evalkit.mtbench.presets import DEFAULT_PRESET, LengthRule, Preset, load_preset
 from evalkit.runs.plan.counting import TokenCounter
 from evalkit.runs.suite import sample_limit, suite_few_shots, suite_specs
 from evalkit.tasks.load import MissingDataError, Task, load_bundled, load_task
@@ -21,6 +26,12 @@ from evalkit.tasks.spec import TaskSpec
 # A typical answer is as long as the gold one, and ends with a blank line.
 _END_TOKENS = 2
 _SHOTS_COUNTED = 4
+MT_BENCH = "mt-bench"
+QUESTIONS = 80
+# Mean tokens of the first prompt, and of what the second turn adds to prompt and first answer.
+FIRST_PROMPT, SECOND_PROMPT = 95.0, 36.0
+# Mean tokens of an answer: 193 of ELYZA-7b-fast-instruct's, 182 of the gpt-4 references.
+TYPICAL_ANSWER = 190.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +111,7 @@ def suite_workload(config: Config, counter: TokenCounter) -> Workload:
         if (counts := table.get(spec.name)) is None:
             left_out[spec.name] = "its data is not here and no counts of it are kept"
             continue
-        group, row = _from_counts(config, spec, counts, shots[spec.name])
+        group, row = _from_counts(spec, counts, sample_limit(config.limit), shots[spec.name])
         groups.append(group)
         rows.append(row)
     if not rows:
@@ -117,7 +128,7 @@ def suite_workload(config: Config, counter: TokenCounter) -> Workload:
 def _task(config: Config, spec: TaskSpec, shots: int) -> Task | None:
     """The dataset with its samples; None when it is not on this machine."""
     assert config.suite is not None
-    limit = sample_limit(config)
+    limit = sample_limit(config.limit)
     if config.suite.data is SuiteData.bundled:
         return load_bundled(spec, limit=limit, num_few_shots=shots)
     folder = default_data_dir() if config.data_dir is None else Path(config.data_dir).expanduser()
@@ -202,25 +213,19 @@ class _Counts:
 
 def _kept_counts() -> dict[str, _Counts]:
     with (assets.CONF / "counts.csv").open(encoding="utf-8", newline="") as file:
-        return dict(_rows(csv.DictReader(file)))
-
-
-def _rows(lines: Iterable[dict[str, str]]) -> Iterator[tuple[str, _Counts]]:
-    for line in lines:
-        yield (
-            line["dataset"],
-            _Counts(
+        return {
+            line["dataset"]: _Counts(
                 dev_samples=int(line["dev_samples"]),
                 instruction=float(line["instruction_tokens"]),
                 shots=float(line["shots_tokens"]),
                 input=float(line["input_tokens"]),
                 gold=float(line["gold_tokens"]),
-            ),
-        )
+            )
+            for line in csv.DictReader(file)
+        }
 
 
-def _from_counts(config: Config, spec: TaskSpec, counts: _Counts, shots: int) -> tuple[Group, DatasetCount]:
-    limit = sample_limit(config)
+def _from_counts(spec: TaskSpec, counts: _Counts, limit: int, shots: int) -> tuple[Group, DatasetCount]:
     samples = min(limit, counts.dev_samples) if limit else counts.dev_samples
     prefix = counts.instruction + counts.shots * shots / _SHOTS_COUNTED
     typical = _usual(spec.output_length, counts.gold)
@@ -236,3 +241,37 @@ def _from_counts(config: Config, spec: TaskSpec, counts: _Counts, shots: int) ->
         source="kept counts",
     )
     return Group(prefix, items), row
+
+
+# --- MT-Bench ----------------------------------------------------------------------------------
+
+
+def turns_of(preset: Preset, limit: int | None) -> tuple[list[list[Group]], DatasetCount]:
+    """The work of each turn (the second waits for the first), and the counts of both together.
+
+    Args:
+        preset: how the answers are made.
+        limit: questions to answer; None, 0 or below: all.
+    """
+    default = load_preset(DEFAULT_PRESET)
+    rule = preset.length.rule or default.length.rule
+    tokens = preset.length.tokens or default.length.tokens or 0
+    questions = min(limit, QUESTIONS) if limit and limit > 0 else QUESTIONS
+    answers = questions * preset.sampling.answers
+    turns, prompt, computed, most, typical = [], 0.0, 0.0, 0, 0.0
+    context, own = 0.0, FIRST_PROMPT
+    for _ in preset.turns:
+        used = context + own if rule is LengthRule.total else 0.0
+        longest = max(1, int(tokens - used))
+        usual = min(TYPICAL_ANSWER, longest)
+        item = Item(own, longest, usual, cached=context)
+        turns.append([Group(0.0, (item,) * answers)])
+        prompt += answers * (context + own)
+        computed += answers * own
+        most += answers * longest
+        typical += answers * usual
+        # What the first turn has computed is kept for the second.
+        context, own = context + own + usual, SECOND_PROMPT
+    samples = answers * len(preset.turns)
+    row = DatasetCount(MT_BENCH, samples, prompt, computed, 0.0, most, typical, "kept counts")
+    return turns, row

@@ -2,16 +2,22 @@
 
 import dataclasses
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from evalkit.core.config import Config
-from evalkit.core.errors import EvalkitError, InputError
+from evalkit.core.config import Config, ModelConfig
+from evalkit.core.errors import EvalkitError, InputError, InterruptedRunError, foreign
+from evalkit.core.options import CommandLine
+from evalkit.core.progress import say
+from evalkit.runs.jobs import Job, run_in_child
 from evalkit.runs.watch.checkpoints import Signature, candidates, problem, signature
 
 INTERRUPTED = 130
+# The watcher sets these for each checkpoint; the other options are the evaluation's.
+_REPLACED = ("watch", "watch_poll", "watch_settle", "watch_timeout", "model", "model.name")
 
 
 @dataclass(frozen=True)
@@ -139,10 +145,6 @@ def check(config: Config) -> Path:
         )
     if config.suite is None:
         raise InputError("no suite is given", fix="suite=jaster   (python -m evalkit list suites)")
-    for key, least in (("watch_poll", 0.05), ("watch_settle", 0.0), ("watch_timeout", 0.0)):
-        value = getattr(config, key)
-        if value is not None and value < least:
-            raise InputError(f"{key}={value:g} is less than {least:g} seconds", where=f"option {key}")
     return folder
 
 
@@ -155,7 +157,74 @@ def checkpoint_name(config: Config, path: Path) -> str:
 
 def checkpoint_config(config: Config, path: Path, name: str) -> Config:
     """The options of a single run on a checkpoint."""
-    from evalkit.core.config import ModelConfig
-
     model = dataclasses.replace(config.model or ModelConfig(), path=str(path), name=name)
     return dataclasses.replace(config, model=model, watch=None)
+
+
+def watch(line: CommandLine, config: Config) -> int:
+    """Watches a folder; returns the exit code.
+
+    Raises:
+        InputError: bad options or data; nothing was started.
+        InterruptedRunError: an evaluation was interrupted; the same command continues.
+    """
+    check(config)
+    finished = _finished(config)
+
+    def evaluate(path: Path, name: str) -> Evaluated:
+        path = path.absolute()
+        # A file of the checkpoint may go or change at this very moment.
+        with foreign("the checkpoint cannot be read", where=path):
+            folder = finished(checkpoint_config(config, path, name))
+        if folder:
+            return Evaluated(0, str(folder), new=False)
+        return _in_a_child(_words(line, path, name), name)
+
+    watcher = Watcher(config, evaluate)
+    code = watcher.run()
+    _print_end(watcher)
+    return code
+
+
+def _words(line: CommandLine, path: Path, name: str) -> tuple[str, ...]:
+    kept = [word for word in line.overrides if word.partition("=")[0] not in _REPLACED]
+    return ("run", "model=hf", f"model.path={path}", f"model.name={name}", *kept)
+
+
+def _in_a_child(words: tuple[str, ...], name: str) -> Evaluated:
+    # In a process of its own: whatever it leaves in memory, or breaks, goes with it.
+    with tempfile.TemporaryDirectory(prefix="evalkit-watch-") as folder:
+        path = Path(folder) / "job.json"
+        Job(words, name, str(Path.cwd())).write(path)
+        code = run_in_child(path)
+        job = Job.read(path)
+    if code == INTERRUPTED:
+        raise InterruptedRunError(
+            f"the evaluation of {name} was interrupted; what was finished is kept",
+            fix="run the same command again: it continues",
+        )
+    return Evaluated(code, job.folder, job.why)
+
+
+def _finished(config: Config) -> Callable[[Config], Path | None]:
+    """Tells the run directory of a command that has nothing left to do; the data is read once."""
+    assert config.suite is not None
+    if config.suite.mt_bench is not None:
+        from evalkit.runs.mt_bench import finished_answers
+
+        return finished_answers
+    from evalkit.runs.run import finished_run
+    from evalkit.runs.suite import load_suite
+
+    suite = load_suite(config, say=say)
+    return lambda single: finished_run(single, suite)
+
+
+def _print_end(watcher: Watcher) -> None:
+    results = list(watcher.done.values())
+    fine = [evaluated for evaluated in results if not evaluated.code]
+    print(f"{len(results)} checkpoints: {len(fine)} ok, {len(results) - len(fine)} failed")
+    if len(fine) > 1:
+        folders = " ".join(str(Path(evaluated.folder or "").parent) for evaluated in fine[:2])
+        more = " ..." if len(fine) > 2 else ""
+        print(f"  next: python -m evalkit compare {folders}{more} --steps")

@@ -56,7 +56,6 @@ def test_large_models_take_several_gpus() -> None:
 @pytest.mark.parametrize(
     ("changes", "device", "message"),
     [
-        ({"num_workers": 0}, "cpu", "engine.num_workers is 0"),
         ({"gpus_per_worker": 2}, "cuda", "spread over them"),
         ({"gpus_per_worker": 2, "device_map": "auto"}, "cuda", "has 2 GPUs"),
         ({}, "cuda", "has 1 GPUs"),

@@ -108,7 +108,7 @@ def test_completions_equal_the_local_ones(server: ModelServer) -> None:
 
 
 def test_token_ids_give_the_same(server: ModelServer) -> None:
-    from evalkit.core.server_options import PromptForm
+    from evalkit.core.config import PromptForm
 
     requests = [Request("a", "日本語", 9), Request("b", "<s>abc", 9)]
     options = EngineConfig(name="api", base_url=server.url, prompts=PromptForm.tokens)

@@ -7,9 +7,16 @@ from typing import Any
 import pytest
 
 from evalkit.__main__ import main
-from evalkit.core.config import BosRule, Config, EngineConfig, ModelConfig, RandomShape
+from evalkit.core.config import (
+    BosRule,
+    Config,
+    EngineConfig,
+    ModelConfig,
+    PromptForm,
+    RandomShape,
+    ServerKind,
+)
 from evalkit.core.errors import EvalkitError, InputError
-from evalkit.core.server_options import PromptForm, ServerKind
 from evalkit.core.types import Completion, Message, Request, Sampling
 from evalkit.engines import build_engine, identify
 from evalkit.engines.local.random_model import byte_tokenizer

@@ -6,8 +6,7 @@ from evalkit.__main__ import main
 from evalkit.cli.command import VERBS
 from evalkit.core.errors import InputError
 from evalkit.core.options import load_config, parse
-from evalkit.runs.sweep.launchers import check_launcher, launcher_options
-from evalkit.runs.sweep.slurm import SlurmOptions
+from evalkit.runs.sweep.launchers import SlurmOptions, check_launcher, launcher_options
 from evalkit.runs.sweep.values import expand, values_of
 
 

@@ -1,15 +1,29 @@
-"""The file of a job: what it runs, where, and how it ended. Written by the job, read by who waits."""
+"""A job: one command in a process of its own, which frees its memory and contains its crashes.
 
+Its file says what it runs, where, and how it ended. The job writes it; the process that waits reads it.
+"""
+
+import contextlib
 import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
 
 from evalkit.core.durable import write_json_atomic
 from evalkit.core.errors import EvalkitError
+from evalkit.core.signals import STOPPING
+
+PACKAGES = Path(__file__).resolve().parents[2]
+# A job that is asked to stop may have a long pass of the model to finish first.
+STOP_SECONDS = 60.0
+# A log is UTF-8 whatever the terminal is in.
+_LOG_ENCODING = {"PYTHONIOENCODING": "utf-8"}
+_STOPPING = (signal.SIGINT, *STOPPING)
 
 
 @dataclass(frozen=True)
@@ -82,3 +96,55 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def run_in_child(path: Path) -> int:
+    """Runs the job of a file in a child process and returns its exit code.
+
+    When this process is interrupted, the child is asked to stop and waited for.
+    """
+    job = Job.read(path)
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context(Path(job.log).open("ab")) if job.log else None
+        child = subprocess.Popen(
+            [sys.executable, "-m", "evalkit.cli.child", str(path)],
+            cwd=job.directory,
+            env={**os.environ, "PYTHONPATH": _python_path(), **(_LOG_ENCODING if log else {})},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT if log else None,
+        )
+        try:
+            child.wait()
+        except BaseException:
+            _stop(child)
+            _note_end(path, child.returncode)
+            raise
+    return _note_end(path, child.returncode)
+
+
+def _python_path() -> str:
+    # The parent may have found evalkit through its working directory.
+    return os.pathsep.join(filter(None, (str(PACKAGES), os.environ.get("PYTHONPATH"))))
+
+
+def _stop(child: "subprocess.Popen[bytes]") -> None:
+    child.terminate()
+    try:
+        child.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def _note_end(path: Path, code: int) -> int:
+    """The job's exit code; a process that was killed could not write why itself."""
+    job = Job.read(path)
+    if job.code is None:
+        # A signal before the first or after the last line of evalkit's own finds no handler.
+        own, why = 1, f"its process ended with {code}"
+        if code < 0:
+            own, why = 130 if -code in _STOPPING else 1, f"stopped by {signal.Signals(-code).name}"
+        job = replace(job, code=own, why=why).write(path)
+    assert job.code is not None
+    return job.code

@@ -1,0 +1,139 @@
+"""The life of a run, the same for suites and MT-Bench: lock, recover, generate, finish.
+
+The same command finds its own unfinished run by the hash of its identity, and continues it. Every
+record is on disk before the next one is made. results.json is written last: its presence means done.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from evalkit.core.config import Config
+from evalkit.core.durable import is_whole_text, remove_file, write_checked_json
+from evalkit.core.logs import log_to
+from evalkit.core.signals import signals_stop_the_run, stop_if_signalled
+from evalkit.core.text import folder_name
+from evalkit.core.words import t
+from evalkit.records.environment import (
+    CONFIG,
+    ENVIRONMENT,
+    describe_environment,
+    kept_environment,
+    write_config,
+)
+from evalkit.records.run_folder import RunDirectory, SampleRecord, run_id
+
+if TYPE_CHECKING:
+    from evalkit.engines.base import Engine, Identified
+
+Say = Callable[[str], None]
+Opened = Callable[[Path], None]
+Content = TypeVar("Content")
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[Content]):
+    """How a run ended: its results, the completions made by this call, and those kept from earlier ones."""
+
+    folder: Path
+    results: Content
+    generated: int
+    kept: int
+
+
+class Run(ABC, Generic[Content]):
+    """What differs between the kinds of runs. `Content` is the type of what results.json holds.
+
+    Attributes:
+        config: the options, as config.yaml keeps them.
+        identified: the model, the engine's family and the precision.
+        identity: everything the completions depend on, as plain JSON values.
+        directory: the run directory, named by the hash of `identity`.
+    """
+
+    def __init__(self, config: Config, identified: "Identified", identity: dict[str, Any]) -> None:
+        assert config.suite is not None
+        self.config = config
+        self.identified = identified
+        self.identity = identity
+        folder = Path(config.out or "results").expanduser() / identified.model.label
+        self.directory = RunDirectory(folder / folder_name(config.suite.name) / run_id(identity))
+
+    @property
+    def engine_config(self) -> Config:
+        """The options the engine is built with."""
+        return self.config
+
+    @abstractmethod
+    def recover(self, say: Say) -> tuple[int, int]:
+        """Drops what a crash left in the logs; returns how many records are kept and how many are missing."""
+
+    @abstractmethod
+    def kept_results(self) -> Content | None:
+        """The results on disk if this command has nothing to add to them, else None. Writes nothing."""
+
+    def write_files(self, *, keep: bool) -> None:
+        """Writes the files a run begins with; `keep`: only those that are missing or damaged."""
+        if not (keep and is_whole_text(self.directory.path / CONFIG)):
+            write_config(self.config, self.directory.path)
+
+    def engine_started(self, described: dict[str, Any]) -> dict[str, Any]:
+        """Receives the engine's description; returns further entries of environment.json."""
+        return {}
+
+    @abstractmethod
+    def generate(self, engine: "Engine") -> Iterator[tuple[str, SampleRecord]]:
+        """Yields the missing records, each with its task and as soon as it is made."""
+
+    @abstractmethod
+    def finish(self) -> Content:
+        """Writes results.json from the kept records and returns its content."""
+
+
+def complete(run: Run[Content], *, say: Say, opened: Opened) -> Outcome[Content]:
+    """Generates what a run lacks and writes its results, continuing where an earlier call stopped.
+
+    Args:
+        run: the run.
+        say: receives progress messages, one line at a time.
+        opened: receives the run directory once it is locked.
+
+    Raises:
+        RunLockedError: another process works on the run.
+        EvalkitError: something failed on the way; finished completions are kept.
+        InterruptedRunError: a signal came; finished completions are kept.
+    """
+    directory, generated = run.directory, 0
+    with directory, log_to(directory.path / "run.log") as log, signals_stop_the_run():
+        opened(directory.path)
+        say(t("run: {folder}", folder=directory.path))
+        kept, missing = run.recover(say)
+        results = None if missing else run.kept_results()
+        if results is None:
+            log.info("%d completions are kept, %d are to be made", kept, missing)
+            # results.json means done, so it goes before anything is added to the run.
+            remove_file(directory.results_path)
+        run.write_files(keep=results is not None)
+        environment = {"identity": run.identity, **describe_environment()}
+        # An existing file names the engine that made the kept completions: it stays until one is started.
+        if kept_environment(directory.path) is None:
+            write_checked_json(directory.path / ENVIRONMENT, environment)
+        if missing:
+            from evalkit.engines import build_engine
+
+            with build_engine(run.engine_config, run.identified.model) as engine:
+                described = engine.describe()
+                environment |= {"engine": described, **run.engine_started(described)}
+                write_checked_json(directory.path / ENVIRONMENT, environment)
+                for task, record in run.generate(engine):
+                    directory.append(task, record)
+                    generated += 1
+                    stop_if_signalled()
+        return Outcome(directory.path, run.finish() if results is None else results, generated, kept)
+
+
+def finished(run: Run[Any]) -> Path | None:
+    """The run directory if the run has nothing left to do, else None; loads no model."""
+    return None if run.kept_results() is None else run.directory.path
