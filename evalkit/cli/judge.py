@@ -15,7 +15,8 @@ key comes from the environment: OPENAI_API_KEY, or AZURE_OPENAI_API_KEY with AZU
 options: run, or answers and out; judge, judge.model, judge.base_url, judge.deployment,
 judge.api_version, judge.api_key_env, judge.identity, judge.parameters.KEY, judge.concurrency,
 judge.timeout, judge.retries, judge.max_wait, judge.repeats, judge.reduce (mean, median),
-judge.max_cost (dollars), judge.prices (a copy of conf/prices.yaml), judge.store; preset, language;
+judge.max_cost (dollars), judge.prices (a copy of conf/prices.yaml), judge.store, judge.prompts (a judge
+prompt file of your own); preset, language;
 mode (online, batch), batch.submit, batch.results, batch.poll; mirror, offline, metrics.resamples
 """
 

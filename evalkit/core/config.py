@@ -203,7 +203,7 @@ class JudgeConfig:
     place of the server in the address of a judgment: a server that moves keeps what it has judged.
     `concurrency` calls at once at most; `retries` after a transient error; `timeout` and `max_wait`
     in seconds. `max_cost` in dollars; `prices` is a file in the form of conf/prices.yaml; `store`
-    the folder of the shared judgments.
+    the folder of the shared judgments; `prompts` a judge prompt file that replaces the preset's.
     """
 
     name: str = MISSING
@@ -225,6 +225,7 @@ class JudgeConfig:
     max_cost: float | None = None
     prices: str | None = None
     store: str | None = None
+    prompts: str | None = None
 
 
 @dataclass
