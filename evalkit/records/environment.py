@@ -68,7 +68,7 @@ def describe_environment() -> dict[str, Any]:
 
 
 def kept_environment(folder: Path) -> dict[str, Any] | None:
-    """What a run's environment.json holds; None when it is not there or damaged."""
+    """The content of a run's environment.json; None when it is missing or damaged."""
     try:
         return read_checked_json(folder / ENVIRONMENT)
     except (OSError, ValueError):
@@ -105,7 +105,7 @@ def read_timings(folder: Path) -> dict[str, float]:
 def timed(
     completions: Iterable[Completion], folder: Path, dataset_of: Callable[[str], str]
 ) -> Iterator[Completion]:
-    """Hands completions on and adds the time they took to the run's timings.
+    """Passes completions through and adds their time to the run's timings.
 
     Args:
         completions: as an engine yields them.

@@ -36,7 +36,7 @@ PROTOCOL_RESAMPLES = 10_000
 PROTOCOL_SPLIT = "dev"
 # The keys of a figure in the file, in their order.
 _FIGURE_KEYS = ("value", "n", "stderr", "ci95", "metric_version")
-# What others than the run itself read of `Results.run`, where it is there.
+# Types of the optional entries of `Results.run` that other code reads.
 _RUN: dict[str, Any] = {
     "identity": dict[str, Any],
     "datasets": dict[str, dict[str, Any]],

@@ -119,7 +119,7 @@ class SampleRecord:
 
 
 def run_id(identity: dict[str, Any]) -> str:
-    """Twelve hexadecimal digits that name whatever decides a run's completions."""
+    """The hash of a run's identity, twelve hexadecimal digits."""
     return text_sha256(canonical_json(identity))[:12]
 
 
@@ -179,7 +179,7 @@ class RunDirectory:
         finally:
             self._appenders.clear()
             self._lock.release()
-        # What stopped the run is the message, not what that did to the closing of files.
+        # The error that stopped the run is reported, not those of closing the files after it.
         if failed and error is None:
             raise failed[0]
 
@@ -198,7 +198,7 @@ class RunDirectory:
         return damaged
 
     def append(self, task: str, record: SampleRecord) -> None:
-        """Keeps one completion for good."""
+        """Appends one completion to the task's log."""
         if task not in self._appenders:
             self._appenders[task] = Appender(self.samples_path(task))
         self._appenders[task].append(record.line())

@@ -1,4 +1,4 @@
-"""An unpacked bundle: its models stand for their names, its data are the packed ones."""
+"""An unpacked bundle: model names resolve to its files, and its data must be as packed."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ SUMS = "SHA256SUMS"
 
 
 def use(data_dir: Path) -> bool:
-    """Makes an unpacked bundle's models the ones that names stand for; False when it is no bundle."""
+    """Has model names resolve to the files of an unpacked bundle; False when the folder is no bundle."""
     if not (data_dir / MARK).is_file():
         return False
     for inside in ("hub", "cache"):
@@ -19,7 +19,7 @@ def use(data_dir: Path) -> bool:
             raise InputError(
                 f"the bundle's folder {inside} leads out of it by a link", where=data_dir / inside
             )
-    # Both are read when the hub's library is imported or a path is asked for, which is later.
+    # Both variables are read later: when the hub library is imported, or a path is requested.
     os.environ["HF_HUB_CACHE"] = str((data_dir / "hub").resolve())
     os.environ["EVALKIT_CACHE"] = str((data_dir / "cache").resolve())
     return True
@@ -44,7 +44,7 @@ def check_unchanged(path: Path, digest: str, data_dir: Path, packed: dict[str, s
     """Refuses a file of a bundle whose bytes are not the packed ones.
 
     Raises:
-        InputError: says what was expected and got.
+        InputError: another hash than the packed file's.
     """
     expected = packed.get(path.relative_to(data_dir).as_posix(), digest)
     if digest != expected:

@@ -1,4 +1,4 @@
-"""The verb ask: one question to a model, with the prompt it really gets."""
+"""The verb ask: one question to a model, shown with the exact prompt."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -33,7 +33,7 @@ def ask(config: Config) -> Asked:
 
     Raises:
         InputError: no model or no question.
-        EvalkitError: the model cannot be had or loaded.
+        EvalkitError: the model cannot be fetched or loaded.
     """
     from evalkit.engines import build_engine, identify
     from evalkit.engines.local.tokenizer import load_tokenizer
@@ -44,7 +44,7 @@ def ask(config: Config) -> Asked:
     if not question.strip():
         raise InputError("no question is given", fix='ask model=1.8b-instruct "自然言語処理とは何か"')
     resolved = identify(config).model
-    # A model that only a server has is shown as the conversation that is sent.
+    # For a model that only a server has, the conversation is shown as it is sent.
     tokenizer = load_tokenizer(resolved) if resolved.has_tokenizer else None
     prompt = _prompt(question, config.ask.system, tokenizer)
     own = replace(config, generation=replace(config.generation, from_model=False))

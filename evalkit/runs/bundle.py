@@ -1,4 +1,4 @@
-"""One tar file with all that a run needs, for machines without a network.
+"""One tar file with everything a run needs, for machines without a network.
 
     <name>/
         bundle.json              what it holds
@@ -39,7 +39,7 @@ class Contents:
         files: path inside the bundle -> file.
         texts: path inside the bundle -> content.
         facts: what bundle.json says.
-        options: what a command needs, besides `data_dir`, to find what has no name elsewhere.
+        options: what a command needs in addition to `data_dir`, for files that no name resolves to.
     """
 
     files: dict[str, Path] = field(default_factory=dict)
@@ -59,7 +59,7 @@ def collect(config: Config, *, say: Callable[[str], None]) -> Contents:
 
     Raises:
         InputError: neither a suite nor a model is named.
-        EvalkitError: something cannot be had (unless `allow_missing`).
+        EvalkitError: something is unavailable (unless `allow_missing`).
     """
     if config.suite is None and config.model is None:
         raise InputError("what shall be packed?", fix="suite=jaster and/or model=1.8b-instruct")
@@ -83,7 +83,7 @@ def _add_suite(contents: Contents, config: Config, say: Callable[[str], None]) -
         try:
             _add_mt_bench(contents, config, "ja")
         except FetchError as error:
-            # The suite was asked for; these few files only come along.
+            # Only the suite was requested; these few files are an addition.
             say(f"left out: MT-Bench, {error.what}")
     _add_metric_models(contents, config, specs, say)
 
@@ -177,7 +177,7 @@ def write(contents: Contents, out: Path, *, progress: Callable[[int], None]) -> 
     Args:
         contents: what goes in.
         out: the file; the folder inside the tar is named like it.
-        progress: told the bytes of each file as it is packed.
+        progress: receives the bytes of each file as it is packed.
 
     Raises:
         EvalkitError: no space left, or `out` cannot be written.

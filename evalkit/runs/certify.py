@@ -31,7 +31,7 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """How the table calls it."""
+        """Its name in the table."""
         return f"batch {self.batch_size}, {'shuffled' if self.shuffled else 'in order'}"
 
 
@@ -80,7 +80,7 @@ def certify(
         config: the options; scoring follows them.
         suite: the samples.
         engine: the engine under test, model loaded.
-        say: takes one line at a time for the person who waits.
+        say: receives progress messages, one line at a time.
     """
     template = PromptTemplate.of(config.protocol)
     sampling = Sampling(do_sample=config.generation.do_sample)

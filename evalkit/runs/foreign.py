@@ -162,7 +162,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def _check_datasets(names: Sequence[str] | Mapping[str, Any], suite: Mapping[str, Task], path: Path) -> None:
-    # Datasets of other suites may lie beside the ones asked for; a name nobody knows is a mistake.
+    # Files of other suites' datasets may be in the same folder; an unknown name is a mistake.
     unknown = [name for name in names if name not in suite and name not in task_names()]
     if unknown:
         raise InputError(

@@ -32,7 +32,7 @@ class Job:
 
     Attributes:
         words: the command line, without `python -m evalkit`.
-        label: what tells the job from the others, for people.
+        label: distinguishes the job from the others in messages.
         directory: the folder that relative paths in `words` start from.
         log: where its output goes; None: to the terminal.
         host, pid: the process that runs it or ran it last; None before.
@@ -76,13 +76,13 @@ class Job:
 
     @property
     def runs_here(self) -> bool:
-        """Whether a process of this machine is at it."""
+        """Whether a process of this machine runs it."""
         if self.code is not None or self.pid is None or self.host != socket.gethostname():
             return False
         return _is_alive(self.pid)
 
     def stop(self) -> None:
-        """Asks the process to stop; it keeps what is finished and ends with 130."""
+        """Sends SIGTERM to the process; it keeps what is finished and exits with 130."""
         if self.runs_here:
             assert self.pid is not None
             os.kill(self.pid, signal.SIGTERM)
@@ -138,10 +138,10 @@ def _stop(child: "subprocess.Popen[bytes]") -> None:
 
 
 def _note_end(path: Path, code: int) -> int:
-    """The job's exit code; a process that was killed could not write why itself."""
+    """The job's exit code; records the reason for a process that was killed before it could."""
     job = Job.read(path)
     if job.code is None:
-        # A signal before the first or after the last line of evalkit's own finds no handler.
+        # A signal before evalkit starts or after it ends finds no handler.
         own, why = 1, f"its process ended with {code}"
         if code < 0:
             own, why = 130 if -code in _STOPPING else 1, f"stopped by {signal.Signals(-code).name}"

@@ -1,4 +1,4 @@
-"""Scoring a run's kept completions again, and what moved by it."""
+"""Scoring a run's kept completions again, and which values changed."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from evalkit.tasks.spec import TaskSpec
 # What may change without new completions.
 _SCORING_OPTIONS = ("protocol.strip", "protocol.answer_regex", "metrics.", "export")
 _OTHER_OPTIONS = ("run", "out", "offline", "allow_missing", "lang")
-# Options of earlier versions, and options of other verbs: no completion or score hangs on them.
+# Options of earlier versions and of other verbs: no completion or score depends on them.
 _PASSED_OVER = ("serve", "plan")
 
 
@@ -93,7 +93,7 @@ def rescore(given: Config) -> Rescored:
 
 
 def open_run(folder: Path, given: Config) -> KeptRun:
-    """Reads a run directory and lays the scoring options of `given` over its configuration.
+    """Reads a run directory and replaces its scoring options by those of `given`.
 
     Raises:
         InputError: see `rescore`.
@@ -101,7 +101,7 @@ def open_run(folder: Path, given: Config) -> KeptRun:
     directory = RunDirectory(folder)
     before = _kept_results(directory)
     config = kept_config(folder / "config.yaml")
-    _lay_over(config, given)
+    _replace_scoring_options(config, given)
     absent = before.partial.datasets if before else {}
     tasks, missing, gaps = [], {}, {}
     for spec in suite_specs(config):
@@ -138,7 +138,7 @@ def kept_config(path: Path) -> Config:
     return read_options(path, Config, "the run's configuration", mend=_of_today)
 
 
-def _lay_over(config: Config, given: Config) -> None:
+def _replace_scoring_options(config: Config, given: Config) -> None:
     for option in given.given:
         if option in _OTHER_OPTIONS:
             continue

@@ -1,4 +1,4 @@
-"""suite + data folder -> Tasks: what every verb that needs samples starts with."""
+"""suite + data folder -> tasks with their samples: the start of every verb that needs samples."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from evalkit.tasks.spec import TaskSpec, few_shot_counts, load_spec
 
 @dataclass(frozen=True)
 class LoadedSuite:
-    """The tasks of a suite that are there, and the reason for each that is not."""
+    """The available tasks of a suite, and the reason for each that is missing."""
 
     name: str
     tasks: tuple[Task, ...]

@@ -1,6 +1,6 @@
-"""Texts -> token ids without loading a model, or a stand-in where the tokenizer is not there.
+"""Texts -> token ids without loading a model, or an estimate where the tokenizer is missing.
 
-The stand-in's figures were measured on the prompts of the suite jaster with the llm-jp-3 tokenizer
+The estimate was measured on the prompts of the suite jaster with the llm-jp-3 tokenizer
 (docs/scaling.md).
 """
 

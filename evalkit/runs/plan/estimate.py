@@ -77,7 +77,7 @@ class Memory:
         slot: the longest slot.
         rows: rows of the longest slot that run at once.
         prefix: the longest shared prefix.
-        activations: a pass of the most tokens, with the logits of its rows.
+        activations: of the largest pass, with the logits of its rows.
     """
 
     cards: int
@@ -95,7 +95,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class JudgeCost:
-    """What judging one run takes; dollars None: no price is known for `model`."""
+    """The cost of judging one run; dollars None: no price is known for `model`."""
 
     judge: str
     model: str
@@ -109,7 +109,7 @@ class JudgeCost:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Everything `plan` says; `notes` are what a reader must know to trust it."""
+    """Everything `plan` prints; `notes` are its limitations."""
 
     model: str
     suite: str
@@ -247,7 +247,7 @@ def _bound(
     batch_size: int | None,
     typical: bool,
 ) -> Bound:
-    """The bound when the work is shared evenly; answers of typical length or as long as they may be."""
+    """The bound for evenly shared work; for answers of typical length or of the maximum length."""
     flops, read = 0.0, 0.0
     rows = batch_size or MOST_ROWS[hardware.kind]
     # A pass reads the weights that one token goes through, and those of the logits.

@@ -170,12 +170,12 @@ def _read_config(path: Path) -> ModelShape:
 
 @dataclass(frozen=True)
 class Hardware:
-    """What one worker runs on.
+    """The hardware of one worker.
 
     Attributes:
         kind: a card or the CPU.
         memory: bytes of one card (of the machine, on a CPU).
-        context: bytes of it that are gone before weights are loaded.
+        context: bytes of it in use before weights are loaded.
         flops: operations per second at the peak, in the run's precision; None: not given.
         bandwidth: bytes per second at the peak; None: not given.
         width: bytes per number of weights and cache.

@@ -63,7 +63,7 @@ class SlurmOptions(LocalOptions):
     setup: list[str] | None = None
 
 
-# What each does, and its options.
+# The launchers: a description, and the class of their options.
 LAUNCHERS: dict[str, tuple[str, type[LocalOptions] | None]] = {
     "basic": ("one job after another", None),
     "slurm": ("a SLURM job array", SlurmOptions),
@@ -72,7 +72,7 @@ LAUNCHERS: dict[str, tuple[str, type[LocalOptions] | None]] = {
 
 
 def check_launcher(words: Sequence[str]) -> tuple[str, LocalOptions | None]:
-    """The launcher that the words of a command line name, and its options (None: it has none).
+    """The launcher that a command line names, and its options (None: it has none).
 
     Raises:
         InputError: another option of Hydra, an unknown launcher, key or value, or a launcher whose
@@ -107,7 +107,7 @@ def check_launcher(words: Sequence[str]) -> tuple[str, LocalOptions | None]:
 
 
 def is_installed(name: str) -> bool:
-    """Whether what a launcher needs is there."""
+    """Whether the packages a launcher needs are installed."""
     return LAUNCHERS[name][1] is None or importlib.util.find_spec("submitit") is not None
 
 
@@ -193,15 +193,15 @@ class SubmittedJob:
         """Runs the job of a file; returns its exit code."""
         import submitit
 
-        # A task of submitit has a process of its own already, and only there do its signals work:
-        # before the time is up it leaves this call in the middle and puts the job back into the queue.
+        # A submitit task already is a process of its own, and its signals work only there: before the
+        # time limit it interrupts this call and requeues the job.
         job = Job.read(path)
         os.chdir(job.directory)
         replace(job, log=str(submitit.JobEnvironment().paths.stdout)).write(path)
         return self.run_job(path)
 
     def checkpoint(self, path: Path) -> "DelayedSubmission":
-        """The same job once more: it continues."""
+        """The same job again: it continues."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self, path)

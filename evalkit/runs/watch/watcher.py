@@ -1,4 +1,7 @@
-"""The watch: look, wait until a checkpoint is whole, evaluate it in a process of its own, look again."""
+"""Watching a folder (`watch=`): each checkpoint is evaluated once it is completely written.
+
+Each evaluation is a process of its own with `model=hf model.path=... model.name=...`.
+"""
 
 import dataclasses
 import sys
@@ -36,7 +39,7 @@ Evaluate = Callable[[Path, str], Evaluated]
 
 @dataclass
 class _Seen:
-    """A checkpoint folder as it was at the last look, and since when it has been so.
+    """The state of a checkpoint folder at the last look, and since when it has not changed.
 
     `settled`: it was evaluated or reported in this state.
     """
@@ -50,8 +53,8 @@ class _Seen:
 class Watcher:
     """Evaluates the checkpoints below a folder, each once.
 
-    What was done before is known by its run id, not by a list of the watcher's own: it can be
-    stopped and started again at any time.
+    Finished evaluations are found by their run ids, so the watcher can be stopped and started again
+    at any time.
     """
 
     config: Config
@@ -84,7 +87,7 @@ class Watcher:
             time.sleep(config.watch_poll)
 
     def _look(self, folder: Path) -> bool:
-        """Takes note of what is there; whether a checkpoint is still being written."""
+        """Lists the checkpoints; returns whether one is not evaluated or reported yet."""
         now = time.monotonic()
         try:
             there = candidates(folder)
@@ -92,7 +95,7 @@ class Watcher:
             raise InputError(
                 f"the folder cannot be read: {error.strerror}", where=f"watch={folder}"
             ) from None
-        # A folder that comes back is looked at anew; the order is that of the training steps.
+        # A folder that was removed and returns counts as new. The order is that of the training steps.
         self._seen = {path: self._as_seen(path, now) for path in there}
         return any(not seen.settled for seen in self._seen.values())
 
@@ -101,7 +104,7 @@ class Watcher:
         return before if before and before.signature == current else _Seen(current, now)
 
     def _next(self) -> bool:
-        """Deals with the first checkpoint that has been still for long enough; whether there was one."""
+        """Evaluates the first checkpoint without recent changes; returns whether there was one."""
         now = time.monotonic()
         for path, seen in self._seen.items():
             if not seen.settled and now - seen.since >= self.config.watch_settle:
@@ -173,7 +176,7 @@ def watch(line: CommandLine, config: Config) -> int:
 
     def evaluate(path: Path, name: str) -> Evaluated:
         path = path.absolute()
-        # A file of the checkpoint may go or change at this very moment.
+        # The training run may remove or change a file of the checkpoint meanwhile.
         with foreign("the checkpoint cannot be read", where=path):
             folder = finished(checkpoint_config(config, path, name))
         if folder:
@@ -192,7 +195,7 @@ def _words(line: CommandLine, path: Path, name: str) -> tuple[str, ...]:
 
 
 def _in_a_child(words: tuple[str, ...], name: str) -> Evaluated:
-    # In a process of its own: whatever it leaves in memory, or breaks, goes with it.
+    # A process of its own frees all memory and contains crashes.
     with tempfile.TemporaryDirectory(prefix="evalkit-watch-") as folder:
         path = Path(folder) / "job.json"
         Job(words, name, str(Path.cwd())).write(path)
@@ -207,7 +210,7 @@ def _in_a_child(words: tuple[str, ...], name: str) -> Evaluated:
 
 
 def _finished(config: Config) -> Callable[[Config], Path | None]:
-    """Tells the run directory of a command that has nothing left to do; the data is read once."""
+    """Returns a function that gives the run directory of a finished command; the data is read once."""
     assert config.suite is not None
     if config.suite.mt_bench is not None:
         from evalkit.runs.mt_bench import finished_answers
