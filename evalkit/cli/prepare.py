@@ -82,7 +82,7 @@ def _prepare_suite(config: Config) -> int:
         files = fetch_all(config, config.suite.mt_bench)
         print(t("MT-Bench: {n} files of its presets are here, as they are pinned", n=len(files)))
         return 0
-    specs = suite_specs(config.suite)
+    specs = suite_specs(config)
     if config.suite.data is SuiteData.bundled:
         print(t("the suite {name} is bundled: there is nothing to prepare", name=config.suite.name))
         return 0

@@ -77,7 +77,7 @@ def collect(config: Config, *, say: Callable[[str], None]) -> Contents:
 
 def _add_suite(contents: Contents, config: Config, say: Callable[[str], None]) -> None:
     assert config.suite is not None
-    specs = suite_specs(config.suite)
+    specs = suite_specs(config)
     if config.suite.data is SuiteData.prepared:
         _add_data(contents, config, specs, say)
         try:

@@ -51,7 +51,7 @@ def score_completions(config: Config, *, say: Callable[[str], None]) -> Results:
     completions = read_completions(path, suite.tasks)
     answers, missing, gaps = _matched(config, suite, completions)
     scored = score_tasks(answers, config.protocol, config.metrics, offline=is_offline(config))
-    counts = suite_few_shots(config, suite_specs(config.suite))
+    counts = suite_few_shots(config, suite_specs(config))
     shots = differing_few_shots({task.spec.name: counts[task.spec.name] for task in scored}, config)
     reasons = []
     if config.suite and config.suite.data is SuiteData.bundled:

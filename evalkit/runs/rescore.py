@@ -104,7 +104,7 @@ def open_run(folder: Path, given: Config) -> KeptRun:
     _lay_over(config, given)
     absent = before.partial.datasets if before else {}
     tasks, missing, gaps = [], {}, {}
-    for spec in suite_specs(config.suite):
+    for spec in suite_specs(config):
         records = _evaluated(directory.records(spec.name).values(), sample_limit(config.limit))
         rates = before.datasets.get(spec.name) if before else None
         if rates and len(records) < rates.n:

@@ -123,9 +123,8 @@ class SuiteRun(Run[Results]):
         except InputError:
             return None
         options = dict(results.protocol.options)
-        wanted = dict(
-            protocol_record(self.config, self.identified.dtype, self.identity.get("task_few_shots")).options
-        )
+        shots = self.identity.get("task_few_shots")
+        wanted = dict(protocol_record(self.config, self.identified.dtype, shots).options)
         covered, limit = options.pop("limit", None), wanted.pop("limit")
         covers = covered == 0 or (isinstance(covered, int) and 0 < limit <= covered)
         if not covers or options != wanted or results.missing_metrics or not scores_fit(directory, results):

@@ -30,26 +30,26 @@ def sample_limit(limit: int | None) -> int:
     return PROTOCOL_LIMIT if limit is None else max(limit, 0)
 
 
-def suite_specs(suite: SuiteConfig | None) -> list[TaskSpec]:
+def suite_specs(config: Config) -> list[TaskSpec]:
     """The specifications of the suite's tasks, in its order.
 
     Raises:
         InputError: no suite, a suite without tasks, a task twice or unknown, or `num_few_shots` of a task
             that is not there.
     """
-    if suite is None:
+    if config.suite is None:
         raise InputError("no suite is given", fix="suite=jaster   (python -m evalkit list suites)")
-    if not suite.tasks:
+    if not config.suite.tasks:
         raise InputError(
-            f"the suite {suite.name} has no tasks",
+            f"the suite {config.suite.name} has no tasks",
             where="option suite.tasks",
             fix="suite=task suite.tasks=[jamp,janli]   (python -m evalkit list tasks)",
         )
-    specs = [load_spec(name) for name in suite.tasks]
+    specs = [load_spec(name) for name in config.suite.tasks]
     names = [spec.name for spec in specs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"named twice: {', '.join(twice)}", where="option suite.tasks")
-    few_shot_counts(specs, suite.num_few_shots, 0)
+    suite_few_shots(config, specs)
     return specs
 
 
@@ -74,7 +74,7 @@ def load_suite(config: Config, *, say: Callable[[str], None], few_shots: bool = 
     Raises:
         InputError: a dataset is missing (unless `allow_missing`), malformed, or too short.
     """
-    specs = suite_specs(config.suite)
+    specs = suite_specs(config)
     assert config.suite is not None
     shots = suite_few_shots(config, specs) if few_shots else {spec.name: 0 for spec in specs}
     if config.suite.data is SuiteData.bundled:

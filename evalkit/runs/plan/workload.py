@@ -96,7 +96,7 @@ def suite_workload(config: Config, counter: TokenCounter) -> Workload:
     here: list[tuple[Task, list[Request]]] = []
     kept: list[TaskSpec] = []
     template = PromptTemplate.of(config.protocol)
-    specs = suite_specs(config.suite)
+    specs = suite_specs(config)
     shots = suite_few_shots(config, specs)
     for spec in specs:
         task = _task(config, spec, shots[spec.name])
@@ -225,11 +225,9 @@ def _kept_counts() -> dict[str, _Counts]:
         }
 
 
-def _from_counts(
-    spec: TaskSpec, counts: _Counts, limit: int, num_few_shots: int
-) -> tuple[Group, DatasetCount]:
+def _from_counts(spec: TaskSpec, counts: _Counts, limit: int, shots: int) -> tuple[Group, DatasetCount]:
     samples = min(limit, counts.dev_samples) if limit else counts.dev_samples
-    prefix = counts.instruction + counts.shots * num_few_shots / _SHOTS_COUNTED
+    prefix = counts.instruction + counts.shots * shots / _SHOTS_COUNTED
     typical = _usual(spec.output_length, counts.gold)
     items = (Item(counts.input, spec.output_length, typical),) * samples
     row = DatasetCount(
