@@ -12,7 +12,7 @@ from evalkit.core.words import shown, t
 from evalkit.mtbench.judge.budget import EXPLANATION_TOKENS
 
 if TYPE_CHECKING:
-    from evalkit.mtbench.judge.dispatch import Estimate
+    from evalkit.mtbench.judge.dispatch import JudgingEstimate
 
 # Headings that leave room for a model's name on 80 columns.
 SHORT = {
@@ -200,7 +200,7 @@ def _interval(cell: Mapping[str, Any] | None) -> str:
     return "{:.2f}..{:.2f}".format(*cell["ci95"])
 
 
-def print_estimate(judge: str, estimate: "Estimate", console: Console) -> None:
+def print_estimate(judge: str, estimate: "JudgingEstimate", console: Console) -> None:
     """Prints what a judging would call and cost."""
     kept = estimate.wanted - estimate.calls
     calls = t(

@@ -22,7 +22,7 @@ def identify(config: Config) -> Identified:
     if config.engine.name == "api":
         from evalkit.engines.servers.identity import identify_served
 
-        return identify_served(config)
+        return identify_served(config.model, config.engine, config.dtype, offline=is_offline(config))
     model = resolve(config.model, offline=is_offline(config))
     if config.engine.name == "vllm":
         from evalkit.engines.vllm import deciding_options
@@ -39,18 +39,17 @@ def build_engine(config: Config, resolved: ResolvedModel) -> Engine:
         InputError: an engine evalkit does not have, or options this machine cannot satisfy.
         EvalkitError: the model's files changed while they were loaded.
     """
-    name = config.engine.name
+    name, options, dtype = config.engine.name, config.engine, config.dtype
+    bos, follow = config.protocol.bos, config.generation.from_model
+    engine: Engine
     if name == "ray":
         from evalkit.engines.ray.engine import RayEngine
 
-        return RayEngine(config, resolved)
+        return RayEngine(resolved, options, dtype, bos=bos, follow_generation_config=follow)
     if name == "api":
         from evalkit.engines.servers.engine import ApiEngine
 
-        return ApiEngine(config, resolved)
-    options, dtype = config.engine, config.dtype
-    bos, follow = config.protocol.bos, config.generation.from_model
-    engine: Engine
+        return ApiEngine(resolved, options, bos=bos, follow_generation_config=follow)
     if name == "local":
         from evalkit.engines.local.engine import LocalEngine
 

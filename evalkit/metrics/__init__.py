@@ -1,6 +1,7 @@
 """The metrics by name. Nothing heavy is imported here: each metric loads what it needs when used."""
 
 from collections.abc import Iterable
+from functools import partial
 
 from evalkit.core.config import Dtype, MetricsConfig
 from evalkit.core.errors import InputError
@@ -55,8 +56,8 @@ _ALL: tuple[Metric, ...] = (
     *(
         ModelMetric(
             f"bert_score_{language}_f1",
-            fetch=lambda config, offline, language=language: bert_score.bert_files(language, offline),
-            open=lambda config, offline, language=language: bert_score.open_bert_score(language, offline),
+            fetch=partial(bert_score.bert_files, language),
+            open=partial(bert_score.open_bert_score, language),
             wanted=lambda config: config.bert_score,
         )
         for language in ("ja", "en")
@@ -79,7 +80,7 @@ def get_metric(name: str) -> Metric:
     """The metric of that name.
 
     Raises:
-        InputError: there is none; the message has the near names.
+        InputError: unknown name; the message lists near names.
     """
     if name not in METRICS:
         raise InputError(
@@ -94,8 +95,8 @@ def needs_model(name: str) -> bool:
 
 
 def wanted_metrics(names: Iterable[str], config: MetricsConfig) -> list[str]:
-    """What to compute for a task that lists `names`: those not switched off, each followed by what
-    is reported beside it.
+    """What to compute for a task that lists `names`: those not switched off, each followed by the
+    metrics that are always reported with it.
     """
     expanded: dict[str, None] = {}
     for name in names:
@@ -104,7 +105,7 @@ def wanted_metrics(names: Iterable[str], config: MetricsConfig) -> list[str]:
             continue
         expanded[name] = None
         if isinstance(metric, SampleMetric):
-            expanded.update(dict.fromkeys(metric.beside))
+            expanded.update(dict.fromkeys(metric.also_report))
     return list(expanded)
 
 

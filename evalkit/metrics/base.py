@@ -30,15 +30,15 @@ class MetricUnavailableError(EvalkitError):
 class SampleMetric:
     """A number per sample, a pure function of (prediction, gold); a dataset's value is the mean.
 
-    `version` changes whenever a value can change. `beside` names metrics that are reported
-    wherever this one is. `scale` holds the least and the greatest value; `binary`: there are no
+    `version` changes whenever a value can change. `also_report` names metrics that are
+    reported wherever this one is. `scale` holds the least and the greatest value; `binary`: there are no
     others.
     """
 
     name: str
     version: str
     score: Callable[[str, str], float]
-    beside: tuple[str, ...] = ()
+    also_report: tuple[str, ...] = ()
     scale: "Interval | None" = (0.0, 1.0)
     binary: bool = False
 
@@ -48,7 +48,7 @@ class CorrelationMetric:
     """One number per dataset.
 
     Attributes:
-        parse: prediction -> the number it stands for.
+        parse: prediction -> number.
         score: (predicted numbers, gold numbers), each of length n -> the correlation.
         resample: the same on every bootstrap resample: (x, y, resamples) -> float64 [resamples].
     """
@@ -77,7 +77,7 @@ class ModelMetric:
 
     `fetch(config, offline)` gets its files, `open(config, offline)` loads it; both raise
     `MetricUnavailableError` when it is not here. Where `wanted(config)` is false the metric is not
-    asked for, and so not missing either.
+    computed and does not count as missing.
     """
 
     name: str

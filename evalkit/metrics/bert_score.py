@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from evalkit.core.config import MetricsConfig
 from evalkit.core.errors import foreign
 from evalkit.metrics.base import MetricUnavailableError, Triple
 from evalkit.metrics.model_files import PREPARE
@@ -29,8 +30,10 @@ FILES = (
 _WEIGHTS = "model.safetensors"
 
 
-def bert_files(language: str, offline: bool) -> Path:
+def bert_files(language: str, config: MetricsConfig, offline: bool) -> Path:
     """The folder of bert-score's default model for ja or en.
+
+    No option chooses it: `config` is there for the signature of `ModelMetric.fetch`.
 
     Raises:
         MetricUnavailableError: not here, and not fetched.
@@ -46,13 +49,13 @@ def bert_files(language: str, offline: bool) -> Path:
     )
 
 
-def open_bert_score(language: str, offline: bool) -> "BertScore":
+def open_bert_score(language: str, config: MetricsConfig, offline: bool) -> "BertScore":
     """bert-score's F1 with its default model for ja or en.
 
     Raises:
         MetricUnavailableError: the library or the model is not here.
     """
-    return BertScore(bert_files(language, offline), default_layers(language))
+    return BertScore(bert_files(language, config, offline), default_layers(language))
 
 
 def default_layers(language: str) -> int:

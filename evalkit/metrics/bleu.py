@@ -1,8 +1,8 @@
 """BLEU, 0..100: the reference's own figure (`bleu_*`) and the true sentence BLEU (`sentence_bleu_*`).
 
-llm-jp-eval v1.3.1 hands sacreBLEU two strings where it wants lists of sentences, so that every
-character is a segment. What comes out has a closed form that needs no tokenizer; jaster.md
-section 1 of the protocol notes gives it.
+llm-jp-eval v1.3.1 passes sacreBLEU two strings where it expects lists of sentences, so that every
+character is a segment. The result has a closed form that needs no tokenizer
+(docs/protocol/jaster.md, section 1).
 """
 
 import math

@@ -1,4 +1,4 @@
-"""comet_wmt22: Unbabel/wmt22-comet-da without the unbabel-comet package, whose pins shut out ours.
+"""comet_wmt22: Unbabel/wmt22-comet-da without the unbabel-comet package, whose requirements conflict.
 
 from evalkit.metrics.comet import Comet
 Comet("wmt22-comet-da", encoder="xlm-roberta-large").score([{"src": ..., "mt": ..., "ref": ...}])
@@ -36,7 +36,7 @@ class Comet:
     sentence is met that is not kept.
 
     Args:
-        checkpoint: `model.ckpt`, or the folder above `checkpoints/`; hparams.yaml lies beside `checkpoints/`.
+        checkpoint: `model.ckpt`, or the folder above `checkpoints/`; hparams.yaml is in the same folder.
         encoder: a folder with the encoder's tokenizer and config; its weights are in the checkpoint.
         device: auto (a GPU when there is one), cpu, cuda, cuda:1 ...
         batch_size: sentences at a time.

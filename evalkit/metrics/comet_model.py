@@ -2,7 +2,7 @@
 
 An XLM-R encoder whose L+1 hidden states are mixed by the sparsemax of learned scalars, averaged
 over the tokens of a sentence, and a Tanh feed-forward over six features of the three sentence
-embeddings (jaster.md section 3 of the protocol notes).
+embeddings (docs/protocol/jaster.md, section 3).
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ ENCODER_PREFIX = "encoder.model."
 RESERVED_POSITIONS = 4
 # Older transformers kept these as buffers in the state dict; they hold nothing that was learned.
 _NOT_LEARNED = ("embeddings.position_ids", "pooler.")
-# What this loader implements; a checkpoint that says otherwise would be scored wrongly.
+# What this loader implements; a checkpoint with other settings would give wrong scores.
 _EXPECTED_HPARAMS = {
     "class_identifier": "regression_metric",
     "encoder_model": "XLM-RoBERTa",

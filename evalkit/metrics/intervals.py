@@ -4,7 +4,7 @@
 - The difference of two such means on the same samples: Newcombe's method 10 (Newcombe 1998), which
   joins the two Wilson intervals and allows for the correlation of the pairs.
 - Any other figure of one dataset: the percentile bootstrap over its samples, PCG64 seed 0. Where all
-  values are equal, or there are fewer than five, they do not say how far another draw would move the
+  values are equal, or there are fewer than five, they do not show how far another draw would move the
   figure: there is no interval.
 - A mean of several figures: MOVER (Zou and Donner 2008), which adds the squared distances of each part's
   ends from its estimate. A part without an interval enters with the widest one its scale allows.
@@ -39,9 +39,9 @@ class Spread:
     """How sure a figure is.
 
     Attributes:
-        interval: 95 %, [low, high]; None where the values do not tell.
+        interval: 95 %, [low, high]; None where the values do not determine one.
         error: the standard error; None where there is no interval to go with it.
-        carried: what the figure brings into a mean of several: its interval, else the widest one that
+        carried: what the figure contributes to a mean of several: its interval, else the widest one that
             its scale allows. None: its scale has no ends.
     """
 
@@ -142,7 +142,7 @@ def newcombe(both: int, only_a: int, only_b: int, neither: int) -> Interval:
 
 
 def widest(values: Sequence[float], scale: Interval) -> Interval:
-    """An interval for the mean of n >= 1 values that themselves do not tell, by their scale alone.
+    """An interval for the mean of n >= 1 values that do not determine one, by their scale alone.
 
     All equal: of other draws a share up to Wilson's upper end of 0 in n may lie at either end of the
     scale. Else Wilson's interval at the mean's place in the scale: no values with that mean vary more.

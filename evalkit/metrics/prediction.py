@@ -21,7 +21,7 @@ def prediction(completion_text: str, *, strip: bool = False, answer_regex: str |
         strip: the named deviation `protocol.strip` of later versions and forks: the white space
             around the text before the first blank line goes, before NFKC.
         answer_regex: the named deviation `protocol.answer_regex`: the first match in the whole
-            completion (its first group when it has one) stands for the completion; without a match
+            completion (its first group when it has one) replaces the completion; without a match
             the completion stays as it is. Cut, strip and NFKC follow.
 
     Raises:

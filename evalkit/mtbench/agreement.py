@@ -17,8 +17,8 @@ from evalkit.core.errors import InputError
 from evalkit.core.files import Row, int_field, read_rows, text_field
 from evalkit.core.types import Judgment
 from evalkit.mtbench.data import Books, pinned_files
+from evalkit.mtbench.fastchat_logs import jsonl_files, pair_of, read_judgments
 from evalkit.mtbench.folder import MtBenchFolder
-from evalkit.mtbench.logs import jsonl_files, pair_of, read_judgments
 from evalkit.mtbench.pairwise import Match, spearman
 from evalkit.mtbench.presets import DEFAULT_PRESET, load_preset
 from evalkit.mtbench.replay import replay_singles

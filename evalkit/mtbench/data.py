@@ -16,7 +16,7 @@ from evalkit.sources.pins import Pin
 if TYPE_CHECKING:
     from evalkit.sources.fetch import Fetcher
 
-# Gives the local path of a pinned file, or raises FetchError.
+# Returns the local path of a pinned file, or raises FetchError.
 Files = Callable[[PinnedFile], Path]
 
 
@@ -34,7 +34,7 @@ class Books:
 
         Raises:
             InputError: the preset has no questions in that language.
-            FetchError: a file cannot be had or is not the pinned one.
+            FetchError: a file cannot be fetched or is not the pinned one.
         """
         return self.in_language(self.language(question_id))
 
@@ -53,11 +53,12 @@ def load_book(preset: Preset, language: Language, files: Files) -> PromptBook:
     """The preset's judge prompts with the questions and references of one language.
 
     Raises:
-        FetchError: a file cannot be had or is not the pinned one.
+        FetchError: a file cannot be fetched or is not the pinned one.
     """
     chosen = preset.sets[language]
+    prompts = preset.prompts
     return PromptBook(
-        prompts=prompts_from(read_rows(files(preset.prompts))),
+        prompts=prompts_from(read_rows(Path(prompts.file) if prompts.file else files(prompts))),
         questions=questions_from(read_rows(files(chosen.questions))),
         references=references_from(read_rows(files(chosen.references))),
     )
@@ -83,7 +84,7 @@ def fetch_all(config: Config, language: str) -> dict[str, Path]:
     """The files of every preset that has a language, by where a cache folder keeps them.
 
     Raises:
-        FetchError: one of them cannot be had.
+        FetchError: one of them cannot be fetched.
     """
     presets = [load_preset(config.preset)] if config.preset else map(load_preset, preset_names())
     wanted = [preset for preset in presets if language in preset.sets]

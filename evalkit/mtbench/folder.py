@@ -16,7 +16,7 @@ from evalkit.core.errors import InputError
 from evalkit.core.files import check_types
 from evalkit.core.text import folder_name
 from evalkit.core.types import Judgment
-from evalkit.mtbench.questions import Answer, Language
+from evalkit.mtbench.questions import Language, ModelAnswer
 from evalkit.records.run_folder import SampleRecord
 
 SAMPLES = "mt_bench"
@@ -36,7 +36,7 @@ class Header:
 
 
 def logged_label(judge: str) -> str:
-    """What a judge is called whose judgments come from a log: a new judging must not replace them."""
+    """The label of judgments read from a log: a new judging by that judge must not replace them."""
     return f"{judge} (log)"
 
 
@@ -153,7 +153,7 @@ def open_folder(path: str | None, option: str = "run") -> MtBenchFolder:
     return MtBenchFolder(folder)
 
 
-def answers_of(turns: Iterable[SampleRecord]) -> list[Answer]:
+def answers_of(turns: Iterable[SampleRecord]) -> list[ModelAnswer]:
     """The turns put together to answers; a turn whose earlier one is missing is left out."""
     grouped: dict[tuple[str, int, int], dict[int, str]] = {}
     for turn in turns:
@@ -163,11 +163,11 @@ def answers_of(turns: Iterable[SampleRecord]) -> list[Answer]:
     for (model, question_id, choice), texts in grouped.items():
         in_order = tuple(texts[number] for number in range(1, len(texts) + 1) if number in texts)
         if 1 in texts:
-            answers.append(Answer(question_id, model, in_order, choice))
+            answers.append(ModelAnswer(question_id, model, in_order, choice))
     return answers
 
 
-def turns_of(answers: Sequence[Answer], categories: dict[int, str]) -> list[SampleRecord]:
+def turns_of(answers: Sequence[ModelAnswer], categories: dict[int, str]) -> list[SampleRecord]:
     """Given answers as turn records; the last row of a (model, question, choice) counts."""
     records: dict[str, SampleRecord] = {}
     for answer in answers:

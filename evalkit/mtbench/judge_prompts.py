@@ -4,9 +4,10 @@ Source: sections 4, 5 and 9 of the MT-Bench protocol notes. Templates are filled
 braces that come in with a question or an answer are never expanded.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from string import Formatter
+from typing import Literal
 
 from evalkit.core.errors import InputError
 from evalkit.core.files import Row, text_field
@@ -14,11 +15,27 @@ from evalkit.core.types import Message
 from evalkit.mtbench.questions import Question
 from evalkit.mtbench.ratings import VERDICT_FORMAT
 
-_NAMES = """
-question question_1 question_2 ref_answer_1 ref_answer_2
-answer answer_1 answer_2 answer_a answer_a_1 answer_a_2 answer_b answer_b_1 answer_b_2
-"""
-FIELDS = frozenset(_NAMES.split())
+# The prompts by name: the fields of a template, those it must have first.
+_FIELDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "single-v1": (("answer",), ("question",)),
+    "single-math-v1": (("answer",), ("question", "ref_answer_1")),
+    "single-v1-multi-turn": (("answer_2",), ("question_1", "answer_1", "question_2")),
+    "single-math-v1-multi-turn": (
+        ("answer_2",),
+        ("question_1", "answer_1", "question_2", "ref_answer_1", "ref_answer_2"),
+    ),
+    "pair-v2": (("answer_a", "answer_b"), ("question",)),
+    "pair-math-v1": (("answer_a", "answer_b"), ("question", "ref_answer_1")),
+    "pair-v2-multi-turn": (
+        ("answer_a_2", "answer_b_2"),
+        ("question_1", "question_2", "answer_a_1", "answer_b_1"),
+    ),
+    "pair-math-v1-multi-turn": (
+        ("answer_a_2", "answer_b_2"),
+        ("question_1", "question_2", "answer_a_1", "answer_b_1", "ref_answer_1", "ref_answer_2"),
+    ),
+}
+Kind = Literal["single", "pair"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +133,7 @@ def prompts_from(rows: Iterable[tuple[str, Row]]) -> dict[str, JudgePrompt]:
     """Judge prompt rows by name.
 
     Raises:
-        InputError: a field is missing, or a template asks for something that is no known field.
+        InputError: a field is missing, or a template has an unknown field or lacks the answer.
     """
     prompts = {}
     for place, row in rows:
@@ -126,24 +143,40 @@ def prompts_from(rows: Iterable[tuple[str, Row]]) -> dict[str, JudgePrompt]:
             template=text_field(row, "prompt_template", place),
             output_format=str(row.get("output_format", VERDICT_FORMAT)),
         )
-        _check_template(prompt.template, place)
+        _check_template(prompt, place)
         prompts[prompt.name] = prompt
     return prompts
 
 
-def _check_template(template: str, place: str) -> None:
+def _check_template(prompt: JudgePrompt, place: str) -> None:
+    where = f"{place}, field prompt_template"
     try:
-        parts = list(Formatter().parse(template))
+        parts = list(Formatter().parse(prompt.template))
     except ValueError as error:
-        raise InputError(f"not a template: {error}", where=f"{place}, field prompt_template") from None
+        raise InputError(f"not a template: {error}", where=where) from None
+    needed, more = _FIELDS.get(prompt.name, ((), tuple(_ALL_FIELDS)))
     for _, field, form, conversion in parts:
         # Plain names only: `{answer.x}` or `{answer!r}` would reach into the value.
-        if field is not None and (field not in FIELDS or form or conversion):
+        if field is not None and (field not in needed + more or form or conversion):
             raise InputError(
                 f"unknown template field {{{field}}}",
-                where=f"{place}, field prompt_template",
-                fix=f"known fields: {', '.join(sorted(FIELDS))}",
+                where=where,
+                fix=f"known fields of {prompt.name}: {', '.join(sorted(needed + more))}",
             )
+    used = {field for _, field, _, _ in parts}
+    if missing := [field for field in needed if field not in used]:
+        raise InputError(
+            f"the template shows the judge no {{{missing[0]}}}", where=where, fix=f"add {{{missing[0]}}}"
+        )
+
+
+_ALL_FIELDS = frozenset(field for needed, more in _FIELDS.values() for field in needed + more)
+
+
+def prompt_names(kind: Kind, turns: Sequence[int]) -> list[str]:
+    """The names of the prompts that rate one answer or compare two, in these turns."""
+    wanted = [name for name in _FIELDS if name.startswith(f"{kind}-")]
+    return [name for name in wanted if 2 in turns or not name.endswith("-multi-turn")]
 
 
 def _name(general: str, with_reference: str, question: Question, turn: int) -> str:

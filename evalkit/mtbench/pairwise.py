@@ -17,13 +17,14 @@ from evalkit.core.errors import InputError
 from evalkit.core.text import canonical_json, text_sha256
 from evalkit.core.types import Judgment
 from evalkit.mtbench.data import Books, pinned_files
+from evalkit.mtbench.fastchat_logs import answers_by_model, read_answers
 from evalkit.mtbench.folder import MtBenchFolder, answers_of, open_folder
-from evalkit.mtbench.judge.calls import JudgeCall, keys_of
+from evalkit.mtbench.judge.calls import JudgeCall, check_own_prompts, keys_of
 from evalkit.mtbench.judge.dispatch import JudgeReplies, ask_judge, open_judge
-from evalkit.mtbench.judge.judges import Judge
-from evalkit.mtbench.logs import answers_by_model, read_answers
-from evalkit.mtbench.presets import DEFAULT_PRESET, Preset, load_preset
-from evalkit.mtbench.questions import Answer
+from evalkit.mtbench.judge.judges import Judge, judging_preset
+from evalkit.mtbench.judge_prompts import PromptBook
+from evalkit.mtbench.presets import DEFAULT_PRESET, Preset
+from evalkit.mtbench.questions import ModelAnswer
 from evalkit.mtbench.ratings import Side, Winner, parse_pair, winner_of
 from evalkit.mtbench.tables.model_tables import preset_record
 
@@ -70,13 +71,13 @@ class WinRate:
 
 @dataclass(frozen=True, slots=True)
 class Bias:
-    """What the judge favours apart from the answers.
+    """Biases of the judge by position and length of the answers.
 
     `first`, `second`, `tie`: the shares of the games' verdicts by position. `consistent`: the share
     of matches in which both orders give the same verdict; the others favour the first or the second
     position, or are a verdict in one order and a tie in the other. `longer_wins`: the share of
     decided matches whose winner wrote the longer answer; `length_correlation`: Spearman's rho of
-    length difference and outcome. None where nothing can be said.
+    length difference and outcome. None where there is too little data.
     """
 
     games: int
@@ -231,7 +232,7 @@ def plan_pairwise(config: Config) -> PairwisePlan:
             f"the runs were made for different presets: {', '.join(sorted(names))}",
             fix="preset= the one whose questions and prompts are to be used",
         )
-    preset = load_preset(config.preset or (names.pop() if names else DEFAULT_PRESET))
+    preset = judging_preset(config.preset or (names.pop() if names else DEFAULT_PRESET), config.judge)
     answers = _answers(config, folders)
     pairs = list(_pairs(list(answers), config.pairwise.baseline))
     identity = {
@@ -240,6 +241,7 @@ def plan_pairwise(config: Config) -> PairwisePlan:
             model: sorted(list(asdict(answer).values()) for answer in own.values())
             for model, own in answers.items()
         },
+        **({"prompts": preset.own_prompts} if preset.own_prompts else {}),
     }
     default = Path("results") / "pairwise" / text_sha256(canonical_json(identity))[:12]
     out = Path(config.out).expanduser() if config.out else default
@@ -285,7 +287,7 @@ def compare(plan: PairwisePlan, config: Config, *, say: Callable[[str], None]) -
     return content
 
 
-def _answers(config: Config, folders: Sequence[MtBenchFolder]) -> dict[str, dict[int, Answer]]:
+def _answers(config: Config, folders: Sequence[MtBenchFolder]) -> dict[str, dict[int, ModelAnswer]]:
     listed = [answer for folder in folders for answer in answers_of(folder.turns())]
     if config.answers is not None:
         listed += read_answers(Path(config.answers).expanduser())
@@ -313,7 +315,7 @@ def _pairs(models: list[str], baseline: str | None) -> Iterator[tuple[str, str]]
 
 def _pairings(
     pairs: Sequence[tuple[str, str]],
-    answers: Mapping[str, Mapping[int, Answer]],
+    answers: Mapping[str, Mapping[int, ModelAnswer]],
     books: Books,
     preset: Preset,
     judge: Judge,
@@ -325,9 +327,13 @@ def _pairings(
             missing.append(f"{one} and {two}: {lost} questions are answered by only one of them")
         for question_id in shared:
             first, second = answers[one][question_id].turns, answers[two][question_id].turns
+            book = books.of(question_id)
+            check_own_prompts(book, preset, "pair")
             for turn in preset.turns:
                 try:
-                    pairings.append(_pairing(question_id, turn, (one, two), (first, second), books, judge))
+                    pairings.append(
+                        _pairing(question_id, turn, (one, two), (first, second), book, preset, judge)
+                    )
                 except InputError as error:
                     missing.append(f"{one} and {two}: {error.what}")
     return pairings, missing
@@ -338,10 +344,10 @@ def _pairing(
     turn: int,
     models: tuple[str, str],
     turns: tuple[tuple[str, ...], tuple[str, ...]],
-    books: Books,
+    book: PromptBook,
+    preset: Preset,
     judge: Judge,
 ) -> Pairing:
-    book = books.of(question_id)
     prompt, straight = book.pair(question_id, turn, *turns)
     _, swapped = book.pair(question_id, turn, *reversed(turns))
     category = book.questions[question_id].category
@@ -356,7 +362,7 @@ def _pairing(
             repeat=0,
             prompt=prompt,
             messages=messages,
-            keys=keys_of(judge, messages, 0),
+            keys=keys_of(judge, messages, 0, preset.own_prompts),
         )
         for game, messages in ((1, straight), (2, swapped))
     ]

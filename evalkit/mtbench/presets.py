@@ -4,16 +4,17 @@ A preset names its files by URL and sha256 and says which section of the protoco
 what the notes do not give is null.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 
 from omegaconf import MISSING, OmegaConf
 
 from evalkit.core import assets
 from evalkit.core.errors import InputError, foreign
-from evalkit.core.files import read_options
+from evalkit.core.files import read_bytes, read_options
 from evalkit.core.text import did_you_mean
 from evalkit.mtbench.questions import CATEGORIES, Language, language_of
 from evalkit.mtbench.rules import RULES
@@ -21,7 +22,7 @@ from evalkit.mtbench.rules import RULES
 DEFAULT_PRESET = "llm-jp-3-card"
 
 
-class Status(Enum):
+class EndStatus(Enum):
     """How one judgment ended; only `ok` and `out_of_range` have a value.
 
     `unparsed`: no rating in the text. `malformed`: a rating on which the reference would crash.
@@ -70,6 +71,19 @@ class PinnedFile:
 
 
 @dataclass
+class PromptFile(PinnedFile):
+    """The judge prompts: an upstream file, or a local `file`, whose hash is computed.
+
+    In a preset the path is relative to the preset's own folder.
+    """
+
+    url: str = ""
+    sha256: str = ""
+    license: str = ""
+    file: str | None = None
+
+
+@dataclass
 class QuestionSet:
     """The questions of one language with their reference answers."""
 
@@ -105,7 +119,7 @@ class Preset:
     name: str = MISSING
     source: str = MISSING
     sets: dict[str, QuestionSet] = MISSING
-    prompts: PinnedFile = field(default_factory=PinnedFile)
+    prompts: PromptFile = field(default_factory=PromptFile)
     judge: str | None = None
     turns: list[int] = field(default_factory=lambda: [1, 2])
     sampling: SamplingSpec = field(default_factory=SamplingSpec)
@@ -114,7 +128,7 @@ class Preset:
     parser: Parser = Parser.reference
     reasks: int = 0
     aggregation: str = MISSING
-    statuses: dict[Status, Counts] = MISSING
+    statuses: dict[EndStatus, Counts] = MISSING
 
     def language(self, question_ids: list[int], wanted: str | None = None) -> Language:
         """The language of these questions: `wanted`, or read from the ids.
@@ -150,7 +164,12 @@ class Preset:
     def files(self) -> list[PinnedFile]:
         """Every upstream file of the preset."""
         sets = [file for chosen in self.sets.values() for file in (chosen.questions, chosen.references)]
-        return [*sets, self.prompts]
+        return sets if self.prompts.file else [*sets, self.prompts]
+
+    @property
+    def own_prompts(self) -> str | None:
+        """The sha256 of a local judge prompt file; None: the prompts are an upstream file."""
+        return self.prompts.sha256 if self.prompts.file else None
 
 
 def preset_option(name: str) -> str:
@@ -163,12 +182,16 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in (assets.CONF / "mtbench").glob("*.yaml"))
 
 
-@cache
-def load_preset(name: str) -> Preset:
-    """The validated preset of that name, or of a YAML file of one's own given by its path.
+def load_preset(name: str, prompts: str | None = None) -> Preset:
+    """The validated preset of that name, or of a YAML file given by its path.
+
+    Args:
+        name: a shipped name or a path.
+        prompts: a local judge prompt file that replaces the preset's.
 
     Raises:
-        InputError: unknown name (with the near ones), unknown key, or a value that does not fit.
+        InputError: unknown name (with the near ones), unknown key, a value that does not fit, or a
+            local judge prompt file that cannot be read.
     """
     own = name.endswith((".yaml", ".yml"))
     if not own and name not in preset_names():
@@ -177,10 +200,26 @@ def load_preset(name: str) -> Preset:
             where="option preset",
             fix=f"one of {', '.join(preset_names())}, or the path of a YAML file",
         )
-    path = Path(name).expanduser() if own else assets.CONF / "mtbench" / f"{name}.yaml"
+    preset = _read_preset(Path(name).expanduser()) if own else _shipped_preset(name)
+    file = prompts or preset.prompts.file
+    if file is None:
+        return preset
+    path = Path(file).expanduser().resolve()
+    digest = sha256(read_bytes(path, "the judge prompts")).hexdigest()
+    return replace(preset, prompts=PromptFile(sha256=digest, file=str(path)))
+
+
+@cache
+def _shipped_preset(name: str) -> Preset:
+    return _read_preset(assets.CONF / "mtbench" / f"{name}.yaml")
+
+
+def _read_preset(path: Path) -> Preset:
     preset = read_options(path, Preset, "preset")
     with foreign("preset is not valid", where=path):
         _check(preset, path)
+    if preset.prompts.file is not None:
+        preset.prompts.file = str(path.parent / Path(preset.prompts.file).expanduser())
     return preset
 
 
@@ -190,11 +229,17 @@ def _check(preset: Preset, path: Path) -> None:
 
     if empty := OmegaConf.missing_keys(preset):
         refuse(sorted(empty)[0], "nothing is given")
+    prompts = preset.prompts
+    for name, value in (("url", prompts.url), ("sha256", prompts.sha256), ("license", prompts.license)):
+        if value and prompts.file is not None:
+            refuse(f"prompts.{name}", "the judge prompts are a file or an upstream file, not both")
+        if not value and prompts.file is None:
+            refuse(f"prompts.{name}", "nothing is given")
     if not preset.sets or not set(preset.sets) <= {"ja", "en"}:
         refuse("sets", "question sets are named ja or en")
-    if missing := [status.value for status in Status if status not in preset.statuses]:
+    if missing := [status.value for status in EndStatus if status not in preset.statuses]:
         refuse("statuses", f"nothing is said of {', '.join(missing)}")
-    valueless = [status for status in Status if status not in (Status.ok, Status.out_of_range)]
+    valueless = [status for status in EndStatus if status not in (EndStatus.ok, EndStatus.out_of_range)]
     if any(preset.statuses[status] is Counts.value for status in valueless):
         refuse("statuses", "only ok and out_of_range have a value")
     if preset.aggregation not in RULES:

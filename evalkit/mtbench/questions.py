@@ -13,7 +13,7 @@ from evalkit.core.files import Row, int_field, text_field, texts_field
 Language = Literal["ja", "en"]
 
 CATEGORIES = ("coding", "extraction", "humanities", "math", "reasoning", "roleplay", "stem", "writing")
-# Only these are judged beside a reference answer.
+# Only these are judged with a reference answer.
 REFERENCE_CATEGORIES = frozenset({"math", "reasoning", "coding"})
 ENGLISH_IDS = range(81, 161)
 
@@ -33,7 +33,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ModelAnswer:
     """A model's answers to the turns of one question; `choice` numbers repeated answers from 0."""
 
     question_id: int
@@ -66,7 +66,7 @@ def questions_from(rows: Iterable[tuple[str, Row]]) -> dict[int, Question]:
     return questions
 
 
-def answers_from(rows: Iterable[tuple[str, Row]]) -> list[Answer]:
+def answers_from(rows: Iterable[tuple[str, Row]]) -> list[ModelAnswer]:
     """Answer rows (also those of a reference file), one per choice.
 
     Raises:
@@ -85,7 +85,7 @@ def answers_from(rows: Iterable[tuple[str, Row]]) -> list[Answer]:
                 raise InputError("an object was expected", where=inner)
             turns = texts_field(choice, "turns", inner)
             number = int_field(choice, "index", inner) if "index" in choice else index
-            answers.append(Answer(question_id, model, turns, number))
+            answers.append(ModelAnswer(question_id, model, turns, number))
     return answers
 
 

@@ -18,9 +18,7 @@ from evalkit.core.reasons import Reason
 from evalkit.core.text import canonical_json, text_sha256
 from evalkit.core.types import Judgment, JudgmentStatus, Message
 from evalkit.mtbench.data import Books, pinned_files
-from evalkit.mtbench.folder import Header, MtBenchFolder, logged_label, turns_of
-from evalkit.mtbench.judge_prompts import PromptBook
-from evalkit.mtbench.logs import (
+from evalkit.mtbench.fastchat_logs import (
     JudgmentLog,
     LoggedPair,
     LoggedSingle,
@@ -29,9 +27,11 @@ from evalkit.mtbench.logs import (
     read_answers,
     read_judgments,
 )
+from evalkit.mtbench.folder import Header, MtBenchFolder, logged_label, turns_of
+from evalkit.mtbench.judge_prompts import PromptBook
 from evalkit.mtbench.pairwise import Match, game_sides, pairwise_json
 from evalkit.mtbench.presets import DEFAULT_PRESET, Preset, load_preset, preset_option
-from evalkit.mtbench.questions import Answer, Language
+from evalkit.mtbench.questions import Language, ModelAnswer
 from evalkit.mtbench.ratings import (
     HIGHEST,
     LOWEST,
@@ -47,7 +47,7 @@ from evalkit.mtbench.tables.model_tables import missing_turns, model_table, pres
 # What FastChat writes where the judge could not be asked.
 API_ERROR_TEXT = "$ERROR$"
 
-Answers = Mapping[str, Mapping[int, Answer]]
+Answers = Mapping[str, Mapping[int, ModelAnswer]]
 BookOf = Callable[[int], PromptBook]
 
 
@@ -258,7 +258,7 @@ def replay(config: Config) -> tuple[Path, dict[str, Any]]:
 
     Raises:
         InputError: no log, a malformed row, or a question the preset does not have.
-        FetchError: a file of the preset cannot be had.
+        FetchError: a file of the preset cannot be fetched.
     """
     if config.judgments is None:
         raise InputError("no judgments are given", fix="judgments=FILE.jsonl")
@@ -324,7 +324,7 @@ def _write(
     preset: Preset,
     chosen: str,
     log: JudgmentLog,
-    given: list[Answer] | None,
+    given: list[ModelAnswer] | None,
     singles: list[Replayed],
     books: Books,
 ) -> None:

@@ -19,8 +19,8 @@ from evalkit.mtbench.answers.turns import (
     AnswerRules,
     answer_rules,
     answered,
-    asks_of_turn,
     choose_questions,
+    requests_of_turn,
     special_tokens_of,
 )
 from evalkit.mtbench.data import Books, pinned_files
@@ -131,7 +131,7 @@ class MtBenchRun(Run[dict[str, Any]]):
         model, tokenizer = self.identified.model.name, self.tokenizer
         special_tokens = special_tokens_of(tokenizer)
         for turn in self.preset.turns:
-            asks = asks_of_turn(turn, model, self._questions, self._rules, tokenizer, self._kept)
+            asks = requests_of_turn(turn, model, self._questions, self._rules, tokenizer, self._kept)
             if not asks:
                 continue
             log.info("turn %d: %d answers to make", turn, len(asks))

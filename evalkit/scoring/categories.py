@@ -1,8 +1,8 @@
 """Dataset scores -> categories -> average, with everything that is not complete marked.
 
 A category is the unweighted mean of its datasets' counting metrics, the average that of the nine
-categories (jaster.md section 1). The reference lets a missing dataset shrink its category silently;
-here such a category is partial and there is no average.
+categories (docs/protocol/jaster.md, section 1). The reference lets a missing dataset shrink its category
+silently; here such a category is partial and there is no average.
 """
 
 import math
@@ -64,7 +64,7 @@ def summarise(
         missing_datasets: datasets of the suite that could not be scored, with the reason.
         gaps: datasets that were scored without some of their samples, and how many those are.
         reasons: further reasons why the result is partial.
-        run: the free section of the result; its `datasets` say which files the samples came from.
+        run: the free section of the result; its `datasets` name the files the samples came from.
     """
     absent, without = dict(missing_datasets or {}), dict(gaps or {})
     categories = _categories(tasks, absent, without)
@@ -106,7 +106,7 @@ def _limit_reason(protocol: ProtocolRecord) -> list[str]:
 
 
 def _other_data(tasks: Sequence[TaskScores], run: Mapping[str, Any]) -> dict[str, str]:
-    """What to say of each dataset whose prepared file is not the published one, by its name."""
+    """A sentence for each dataset whose prepared file is not the published one, by its name."""
     facts = run.get("datasets", {})
     differing = {
         task.spec.name: task.spec.differing(facts.get(task.spec.name, {}).get("sha256", {})) for task in tasks
@@ -161,7 +161,7 @@ def _category(
 
 
 def _mean(parts: Sequence[Measured | _Category], versions: Iterable[str]) -> tuple[Figure, Interval | None]:
-    """The unweighted mean of parts that have a value, and what it carries into a mean of its own."""
+    """The unweighted mean of parts that have a value, and what it contributes to a further mean."""
     values = [part.value.value for part in parts if part.value.value is not None]
     spread = mean_spread([(part.value, part.carried) for part in parts])
     value = Figure(
@@ -175,7 +175,7 @@ def _mean(parts: Sequence[Measured | _Category], versions: Iterable[str]) -> tup
 
 
 def mean_spread(parts: Sequence[tuple[Figure, Interval | None]]) -> statistics.Spread:
-    """How sure the mean of independent figures is, each with what it carries."""
+    """The spread of the mean of independent figures, each with its `carried` interval."""
     spreads = [statistics.Spread(value.ci95, value.stderr, carried) for value, carried in parts]
     return statistics.of_sum([value.value or 0.0 for value, _ in parts], spreads)
 
@@ -191,10 +191,10 @@ def _average(categories: Mapping[str, _Category]) -> dict[str, Figure]:
 
 
 def with_intervals(results: Results, folder: Path) -> Results:
-    """A run's results with the intervals that earlier versions lack, made anew from its scores/.
+    """A run's results with the intervals that earlier versions lack, computed again from its scores/.
 
     Those versions gave scores that are all equal an interval of zero width (`read_results` drops it),
-    which made the intervals of their categories too narrow. What scores/ does not tell stays open.
+    which made the intervals of their categories too narrow. Where scores/ has not enough, there is none.
     """
     if not any(map(_is_open, results.scores.values())):
         return results

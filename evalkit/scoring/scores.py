@@ -28,7 +28,7 @@ from evalkit.metrics.prediction import BLANK_LINE, gold, prediction
 from evalkit.records.results import DatasetRates, Figure, MissingMetric
 from evalkit.tasks.spec import AnswerKind, AnswerSpec, TaskSpec
 
-# The length limit ends nearly every answer of so few tokens: it says nothing there.
+# The length limit ends nearly every answer of so few tokens: the share means nothing there.
 SHORT_OUTPUT = 3
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)\s*", re.ASCII)
 
@@ -67,7 +67,7 @@ class TaskAnswers:
 
 @dataclass(frozen=True)
 class Measured:
-    """One metric over one dataset; `carried` is what it brings into a mean (`statistics.Spread`)."""
+    """One metric over one dataset; `carried` is what it contributes to a mean (`statistics.Spread`)."""
 
     value: Figure
     carried: statistics.Interval | None
@@ -75,7 +75,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class TaskScores:
-    """Everything scoring says about one dataset.
+    """The scores of one dataset.
 
     Attributes:
         spec: the dataset.
@@ -157,7 +157,7 @@ def _compute_with_model(
 
 
 class _Draft:
-    """The scores of one dataset while they come together."""
+    """The scores of one dataset while they are computed."""
 
     def __init__(self, task: TaskAnswers, protocol: ProtocolConfig, metrics: MetricsConfig) -> None:
         if not task.samples:
@@ -247,7 +247,7 @@ class _Draft:
 
 
 def metric_spread(name: str, values: Sequence[float], resamples: int) -> statistics.Spread:
-    """How sure the mean of a metric's `values` (length n >= 1) is."""
+    """The spread of the mean of a metric's `values` (length n >= 1)."""
     metric = registry.METRICS.get(name)
     if not isinstance(metric, SampleMetric):
         return statistics.of_mean(values, resamples)

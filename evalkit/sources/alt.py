@@ -1,4 +1,7 @@
-"""Asian Language Treebank, parallel corpus (NICT). jaster.md, section 2; not verified: see docs/data.md."""
+"""Asian Language Treebank, parallel corpus (NICT), not verified: see docs/data.md.
+
+Rules: docs/protocol/jaster.md, section 2.
+"""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Reading archives that others made: members as bytes, never a path of theirs on our disk."""
+"""Reads untrusted archives: members as bytes; no path of an archive is ever created on disk."""
 
 import gzip
 import hashlib
@@ -75,7 +75,7 @@ def _zip(file: SourceFile) -> Iterator[tuple[str, bytes]]:
         for info in archive.infolist():
             is_file = not info.is_dir()
             is_link = stat.S_ISLNK(info.external_attr >> 16)
-            if limit.wants(info.filename, info.file_size, is_file, is_link):
+            if limit.admits(info.filename, info.file_size, is_file, is_link):
                 try:
                     yield info.filename, archive.read(info)
                 except (NotImplementedError, RuntimeError) as error:
@@ -86,7 +86,7 @@ def _tar(file: SourceFile) -> Iterator[tuple[str, bytes]]:
     with tarfile.open(file.path, "r:*") as archive:
         limit = _Limit(file)
         for info in archive:
-            if limit.wants(info.name, info.size, not info.isdir(), not (info.isfile() or info.isdir())):
+            if limit.admits(info.name, info.size, not info.isdir(), not (info.isfile() or info.isdir())):
                 stream = archive.extractfile(info)
                 assert stream is not None
                 data = stream.read()
@@ -96,15 +96,19 @@ def _tar(file: SourceFile) -> Iterator[tuple[str, bytes]]:
 
 
 class _Limit:
-    """Counts what an archive claims to hold and refuses what no source of ours holds."""
+    """Checks member names and counts declared sizes against limits that every known source meets."""
 
     def __init__(self, file: SourceFile) -> None:
         self._file = file
         self._count = 0
         self._bytes = 0
 
-    def wants(self, name: str, size: int, is_file: bool, is_link: bool) -> bool:
-        """Whether this member is one that is read."""
+    def admits(self, name: str, size: int, is_file: bool, is_link: bool) -> bool:
+        """Whether the pin names this member.
+
+        Raises:
+            SourceError: a path out of the archive, a link, or more than the limits allow.
+        """
         self._count += 1
         self._bytes += size
         path = PurePosixPath(name.replace("\\", "/"))

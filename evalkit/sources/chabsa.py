@@ -1,4 +1,7 @@
-"""chABSA: opinions and their polarity in securities reports. jaster.md, section 2."""
+"""chABSA: opinions and their polarity in securities reports.
+
+Rules: docs/protocol/jaster.md, section 2.
+"""
 
 from evalkit.core.types import Row
 from evalkit.sources.archives import checked_members

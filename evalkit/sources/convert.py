@@ -15,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 from evalkit.core.durable import is_abandoned, process_tag
@@ -181,8 +182,11 @@ def convert_all(conversions: Sequence[Conversion], workers: int | None) -> Itera
     before = set(multiprocessing.active_children())
     # Spawned, not forked: the parent may hold threads of a progress bar or of a model.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(count, mp_context=context, initializer=_ignore_interrupt) as pool:
-        futures = [pool.submit(convert, conversion) for conversion in conversions]
+    # Starting this one unblocks signals, so it comes first.
+    resource_tracker.ensure_running()
+    with ProcessPoolExecutor(count, mp_context=context) as pool:
+        with _interrupt_blocked():
+            futures = [pool.submit(convert, conversion) for conversion in conversions]
         try:
             for future in as_completed(futures):
                 yield future.result()
@@ -206,9 +210,18 @@ def _cores() -> int:
         return os.cpu_count() or 1
 
 
-def _ignore_interrupt() -> None:
-    # Ctrl-C reaches the whole process group; the parent ends its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextmanager
+def _interrupt_blocked() -> Iterator[None]:
+    """Delays Ctrl-C here and blocks it for good in the processes that start inside.
+
+    It reaches the whole process group. The parent ends its workers; without the block, one that is
+    still importing would print a traceback.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -1,4 +1,7 @@
-"""JGLUE (yahoojapan/JGLUE, v1.1 data): JCommonsenseQA, JNLI, JSTS, JSQuAD. jaster.md, section 2."""
+"""JGLUE (yahoojapan/JGLUE, v1.1 data): JCommonsenseQA, JNLI, JSTS, JSQuAD.
+
+Rules: docs/protocol/jaster.md, section 2.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any

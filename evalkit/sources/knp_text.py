@@ -1,7 +1,7 @@
 """One annotated document -> one sample, for each of the five datasets of the Wikipedia corpus.
 
 Brackets of an article are annotated as sentences of their own, which follow the sentence they were
-cut from; the comments of both say where they belong (jaster.md, section 2).
+cut from; the comments of both say where they belong (docs/protocol/jaster.md, section 2).
 """
 
 import re
@@ -113,7 +113,7 @@ def _text(sentences: "Iterable[Sentence]") -> str:
 
 
 def _with_brackets(document: "Document") -> str:
-    """The text, the one bracket after each sentence it was cut from put back; others simply follow."""
+    """The text with one bracket per sentence put back where it was cut out; further ones follow."""
     parts, sentences = [], iter(document.sentences)
     for sentence in sentences:
         text = sentence.text
@@ -148,7 +148,7 @@ def _arguments(predicate: "BasePhrase") -> list[str]:
 
 
 def _base_phrase_text(base_phrase: "BasePhrase") -> str:
-    """The base phrase with its dependents beside it in the phrase, without particles around it."""
+    """The base phrase with its adjacent dependents in the phrase, without particles around it."""
     siblings = base_phrase.phrase.base_phrases
     first = last = siblings.index(base_phrase)
     while last + 1 < len(siblings) and _depends(siblings[last + 1], base_phrase):

@@ -1,4 +1,7 @@
-"""MAWPS in Japanese (nlp-waseda/chain-of-thought-ja-dataset). jaster.md, section 2."""
+"""MAWPS in Japanese (nlp-waseda/chain-of-thought-ja-dataset).
+
+Rules: docs/protocol/jaster.md, section 2.
+"""
 
 from evalkit.core.types import Row
 from evalkit.sources.readers import Files, SourceError, SourceFile, get, json_list, unique

@@ -1,4 +1,4 @@
-"""A folder that stands in for the network: MANIFEST.csv files name each local file's upstream URL."""
+"""A folder used in place of the network: MANIFEST.csv files give each local file's upstream URL."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

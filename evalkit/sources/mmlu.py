@@ -1,4 +1,7 @@
-"""MMLU (Berkeley's data.tar) and JMMLU (nlp-waseda/JMMLU). jaster.md, section 2."""
+"""MMLU (Berkeley's data.tar) and JMMLU (nlp-waseda/JMMLU).
+
+Rules: docs/protocol/jaster.md, section 2.
+"""
 
 from evalkit.core.types import Row
 from evalkit.sources.archives import checked_members

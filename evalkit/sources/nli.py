@@ -1,4 +1,7 @@
-"""Natural language inference: Jamp, JaNLI, JSeM, JSICK. jaster.md, section 2."""
+"""Natural language inference: Jamp, JaNLI, JSeM, JSICK.
+
+Rules: docs/protocol/jaster.md, section 2.
+"""
 
 from xml.etree.ElementTree import Element
 

@@ -1,4 +1,4 @@
-"""tasks/sources.csv: where every upstream file lies and what its bytes must be.
+"""tasks/sources.csv: the address of every upstream file and what its bytes must be.
 
 One line per file: `source` groups the files one converter reads, `role` says which part of it a
 file is, `url` is its only address. What is known about the bytes is pinned in `sha256`, `git_blob`
@@ -114,7 +114,7 @@ def mismatch(path: Path, pin: Pin) -> str | None:
 
 
 def looks_like_html(path: Path) -> bool:
-    """Whether the content begins as an HTML page does; no source of ours is one."""
+    """Whether the content begins like an HTML page; no source is one."""
     with path.open("rb") as stream:
         return stream.read(256).lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_HTML_HEADS)
 

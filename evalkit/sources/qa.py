@@ -1,4 +1,7 @@
-"""Question answering: JEMHopQA and NIILC. jaster.md, section 2."""
+"""Question answering: JEMHopQA and NIILC.
+
+Rules: docs/protocol/jaster.md, section 2.
+"""
 
 from xml.etree.ElementTree import Element
 

@@ -3,16 +3,14 @@
 import codecs
 import csv
 import io
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from evalkit.core import files
 from evalkit.core.errors import EvalkitError, InputError
-from evalkit.core.files import refuse_half_characters
-from evalkit.core.text import may_hold_half_characters
 from evalkit.sources.pins import Pin
 
 
@@ -71,20 +69,12 @@ def parse_json(text: str, file: SourceFile, place: str = "") -> Any:
     """One JSON value.
 
     Raises:
-        SourceError: not JSON, nested too deeply, or half a character in a text.
+        SourceError: not JSON, a key twice in one object, nested too deeply, or half a character.
     """
     try:
-        value = json.loads(text)
-        if may_hold_half_characters(text):
-            refuse_half_characters(value, file.path)
-        return value
+        return files.parse_json(text, place, line=not place)
     except InputError as error:
-        raise SourceError(error.what, file, place) from None
-    except json.JSONDecodeError as error:
-        at = place or f"line {error.lineno}"
-        raise SourceError(f"not JSON: {error.msg}", file, f"{at}, column {error.colno}") from None
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"not readable JSON: {error}", file, place) from None
+        raise SourceError(error.what, file, str(error.where or "").removeprefix(", ")) from None
 
 
 def json_lines(file: SourceFile) -> Iterator[tuple[str, Any]]:

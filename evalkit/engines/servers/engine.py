@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 from urllib.parse import urlsplit
 
-from evalkit.core.config import Config, PromptForm
+from evalkit.core.config import BosRule, EngineConfig, PromptForm
 from evalkit.core.errors import EvalkitError
 from evalkit.core.secrets import public_address
 from evalkit.core.types import Completion, Message, Request
@@ -29,6 +29,12 @@ Put = Callable[[Completion], None]
 class ApiEngine(Engine):
     """Asks servers for completions.
 
+    Args:
+        resolved: the model.
+        options: of the engine.
+        bos: the rule for text prompts.
+        follow_generation_config: leave the sampling to the servers.
+
     Raises:
         InputError: no address, or servers with different models.
         EvalkitError: no server answers, or one refuses the key.
@@ -36,12 +42,15 @@ class ApiEngine(Engine):
 
     family = "api"
 
-    def __init__(self, config: Config, resolved: ResolvedModel) -> None:
-        self._config = config
-        self._options = config.engine
+    def __init__(
+        self, resolved: ResolvedModel, options: EngineConfig, *, bos: BosRule, follow_generation_config: bool
+    ) -> None:
+        self._options = options
+        self._bos = bos
+        self._follow_generation_config = follow_generation_config
         self._resolved = resolved
-        self._addresses = addresses(config.engine)
-        self._facts = ask_servers(config)
+        self._addresses = addresses(options)
+        self._facts = ask_servers(resolved.config, options)
         self._tokenizer: Any = None
         if resolved.has_tokenizer:
             from evalkit.engines.local.tokenizer import load_tokenizer
@@ -125,12 +134,11 @@ class ApiEngine(Engine):
                 raise self._failure(servers, reply)
             return reply
 
-        bos = self._config.protocol.bos
-        return await choose_form(ask, self._tokenizer, bos, self._options.prompts)
+        return await choose_form(ask, self._tokenizer, self._bos, self._options.prompts)
 
     async def _ask(self, servers: LoadBalancer, request: Request) -> Reply:
         messages = self._messages(request)
-        body, left_out = parameters(self._facts.kind, request, defaults=self._config.generation.from_model)
+        body, left_out = parameters(self._facts.kind, request, defaults=self._follow_generation_config)
         self._warn_left_out(left_out)
         body = self._with_options(body, chat=messages is not None)
         if messages is not None:
@@ -138,7 +146,7 @@ class ApiEngine(Engine):
             return await servers.ask(lambda client: client.chat(self._facts.model, turns, body))
         assert isinstance(request.prompt, str) and self._form is not None
         body |= self._form.extra
-        prompt = self._form.prompt(request.prompt, self._tokenizer, self._config.protocol.bos)
+        prompt = self._form.prompt(request.prompt, self._tokenizer, self._bos)
         return await servers.ask(lambda client: client.completions(self._facts.model, prompt, body))
 
     def _failure(self, servers: LoadBalancer, reply: Reply) -> EvalkitError:

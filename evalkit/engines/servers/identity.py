@@ -8,10 +8,10 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
-from evalkit.core.config import Config, Dtype, EngineConfig, PromptForm, ServerKind, is_offline
+from evalkit.core.config import Dtype, EngineConfig, ModelConfig, PromptForm, ServerKind
 from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.secrets import public_address, refuse_keys
 from evalkit.core.text import did_you_mean, folder_name
@@ -19,9 +19,6 @@ from evalkit.engines.base import Identified
 from evalkit.engines.models import resolve_without_weights
 from evalkit.services.client import ApiClient, Service, ServiceError
 from evalkit.services.replies import Reply
-
-if TYPE_CHECKING:
-    from evalkit.engines.models import ResolvedModel
 
 log = logging.getLogger(__name__)
 
@@ -161,47 +158,40 @@ def new_client(options: EngineConfig, address: str, *, retries: int | None = Non
     )
 
 
-def identify_served(config: Config) -> Identified:
+def identify_served(model: ModelConfig, options: EngineConfig, dtype: Dtype, *, offline: bool) -> Identified:
     """The model behind engine=api; a served model is identified by its name.
 
     Raises:
         InputError: the command and the servers, or two servers, disagree.
         EvalkitError: no server answers, or one refuses the key.
     """
-    assert config.model is not None
-    known = resolve_without_weights(config.model, offline=is_offline(config))
-    facts = ask_servers(config)
-    if config.model.served and config.model.name is None:
+    known = resolve_without_weights(model, offline=offline)
+    facts = ask_servers(model, options)
+    if model.served and model.name is None:
         known = replace(known, name=facts.model, label=folder_name(facts.model))
-    identity = _foreign_identity(config, known, facts)
-    dtype = "server" if config.dtype is Dtype.auto else config.dtype.value
-    return Identified(replace(known, identity=identity), "api", dtype)
-
-
-def _foreign_identity(config: Config, known: "ResolvedModel", facts: ServerFacts) -> dict[str, Any]:
     # Local files tell two models of one name apart; their tokenizer makes the prompts.
     identity: dict[str, Any] = {"server_model": facts.model, "name": known.name, **known.identity}
     if facts.kind is not ServerKind.openai:
         # It decides which sampling parameters are sent, and so which defaults a server applies.
         identity["server"] = facts.kind.value
-    if config.engine.parameters:
-        identity["parameters"] = dict(config.engine.parameters)
-    if config.engine.prompts is PromptForm.chat:
+    if options.parameters:
+        identity["parameters"] = dict(options.parameters)
+    if options.prompts is PromptForm.chat:
         identity["prompts"] = PromptForm.chat.value
-    return identity
+    precision = "server" if dtype is Dtype.auto else dtype.value
+    return Identified(replace(known, identity=identity), "api", precision)
 
 
-def ask_servers(config: Config) -> ServerFacts:
+def ask_servers(model: ModelConfig, options: EngineConfig) -> ServerFacts:
     """The common report of the servers that answer.
 
     Raises:
         InputError: they disagree.
         EvalkitError: no server answers, or one refuses the key.
     """
-    assert config.model is not None
-    found = addresses(config.engine)
-    name = config.model.name if config.model.served else None
-    answers = asyncio.run(_look(config.engine, found, name))
+    found = addresses(options)
+    name = model.name if model.served else None
+    answers = asyncio.run(_look(options, found, name))
     alive = [(address, facts) for address, facts in zip(found, answers, strict=True) if facts is not None]
     for address in (address for address, facts in zip(found, answers, strict=True) if facts is None):
         log.warning("the server does not answer: %s", public_address(address))

@@ -1,4 +1,4 @@
-"""What a model is asked in MT-Bench, and what its completions amount to.
+"""The requests of an MT-Bench run, and the records of their completions.
 
 Source: sections 2 and 3 of the MT-Bench protocol notes.
 """
@@ -66,7 +66,7 @@ def answer_rules(preset: Preset, tokenizer: Any | None, generation_config: Mappi
     """A preset's rules for a model.
 
     Args:
-        preset: what it leaves open is taken from the default preset, and said.
+        preset: what it leaves open is taken from the default preset and listed in `assumed`.
         tokenizer: its chat template decides whether a system message is sent. None: only the server
             has it; then one is sent, and a total length is that of the answer alone.
         generation_config: what the model itself sets.
@@ -110,7 +110,7 @@ def answer_rules(preset: Preset, tokenizer: Any | None, generation_config: Mappi
 
 
 @dataclass(frozen=True)
-class TurnAsk:
+class TurnRequest:
     """One turn that is to be answered: its record without the completion, and the request."""
 
     record: SampleRecord
@@ -134,16 +134,16 @@ def choose_questions(questions: Sequence[Question], limit: int) -> list[Question
     return [question for question in questions if question.id in chosen]
 
 
-def asks_of_turn(
+def requests_of_turn(
     turn: int,
     model: str,
     questions: Sequence[Question],
     rules: AnswerRules,
     tokenizer: Any | None,
     kept: Mapping[str, SampleRecord],
-) -> list[TurnAsk]:
-    """The asks of one turn that have no record yet; a second turn needs the first one's."""
-    asks = []
+) -> list[TurnRequest]:
+    """The requests of one turn that have no record yet; a second turn needs the first one's."""
+    requests = []
     for question in questions:
         if len(question.turns) < turn:
             continue
@@ -152,11 +152,11 @@ def asks_of_turn(
             before = kept.get(turn_id(model, question.id, 1, answer))
             if key in kept or (turn == 2 and before is None):
                 continue
-            asks.append(_ask(key, turn, model, question, answer, rules, tokenizer, before))
-    return asks
+            requests.append(_request(key, turn, model, question, answer, rules, tokenizer, before))
+    return requests
 
 
-def _ask(
+def _request(
     key: str,
     turn: int,
     model: str,
@@ -165,7 +165,7 @@ def _ask(
     rules: AnswerRules,
     tokenizer: Any | None,
     before: SampleRecord | None,
-) -> TurnAsk:
+) -> TurnRequest:
     messages = [Message("system", rules.system_message)] if rules.system_message is not None else []
     messages.append(Message("user", question.turns[0]))
     if turn == 2:
@@ -197,21 +197,21 @@ def _ask(
         max_new_tokens=most,
     )
     no_room = rules.length is LengthRule.total and prompt_tokens >= rules.tokens
-    return TurnAsk(record, request, no_room)
+    return TurnRequest(record, request, no_room)
 
 
-def answered(ask: TurnAsk, completion: Completion, special_tokens: Sequence[str]) -> SampleRecord:
-    """The record of an ask and what the engine gave."""
+def answered(turn: TurnRequest, completion: Completion, special_tokens: Sequence[str]) -> SampleRecord:
+    """The record of a turn with its completion."""
     return replace(
-        ask.record,
+        turn.record,
         completion=clean_answer(completion.raw_text, special_tokens),
         raw_text=completion.raw_text,
         finish_reason=completion.finish_reason,
-        truncated=ask.no_room or completion.finish_reason == "length",
+        truncated=turn.no_room or completion.finish_reason == "length",
         prompt_tokens=completion.prompt_tokens,
         new_tokens=completion.new_tokens,
-        # Only the turn after the first one goes on with the generator.
-        generator_state=completion.generator_state if ask.record.turn == 1 else None,
+        # Only the second turn continues with the generator.
+        generator_state=completion.generator_state if turn.record.turn == 1 else None,
         over_context=completion.over_context,
         error=completion.error,
     )

@@ -1,1 +1,1 @@
-"""Answers -> judgments: what a judge is asked, the asking, and what it said."""
+"""Answers -> judgments: the calls to a judge, how they are made, and the store of the replies."""

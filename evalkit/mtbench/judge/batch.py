@@ -70,7 +70,7 @@ def ask_by_batch(
     rows, old = asyncio.run(_drive(judge, path, name, options.poll, say))
     asked = _absorb(rows, waiting, store, say)
     if old and not asked.calls:
-        # It was read before and answered nothing of this: reading it again would never end.
+        # It was read before and has none of these answers: reading it again would never end.
         rows, _ = asyncio.run(_drive(judge, path, name, options.poll, say, afresh=True))
         asked = _absorb(rows, waiting, store, say)
     return asked
@@ -150,9 +150,9 @@ def _reply(row: dict[str, Any]) -> Reply:
 async def _drive(
     judge: Judge, path: Path, name: str, poll: float, say: Say, *, afresh: bool = False
 ) -> tuple[list[tuple[str, dict[str, Any]]], bool]:
-    """Submits the file (once), waits until the batch has ended, and fetches its answers.
+    """Submits the file once, waits until the batch has ended, and fetches its answers.
 
-    Also says whether the batch had ended before. `afresh`: submits it even so.
+    Also returns whether the batch had ended before. `afresh`: submits it even then.
     """
     import openai
 

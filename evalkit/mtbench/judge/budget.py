@@ -75,7 +75,7 @@ def _is_amount(value: object) -> bool:
 
 
 @dataclass(frozen=True)
-class TokenCounter:
+class JudgeTokenCounter:
     """Counts the tokens of a prompt; `how` names the method."""
 
     how: str
@@ -87,13 +87,13 @@ class TokenCounter:
         return texts + TOKENS_PER_CHAT
 
 
-def token_counter(model: str) -> TokenCounter:
+def token_counter(model: str) -> JudgeTokenCounter:
     """tiktoken when its table for `model` is on this machine, else the measured tokens per character."""
     encode = _tiktoken_counter(model)
     if encode is not None:
-        return TokenCounter("tiktoken", encode)
+        return JudgeTokenCounter("tiktoken", encode)
     how = f"{TOKENS_PER_CHARACTER} tokens per character"
-    return TokenCounter(how, lambda text: TOKENS_PER_CHARACTER * len(text))
+    return JudgeTokenCounter(how, lambda text: TOKENS_PER_CHARACTER * len(text))
 
 
 def _tiktoken_counter(model: str) -> Callable[[str], float] | None:

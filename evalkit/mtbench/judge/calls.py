@@ -8,8 +8,9 @@ from evalkit.core.types import Judgment, JudgmentStatus, Message
 from evalkit.mtbench.data import Books
 from evalkit.mtbench.judge.judges import Judge
 from evalkit.mtbench.judge.store import CachedReply, JudgmentStore, judgment_key
+from evalkit.mtbench.judge_prompts import Kind, PromptBook, prompt_names
 from evalkit.mtbench.presets import Preset
-from evalkit.mtbench.questions import Answer
+from evalkit.mtbench.questions import ModelAnswer
 from evalkit.mtbench.ratings import HIGHEST, LOWEST, parse_rating, parse_strict
 from evalkit.services.replies import Reply
 
@@ -31,18 +32,20 @@ class JudgeCall:
 
 
 def plan_calls(
-    answers: Sequence[Answer], books: Books, preset: Preset, judge: Judge
+    answers: Sequence[ModelAnswer], books: Books, preset: Preset, judge: Judge
 ) -> tuple[list[JudgeCall], list[str]]:
     """The calls for every answer in question order, first turns before second ones.
 
     Also what cannot be asked, and why.
 
     Raises:
-        InputError: an answer to a question the preset does not have.
+        InputError: an answer to a question the preset does not have, or a local judge prompt file
+            that lacks a prompt.
     """
     calls, missing = [], []
     for answer in sorted(answers, key=lambda answer: (answer.model, answer.choice, answer.question_id)):
         book = books.of(answer.question_id)
+        check_own_prompts(book, preset, "single")
         question = book.questions.get(answer.question_id)
         if question is None:
             raise InputError(
@@ -67,17 +70,36 @@ def plan_calls(
                         repeat=repeat,
                         prompt=prompt,
                         messages=messages,
-                        keys=keys_of(judge, messages, repeat, preset.reasks),
+                        keys=keys_of(judge, messages, repeat, preset.own_prompts, preset.reasks),
                     )
                 )
     calls.sort(key=lambda call: (call.model, call.repeat, call.answer, call.turn))
     return calls, missing
 
 
-def keys_of(judge: Judge, messages: Sequence[Message], repeat: int, reasks: int = 0) -> tuple[str, ...]:
+def check_own_prompts(book: PromptBook, preset: Preset, kind: Kind) -> None:
+    """Refuses a local judge prompt file that lacks a prompt; an upstream one may lack some.
+
+    Raises:
+        InputError: names the file and the missing prompts.
+    """
+    names = prompt_names(kind, preset.turns)
+    missing = [name for name in names if name not in book.prompts]
+    if preset.own_prompts and missing:
+        raise InputError(
+            f"the judge prompts lack {', '.join(missing)}",
+            where=preset.prompts.file,
+            fix=f"one row for each of {', '.join(names)}",
+        )
+
+
+def keys_of(
+    judge: Judge, messages: Sequence[Message], repeat: int, prompts: str | None = None, reasks: int = 0
+) -> tuple[str, ...]:
     """The cache keys of a judgment and of its re-asks."""
     return tuple(
-        judgment_key(judge.identity, judge.parameters, messages, repeat, reask) for reask in range(reasks + 1)
+        judgment_key(judge.identity, judge.parameters, messages, repeat, reask, prompts)
+        for reask in range(reasks + 1)
     )
 
 

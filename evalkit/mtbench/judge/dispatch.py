@@ -42,7 +42,7 @@ def open_judge(config: Config, preset: Preset) -> Judge:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class JudgingEstimate:
     """How many calls are still to be made, and about what they cost; `dollars` None: no price is known."""
 
     wanted: int
@@ -55,7 +55,7 @@ class Estimate:
 
 def estimate(
     judge: Judge, calls: Sequence[JudgeCall], mode: JudgeMode, kept: Sequence[CachedReply] = ()
-) -> Estimate:
+) -> JudgingEstimate:
     """What `ask_judge` would call now, without calling."""
     with judge.open_store() as store:
         for reply in kept:
@@ -65,7 +65,7 @@ def estimate(
     tokens = sum(counter.prompt(call.messages) for call in waiting)
     output = EXPLANATION_TOKENS * len(waiting)
     price = judge.price_in(mode)
-    return Estimate(
+    return JudgingEstimate(
         wanted=len(calls),
         calls=len(waiting),
         input_tokens=round(tokens),

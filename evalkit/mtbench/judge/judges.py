@@ -1,6 +1,6 @@
 """A judge's configuration -> who is asked, with what, at which price, and what names it in the store.
 
-The API key comes from the environment when the service is opened and goes nowhere else.
+The API key comes from the environment when the service is opened and is written nowhere.
 """
 
 import os
@@ -16,7 +16,7 @@ from evalkit.core.files import read_options, read_yaml
 from evalkit.core.secrets import public_address, refuse_keys
 from evalkit.mtbench.judge.budget import Price
 from evalkit.mtbench.judge.store import JudgmentStore, default_store
-from evalkit.mtbench.presets import Preset
+from evalkit.mtbench.presets import Preset, load_preset
 from evalkit.services.client import Service
 
 
@@ -85,6 +85,11 @@ def judge_config(config: JudgeConfig | None, preset: Preset) -> JudgeConfig:
             fix="python -m evalkit list judges",
         )
     return read_options(path, JudgeConfig, "judge configuration")
+
+
+def judging_preset(name: str, config: JudgeConfig | None) -> Preset:
+    """The preset of that name, with the prompts of `judge.prompts` if given; see `load_preset`."""
+    return load_preset(name, config.prompts if config else None)
 
 
 def judge_names() -> list[str]:

@@ -12,13 +12,13 @@ from evalkit.core.errors import InputError
 from evalkit.core.reasons import Reason
 from evalkit.core.types import Judgment
 from evalkit.mtbench.data import Books, pinned_files
+from evalkit.mtbench.fastchat_logs import read_answers
 from evalkit.mtbench.folder import Header, MtBenchFolder, answers_of, open_folder, turns_of
 from evalkit.mtbench.judge.ask import AskResult
 from evalkit.mtbench.judge.calls import JudgeCall, cached_reply_of, judgment_of, plan_calls
 from evalkit.mtbench.judge.dispatch import JudgeReplies, ask_judge, open_judge
-from evalkit.mtbench.judge.judges import Judge
+from evalkit.mtbench.judge.judges import Judge, judging_preset
 from evalkit.mtbench.judge.store import CachedReply
-from evalkit.mtbench.logs import read_answers
 from evalkit.mtbench.presets import DEFAULT_PRESET, Preset, load_preset, preset_option
 from evalkit.mtbench.tables.model_tables import (
     answer_counts,
@@ -54,7 +54,7 @@ class JudgingPlan:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JudgingResult:
     """The results of a judging; its `failed` judgments are asked again by the next one."""
 
     content: dict[str, Any]
@@ -69,7 +69,7 @@ def plan_judging(config: Config) -> JudgingPlan:
         FetchError: a file of the preset cannot be fetched.
     """
     folder, header = _folder(config)
-    preset = load_preset(config.preset or header.preset)
+    preset = judging_preset(config.preset or header.preset, config.judge)
     books = Books(preset, pinned_files(config), config.language or header.language)
     judge = open_judge(config, preset)
     answers = answers_of(folder.turns())
@@ -90,8 +90,8 @@ def _folder(config: Config) -> tuple[MtBenchFolder, Header]:
     answers = read_answers(Path(config.answers).expanduser())
     if not answers:
         raise InputError("there is no answer in the file", where=config.answers)
-    preset = load_preset(config.preset or DEFAULT_PRESET)
-    books = Books(preset, pinned_files(config), config.language)
+    name = config.preset or DEFAULT_PRESET
+    books = Books(judging_preset(name, config.judge), pinned_files(config), config.language)
     categories = {}
     for answer in answers:
         question = books.of(answer.question_id).questions.get(answer.question_id)
@@ -100,8 +100,8 @@ def _folder(config: Config) -> tuple[MtBenchFolder, Header]:
         categories[answer.question_id] = question.category
     languages = {books.language(answer.question_id) for answer in answers}
     header = Header(
-        preset=preset_option(config.preset or DEFAULT_PRESET),
-        preset_sha256=preset_sha256(preset),
+        preset=preset_option(name),
+        preset_sha256=preset_sha256(load_preset(name)),
         language=languages.pop() if len(languages) == 1 else None,
         source="given",
         models=tuple(dict.fromkeys(answer.model for answer in answers)),
@@ -112,7 +112,7 @@ def _folder(config: Config) -> tuple[MtBenchFolder, Header]:
     return folder, header
 
 
-def judge_run(plan: JudgingPlan, config: Config, *, say: Callable[[str], None]) -> Outcome | None:
+def judge_run(plan: JudgingPlan, config: Config, *, say: Callable[[str], None]) -> JudgingResult | None:
     """Judges a run and writes its judgments and results.json; None while a batch is under way.
 
     Raises:
@@ -128,7 +128,7 @@ def judge_run(plan: JudgingPlan, config: Config, *, say: Callable[[str], None]) 
     remove_file(plan.folder.results_path)
     plan.folder.write_judgments(plan.judge.label, judgments)
     write_checked_json(plan.folder.results_path, content)
-    return Outcome(content, sum(judgment.status == "api_error" for judgment in judgments))
+    return JudgingResult(content, sum(judgment.status == "api_error" for judgment in judgments))
 
 
 def _results(
@@ -157,7 +157,9 @@ def _results(
         if errors:
             text = "{model}: {n} turns count as empty: the engine could not answer them"
             partial.append(Reason(text, model=model, n=errors))
-    same = plan.header.preset_sha256 == preset_sha256(plan.preset)
+    # Other judge prompts do not change how the answers were made.
+    asked_for = load_preset(config.preset or plan.header.preset)
+    same = plan.header.preset_sha256 == preset_sha256(asked_for)
     made = {"source": plan.header.source, "preset": plan.preset.name if same else plan.header.preset}
     price = judge.price_in(config.mode)
     return results_json(

@@ -44,7 +44,7 @@ def ask_locally(judge: Judge, config: Config, calls: Sequence[JudgeCall], store:
 
     Raises:
         InputError: a model that is missing or has no chat template, or an unknown parameter.
-        EvalkitError: the model cannot be loaded or computes nonsense; what was judged is kept.
+        EvalkitError: the model cannot be loaded or computes NaN; what was judged is kept.
     """
     from evalkit.engines import build_engine
     from evalkit.engines.local.tokenizer import load_tokenizer

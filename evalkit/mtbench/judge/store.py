@@ -64,8 +64,18 @@ def judgment_key(
     messages: Sequence[Message],
     repeat: int,
     reask: int = 0,
+    prompts: str | None = None,
 ) -> str:
-    """The cache key of a judgment: judge, parameters, messages, number of the repeat and of the re-ask."""
+    """The cache key of a judgment: a hash of everything that decides it.
+
+    Args:
+        identity: the judge.
+        parameters: what is sent with every request.
+        messages: the filled prompt.
+        repeat: the number of the repeat.
+        reask: the number of the re-ask.
+        prompts: the sha256 of a local judge prompt file.
+    """
     content = {
         "judge": dict(identity),
         "parameters": dict(parameters),
@@ -75,6 +85,9 @@ def judgment_key(
     # Left out when 0, so that presets with and without re-asking share their first judgments.
     if reask:
         content["reask"] = reask
+    # Likewise without a local file: the keys of judgments made before there were such files.
+    if prompts is not None:
+        content["prompts"] = prompts
     return text_sha256(canonical_json(content))
 
 

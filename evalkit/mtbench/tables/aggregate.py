@@ -62,7 +62,7 @@ def intervals(
     """95 % intervals by scope: questions resampled with replacement within categories.
 
     None for fewer than five questions, and where they all have one score. In a wider scope such a
-    category does not tell how far it may move: it adds the widest interval its ratings allow.
+    category adds the widest interval its ratings allow.
     """
     kept = _kept(rows, rule, reduce)
     return {scope: _spread(_in_scope(kept, scope), rule, resamples).interval for scope in scopes(rows)}

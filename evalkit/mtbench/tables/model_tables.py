@@ -3,7 +3,7 @@
     {
       "schema_version": 1,
       "kind":      "mt_bench",
-      "preset":    {name, source, sha256, not_given, files},
+      "preset":    {name, source, sha256, not_given, files, prompts (a local file)},
       "mt_bench":  {<model>: {<rule>: {<scope>: number or null}}},
       "tables":    {<model>: ModelTable},
       "answers":   {<model>: {turns, truncated, empty, errors, over_context}}
@@ -30,7 +30,7 @@ from evalkit.core.reasons import Reason, sentences_in
 from evalkit.core.text import canonical_json, text_sha256
 from evalkit.core.types import Judgment
 from evalkit.mtbench.folder import MtBenchFolder
-from evalkit.mtbench.presets import Counts, Parser, Preset, Status, load_preset
+from evalkit.mtbench.presets import Counts, EndStatus, Parser, Preset, load_preset
 from evalkit.mtbench.rules import MINUS_ONE, RULES, Scored
 from evalkit.mtbench.tables.aggregate import (
     TURN_SCOPES,
@@ -70,19 +70,26 @@ class ModelTable:
 
 
 def preset_sha256(preset: Preset) -> str:
-    """A hash of everything a preset says."""
-    return text_sha256(canonical_json(_plain(asdict(preset))))
+    """A hash of everything a preset says; of a local judge prompt file its hash, not its path."""
+    content = asdict(preset)
+    # Left out where there is none: presets keep the hashes that older runs recorded.
+    if content["prompts"].pop("file"):
+        content["prompts"] = {"sha256": preset.prompts.sha256}
+    return text_sha256(canonical_json(_plain(content)))
 
 
 def preset_record(preset: Preset) -> dict[str, Any]:
     """A preset as it goes into results.json."""
-    return {
+    record: dict[str, Any] = {
         "name": preset.name,
         "source": preset.source,
         "sha256": preset_sha256(preset),
         "not_given": preset.not_given(),
         "files": {file.url: file.sha256 for file in preset.files()},
     }
+    if preset.prompts.file:
+        record["prompts"] = {"file": Path(preset.prompts.file).name, "sha256": preset.prompts.sha256}
+    return record
 
 
 def scored(judgments: Sequence[Judgment], preset: Preset) -> list[Scored]:
@@ -123,14 +130,14 @@ def as_logged(judgments: Sequence[Judgment]) -> list[Scored]:
     ]
 
 
-def _reading(judgment: Judgment, parser: Parser) -> tuple[Status, float | None]:
-    status = Status(judgment.status)
+def _reading(judgment: Judgment, parser: Parser) -> tuple[EndStatus, float | None]:
+    status = EndStatus(judgment.status)
     if parser is Parser.strict and judgment.text is not None and status not in _UNREADABLE:
-        return (Status.unparsed, None) if judgment.strict is None else (Status.ok, judgment.strict)
+        return (EndStatus.unparsed, None) if judgment.strict is None else (EndStatus.ok, judgment.strict)
     return status, judgment.rating
 
 
-_UNREADABLE = (Status.filtered, Status.overflow, Status.api_error)
+_UNREADABLE = (EndStatus.filtered, EndStatus.overflow, EndStatus.api_error)
 
 
 def model_table(
@@ -211,8 +218,8 @@ def scope_figures(table: Mapping[str, Any], *, partial: bool = False) -> dict[st
 def with_own_intervals(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The content of a results.json, without the intervals of zero width that earlier versions gave.
 
-    A table that has one gets all its intervals anew from judgments/; where they are not there, or the
-    preset is another one now, the intervals that this concerns are left out.
+    The intervals of such a table are computed again from judgments/; where those are missing, or the
+    preset has changed, the affected intervals are left out.
     """
     tables = {
         model: {**table, "scopes": _sound_scopes(content, model, table, folder)}
@@ -228,7 +235,7 @@ def _sound_scopes(
     flat = {name for name, cell in scopes.items() if cell["ci95"] and cell["ci95"][0] >= cell["ci95"][1]}
     if not flat:
         return scopes
-    # Where one category does not tell, what was written for the averages was too narrow.
+    # Where one category has no interval, those written for the averages were too narrow.
     ends = {
         name: None if name in {*flat, "average", *TURN_SCOPES} else c["ci95"] for name, c in scopes.items()
     }
@@ -255,7 +262,7 @@ def answer_counts(turns: Sequence[SampleRecord]) -> dict[str, int]:
 
 
 def missing_turns(rows: Sequence[Scored], preset: Preset, questions: int, answers: int = 1) -> list[str]:
-    """Why a table does not cover so many answers to the whole question set; empty when it does."""
+    """Why a table does not cover the whole question set, with this many answers each; empty when it does."""
     found = {(row.question_id, row.turn, row.answer) for row in rows}
     wanted = questions * len(preset.turns) * answers
     if len(found) >= wanted:

@@ -17,9 +17,9 @@ from evalkit.mtbench.answers.chat import takes_system_message, with_system
 from evalkit.mtbench.answers.turns import (
     AnswerRules,
     answer_rules,
-    asks_of_turn,
     choose_questions,
     clean_answer,
+    requests_of_turn,
 )
 from evalkit.mtbench.data import Books, pinned_files
 from evalkit.mtbench.folder import MtBenchFolder, turn_id
@@ -119,12 +119,12 @@ def test_prompt_lengths_of_the_card(mirror: Path, cache: Path) -> None:
     book = Books(preset, pinned_files(Config(mirror=str(mirror)))).in_language("ja")
     rules = answer_rules(preset, llm_jp, {})
     questions = list(book.questions.values())
-    first = asks_of_turn(1, "m", questions, rules, llm_jp, {})
+    first = requests_of_turn(1, "m", questions, rules, llm_jp, {})
     lengths = {ask.record.question_id: 1024 - ask.request.max_new_tokens for ask in first}
     assert round(sum(lengths.values()) / 80) == 95
     assert max(lengths.values()) == lengths[18] == 364
     kept = {ask.record.id: replace(ask.record, completion="答え") for ask in first}
-    second = asks_of_turn(2, "m", questions, rules, llm_jp, kept)
+    second = requests_of_turn(2, "m", questions, rules, llm_jp, kept)
     answer = len(llm_jp("答え", add_special_tokens=False)["input_ids"])
     added = [1024 - ask.request.max_new_tokens - lengths[ask.record.question_id] - answer for ask in second]
     assert abs(sum(added) / 80 - 36) < 2
@@ -150,7 +150,7 @@ def test_answers_are_cleaned() -> None:
 def test_total_rule_without_room(tokenizer: Any) -> None:
     rules = AnswerRules({}, 0.0, 50, 1.0, 1.0, 1, 0, LengthRule.total, 40, None, (), ())
     long, short = Question(1, "math", ("x" * 100, "b")), Question(2, "math", ("x", "b"))
-    first, second = asks_of_turn(1, "m", [long, short], rules, tokenizer, {})
+    first, second = requests_of_turn(1, "m", [long, short], rules, tokenizer, {})
     assert (first.request.max_new_tokens, first.no_room) == (1, True)
     assert (second.request.max_new_tokens > 1, second.no_room) == (True, False)
 
@@ -171,7 +171,7 @@ def test_second_turns_need_the_first(tokenizer: Any) -> None:
             generator_state="AAAA",
         )
     }
-    (ask,) = asks_of_turn(2, "m", [question], rules, tokenizer, kept)
+    (ask,) = requests_of_turn(2, "m", [question], rules, tokenizer, kept)
     assert [(message.role, message.content) for message in ask.request.prompt] == [
         ("system", "s"),
         ("user", "q1"),
@@ -306,7 +306,7 @@ def test_the_generator_runs_on_through_turn_two(sampled: Bench, tmp_path: Path) 
 
         tokenizer = load_tokenizer(resolved)
         rules = answer_rules(preset, tokenizer, {})
-        asks = asks_of_turn(2, "random", list(book.questions.values()), rules, tokenizer, firsts)
+        asks = requests_of_turn(2, "random", list(book.questions.values()), rules, tokenizer, firsts)
         asked = [ask.request for ask in asks if ask.record.category == "writing"]
         going_on = {c.id: c.raw_text for c in engine.generate(asked)}
         afresh = {

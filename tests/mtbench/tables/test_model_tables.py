@@ -10,7 +10,7 @@ import pytest
 from evalkit.core.config import Reduce
 from evalkit.core.types import Judgment
 from evalkit.mtbench.folder import MtBenchFolder
-from evalkit.mtbench.presets import Counts, Parser, Status, load_preset
+from evalkit.mtbench.presets import Counts, EndStatus, Parser, load_preset
 from evalkit.mtbench.tables.model_tables import (
     as_logged,
     missing_turns,
@@ -64,7 +64,7 @@ def test_the_card_keeps_minus_one() -> None:
 
 def test_a_preset_may_drop_a_status() -> None:
     statuses = dict(load_preset("llm-jp-3-card").statuses)
-    statuses |= {Status.out_of_range: Counts.drop, Status.filtered: Counts.drop}
+    statuses |= {EndStatus.out_of_range: Counts.drop, EndStatus.filtered: Counts.drop}
     assert scores(statuses=statuses) == {1: 8, 2: 1, 4: -1, 5: -1}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from evalkit.core.errors import InputError
 from evalkit.core.files import Row, int_field, read_rows, text_field
-from evalkit.mtbench.questions import Answer, answers_from
+from evalkit.mtbench.questions import ModelAnswer, answers_from
 from evalkit.mtbench.ratings import Side
 
 SIDES: tuple[Side, ...] = ("model_1", "model_2", "tie", "error")
@@ -71,7 +71,7 @@ def read_judgments(path: Path) -> JudgmentLog:
     return JudgmentLog(tuple(singles), tuple(pairs))
 
 
-def read_answers(path: Path) -> list[Answer]:
+def read_answers(path: Path) -> list[ModelAnswer]:
     """The answers of a FastChat answer file, or of every *.jsonl of a folder, in order."""
     return [answer for file in jsonl_files(path) for answer in answers_from(read_rows(file, mend=True))]
 
@@ -90,9 +90,9 @@ def jsonl_files(path: Path) -> list[Path]:
     return files
 
 
-def answers_by_model(answers: Iterable[Answer]) -> dict[str, dict[int, Answer]]:
+def answers_by_model(answers: Iterable[ModelAnswer]) -> dict[str, dict[int, ModelAnswer]]:
     """The first choice of every answer by model and question; the last row of a question counts."""
-    found: dict[str, dict[int, Answer]] = {}
+    found: dict[str, dict[int, ModelAnswer]] = {}
     for answer in answers:
         if answer.choice == 0:
             found.setdefault(answer.model, {})[answer.question_id] = answer
