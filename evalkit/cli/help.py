@@ -65,7 +65,7 @@ def print_help(verbs: Mapping[str, str], verb: str | None) -> int:
         print(GENERAL.format(verbs=listed, options="\n".join(option_lines(USED_MOST))))
         return 0
     module = importlib.import_module(f"evalkit.cli.{verb}")
-    print(inspect.cleandoc(module.__doc__))
+    print(inspect.cleandoc(module.__doc__ or ""))
     print("\noptions (key=value; the default in brackets, else null):")
     print("\n".join(option_lines(module.OPTIONS)))
     return 0
