@@ -266,7 +266,7 @@ class JudgeConfig:
     max_cost: float | None = option(None, "most dollars; null: no limit", least=0)
     prices: str | None = option(None, "a file in the form of conf/prices.yaml")
     store: str | None = option(None, "the folder of the shared judgments; null: in the cache folder")
-    prompts: str | None = option(None, "a judge prompt file of your own in place of the preset's")
+    prompts: str | None = option(None, "a judge prompt file of your own; null: the preset's")
 
 
 @dataclass

@@ -80,6 +80,11 @@ def run_identity(
     }
 
 
+def differing_few_shots(shots: Mapping[str, int], config: Config) -> dict[str, int]:
+    """The tasks whose number of examples is not that of the option `num_few_shots`."""
+    return {name: count for name, count in shots.items() if count != config.num_few_shots}
+
+
 def protocol_record(
     config: Config, dtype: str | None = None, task_few_shots: Mapping[str, int] | None = None
 ) -> ProtocolRecord:
@@ -119,11 +124,6 @@ def protocol_record(
         options={key: given for key, (given, _) in pairs.items()},
         deviations={key: given for key, (given, preset) in pairs.items() if given != preset},
     )
-
-
-def differing_few_shots(shots: Mapping[str, int], config: Config) -> dict[str, int]:
-    """The tasks whose number of examples is not that of the option `num_few_shots`."""
-    return {name: count for name, count in shots.items() if count != config.num_few_shots}
 
 
 def _columns(data: DataSpec) -> dict[str, Any]:

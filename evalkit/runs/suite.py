@@ -49,7 +49,7 @@ def suite_specs(config: Config) -> list[TaskSpec]:
     names = [spec.name for spec in specs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"named twice: {', '.join(twice)}", where="option suite.tasks")
-    few_shot_counts(specs, config.suite.num_few_shots, 0)
+    suite_few_shots(config, specs)
     return specs
 
 
