@@ -56,7 +56,7 @@ def _results(row: Row, table: Table) -> "Iterator[EvalResult]":
             dataset_type=_DATASETS[table.name],
             dataset_name=f"{table.title} {column}",
             dataset_config=column,
-            dataset_args={"protocol": table.rules(row), "samples": cell.n},
+            dataset_args={"protocol": str(table.rules(row)), "samples": cell.n},
             metric_type=column,
             metric_name=column,
             metric_value=round(cell.value, table.digits),

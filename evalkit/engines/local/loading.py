@@ -244,9 +244,10 @@ def check_files(resolved: ResolvedModel) -> None:
     with foreign("the configuration cannot be used", where=path, fix=loading_fix(resolved.path, remote)):
         from transformers import AutoConfig
 
-        _refuse_kind(
-            AutoConfig.from_pretrained(resolved.path, trust_remote_code=remote, local_files_only=True), path
+        config = AutoConfig.from_pretrained(
+            resolved.path, trust_remote_code=resolved.config.trust_remote_code, local_files_only=True
         )
+        _refuse_kind(config, path)
 
 
 def _pretrained(

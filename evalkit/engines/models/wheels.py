@@ -158,10 +158,14 @@ def _convert(gguf: Path, work: Path) -> Path:
     ):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        source: dict[str, Any] = {"gguf_file": gguf.name, "trust_remote_code": False}
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
+        name = gguf.name
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=name, trust_remote_code=False)
         loaded, report = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, **source, dtype=torch.float32, output_loading_info=True
+            gguf.parent,
+            gguf_file=name,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            output_loading_info=True,
         )
         check_report(report, gguf.name)
         # The loaded model is marked as quantized and cannot be saved; a new one of the same class with
