@@ -70,6 +70,7 @@ def _half_width(results: Results, dataset: str) -> float | None:
     """Half of the interval of the metric that counts, else of the first one."""
     metrics = results.datasets[dataset].metrics
     counts = load_spec(dataset).counts if dataset in task_names() else None
+    counts = results.named(counts)
     metric = counts if counts in metrics else next(iter(metrics), None)
     interval = results.scores[f"{dataset}_{metric}"].ci95 if metric else None
     return None if interval is None else (interval[1] - interval[0]) / 2

@@ -25,7 +25,7 @@ from evalkit.core.text import did_you_mean, half_character
 if typing.TYPE_CHECKING:
     from evalkit.core.config import Config
 
-GROUPS = ("model", "suite", "engine", "judge")
+GROUPS = ("model", "suite", "engine", "judge", "generation")
 FLAGS = {"--long": "long", "--dry-run": "dry_run", "--partial": "partial", "--steps": "steps"}
 FLAGS_WITH_VALUE = {"--reference": "reference", "--format": "format"}
 # Below it stand names of tasks, which may have hyphens and points in them.
@@ -258,7 +258,7 @@ def _check_member(group: str, member: str) -> None:
     members = group_members(group)
     if member not in members:
         fix = f"python -m evalkit list {group}s"
-        if group == "engine":
+        if group in ("engine", "generation"):
             fix = f"one of {', '.join(members)}"
         elif group == "model":
             fix = f"a hub name or a folder: model=hf model.path={member}   (or {fix})"

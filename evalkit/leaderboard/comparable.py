@@ -27,7 +27,7 @@ def common(a: Results, b: Results) -> list[str]:
 def counting_metric(name: str, results: Results) -> str | None:
     """The metric of a dataset that is compared: the one that counts, else the first that was computed."""
     computed = results.datasets[name].metrics
-    counts = load_spec(name).counts if name in task_names() else None
+    counts = results.named(load_spec(name).counts) if name in task_names() else None
     if counts is not None:
         return counts if counts in computed else None
     return computed[0] if computed else None

@@ -11,12 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from evalkit.core.config import Config
-from evalkit.core.types import Completion, Request, Sampling
+from evalkit.core.types import Completion, Request
 from evalkit.engines.local.engine import LocalEngine
 from evalkit.metrics.intervals import Interval, wilson
-from evalkit.runs.suite import LoadedSuite
+from evalkit.runs.suite import LoadedSuite, asking_of
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, score_tasks
-from evalkit.tasks.prompts import PromptTemplate, requests
 
 TIE = 1e-4
 BATCH_SIZES = (1, 3, 16, 64)
@@ -82,13 +81,8 @@ def certify(
         engine: the engine under test, model loaded.
         say: receives progress messages, one line at a time.
     """
-    template = PromptTemplate.of(config.protocol)
-    sampling = Sampling(do_sample=config.generation.do_sample)
-    asked = [
-        request
-        for task in suite.tasks
-        for request in requests(task, template, sampling=sampling, seed=config.seed)
-    ]
+    asking = asking_of(config, engine.tokenizer)
+    asked = [request for task in suite.tasks for request in asking.requests(task)]
     say(f"reference: {len(asked)} prompts, one at a time")
     reference = _answers(engine, asked, alone=True)
     before = _scores(config, suite, reference)

@@ -6,10 +6,20 @@ clean-up and metric options (scoring can be repeated).
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from evalkit.core.config import Config, PromptForm, ProtocolConfig
+from evalkit.core.config import (
+    Config,
+    GenerationConfig,
+    Parser,
+    PromptForm,
+    ProtocolConfig,
+    ReasoningConfig,
+    SuiteConfig,
+)
 from evalkit.core.text import text_sha256
+from evalkit.core.types import Sampling
 from evalkit.engines.base import GENERATION_VERSION, SAMPLING_VERSION
 from evalkit.records.results import (
     PROTOCOL_FEW_SHOTS,
@@ -20,10 +30,11 @@ from evalkit.records.results import (
 )
 from evalkit.runs.suite import sample_limit
 from evalkit.tasks.load import Task
-from evalkit.tasks.prompts import PromptTemplate
+from evalkit.tasks.prompts import Asking, PromptTemplate
 from evalkit.tasks.spec import DataSpec
 
 if TYPE_CHECKING:
+    from evalkit.engines.local.chat_template import ChatTemplate
     from evalkit.engines.models import ResolvedModel
 
 
@@ -31,11 +42,12 @@ def run_identity(
     config: Config,
     tasks: tuple[Task, ...],
     model: "ResolvedModel",
-    template: PromptTemplate,
+    asking: Asking,
     *,
     family: str,
     dtype: str,
     left_out: Sequence[str] = (),
+    chat_template: "ChatTemplate | None" = None,
 ) -> dict[str, Any]:
     """Everything a completion depends on, as plain JSON values.
 
@@ -43,10 +55,11 @@ def run_identity(
         config: the options.
         tasks: the datasets, with the hashes of the files they were read from.
         model: the model, with the hashes or the commit that identify it.
-        template: the prompt templates.
+        asking: how the samples are asked.
         family: the engine family: engines of one family compute alike.
         dtype: the data type in use, `auto` resolved.
         left_out: tokens that the tokenizer would put behind every prompt.
+        chat_template: of chats; None: prompts are text, or only a server has it.
     """
     generation: dict[str, Any] = {
         "do_sample": config.generation.do_sample,
@@ -54,13 +67,27 @@ def run_identity(
     }
     if any(generation.values()):
         generation["sampling_version"] = SAMPLING_VERSION
+    usual = asdict(Sampling())
+    generation |= {key: value for key, value in asdict(asking.sampling).items() if value != usual[key]}
     own: dict[str, Any] = {}
     if shots := differing_few_shots({task.name: len(task.few_shots) for task in tasks}, config):
         own["task_few_shots"] = shots
     if columns := {task.name: _columns(task.spec.data) for task in tasks if task.spec.data is not None}:
         own["columns"] = columns
+    template = asking.template
     if template != PromptTemplate():
         own["template"] = {"prompt": template.prompt, "few_shot": template.few_shot}
+    if asking.chat is not None:
+        own["chat"] = {**asdict(asking.chat), "template_args": model.config.chat_template_args}
+        if chat_template is not None:
+            own["chat"]["template_sha256"] = text_sha256(chat_template)
+            if chat_template.has_clock and family != "api":
+                own["template_date"] = chat_template.date
+    if asking.thoughts is not None:
+        own["reasoning"] = asking.thoughts.identity
+    if asking.samples > 1:
+        # More samples continue fewer; a single one has the seed of the run.
+        own["seeds"] = "of each sample"
     return {
         "generation_version": GENERATION_VERSION,
         "protocol": config.protocol.name,
@@ -115,6 +142,9 @@ def protocol_record(
     }
     for task, shots in (task_few_shots or {}).items():
         pairs[f"suite.num_few_shots.{task}"] = (shots, config.num_few_shots)
+    # Named only where they are used, so that the records of plain runs stay as they are.
+    for name, given in _chat_options(config).items():
+        pairs[name] = (given, None)
     if dtype is not None:
         pairs["dtype"] = (dtype, "bfloat16")
     if config.engine.name == "api" and config.engine.prompts is PromptForm.chat:
@@ -124,6 +154,28 @@ def protocol_record(
         options={key: given for key, (given, _) in pairs.items()},
         deviations={key: given for key, (given, preset) in pairs.items() if given != preset},
     )
+
+
+def _chat_options(config: Config) -> dict[str, Any]:
+    """The options about chats, thoughts and samples that differ from a plain run's."""
+    suite, used = config.suite or SuiteConfig(), {}
+    plain = SuiteConfig()
+    for name in ("chat", "chat_turns", "system"):
+        if (given := getattr(suite, name)) != getattr(plain, name):
+            used[f"suite.{name}"] = given
+    for name in ("temperature", "top_p", "top_k"):
+        if (given := getattr(config.generation, name)) != getattr(GenerationConfig(), name):
+            used[f"generation.{name}"] = given
+    for name in ("start", "end", "pattern", "thought_length"):
+        if (given := getattr(config.reasoning, name)) != getattr(ReasoningConfig(), name):
+            used[f"reasoning.{name}"] = given
+    if config.reasoning.parser is not Parser.auto:
+        used["reasoning.parser"] = config.reasoning.parser.value
+    for key, given in (config.model.chat_template_args if config.model else {}).items():
+        used[f"model.chat_template_args.{key}"] = given
+    if config.samples > 1:
+        used["samples"] = config.samples
+    return used
 
 
 def _columns(data: DataSpec) -> dict[str, Any]:

@@ -22,7 +22,10 @@ from evalkit.tasks.load import Task
 from evalkit.tasks.spec import TaskSpec
 
 # What may change without new completions.
-_SCORING_OPTIONS = ("protocol.strip", "protocol.answer_regex", "metrics.", "export")
+_SCORING_OPTIONS = (
+    *("protocol.strip", "protocol.answer_regex", "metrics.", "export"),
+    *("reasoning.parser", "reasoning.start", "reasoning.end", "reasoning.pattern"),
+)
 _OTHER_OPTIONS = ("run", "out", "offline", "allow_missing", "lang")
 # Options of earlier versions and of other verbs: no completion or score depends on them.
 _PASSED_OVER = ("serve", "plan")
@@ -105,7 +108,8 @@ def open_run(folder: Path, given: Config) -> KeptRun:
     absent = before.partial.datasets if before else {}
     tasks, missing, gaps = [], {}, {}
     for spec in suite_specs(config):
-        records = _evaluated(directory.records(spec.name).values(), sample_limit(config.limit))
+        kept = directory.records(spec.name).values()
+        records = _evaluated(kept, sample_limit(config.limit), config.samples)
         rates = before.datasets.get(spec.name) if before else None
         if rates and len(records) < rates.n:
             gaps[spec.name] = rates.n - len(records)
@@ -179,15 +183,22 @@ def _kept_results(directory: RunDirectory) -> Results | None:
         return None
 
 
-def _evaluated(records: Iterable[SampleRecord], limit: int) -> list[SampleRecord]:
-    """The records the run's last command evaluated, in the order of the dataset."""
-    numbered = {int(record.id.rpartition("/")[2]): record for record in records}
-    return [numbered[index] for index in sorted(numbered) if limit == 0 or index < limit]
+def _evaluated(records: Iterable[SampleRecord], limit: int, samples: int) -> list[Sample]:
+    """The questions the run's last command evaluated, in the order of the dataset; `samples` of each."""
+    questions: dict[int, list[tuple[str, SampleRecord]]] = {}
+    for record in records:
+        key = record.id if samples == 1 else record.id.rpartition("/")[0]
+        questions.setdefault(int(key.rpartition("/")[2]), []).append((key, record))
+    return [
+        Sample(id=key, input=record.input, gold=record.gold)
+        for index, given in sorted(questions.items())
+        for key, record in given[:1]
+        if (limit == 0 or index < limit) and len(given) >= samples
+    ]
 
 
-def _task(spec: TaskSpec, records: Sequence[SampleRecord]) -> Task:
-    samples = tuple(Sample(id=r.id, input=r.input, gold=r.gold) for r in records)
-    return Task(spec=spec, few_shots=(), samples=samples, sha256={})
+def _task(spec: TaskSpec, samples: Sequence[Sample]) -> Task:
+    return Task(spec=spec, few_shots=(), samples=tuple(samples), sha256={})
 
 
 def _check_complete(folder: Path, before: Results | None, gaps: Mapping[str, int], lost: list[str]) -> None:

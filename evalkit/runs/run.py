@@ -6,25 +6,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.core.config import BosRule, Config, PromptForm, SuiteData, is_offline
+from evalkit.core.config import Config, Parser, PromptForm, SuiteData, is_offline
 from evalkit.core.durable import is_whole_text
 from evalkit.core.errors import InputError
 from evalkit.core.progress import watch
 from evalkit.core.reasons import Reason
 from evalkit.core.signals import stop_if_signalled
-from evalkit.core.types import Request, Sampling
+from evalkit.core.types import Request
 from evalkit.core.words import t
+from evalkit.engines.bos import appended_tokens
+from evalkit.engines.local.chat_template import as_text, template_of
 from evalkit.metrics.prediction import prediction
+from evalkit.metrics.repeats import repeat_ids
 from evalkit.records.environment import CONFIG, kept_environment, timed
 from evalkit.records.results import Results, read_results
 from evalkit.records.run_folder import RunDirectory, SampleRecord
 from evalkit.runs.identity import protocol_record, run_identity
 from evalkit.runs.life import Opened, Outcome, Run, Say, complete, finished
-from evalkit.runs.suite import LoadedSuite, load_suite, missing_lines
+from evalkit.runs.regrading import Regrading, thought_warnings
+from evalkit.runs.suite import LoadedSuite, asking_of, load_suite, missing_lines
 from evalkit.scoring.categories import summarise, with_intervals
-from evalkit.scoring.scores import GivenAnswer, TaskAnswers, score_tasks
+from evalkit.scoring.scores import TaskAnswers, score_tasks
 from evalkit.scoring.write import scores_fit, write_scored
-from evalkit.tasks.prompts import PromptTemplate, requests
 from evalkit.tasks.spec import is_task_file
 
 if TYPE_CHECKING:
@@ -49,13 +52,15 @@ def evaluate(config: Config, *, say: Say, opened: Opened = lambda folder: None) 
     """
     if config.model is None:
         raise InputError("no model is given", fix="model=1.8b-instruct   (python -m evalkit list models)")
-    template = PromptTemplate.of(config.protocol)
     # An invalid regular expression is found now, not after hours of generation.
     prediction("", answer_regex=config.protocol.answer_regex)
     suite = load_suite(config, say=say)
     for line in (*suite.warnings, *missing_lines(suite)):
         say(line)
-    return complete(SuiteRun(config, suite, template), say=say, opened=opened)
+    run = SuiteRun(config, suite)
+    if run.asking.thoughts is not None and config.reasoning.parser is Parser.auto:
+        say(t("reasoning.parser={rule}, by the chat template", rule=run.asking.thoughts.rule))
+    return complete(run, say=say, opened=opened)
 
 
 def finished_run(config: Config, suite: LoadedSuite) -> Path | None:
@@ -64,23 +69,36 @@ def finished_run(config: Config, suite: LoadedSuite) -> Path | None:
     Raises:
         InputError: bad options, or a model whose files are not there.
     """
-    return finished(SuiteRun(config, suite, PromptTemplate.of(config.protocol)))
+    return finished(SuiteRun(config, suite))
 
 
 class SuiteRun(Run[Results]):
     """A run of a suite of datasets."""
 
-    def __init__(self, config: Config, suite: LoadedSuite, template: PromptTemplate) -> None:
+    def __init__(self, config: Config, suite: LoadedSuite) -> None:
         from evalkit.engines import identify
 
         assert config.model is not None and config.suite is not None
         identified = identify(config)
         model, dtype = identified.model, identified.dtype
-        left_out = []
-        if model.has_tokenizer and config.engine.prompts is not PromptForm.chat:
-            left_out = _left_out(model, config.protocol.bos)
+        self._tokenizer = _tokenizer(model) if model.has_tokenizer else None
+        self.asking = asking_of(config, self._tokenizer)
+        chats = self.asking.chat is not None
+        left_out, chat_template = [], None
+        if self._tokenizer is not None:
+            if chats:
+                chat_template = template_of(self._tokenizer)
+            elif config.engine.prompts is not PromptForm.chat:
+                left_out = appended_tokens(self._tokenizer, config.protocol.bos)
         identity = run_identity(
-            config, suite.tasks, model, template, family=identified.family, dtype=dtype, left_out=left_out
+            config,
+            suite.tasks,
+            model,
+            self.asking,
+            family=identified.family,
+            dtype=dtype,
+            left_out=left_out,
+            chat_template=chat_template,
         )
         # A task of the user's own is found again from wherever the run is scored.
         tasks = [str(Path(name).resolve()) if is_task_file(name) else name for name in config.suite.tasks]
@@ -92,19 +110,17 @@ class SuiteRun(Run[Results]):
         )
         super().__init__(config, identified, identity)
         self._suite = suite
-        self._template = template
         self._pending: list[Request] = []
 
     def recover(self, say: Say) -> tuple[int, int]:
         """Counts the samples of all datasets and prepares the requests of those without a completion."""
         if left_out := self.identity.get("left_out"):
             log.warning("the tokenizer puts %s behind every text: the prompts go without", " ".join(left_out))
-        sampling = Sampling(do_sample=self.config.generation.do_sample)
         kept = 0
         for task in self._suite.tasks:
             self.directory.recover(task.name)
             records = self.directory.records(task.name)
-            for request in requests(task, self._template, sampling=sampling, seed=self.config.seed):
+            for request in self.asking.requests(task):
                 if request.id in records:
                     kept += 1
                 else:
@@ -127,6 +143,7 @@ class SuiteRun(Run[Results]):
         wanted = dict(protocol_record(self.config, self.identified.dtype, shots).options)
         covered, limit = options.pop("limit", None), wanted.pop("limit")
         covers = covered == 0 or (isinstance(covered, int) and 0 < limit <= covered)
+        covers &= options.pop("samples", 1) >= wanted.pop("samples", 1)
         if not covers or options != wanted or results.missing_metrics or not scores_fit(directory, results):
             return None
         whole = is_whole_text(directory.path / CONFIG) and kept_environment(directory.path)
@@ -134,12 +151,30 @@ class SuiteRun(Run[Results]):
 
     def generate(self, engine: "Engine") -> Iterator[tuple[str, SampleRecord]]:
         """Yields records in any order of the datasets, and times the datasets."""
-        samples = {sample.id: (task.name, sample) for task in self._suite.tasks for sample in task.samples}
-        prompts = {request.id: str(request.prompt) for request in self._pending}
-        completions = timed(engine.generate(self._pending), self.directory.path, lambda key: samples[key][0])
+        samples = {
+            key: (task, sample)
+            for task in self._suite.tasks
+            for sample in task.samples
+            for key in repeat_ids(sample.id, self.asking.samples)
+        }
+        prompts = {request.id: request.prompt for request in self._pending}
+        completions = timed(
+            engine.generate(self._pending), self.directory.path, lambda key: samples[key][0].name
+        )
         for completion in watch(completions, len(self._pending)):
-            task_name, sample = samples[completion.id]
-            yield task_name, SampleRecord.of(sample, prompts[completion.id], completion)
+            task, sample = samples[completion.id]
+            prompt, split = as_text(prompts[completion.id], self._tokenizer), None
+            if (thoughts := self.asking.thoughts) is not None and completion.finish_reason != "error":
+                split = thoughts.reply(
+                    completion.raw_text,
+                    completion.finish_reason,
+                    # Without the tokenizer nobody knows how the server's prompt ends.
+                    opened=self._tokenizer is not None and thoughts.opened(prompt),
+                    served_thought=completion.served_thought,
+                    output_length=task.spec.output_length,
+                    tokenizer=self._tokenizer,
+                )
+            yield task.name, SampleRecord.of(sample, prompt, completion, split)
 
     def finish(self) -> Results:
         """Scores all kept completions."""
@@ -152,12 +187,10 @@ class SuiteRun(Run[Results]):
         )
 
 
-def _left_out(model: "ResolvedModel", bos: BosRule) -> list[str]:
-    """The tokens that the model's tokenizer appends to every text, and that no prompt ends with."""
-    from evalkit.engines.bos import appended_tokens
+def _tokenizer(model: "ResolvedModel") -> Any:
     from evalkit.engines.local.tokenizer import load_tokenizer
 
-    return appended_tokens(load_tokenizer(model), bos)
+    return load_tokenizer(model)
 
 
 def score_run(
@@ -178,14 +211,17 @@ def score_run(
     """
     answers = []
     errors = over_context = 0
+    again = Regrading.of(config, run["identity"])
     for task in suite.tasks:
         records = directory.records(task.name)
-        shown = [records[sample.id] for sample in task.samples if sample.id in records]
+        keys = [key for sample in task.samples for key in repeat_ids(sample.id, config.samples)]
+        shown = [records[key] for key in keys if key in records]
         errors += sum(record.finish_reason == "error" for record in shown)
         over_context += sum(record.over_context for record in shown)
-        completions = {r.id: GivenAnswer(r.completion, r.finish_reason) for r in shown}
-        answers.append(TaskAnswers(task.spec, task.samples, completions))
+        given = {record.id: again.answer(record, task.spec.output_length) for record in shown}
+        answers.append(TaskAnswers(task.spec, task.samples, given, config.samples))
     scored = score_tasks(answers, config.protocol, config.metrics, offline=is_offline(config))
+    warnings = [*suite.warnings, *again.warnings(), *thought_warnings(scored)]
     reasons = [*reasons]
     if errors:
         reasons.append(Reason("{n} samples count as wrong: the engine could not answer them", n=errors))
@@ -206,9 +242,11 @@ def score_run(
             "samples": sum(len(task.samples) for task in suite.tasks),
             "errors": errors,
             "over_context": over_context,
-            "warnings": list(suite.warnings),
+            "warnings": warnings,
         },
     )
+    for line in warnings[len(suite.warnings) :]:
+        log.warning("%s", line)
     stop_if_signalled()
     write_scored(into or directory, scored, results, config.export)
     return results

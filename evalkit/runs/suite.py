@@ -3,16 +3,20 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from evalkit.core.assets import default_data_dir
 from evalkit.core.config import Config, Split, SuiteConfig, SuiteData, is_offline
 from evalkit.core.errors import InputError
 from evalkit.core.text import command
+from evalkit.core.types import Sampling
 from evalkit.core.words import t
 from evalkit.records.results import PROTOCOL_LIMIT
 from evalkit.records.unpacked import check_unchanged, packed_sums
 from evalkit.tasks.load import MissingDataError, Task, load_bundled, load_task, prepared_path
+from evalkit.tasks.prompts import Asking, ChatForm, PromptTemplate
 from evalkit.tasks.spec import TaskSpec, few_shot_counts, load_spec
+from evalkit.tasks.thoughts import Thoughts
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,43 @@ def _prepare_command(suite: SuiteConfig, data_dir: Path) -> str:
     if suite.name == "task":
         words.insert(1, f"suite.tasks=[{','.join(suite.tasks)}]")
     return command("prepare", *words)
+
+
+def asking_of(config: Config, tokenizer: Any | None) -> Asking:
+    """How the samples of the suite are asked.
+
+    Args:
+        config: the options.
+        tokenizer: the model's; None: only a server has it, or none is needed.
+
+    Raises:
+        InputError: options that contradict each other, a template that may not be used, or chats for a
+            model without one.
+    """
+    assert config.suite is not None
+    generation = config.generation
+    sampling = Sampling(generation.do_sample, generation.temperature, generation.top_p, generation.top_k)
+    if not generation.do_sample and sampling != Sampling():
+        raise InputError(
+            "temperature, top_p and top_k are for sampled generation",
+            where="option generation",
+            fix="add generation.do_sample=true",
+        )
+    if config.samples > 1 and not (generation.do_sample or generation.from_model):
+        raise InputError(
+            f"greedy search gives the same answer {config.samples} times",
+            where=f"option samples={config.samples}",
+            fix="generation=swallow, generation.from_model=true or generation.do_sample=true",
+        )
+    chat = ChatForm.of(config.suite)
+    return Asking(
+        template=PromptTemplate.of(config.protocol),
+        sampling=sampling,
+        seed=config.seed,
+        chat=chat,
+        thoughts=Thoughts.of(config.reasoning, tokenizer, chat=chat is not None),
+        samples=config.samples,
+    )
 
 
 def missing_lines(suite: LoadedSuite) -> list[str]:

@@ -10,7 +10,10 @@ from evalkit.records.results import Figure, MissingMetric, Results
 # task -> sample id -> a row of scores/<task>.jsonl
 SampleScores = Mapping[str, Mapping[str, Mapping[str, Any]]]
 # Options that decide how kept completions are scored.
-_SCORING = ("protocol.strip", "protocol.answer_regex", "metrics.comet.checkpoint", "metrics.comet.dtype")
+_SCORING = (
+    *("protocol.strip", "protocol.answer_regex", "metrics.comet.checkpoint", "metrics.comet.dtype"),
+    *("reasoning.parser", "reasoning.start", "reasoning.end", "reasoning.pattern"),
+)
 UNEXPLAINED = "neither metric, protocol nor samples changed: compare the versions of the libraries"
 
 

@@ -14,7 +14,7 @@ from evalkit.engines.base import Engine, distinct
 from evalkit.engines.local.chat_template import clock_date, render_chat
 from evalkit.engines.models import ResolvedModel
 from evalkit.engines.servers.balance import LoadBalancer
-from evalkit.engines.servers.bodies import foreign_completion, parameters
+from evalkit.engines.servers.bodies import foreign_completion, parameters, template_arguments
 from evalkit.engines.servers.identity import addresses, ask_facts, ask_servers, new_client, nobody_answers
 from evalkit.engines.servers.prompt_form import Form, choose_form
 from evalkit.services.ask_all import ask_all, streamed
@@ -143,6 +143,7 @@ class ApiEngine(Engine):
         body = self._with_options(body, chat=messages is not None)
         if messages is not None:
             turns = messages
+            body = template_arguments(self._facts.kind, self._resolved.config.chat_template_args) | body
             return await servers.ask(lambda client: client.chat(self._facts.model, turns, body))
         assert isinstance(request.prompt, str) and self._form is not None
         body |= self._form.extra
@@ -169,7 +170,7 @@ class ApiEngine(Engine):
     def _with_options(self, body: dict[str, Any], *, chat: bool = False) -> dict[str, Any]:
         # OpenAI's newer chat models know the length by this name only.
         if chat and (urlsplit(self._addresses[0]).hostname or "").endswith("openai.com"):
-            body["max_completion_tokens"] = body.pop("max_tokens")
+            body |= {"max_completion_tokens": body.pop("max_tokens")} if "max_tokens" in body else {}
         given = body | self._options.parameters
         return {key: value for key, value in given.items() if value is not None}
 

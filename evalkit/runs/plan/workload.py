@@ -14,13 +14,12 @@ from evalkit.core import assets
 from evalkit.core.assets import default_data_dir
 from evalkit.core.config import Config, SuiteData
 from evalkit.core.errors import InputError
-from evalkit.core.types import Request, Sampling
+from evalkit.core.types import Request
 from evalkit.engines.local.prefixes import shared_prefixes
 from evalkit.mtbench.presets import DEFAULT_PRESET, LengthRule, Preset, load_preset
 from evalkit.runs.plan.counting import TokenCounter
-from evalkit.runs.suite import sample_limit, suite_few_shots, suite_specs
+from evalkit.runs.suite import asking_of, sample_limit, suite_few_shots, suite_specs
 from evalkit.tasks.load import MissingDataError, Task, load_bundled, load_task
-from evalkit.tasks.prompts import PromptTemplate, requests
 from evalkit.tasks.spec import TaskSpec
 
 # A typical answer is as long as the gold one, and ends with a blank line.
@@ -95,7 +94,7 @@ def suite_workload(config: Config, counter: TokenCounter) -> Workload:
     """
     here: list[tuple[Task, list[Request]]] = []
     kept: list[TaskSpec] = []
-    template = PromptTemplate.of(config.protocol)
+    asking = asking_of(config, None)
     specs = suite_specs(config)
     shots = suite_few_shots(config, specs)
     for spec in specs:
@@ -103,8 +102,7 @@ def suite_workload(config: Config, counter: TokenCounter) -> Workload:
         if task is None:
             kept.append(spec)
         else:
-            listed = requests(task, template, sampling=Sampling(), seed=config.seed)
-            here.append((task, list(listed)))
+            here.append((task, list(asking.requests(task))))
     groups, rows = _counted(here, counter) if here else ([], [])
     table, left_out = _kept_counts(), {}
     for spec in kept:
