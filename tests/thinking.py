@@ -1,6 +1,7 @@
 """A model that thinks as a script says: a Llama whose next token depends on the last one only."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 START, END = "<think>", "</think>"
@@ -57,7 +58,7 @@ def save_thinking_model(folder: Path, script: Sequence[str] = SCRIPT, *, templat
         # Whatever is not in the script ends the answer; a little noise, so that no two logits are equal.
         model.lm_head.weight.add_(1e-3 * torch.rand(size, size))
         model.lm_head.weight[fast.eos_token_id] += 0.5
-        for before, after in zip(ids, ids[1:], strict=False):
+        for before, after in pairwise(ids):
             model.lm_head.weight[after, before] += 1.0
     model.save_pretrained(folder)
     fast.save_pretrained(folder)

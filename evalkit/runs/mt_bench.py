@@ -7,12 +7,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.core.config import Config
+from evalkit.core.config import Config, Parser
 from evalkit.core.durable import read_checked_json, write_checked_json
 from evalkit.core.errors import InputError
 from evalkit.core.progress import watch
 from evalkit.core.reasons import Reason
 from evalkit.core.types import Message
+from evalkit.core.words import t
 from evalkit.engines.base import GENERATION_VERSION, SAMPLING_VERSION
 from evalkit.engines.local.chat_template import clock_date, render_chat
 from evalkit.mtbench.answers.turns import (
@@ -30,6 +31,7 @@ from evalkit.mtbench.questions import Language
 from evalkit.mtbench.tables.model_tables import answer_counts, preset_sha256, results_json
 from evalkit.records.run_folder import SampleRecord
 from evalkit.runs.life import Opened, Outcome, Run, Say, complete, finished
+from evalkit.tasks.thoughts import Thoughts
 
 if TYPE_CHECKING:
     from evalkit.engines.base import Engine, Identified
@@ -50,6 +52,8 @@ def answer_questions(
     run = MtBenchRun(config)
     if run.tokenizer is not None:
         _check_template(run.preset, run.tokenizer)
+    if run.thoughts is not None and config.reasoning.parser is Parser.auto:
+        say(t("reasoning.parser={rule}, by the chat template", rule=run.thoughts.rule))
     return complete(run, say=say, opened=opened)
 
 
@@ -75,7 +79,12 @@ class MtBenchRun(Run[dict[str, Any]]):
         self._questions = choose_questions(list(book.questions.values()), max(config.limit or 0, 0))
         identified = identify(config)
         self.tokenizer = _tokenizer(identified)
+        self.thoughts = Thoughts.of(config.reasoning, self.tokenizer, chat=True)
         identity = _identity(self.preset, self._language, identified, self.tokenizer)
+        if self.thoughts is not None:
+            identity["reasoning"] = self.thoughts.identity
+        if config.model.chat_template_args:
+            identity["template_args"] = config.model.chat_template_args
         super().__init__(config, identified, identity)
         self._folder = MtBenchFolder(self.directory.path)
         self._kept: dict[str, SampleRecord] = {}
@@ -131,13 +140,15 @@ class MtBenchRun(Run[dict[str, Any]]):
         model, tokenizer = self.identified.model.name, self.tokenizer
         special_tokens = special_tokens_of(tokenizer)
         for turn in self.preset.turns:
-            asks = requests_of_turn(turn, model, self._questions, self._rules, tokenizer, self._kept)
+            asks = requests_of_turn(
+                turn, model, self._questions, self._rules, tokenizer, self._kept, self.thoughts
+            )
             if not asks:
                 continue
             log.info("turn %d: %d answers to make", turn, len(asks))
             by_id = {ask.request.id: ask for ask in asks}
             for completion in watch(engine.generate([ask.request for ask in asks]), len(asks)):
-                record = answered(by_id[completion.id], completion, special_tokens)
+                record = answered(by_id[completion.id], completion, special_tokens, self.thoughts, tokenizer)
                 self._kept[record.id] = record
                 yield SAMPLES, record
 

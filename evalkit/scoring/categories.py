@@ -236,7 +236,8 @@ def _spread_again(
     numbers = [float(number) for number in values if is_number(number)]
     if len(numbers) == value.n and value.value is not None and _is_mean(value.value, numbers):
         resamples = results.protocol.options.get("metrics.resamples", PROTOCOL_RESAMPLES)
-        return metric_spread(metric, numbers, int(resamples))
+        samples = results.protocol.options.get("samples", 1)
+        return metric_spread(metric, numbers, int(resamples), samples)
     if value.n < statistics.FEWEST:
         return statistics.Spread()
     return statistics.Spread(value.ci95, value.stderr, value.ci95)

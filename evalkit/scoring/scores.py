@@ -314,12 +314,19 @@ class _Draft:
         return Score(self.samples[index].id, repeats[0].prediction, values, repeats=tuple(repeats))
 
 
-def metric_spread(name: str, values: Sequence[float], resamples: int) -> statistics.Spread:
-    """The spread of the mean of a metric's `values` (length n >= 1)."""
-    metric = registry.METRICS.get(name)
+def metric_spread(name: str, values: Sequence[float], resamples: int, samples: int = 1) -> statistics.Spread:
+    """The spread of the mean of a metric's `values` (length n >= 1), one for each question.
+
+    `name` may be that of a metric over several answers to each question, of which there are `samples`.
+    """
+    base = name.partition("_avg@")[0].partition("_pass@")[0]
+    metric = registry.METRICS.get(base)
     if not isinstance(metric, SampleMetric):
         return statistics.of_mean(values, resamples)
-    return statistics.of_mean(values, resamples, binary=metric.binary, scale=metric.scale)
+    # pass@k of k answers is one right or wrong for each question, as a single answer is.
+    single = base == name or name == repeated_name(base, n=samples, k=samples)
+    scale = (0.0, 1.0) if "_pass@" in name else metric.scale
+    return statistics.of_mean(values, resamples, binary=metric.binary and single, scale=scale)
 
 
 def answer_rates(

@@ -4,6 +4,7 @@ Source: docs/protocol/reasoning.md, sections 4, 5 and 7. The rules themselves ar
 `evalkit.tasks.answers`.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -76,7 +77,7 @@ class Thoughts:
         """Whether a rendered prompt ends inside a thought; False where only the server renders it."""
         return prompt is not None and opens_thought(prompt, self.rule, start=self.start)
 
-    def split(self, raw: str, *, opened: bool, finish_reason: str | None) -> SplitAnswer:
+    def split(self, raw: str, *, opened: bool, finish_reason: str | None, ends: Sequence[str]) -> SplitAnswer:
         """The thought and the answer in what a model wrote."""
         return split_answer(
             raw,
@@ -85,7 +86,7 @@ class Thoughts:
             end=self.end,
             pattern=self.pattern,
             open_thought=opened,
-            stop=(BLANK_LINE,),
+            stop=ends,
             finish_reason=finish_reason,
         )
 
@@ -98,6 +99,7 @@ class Thoughts:
         served_thought: str | None,
         output_length: int,
         tokenizer: Any | None,
+        ends: Sequence[str] = (BLANK_LINE,),
     ) -> SplitRecord:
         """A completion split by the rule, the answer cut at its own limit.
 
@@ -110,12 +112,13 @@ class Thoughts:
             served_thought: what a server returned apart from `raw` as the thought.
             output_length: most tokens of the answer.
             tokenizer: the model's, which counts them; None: it is not here, nothing is cut.
+            ends: where the suite cuts an answer anyway; what lies behind is not missed.
         """
         served = served_thought is not None
-        found = self.split(raw, opened=opened and not served, finish_reason=finish_reason)
+        found = self.split(raw, opened=opened and not served, finish_reason=finish_reason, ends=ends)
         if served:
             found = _served(found, str(served_thought), finish_reason)
-        kept, cut = shortened(found.answer, output_length, tokenizer)
+        kept, cut = shortened(found.answer, output_length, tokenizer, ends)
         return SplitRecord(
             rule=self.rule,
             opened=opened,
@@ -150,11 +153,10 @@ def _served(found: SplitAnswer, thought: str, finish_reason: str | None) -> Spli
     return found._replace(thought=thought, status="unclosed" if finish_reason == "length" else "empty")
 
 
-def shortened(answer: str, output_length: int, tokenizer: Any | None) -> tuple[str, bool]:
-    """An answer without its tokens beyond a limit, and whether its first paragraph lost some.
-
-    Only the first paragraph is graded, so what is cut behind it does not count.
-    """
+def shortened(
+    answer: str, output_length: int, tokenizer: Any | None, ends: Sequence[str]
+) -> tuple[str, bool]:
+    """An answer without its tokens beyond a limit, and whether some are missed: none behind one of `ends`."""
     # A token is a byte at least.
     if tokenizer is None or len(answer.encode("utf-8", "replace")) <= output_length:
         return answer, False
@@ -164,7 +166,7 @@ def shortened(answer: str, output_length: int, tokenizer: Any | None) -> tuple[s
     kept = unicode_text(
         tokenizer.decode(ids[:output_length], skip_special_tokens=False, clean_up_tokenization_spaces=False)
     )
-    return kept, BLANK_LINE not in kept
+    return kept, not any(end in kept for end in ends)
 
 
 def _count(text: str, tokenizer: Any | None) -> int | None:

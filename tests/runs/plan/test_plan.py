@@ -94,12 +94,11 @@ def test_tokens_and_operations_are_those_of_the_engine(monkeypatch: pytest.Monke
     """The tiny random model answers three datasets, five rows at a time."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    from evalkit.core.types import Sampling
     from evalkit.engines import build_engine
     from evalkit.engines.local import pool
     from evalkit.engines.models import resolve
     from evalkit.tasks.load import load_bundled
-    from evalkit.tasks.prompts import PromptTemplate, requests
+    from evalkit.tasks.prompts import Asking
     from evalkit.tasks.spec import load_spec
 
     names = ("jamp", "jsts", "jemhopqa")
@@ -111,9 +110,7 @@ def test_tokens_and_operations_are_those_of_the_engine(monkeypatch: pytest.Monke
     asked = [
         request
         for name in names
-        for request in requests(
-            load_bundled(load_spec(name)), PromptTemplate(), sampling=Sampling(), seed=config.seed
-        )
+        for request in Asking(seed=config.seed).requests(load_bundled(load_spec(name)))
     ]
     forward, passes, fed = pool.forward, [], []
 
