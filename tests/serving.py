@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from evalkit.core.config import BosRule, Config, EngineConfig, ModelConfig, RandomShape
-from evalkit.core.types import Message, Request, Sampling
+from evalkit.core.types import REST_OF_CONTEXT, Message, Request, Sampling
 from evalkit.engines import build_engine, identify
 from evalkit.engines.base import Engine
 from evalkit.engines.local.tokenizer import load_tokenizer
@@ -72,7 +72,9 @@ class ModelServer(FaultServer):
             repetition_penalty=body.get("repetition_penalty", 1.0),
         )
         stop, seed = tuple(body.get("stop", ())), body.get("seed", 0)
-        return Request("a", self._prompt(body), body["max_tokens"], stop, sampling, seed)
+        most = body.get("max_tokens", REST_OF_CONTEXT)
+        special = not body.get("skip_special_tokens", True)
+        return Request("a", self._prompt(body), most, stop, sampling, seed, keep_special=special)
 
     def _prompt(self, body: dict[str, Any]) -> str | tuple[Message, ...]:
         if "messages" in body:
