@@ -1,17 +1,16 @@
 """evalkit: llm-jp-eval v1.3.1 and Japanese MT-Bench, exact and resumable."""
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from evalkit.tasks.answers import split_answer
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
+# Where the public names are, found on first use: to import the version costs nothing. Their types
+# are in __init__.pyi.
+_PUBLIC = {"split_answer": "evalkit.tasks.answers"}
 __all__ = ["__version__", "split_answer"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "split_answer":
-        from evalkit.tasks.answers import split_answer
-
-        return split_answer
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
