@@ -16,7 +16,7 @@ from evalkit.core.config import Config, ModelConfig, SuiteData
 from evalkit.core.errors import InputError
 from evalkit.core.words import shown, t
 from evalkit.runs.suite import suite_specs
-from evalkit.sources.prepare import Status
+from evalkit.sources.prepared import Status
 from evalkit.tasks.spec import SPLITS, CommercialUse, TaskSpec
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
-from evalkit.sources.readers import SourceError, SourceFile
+from evalkit.sources.pins import SourceFile
+from evalkit.sources.readers import SourceError
 
 MAX_MEMBER_BYTES = 64 * 2**20
 MAX_TOTAL_BYTES = 4 * 2**30

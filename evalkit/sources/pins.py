@@ -45,6 +45,20 @@ class Pin:
         return bool(self.sha256 or self.git_blob)
 
 
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """An upstream file on this machine; `digest` is the sha256 of its bytes."""
+
+    path: Path
+    pin: Pin
+    digest: str
+
+    @property
+    def url(self) -> str:
+        """Where the file comes from."""
+        return self.pin.url
+
+
 def pins_of(source: str, table: Path | None = None) -> tuple[Pin, ...]:
     """The files of a source, in the order of the table, which is the order they are converted in.
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from evalkit.core.types import Row
 from evalkit.sources import knp_text
 from evalkit.sources.archives import checked_members
-from evalkit.sources.readers import Files, SourceError, SourceFile, decode
+from evalkit.sources.pins import SourceFile
+from evalkit.sources.readers import Files, SourceError, decode
 from evalkit.sources.splits import Pools
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from evalkit.sources import pins
-from evalkit.sources.pins import Pin
-from evalkit.sources.readers import SourceFile
+from evalkit.sources.pins import Pin, SourceFile
 
 Answer = Callable[["Handler"], None]
 

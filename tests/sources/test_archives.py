@@ -12,7 +12,8 @@ import pytest
 
 from evalkit.sources import archives
 from evalkit.sources.archives import SourceWarning, checked_members, members, members_digest
-from evalkit.sources.readers import SourceError, SourceFile
+from evalkit.sources.pins import SourceFile
+from evalkit.sources.readers import SourceError
 from tests.sources.helpers import Upstream
 
 # Large beside the padding of a tar, and hard to compress: a cut goes through a member.

@@ -14,8 +14,7 @@ from tenacity import wait_none
 
 from evalkit.core.errors import EvalkitError, FetchError
 from evalkit.sources.fetch import ATTEMPTS, Downloader, Fetcher, StoppedError, new_client
-from evalkit.sources.pins import Pin
-from evalkit.sources.readers import SourceFile
+from evalkit.sources.pins import Pin, SourceFile
 from tests.sources.helpers import Handler, Site, dropped, pin_of, status, whole
 
 BODY = b"".join(f"line {number}\n".encode() for number in range(20_000))

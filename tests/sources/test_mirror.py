@@ -8,7 +8,7 @@ import pytest
 from evalkit.core.errors import FetchError, InputError
 from evalkit.sources.fetch import Fetcher
 from evalkit.sources.mirror import Mirror
-from evalkit.sources.readers import SourceFile
+from evalkit.sources.pins import SourceFile
 from tests.sources.helpers import pin_of
 
 URL = "https://upstream.example/data.tsv"

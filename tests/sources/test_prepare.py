@@ -11,7 +11,8 @@ import pytest
 
 from evalkit.core.errors import EvalkitError, InputError
 from evalkit.sources.fetch import Fetcher
-from evalkit.sources.prepare import RECORD, PreparedReport, Status, prepare
+from evalkit.sources.prepare import PreparedReport, prepare
+from evalkit.sources.prepared import RECORD, Status
 from evalkit.tasks.spec import TaskSpec, load_spec
 from tests.sources.helpers import Catalogue, Site, whole
 from tests.sources.test_archives import tar
