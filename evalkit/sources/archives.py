@@ -1,4 +1,4 @@
-"""Reads untrusted archives: members as bytes; no path of an archive is ever created on disk."""
+"""Reads the members of untrusted archives as bytes; no path of an archive is ever created on disk."""
 
 import gzip
 import hashlib

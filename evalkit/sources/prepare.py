@@ -57,12 +57,12 @@ def prepare(
     """Writes `data_dir/<version>/evaluation/{train,dev,test}/<dataset>.json` for every dataset.
 
     Files that are already correct are not written again. A dataset is not kept when a split with a
-    published hash comes out with another one.
+    published hash has another one.
 
     Args:
         specs: the datasets; the data of a user's own task is only read (and fetched, from the hub).
         data_dir: the folder; it is created where it does not exist.
-        mirror: a folder with manifests, used in place of the network.
+        mirror: a folder with manifests that replaces the network.
         offline: take upstream files from the mirror and the cache only.
         version: the protocol version whose files are written.
         console: where progress is shown.
@@ -142,7 +142,7 @@ def _dataset(spec: TaskSpec, folder: PreparedFolder) -> _Dataset:
             where=f"task {spec.name}, field upstream",
         )
     pins = pins_of(upstream.source)
-    # Everything the files and their status depend on besides the upstream bytes.
+    # Everything but the upstream bytes that decides the files and their status.
     facts = {
         "evalkit": __version__,
         "published": spec.published.get(folder.version, {}),
@@ -217,7 +217,7 @@ def _own_report(spec: TaskSpec, offline: bool) -> PreparedReport:
         data = load_own(spec, offline=offline)
     except EvalkitError as error:
         return PreparedReport(spec, {"dev": PreparedSplit(Status.not_available, reason=str(error))})
-    # Examples are listed under train, where other datasets' few-shots come from; samples under dev.
+    # Few-shot examples are listed under train, as other datasets take theirs from it; samples under dev.
     return PreparedReport(
         spec,
         {

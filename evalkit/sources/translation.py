@@ -66,7 +66,7 @@ def _reversed(pools: Pools) -> Pools:
 # --- Wikipedia's Kyoto articles -------------------------------------------------------------------
 
 
-# Both directions come from one reading of the archive.
+# Both directions share one reading of the archive.
 @lru_cache(maxsize=1)
 def _articles(file: SourceFile) -> Groups:
     articles: dict[str, list[Row] | None] = {}

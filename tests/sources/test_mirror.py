@@ -1,4 +1,4 @@
-"""A folder in place of the network."""
+"""A folder that replaces the network."""
 
 import hashlib
 from pathlib import Path
@@ -82,7 +82,7 @@ def test_no_folder_and_no_manifest(tmp_path: Path) -> None:
         Mirror.open(tmp_path)
 
 
-def test_the_mirror_stands_in_for_the_network(tmp_path: Path) -> None:
+def test_the_mirror_replaces_the_network(tmp_path: Path) -> None:
     lay(tmp_path / "mirror", "a.tsv", b"good")
     fetcher = Fetcher(Mirror.open(tmp_path / "mirror"), cache=tmp_path / "cache")
     there, wrong, absent = (
