@@ -23,7 +23,7 @@ from evalkit.core.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from evalkit.leaderboard.rows import Run
+    from evalkit.leaderboard.runs import Run
 
 OPTIONS = ("partial", "long", "steps", "out", "metrics.resamples", "lang")
 

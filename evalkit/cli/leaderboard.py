@@ -29,7 +29,7 @@ def run(config: Config) -> int:
     from rich.console import Console
 
     from evalkit.cli.leaderboard_report import print_board
-    from evalkit.leaderboard.collect import build_board
+    from evalkit.leaderboard.board import build_board
     from evalkit.leaderboard.publish import formats_of, publish
 
     places = [Path(folder).expanduser() for folder in config.folders] or [Path("results")]

@@ -8,7 +8,7 @@ from rich.table import Table as Grid
 
 from evalkit.cli.mt_bench_report import SHORT
 from evalkit.core.words import shown, t
-from evalkit.leaderboard.collect import Board
+from evalkit.leaderboard.board import Board
 from evalkit.leaderboard.rows import TABLES, Kind, Row, Table
 from evalkit.leaderboard.tables import PARTIAL, TIE, Mark, marks, notes_of, rounded
 from evalkit.records.results import Figure

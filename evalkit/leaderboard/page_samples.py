@@ -1,6 +1,6 @@
-"""What the page embeds of single samples: datasets' inputs and answers, and MT-Bench conversations.
+"""The samples a page embeds: inputs and answers of datasets, and MT-Bench conversations.
 
-Inputs and questions are there once, answers by the index of their row.
+Inputs and questions are embedded once, answers by the index of their row.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,8 +13,7 @@ from evalkit.core.durable import read_log
 from evalkit.core.errors import EvalkitError
 from evalkit.core.files import read_json_object
 from evalkit.core.text import text_sha256
-from evalkit.leaderboard.comparable import counting_metric
-from evalkit.leaderboard.rows import MtBenchRun, Run
+from evalkit.leaderboard.runs import MtBenchRun, Run, counting_metric
 from evalkit.metrics.prediction import gold
 from evalkit.mtbench.data import Books, pinned_files
 from evalkit.mtbench.presets import load_preset
@@ -37,7 +36,7 @@ class _PromptFrame(NamedTuple):
 
 @dataclass
 class _Dataset:
-    """One dataset while it comes together: samples by (id, input, gold), answers by row."""
+    """One dataset while its samples are collected by (id, input, gold), and its answers by row."""
 
     metric: str | None
     places: dict[tuple[str, str, str], int] = field(default_factory=dict)
@@ -64,8 +63,8 @@ def dataset_samples(runs: Mapping[int, Run], data_dir: str | None) -> dict[str, 
 class _Prompts:
     """The prompts of one run; nothing where its data cannot be read.
 
-    A run keeps the hash of each prompt, not its text. Where the prepared data is there, the prompt is
-    rendered again and shown only when every hash is the same.
+    A run records the hash of each prompt, not its text. Where the prepared data is available, the prompt
+    is rendered again; it is shown only when every hash is the same.
     """
 
     def __init__(self, folder: Path, data_dir: str | None) -> None:
@@ -96,7 +95,7 @@ class _Prompts:
 
 def _dataset_answers(dataset: _Dataset, run: Run, name: str, prompts: _Prompts) -> dict[str, Any]:
     rows = run.scores(name)
-    # Completions that came from elsewhere have scores, but no records.
+    # Completions that another tool generated have scores, but no records.
     records = {key: record for key, record in run.records(name).items() if key in rows}
     at = []
     for key in rows:

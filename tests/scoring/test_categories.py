@@ -9,7 +9,7 @@ from evalkit.core.config import BosRule, Config, MetricsConfig, ProtocolConfig, 
 from evalkit.core.errors import InputError
 from evalkit.core.types import Sample
 from evalkit.leaderboard.card import load_cards
-from evalkit.leaderboard.rows import rules_of
+from evalkit.leaderboard.runs import rules_of
 from evalkit.records.results import Figure, Results, read_results
 from evalkit.runs.identity import protocol_record
 from evalkit.scoring.categories import category_members, summarise
