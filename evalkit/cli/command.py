@@ -138,6 +138,11 @@ def execute(verb: str, config: "Config", *, opened: Callable[[Path], None] | Non
     return code
 
 
+def path_of(option: str | None) -> Path | None:
+    """The path that an option names, with `~` as the home folder; None where nothing is given."""
+    return Path(option).expanduser() if option else None
+
+
 def prepare_process(config: "Config") -> None:
     """Sets the language, and the files of a bundle, for every verb of a command."""
     if config.lang.value != "en":
