@@ -17,7 +17,7 @@ from rich.console import Console
 
 from evalkit.cli.agreement import print_ratings
 from evalkit.cli.command import path_of
-from evalkit.cli.judge import batch_of, planned, print_estimate
+from evalkit.cli.judge import ASKING, batch_of, planned, print_estimate
 from evalkit.cli.printing import number, print_line
 from evalkit.core.config import Config
 from evalkit.core.errors import InputError
@@ -29,23 +29,7 @@ from evalkit.mtbench.judge.ask import ask_judge
 from evalkit.mtbench.judging import JudgingPlan
 from evalkit.mtbench.replay import replay
 
-OPTIONS = (
-    "run",
-    "judgments",
-    "answers",
-    "out",
-    "reference",
-    "judge",
-    "judge.",
-    "dry_run",
-    "preset",
-    "language",
-    "mode",
-    "batch.",
-    "mirror",
-    "offline",
-    "lang",
-)
+OPTIONS = ("run", "judgments", "answers", "out", "reference", *ASKING, "lang")
 
 
 def run(config: Config) -> int:

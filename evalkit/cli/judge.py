@@ -35,22 +35,9 @@ from evalkit.mtbench.judge.judges import Judge, open_judge
 from evalkit.mtbench.judge.store import CachedReply
 from evalkit.mtbench.judging import JudgingPlan, plan_judging, write_answers, write_results
 
-OPTIONS = (
-    "run",
-    "answers",
-    "out",
-    "judge",
-    "judge.",
-    "dry_run",
-    "preset",
-    "language",
-    "mode",
-    "batch.",
-    "mirror",
-    "offline",
-    "metrics.resamples",
-    "lang",
-)
+# What every verb that asks a judge takes.
+ASKING = ("judge", "judge.", "dry_run", "preset", "language", "mode", "batch.", "mirror", "offline")
+OPTIONS = ("run", "answers", "out", *ASKING, "metrics.resamples", "lang")
 
 
 def run(config: Config) -> int:

@@ -13,7 +13,7 @@ position or the longer answer. Every pair, or every model against a baseline.
 from rich.console import Console
 
 from evalkit.cli.command import path_of
-from evalkit.cli.judge import batch_of, print_estimate
+from evalkit.cli.judge import ASKING, batch_of, print_estimate
 from evalkit.cli.mt_bench_report import print_pairwise
 from evalkit.cli.printing import print_line
 from evalkit.core.config import Config, PairSource
@@ -33,21 +33,7 @@ from evalkit.mtbench.pairwise import (
     write_matches,
 )
 
-OPTIONS = (
-    "answers",
-    "out",
-    "pairwise.",
-    "judge",
-    "judge.",
-    "dry_run",
-    "preset",
-    "language",
-    "mode",
-    "batch.",
-    "mirror",
-    "offline",
-    "lang",
-)
+OPTIONS = ("answers", "out", "pairwise.", *ASKING, "lang")
 
 
 def run(config: Config) -> int:
