@@ -1,7 +1,7 @@
 """python -m evalkit calibrate run=DIR judge=NAME [--reference gpt-4] [--dry-run]
 
-What is another judge worth? Has it rate answers that were judged before (gpt-4-0613 is no longer
-served) and prints, overall and by category, how often both give the same rating, how often within
+Compares another judge with one that has judged before (gpt-4-0613 is no longer served): it rates the
+same answers. Prints, overall and by category, how often both give the same rating, how often within
 one point, their rank correlation, and how much the new judge gives more or less. The run's own
 table is left alone.
 

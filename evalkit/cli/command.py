@@ -34,7 +34,7 @@ VERBS = {
     "bundle": "pack data, models and metrics into one file for machines without a network",
     "prompts": "write the exact prompts of a suite, to generate elsewhere",
     "score": "score kept or foreign completions again, no model needed",
-    "reproduce": "print a run beside the published llm-jp-3 table",
+    "reproduce": "print a run next to the published llm-jp-3 table",
     "leaderboard": "collect runs into CSV, Markdown and one offline page",
     "compare": "say which of two runs is better, with paired intervals",
     "judge": "have a judge model rate the MT-Bench answers of a run",

@@ -4,7 +4,7 @@ Collects finished runs into leaderboard.csv, leaderboard.md and leaderboard.html
 that needs no network and no server.
 
     python -m evalkit leaderboard results/
-    python -m evalkit leaderboard results/ --reference llm-jp-3     beside the published rows
+    python -m evalkit leaderboard results/ --reference llm-jp-3     with the published rows
     python -m evalkit leaderboard results/ --partial                partial runs too, marked
     python -m evalkit leaderboard results/ old/result.json          a result of llm-jp-eval itself
     python -m evalkit leaderboard results/ --format model-card      README blocks with model-index
@@ -62,7 +62,7 @@ def _print_board(board: Board, console: Console) -> None:
         rows = table.rows(board.rows)
         if rows:
             figures = _figures(table, rows)
-            # Where the card's four digits do not fit beside a name, three do; the files have all.
+            # Where the card's four digits do not fit next to a name, three do; the files have all.
             fits = console.width >= _NAME_WIDTH + len(figures) * (table.digits + 5)
             console.print(f"[bold]{table.title}[/]", highlight=False)
             notes = notes_of([table.rules(row) for row in rows])

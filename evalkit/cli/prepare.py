@@ -1,6 +1,6 @@
 """python -m evalkit prepare [suite=jaster] [model=NAME] [mirror=DIR] [data_dir=DIR]
 
-Fetches, checks and converts the datasets of a suite and says what each prepared file is worth;
+Fetches, checks and converts the datasets of a suite and reports how each prepared file was verified;
 fetches (and converts once) the files of a model. Run it where there is a network; HF_HUB_OFFLINE=1
 does not hold it back, offline=true does.
 """
@@ -98,8 +98,8 @@ def _prepare_suite(config: Config) -> int:
     print(t("prepared data: {folder}", folder=data_dir))
     # allow_missing= is about what cannot be had; a file that came out wrong is never fine.
     forgiven = {Status.not_available} if config.allow_missing else set()
-    worth = {split.status for report in reports for split in report.splits.values()}
-    prepared = all(status.usable for status in worth - forgiven)
+    found = {split.status for report in reports for split in report.splits.values()}
+    prepared = all(status.usable for status in found - forgiven)
     models_here = _fetch_metric_models(specs, config) or config.allow_missing
     return 0 if prepared and models_here else 1
 
@@ -149,7 +149,7 @@ def _count(report: "PreparedReport", split: str) -> str:
 
 
 def _hashes(report: "PreparedReport") -> str:
-    """`dev verified; train, test derived`: the splits by what their hash is worth, best first."""
+    """`dev verified; train, test derived`: the splits by how their hash was verified, best first."""
     by_status = {
         status: [name for name, split in report.splits.items() if split.status is status] for status in Status
     }

@@ -77,8 +77,8 @@ def _next_commands(results: Results, folder: Path) -> Iterator[str]:
     if has_row(results.run.get("model")):
         yield command("reproduce", f"run={folder}")
     # results/<model>/<suite>/<run id>: another model's run of the same suite.
-    beside = folder.parents[2].glob(f"*/{folder.parent.name}/*/results.json")
-    others = [path for path in beside if path.parents[2] != folder.parents[1] and _alike(path, results)]
+    same_suite = folder.parents[2].glob(f"*/{folder.parent.name}/*/results.json")
+    others = [path for path in same_suite if path.parents[2] != folder.parents[1] and _alike(path, results)]
     if others:
         newest = max(others, key=lambda path: path.stat().st_mtime)
         yield command("compare", str(folder), str(newest.parent))

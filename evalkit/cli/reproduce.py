@@ -1,6 +1,6 @@
 """python -m evalkit reproduce run=DIR [--reference MODEL]
 
-Prints each cell of a run beside the llm-jp-3 model card's, with the difference and whether the
+Prints each cell of a run next to the llm-jp-3 model card's, with the difference and whether the
 card's figure lies in the run's 95 % interval: llm-jp-eval's categories, or the Japanese MT-Bench.
 
     python -m evalkit reproduce run=results/llm-jp-3-1.8b/jaster/<run id>

@@ -109,7 +109,7 @@ class BookOptions:
 
     @classmethod
     def of(cls, config: Config) -> "BookOptions":
-        """What the command line says of them."""
+        """The options of a command."""
         return cls(
             preset=config.preset,
             language=config.language,

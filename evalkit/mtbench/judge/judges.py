@@ -82,28 +82,19 @@ class Judge:
 
 
 def open_judge(config: Config, preset: Preset) -> Judge:
-    """The judge that was chosen, or the preset's own, with its price.
+    """The judge that was chosen, or the preset's own.
 
     Args:
         config: its `judge`; a local judge takes its engine options from it too.
         preset: names a judge for when none is chosen.
 
     Raises:
-        InputError: no judge, an incomplete one, or `judge.max_cost` without a price.
+        InputError: no judge, or an incomplete one (`resolve_judge`).
     """
     judge = resolve_judge(judge_config(config.judge, preset))
-    options = judge.config
-    if options.kind is JudgeKind.local:
-        judge = replace(judge, weights=weights_of(judge, config), engine=_engine_config(judge, config))
-    name = options.model or judge.model
-    price = price_of(name, load_prices(Path(options.prices).expanduser() if options.prices else None))
-    if options.max_cost is not None and price is None and options.kind is not JudgeKind.local:
-        raise InputError(
-            f"judge.max_cost needs the price of {name}",
-            where=options.prices or "conf/prices.yaml",
-            fix="add it to a copy of the table: judge.prices=FILE",
-        )
-    return replace(judge, price=price)
+    if judge.config.kind is not JudgeKind.local:
+        return judge
+    return replace(judge, weights=weights_of(judge, config), engine=_engine_config(judge, config))
 
 
 def judge_config(config: JudgeConfig | None, preset: Preset) -> JudgeConfig:
@@ -134,10 +125,10 @@ def judge_names() -> list[str]:
 
 
 def resolve_judge(config: JudgeConfig) -> Judge:
-    """The judge a configuration describes.
+    """The judge a configuration describes, with its price.
 
     Raises:
-        InputError: no model or deployment is named, or a number is out of its range.
+        InputError: no model or deployment is named, or `judge.max_cost` without a price.
     """
     refuse_keys("judge", config.api_key_env, config.parameters)
     if config.kind is JudgeKind.azure:
@@ -152,12 +143,21 @@ def resolve_judge(config: JudgeConfig) -> Judge:
             raise InputError(f"judge={config.name} needs a model", fix="judge.model=NAME")
         given = config.base_url or os.environ.get("OPENAI_BASE_URL")
         service = "local" if config.kind is JudgeKind.local else public_address(given) if given else "openai"
+    name = config.model or model
+    price = price_of(name, load_prices(Path(config.prices).expanduser() if config.prices else None))
+    if config.max_cost is not None and price is None and config.kind is not JudgeKind.local:
+        raise InputError(
+            f"judge.max_cost needs the price of {name}",
+            where=config.prices or "conf/prices.yaml",
+            fix="add it to a copy of the table: judge.prices=FILE",
+        )
     return Judge(
         label=_label(config, model),
         service=config.identity or service,
         model=model,
         parameters={key: value for key, value in sorted(config.parameters.items()) if value is not None},
         config=config,
+        price=price,
     )
 
 
