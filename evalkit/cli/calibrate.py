@@ -17,7 +17,7 @@ from rich.console import Console
 
 from evalkit.cli.agreement import print_ratings
 from evalkit.cli.command import path_of
-from evalkit.cli.judge import ASKING, batch_of, planned, print_estimate
+from evalkit.cli.judge import ASKING, batch_of, judging_plan, print_estimate
 from evalkit.cli.printing import number, print_line
 from evalkit.core.config import Config
 from evalkit.core.errors import InputError
@@ -37,7 +37,7 @@ def run(config: Config) -> int:
     console = Console()
     if config.judgments is not None:
         config = replace(config, run=_replayed(config), answers=None, out=None, judgments=None)
-    plan = planned(config)
+    plan = judging_plan(config)
     judge, folder = plan.judge, plan.folder
     reference = find_reference(folder, judge.label, config.reference)
     if config.dry_run:

@@ -42,7 +42,7 @@ OPTIONS = ("run", "answers", "out", *ASKING, "metrics.resamples", "lang")
 
 def run(config: Config) -> int:
     """Judges a run; exit code 1 when judgments failed at the service (the rest is kept)."""
-    plan = planned(config)
+    plan = judging_plan(config)
     judge, folder = plan.judge, plan.folder.path
     console = Console()
     if config.dry_run:
@@ -57,7 +57,7 @@ def run(config: Config) -> int:
     return 1 if replies.failed else 0
 
 
-def planned(config: Config) -> JudgingPlan:
+def judging_plan(config: Config) -> JudgingPlan:
     """The calls for the run that `run=` names, or for the answers of `answers=` as a run in `out=`.
 
     Raises:

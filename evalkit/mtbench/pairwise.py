@@ -3,7 +3,7 @@
 Source: section 9 of the MT-Bench protocol notes.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
@@ -15,7 +15,7 @@ from evalkit.core.errors import InputError
 from evalkit.core.text import canonical_json, text_sha256
 from evalkit.core.types import Judgment
 from evalkit.mtbench.data import Books
-from evalkit.mtbench.fastchat_logs import answers_by_model, read_answers
+from evalkit.mtbench.fastchat_logs import Answers, answers_by_model, read_answers
 from evalkit.mtbench.folder import MtBenchFolder, answers_of
 from evalkit.mtbench.judge.calls import JudgeCall, JudgeReplies, check_own_prompts
 from evalkit.mtbench.judge.judges import Judge
@@ -25,8 +25,6 @@ from evalkit.mtbench.ratings import parse_pair
 from evalkit.mtbench.tables.model_tables import preset_record
 from evalkit.mtbench.tables.win_rates import Match, game_sides, pairwise_json, side_by_ratings
 
-# The answers of each model by question.
-Answers = Mapping[str, Mapping[int, ModelAnswer]]
 Pairs = Sequence[tuple[str, str]]
 
 

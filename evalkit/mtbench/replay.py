@@ -4,7 +4,7 @@ The tables use the scores as they were logged, every row by itself, as the origi
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import sha256
@@ -18,6 +18,7 @@ from evalkit.core.text import canonical_json, text_sha256
 from evalkit.core.types import Judgment, JudgmentStatus, Message
 from evalkit.mtbench.data import BookOptions, Books
 from evalkit.mtbench.fastchat_logs import (
+    Answers,
     JudgmentLog,
     LoggedPair,
     LoggedSingle,
@@ -44,9 +45,6 @@ from evalkit.mtbench.tables.win_rates import Match, game_sides, pairwise_json
 
 # What FastChat writes where the judge could not be asked.
 API_ERROR_TEXT = "$ERROR$"
-
-# The answers of each model by question.
-Answers = Mapping[str, Mapping[int, ModelAnswer]]
 
 
 @dataclass(frozen=True)
