@@ -29,7 +29,12 @@ def print_line(console: Console, text: str, style: str | None = None) -> None:
 
 def new_table(*columns: str, title: str | None = None, **options: Any) -> Table:
     """A table; the first column is aligned left, the others right, their names in the chosen language."""
-    style = {"box": box.SIMPLE_HEAD, "header_style": "bold", "padding": (0, 1, 0, 0), **options}
+    style: dict[str, Any] = {
+        "box": box.SIMPLE_HEAD,
+        "header_style": "bold",
+        "padding": (0, 1, 0, 0),
+        **options,
+    }
     table = Table(title=title, title_justify="left", **style)
     for place, column in enumerate(columns):
         table.add_column(t(column) if column else "", justify="right" if place else "left")

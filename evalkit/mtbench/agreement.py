@@ -160,7 +160,7 @@ def vote_agreement(votes: Iterable[Vote]) -> list[VoteAgreement]:
             pairs: list[tuple[Choice, Choice]] = []
             for by_kind in matches.values():
                 first, second = by_kind.get(one, []), by_kind.get(two, [])
-                pairs += combinations(first, 2) if one == two else product(first, second)
+                pairs += list(combinations(first, 2)) if one == two else list(product(first, second))
             if pairs:
                 found.append(_votes(pairs, (one, two), turn))
     return found
