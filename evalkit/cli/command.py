@@ -48,6 +48,14 @@ VERBS = {
 }
 
 
+# Options that several verbs take.
+MODEL = ("model", "model.")
+SUITE = ("suite", "suite.tasks")
+SAMPLES = ("limit", "num_few_shots", "suite.num_few_shots")
+DATA = ("data_dir", "mirror", "offline", "allow_missing")
+TEMPLATES = ("protocol.custom_prompt_template", "protocol.custom_fewshots_template")
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a command ended: its exit code and, unless that is 0, what went wrong in one sentence."""

@@ -21,25 +21,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from evalkit.cli.command import path_of
+from evalkit.cli.command import MODEL, SAMPLES, SUITE, TEMPLATES, path_of
 from evalkit.cli.printing import print_line
 from evalkit.core.config import Config
 from evalkit.core.durable import write_json_atomic
 from evalkit.runs.plan.estimate import Estimate, estimate
 
 OPTIONS = (
-    "model",
-    "model.",
-    "suite",
-    "suite.tasks",
+    *MODEL,
+    *SUITE,
     "data_dir",
     "split",
-    "limit",
-    "num_few_shots",
-    "suite.num_few_shots",
+    *SAMPLES,
     "protocol.bos",
-    "protocol.custom_prompt_template",
-    "protocol.custom_fewshots_template",
+    *TEMPLATES,
     "gpus",
     "gpu_memory",
     "checkpoints",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from evalkit.cli.command import path_of
+from evalkit.cli.command import DATA, MODEL, SUITE, path_of
 from evalkit.cli.printing import print_line
 from evalkit.core.assets import default_data_dir
 from evalkit.core.config import Config, ModelConfig, SuiteData
@@ -26,18 +26,7 @@ from evalkit.tasks.spec import SPLITS, CommercialUse, TaskSpec
 if TYPE_CHECKING:
     from evalkit.sources.prepare import PreparedReport
 
-OPTIONS = (
-    "suite",
-    "suite.tasks",
-    "model",
-    "model.",
-    "data_dir",
-    "mirror",
-    "offline",
-    "allow_missing",
-    "metrics.comet.",
-    "lang",
-)
+OPTIONS = (*SUITE, *MODEL, *DATA, "metrics.comet.", "lang")
 
 LOG_WIDTH = 140
 _COMMERCIAL = {

@@ -26,6 +26,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from evalkit.cli.command import DATA, MODEL, SAMPLES, SUITE
 from evalkit.cli.printing import print_line
 from evalkit.cli.report import print_next, print_results
 from evalkit.core.config import Config
@@ -34,22 +35,15 @@ from evalkit.core.words import t
 from evalkit.runs.run import evaluate
 
 OPTIONS = (
-    "model",
-    "model.",
-    "suite",
-    "suite.tasks",
-    "limit",
-    "num_few_shots",
-    "suite.num_few_shots",
+    *MODEL,
+    *SUITE,
+    *SAMPLES,
     "seed",
     "split",
     "dtype",
     "engine",
     "engine.",
-    "data_dir",
-    "mirror",
-    "offline",
-    "allow_missing",
+    *DATA,
     "out",
     "export",
     "lang",

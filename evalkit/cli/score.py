@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from evalkit.cli.command import DATA, SAMPLES, SUITE
 from evalkit.cli.printing import new_table, number, print_line
 from evalkit.cli.report import print_results
 from evalkit.core.config import Config
@@ -33,16 +34,10 @@ if TYPE_CHECKING:
 OPTIONS = (
     "run",
     "completions",
-    "suite",
-    "suite.tasks",
+    *SUITE,
     "out",
-    "data_dir",
-    "mirror",
-    "offline",
-    "allow_missing",
-    "limit",
-    "num_few_shots",
-    "suite.num_few_shots",
+    *DATA,
+    *SAMPLES,
     "split",
     "protocol.strip",
     "protocol.answer_regex",

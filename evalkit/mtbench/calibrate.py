@@ -2,7 +2,6 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from evalkit.core.durable import write_json_atomic
 from evalkit.core.errors import InputError
@@ -45,7 +44,16 @@ def calibrate(plan: JudgingPlan, reference: str, replies: JudgeReplies) -> Calib
         averages=_averages(plan, before, judgments),
         path=plan.folder.path / "calibration" / name,
     )
-    write_json_atomic(calibration.path, _json(calibration, plan))
+    content = {
+        "kind": "mt_bench_calibration",
+        "preset": preset_record(plan.books.preset),
+        "reference": reference,
+        "judge": plan.judge.record(),
+        "agreement": {scope: asdict(value) for scope, value in calibration.agreement.items()},
+        "averages": calibration.averages,
+        "gpt4_noise": GPT4_NOISE,
+    }
+    write_json_atomic(calibration.path, content)
     return calibration
 
 
@@ -90,16 +98,4 @@ def _averages(
     models = dict.fromkeys(judgment.model for judgment in judgments)
     return {
         model: {"reference": average(before, model), "other": average(judgments, model)} for model in models
-    }
-
-
-def _json(calibration: Calibration, plan: JudgingPlan) -> dict[str, Any]:
-    return {
-        "kind": "mt_bench_calibration",
-        "preset": preset_record(plan.books.preset),
-        "reference": calibration.reference,
-        "judge": plan.judge.record(),
-        "agreement": {scope: asdict(value) for scope, value in calibration.agreement.items()},
-        "averages": calibration.averages,
-        "gpt4_noise": GPT4_NOISE,
     }

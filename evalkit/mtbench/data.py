@@ -72,25 +72,20 @@ class Books:
         return self.preset.language([question_id], self._language)
 
     def in_language(self, language: Language) -> PromptBook:
-        """The book of one language."""
+        """The judge prompts with the questions and references of one language.
+
+        Raises:
+            FetchError: a file cannot be fetched or is not the pinned one.
+        """
         if language not in self._books:
-            self._books[language] = load_book(self.preset, language, self._files)
+            prompts, chosen = self.preset.prompts, self.preset.sets[language]
+            prompt_file = Path(prompts.file) if prompts.file else self._files(prompts)
+            self._books[language] = PromptBook(
+                prompts=prompts_from(read_rows(prompt_file)),
+                questions=questions_from(read_rows(self._files(chosen.questions))),
+                references=references_from(read_rows(self._files(chosen.references))),
+            )
         return self._books[language]
-
-
-def load_book(preset: Preset, language: Language, files: Files) -> PromptBook:
-    """The preset's judge prompts with the questions and references of one language.
-
-    Raises:
-        FetchError: a file cannot be fetched or is not the pinned one.
-    """
-    chosen = preset.sets[language]
-    prompts = preset.prompts
-    return PromptBook(
-        prompts=prompts_from(read_rows(Path(prompts.file) if prompts.file else files(prompts))),
-        questions=questions_from(read_rows(files(chosen.questions))),
-        references=references_from(read_rows(files(chosen.references))),
-    )
 
 
 @dataclass(frozen=True)
