@@ -8,6 +8,7 @@ outputs do change with batch size and order; how many is measured and shown.
 
 from typing import TYPE_CHECKING
 
+from evalkit.cli.command import DATA, MODEL, SAMPLES, SUITE
 from evalkit.core.config import Config, is_offline
 from evalkit.core.errors import InputError
 from evalkit.core.progress import say
@@ -19,23 +20,16 @@ if TYPE_CHECKING:
     from evalkit.runs.certify import Comparison
 
 OPTIONS = (
-    "model",
-    "model.",
-    "suite",
-    "suite.tasks",
-    "limit",
-    "num_few_shots",
-    "suite.num_few_shots",
+    *MODEL,
+    *SUITE,
+    *SAMPLES,
     "split",
     "dtype",
     "engine.device",
     "engine.prefix",
     "engine.attention",
     "engine.threads",
-    "data_dir",
-    "mirror",
-    "offline",
-    "allow_missing",
+    *DATA,
     "protocol.",
     "lang",
 )

@@ -9,6 +9,7 @@ import json
 import sys
 from pathlib import Path
 
+from evalkit.cli.command import DATA, SAMPLES, SUITE, TEMPLATES
 from evalkit.core.config import Config
 from evalkit.core.durable import write_text_atomic
 from evalkit.core.errors import InputError
@@ -16,21 +17,7 @@ from evalkit.core.types import Sampling
 from evalkit.runs.suite import load_suite, missing_lines
 from evalkit.tasks.prompts import PromptTemplate, requests
 
-OPTIONS = (
-    "suite",
-    "suite.tasks",
-    "out",
-    "data_dir",
-    "mirror",
-    "offline",
-    "allow_missing",
-    "limit",
-    "num_few_shots",
-    "suite.num_few_shots",
-    "split",
-    "protocol.custom_prompt_template",
-    "protocol.custom_fewshots_template",
-)
+OPTIONS = (*SUITE, "out", *DATA, *SAMPLES, "split", *TEMPLATES)
 
 
 def run(config: Config) -> int:

@@ -8,15 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from evalkit.core.config import Config
 from evalkit.core.durable import read_log
 from evalkit.core.errors import EvalkitError
 from evalkit.core.files import read_json_object
 from evalkit.core.text import text_sha256
 from evalkit.leaderboard.runs import MtBenchRun, Run, counting_metric
 from evalkit.metrics.prediction import gold
-from evalkit.mtbench.data import Books, pinned_files
-from evalkit.mtbench.presets import load_preset
+from evalkit.mtbench.data import BookOptions
 from evalkit.records.run_folder import SampleRecord
 from evalkit.runs.rescore import kept_config
 from evalkit.runs.suite import load_suite
@@ -154,9 +152,9 @@ def conversations(
         data_dir: a bundle that may have the questions.
         mirror: a mirror that may have the questions.
     """
-    config = Config(data_dir=data_dir, mirror=mirror, offline=True)
+    options = BookOptions(data_dir=data_dir, mirror=mirror, offline=True)
     return {
-        "questions": _questions(benches.values(), config),
+        "questions": _questions(benches.values(), options),
         "runs": {row: _conversation_answers(bench) for row, bench in benches.items()},
     }
 
@@ -189,7 +187,7 @@ def _judgments(folder: Path) -> dict[tuple[str, int, int, int], list[dict[str, A
     return found
 
 
-def _questions(benches: Iterable[MtBenchRun], config: Config) -> dict[str, list[str]]:
+def _questions(benches: Iterable[MtBenchRun], options: BookOptions) -> dict[str, list[str]]:
     """The turns of each question by id, where the preset's files can be read offline."""
     found: dict[str, list[str]] = {}
     for bench in benches:
@@ -197,8 +195,7 @@ def _questions(benches: Iterable[MtBenchRun], config: Config) -> dict[str, list[
         ids = {row["question_id"] for row in turns.values()}
         try:
             header = read_json_object(bench.folder / "mt_bench.json")
-            preset = load_preset(header["preset"])
-            books = Books(preset, pinned_files(config), header.get("language"))
+            books = options.books(header["preset"], header.get("language"))
             found |= {str(number): list(books.of(number).questions[number].turns) for number in ids}
         except (EvalkitError, KeyError, TypeError):
             continue

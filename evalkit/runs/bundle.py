@@ -89,9 +89,9 @@ def _add_suite(contents: Contents, config: Config, say: Callable[[str], None]) -
 
 
 def _add_mt_bench(contents: Contents, config: Config, language: str) -> None:
-    from evalkit.mtbench.data import fetch_all
+    from evalkit.mtbench.data import BookOptions, fetch_all
 
-    found = fetch_all(config, language)
+    found = fetch_all(BookOptions.of(config), language)
     contents.files |= {f"cache/{inside}": path for inside, path in found.items()}
     contents.facts["mt_bench"] = language
 

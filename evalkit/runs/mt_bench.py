@@ -23,9 +23,9 @@ from evalkit.mtbench.answers.turns import (
     requests_of_turn,
     special_tokens_of,
 )
-from evalkit.mtbench.data import Books, pinned_files
+from evalkit.mtbench.data import BookOptions
 from evalkit.mtbench.folder import SAMPLES, Header, MtBenchFolder
-from evalkit.mtbench.presets import DEFAULT_PRESET, Preset, load_preset, preset_option
+from evalkit.mtbench.presets import Preset
 from evalkit.mtbench.questions import Language
 from evalkit.mtbench.tables.model_tables import answer_counts, preset_sha256, results_json
 from evalkit.records.run_folder import SampleRecord
@@ -67,10 +67,10 @@ class MtBenchRun(Run[dict[str, Any]]):
         if config.model is None:
             raise InputError("no model is given", fix="model=1.8b-instruct   (python -m evalkit list models)")
         assert config.suite is not None
-        self._chosen = preset_option(config.preset or config.suite.preset or DEFAULT_PRESET)
-        self.preset = load_preset(self._chosen)
+        books = BookOptions.of(config).books(config.suite.preset)
+        self._chosen, self.preset = books.name, books.preset
         self._language = self.preset.language([], config.language or config.suite.mt_bench)
-        book = Books(self.preset, pinned_files(config)).in_language(self._language)
+        book = books.in_language(self._language)
         self._all_questions = len(book.questions)
         self._questions = choose_questions(list(book.questions.values()), max(config.limit or 0, 0))
         identified = identify(config)

@@ -3,13 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from evalkit.core.config import Config, JudgeConfig
 from evalkit.core.errors import InputError
 from evalkit.engines.local.memory import CACHE_SHARE, MOST_ROWS, MOST_TOKENS, SLOT_STEP
-from evalkit.mtbench.judge.budget import EXPLANATION_TOKENS, load_prices, price_of
+from evalkit.mtbench.judge.budget import EXPLANATION_TOKENS
 from evalkit.mtbench.judge.judges import judge_config, resolve_judge
 from evalkit.mtbench.presets import DEFAULT_PRESET, Preset, load_preset
 from evalkit.runs.plan.counting import token_counter
@@ -327,8 +326,7 @@ def judge_cost(chosen: JudgeConfig | None, preset: Preset, answered: int) -> Jud
             raise
         return None
     model = judge.config.model or judge.model
-    own = judge.config.prices
-    price = price_of(model, load_prices(Path(own).expanduser() if own else None))
+    price = judge.price
     calls = answered * judge.config.repeats
     share = calls / _JUDGED
     output = round(EXPLANATION_TOKENS * calls)

@@ -307,8 +307,7 @@ def test_a_model_behind_a_server_is_known_by_its_folder(folder: Path) -> None:
 
 def test_two_judges_of_one_shape(tmp_path: Path) -> None:
     from evalkit.core.config import JudgeConfig, JudgeKind
-    from evalkit.mtbench.judge.judges import resolve_judge
-    from evalkit.mtbench.judge.local import weights_of
+    from evalkit.mtbench.judge.judges import resolve_judge, weights_of
     from tests.engines.models import save_model
 
     config = Config(engine=EngineConfig(name="local", device="cpu"))

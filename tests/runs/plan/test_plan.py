@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from evalkit.__main__ import main
-from evalkit.cli.plan_report import duration
+from evalkit.cli.plan import duration
 from evalkit.core import assets
 from evalkit.core.config import BosRule, Config, ModelConfig, RandomShape
 from evalkit.core.options import load_config, parse
