@@ -8,7 +8,6 @@ does not hold it back, offline=true does.
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evalkit.core.assets import default_data_dir
@@ -79,15 +78,14 @@ def _prepare_suite(config: Config) -> int:
     if config.suite.mt_bench is not None:
         from evalkit.mtbench.data import fetch_all
 
-        files = fetch_all(config, config.suite.mt_bench)
+        files = fetch_all(config.data, config.suite.mt_bench, config.preset)
         print(t("MT-Bench: {n} files of its presets are here, as they are pinned", n=len(files)))
         return 0
-    specs = suite_specs(config)
+    specs = suite_specs(config.suite)
     if config.suite.data is SuiteData.bundled:
         print(t("the suite {name} is bundled: there is nothing to prepare", name=config.suite.name))
         return 0
-    data_dir = Path(config.data_dir).expanduser() if config.data_dir else default_data_dir()
-    mirror = Path(config.mirror).expanduser() if config.mirror else None
+    data_dir, mirror = config.data.data_dir or default_data_dir(), config.data.mirror
     if data_dir.exists() and not data_dir.is_dir():
         raise InputError("the data folder is a file", where=f"data_dir={config.data_dir}")
     reports = prepare(

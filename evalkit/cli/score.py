@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from evalkit.runs.rescore import Rescored
-    from evalkit.scoring.moves import Move
+    from evalkit.scoring.changes import Change
 
 OPTIONS = (
     "run",
@@ -68,7 +68,7 @@ def run(config: Config) -> int:
 
         rescored = rescore(config)
         print_results(rescored.results, console)
-        _print_moves(rescored, console)
+        _print_changes(rescored, console)
         folder = rescored.folder
     else:
         from evalkit.runs.foreign import score_completions
@@ -81,35 +81,35 @@ def run(config: Config) -> int:
     return 0
 
 
-def _print_moves(rescored: "Rescored", console: "Console") -> None:
+def _print_changes(rescored: "Rescored", console: "Console") -> None:
     from rich import box
     from rich.table import Table
 
     if rescored.before is None:
         return
-    if not rescored.moves:
+    if not rescored.changes:
         console.print("\n" + t("nothing moved: every value is what it was"))
         return
     table = Table(title=t("what moved"), title_justify="left", box=box.SIMPLE_HEAD, header_style="bold")
     for header in ("", "before", "after", "difference", "samples"):
         table.add_column(t(header) if header else "", justify="right" if header else "left")
-    for move in rescored.moves:
-        table.add_row(move.key, *_cells(move))
+    for change in rescored.changes:
+        table.add_row(change.key, *_cells(change))
     console.print(table)
     reasons: dict[str, list[str]] = {}
-    for move in rescored.moves:
-        for why in move.why:
-            reasons.setdefault(why, []).append(move.key)
+    for change in rescored.changes:
+        for why in change.why:
+            reasons.setdefault(why, []).append(change.key)
     for why, keys in reasons.items():
-        whose = t("all") if len(keys) == len(rescored.moves) else ", ".join(keys)
+        whose = t("all") if len(keys) == len(rescored.changes) else ", ".join(keys)
         console.print(f"  {shown(why)}   [{whose}]", markup=False, soft_wrap=True)
 
 
-def _cells(move: "Move") -> tuple[str, str, str, str]:
-    was = move.before.value if move.before else None
-    now = move.after.value if move.after else None
+def _cells(change: "Change") -> tuple[str, str, str, str]:
+    was = change.before.value if change.before else None
+    now = change.after.value if change.after else None
     difference = f"{now - was:+.4f}" if was is not None and now is not None else ""
-    samples = "" if move.samples is None else str(move.samples)
+    samples = "" if change.samples is None else str(change.samples)
     return _number(was), _number(now), difference, samples
 
 

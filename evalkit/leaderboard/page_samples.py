@@ -76,7 +76,7 @@ class _Prompts:
             self._template = PromptTemplate.of(config.protocol)
             data_dir = data_dir if data_dir is not None else config.data_dir
             config = replace(config, data_dir=data_dir, offline=True, allow_missing=True, limit=1)
-            suite = load_suite(config, say=lambda line: None)
+            suite = load_suite(config.suite, config.data, say=lambda line: None)
         except EvalkitError:
             return
         self._tasks = {task.name: task for task in suite.tasks}
@@ -199,7 +199,7 @@ def _questions(benches: Iterable[MtBenchRun], config: Config) -> dict[str, list[
         try:
             header = read_json_object(bench.folder / "mt_bench.json")
             preset = load_preset(header["preset"])
-            books = Books(preset, pinned_files(config), header.get("language"))
+            books = Books(preset, pinned_files(config.data), header.get("language"))
             found |= {str(number): list(books.of(number).questions[number].turns) for number in ids}
         except (EvalkitError, KeyError, TypeError):
             continue

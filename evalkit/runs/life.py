@@ -62,9 +62,9 @@ class Run(ABC, Generic[Content]):
         self.directory = RunDirectory(folder / folder_name(config.suite.name) / run_id(identity))
 
     @property
-    def engine_config(self) -> Config:
-        """The options the engine is built with."""
-        return self.config
+    def follow_generation_config(self) -> bool:
+        """Whether the engine samples as the model's own generation_config says."""
+        return self.config.generation.from_model
 
     @abstractmethod
     def recover(self, say: Say) -> tuple[int, int]:
@@ -123,7 +123,15 @@ def complete(run: Run[Content], *, say: Say, opened: Opened) -> Outcome[Content]
         if missing:
             from evalkit.engines import build_engine
 
-            with build_engine(run.engine_config, run.identified.model) as engine:
+            config = run.config
+            built = build_engine(
+                run.identified.model,
+                config.engine,
+                config.dtype,
+                bos=config.protocol.bos,
+                follow_generation_config=run.follow_generation_config,
+            )
+            with built as engine:
                 described = engine.describe()
                 environment |= {"engine": described, **run.engine_started(described)}
                 write_checked_json(directory.path / ENVIRONMENT, environment)

@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,10 +70,10 @@ class MtBenchRun(Run[dict[str, Any]]):
         self._chosen = preset_option(config.preset or config.suite.preset or DEFAULT_PRESET)
         self.preset = load_preset(self._chosen)
         self._language = self.preset.language([], config.language or config.suite.mt_bench)
-        book = Books(self.preset, pinned_files(config)).in_language(self._language)
+        book = Books(self.preset, pinned_files(config.data)).in_language(self._language)
         self._all_questions = len(book.questions)
         self._questions = choose_questions(list(book.questions.values()), max(config.limit or 0, 0))
-        identified = identify(config)
+        identified = identify(config.model, config.engine, config.dtype, offline=config.data.offline)
         self.tokenizer = _tokenizer(identified)
         identity = _identity(self.preset, self._language, identified, self.tokenizer)
         super().__init__(config, identified, identity)
@@ -82,9 +82,9 @@ class MtBenchRun(Run[dict[str, Any]]):
         self._rules: AnswerRules | None = None
 
     @property
-    def engine_config(self) -> Config:
-        """The preset decides the sampling; the rules add what the model's own configuration says."""
-        return replace(self.config, generation=replace(self.config.generation, from_model=False))
+    def follow_generation_config(self) -> bool:
+        """Never: the preset decides the sampling; the rules add what the model's own configuration says."""
+        return False
 
     def recover(self, say: Say) -> tuple[int, int]:
         """Counts turns; the turns of damaged lines are missing."""

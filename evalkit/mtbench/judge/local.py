@@ -2,10 +2,9 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
-from evalkit.core.config import Config, is_offline
+from evalkit.core.config import Config
 from evalkit.core.errors import InputError
 from evalkit.core.progress import bar
 from evalkit.core.text import canonical_json, text_sha256
@@ -33,7 +32,7 @@ def weights_of(judge: Judge, config: Config) -> str:
     from evalkit.engines import identify
     from evalkit.engines.local.tokenizer import load_tokenizer
 
-    found = identify(replace(config, model=model_config(judge.model)))
+    found = identify(model_config(judge.model), config.engine, config.dtype, offline=config.data.offline)
     date = clock_date(load_tokenizer(found.model))
     made_of = {"model": found.model.identity, "dtype": found.dtype, "engine_family": found.family}
     return text_sha256(canonical_json(made_of | ({"template_date": date} if date else {})))[:16]
@@ -51,13 +50,12 @@ def ask_locally(judge: Judge, config: Config, calls: Sequence[JudgeCall], store:
     from evalkit.engines.models import resolve
 
     sampling, length, seed = _options(judge.parameters)
-    model = model_config(judge.model)
-    resolved = resolve(model, offline=is_offline(config))
+    resolved = resolve(model_config(judge.model), offline=config.data.offline)
     takes_system = takes_system_message(load_tokenizer(resolved))
     asked = AskResult()
     # judge.parameters alone decide the sampling: they are part of the cache key.
-    own = replace(config, model=model, generation=replace(config.generation, from_model=False))
-    with build_engine(own, resolved) as engine, bar(t("judging"), len(calls)) as progress:
+    built = build_engine(resolved, config.engine, config.dtype, bos=config.protocol.bos)
+    with built as engine, bar(t("judging"), len(calls)) as progress:
         while waiting := unanswered(calls, store):
             keys = {key: call for call in waiting if (key := open_key(call, store)) and store.claim(key)}
             store.refresh()

@@ -23,6 +23,7 @@ from evalkit.runs.plan.workload import (
     suite_workload,
     turns_of,
 )
+from evalkit.tasks.prompts import PromptTemplate
 
 _LLM_JP_VOCABULARY = 99584
 # How many datasets a note names.
@@ -158,7 +159,9 @@ def estimate(config: Config) -> Estimate:
         work, how = Workload(tuple(turns[-1]), (row,), {}), "the protocol's figures, llm-jp-3 tokenizer"
         judge = judge_cost(config.judge, preset, row.samples)
     else:
-        work, how, judge = suite_workload(config, counter), counter.how, None
+        template = PromptTemplate.of(config.protocol)
+        work = suite_workload(config.suite, config.data, template, counter)
+        how, judge = counter.how, None
         turns = [list(work.groups)]
         if all(row.source == "kept counts" for row in work.datasets):
             how = "kept counts of the llm-jp-3 tokenizer"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from evalkit.core.config import Config
+from evalkit.core.config import Config, ModelConfig
 from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.options import WORDS, CommandLine, load_config
 from evalkit.core.signals import signals_stop_the_run
@@ -38,7 +38,7 @@ def multirun(line: CommandLine, run_job: Callable[[Path], int]) -> int:
     configs = [load_config(single) for single in expanded]
     if any(config.watch is not None for config in configs):
         raise InputError("watch= is for one command of its own, without -m")
-    folder = _sweep_folder(configs[0])
+    folder = _sweep_folder(configs[0].out)
     paths = _write_jobs(expanded, configs, folder, own_log=options is not None)
     print(f"{len(paths)} jobs, launcher {launcher}: {folder}", flush=True)
     interrupted = _launch(folder, paths, options, run_job)
@@ -51,8 +51,8 @@ def multirun(line: CommandLine, run_job: Callable[[Path], int]) -> int:
     return exit_code(ended, interrupted=interrupted)
 
 
-def _sweep_folder(config: Config) -> Path:
-    results = Path(config.out or "results").expanduser().resolve()
+def _sweep_folder(out: str | None) -> Path:
+    results = Path(out or "results").expanduser().resolve()
     return results / SWEEPS / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
 
 
@@ -68,7 +68,7 @@ def _write_jobs(
         flags += [f"--{key}={value}" for key, value in line.flags if value is not True]
         Job(
             words=(line.verb, *line.overrides, *flags),
-            label=" ".join([_model(config), *(line.overrides[index] for index in swept)]).strip(),
+            label=" ".join([_model(config.model), *(line.overrides[index] for index in swept)]).strip(),
             directory=str(Path.cwd()),
             log=str(path.with_suffix(".log")) if own_log else None,
         ).write(path)
@@ -85,10 +85,8 @@ def _swept(commands: Sequence[CommandLine]) -> list[int]:
     ]
 
 
-def _model(config: Config) -> str:
-    if config.model is None:
-        return ""
-    return config.model.name or Path(config.model.path or "model").name
+def _model(model: ModelConfig | None) -> str:
+    return "" if model is None else model.name or Path(model.path or "model").name
 
 
 def _read(paths: Sequence[Path]) -> list[Job]:
