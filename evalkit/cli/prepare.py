@@ -78,7 +78,7 @@ def _prepare_suite(config: Config) -> int:
     if config.suite.mt_bench is not None:
         from evalkit.mtbench.data import fetch_all
 
-        files = fetch_all(config.data, config.suite.mt_bench, config.preset)
+        files = fetch_all(config, config.suite.mt_bench)
         print(t("MT-Bench: {n} files of its presets are here, as they are pinned", n=len(files)))
         return 0
     specs = suite_specs(config.suite)

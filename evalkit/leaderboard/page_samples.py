@@ -199,7 +199,7 @@ def _questions(benches: Iterable[MtBenchRun], config: Config) -> dict[str, list[
         try:
             header = read_json_object(bench.folder / "mt_bench.json")
             preset = load_preset(header["preset"])
-            books = Books(preset, pinned_files(config.data), header.get("language"))
+            books = Books(preset, pinned_files(config), header.get("language"))
             found |= {str(number): list(books.of(number).questions[number].turns) for number in ids}
         except (EvalkitError, KeyError, TypeError):
             continue

@@ -285,7 +285,7 @@ def _holds_ratings(path: Path) -> bool:
 
 def _logged(path: Path, config: Config) -> list[Judgment]:
     preset = load_preset(config.preset or DEFAULT_PRESET)
-    books = Books(preset, pinned_files(config.data), config.language)
+    books = Books(preset, pinned_files(config), config.language)
     parts = replay_singles(read_judgments(path).singles, books.of, None)
     return [judgment for part in parts for judgment in part.judgments]
 

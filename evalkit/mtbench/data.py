@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evalkit.core.config import DataOptions
+from evalkit.core.config import Config, is_offline
 from evalkit.core.errors import EvalkitError
 from evalkit.core.files import read_rows
 from evalkit.mtbench.judge_prompts import PromptBook, prompts_from
@@ -64,11 +64,11 @@ def load_book(preset: Preset, language: Language, files: Files) -> PromptBook:
     )
 
 
-def pinned_files(data: DataOptions) -> Files:
+def pinned_files(config: Config) -> Files:
     """Gets a preset's files as the options say: from `mirror=`, a bundle, the cache, or the network."""
-    if data.data_dir is not None:
-        unpacked.use(data.data_dir)
-    fetcher = _fetcher(data)
+    if config.data_dir is not None:
+        unpacked.use(Path(config.data_dir).expanduser())
+    fetcher = _fetcher(config)
 
     def get(file: PinnedFile) -> Path:
         pin = _pin(file)
@@ -80,24 +80,28 @@ def pinned_files(data: DataOptions) -> Files:
     return get
 
 
-def fetch_all(data: DataOptions, language: str, preset: str | None = None) -> dict[str, Path]:
-    """The files of every preset that has a language (or of `preset`), by where a cache folder keeps them.
+def fetch_all(config: Config, language: str) -> dict[str, Path]:
+    """The files of every preset that has a language, by where a cache folder keeps them.
 
     Raises:
         FetchError: one of them cannot be fetched.
     """
-    presets = [load_preset(preset)] if preset else map(load_preset, preset_names())
-    wanted = [one for one in presets if language in one.sets]
-    fetcher, get = _fetcher(data), pinned_files(data)
-    return {f"sources/{fetcher.cached(_pin(file)).name}": get(file) for one in wanted for file in one.files()}
+    presets = [load_preset(config.preset)] if config.preset else map(load_preset, preset_names())
+    wanted = [preset for preset in presets if language in preset.sets]
+    fetcher, get = _fetcher(config), pinned_files(config)
+    return {
+        f"sources/{fetcher.cached(_pin(file)).name}": get(file)
+        for preset in wanted
+        for file in preset.files()
+    }
 
 
-def _fetcher(data: DataOptions) -> "Fetcher":
+def _fetcher(config: Config) -> "Fetcher":
     from evalkit.sources.fetch import Fetcher
     from evalkit.sources.mirror import Mirror
 
-    mirror = Mirror.open(data.mirror) if data.mirror else None
-    return Fetcher(mirror=mirror, offline=data.offline)
+    mirror = Mirror.open(Path(config.mirror).expanduser()) if config.mirror else None
+    return Fetcher(mirror=mirror, offline=is_offline(config))
 
 
 def _pin(file: PinnedFile) -> Pin:

@@ -248,7 +248,7 @@ def plan_pairwise(config: Config) -> PairwisePlan:
     if config.pairwise.source is PairSource.ratings:
         return PairwisePlan(out, preset, None, (), tuple(_rated(folders, config, pairs)), ())
     judge = open_judge(config, preset)
-    books = Books(preset, pinned_files(config.data), config.language)
+    books = Books(preset, pinned_files(config), config.language)
     pairings, missing = _pairings(pairs, answers, books, preset, judge)
     return PairwisePlan(out, preset, judge, tuple(pairings), (), tuple(missing))
 

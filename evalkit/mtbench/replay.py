@@ -268,7 +268,7 @@ def replay(config: Config) -> tuple[Path, dict[str, Any]]:
     answers_path = Path(config.answers).expanduser() if config.answers else None
     log = read_judgments(log_path)
     given = read_answers(answers_path) if answers_path else None
-    books = Books(preset, pinned_files(config.data), config.language)
+    books = Books(preset, pinned_files(config), config.language)
     answers = answers_by_model(given) if given is not None else None
     singles = replay_singles(log.singles, books.of, answers)
     more: dict[str, Any] = {"replay": {part.model: asdict(part.fidelity) for part in singles}}

@@ -16,7 +16,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,15 +65,18 @@ def collect(config: Config, *, say: Callable[[str], None]) -> Contents:
         raise InputError("what shall be packed?", fix="suite=jaster and/or model=1.8b-instruct")
     contents = Contents(facts={"evalkit": __version__})
     if config.suite is not None:
+        from evalkit.mtbench.data import fetch_all
+
         contents.facts["suite"] = config.suite.name
         if config.suite.mt_bench is not None:
-            _add_mt_bench(contents, config.data, config.suite.mt_bench, config.preset)
+            language = config.suite.mt_bench
+            _add_mt_bench(contents, language, fetch_all(config, language))
         else:
             specs = suite_specs(config.suite)
             if config.suite.data is SuiteData.prepared:
                 _add_data(contents, specs, config.data, say)
                 try:
-                    _add_mt_bench(contents, config.data, "ja", config.preset)
+                    _add_mt_bench(contents, "ja", fetch_all(config, "ja"))
                 except FetchError as error:
                     # Only the suite was requested; these few files are an addition.
                     say(f"left out: MT-Bench, {error.what}")
@@ -84,11 +87,8 @@ def collect(config: Config, *, say: Callable[[str], None]) -> Contents:
     return contents
 
 
-def _add_mt_bench(contents: Contents, data: DataOptions, language: str, preset: str | None) -> None:
-    from evalkit.mtbench.data import fetch_all
-
-    found = fetch_all(data, language, preset)
-    contents.files |= {f"cache/{inside}": path for inside, path in found.items()}
+def _add_mt_bench(contents: Contents, language: str, files: Mapping[str, Path]) -> None:
+    contents.files |= {f"cache/{inside}": path for inside, path in files.items()}
     contents.facts["mt_bench"] = language
 
 

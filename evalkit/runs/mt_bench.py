@@ -70,7 +70,7 @@ class MtBenchRun(Run[dict[str, Any]]):
         self._chosen = preset_option(config.preset or config.suite.preset or DEFAULT_PRESET)
         self.preset = load_preset(self._chosen)
         self._language = self.preset.language([], config.language or config.suite.mt_bench)
-        book = Books(self.preset, pinned_files(config.data)).in_language(self._language)
+        book = Books(self.preset, pinned_files(config)).in_language(self._language)
         self._all_questions = len(book.questions)
         self._questions = choose_questions(list(book.questions.values()), max(config.limit or 0, 0))
         identified = identify(config.model, config.engine, config.dtype, offline=config.data.offline)

@@ -70,7 +70,7 @@ def plan_judging(config: Config) -> JudgingPlan:
     """
     folder, header = _folder(config)
     preset = judging_preset(config.preset or header.preset, config.judge)
-    books = Books(preset, pinned_files(config.data), config.language or header.language)
+    books = Books(preset, pinned_files(config), config.language or header.language)
     judge = open_judge(config, preset)
     answers = answers_of(folder.turns())
     if not answers:
@@ -91,7 +91,7 @@ def _folder(config: Config) -> tuple[MtBenchFolder, Header]:
     if not answers:
         raise InputError("there is no answer in the file", where=config.answers)
     name = config.preset or DEFAULT_PRESET
-    books = Books(judging_preset(name, config.judge), pinned_files(config.data), config.language)
+    books = Books(judging_preset(name, config.judge), pinned_files(config), config.language)
     categories = {}
     for answer in answers:
         question = books.of(answer.question_id).questions.get(answer.question_id)

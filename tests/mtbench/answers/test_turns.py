@@ -117,7 +117,7 @@ def test_prompt_lengths_of_the_card(mirror: Path, cache: Path) -> None:
     llm_jp = AutoTokenizer.from_pretrained(mirror / "llm-jp-tokenizer-v3.0")
     llm_jp.chat_template = LLM_JP_TEMPLATE
     preset = load_preset("llm-jp-3-card")
-    book = Books(preset, pinned_files(Config(mirror=str(mirror)).data)).in_language("ja")
+    book = Books(preset, pinned_files(Config(mirror=str(mirror)))).in_language("ja")
     rules = answer_rules(preset, llm_jp, {})
     questions = list(book.questions.values())
     first = requests_of_turn(1, "m", questions, rules, llm_jp, {})
@@ -296,7 +296,7 @@ def test_the_generator_runs_on_through_turn_two(sampled: Bench, tmp_path: Path) 
     assert run(sampled, tmp_path / "a") == 0
     records = {record.id: record for record in folder_of(tmp_path / "a").turns()}
     preset = load_preset(str(sampled.preset))
-    book = Books(preset, pinned_files(Config(mirror=str(sampled.mirror)).data)).in_language("ja")
+    book = Books(preset, pinned_files(Config(mirror=str(sampled.mirror)))).in_language("ja")
     config = Config(model=ModelConfig(name="random", random=RandomShape()), engine=EngineConfig(name="local"))
     assert config.model is not None
     resolved = resolve(config.model, offline=True)
