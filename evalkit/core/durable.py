@@ -157,17 +157,21 @@ def process_tag() -> str:
     return f"{socket.gethostname()}-{os.getpid()}"
 
 
+def is_running(pid: int) -> bool:
+    """Whether a process of this machine has this number."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def is_abandoned(tag: str) -> bool:
     """Whether the process of a tag was one of this host and has ended."""
     host, _, number = tag.rpartition("-")
-    if host != socket.gethostname() or not number.isdigit():
-        return False
-    with suppress(PermissionError):
-        try:
-            os.kill(int(number), 0)
-        except (ProcessLookupError, OverflowError):
-            return True
-    return False
+    return host == socket.gethostname() and number.isdigit() and not is_running(int(number))
 
 
 def remove_abandoned(folder: Path, name: str | None = None) -> None:

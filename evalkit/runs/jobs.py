@@ -14,11 +14,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from evalkit.core.durable import write_json_atomic
+from evalkit.core.durable import is_running, write_json_atomic
 from evalkit.core.errors import EvalkitError
 from evalkit.core.signals import STOPPING
 
 PACKAGES = Path(__file__).resolve().parents[2]
+# The exit code of a process that a signal stopped.
+INTERRUPTED = 130
 # A job that is asked to stop may have a long pass of the model to finish first.
 STOP_SECONDS = 60.0
 # A log is UTF-8 whatever the terminal is in.
@@ -77,25 +79,14 @@ class Job:
     @property
     def runs_here(self) -> bool:
         """Whether a process of this machine runs it."""
-        if self.code is not None or self.pid is None or self.host != socket.gethostname():
-            return False
-        return _is_alive(self.pid)
+        mine = self.code is None and self.host == socket.gethostname()
+        return mine and self.pid is not None and is_running(self.pid)
 
     def stop(self) -> None:
         """Sends SIGTERM to the process; it keeps what is finished and exits with 130."""
         if self.runs_here:
             assert self.pid is not None
             os.kill(self.pid, signal.SIGTERM)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def run_in_child(path: Path) -> int:
@@ -144,7 +135,7 @@ def _note_end(path: Path, code: int) -> int:
         # A signal before evalkit starts or after it ends finds no handler.
         own, why = 1, f"its process ended with {code}"
         if code < 0:
-            own, why = 130 if -code in _STOPPING else 1, f"stopped by {signal.Signals(-code).name}"
+            own, why = INTERRUPTED if -code in _STOPPING else 1, f"stopped by {signal.Signals(-code).name}"
         job = replace(job, code=own, why=why).write(path)
     assert job.code is not None
     return job.code

@@ -206,18 +206,23 @@ def score_run(
         gaps: the datasets that lack samples, with how many.
         into: another directory to write to.
     """
-    answers = []
-    errors = over_context = 0
-    for task in suite.tasks:
-        records = directory.records(task.name)
-        shown = [records[sample.id] for sample in task.samples if sample.id in records]
-        errors += sum(record.finish_reason == "error" for record in shown)
-        over_context += sum(record.over_context for record in shown)
-        completions = {r.id: GivenAnswer(r.completion, r.finish_reason) for r in shown}
-        answers.append(TaskAnswers(task.spec, task.samples, completions))
+    records = {
+        task.name: [kept[sample.id] for sample in task.samples if sample.id in kept]
+        for task in suite.tasks
+        for kept in [directory.records(task.name)]
+    }
+    answers = [
+        TaskAnswers(
+            task.spec,
+            task.samples,
+            {r.id: GivenAnswer(r.completion, r.finish_reason) for r in records[task.name]},
+        )
+        for task in suite.tasks
+    ]
     scored = score_tasks(answers, protocol, metrics, offline=offline)
+    everything = [record for of_task in records.values() for record in of_task]
     failed = []
-    if errors:
+    if errors := sum(record.finish_reason == "error" for record in everything):
         failed.append(Reason("{n} samples count as wrong: the engine could not answer them", n=errors))
     results = summarise(
         scored,
@@ -233,7 +238,7 @@ def score_run(
             "model": model,
             "samples": sum(len(task.samples) for task in suite.tasks),
             "errors": errors,
-            "over_context": over_context,
+            "over_context": sum(record.over_context for record in everything),
             "warnings": list(suite.warnings),
         },
     )

@@ -130,23 +130,32 @@ def _data_dir(
     suite: SuiteConfig, specs: Sequence[TaskSpec], data: DataOptions, say: Callable[[str], None]
 ) -> Path | None:
     """The folder of the prepared files; None where every task brings its own data."""
+    folder = data_folder(suite, data)
     if data.data_dir is not None:
-        if not data.data_dir.is_dir():
-            raise InputError(
-                "the data folder does not exist",
-                where=f"data_dir={data.data_dir}",
-                fix=_prepare_command(suite, data.data_dir),
-            )
-        return data.data_dir
+        return folder
     if all(spec.data is not None for spec in specs):
         return None
-    folder = default_data_dir()
     if not data.offline:
         from evalkit.sources.prepare import prepare
 
         say(t("data: preparing what is missing in {folder}", folder=folder))
         prepare(specs, folder, mirror=data.mirror)
     return folder
+
+
+def data_folder(suite: SuiteConfig, data: DataOptions) -> Path:
+    """The folder of the prepared files: `data_dir=`, or the default one.
+
+    Raises:
+        InputError: `data_dir=` does not exist.
+    """
+    if data.data_dir is not None and not data.data_dir.is_dir():
+        raise InputError(
+            "the data folder does not exist",
+            where=f"data_dir={data.data_dir}",
+            fix=_prepare_command(suite, data.data_dir),
+        )
+    return data.data_dir or default_data_dir()
 
 
 def _prepare_command(suite: SuiteConfig, data_dir: Path) -> str:

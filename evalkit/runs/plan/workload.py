@@ -10,14 +10,13 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from evalkit.core import assets
-from evalkit.core.assets import default_data_dir
 from evalkit.core.config import DataOptions, SuiteConfig, SuiteData
 from evalkit.core.errors import InputError
 from evalkit.core.types import Request, Sampling
 from evalkit.engines.local.prefixes import shared_prefixes
 from evalkit.mtbench.presets import DEFAULT_PRESET, LengthRule, Preset, load_preset
 from evalkit.runs.plan.counting import TokenCounter
-from evalkit.runs.suite import sample_limit, suite_specs
+from evalkit.runs.suite import data_folder, sample_limit, suite_specs
 from evalkit.tasks.load import MissingDataError, Task, load_bundled, load_task
 from evalkit.tasks.prompts import PromptTemplate, requests
 from evalkit.tasks.spec import TaskSpec, few_shot_counts
@@ -101,7 +100,7 @@ def suite_workload(
     specs = suite_specs(suite)
     shots = few_shot_counts(specs, suite.num_few_shots, data.num_few_shots)
     for spec in specs:
-        task = _task(spec, shots[spec.name], data, bundled=suite.data is SuiteData.bundled)
+        task = _task(spec, shots[spec.name], suite, data)
         if task is None:
             kept.append(spec)
         else:
@@ -119,21 +118,19 @@ def suite_workload(
     if not rows:
         raise InputError(
             "nothing of the suite can be counted: its data is not here",
-            where=data.data_dir or default_data_dir(),
+            where=data_folder(suite, data),
             fix=f"python -m evalkit prepare suite={suite.name}   (or data_dir=DIR)",
         )
     order = {spec.name: place for place, spec in enumerate(specs)}
     return Workload(tuple(groups), tuple(sorted(rows, key=lambda row: order[row.name])), left_out)
 
 
-def _task(spec: TaskSpec, shots: int, data: DataOptions, *, bundled: bool) -> Task | None:
+def _task(spec: TaskSpec, shots: int, suite: SuiteConfig, data: DataOptions) -> Task | None:
     """The dataset with its samples; None when it is not on this machine."""
     limit = sample_limit(data.limit)
-    if bundled:
+    if suite.data is SuiteData.bundled:
         return load_bundled(spec, limit=limit, num_few_shots=shots)
-    folder = data.data_dir or default_data_dir()
-    if data.data_dir is not None and not folder.is_dir():
-        raise InputError("the data folder does not exist", where=f"data_dir={folder}")
+    folder = data_folder(suite, data)
     try:
         return load_task(spec, folder, split=data.split.value, limit=limit, num_few_shots=shots, offline=True)
     except MissingDataError:

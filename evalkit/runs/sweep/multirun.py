@@ -10,14 +10,12 @@ from evalkit.core.config import Config, ModelConfig
 from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.options import WORDS, CommandLine, load_config
 from evalkit.core.signals import signals_stop_the_run
-from evalkit.runs.jobs import Job, run_in_child
+from evalkit.runs.jobs import INTERRUPTED, STOP_SECONDS, Job, run_in_child
 from evalkit.runs.sweep.launchers import LocalOptions, check_launcher, submit
 from evalkit.runs.sweep.values import expand
 
 # The folder for the files of sweeps, below the results; hidden, so it is never taken for results.
 SWEEPS = ".sweeps"
-STOP_SECONDS = 60.0
-INTERRUPTED = 130
 # The code of a job that recorded none.
 _FAILED = 1
 

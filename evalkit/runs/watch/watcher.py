@@ -13,10 +13,9 @@ from evalkit.core.config import Config, ModelConfig
 from evalkit.core.errors import EvalkitError, InputError, InterruptedRunError, foreign
 from evalkit.core.options import CommandLine
 from evalkit.core.progress import say
-from evalkit.runs.jobs import Job, run_in_child
+from evalkit.runs.jobs import INTERRUPTED, Job, run_in_child
 from evalkit.runs.watch.checkpoints import Signature, candidates, problem, signature
 
-INTERRUPTED = 130
 # The watcher sets these for each checkpoint; the other options are the evaluation's.
 _REPLACED = ("watch", "watch_poll", "watch_settle", "watch_timeout", "model", "model.name")
 
