@@ -8,7 +8,7 @@ outputs do change with batch size and order; how many is measured and shown.
 
 from typing import TYPE_CHECKING
 
-from evalkit.core.config import Config
+from evalkit.core.config import Config, given_model, given_suite
 from evalkit.core.errors import InputError
 from evalkit.core.progress import say
 from evalkit.core.types import Sampling
@@ -46,16 +46,15 @@ def run(config: Config) -> int:
     """Prints the certificate; exit code 1 when float32 outputs changed."""
     from rich.console import Console
 
-    if config.model is None:
-        raise InputError("no model is given", fix="model=1.8b-instruct   (python -m evalkit list models)")
+    model = given_model(config.model)
     if config.engine.name != "local":
         raise InputError("certify is about the local engine", where="option engine", fix="engine=local")
-    suite = load_suite(config.suite, config.data, say=say)
+    suite = load_suite(given_suite(config.suite), config.data, say=say)
     from evalkit.engines.local.engine import LocalEngine
     from evalkit.runs.certify import certify
 
     built = build_engine(
-        resolve(config.model, offline=config.data.offline),
+        resolve(model, offline=config.data.offline),
         config.engine,
         config.dtype,
         bos=config.protocol.bos,

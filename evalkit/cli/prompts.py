@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from evalkit.core.config import Config
+from evalkit.core.config import Config, given_suite
 from evalkit.core.durable import write_text_atomic
 from evalkit.core.errors import InputError
 from evalkit.core.types import Sampling
@@ -38,7 +38,7 @@ def run(config: Config) -> int:
     if config.out is None:
         raise InputError("where to? No folder is given", where="option out", fix="out=DIR")
     template = PromptTemplate.of(config.protocol)
-    suite = load_suite(config.suite, config.data, say=lambda line: print(line, file=sys.stderr))
+    suite = load_suite(given_suite(config.suite), config.data, say=lambda line: print(line, file=sys.stderr))
     out = Path(config.out).expanduser()
     for task in suite.tasks:
         lines = [

@@ -13,6 +13,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from evalkit.core.errors import InputError
+
 # What chat templates with a clock may read; llama 3.1's own takes it where there is none.
 TEMPLATE_DATE = "2024-07-26"
 
@@ -442,3 +444,25 @@ def is_offline(config: Config) -> bool:
     if config.offline is not None:
         return config.offline
     return os.environ.get("HF_HUB_OFFLINE", "").strip().upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def given_model(model: ModelConfig | None) -> ModelConfig:
+    """The model of a command that needs one.
+
+    Raises:
+        InputError: none is given.
+    """
+    if model is None:
+        raise InputError("no model is given", fix="model=1.8b-instruct   (python -m evalkit list models)")
+    return model
+
+
+def given_suite(suite: SuiteConfig | None) -> SuiteConfig:
+    """The suite of a command that needs one.
+
+    Raises:
+        InputError: none is given.
+    """
+    if suite is None:
+        raise InputError("no suite is given", fix="suite=jaster   (python -m evalkit list suites)")
+    return suite

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from evalkit.core.config import Config
+from evalkit.core.config import Config, given_suite
 from evalkit.core.errors import InputError
 from evalkit.core.files import read_json, read_rows, text_field
 from evalkit.core.reasons import Reason
@@ -44,7 +44,8 @@ def score_completions(config: Config, *, say: Callable[[str], None]) -> Results:
     if (out / "samples").exists():
         raise InputError("the folder belongs to a run", where=f"out={config.out}", fix="choose another")
     # All samples, so that an id beyond the limit is known; no few-shots, as there is nothing to ask.
-    suite = load_suite(config.suite, replace(config.data, limit=0), say=say, few_shots=False)
+    asked = given_suite(config.suite)
+    suite = load_suite(asked, replace(config.data, limit=0), say=say, few_shots=False)
     for warning in suite.warnings:
         say(warning)
     path = Path(config.completions).expanduser()
@@ -52,8 +53,7 @@ def score_completions(config: Config, *, say: Callable[[str], None]) -> Results:
     answers, missing, gaps = _matched(
         suite, completions, path, limit=sample_limit(config.limit), allow_missing=config.allow_missing
     )
-    assert config.suite is not None
-    counts = few_shot_counts(suite_specs(config.suite), config.suite.num_few_shots, config.num_few_shots)
+    counts = few_shot_counts(suite_specs(asked), asked.num_few_shots, config.num_few_shots)
     counts = {answer.spec.name: counts[answer.spec.name] for answer in answers}
     scored = score_tasks(answers, config.protocol, config.metrics, offline=config.data.offline)
     record = protocol_record(

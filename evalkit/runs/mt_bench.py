@@ -7,9 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.core.config import Config
+from evalkit.core.config import Config, given_model, given_suite
 from evalkit.core.durable import read_checked_json, write_checked_json
-from evalkit.core.errors import InputError
 from evalkit.core.progress import watch
 from evalkit.core.reasons import Reason
 from evalkit.core.types import Message
@@ -64,16 +63,14 @@ class MtBenchRun(Run[dict[str, Any]]):
     def __init__(self, config: Config) -> None:
         from evalkit.engines import identify
 
-        if config.model is None:
-            raise InputError("no model is given", fix="model=1.8b-instruct   (python -m evalkit list models)")
-        assert config.suite is not None
-        self._chosen = preset_option(config.preset or config.suite.preset or DEFAULT_PRESET)
+        model, suite = given_model(config.model), given_suite(config.suite)
+        self._chosen = preset_option(config.preset or suite.preset or DEFAULT_PRESET)
         self.preset = load_preset(self._chosen)
-        self._language = self.preset.language([], config.language or config.suite.mt_bench)
+        self._language = self.preset.language([], config.language or suite.mt_bench)
         book = Books(self.preset, pinned_files(config)).in_language(self._language)
         self._all_questions = len(book.questions)
         self._questions = choose_questions(list(book.questions.values()), max(config.limit or 0, 0))
-        identified = identify(config.model, config.engine, config.dtype, offline=config.data.offline)
+        identified = identify(model, config.engine, config.dtype, offline=config.data.offline)
         self.tokenizer = _tokenizer(identified)
         identity = _identity(self.preset, self._language, identified, self.tokenizer)
         super().__init__(config, identified, identity)

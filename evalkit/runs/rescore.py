@@ -1,11 +1,11 @@
-"""Scoring a run's kept completions again, and which values changed."""
+"""Scores a run's kept completions again and finds which values changed."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalkit.core.config import Config, SuiteConfig, SuiteData
+from evalkit.core.config import Config, SuiteConfig, SuiteData, given_suite
 from evalkit.core.durable import read_log
 from evalkit.core.errors import InputError
 from evalkit.core.files import read_options
@@ -22,7 +22,7 @@ from evalkit.scoring.changes import Change, SampleScores, changed_samples, find_
 from evalkit.tasks.load import Task
 from evalkit.tasks.spec import TaskSpec
 
-# What may change without new completions.
+# Options that may change without new completions.
 _SCORING_OPTIONS = ("protocol.strip", "protocol.answer_regex", "metrics.", "export")
 _OTHER_OPTIONS = ("run", "out", "offline", "allow_missing", "lang")
 # Options of earlier versions and of other verbs: no completion or score depends on them.
@@ -54,7 +54,7 @@ def rescore(given: Config) -> Rescored:
     before = _kept_results(directory)
     config = kept_config(directory.path / CONFIG)
     _replace_scoring_options(config, given)
-    suite, gaps = _kept_suite(directory, config.suite, sample_limit(config.limit), before)
+    suite, gaps = _kept_suite(directory, given_suite(config.suite), sample_limit(config.limit), before)
     if not given.allow_missing:
         _check_complete(directory.path, suite, gaps, before)
     into = RunDirectory(Path(given.out).expanduser()) if given.out else directory
@@ -93,14 +93,12 @@ def rescore(given: Config) -> Rescored:
 
 
 def _kept_suite(
-    directory: RunDirectory, suite: SuiteConfig | None, limit: int, before: Results | None
+    directory: RunDirectory, suite: SuiteConfig, limit: int, before: Results | None
 ) -> tuple[LoadedSuite, dict[str, int]]:
     """The run's datasets, made of the kept samples, and how many samples of each have no completion."""
-    specs = suite_specs(suite)
-    assert suite is not None
     absent = before.partial.datasets if before else {}
     tasks, missing, gaps = [], {}, {}
-    for spec in specs:
+    for spec in suite_specs(suite):
         records = _evaluated(directory.records(spec.name).values(), limit)
         rates = before.datasets.get(spec.name) if before else None
         if rates and len(records) < rates.n:
@@ -166,7 +164,7 @@ def _kept_results(directory: RunDirectory) -> Results | None:
     try:
         return read_results(directory.results_path)
     except InputError:
-        # Another kind of run has other results, and nothing here to score again.
+        # An MT-Bench run has no completions that this could score.
         if (directory.path / "mt_bench.json").exists():
             raise
         return None

@@ -6,7 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.core.config import BosRule, Config, ExportFormat, MetricsConfig, PromptForm, ProtocolConfig
+from evalkit.core.config import (
+    BosRule,
+    Config,
+    ExportFormat,
+    MetricsConfig,
+    PromptForm,
+    ProtocolConfig,
+    given_model,
+    given_suite,
+)
 from evalkit.core.durable import is_whole_text
 from evalkit.core.errors import InputError
 from evalkit.core.progress import watch
@@ -47,12 +56,11 @@ def evaluate(config: Config, *, say: Say, opened: Opened = lambda folder: None) 
         EvalkitError: something failed on the way; finished completions are kept.
         InterruptedRunError: a signal came; finished completions are kept.
     """
-    if config.model is None:
-        raise InputError("no model is given", fix="model=1.8b-instruct   (python -m evalkit list models)")
+    given_model(config.model)
     # An invalid template or regular expression is found now, not after hours of generation.
     PromptTemplate.of(config.protocol)
     prediction("", answer_regex=config.protocol.answer_regex)
-    suite = load_suite(config.suite, config.data, say=say)
+    suite = load_suite(given_suite(config.suite), config.data, say=say)
     for line in suite.remarks:
         say(line)
     return complete(SuiteRun(config, suite), say=say, opened=opened)
@@ -73,8 +81,8 @@ class SuiteRun(Run[Results]):
     def __init__(self, config: Config, suite: LoadedSuite) -> None:
         from evalkit.engines import identify
 
-        assert config.model is not None and config.suite is not None
-        identified = identify(config.model, config.engine, config.dtype, offline=config.data.offline)
+        chosen, asked = given_model(config.model), given_suite(config.suite)
+        identified = identify(chosen, config.engine, config.dtype, offline=config.data.offline)
         model, left_out = identified.model, []
         if model.has_tokenizer and config.engine.prompts is not PromptForm.chat:
             left_out = _left_out(model, config.protocol.bos)
@@ -88,12 +96,12 @@ class SuiteRun(Run[Results]):
             left_out=left_out,
         )
         # A task of the user's own is found again from wherever the run is scored.
-        tasks = [str(Path(name).resolve()) if is_task_file(name) else name for name in config.suite.tasks]
+        tasks = [str(Path(name).resolve()) if is_task_file(name) else name for name in asked.tasks]
         config = replace(
             config,
             # A path names the model too; the run keeps that name with its options.
-            model=replace(config.model, name=model.name),
-            suite=replace(config.suite, tasks=tasks),
+            model=replace(chosen, name=model.name),
+            suite=replace(asked, tasks=tasks),
         )
         super().__init__(config, identified, identity)
         self._suite = suite

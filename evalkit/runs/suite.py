@@ -44,15 +44,13 @@ def sample_limit(limit: int | None) -> int:
     return PROTOCOL_LIMIT if limit is None else max(limit, 0)
 
 
-def suite_specs(suite: SuiteConfig | None) -> list[TaskSpec]:
+def suite_specs(suite: SuiteConfig) -> list[TaskSpec]:
     """The specifications of the suite's tasks, in its order.
 
     Raises:
-        InputError: no suite, a suite without tasks, a task twice or unknown, or `num_few_shots` of a task
+        InputError: a suite without tasks, a task twice or unknown, or `num_few_shots` of a task
             that is not there.
     """
-    if suite is None:
-        raise InputError("no suite is given", fix="suite=jaster   (python -m evalkit list suites)")
     if not suite.tasks:
         raise InputError(
             f"the suite {suite.name} has no tasks",
@@ -68,7 +66,7 @@ def suite_specs(suite: SuiteConfig | None) -> list[TaskSpec]:
 
 
 def load_suite(
-    suite: SuiteConfig | None, data: DataOptions, *, say: Callable[[str], None], few_shots: bool = True
+    suite: SuiteConfig, data: DataOptions, *, say: Callable[[str], None], few_shots: bool = True
 ) -> LoadedSuite:
     """Loads the suite's datasets, preparing what is missing in the default folder when online.
 
@@ -82,7 +80,6 @@ def load_suite(
         InputError: a dataset is missing (unless `allow_missing`), malformed, or too short.
     """
     specs = suite_specs(suite)
-    assert suite is not None
     shots = {spec.name: 0 for spec in specs}
     if few_shots:
         shots = few_shot_counts(specs, suite.num_few_shots, data.num_few_shots)

@@ -182,7 +182,7 @@ def _rows(value: Any, path: Path, field_name: str) -> list[dict[str, str]]:
 
 
 class MissingDataError(InputError):
-    """A prepared file is not there; `allow_missing=true` goes on without its dataset."""
+    """A prepared file is missing; with `allow_missing=true` its dataset is left out."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -32,7 +32,7 @@ class TokenCounter(Protocol):
         """Ids of prompts, BOS by the rule; equal beginnings have equal ids."""
 
     def lengths(self, ids: Sequence[int]) -> float:
-        """How many tokens these ids stand for."""
+        """The number of tokens, for characters an estimate."""
 
 
 class _TransformersCall:
@@ -59,7 +59,7 @@ class FileTokenizer:
     exact: bool = True
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Exactly what the engine feeds."""
+        """The ids that the engine computes."""
         return batch_token_ids(texts, _TransformersCall(self.tokenizer), [self.bos] * len(texts))
 
     def lengths(self, ids: Sequence[int]) -> float:
@@ -100,7 +100,7 @@ class PerCharacter:
         return [list(map(ord, text)) for text in texts]
 
     def lengths(self, ids: Sequence[int]) -> float:
-        """Tokens these characters come to."""
+        """The estimated number of tokens."""
         ascii_ = sum(1 for code in ids if code < 128)
         return ascii_ * PER_ASCII + (len(ids) - ascii_) * PER_OTHER
 

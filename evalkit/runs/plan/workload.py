@@ -182,7 +182,7 @@ def _usual(most: int, gold: float) -> float:
 
 
 def _lengths(counter: TokenCounter, texts: Sequence[str]) -> list[float]:
-    """Tokens of texts that stand inside a prompt: without BOS."""
+    """Tokens of texts without BOS, as inside a prompt."""
     empty = counter.lengths(counter.ids([""])[0])
     return [counter.lengths(ids) - empty for ids in counter.ids(texts)]
 

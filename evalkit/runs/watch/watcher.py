@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from evalkit.core.config import Config, ModelConfig
+from evalkit.core.config import Config, ModelConfig, given_suite
 from evalkit.core.errors import EvalkitError, InputError, InterruptedRunError, foreign
 from evalkit.core.options import CommandLine
 from evalkit.core.progress import say
@@ -160,15 +160,14 @@ def watch(line: CommandLine, config: Config) -> int:
     """
     model = config.model or ModelConfig()
     folder = _watched_folder(config.watch, model)
-    if config.suite is None:
-        raise InputError("no suite is given", fix="suite=jaster   (python -m evalkit list suites)")
-    if config.suite.mt_bench is not None:
+    chosen = given_suite(config.suite)
+    if chosen.mt_bench is not None:
         from evalkit.runs.mt_bench import finished_answers as finished
     else:
         from evalkit.runs.run import finished_run
         from evalkit.runs.suite import load_suite
 
-        suite = load_suite(config.suite, config.data, say=say)
+        suite = load_suite(chosen, config.data, say=say)
 
         def finished(config: Config) -> Path | None:
             return finished_run(config, suite)
