@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from evalkit.core.config import Config, ModelConfig, given_suite
@@ -71,8 +72,8 @@ class Watcher:
     poll: float
     settle: float
     timeout: float | None
-    needs_tokenizer: bool = True
-    say: Callable[[str], None] = say
+    needs_tokenizer: bool
+    say: Callable[[str], None]
     done: dict[str, Evaluated] = field(default_factory=dict)
     _seen: dict[Path, _Seen] = field(default_factory=dict)
 
@@ -161,16 +162,17 @@ def watch(line: CommandLine, config: Config) -> int:
     model = config.model or ModelConfig()
     folder = _watched_folder(config.watch, model)
     chosen = given_suite(config.suite)
+    finished: Callable[[Config], Path | None]
     if chosen.mt_bench is not None:
-        from evalkit.runs.mt_bench import finished_answers as finished
+        from evalkit.runs.mt_bench import finished_answers
+
+        finished = finished_answers
     else:
         from evalkit.runs.run import finished_run
         from evalkit.runs.suite import load_suite
 
-        suite = load_suite(chosen, config.data, say=say)
-
-        def finished(config: Config) -> Path | None:
-            return finished_run(config, suite)
+        # The data is read once.
+        finished = partial(finished_run, suite=load_suite(chosen, config.data, say=say))
 
     def evaluate(path: Path, name: str) -> Evaluated:
         path = path.absolute()
@@ -188,6 +190,7 @@ def watch(line: CommandLine, config: Config) -> int:
         settle=config.watch_settle,
         timeout=config.watch_timeout,
         needs_tokenizer=model.tokenizer is None,
+        say=say,
     )
     code = watcher.run()
     _print_end(watcher.done.values())

@@ -55,6 +55,7 @@ class Notes:
             config.watch_poll,
             config.watch_settle,
             config.watch_timeout,
+            needs_tokenizer=True,
             say=self.said.append,
         )
 
