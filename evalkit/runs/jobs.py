@@ -95,12 +95,14 @@ def run_in_child(path: Path) -> int:
     When this process is interrupted, the child is asked to stop and waited for.
     """
     job = Job.read(path)
+    # The parent may have found evalkit through its working directory.
+    packages = os.pathsep.join(filter(None, (str(PACKAGES), os.environ.get("PYTHONPATH"))))
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(Path(job.log).open("ab")) if job.log else None
         child = subprocess.Popen(
             [sys.executable, "-m", "evalkit.cli.child", str(path)],
             cwd=job.directory,
-            env={**os.environ, "PYTHONPATH": _python_path(), **(_LOG_ENCODING if log else {})},
+            env={**os.environ, "PYTHONPATH": packages, **(_LOG_ENCODING if log else {})},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT if log else None,
@@ -112,11 +114,6 @@ def run_in_child(path: Path) -> int:
             _note_end(path, child.returncode)
             raise
     return _note_end(path, child.returncode)
-
-
-def _python_path() -> str:
-    # The parent may have found evalkit through its working directory.
-    return os.pathsep.join(filter(None, (str(PACKAGES), os.environ.get("PYTHONPATH"))))
 
 
 def _stop(child: "subprocess.Popen[bytes]") -> None:

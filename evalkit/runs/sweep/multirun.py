@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from evalkit.core.config import Config, ModelConfig
+from evalkit.core.config import ModelConfig
 from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.options import WORDS, CommandLine, load_config
 from evalkit.core.signals import signals_stop_the_run
@@ -37,7 +37,8 @@ def multirun(line: CommandLine, run_job: Callable[[Path], int]) -> int:
     if any(config.watch is not None for config in configs):
         raise InputError("watch= is for one command of its own, without -m")
     folder = _sweep_folder(configs[0].out)
-    paths = _write_jobs(expanded, configs, folder, own_log=options is not None)
+    models = [_name(config.model) for config in configs]
+    paths = _write_jobs(expanded, models, folder, own_log=options is not None)
     print(f"{len(paths)} jobs, launcher {launcher}: {folder}", flush=True)
     interrupted = _launch(folder, paths, options, run_job)
     ended = _read(paths)
@@ -55,18 +56,18 @@ def _sweep_folder(out: str | None) -> Path:
 
 
 def _write_jobs(
-    commands: Sequence[CommandLine], configs: Sequence[Config], folder: Path, *, own_log: bool
+    commands: Sequence[CommandLine], models: Sequence[str], folder: Path, *, own_log: bool
 ) -> list[Path]:
     """Writes the file of every job; returns their paths."""
     swept = _swept(commands)
     paths = []
-    for number, (line, config) in enumerate(zip(commands, configs, strict=True), 1):
+    for number, (line, model) in enumerate(zip(commands, models, strict=True), 1):
         path = folder / f"{number:04}.json"
         flags = [f"--{key.replace('_', '-')}" for key, value in line.flags if value is True]
         flags += [f"--{key}={value}" for key, value in line.flags if value is not True]
         Job(
             words=(line.verb, *line.overrides, *flags),
-            label=" ".join([_model(config.model), *(line.overrides[index] for index in swept)]).strip(),
+            label=" ".join([model, *(line.overrides[index] for index in swept)]).strip(),
             directory=str(Path.cwd()),
             log=str(path.with_suffix(".log")) if own_log else None,
         ).write(path)
@@ -83,7 +84,7 @@ def _swept(commands: Sequence[CommandLine]) -> list[int]:
     ]
 
 
-def _model(model: ModelConfig | None) -> str:
+def _name(model: ModelConfig | None) -> str:
     return "" if model is None else model.name or Path(model.path or "model").name
 
 
