@@ -99,19 +99,6 @@ class TaskScores:
         return {name: measured.value.metric_version for name, measured in self.measured.items()}
 
 
-def score_task(
-    spec: TaskSpec,
-    samples: Sequence[Sample],
-    completions: Mapping[str, Answer],
-    protocol: ProtocolConfig,
-    metrics: MetricsConfig,
-    *,
-    offline: bool,
-) -> TaskScores:
-    """Scores one dataset; see `score_tasks`."""
-    return score_tasks([TaskAnswers(spec, samples, completions)], protocol, metrics, offline=offline)[0]
-
-
 def score_tasks(
     tasks: Iterable[TaskAnswers], protocol: ProtocolConfig, metrics: MetricsConfig, *, offline: bool
 ) -> list[TaskScores]:

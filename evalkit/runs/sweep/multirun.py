@@ -41,7 +41,7 @@ def multirun(line: CommandLine, run_job: Callable[[Path], int]) -> int:
     paths = _write_jobs(expanded, models, folder, own_log=options is not None)
     print(f"{len(paths)} jobs, launcher {launcher}: {folder}", flush=True)
     interrupted = _launch(folder, paths, options, run_job)
-    ended = _read(paths)
+    ended = [Job.read(path) for path in paths]
     print()
     for text in lines(ended):
         print(text)
@@ -88,10 +88,6 @@ def _name(model: ModelConfig | None) -> str:
     return "" if model is None else model.name or Path(model.path or "model").name
 
 
-def _read(paths: Sequence[Path]) -> list[Job]:
-    return [Job.read(path) for path in paths]
-
-
 def _launch(
     folder: Path, paths: Sequence[Path], options: LocalOptions | None, run_job: Callable[[Path], int]
 ) -> bool:
@@ -114,10 +110,10 @@ def _launch(
     except Exception as error:
         first = next(iter(str(error).strip().splitlines()), "")
         why = f"the launcher failed: {type(error).__name__}: {first}"
-        if all(job.pid is None for job in _read(paths)):
+        if all(job.pid is None for job in map(Job.read, paths)):
             raise EvalkitError(why, where=str(folder)) from error
         lost = [why] * len(paths)
-    for path, job, reason in zip(paths, _read(paths), lost, strict=True):
+    for path, job, reason in zip(paths, map(Job.read, paths), lost, strict=True):
         if job.code is None and reason is not None:
             replace(job, code=1, why=reason).write(path)
     return False
@@ -125,10 +121,10 @@ def _launch(
 
 def _stop_jobs(paths: Sequence[Path]) -> None:
     """Asks the jobs that run on this machine to stop, and waits until they have saved their work."""
-    for job in _read(paths):
+    for job in map(Job.read, paths):
         job.stop()
     deadline = time.monotonic() + STOP_SECONDS
-    while time.monotonic() < deadline and any(job.runs_here for job in _read(paths)):
+    while time.monotonic() < deadline and any(job.runs_here for job in map(Job.read, paths)):
         time.sleep(0.1)
 
 
