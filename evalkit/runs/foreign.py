@@ -40,9 +40,7 @@ def score_completions(config: Config, *, say: Callable[[str], None]) -> Results:
     """
     if config.completions is None or config.out is None:
         raise InputError("where shall the scores go? No folder is given", where="option out", fix="out=DIR")
-    out = Path(config.out).expanduser()
-    if (out / "samples").exists():
-        raise InputError("the folder belongs to a run", where=f"out={config.out}", fix="choose another")
+    out = output_directory(config.out)
     # All samples, so that an id beyond the limit is known; no few-shots, as there is nothing to ask.
     asked = given_suite(config.suite)
     suite = load_suite(asked, replace(config.data, limit=0), say=say, few_shots=False)
@@ -79,9 +77,21 @@ def score_completions(config: Config, *, say: Callable[[str], None]) -> Results:
             "warnings": list(suite.warnings),
         },
     )
-    with RunDirectory(out) as directory:
-        write_scored(directory, scored, results, config.export)
+    with out:
+        write_scored(out, scored, results, config.export)
     return results
+
+
+def output_directory(out: str, run: Path | None = None) -> RunDirectory:
+    """The folder `out=` for scores.
+
+    Raises:
+        InputError: it belongs to a run, and not to `run`.
+    """
+    folder = Path(out).expanduser()
+    if (folder / "samples").exists() and (run is None or folder.resolve() != run.resolve()):
+        raise InputError("the folder belongs to another run", where=f"out={out}", fix="choose another")
+    return RunDirectory(folder)
 
 
 def _matched(

@@ -14,7 +14,7 @@ from evalkit.core.types import Sample
 from evalkit.records.environment import CONFIG, kept_environment
 from evalkit.records.results import Results, read_results
 from evalkit.records.run_folder import RunDirectory, SampleRecord
-from evalkit.runs.foreign import listed
+from evalkit.runs.foreign import listed, output_directory
 from evalkit.runs.identity import protocol_record
 from evalkit.runs.run import score_run
 from evalkit.runs.suite import LoadedSuite, sample_limit, suite_specs
@@ -57,9 +57,7 @@ def rescore(given: Config) -> Rescored:
     suite, gaps = _kept_suite(directory, given_suite(config.suite), sample_limit(config.limit), before)
     if not given.allow_missing:
         _check_complete(directory.path, suite, gaps, before)
-    into = RunDirectory(Path(given.out).expanduser()) if given.out else directory
-    if into.path.resolve() != directory.path.resolve() and (into.path / "samples").exists():
-        raise InputError("the folder belongs to another run", where=f"out={given.out}")
+    into = output_directory(given.out, directory.path) if given.out else directory
     identity = _identity(directory, before)
     record = protocol_record(
         config.protocol,

@@ -186,6 +186,21 @@ def _left_out(model: "ResolvedModel", bos: BosRule) -> list[str]:
     return appended_tokens(load_tokenizer(model), bos)
 
 
+def _kept_answers(
+    suite: LoadedSuite, directory: RunDirectory
+) -> tuple[list[TaskAnswers], list[SampleRecord]]:
+    """The completions of a suite's samples, by dataset, and the records they are in."""
+    answers: list[TaskAnswers] = []
+    records: list[SampleRecord] = []
+    for task in suite.tasks:
+        kept = directory.records(task.name)
+        own = [kept[sample.id] for sample in task.samples if sample.id in kept]
+        completions = {record.id: GivenAnswer(record.completion, record.finish_reason) for record in own}
+        answers.append(TaskAnswers(task.spec, task.samples, completions))
+        records += own
+    return answers, records
+
+
 def score_run(
     suite: LoadedSuite,
     directory: RunDirectory,
@@ -214,23 +229,10 @@ def score_run(
         gaps: the datasets that lack samples, with how many.
         into: another directory to write to.
     """
-    records = {
-        task.name: [kept[sample.id] for sample in task.samples if sample.id in kept]
-        for task in suite.tasks
-        for kept in [directory.records(task.name)]
-    }
-    answers = [
-        TaskAnswers(
-            task.spec,
-            task.samples,
-            {r.id: GivenAnswer(r.completion, r.finish_reason) for r in records[task.name]},
-        )
-        for task in suite.tasks
-    ]
+    answers, records = _kept_answers(suite, directory)
     scored = score_tasks(answers, protocol, metrics, offline=offline)
-    everything = [record for of_task in records.values() for record in of_task]
     failed = []
-    if errors := sum(record.finish_reason == "error" for record in everything):
+    if errors := sum(record.finish_reason == "error" for record in records):
         failed.append(Reason("{n} samples count as wrong: the engine could not answer them", n=errors))
     results = summarise(
         scored,
@@ -246,7 +248,7 @@ def score_run(
             "model": model,
             "samples": sum(len(task.samples) for task in suite.tasks),
             "errors": errors,
-            "over_context": sum(record.over_context for record in everything),
+            "over_context": sum(record.over_context for record in records),
             "warnings": list(suite.warnings),
         },
     )
