@@ -8,6 +8,7 @@ does not hold it back, offline=true does.
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evalkit.core.assets import default_data_dir
@@ -85,7 +86,8 @@ def _prepare_suite(config: Config) -> int:
     if config.suite.data is SuiteData.bundled:
         print(t("the suite {name} is bundled: there is nothing to prepare", name=config.suite.name))
         return 0
-    data_dir, mirror = config.data.data_dir or default_data_dir(), config.data.mirror
+    data_dir = Path(config.data_dir).expanduser() if config.data_dir else default_data_dir()
+    mirror = Path(config.mirror).expanduser() if config.mirror else None
     if data_dir.exists() and not data_dir.is_dir():
         raise InputError("the data folder is a file", where=f"data_dir={config.data_dir}")
     reports = prepare(
