@@ -71,7 +71,7 @@ def _prepare_suite(config: Config) -> int:
         files = fetch_all(BookOptions.of(config), config.suite.mt_bench)
         print(t("MT-Bench: {n} files of its presets are here, as they are pinned", n=len(files)))
         return 0
-    specs = suite_specs(config)
+    specs = suite_specs(config.suite)
     if config.suite.data is SuiteData.bundled:
         print(t("the suite {name} is bundled: there is nothing to prepare", name=config.suite.name))
         return 0

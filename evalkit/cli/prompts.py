@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 from evalkit.cli.command import DATA, SAMPLES, SUITE, TEMPLATES
-from evalkit.core.config import Config
+from evalkit.core.config import Config, given_suite
 from evalkit.core.durable import write_text_atomic
 from evalkit.core.errors import InputError
 from evalkit.core.types import Sampling
-from evalkit.runs.suite import load_suite, missing_lines
+from evalkit.runs.suite import load_suite
 from evalkit.tasks.prompts import PromptTemplate, requests
 
 OPTIONS = (*SUITE, "out", *DATA, *SAMPLES, "split", *TEMPLATES)
@@ -25,7 +25,7 @@ def run(config: Config) -> int:
     if config.out is None:
         raise InputError("where to? No folder is given", where="option out", fix="out=DIR")
     template = PromptTemplate.of(config.protocol)
-    suite = load_suite(config, say=lambda line: print(line, file=sys.stderr))
+    suite = load_suite(given_suite(config.suite), config.data, say=lambda line: print(line, file=sys.stderr))
     out = Path(config.out).expanduser()
     for task in suite.tasks:
         lines = [
@@ -42,7 +42,7 @@ def run(config: Config) -> int:
         ]
         write_text_atomic(out / f"{task.name}.jsonl", "".join(f"{line}\n" for line in lines))
         print(f"{task.name:<24}{len(lines):>6} prompts")
-    for line in (*suite.warnings, *missing_lines(suite)):
+    for line in suite.remarks:
         print(line, file=sys.stderr)
     print(f"written to {out}")
     return 0

@@ -29,7 +29,7 @@ from evalkit.metrics.prediction import prediction
 
 if TYPE_CHECKING:
     from evalkit.runs.rescore import Rescored
-    from evalkit.scoring.moves import Move
+    from evalkit.scoring.changes import Change
 
 OPTIONS = (
     "run",
@@ -61,7 +61,7 @@ def run(config: Config) -> int:
 
         rescored = rescore(config)
         print_results(rescored.results, console)
-        _print_moves(rescored, console)
+        _print_changes(rescored, console)
         folder = rescored.folder
     else:
         from evalkit.runs.foreign import score_completions
@@ -74,29 +74,29 @@ def run(config: Config) -> int:
     return 0
 
 
-def _print_moves(rescored: "Rescored", console: Console) -> None:
+def _print_changes(rescored: "Rescored", console: Console) -> None:
     if rescored.before is None:
         return
-    if not rescored.moves:
+    if not rescored.changes:
         console.print("\n" + t("nothing moved: every value is what it was"))
         return
     columns = ("", "before", "after", "difference", "samples")
     table = new_table(*columns, title=t("what moved"), padding=(0, 1))
-    for move in rescored.moves:
-        table.add_row(move.key, *_cells(move))
+    for change in rescored.changes:
+        table.add_row(change.key, *_cells(change))
     console.print(table)
     reasons: dict[str, list[str]] = {}
-    for move in rescored.moves:
-        for why in move.why:
-            reasons.setdefault(why, []).append(move.key)
+    for change in rescored.changes:
+        for why in change.why:
+            reasons.setdefault(why, []).append(change.key)
     for why, keys in reasons.items():
-        whose = t("all") if len(keys) == len(rescored.moves) else ", ".join(keys)
+        whose = t("all") if len(keys) == len(rescored.changes) else ", ".join(keys)
         print_line(console, f"  {shown(why)}   [{whose}]")
 
 
-def _cells(move: "Move") -> tuple[str, str, str, str]:
-    was = move.before.value if move.before else None
-    now = move.after.value if move.after else None
+def _cells(change: "Change") -> tuple[str, str, str, str]:
+    was = change.before.value if change.before else None
+    now = change.after.value if change.after else None
     difference = number(now - was, 4, sign=True) if was is not None and now is not None else ""
-    samples = "" if move.samples is None else str(move.samples)
+    samples = "" if change.samples is None else str(change.samples)
     return number(was, 4), number(now, 4), difference, samples

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from evalkit.core.config import given_suite
 from evalkit.core.durable import read_log
 from evalkit.core.errors import EvalkitError
 from evalkit.core.files import read_json_object
@@ -73,7 +74,7 @@ class _Prompts:
             self._template = PromptTemplate.of(config.protocol)
             data_dir = data_dir if data_dir is not None else config.data_dir
             config = replace(config, data_dir=data_dir, offline=True, allow_missing=True, limit=1)
-            suite = load_suite(config, say=lambda line: None)
+            suite = load_suite(given_suite(config.suite), config.data, say=lambda line: None)
         except EvalkitError:
             return
         self._tasks = {task.name: task for task in suite.tasks}

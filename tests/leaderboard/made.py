@@ -109,5 +109,5 @@ def make_run(model: Made, data: Path, out: Path, *options: str) -> Outcome[Resul
     with pytest.MonkeyPatch.context() as patch:
         overlap = SampleMetric("comet_wmt22", "overlap", lambda p, g: char_f1(p, g))
         patch.setitem(METRICS, "comet_wmt22", overlap)
-        patch.setattr("evalkit.engines.build_engine", lambda *_: KnowingEngine(model, data))
+        patch.setattr("evalkit.engines.build_engine", lambda *_, **__: KnowingEngine(model, data))
         return evaluate(config, say=lambda line: None)

@@ -11,7 +11,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from evalkit.core import assets
-from evalkit.core.config import Config, JudgeConfig, JudgeKind, JudgeMode
+from evalkit.core.config import (
+    BosRule,
+    Config,
+    Dtype,
+    EngineConfig,
+    JudgeConfig,
+    JudgeKind,
+    JudgeMode,
+    ModelConfig,
+)
 from evalkit.core.errors import InputError
 from evalkit.core.files import read_options, read_yaml
 from evalkit.core.secrets import public_address, refuse_keys
@@ -22,6 +31,17 @@ from evalkit.mtbench.judge.budget import Price, load_prices, price_of
 from evalkit.mtbench.judge.store import CachedReply, JudgmentStore, default_store, judgment_key
 from evalkit.mtbench.presets import Preset
 from evalkit.services.client import Service
+
+
+@dataclass(frozen=True)
+class JudgeEngine:
+    """What a judge that evalkit runs itself is built from."""
+
+    model: ModelConfig
+    options: EngineConfig
+    dtype: Dtype
+    bos: BosRule
+    offline: bool
 
 
 @dataclass(frozen=True)
@@ -40,7 +60,7 @@ class Judge:
     config: JudgeConfig
     weights: str | None = None
     price: Price | None = None
-    engine: Config | None = None
+    engine: JudgeEngine | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -94,7 +114,10 @@ def open_judge(config: Config, preset: Preset) -> Judge:
     judge = resolve_judge(judge_config(config.judge, preset))
     if judge.config.kind is not JudgeKind.local:
         return judge
-    return replace(judge, weights=weights_of(judge, config), engine=_engine_config(judge, config))
+    engine = JudgeEngine(
+        model_config(judge.model), config.engine, config.dtype, config.protocol.bos, config.data.offline
+    )
+    return replace(judge, weights=weights_of(engine), engine=engine)
 
 
 def judge_config(config: JudgeConfig | None, preset: Preset) -> JudgeConfig:
@@ -170,13 +193,7 @@ def _label(config: JudgeConfig, model: str) -> str:
     return config.name if shipped.get("model") == config.model and config.model else model
 
 
-def _engine_config(judge: Judge, config: Config) -> Config:
-    # judge.parameters alone decide the sampling: they are part of the cache key.
-    generation = replace(config.generation, from_model=False)
-    return replace(config, model=model_config(judge.model), generation=generation)
-
-
-def weights_of(judge: Judge, config: Config) -> str:
+def weights_of(engine: JudgeEngine) -> str:
     """A hash of all that decides a local judge's replies: its files, number format, engine, template date.
 
     Raises:
@@ -186,7 +203,7 @@ def weights_of(judge: Judge, config: Config) -> str:
     from evalkit.engines.local.chat_template import clock_date
     from evalkit.engines.local.tokenizer import load_tokenizer
 
-    found = identify(_engine_config(judge, config))
+    found = identify(engine.model, engine.options, engine.dtype, offline=engine.offline)
     date = clock_date(load_tokenizer(found.model))
     made_of = {"model": found.model.identity, "dtype": found.dtype, "engine_family": found.family}
     return text_sha256(canonical_json(made_of | ({"template_date": date} if date else {})))[:16]

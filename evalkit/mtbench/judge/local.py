@@ -4,7 +4,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from evalkit.core.config import is_offline
 from evalkit.core.errors import InputError
 from evalkit.core.progress import bar
 from evalkit.core.types import Completion, Request, Sampling
@@ -32,12 +31,14 @@ def ask_locally(judge: Judge, calls: Sequence[JudgeCall], store: JudgmentStore) 
     from evalkit.engines.models import resolve
 
     sampling, length, seed = _options(judge.parameters)
-    config = judge.engine
-    assert config is not None and config.model is not None
-    resolved = resolve(config.model, offline=is_offline(config))
+    made = judge.engine
+    assert made is not None
+    resolved = resolve(made.model, offline=made.offline)
     takes_system = takes_system_message(load_tokenizer(resolved))
     asked = Asked()
-    with build_engine(config, resolved) as engine, bar(t("judging"), len(calls)) as progress:
+    # judge.parameters alone decide the sampling: they are part of the cache key.
+    built = build_engine(resolved, made.options, made.dtype, bos=made.bos)
+    with built as engine, bar(t("judging"), len(calls)) as progress:
         while waiting := unanswered(calls, store):
             keys = {key: call for call in waiting if (key := open_key(call, store)) and store.claim(key)}
             store.refresh()

@@ -27,6 +27,7 @@ from evalkit.mtbench.presets import LengthRule, load_preset
 from evalkit.mtbench.questions import CATEGORIES, Question
 from evalkit.records.run_folder import SampleRecord
 from tests.engines.models import save_model
+from tests.tiny import engine_of
 
 LLM_JP_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}"
@@ -290,7 +291,6 @@ def test_neighbours_and_limits_change_nothing(sampled: Bench, tmp_path: Path) ->
 
 def test_the_generator_runs_on_through_turn_two(sampled: Bench, tmp_path: Path) -> None:
     """Turn 2 goes on where turn 1 stopped: a generator seeded again gives other answers."""
-    from evalkit.engines import build_engine
     from evalkit.engines.models import resolve
 
     assert run(sampled, tmp_path / "a") == 0
@@ -301,7 +301,7 @@ def test_the_generator_runs_on_through_turn_two(sampled: Bench, tmp_path: Path) 
     assert config.model is not None
     resolved = resolve(config.model, offline=True)
     firsts = {key: record for key, record in records.items() if record.turn == 1}
-    with build_engine(config, resolved) as engine:
+    with engine_of(config, resolved) as engine:
         from evalkit.engines.local.tokenizer import load_tokenizer
 
         tokenizer = load_tokenizer(resolved)

@@ -19,6 +19,7 @@ from evalkit.core.options import load_config, parse
 from evalkit.runs.plan.counting import PerCharacter, token_counter
 from evalkit.runs.plan.estimate import Estimate, estimate
 from evalkit.runs.plan.shapes import shape_of
+from tests.tiny import engine_of
 
 # models.md of the protocol notes: parameters, bytes of a token in bfloat16.
 KNOWN = {
@@ -95,7 +96,6 @@ def test_tokens_and_operations_are_those_of_the_engine(monkeypatch: pytest.Monke
     from torch.utils.flop_counter import FlopCounterMode
 
     from evalkit.core.types import Sampling
-    from evalkit.engines import build_engine
     from evalkit.engines.local import pool
     from evalkit.engines.models import resolve
     from evalkit.tasks.load import load_bundled
@@ -123,7 +123,7 @@ def test_tokens_and_operations_are_those_of_the_engine(monkeypatch: pytest.Monke
         fed.extend(len(feed.ids) for section in sections for feed in section.feeds)
         return forward(model, sections, *rest, **options)
 
-    with build_engine(config, resolve(config.model, offline=True)) as engine:
+    with engine_of(config, resolve(config.model, offline=True)) as engine:
         # Kernels are tried on a small case at their first use, which is no part of the work.
         list(engine.generate(asked[:1]))
         with FlopCounterMode(display=False) as counter:
