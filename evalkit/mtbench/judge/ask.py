@@ -13,7 +13,7 @@ from evalkit.mtbench.judge.judges import Judge, open_service
 from evalkit.mtbench.judge.store import CachedReply, JudgmentStore
 from evalkit.services.ask_all import FAILURES_IN_A_ROW, NotYetError, ask_all
 from evalkit.services.client import ApiClient, ServiceError
-from evalkit.services.replies import Reply
+from evalkit.services.replies import Reply, chat_body
 
 # Another process is making this judgment: seconds until the next look.
 CLAIM_SECONDS = 0.05
@@ -91,12 +91,9 @@ class _Asker:
                 self._store.refresh()
                 if key not in self._store:
                     async with self._budget.charge(call.messages, self._judge.max_output) as charge:
-                        reply = await self._client.chat(
-                            self._judge.model,
-                            call.messages,
-                            self._judge.parameters,
-                            charge.lost,
-                            needs_text=True,
+                        body = chat_body(self._judge.model, call.messages, self._judge.parameters)
+                        reply = await self._client.request(
+                            "/chat/completions", body, charge.lost, needs_text=True
                         )
                         charge.used = self._count(call, reply)
                     if reply.status == "api_error":
