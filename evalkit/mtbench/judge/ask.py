@@ -15,7 +15,7 @@ from evalkit.mtbench.judge.judges import Judge, open_service
 from evalkit.mtbench.judge.store import CLAIM_SECONDS, CachedReply, JudgmentStore
 from evalkit.services.ask_all import FAILURES_IN_A_ROW, NotYetError, ask_all
 from evalkit.services.client import ApiClient, ServiceError
-from evalkit.services.replies import Reply
+from evalkit.services.replies import Reply, chat_body
 
 OTHER_JUDGES = (
     "other judges: judge=gpt-4o-2024-08-06, judge=gpt-4.1-2025-04-14, judge=openai judge.model=NAME;\n"
@@ -155,8 +155,9 @@ class _Asker:
             store.refresh()
             if key not in store:
                 async with self._budget.charge(call.messages, judge.max_output) as charge:
-                    reply = await self._client.chat(
-                        judge.model, call.messages, judge.parameters, charge.lost, needs_text=True
+                    body = chat_body(judge.model, call.messages, judge.parameters)
+                    reply = await self._client.request(
+                        "/chat/completions", body, charge.lost, needs_text=True
                     )
                     charge.used = _tokens(call, reply)
                     self.asked.add(*charge.used)

@@ -24,8 +24,7 @@ from evalkit.core.errors import EvalkitError, FetchError, InputError, RunLockedE
 from evalkit.core.types import Completion, Request, Sampling
 from evalkit.engines import engine_family, resolve_dtype
 from evalkit.engines.models import resolve
-from evalkit.engines.ray.engine import RayEngine, RayWorker
-from evalkit.engines.ray.work_list import WorkList
+from evalkit.engines.ray.engine import RayEngine, RayWorker, WorkList
 from evalkit.engines.ray.worker import on_this_machine
 from tests.engines.models import save_model
 from tests.tiny import engine_of
