@@ -157,7 +157,6 @@ def load_config(line: CommandLine) -> "Config":
 
 def _compose(overrides: tuple[str, ...]) -> "Config":
     from hydra import compose, initialize_config_dir
-    from hydra.core.config_store import ConfigStore
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -170,7 +169,7 @@ def _compose(overrides: tuple[str, ...]) -> "Config":
         if inner and group not in chosen:
             example = {"model": "hf", "suite": "task", "judge": "openai"}[group]
             raise InputError(f"{inner}= is given without {group}=", fix=f"add {group}={example}")
-    ConfigStore.instance().store(name="schema", node=Config)
+    _store_schema()
     for_hydra: list[str] = []
     verbatim: list[tuple[str, Any]] = []
     for word in overrides:
@@ -201,6 +200,16 @@ def _compose(overrides: tuple[str, ...]) -> "Config":
         raise _readable(error, for_hydra) from None
     assert isinstance(config, Config)
     return config
+
+
+@cache
+def _store_schema() -> None:
+    """Makes Config known to Hydra, which takes a good part of the time of composing."""
+    from hydra.core.config_store import ConfigStore
+
+    from evalkit.core.config import Config
+
+    ConfigStore.instance().store(name="schema", node=Config)
 
 
 def _items(value: str) -> list[str]:

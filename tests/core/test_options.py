@@ -6,6 +6,7 @@ import pytest
 
 from evalkit.__main__ import main
 from evalkit.cli.command import VERBS
+from evalkit.core import assets
 from evalkit.core.config import (
     BosRule,
     Config,
@@ -47,9 +48,11 @@ def test_groups_fill_the_structured_config() -> None:
 
 
 def test_every_group_member_composes() -> None:
-    for group in ("model", "suite", "engine"):
-        for path in Path("conf", group).glob("*.yaml"):
-            config_of(f"{group}={path.stem}")
+    for group in ("model", "suite", "engine", "judge"):
+        names = [path.stem for path in Path(assets.CONF, group).glob("*.yaml")]
+        assert len(names) > 1
+        for name in names:
+            assert getattr(config_of(f"{group}={name}"), group) is not None, name
 
 
 @pytest.mark.parametrize(

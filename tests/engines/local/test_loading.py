@@ -165,7 +165,9 @@ def test_what_does_not_continue_texts(tmp_path: Path, kind: str) -> None:
 
 def test_bert_as_a_decoder_is_causal(tmp_path: Path) -> None:
     model = transformers.BertLMHeadModel(transformers.BertConfig(**_BERT, is_decoder=True))
-    local_engine(saved(tmp_path / "model", model)).close()
+    with local_engine(saved(tmp_path / "model", model)) as engine:
+        (done,) = engine.generate([Request("a", "abc", 2)])
+    assert done.new_tokens == 2
 
 
 @pytest.mark.parametrize(
