@@ -12,34 +12,27 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evalkit.core.config import Config, is_offline
+from evalkit.cli.command import CHAT, DATA, SAMPLES, SUITE, TEMPLATES
+from evalkit.core.config import Config, ModelConfig, given_suite
 from evalkit.core.durable import write_text_atomic
 from evalkit.core.errors import InputError
 from evalkit.core.types import REST_OF_CONTEXT, Request
 from evalkit.engines.local.chat_template import as_text
-from evalkit.runs.suite import asking_of, load_suite, missing_lines
+from evalkit.runs.suite import load_suite
+from evalkit.tasks.prompts import Asking
 
 OPTIONS = (
-    "suite",
-    "suite.tasks",
+    *SUITE,
     "out",
-    "data_dir",
-    "mirror",
-    "offline",
-    "allow_missing",
-    "limit",
-    "num_few_shots",
-    "suite.num_few_shots",
-    "suite.chat",
-    "suite.chat_turns",
-    "suite.system",
+    *DATA,
+    *SAMPLES,
+    "split",
+    *TEMPLATES,
+    *CHAT,
     "model",
+    "model.path",
     "model.chat_template",
     "model.chat_template_args",
-    "reasoning.",
-    "split",
-    "protocol.custom_prompt_template",
-    "protocol.custom_fewshots_template",
 )
 
 
@@ -47,9 +40,19 @@ def run(config: Config) -> int:
     """Dumps the prompts of a suite; exit code 0."""
     if config.out is None:
         raise InputError("where to? No folder is given", where="option out", fix="out=DIR")
-    suite = load_suite(config, say=lambda line: print(line, file=sys.stderr))
-    tokenizer = _tokenizer(config)
-    asking = asking_of(config, tokenizer)
+    chosen = given_suite(config.suite)
+    suite = load_suite(chosen, config.data, say=lambda line: print(line, file=sys.stderr))
+    tokenizer = (
+        _tokenizer(config.model, offline=config.data.offline) if config.model and chosen.chat else None
+    )
+    asking = Asking.of(
+        chosen,
+        config.protocol,
+        config.generation,
+        config.reasoning,
+        seed=config.seed,
+        tokenizer=tokenizer,
+    )
     out = Path(config.out).expanduser()
     for task in suite.tasks:
         lines = [
@@ -57,20 +60,18 @@ def run(config: Config) -> int:
         ]
         write_text_atomic(out / f"{task.name}.jsonl", "".join(f"{line}\n" for line in lines))
         print(f"{task.name:<24}{len(lines):>6} prompts")
-    for line in (*suite.warnings, *missing_lines(suite)):
+    for line in suite.remarks:
         print(line, file=sys.stderr)
     print(f"written to {out}")
     return 0
 
 
-def _tokenizer(config: Config) -> Any | None:
-    """The tokenizer that renders chats; None where no model is named."""
-    if config.model is None or config.suite is None or not config.suite.chat:
-        return None
+def _tokenizer(model: ModelConfig, *, offline: bool) -> Any:
+    """The tokenizer that renders chats."""
     from evalkit.engines.local.tokenizer import load_tokenizer
     from evalkit.engines.models import resolve_without_weights
 
-    return load_tokenizer(resolve_without_weights(config.model, offline=is_offline(config)))
+    return load_tokenizer(resolve_without_weights(model, offline=offline))
 
 
 def _line(request: Request, tokenizer: Any | None) -> dict[str, Any]:

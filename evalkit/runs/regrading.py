@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from evalkit.core.config import Config, ModelConfig, Parser
+from evalkit.core.config import ModelConfig, Parser, ReasoningConfig
 from evalkit.core.errors import EvalkitError
 from evalkit.core.reasons import Reason
 from evalkit.records.run_folder import SampleRecord
@@ -23,22 +23,24 @@ class Regrading:
         model: whose tokenizer counts the tokens of an answer that is split anew.
     """
 
-    def __init__(self, thoughts: Thoughts | None, model: ModelConfig | None) -> None:
+    def __init__(self, thoughts: Thoughts | None = None, model: ModelConfig | None = None) -> None:
         self._thoughts = thoughts
         self._tokenizer = _tokenizer_here(model) if thoughts is not None else None
         self._uncut = self._unsplit = 0
 
     @classmethod
-    def of(cls, config: Config, identity: Mapping[str, Any]) -> "Regrading":
+    def of(
+        cls, reasoning: ReasoningConfig, model: ModelConfig | None, identity: Mapping[str, Any]
+    ) -> "Regrading":
         """What the options ask for, given what decided the run (`identity`)."""
-        if config.reasoning.parser is Parser.auto:
-            return cls(None, None)
-        wanted = Thoughts.named(config.reasoning, config.reasoning.parser.value)
+        if reasoning.parser is Parser.auto:
+            return cls()
+        wanted = Thoughts.named(reasoning, reasoning.parser.value)
         made = dict(identity.get("reasoning") or {"rule": "none"})
         same = {**wanted.identity, "thought_length": None} == {**made, "thought_length": None}
         if same or (wanted.rule == "none" and made["rule"] == "none"):
-            return cls(None, None)
-        return cls(wanted, config.model)
+            return cls()
+        return cls(wanted, model)
 
     def answer(self, record: SampleRecord, output_length: int) -> GivenAnswer:
         """What is graded of a record."""

@@ -7,8 +7,9 @@ section 2. BOS and chat templates belong to the tokenizer and so to the engine.
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from evalkit.core.config import ProtocolConfig, SuiteConfig
+from evalkit.core.config import GenerationConfig, ProtocolConfig, ReasoningConfig, SuiteConfig
 from evalkit.core.errors import InputError
 from evalkit.core.types import Message, Request, Sample, Sampling
 from evalkit.metrics.repeats import repeat_ids, sample_seed
@@ -123,6 +124,52 @@ class Asking:
     chat: ChatForm | None = None
     thoughts: Thoughts | None = None
     samples: int = 1
+
+    @classmethod
+    def of(
+        cls,
+        suite: SuiteConfig,
+        protocol: ProtocolConfig,
+        generation: GenerationConfig,
+        reasoning: ReasoningConfig,
+        *,
+        seed: int,
+        samples: int = 1,
+        tokenizer: Any | None = None,
+    ) -> "Asking":
+        """What the options of these names ask for.
+
+        Args:
+            suite, protocol, generation, reasoning, seed, samples: the options.
+            tokenizer: the model's; None: only a server has it, or none is needed.
+
+        Raises:
+            InputError: options that contradict each other, a template that may not be used, or chats for
+                a model without one.
+        """
+        own = generation
+        sampling = Sampling(own.do_sample, own.temperature, own.top_p, own.top_k)
+        if not own.do_sample and sampling != Sampling():
+            raise InputError(
+                "temperature, top_p and top_k are for sampled generation",
+                where="option generation",
+                fix="add generation.do_sample=true",
+            )
+        if samples > 1 and not (own.do_sample or own.from_model):
+            raise InputError(
+                f"greedy search gives the same answer {samples} times",
+                where=f"option samples={samples}",
+                fix="generation=swallow, generation.from_model=true or generation.do_sample=true",
+            )
+        chat = ChatForm.of(suite)
+        return cls(
+            template=PromptTemplate.of(protocol),
+            sampling=sampling,
+            seed=seed,
+            chat=chat,
+            thoughts=Thoughts.of(reasoning, tokenizer, chat=chat is not None),
+            samples=samples,
+        )
 
     def requests(self, task: Task) -> Iterator[Request]:
         """The requests of a dataset, in the order of its samples."""
