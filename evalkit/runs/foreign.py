@@ -19,7 +19,8 @@ from evalkit.core.types import FinishReason
 from evalkit.metrics.prediction import gold
 from evalkit.records.results import Results
 from evalkit.records.run_folder import RunDirectory
-from evalkit.runs.identity import differing_few_shots, protocol_record
+from evalkit.runs.identity import differing_few_shots, protocol_record, used_options
+from evalkit.runs.regrading import Regrading, thought_warnings
 from evalkit.runs.suite import LoadedSuite, load_suite, sample_limit, suite_specs
 from evalkit.scoring.categories import summarise
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, score_tasks
@@ -53,6 +54,8 @@ def score_completions(config: Config, *, say: Callable[[str], None]) -> Results:
     )
     counts = few_shot_counts(suite_specs(asked), asked.num_few_shots, config.num_few_shots)
     counts = {answer.spec.name: counts[answer.spec.name] for answer in answers}
+    regrading = Regrading.of(config.reasoning, config.model, {})
+    answers = [replace(task, completions=regrading.given(task)) for task in answers]
     scored = score_tasks(answers, config.protocol, config.metrics, offline=config.data.offline)
     record = protocol_record(
         config.protocol,
@@ -60,7 +63,7 @@ def score_completions(config: Config, *, say: Callable[[str], None]) -> Results:
         config.metrics,
         config.data,
         task_few_shots=differing_few_shots(counts, config.num_few_shots),
-        chat_prompts=config.engine.chat_prompts,
+        further=used_options(config),
     )
     results = summarise(
         scored,
@@ -74,7 +77,7 @@ def score_completions(config: Config, *, say: Callable[[str], None]) -> Results:
             "model": config.model.name if config.model else None,
             "samples": sum(len(answer.samples) for answer in answers),
             "datasets": {task.name: task.facts for task in suite.tasks},
-            "warnings": list(suite.warnings),
+            "warnings": [*suite.warnings, *regrading.warnings(), *thought_warnings(scored)],
         },
     )
     with out:

@@ -1,13 +1,14 @@
 """The answers that a scoring grades: those of the records, or split anew from the kept raw texts."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from evalkit.core.config import ModelConfig, Parser, ReasoningConfig
 from evalkit.core.errors import EvalkitError
 from evalkit.core.reasons import Reason
+from evalkit.core.types import FinishReason
 from evalkit.records.run_folder import SampleRecord
-from evalkit.scoring.scores import GivenAnswer, TaskScores
+from evalkit.scoring.scores import GivenAnswer, TaskAnswers, TaskScores
 from evalkit.tasks.answers import choose_rule
 from evalkit.tasks.thoughts import Thoughts
 
@@ -54,6 +55,16 @@ class Regrading:
             return GivenAnswer(record.completion, record.finish_reason)
         thought = split.thought if thoughts is not None else None
         return GivenAnswer(split.answer, record.finish_reason, split.status, split.thought_tokens, thought)
+
+    def given(self, task: TaskAnswers) -> dict[str, GivenAnswer]:
+        """What is graded of completions that were made elsewhere."""
+        records = {
+            key: SampleRecord(
+                id=key, completion=answer.text, finish_reason=cast(FinishReason | None, answer.finish_reason)
+            )
+            for key, answer in task.completions.items()
+        }
+        return {key: self.answer(record, task.spec.output_length) for key, record in records.items()}
 
     def warnings(self) -> Iterator[str]:
         """What to know about the answers that were given out."""
