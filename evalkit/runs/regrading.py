@@ -58,13 +58,12 @@ class Regrading:
 
     def given(self, task: TaskAnswers) -> dict[str, GivenAnswer]:
         """What is graded of completions that were made elsewhere."""
-        records = {
-            key: SampleRecord(
-                id=key, completion=answer.text, finish_reason=cast(FinishReason | None, answer.finish_reason)
-            )
-            for key, answer in task.completions.items()
-        }
-        return {key: self.answer(record, task.spec.output_length) for key, record in records.items()}
+        graded = {}
+        for key, answer in task.completions.items():
+            ended = cast(FinishReason | None, answer.finish_reason)
+            record = SampleRecord(id=key, completion=answer.text, finish_reason=ended)
+            graded[key] = self.answer(record, task.spec.output_length)
+        return graded
 
     def warnings(self) -> Iterator[str]:
         """What to know about the answers that were given out."""
