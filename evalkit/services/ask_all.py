@@ -50,20 +50,17 @@ async def ask_all(
     answered = False
     stop: EvalkitError | None = None
 
-    async def ask_one(item: T) -> Reply | None:
-        try:
-            return await ask(item)
-        except ServiceError as error:
-            if error.reason != "request" or not answered:
-                raise
-            return Reply("api_error", error=error.what)
-
     async def work(waiting: deque[T]) -> None:
         nonlocal failures_in_a_row, answered, stop
         while waiting and stop is None:
             item = waiting.popleft()
             try:
-                reply = await ask_one(item)
+                try:
+                    reply = await ask(item)
+                except ServiceError as error:
+                    if error.reason != "request" or not answered:
+                        raise
+                    reply = Reply("api_error", error=error.what)
                 if reply is None:
                     continue
                 if reply.status == "api_error":

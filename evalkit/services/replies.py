@@ -89,6 +89,17 @@ def read_reply(
     return _with_status(reply, choice, headers, needs_text)
 
 
+def read_object(status: int, headers: Mapping[str, str], content: object) -> Reply | Refusal:
+    """Reads the JSON object that a service gives at an address, as the reply's `body`.
+
+    The arguments are those of `read_reply`.
+    """
+    body = json_of(content)
+    if not isinstance(body, dict) or body.get("error"):
+        return refusal_of(status, headers, body, "the service answered without a JSON object")
+    return Reply("ok", body=body)
+
+
 def _with_status(
     reply: Reply, choice: Mapping[str, Any], headers: Mapping[str, str], needs_text: bool
 ) -> Reply | Refusal:

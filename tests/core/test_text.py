@@ -23,6 +23,7 @@ from evalkit.core.text import command, everywhere, half_character, unicode_text
 from evalkit.core.types import Message
 from evalkit.engines.local.tokens import CompletionDecoder
 from evalkit.services.client import ApiClient, Service
+from evalkit.services.replies import chat_body
 
 HALF = "\ud83d"
 PAIR = "\ud83d\ude00"
@@ -102,7 +103,7 @@ def test_a_server_that_cuts_characters(content: bytes) -> None:
             client.api = client.api.with_options(
                 http_client=httpx.AsyncClient(transport=httpx.MockTransport(answer))
             )
-            return await client.chat("m", [Message("user", "?")], {})
+            return await client.request("/chat/completions", chat_body("m", [Message("user", "?")], {}))
 
     reply = asyncio.run(ask())
     assert (reply.status, reply.text) == ("ok", "はい\ufffd")

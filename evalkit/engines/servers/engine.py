@@ -19,7 +19,7 @@ from evalkit.engines.servers.identity import addresses, ask_facts, ask_servers, 
 from evalkit.engines.servers.prompt_form import Form, choose_form
 from evalkit.services.ask_all import ask_all, streamed
 from evalkit.services.client import ApiClient
-from evalkit.services.replies import Reply
+from evalkit.services.replies import Reply, chat_body, completion_body
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ class ApiEngine(Engine):
         async def ask(prompt: str | Sequence[int], extra: Mapping[str, Any]) -> Reply:
             body, _ = parameters(self._facts.kind, Request("probe", "", 1), defaults=False)
             body = {**self._with_options(body), **extra}
-            reply = await servers.ask(lambda client: client.completions(self._facts.model, prompt, body))
+            reply = await servers.ask("/completions", completion_body(self._facts.model, prompt, body))
             if reply.status == "api_error":
                 raise self._failure(servers, reply)
             return reply
@@ -142,12 +142,11 @@ class ApiEngine(Engine):
         self._warn_left_out(left_out)
         body = self._with_options(body, chat=messages is not None)
         if messages is not None:
-            turns = messages
-            return await servers.ask(lambda client: client.chat(self._facts.model, turns, body))
+            return await servers.ask("/chat/completions", chat_body(self._facts.model, messages, body))
         assert isinstance(request.prompt, str) and self._form is not None
         body |= self._form.extra
         prompt = self._form.prompt(request.prompt, self._tokenizer, self._bos)
-        return await servers.ask(lambda client: client.completions(self._facts.model, prompt, body))
+        return await servers.ask("/completions", completion_body(self._facts.model, prompt, body))
 
     def _failure(self, servers: LoadBalancer, reply: Reply) -> EvalkitError:
         """The error of a request that no server could answer."""

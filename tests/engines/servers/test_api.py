@@ -18,10 +18,10 @@ from evalkit.__main__ import main
 from evalkit.core.config import Config, EngineConfig, ModelConfig, RandomShape
 from evalkit.core.durable import read_log
 from evalkit.core.types import Completion, Message, Request, Sampling
-from evalkit.engines import build_engine, identify
 from tests.children import forked
 from tests.mtbench.little_bench import make_bench
 from tests.serving import ModelServer, random_config, serve, serving
+from tests.tiny import engine_of, identified
 
 TASKS = ["jamp", "mawps", "jemhopqa", "jsts", "jsquad"]
 SUITE = ["suite=sample", f"suite.tasks=[{','.join(TASKS)}]", "engine.threads=1", "offline=true"]
@@ -77,7 +77,7 @@ def some_requests() -> list[Request]:
 
 
 def completions(config: Config, requests: list[Request]) -> dict[str, Completion]:
-    with build_engine(config, identify(config).model) as engine:
+    with engine_of(config, identified(config).model) as engine:
         return {completion.id: completion for completion in engine.generate(requests)}
 
 

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from evalkit.__main__ import main
-from evalkit.cli.plan_report import duration
+from evalkit.cli.plan import duration
 from evalkit.core import assets
 from evalkit.core.config import BosRule, Config, ModelConfig, RandomShape
 from evalkit.core.options import load_config, parse
 from evalkit.runs.plan.counting import PerCharacter, token_counter
 from evalkit.runs.plan.estimate import Estimate, estimate
 from evalkit.runs.plan.shapes import shape_of
+from tests.tiny import engine_of
 
 # models.md of the protocol notes: parameters, bytes of a token in bfloat16.
 KNOWN = {
@@ -94,7 +95,6 @@ def test_tokens_and_operations_are_those_of_the_engine(monkeypatch: pytest.Monke
     from torch.utils.flop_counter import FlopCounterMode
 
     from evalkit.core.types import Sampling
-    from evalkit.engines import build_engine
     from evalkit.engines.local import pool
     from evalkit.engines.models import resolve
     from evalkit.tasks.load import load_bundled
@@ -122,7 +122,7 @@ def test_tokens_and_operations_are_those_of_the_engine(monkeypatch: pytest.Monke
         fed.extend(len(feed.ids) for section in sections for feed in section.feeds)
         return forward(model, sections, *rest, **options)
 
-    with build_engine(config, resolve(config.model, offline=True)) as engine:
+    with engine_of(config, resolve(config.model, offline=True)) as engine:
         # Each kind of attention is compared with matrix products at its first use, which is no part of
         # the work; the second time all kinds are known.
         list(engine.generate(asked))

@@ -15,7 +15,7 @@ from evalkit.__main__ import main
 from evalkit.core.durable import read_log
 from evalkit.core.errors import InputError
 from evalkit.core.options import load_config, parse
-from evalkit.runs.watch.watcher import Evaluated, Watcher, checkpoint_name
+from evalkit.runs.watch.watcher import Evaluated, Watcher, checkpoint_name, series_name
 from tests.children import ForkedJobs, fork
 
 COMMON = ["suite=sample", "suite.tasks=[jamp,mawps]", "limit=1", "engine.threads=1", "offline=true"]
@@ -45,7 +45,16 @@ class Notes:
         self.code = 0
         self.during: Any = lambda path: None
         config = load_config(parse([f"watch={run}", "suite=nli", *FAST, *words], ["run"]))
-        self.watcher = Watcher(config, self.evaluate, self.said.append)
+        self.watcher = Watcher(
+            run,
+            series_name(config.model, run),
+            self.evaluate,
+            config.watch_poll,
+            config.watch_settle,
+            config.watch_timeout,
+            needs_tokenizer=True,
+            say=self.said.append,
+        )
 
     def evaluate(self, path: Path, name: str) -> Evaluated:
         self.asked.append(name)
@@ -103,11 +112,11 @@ def test_one_that_is_being_written_is_not_taken(run: Path, models: list[Path]) -
 
 
 def test_names(run: Path) -> None:
-    config = load_config(parse([f"watch={run}", "suite=nli"], ["run"]))
-    assert checkpoint_name(config, run / "step-10") == "run-step-10"
-    assert checkpoint_name(config, run / "run_step10") == "run_step10"
+    series = series_name(None, run)
+    assert checkpoint_name(series, run / "step-10") == "run-step-10"
+    assert checkpoint_name(series, run / "run_step10") == "run_step10"
     config = load_config(parse([f"watch={run}", "suite=nli", "model=hf", "model.name=mine"], ["run"]))
-    assert checkpoint_name(config, run / "step-10") == "mine-step-10"
+    assert checkpoint_name(series_name(config.model, run), run / "step-10") == "mine-step-10"
 
 
 @pytest.mark.parametrize(
