@@ -131,12 +131,12 @@ def _download(name: str, wanted: Sequence[str], *, local_only: bool, **options: 
     from huggingface_hub.errors import HfHubHTTPError
 
     # The base of the hub's errors is the error of its HTTP library, httpx or httpx2 by version.
-    http_errors: Any = HfHubHTTPError.__bases__
+    kinds: tuple[type[Exception], ...] = (OSError, ValueError, *HfHubHTTPError.__bases__)
     try:
         return Path(
             snapshot_download(name, allow_patterns=list(wanted), local_files_only=local_only, **options)
         )
-    except (OSError, ValueError, *http_errors) as error:
+    except kinds as error:
         return error
 
 
