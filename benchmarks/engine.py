@@ -85,7 +85,7 @@ class Bench:
         self.config: Config = load_config(parse([*words, "dtype=float32", "engine.device=cpu"], {"run"}))
         assert self.config.model is not None
         self.resolved = resolve(self.config.model, offline=False)
-        engine = build_engine(self.config, self.resolved)
+        engine = build_engine(self.resolved, self.config.engine, self.config.dtype)
         assert isinstance(engine, LocalEngine)
         self.engine = engine
         self.loaded = engine._model()

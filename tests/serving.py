@@ -12,10 +12,10 @@ from aiohttp import web
 
 from evalkit.core.config import BosRule, Config, EngineConfig, ModelConfig, RandomShape
 from evalkit.core.types import Message, Request, Sampling
-from evalkit.engines import build_engine, identify
 from evalkit.engines.base import Engine
 from evalkit.engines.local.tokenizer import load_tokenizer
 from tests.mtbench.fault_server import FaultServer
+from tests.tiny import engine_of, identified
 
 
 def random_config(model: ModelConfig | None = None) -> Config:
@@ -88,9 +88,9 @@ def serving(config: Config | None = None) -> Iterator[ModelServer]:
     """A server over the model of `config`, by default the random one."""
     config = config or random_config()
     config.protocol.bos = BosRule.none
-    model = identify(config).model
+    model = identified(config).model
     with (
-        build_engine(config, model) as engine,
+        engine_of(config, model) as engine,
         ModelServer(engine, load_tokenizer(model), model.name) as server,
     ):
         yield server

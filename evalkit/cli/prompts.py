@@ -9,28 +9,15 @@ import json
 import sys
 from pathlib import Path
 
-from evalkit.core.config import Config
+from evalkit.cli.command import DATA, SAMPLES, SUITE, TEMPLATES
+from evalkit.core.config import Config, given_suite
 from evalkit.core.durable import write_text_atomic
 from evalkit.core.errors import InputError
 from evalkit.core.types import Sampling
-from evalkit.runs.suite import load_suite, missing_lines
+from evalkit.runs.suite import load_suite
 from evalkit.tasks.prompts import PromptTemplate, requests
 
-OPTIONS = (
-    "suite",
-    "suite.tasks",
-    "out",
-    "data_dir",
-    "mirror",
-    "offline",
-    "allow_missing",
-    "limit",
-    "num_few_shots",
-    "suite.num_few_shots",
-    "split",
-    "protocol.custom_prompt_template",
-    "protocol.custom_fewshots_template",
-)
+OPTIONS = (*SUITE, "out", *DATA, *SAMPLES, "split", *TEMPLATES)
 
 
 def run(config: Config) -> int:
@@ -38,7 +25,7 @@ def run(config: Config) -> int:
     if config.out is None:
         raise InputError("where to? No folder is given", where="option out", fix="out=DIR")
     template = PromptTemplate.of(config.protocol)
-    suite = load_suite(config, say=lambda line: print(line, file=sys.stderr))
+    suite = load_suite(given_suite(config.suite), config.data, say=lambda line: print(line, file=sys.stderr))
     out = Path(config.out).expanduser()
     for task in suite.tasks:
         lines = [
@@ -55,7 +42,7 @@ def run(config: Config) -> int:
         ]
         write_text_atomic(out / f"{task.name}.jsonl", "".join(f"{line}\n" for line in lines))
         print(f"{task.name:<24}{len(lines):>6} prompts")
-    for line in (*suite.warnings, *missing_lines(suite)):
+    for line in suite.remarks:
         print(line, file=sys.stderr)
     print(f"written to {out}")
     return 0

@@ -8,9 +8,12 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
+
+from evalkit.core.errors import InputError
 
 # What chat templates with a clock may read; llama 3.1's own takes it where there is none.
 TEMPLATE_DATE = "2024-07-26"
@@ -238,6 +241,11 @@ class EngineConfig:
         dict, "engine.parameters.KEY=VALUE in every request (engine=vllm: to vllm.LLM)"
     )
 
+    @property
+    def chat_prompts(self) -> bool:
+        """Whether a text prompt reaches the model as the user's message of a chat."""
+        return self.name == "api" and self.prompts is PromptForm.chat
+
 
 @dataclass
 class JudgeConfig:
@@ -345,6 +353,22 @@ class MetricsConfig:
     resamples: int = option(10_000, "bootstrap resamples behind every interval", least=1)
 
 
+@dataclass(frozen=True)
+class DataOptions:
+    """Which samples are read, and where files come from: the options of `Config` with these names.
+
+    `offline` also follows the environment's HF_HUB_OFFLINE.
+    """
+
+    data_dir: Path | None
+    mirror: Path | None
+    offline: bool
+    allow_missing: bool
+    split: Split
+    limit: int | None
+    num_few_shots: int
+
+
 @dataclass
 class Config:
     """Every option of every verb; each verb's module lists those it reads."""
@@ -401,9 +425,44 @@ class Config:
     format: str | None = option(None, "csv, markdown, html, model-card, lm-eval, wandb; several with commas")
     given: list[str] = option(list, "the options that the command line names", listed=False)
 
+    @property
+    def data(self) -> DataOptions:
+        """The options that say which samples are read, and where files come from."""
+        return DataOptions(
+            data_dir=Path(self.data_dir).expanduser() if self.data_dir else None,
+            mirror=Path(self.mirror).expanduser() if self.mirror else None,
+            offline=is_offline(self),
+            allow_missing=self.allow_missing,
+            split=self.split,
+            limit=self.limit,
+            num_few_shots=self.num_few_shots,
+        )
+
 
 def is_offline(config: Config) -> bool:
     """Whether nothing may be fetched: `offline=`, else the environment's HF_HUB_OFFLINE."""
     if config.offline is not None:
         return config.offline
     return os.environ.get("HF_HUB_OFFLINE", "").strip().upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def given_model(model: ModelConfig | None) -> ModelConfig:
+    """The model of a command that needs one.
+
+    Raises:
+        InputError: none is given.
+    """
+    if model is None:
+        raise InputError("no model is given", fix="model=1.8b-instruct   (python -m evalkit list models)")
+    return model
+
+
+def given_suite(suite: SuiteConfig | None) -> SuiteConfig:
+    """The suite of a command that needs one.
+
+    Raises:
+        InputError: none is given.
+    """
+    if suite is None:
+        raise InputError("no suite is given", fix="suite=jaster   (python -m evalkit list suites)")
+    return suite

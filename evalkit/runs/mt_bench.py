@@ -3,13 +3,12 @@
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.core.config import Config
+from evalkit.core.config import Config, given_model, given_suite
 from evalkit.core.durable import read_checked_json, write_checked_json
-from evalkit.core.errors import InputError
 from evalkit.core.progress import watch
 from evalkit.core.reasons import Reason
 from evalkit.core.types import Message
@@ -23,9 +22,9 @@ from evalkit.mtbench.answers.turns import (
     requests_of_turn,
     special_tokens_of,
 )
-from evalkit.mtbench.data import Books, pinned_files
+from evalkit.mtbench.data import BookOptions
 from evalkit.mtbench.folder import SAMPLES, Header, MtBenchFolder
-from evalkit.mtbench.presets import DEFAULT_PRESET, Preset, load_preset, preset_option
+from evalkit.mtbench.presets import Preset
 from evalkit.mtbench.questions import Language
 from evalkit.mtbench.tables.model_tables import answer_counts, preset_sha256, results_json
 from evalkit.records.run_folder import SampleRecord
@@ -64,16 +63,14 @@ class MtBenchRun(Run[dict[str, Any]]):
     def __init__(self, config: Config) -> None:
         from evalkit.engines import identify
 
-        if config.model is None:
-            raise InputError("no model is given", fix="model=1.8b-instruct   (python -m evalkit list models)")
-        assert config.suite is not None
-        self._chosen = preset_option(config.preset or config.suite.preset or DEFAULT_PRESET)
-        self.preset = load_preset(self._chosen)
-        self._language = self.preset.language([], config.language or config.suite.mt_bench)
-        book = Books(self.preset, pinned_files(config)).in_language(self._language)
+        model, suite = given_model(config.model), given_suite(config.suite)
+        books = BookOptions.of(config).books(suite.preset)
+        self._chosen, self.preset = books.name, books.preset
+        self._language = self.preset.language([], config.language or suite.mt_bench)
+        book = books.in_language(self._language)
         self._all_questions = len(book.questions)
         self._questions = choose_questions(list(book.questions.values()), max(config.limit or 0, 0))
-        identified = identify(config)
+        identified = identify(model, config.engine, config.dtype, offline=config.data.offline)
         self.tokenizer = _tokenizer(identified)
         identity = _identity(self.preset, self._language, identified, self.tokenizer)
         super().__init__(config, identified, identity)
@@ -82,9 +79,9 @@ class MtBenchRun(Run[dict[str, Any]]):
         self._rules: AnswerRules | None = None
 
     @property
-    def engine_config(self) -> Config:
-        """The preset decides the sampling; the rules add what the model's own configuration says."""
-        return replace(self.config, generation=replace(self.config.generation, from_model=False))
+    def follow_generation_config(self) -> bool:
+        """Never: the preset decides the sampling; the rules add what the model's own configuration says."""
+        return False
 
     def recover(self, say: Say) -> tuple[int, int]:
         """Counts turns; the turns of damaged lines are missing."""

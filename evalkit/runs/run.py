@@ -6,7 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.core.config import BosRule, Config, PromptForm, SuiteData, is_offline
+from evalkit.core.config import (
+    BosRule,
+    Config,
+    ExportFormat,
+    MetricsConfig,
+    PromptForm,
+    ProtocolConfig,
+    given_model,
+    given_suite,
+)
 from evalkit.core.durable import is_whole_text
 from evalkit.core.errors import InputError
 from evalkit.core.progress import watch
@@ -16,11 +25,11 @@ from evalkit.core.types import Request, Sampling
 from evalkit.core.words import t
 from evalkit.metrics.prediction import prediction
 from evalkit.records.environment import CONFIG, kept_environment, timed
-from evalkit.records.results import Results, read_results
+from evalkit.records.results import ProtocolRecord, Results, read_results
 from evalkit.records.run_folder import RunDirectory, SampleRecord
 from evalkit.runs.identity import protocol_record, run_identity
 from evalkit.runs.life import Opened, Outcome, Run, Say, complete, finished
-from evalkit.runs.suite import LoadedSuite, load_suite, missing_lines
+from evalkit.runs.suite import LoadedSuite, load_suite
 from evalkit.scoring.categories import summarise, with_intervals
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, score_tasks
 from evalkit.scoring.write import scores_fit, write_scored
@@ -47,15 +56,14 @@ def evaluate(config: Config, *, say: Say, opened: Opened = lambda folder: None) 
         EvalkitError: something failed on the way; finished completions are kept.
         InterruptedRunError: a signal came; finished completions are kept.
     """
-    if config.model is None:
-        raise InputError("no model is given", fix="model=1.8b-instruct   (python -m evalkit list models)")
-    template = PromptTemplate.of(config.protocol)
-    # An invalid regular expression is found now, not after hours of generation.
+    given_model(config.model)
+    # An invalid template or regular expression is found now, not after hours of generation.
+    PromptTemplate.of(config.protocol)
     prediction("", answer_regex=config.protocol.answer_regex)
-    suite = load_suite(config, say=say)
-    for line in (*suite.warnings, *missing_lines(suite)):
+    suite = load_suite(given_suite(config.suite), config.data, say=say)
+    for line in suite.remarks:
         say(line)
-    return complete(SuiteRun(config, suite, template), say=say, opened=opened)
+    return complete(SuiteRun(config, suite), say=say, opened=opened)
 
 
 def finished_run(config: Config, suite: LoadedSuite) -> Path | None:
@@ -64,47 +72,61 @@ def finished_run(config: Config, suite: LoadedSuite) -> Path | None:
     Raises:
         InputError: bad options, or a model whose files are not there.
     """
-    return finished(SuiteRun(config, suite, PromptTemplate.of(config.protocol)))
+    return finished(SuiteRun(config, suite))
 
 
 class SuiteRun(Run[Results]):
     """A run of a suite of datasets."""
 
-    def __init__(self, config: Config, suite: LoadedSuite, template: PromptTemplate) -> None:
+    def __init__(self, config: Config, suite: LoadedSuite) -> None:
         from evalkit.engines import identify
 
-        assert config.model is not None and config.suite is not None
-        identified = identify(config)
-        model, dtype = identified.model, identified.dtype
-        left_out = []
+        chosen, asked = given_model(config.model), given_suite(config.suite)
+        identified = identify(chosen, config.engine, config.dtype, offline=config.data.offline)
+        model, left_out = identified.model, []
         if model.has_tokenizer and config.engine.prompts is not PromptForm.chat:
             left_out = _left_out(model, config.protocol.bos)
         identity = run_identity(
-            config, suite.tasks, model, template, family=identified.family, dtype=dtype, left_out=left_out
+            identified,
+            suite.tasks,
+            config.protocol,
+            config.generation,
+            config.data,
+            seed=config.seed,
+            left_out=left_out,
         )
         # A task of the user's own is found again from wherever the run is scored.
-        tasks = [str(Path(name).resolve()) if is_task_file(name) else name for name in config.suite.tasks]
+        tasks = [str(Path(name).resolve()) if is_task_file(name) else name for name in asked.tasks]
         config = replace(
             config,
             # A path names the model too; the run keeps that name with its options.
-            model=replace(config.model, name=model.name),
-            suite=replace(config.suite, tasks=tasks),
+            model=replace(chosen, name=model.name),
+            suite=replace(asked, tasks=tasks),
         )
         super().__init__(config, identified, identity)
         self._suite = suite
-        self._template = template
+        self._protocol = protocol_record(
+            config.protocol,
+            config.generation,
+            config.metrics,
+            config.data,
+            dtype=identified.dtype,
+            task_few_shots=identity.get("task_few_shots"),
+            chat_prompts=config.engine.chat_prompts,
+        )
         self._pending: list[Request] = []
 
     def recover(self, say: Say) -> tuple[int, int]:
         """Counts the samples of all datasets and prepares the requests of those without a completion."""
         if left_out := self.identity.get("left_out"):
             log.warning("the tokenizer puts %s behind every text: the prompts go without", " ".join(left_out))
+        template = PromptTemplate.of(self.config.protocol)
         sampling = Sampling(do_sample=self.config.generation.do_sample)
         kept = 0
         for task in self._suite.tasks:
             self.directory.recover(task.name)
             records = self.directory.records(task.name)
-            for request in requests(task, self._template, sampling=sampling, seed=self.config.seed):
+            for request in requests(task, template, sampling=sampling, seed=self.config.seed):
                 if request.id in records:
                     kept += 1
                 else:
@@ -123,8 +145,7 @@ class SuiteRun(Run[Results]):
         except InputError:
             return None
         options = dict(results.protocol.options)
-        shots = self.identity.get("task_few_shots")
-        wanted = dict(protocol_record(self.config, self.identified.dtype, shots).options)
+        wanted = dict(self._protocol.options)
         covered, limit = options.pop("limit", None), wanted.pop("limit")
         covers = covered == 0 or (isinstance(covered, int) and 0 < limit <= covered)
         if not covers or options != wanted or results.missing_metrics or not scores_fit(directory, results):
@@ -143,11 +164,16 @@ class SuiteRun(Run[Results]):
 
     def finish(self) -> Results:
         """Scores all kept completions."""
+        config = self.config
         return score_run(
-            self.config,
             self._suite,
             self.directory,
-            dtype=self.identified.dtype,
+            self._protocol,
+            config.protocol,
+            config.metrics,
+            offline=config.data.offline,
+            export=config.export,
+            model=self.identified.model.name,
             run={"identity": self.identity},
         )
 
@@ -160,12 +186,31 @@ def _left_out(model: "ResolvedModel", bos: BosRule) -> list[str]:
     return appended_tokens(load_tokenizer(model), bos)
 
 
+def _kept_answers(
+    suite: LoadedSuite, directory: RunDirectory
+) -> tuple[list[TaskAnswers], list[SampleRecord]]:
+    """The completions of a suite's samples, by dataset, and the records they are in."""
+    answers: list[TaskAnswers] = []
+    records: list[SampleRecord] = []
+    for task in suite.tasks:
+        kept = directory.records(task.name)
+        own = [kept[sample.id] for sample in task.samples if sample.id in kept]
+        completions = {record.id: GivenAnswer(record.completion, record.finish_reason) for record in own}
+        answers.append(TaskAnswers(task.spec, task.samples, completions))
+        records += own
+    return answers, records
+
+
 def score_run(
-    config: Config,
     suite: LoadedSuite,
     directory: RunDirectory,
+    record: ProtocolRecord,
+    protocol: ProtocolConfig,
+    metrics: MetricsConfig,
     *,
-    dtype: str | None,
+    offline: bool,
+    export: ExportFormat,
+    model: str | None,
     run: dict[str, Any],
     reasons: Sequence[str] = (),
     gaps: Mapping[str, str] | None = None,
@@ -173,42 +218,40 @@ def score_run(
 ) -> Results:
     """Scores the kept completions of a run and writes scores/ and, last, results.json.
 
-    `reasons` say why the result is partial beyond what is seen here, `gaps` which datasets lack
-    samples; `into` is another directory to write to.
+    Args:
+        suite: the datasets and the samples that count.
+        directory: the run.
+        record: the protocol with its deviations, for the result.
+        protocol, metrics, offline, export: the options of these names.
+        model: the model's name.
+        run: further entries of the result's section `run`.
+        reasons: why the result is partial, beyond what is found here.
+        gaps: the datasets that lack samples, with how many.
+        into: another directory to write to.
     """
-    answers = []
-    errors = over_context = 0
-    for task in suite.tasks:
-        records = directory.records(task.name)
-        shown = [records[sample.id] for sample in task.samples if sample.id in records]
-        errors += sum(record.finish_reason == "error" for record in shown)
-        over_context += sum(record.over_context for record in shown)
-        completions = {r.id: GivenAnswer(r.completion, r.finish_reason) for r in shown}
-        answers.append(TaskAnswers(task.spec, task.samples, completions))
-    scored = score_tasks(answers, config.protocol, config.metrics, offline=is_offline(config))
-    reasons = [*reasons]
-    if errors:
-        reasons.append(Reason("{n} samples count as wrong: the engine could not answer them", n=errors))
-    if config.suite and config.suite.data is SuiteData.bundled:
-        reasons.append("the bundled items have the datasets' format, but they are not the benchmark")
+    answers, records = _kept_answers(suite, directory)
+    scored = score_tasks(answers, protocol, metrics, offline=offline)
+    failed = []
+    if errors := sum(record.finish_reason == "error" for record in records):
+        failed.append(Reason("{n} samples count as wrong: the engine could not answer them", n=errors))
     results = summarise(
         scored,
-        protocol_record(config, dtype, run["identity"].get("task_few_shots")),
+        record,
         missing_datasets=suite.missing,
         gaps=gaps,
-        reasons=reasons,
+        reasons=[*reasons, *failed, *suite.reasons],
         run={
             "datasets": {task.name: task.facts for task in suite.tasks},
             **run,
             "id": directory.path.name,
             "suite": suite.name,
-            "model": config.model.name if config.model else None,
+            "model": model,
             "samples": sum(len(task.samples) for task in suite.tasks),
             "errors": errors,
-            "over_context": over_context,
+            "over_context": sum(record.over_context for record in records),
             "warnings": list(suite.warnings),
         },
     )
     stop_if_signalled()
-    write_scored(into or directory, scored, results, config.export)
+    write_scored(into or directory, scored, results, export)
     return results

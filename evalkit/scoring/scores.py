@@ -1,7 +1,7 @@
 """Samples and completions -> scores: per sample, per dataset, with intervals.
 
-Metrics that need a model of their own come last, each loaded once for all datasets; whoever calls
-this has freed the language model before.
+Metrics that need a model of their own come last, each loaded once for all datasets; the caller has
+freed the language model before.
 """
 
 import math
@@ -28,7 +28,7 @@ from evalkit.metrics.prediction import BLANK_LINE, gold, prediction
 from evalkit.records.results import DatasetRates, Figure, MissingMetric
 from evalkit.tasks.spec import AnswerKind, AnswerSpec, TaskSpec
 
-# The length limit ends nearly every answer of so few tokens: the share means nothing there.
+# With so short a limit nearly every answer is truncated, so the share says nothing.
 SHORT_OUTPUT = 3
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)\s*", re.ASCII)
 
@@ -97,19 +97,6 @@ class TaskScores:
     def metric_versions(self) -> dict[str, str]:
         """The version of each computed metric."""
         return {name: measured.value.metric_version for name, measured in self.measured.items()}
-
-
-def score_task(
-    spec: TaskSpec,
-    samples: Sequence[Sample],
-    completions: Mapping[str, Answer],
-    protocol: ProtocolConfig,
-    metrics: MetricsConfig,
-    *,
-    offline: bool,
-) -> TaskScores:
-    """Scores one dataset; see `score_tasks`."""
-    return score_tasks([TaskAnswers(spec, samples, completions)], protocol, metrics, offline=offline)[0]
 
 
 def score_tasks(

@@ -39,7 +39,7 @@ def write_scored(
 
 
 def scores_fit(directory: RunDirectory, results: Results) -> bool:
-    """Whether scores/ is whole and of the same scoring as `results`.
+    """Whether scores/ is undamaged and of the same scoring as `results`.
 
     It is not when a line is damaged, or when another scoring was killed before its results.json.
     """

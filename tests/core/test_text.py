@@ -1,7 +1,8 @@
-"""Half characters: mended where a model or a server wrote them, and in what older versions kept."""
+"""Half characters: mended where a model or a server wrote them, and in what older versions kept; commands."""
 
 import asyncio
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from evalkit.core.durable import (
     write_text_atomic,
 )
 from evalkit.core.errors import InputError
-from evalkit.core.text import everywhere, half_character, unicode_text
+from evalkit.core.text import command, everywhere, half_character, unicode_text
 from evalkit.core.types import Message
 from evalkit.engines.local.tokens import CompletionDecoder
 from evalkit.services.client import ApiClient, Service
@@ -114,3 +115,18 @@ def test_a_key_that_no_request_can_carry(key: str) -> None:
     with pytest.raises(InputError, match="API key") as caught:
         Service(None, key)
     assert key not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "word", ["run=results/モデル", "suite.tasks=[jamp,janli]", "model=1.8b", "--partial"]
+)
+def test_plain_words_of_a_command_stay_as_they_are(word: str) -> None:
+    assert command("score", word) == f"python -m evalkit score {word}"
+
+
+@pytest.mark.parametrize(
+    "word", ["out=a b", "out=${x}", "out=it's", "model.path=/a;b", "out=(x)", "out=~/x*"]
+)
+def test_words_that_a_shell_would_change_come_back_as_one(word: str) -> None:
+    assert command("score", word) != f"python -m evalkit score {word}"
+    assert shlex.split(command("score", word)) == ["python", "-m", "evalkit", "score", word]

@@ -19,9 +19,9 @@ from evalkit.__main__ import main
 from evalkit.core.config import Config, EngineConfig, ModelConfig, RandomShape
 from evalkit.core.durable import read_log
 from evalkit.core.types import Completion, Message, Request, Sampling
-from evalkit.engines import build_engine, identify
 from tests.mtbench.little_bench import make_bench
 from tests.serving import ModelServer, random_config, serving
+from tests.tiny import engine_of, identified
 
 ROOT = Path(__file__).resolve().parents[3]
 TASKS = ["jamp", "mawps", "jemhopqa", "jsts", "jsquad"]
@@ -78,7 +78,7 @@ def some_requests() -> list[Request]:
 
 
 def completions(config: Config, requests: list[Request]) -> dict[str, Completion]:
-    with build_engine(config, identify(config).model) as engine:
+    with engine_of(config, identified(config).model) as engine:
         return {completion.id: completion for completion in engine.generate(requests)}
 
 

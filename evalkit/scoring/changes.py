@@ -1,11 +1,11 @@
-"""What moved between two results of the same completions, and why."""
+"""Two results of the same completions -> the values that differ, and why."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from evalkit.core.reasons import Reason
-from evalkit.records.results import Figure, MissingMetric, Results
+from evalkit.records.results import Figure, Results
 
 # task -> sample id -> a row of scores/<task>.jsonl
 SampleScores = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -15,8 +15,8 @@ UNEXPLAINED = "neither metric, protocol nor samples changed: compare the version
 
 
 @dataclass(frozen=True)
-class Move:
-    """A number that changed; `samples` counts the single scores that changed with it (None: unknown)."""
+class Change:
+    """A value that differs; `samples` counts the samples with another score (None: not known)."""
 
     key: str
     before: Figure | None
@@ -25,27 +25,28 @@ class Move:
     samples: int | None = None
 
 
-def find_moves(before: Results, after: Results, changed: Mapping[str, int]) -> list[Move]:
-    """The numbers whose value differs, in the order scores, categories, average.
+def find_changes(before: Results, after: Results, changed: Mapping[str, int]) -> list[Change]:
+    """The values that differ, in the order scores, categories, average.
 
     Args:
-        before: the results that were there.
+        before: the earlier results.
         after: the results of the new scoring.
         changed: by `<dataset>_<metric>`, how many samples changed (`changed_samples`).
     """
-    options = _changed_options(before, after)
-    moves = []
-    for old, new in (
-        (before.scores, after.scores),
-        (before.categories, after.categories),
-        (before.average, after.average),
-    ):
-        for key in dict.fromkeys([*old, *new]):
-            was, now = old.get(key), new.get(key)
+    options = [
+        Reason("{key}: {old} -> {new}", key=key, old=old, new=new)
+        for key in _SCORING
+        if (old := before.protocol.options.get(key)) != (new := after.protocol.options.get(key))
+    ]
+    changes = []
+    for section in ("scores", "categories", "average"):
+        old_figures, new_figures = getattr(before, section), getattr(after, section)
+        for key in dict.fromkeys([*old_figures, *new_figures]):
+            was, now = old_figures.get(key), new_figures.get(key)
             if _value(was) != _value(now):
-                why = [*_differences(was, now), *options, *_availability(before, after, key, was, now)]
-                moves.append(Move(key, was, now, why or [UNEXPLAINED], changed.get(key)))
-    return moves
+                why = [*_differences(was, now), *options, *_availability(before, after, key)]
+                changes.append(Change(key, was, now, why or [UNEXPLAINED], changed.get(key)))
+    return changes
 
 
 def changed_samples(before: SampleScores, after: SampleScores) -> dict[str, int]:
@@ -61,17 +62,8 @@ def changed_samples(before: SampleScores, after: SampleScores) -> dict[str, int]
     return counts
 
 
-def _value(value: Figure | None) -> float | None:
-    return None if value is None else value.value
-
-
-def _changed_options(before: Results, after: Results) -> list[str]:
-    old, new = before.protocol.options, after.protocol.options
-    return [
-        Reason("{key}: {old} -> {new}", key=key, old=old.get(key), new=new.get(key))
-        for key in _SCORING
-        if old.get(key) != new.get(key)
-    ]
+def _value(figure: Figure | None) -> float | None:
+    return None if figure is None else figure.value
 
 
 def _differences(was: Figure | None, now: Figure | None) -> Iterator[str]:
@@ -83,21 +75,22 @@ def _differences(was: Figure | None, now: Figure | None) -> Iterator[str]:
         yield Reason("samples: {old} -> {new}", old=was.n, new=now.n)
 
 
-def _availability(
-    before: Results, after: Results, key: str, was: Figure | None, now: Figure | None
-) -> Iterator[str]:
-    if _value(was) is None and (missing := _missing(before, key)):
-        yield Reason("was missing: {why}", why=missing)
-    if _value(now) is None and (missing := _missing(after, key)):
-        yield Reason("is missing: {why}", why=missing)
+def _availability(before: Results, after: Results, key: str) -> Iterator[str]:
+    if why := _why_missing(before, key):
+        yield Reason("was missing: {why}", why=why)
+    if why := _why_missing(after, key):
+        yield Reason("is missing: {why}", why=why)
 
 
-def _missing(results: Results, key: str) -> str | None:
-    """Why a score, a category or the average was not there."""
+def _why_missing(results: Results, key: str) -> str | None:
+    """Why a score, a category or the average has no value; None when it has one."""
+    figures = {**results.scores, **results.categories, **results.average}
+    if _value(figures.get(key)) is not None:
+        return None
     if reasons := results.partial.categories.get(key):
         return reasons[0]
     if key in results.average:
         incomplete = ", ".join(results.partial.categories)
         return Reason("incomplete categories: {names}", names=incomplete) if incomplete else None
-    entries: list[MissingMetric] = results.missing_metrics
-    return next((e.reason for e in entries if f"{e.dataset}_{e.metric}" == key), None)
+    entries = results.missing_metrics
+    return next((entry.reason for entry in entries if f"{entry.dataset}_{entry.metric}" == key), None)
