@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
@@ -98,12 +98,18 @@ def fork(
     """Starts a command in `folder` with faults put into it."""
     global _count
     _count += 1
-    _start_server()
     own = settings(folder) | (env or {})
     name = f"command-{_count}"
-    process = _context.Process(target=_command, args=(list(words), str(folder), name, list(faults), own))
-    process.start()
+    process = forked(_command, list(words), str(folder), name, list(faults), own)
     return Child(process, folder, name)
+
+
+def forked(target: Callable[..., object], *values: object) -> BaseProcess:
+    """Calls a function in a process of its own, which has imported everything."""
+    _start_server()
+    process = _context.Process(target=target, args=values)
+    process.start()
+    return process
 
 
 def start(words: Sequence[str], folder: Path, env: dict[str, str] | None = None) -> Child:

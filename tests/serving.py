@@ -1,11 +1,9 @@
-"""A server with a real model behind it: the local engine, in the words and with the habits of vLLM.
-
-python -m tests.serving: the random model, in a process that can be killed; prints its address.
-"""
+"""A server with a real model behind it: the local engine, in the words and with the habits of vLLM."""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from typing import Any
 
 from aiohttp import web
@@ -98,7 +96,8 @@ def serving(config: Config | None = None) -> Iterator[ModelServer]:
         yield server
 
 
-if __name__ == "__main__":
+def serve(address: Connection) -> None:
+    """Serves the random model until the process is killed, and sends its address first."""
     with serving() as running:
-        print(running.url, flush=True)
+        address.send(running.url)
         signal.pause()

@@ -468,22 +468,16 @@ class Config:
     @property
     def data(self) -> DataOptions:
         """The options that say which samples are read, and where files come from."""
+        hub_offline = os.environ.get("HF_HUB_OFFLINE", "").strip().upper() in {"1", "ON", "YES", "TRUE"}
         return DataOptions(
             data_dir=Path(self.data_dir).expanduser() if self.data_dir else None,
             mirror=Path(self.mirror).expanduser() if self.mirror else None,
-            offline=is_offline(self),
+            offline=hub_offline if self.offline is None else self.offline,
             allow_missing=self.allow_missing,
             split=self.split,
             limit=self.limit,
             num_few_shots=self.num_few_shots,
         )
-
-
-def is_offline(config: Config) -> bool:
-    """Whether nothing may be fetched: `offline=`, else the environment's HF_HUB_OFFLINE."""
-    if config.offline is not None:
-        return config.offline
-    return os.environ.get("HF_HUB_OFFLINE", "").strip().upper() in {"1", "ON", "YES", "TRUE"}
 
 
 def given_model(model: ModelConfig | None) -> ModelConfig:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evalkit.core.config import Config, is_offline
+from evalkit.core.config import Config
 from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.files import read_rows
 from evalkit.mtbench.judge_prompts import PromptBook, prompts_from
@@ -111,7 +111,7 @@ class BookOptions:
             prompts=config.judge.prompts if config.judge else None,
             mirror=config.mirror,
             data_dir=config.data_dir,
-            offline=is_offline(config),
+            offline=config.data.offline,
         )
 
     def books(self, preset: str | None = None, language: str | None = None) -> Books:

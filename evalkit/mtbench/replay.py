@@ -308,8 +308,8 @@ def _write(
     remove_file(folder.results_path)
     paired = [model for pair in log.pairs for model in (pair.model_1, pair.model_2)]
     models = tuple(dict.fromkeys([*(part.model for part in singles), *paired]))
-    judged = {row.question_id for row in log.singles} | {pair.question_id for pair in log.pairs}
-    languages = {books.language(question) for question in judged}
+    asked = {row.question_id for row in log.singles} | {row.question_id for row in log.pairs}
+    languages = {books.language(question_id) for question_id in asked}
     language = languages.pop() if len(languages) == 1 else None
     sha256_of_preset = preset_sha256(books.preset)
     folder.write_header(Header(books.name, sha256_of_preset, language, "replayed", models))

@@ -4,9 +4,9 @@
         reply = await client.request("/chat/completions", chat_body("model", messages, {"temperature": 0}))
 
 Transient failures (rate limits, broken connections, server errors, malformed answers) are retried
-with capped exponential backoff, or after the service's Retry-After. What concerns one request (a
-content filter, a context overflow) becomes the status of its reply. What concerns every request (a
-bad key, an unknown model, no credit) is a `ServiceError`.
+with capped exponential backoff, or after the service's Retry-After. A refusal of one request (content
+filter, context overflow) becomes the status of its reply. A refusal of every request (bad key, unknown
+model, no credit) is a `ServiceError`.
 """
 
 import asyncio
@@ -234,8 +234,10 @@ class ApiClient:
         import openai
 
         # The typed methods would check and convert every request: half of the client's time.
-        send = self.api.get if body is None else partial(self.api.post, body=body)
-        read = read_object if body is None else partial(read_reply, needs_text=needs_text)
+        send: Callable[..., Any] = self.api.get if body is None else partial(self.api.post, body=body)
+        read: Callable[..., Reply | Refusal] = (
+            read_object if body is None else partial(read_reply, needs_text=needs_text)
+        )
         failures, rate_limits = 0, 0
         while True:
             async with self.limit as started:

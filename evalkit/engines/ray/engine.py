@@ -144,6 +144,8 @@ class RayEngine(Engine):
     """
 
     family = "local"
+    # The first worker that loaded the model.
+    _first: Ready | None = None
 
     def __init__(
         self,
@@ -163,7 +165,6 @@ class RayEngine(Engine):
         self._machines = self._wanted = self._deaths = 0
         self._nodes_seen = 0.0
         self._last_ready = time.monotonic()
-        self._first: Ready | None = None
         self._plan = cluster.start(options, device, _need(resolved))
         # Not earlier: Ray reads settings that `start` makes when it is imported.
         import ray

@@ -25,7 +25,7 @@ from evalkit.core.types import Completion, Request, Sampling
 from evalkit.engines import engine_family, resolve_dtype
 from evalkit.engines.models import resolve
 from evalkit.engines.ray.engine import RayEngine, RayWorker, WorkList
-from evalkit.engines.ray.worker import on_this_machine
+from evalkit.engines.ray.worker import Ready, on_this_machine
 from tests.engines.models import save_model
 from tests.tiny import engine_of
 
@@ -220,6 +220,21 @@ def test_an_error_in_a_worker_is_the_same_message_as_without_ray(machines: Machi
                 list(engine.generate(REQUESTS[:3]))
             texts.append((type(caught.value), str(caught.value), caught.value.fix))
         assert texts[0] == texts[1]
+
+
+def test_a_worker_that_cannot_load_the_model_is_left_out_when_others_have_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine = object.__new__(RayEngine)
+    first, second = engine._workers = [RayWorker(1, None), RayWorker(2, None)]
+    error = EvalkitError("this machine has other files")
+    with pytest.raises(EvalkitError, match="other files"):
+        engine._refused(second, error)
+    first.ready = Ready("here", 1, "0.1.0", {})
+    engine._refused(second, error)
+    assert "worker 2 is left out: this machine has other files" in caplog.text
+    with pytest.raises(EvalkitError, match="other files"):
+        engine._refused(first, error)
 
 
 def test_when_ray_itself_dies_the_run_ends_and_does_not_wait(
