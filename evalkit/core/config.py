@@ -285,6 +285,10 @@ class JudgeConfig:
     parameters: dict[str, Any] = option(
         dict, "sent with every request: judge.parameters.KEY=VALUE; null: left out"
     )
+    parser: Parser = option(
+        Parser.auto, "how a thought is split from the judgment; auto: by a local judge's chat template"
+    )
+    pattern: str | None = option(None, "judge.parser=regex: with a group `answer`, and perhaps `thought`")
     retired: str | None = option(None, "since when the service no longer has it", listed=False)
     concurrency: int = option(16, "most calls at once", least=1)
     timeout: float = option(180.0, "seconds to wait for a reply", above=0)

@@ -192,7 +192,7 @@ def _identity(
         "mt_bench": preset.name,
         "language": language,
         "questions": preset.sets[language].questions.sha256,
-        "sampling": asdict(preset.sampling),
+        "sampling": preset.sampling.identity,
         "length": {
             "rule": preset.length.rule.value if preset.length.rule else None,
             "tokens": preset.length.tokens,

@@ -80,8 +80,14 @@ def answer_rules(preset: Preset, tokenizer: Any | None, generation_config: Mappi
     takes_system = tokenizer is None or takes_system_message(tokenizer)
     system = preset.system_message if takes_system else None
     defaults = {"top_k": TOP_K, "top_p": TOP_P, "repetition_penalty": REPETITION_PENALTY}
-    chosen = {key: generation_config.get(key) for key in defaults}
-    settings = {key: defaults[key] if value is None else value for key, value in chosen.items()}
+    # What a preset names is what its original sends, whatever the model's own configuration says.
+    named = {name: value for name, value in (("top_k", own.top_k), ("top_p", own.top_p)) if value is not None}
+    chosen = {
+        name: generation_config[name]
+        for name in defaults
+        if name not in named and generation_config.get(name) is not None
+    }
+    settings = defaults | chosen | named
     assumed = [name for name in preset.not_given() if name != "judge"]
     if own.temperature is not None and own.other is None:
         assumed.append("sampling.other")
@@ -106,7 +112,7 @@ def answer_rules(preset: Preset, tokenizer: Any | None, generation_config: Mappi
         tokens=tokens or 0,
         system_message=system,
         assumed=tuple(assumed),
-        from_model=tuple(key for key, value in chosen.items() if value is not None),
+        from_model=tuple(chosen),
     )
 
 
