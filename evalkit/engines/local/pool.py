@@ -163,10 +163,6 @@ def in_order(rows: Sequence[Row], conversations: Conversations) -> list[Waiting]
     return [waiting for group in groups for waiting in group]
 
 
-# Most rows whose own tokens are attended to in one call.
-_LONGEST_RUN = {"cpu": 16, "cuda": 1024}
-
-
 class Pool:
     """Generates rows; the engine makes a pool for each call of `generate`."""
 
@@ -177,7 +173,6 @@ class Pool:
         self._layers = layers
         self._limits = limits
         self._conversations = conversations
-        self._longest_run = _LONGEST_RUN.get(layers[0].device.type, _LONGEST_RUN["cpu"])
         self._queue: deque[Waiting] = deque()
         self._running: dict[int, Running] = {}
         self._free: list[int] = []
@@ -307,7 +302,7 @@ class Pool:
         return self._forward(sections)
 
     def _forward(self, sections: Sequence[Section]) -> Tensor:
-        return forward(self._loaded.model, sections, self._slots, longest_run=self._longest_run)
+        return forward(self._loaded.model, sections, self._slots)
 
     def _leave(self, running: Running) -> None:
         row, prefix = running.row, running.prefix
