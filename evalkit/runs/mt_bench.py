@@ -145,7 +145,14 @@ class MtBenchRun(Run[dict[str, Any]]):
             log.info("turn %d: %d answers to make", turn, len(asks))
             by_id = {ask.request.id: ask for ask in asks}
             for completion in watch(engine.generate([ask.request for ask in asks]), len(asks)):
-                record = answered(by_id[completion.id], completion, special_tokens, self.thoughts, tokenizer)
+                record = answered(
+                    by_id[completion.id],
+                    completion,
+                    special_tokens,
+                    self.thoughts,
+                    tokenizer,
+                    keeps_special=self.identified.family != "api",
+                )
                 self._kept[record.id] = record
                 yield SAMPLES, record
 

@@ -246,10 +246,7 @@ def template_args(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_local(judge: Judge, config: Config) -> Judge:
-    """A judge that evalkit runs itself, with its engine and the rule for its thoughts.
-
-    `weights` becomes a hash of all that decides its replies: its files, number format, engine, template
-    date, and whether special tokens are written out.
+    """A judge that evalkit runs itself, with its engine, its `weights` and the rule for its thoughts.
 
     Args:
         judge: the judge.
@@ -258,23 +255,38 @@ def as_local(judge: Judge, config: Config) -> Judge:
     Raises:
         InputError: the model or its chat template is missing, or `parser` and `pattern` do not fit.
     """
-    from evalkit.engines import identify
-    from evalkit.engines.local.chat_template import clock_date, render_chat
+    from evalkit.engines.local.chat_template import render_chat
     from evalkit.engines.local.tokenizer import load_tokenizer
+    from evalkit.engines.models import resolve
 
     model = model_config(judge.model)
     model.chat_template_args = {**model.chat_template_args, **template_args(judge.parameters)}
     engine = JudgeEngine(model, config.engine, config.dtype, config.protocol.bos, config.data.offline)
-    found = identify(engine.model, engine.options, engine.dtype, offline=engine.offline)
-    tokenizer = load_tokenizer(found.model)
+    tokenizer = load_tokenizer(resolve(model, offline=engine.offline))
     thoughts = _thoughts(judge.config, tokenizer)
     opened = thoughts is not None and thoughts.opened(render_chat([Message("user", "?")], tokenizer))
-    date = clock_date(tokenizer)
+    weights = weights_of(engine, special_tokens=thoughts is not None)
+    return replace(judge, weights=weights, engine=engine, thoughts=thoughts, opened=opened)
+
+
+def weights_of(engine: JudgeEngine, *, special_tokens: bool = False) -> str:
+    """A hash of all that decides a local judge's replies: its files, number format, engine, template date.
+
+    `special_tokens`: they are written out in the replies.
+
+    Raises:
+        InputError: the model or its chat template is missing.
+    """
+    from evalkit.engines import identify
+    from evalkit.engines.local.chat_template import clock_date
+    from evalkit.engines.local.tokenizer import load_tokenizer
+
+    found = identify(engine.model, engine.options, engine.dtype, offline=engine.offline)
+    date = clock_date(load_tokenizer(found.model))
     made_of = {"model": found.model.identity, "dtype": found.dtype, "engine_family": found.family}
     made_of |= {"template_date": date} if date else {}
-    made_of |= {"special_tokens": True} if thoughts else {}
-    weights = text_sha256(canonical_json(made_of))[:16]
-    return replace(judge, weights=weights, engine=engine, thoughts=thoughts, opened=opened)
+    made_of |= {"special_tokens": True} if special_tokens else {}
+    return text_sha256(canonical_json(made_of))[:16]
 
 
 def open_service(judge: Judge) -> Service:
