@@ -162,14 +162,17 @@ def check_own_prompts(book: PromptBook, preset: Preset, kind: Kind) -> None:
 
 
 def open_key(call: JudgeCall, store: JudgmentStore) -> str | None:
-    """The key that has no reply yet; None when the call is answered (see `Reading.asks_again`)."""
-    for key in call.keys:
-        reply = store.get(key)
-        if reply is None:
-            return key
-        if not call.reading.asks_again(reply):
-            return None
-    return None
+    """The key that is to be asked next; None when the call is answered or was asked often enough.
+
+    A folder from another machine holds only the last reply to a call.
+    """
+    last = -1
+    for place, key in enumerate(call.keys):
+        if (reply := store.get(key)) is not None:
+            if not call.reading.asks_again(reply):
+                return None
+            last = place
+    return call.keys[last + 1] if last + 1 < len(call.keys) else None
 
 
 def unanswered(calls: Iterable[JudgeCall], store: JudgmentStore) -> list[JudgeCall]:
@@ -182,7 +185,7 @@ def unanswered(calls: Iterable[JudgeCall], store: JudgmentStore) -> list[JudgeCa
 
 
 def replies_to(calls: Sequence[JudgeCall], store: JudgmentStore, asked: Asked) -> JudgeReplies:
-    """The replies that count: the last one to each call and its re-asks, or how the call failed."""
+    """The reply to each call that counts: the first that needs no re-ask, else the last, or how it failed."""
     not_asked = Reply("api_error", error="not asked yet")
     replies = {}
     for call in calls:
@@ -190,7 +193,8 @@ def replies_to(calls: Sequence[JudgeCall], store: JudgmentStore, asked: Asked) -
         if call.id in asked.failed or not stored:
             replies[call.id] = CachedReply.of("", asked.failed.get(call.id, not_asked))
         else:
-            replies[call.id] = stored[-1]
+            good = (reply for reply in stored if not call.reading.asks_again(reply))
+            replies[call.id] = next(good, stored[-1])
     return JudgeReplies(replies, asked)
 
 

@@ -84,7 +84,7 @@ def test_a_thought_without_an_answer_is_asked_again_within_the_presets_re_asks(
         # Nor is it asked a third time, also by the run folder alone.
         shutil.rmtree(cache)
         before = len(server.calls)
-        assert judge(make_bench(tmp_path, 1), out.with_name("never"), server) == 0
+        assert judge(bench, out.with_name("never"), server) == 0
         assert len(server.calls) == before
 
 
