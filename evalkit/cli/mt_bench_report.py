@@ -169,9 +169,7 @@ def _thought_lines(rates: ThoughtRates) -> Iterable[str]:
     length = "" if tokens is None else t("; median length {n} tokens", n=f"{tokens:g}")
     yield t(text, **shares) + length
     if rates.many_unclosed:
-        yield t(
-            "warning: answers without an end of the thought are judged as empty (reasoning.thought_length)"
-        )
+        yield t("warning: where the thought never ended an empty answer is judged (reasoning.thought_length)")
 
 
 def _interval(cell: Mapping[str, Any] | None) -> str:
