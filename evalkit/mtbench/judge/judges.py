@@ -283,7 +283,11 @@ def weights_of(engine: JudgeEngine, *, special_tokens: bool = False) -> str:
 
     found = identify(engine.model, engine.options, engine.dtype, offline=engine.offline)
     date = clock_date(load_tokenizer(found.model))
-    made_of = {"model": found.model.identity, "dtype": found.dtype, "engine_family": found.family}
+    made_of: dict[str, Any] = {
+        "model": found.model.identity,
+        "dtype": found.dtype,
+        "engine_family": found.family,
+    }
     made_of |= {"template_date": date} if date else {}
     made_of |= {"special_tokens": True} if special_tokens else {}
     return text_sha256(canonical_json(made_of))[:16]

@@ -439,9 +439,11 @@ def test_answers_go_on_without_their_thoughts(
         words = ("reasoning.thought_length=50", "engine=api", f"engine.base_url={server.url}")
         served = think(bench, tmp_path / "served", thinker, *words)
     made = ("completion", "raw_text", "split", "prompt_sha256", "truncated")
-    assert [[getattr(turn, name) for name in made] for turn in served.turns()] == [
-        [getattr(turn, name) for name in made] for turn in turns.values()
+    both = [
+        {turn.id: [getattr(turn, name) for name in made] for turn in records}
+        for records in (served.turns(), turns.values())
     ]
+    assert both[0] == both[1]
 
 
 def test_an_unclosed_thought_is_an_empty_answer_that_is_judged(
@@ -484,12 +486,13 @@ def test_a_thought_that_a_server_split_off_is_no_part_of_the_answer() -> None:
 
 def test_a_pattern_that_takes_too_long_costs_one_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     rules = AnswerRules({}, 0.0, 50, 1.0, 1.0, 1, 0, LengthRule.new, 8, None, (), ())
-    thoughts = Thoughts.named(ReasoningConfig(pattern="(a+)+b"), "regex")
+    thoughts = Thoughts.named(ReasoningConfig(pattern="(?P<answer>(a|aa)+)c"), "regex")
     (ask,) = requests_of_turn(1, "m", [Question(1, "math", ("a", "b"))], rules, None, {}, thoughts)
-    monkeypatch.setattr("evalkit.tasks.answers._SECONDS", 0.01)
-    record = answered(ask, Completion("x", "a" * 60, "a" * 60, "stop", 1, 1), [], thoughts)
-    assert (record.completion, record.raw_text, record.split) == ("", "a" * 60, None)
-    assert record.error
+    monkeypatch.setattr("evalkit.tasks.answers._SECONDS", 0.2)
+    text = "a" * 60 + "b"
+    record = answered(ask, Completion("x", text, text, "stop", 1, 1), [], thoughts)
+    assert (record.completion, record.raw_text, record.split) == ("", text, None)
+    assert record.error and "takes more than" in record.error
 
 
 def test_what_a_preset_sends_is_not_the_models_to_choose(tokenizer: Any) -> None:
