@@ -215,6 +215,7 @@ class ApiClient:
         on_lost: OnLost | None = None,
         *,
         needs_text: bool = False,
+        or_thought: bool = False,
     ) -> Reply:
         """Posts `body`, or asks for what is at `path` (GET) without one; repeats transient failures.
 
@@ -223,7 +224,8 @@ class ApiClient:
             body: see `chat_body` and `completion_body`.
             on_lost: called after each attempt whose answer was lost, with True when another attempt
                 follows; what it raises ends the request.
-            needs_text: an empty answer that was not cut off and has no thought is a transient failure.
+            needs_text: an empty answer that was not cut off is a transient failure.
+            or_thought: unless it has a thought.
 
         Returns:
             The first choice of a completion. Without `body`, the answer's object is in `Reply.body`.
@@ -236,7 +238,7 @@ class ApiClient:
         # The typed methods would check and convert every request: half of the client's time.
         send: Callable[..., Any] = self.api.get if body is None else partial(self.api.post, body=body)
         read: Callable[..., Reply | Refusal] = (
-            read_object if body is None else partial(read_reply, needs_text=needs_text)
+            read_object if body is None else partial(read_reply, needs_text=needs_text, or_thought=or_thought)
         )
         failures, rate_limits = 0, 0
         while True:

@@ -52,7 +52,12 @@ def completion_body(model: str, prompt: str | Sequence[int], parameters: Mapping
 
 
 def read_reply(
-    status: int, headers: Mapping[str, str], content: object, *, needs_text: bool = False
+    status: int,
+    headers: Mapping[str, str],
+    content: object,
+    *,
+    needs_text: bool = False,
+    or_thought: bool = False,
 ) -> Reply | Refusal:
     """Reads the answer to a chat or text completion: its first choice, or the reason there is none.
 
@@ -62,7 +67,8 @@ def read_reply(
         status: the HTTP status.
         headers: of the response.
         content: the body, as bytes or as JSON.
-        needs_text: an empty answer that was not cut off and has no thought is a failure.
+        needs_text: an empty answer that was not cut off is a failure.
+        or_thought: unless it has a thought, behind which the answer is missing, not lost.
     """
     body = json_of(content)
     if not 200 <= status < 300:
@@ -89,7 +95,8 @@ def read_reply(
         output_tokens=_count(usage, "completion_tokens", "output_tokens"),
         body=body,
     )
-    return _with_status(reply, choice, headers, needs_text)
+    thought_alone = or_thought and bool((reply.thought or "").strip())
+    return _with_status(reply, choice, headers, needs_text and not thought_alone)
 
 
 def read_object(status: int, headers: Mapping[str, str], content: object) -> Reply | Refusal:
@@ -123,8 +130,7 @@ def _with_status(
     if end == "length" and reply.output_tokens == 0:
         return replace(reply, status="overflow", text=None, error="the prompt leaves no room for an answer")
     unended = end is None and (reply.finish_reason is not None or not reply.output_tokens)
-    # Of a model that thinks, a thought without an answer is an answer that is missing, not a lost one.
-    if unended or (needs_text and end != "length" and not (reply.thought or "").strip()):
+    if unended or (needs_text and end != "length"):
         named = f" (finish reason {reply.finish_reason})" if reply.finish_reason else ""
         return Refusal("passing", f"the service answered without a word{named}")
     return reply

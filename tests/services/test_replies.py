@@ -250,6 +250,9 @@ def test_a_judgment_without_a_word_is_none_unless_its_length_ended_it(empty: dic
     answer = read_reply(200, {}, empty, needs_text=True)
     assert isinstance(answer, Refusal) and "without a word" in answer.text
     assert isinstance(read_reply(200, {}, empty), Reply)
+    thought = empty["choices"][0]["message"].get("reasoning_content")
+    alone = read_reply(200, {}, empty, needs_text=True, or_thought=True)
+    assert isinstance(alone, Reply) == (thought is not None)
     empty["choices"][0]["finish_reason"] = "length"
     assert isinstance(read_reply(200, {}, empty, needs_text=True), Reply)
 

@@ -157,7 +157,7 @@ class _Asker:
                 async with self._budget.charge(call.messages, judge.max_output) as charge:
                     body = chat_body(judge.model, call.messages, judge.parameters)
                     reply = await self._client.request(
-                        "/chat/completions", body, charge.lost, needs_text=True
+                        "/chat/completions", body, charge.lost, needs_text=True, or_thought=True
                     )
                     charge.used = _tokens(call, reply)
                     self.asked.add(*charge.used)

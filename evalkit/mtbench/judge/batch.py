@@ -133,9 +133,8 @@ def _reply(row: dict[str, Any]) -> Reply:
         answer: Reply | Refusal = refusal_of(0, {}, {"error": error}, None if error else "no answer")
     else:
         status = str(response.get("status_code") or 200)
-        answer = read_reply(
-            int(status) if status.isdecimal() else 0, {}, response.get("body"), needs_text=True
-        )
+        code, body = int(status) if status.isdecimal() else 0, response.get("body")
+        answer = read_reply(code, {}, body, needs_text=True, or_thought=True)
     if isinstance(answer, Reply):
         return answer
     text = redact(answer.text)
