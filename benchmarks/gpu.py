@@ -18,7 +18,9 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from rivals.vllm_process import Vllm
@@ -86,17 +88,18 @@ class Setting:
         largest = max(one.largest_margin for one in found)
         return f"{changed} of {total} changed, {ties} ties, largest margin {largest:.2g} ({way})"
 
-    def exactness(self, architecture: str) -> str:
+    def exactness(self, architecture: str) -> list[tuple[str, str]]:
         """An architecture with random weights against `generate`, in float32."""
         sys.path.insert(0, str(ROOT))
-        from tests.engines.models import save_model
+        models: Any = importlib.import_module("tests.engines.models")
+        folder = models.save_model(architecture, self.folder / architecture)
+        words = ["model=hf", f"model.path={folder}", "dtype=float32"]
+        return [(f"float32, {architecture}", self.certified(words, "jamp,jemhopqa"))]
 
-        folder = save_model(architecture, self.folder / architecture)
-        return self.certified(["model=hf", f"model.path={folder}", "dtype=float32"], "jamp,jemhopqa")
-
-    def precision(self) -> str:
+    def precision(self) -> list[tuple[str, str]]:
         """What bfloat16 changes in the random model."""
-        return self.certified(self.random_model, "jcommonsenseqa,jamp,jemhopqa,mawps")
+        found = self.certified(self.random_model, "jcommonsenseqa,jamp,jemhopqa,mawps")
+        return [("bfloat16, 1.8b shape", found)]
 
     def requests(self) -> list[Request]:
         """Prompts of the datasets' lengths: tokens of the byte tokenizer are letters."""
@@ -186,15 +189,13 @@ def main() -> int:
     device = "cpu" if given.dry_run else "cuda"
     name = "CPU, tiny shapes" if given.dry_run else torch.cuda.get_device_name()
     with tempfile.TemporaryDirectory() as folder:
-        shape, *sizes = (TINY, 1, 2, 8) if given.dry_run else (FULL, 8, 100, 1)
-        setting = Setting(device, shape, *sizes, Path(folder))
-        steps: list[tuple[str, Callable[[], list[tuple[str, str]]]]] = []
-        for one in ARCHITECTURES:
-            what = f"float32, {one}"
-            steps.append((what, lambda one=one, what=what: [(what, setting.exactness(one))]))
-        what = "bfloat16, 1.8b shape"
-        steps.append((what, lambda: [("bfloat16, 1.8b shape", setting.precision())]))
-        steps.append(("throughput", lambda: setting.throughput(vllm)))
+        shape, limit, samples, shorter = (TINY, 1, 2, 8) if given.dry_run else (FULL, 8, 100, 1)
+        setting = Setting(device, shape, limit, samples, shorter, Path(folder))
+        steps: list[tuple[str, Callable[[], list[tuple[str, str]]]]] = [
+            (f"float32, {one}", partial(setting.exactness, one)) for one in ARCHITECTURES
+        ]
+        steps.append(("bfloat16, 1.8b shape", setting.precision))
+        steps.append(("throughput", partial(setting.throughput, vllm)))
         done = [attempt(*step) for step in steps]
     print(f"| {name} | torch {torch.__version__} |\n| --- | --- |")
     for lines, _ in done:
