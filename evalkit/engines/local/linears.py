@@ -64,8 +64,8 @@ def gains(dtype: torch.dtype) -> Gains:
 
 
 def _supported(dtype: torch.dtype) -> bool:
-    mkldnn: Any = torch.backends.mkldnn
-    if not mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    available: Callable[[], bool] = torch.backends.mkldnn.is_available
+    if not available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
     if dtype is torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -231,22 +231,22 @@ def _is_gated(module: Any) -> bool:
 
 def slow_down(model: nn.Module) -> bool:
     """Undoes `speed_up`; says whether anything was switched."""
-    switched = False
-    module: Any
-    for module in model.modules():
-        if isinstance(vars(module).get("forward"), _Gated):
-            del module.forward
-            switched = True
-        if type(module) is PackedLinear:
-            weight = module.weight
-            del module.packed
-            module.__class__ = nn.Linear
-            module.weight = nn.Parameter(weight, requires_grad=False)
-            switched = True
-        elif type(module) is DirectLinear:
-            module.__class__ = nn.Linear
-            switched = True
-    return switched
+    switched = [_switch_back(module) for module in model.modules()]
+    return any(switched)
+
+
+def _switch_back(module: Any) -> bool:
+    gated, kind = isinstance(vars(module).get("forward"), _Gated), type(module)
+    if gated:
+        del module.forward
+    if kind not in (PackedLinear, DirectLinear):
+        return gated
+    module.__class__ = nn.Linear
+    if kind is PackedLinear:
+        weight = module.packed.to_dense()
+        del module.packed
+        module.weight = nn.Parameter(weight, requires_grad=False)
+    return True
 
 
 @contextmanager
@@ -262,7 +262,7 @@ def plain(model: nn.Module) -> Iterator[None]:
 
 def describe(model: nn.Module) -> dict[str, int]:
     """How many linear layers run in which way."""
-    names: dict[type, str] = {
+    names: dict[Any, str] = {
         PackedLinear: "packed for oneDNN",
         DirectLinear: "oneDNN",
         nn.Linear: "default product",
