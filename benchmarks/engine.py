@@ -23,7 +23,7 @@ from typing import Any
 from rivals import harness, transformers_engines
 from rivals.vllm_process import Vllm
 
-from evalkit.core.config import Config
+from evalkit.core.config import Config, given_suite
 from evalkit.core.options import load_config, parse
 from evalkit.core.types import Request
 from evalkit.engines import build_engine
@@ -31,6 +31,7 @@ from evalkit.engines.local import linears
 from evalkit.engines.local.engine import LocalEngine
 from evalkit.engines.local.tokens import EndIds
 from evalkit.engines.models import resolve
+from evalkit.runs.suite import load_suite
 from evalkit.sources.prepare import prepare
 from evalkit.tasks.load import load_task
 from evalkit.tasks.prompts import Asking
@@ -67,18 +68,8 @@ WORKLOADS = (
 )
 
 
-# One dataset of the mirror for each of the nine categories, with the task's own number of new tokens.
-CATEGORIES = (
-    "chabsa",
-    "wiki_reading",
-    "jmmlu",
-    "jcommonsenseqa",
-    "mawps",
-    "wikicorpus-e-to-j",
-    "jamp",
-    "jemhopqa",
-    "jsquad",
-)
+# Most new tokens of the bundled items of all nine categories, beside vLLM.
+CATEGORIES_NEW = 64
 
 
 @dataclass
@@ -183,7 +174,7 @@ class Bench:
             figure = f"{statistics.geometric_mean(ratios):.2f}"
             rows.append([self.resolved.name, "geometric mean", "", "", figure, ""])
             row("start-up", vllm.start_up, self.start_up)
-            asked = [one for name in CATEGORIES for one in self._as_the_task_says(name, samples or 20)]
+            asked = self._nine_categories(samples)
             theirs, ours, same = self._turns(vllm, asked, 1, forced=False)
             what = f"start-up and {len(asked)} prompts of nine categories"
             row(what, vllm.start_up + theirs, self.start_up + ours, same)
@@ -204,9 +195,13 @@ class Bench:
         same = sum(own[one.id] == text for one, text in zip(asked, texts, strict=True))
         return statistics.median(theirs), statistics.median(ours), f"{same} of {len(asked)}"
 
-    def _as_the_task_says(self, dataset: str, samples: int) -> list[Request]:
-        task = load_task(load_spec(dataset), self.data, limit=samples)
-        return list(requests(task, PromptTemplate(), sampling=Sampling(), seed=0))
+    def _nine_categories(self, samples: int | None) -> list[Request]:
+        """The bundled items in the format of the 23 datasets, or fewer of each dataset."""
+        limit = [f"limit={samples}"] if samples else []
+        config = load_config(parse(["suite=sample", *limit], {"run"}))
+        suite = load_suite(given_suite(config.suite), config.data, say=print)
+        asked = [one for task in suite.tasks for one in Asking(seed=0).requests(task)]
+        return [replace(one, max_new_tokens=min(one.max_new_tokens, CATEGORIES_NEW)) for one in asked]
 
     def _timed(self, engine: Callable[..., Any], prompts: list[list[int]], workload: Workload) -> Any:
         model, tokenizer = self.loaded.model, self.loaded.tokenizer
@@ -295,8 +290,7 @@ def main() -> int:
     rows: list[Any] = []
     with tempfile.TemporaryDirectory() as temporary:
         data = Path(temporary) / "data"
-        wanted = {one.dataset for one in WORKLOADS} | (set(CATEGORIES) if given.vllm else set())
-        prepare([load_spec(dataset) for dataset in sorted(wanted)], data, mirror=MIRROR)
+        prepare([load_spec(one.dataset) for one in WORKLOADS], data, mirror=MIRROR)
         python = None if given.vllm else harness.environment()
         for index, words in enumerate(models()):
             bench = Bench(words, data, given.full)

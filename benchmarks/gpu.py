@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from rivals.vllm_process import Vllm
 
+from evalkit.core.config import Config, given_model, given_suite
 from evalkit.core.options import load_config, parse
 from evalkit.core.progress import say
 from evalkit.core.types import Request
@@ -34,6 +35,7 @@ from evalkit.engines.local.engine import LocalEngine
 from evalkit.engines.models import resolve
 from evalkit.runs.certify import certify
 from evalkit.runs.suite import load_suite
+from evalkit.tasks.prompts import Asking
 
 ROOT = Path(__file__).resolve().parents[1]
 ARCHITECTURES = ("llama-gqa", "gemma3", "qwen3")
@@ -68,20 +70,24 @@ class Setting:
         shape = [f"model.random.{name}={value}" for name, value in self.shape.items()]
         return ["model=random", "model.random.context=4096", *shape, "dtype=bfloat16"]
 
+    def config(self, words: list[str]) -> Config:
+        """These options, on the device."""
+        return load_config(parse([*words, f"engine.device={self.device}", "offline=true"], {"run"}))
+
     def engine(self, words: list[str]) -> LocalEngine:
         """The local engine for these options."""
-        config = load_config(parse([*words, f"engine.device={self.device}"], {"run"}))
-        assert config.model is not None
-        engine = build_engine(config, resolve(config.model, offline=True))
+        config = self.config(words)
+        model = resolve(given_model(config.model), offline=True)
+        engine = build_engine(model, config.engine, config.dtype)
         assert isinstance(engine, LocalEngine)
         return engine
 
     def certified(self, words: list[str], tasks: str) -> str:
         """What batch sizes and orders change, in words."""
-        asked = [*words, "suite=sample", f"suite.tasks=[{tasks}]", f"limit={self.limit}", "offline=true"]
-        config = load_config(parse([*asked, f"engine.device={self.device}"], {"run"}))
+        config = self.config([*words, "suite=sample", f"suite.tasks=[{tasks}]", f"limit={self.limit}"])
+        suite = load_suite(given_suite(config.suite), config.data, say=say)
         with self.engine(words) as engine:
-            found = certify(config, load_suite(config, say=say), engine, say=say)
+            found = certify(suite, engine, config.protocol, config.metrics, Asking(seed=0), say=say)
             way = engine.way.name
         total, changed = sum(one.requests for one in found), sum(len(one.changed) for one in found)
         ties = sum(len(one.ties) for one in found)
