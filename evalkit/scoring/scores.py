@@ -7,10 +7,8 @@ freed the language model before.
 import math
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Protocol
 
 from evalkit import metrics as registry
@@ -342,21 +340,8 @@ def answer_rates(
 
 def _thought_rates(answers: Sequence[Answer]) -> ThoughtRates | None:
     """What became of answers behind thoughts; None where no rule split them."""
-    given = [answer for answer in answers if isinstance(answer, GivenAnswer) and answer.status is not None]
-    if not given:
-        return None
-    counts = Counter(answer.status for answer in given)
-    lengths = [answer.thought_tokens for answer in given if answer.thought_tokens is not None]
-    return ThoughtRates(
-        n=len(given),
-        unclosed=counts["unclosed"] / len(given),
-        empty=counts["empty"] / len(given),
-        cut_off=counts["cut_off"] / len(given),
-        no_thought=counts["no_thought"] / len(given),
-        late_thought=counts["late_thought"] / len(given),
-        tool_call=counts["tool_call"] / len(given),
-        median_thought_tokens=median(lengths) if lengths else None,
-    )
+    given = [answer for answer in answers if isinstance(answer, GivenAnswer)]
+    return ThoughtRates.of([(one.status, one.thought_tokens) for one in given if one.status is not None])
 
 
 def well_formed(text: str, answer: AnswerSpec) -> bool:
