@@ -18,10 +18,12 @@ docs/results.md shows a whole file.
 """
 
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from evalkit.core.config import ReasoningConfig
 from evalkit.core.durable import read_checked_json
 from evalkit.core.errors import InputError
 from evalkit.core.files import check_types, fits
@@ -48,6 +50,7 @@ _IDENTITY: dict[str, Any] = {
     "data": dict[str, Any],
     "prompts": dict[str, Any],
     "task_few_shots": dict[str, int],
+    "reasoning": dict[str, Any],
 }
 MAKE_AGAIN = "the command that made the run makes it again, from the kept completions"
 
@@ -209,6 +212,24 @@ class Results:
         samples = self.protocol.options.get("samples", 1)
         return metric if metric is None or samples == 1 else f"{metric}_avg@{samples}"
 
+    @property
+    def split_by(self) -> str:
+        """The rule that split thoughts from answers, with tags and pattern of its own; `none` without one."""
+        options = self.protocol.options
+        if "reasoning.parser" not in options:
+            return self._made_by
+        own = {key: options.get(f"reasoning.{key}") for key in ("start", "end", "pattern")}
+        return _rule_text({"rule": options["reasoning.parser"], **own})
+
+    @property
+    def split_anew(self) -> bool:
+        """Whether this scoring split the kept completions by another rule than the run did."""
+        return self.split_by != self._made_by
+
+    @property
+    def _made_by(self) -> str:
+        return _rule_text(self.run.get("identity", {}).get("reasoning") or {})
+
     def to_json(self) -> dict[str, Any]:
         """The JSON form, schema version first."""
         content = asdict(self)
@@ -263,6 +284,14 @@ class Results:
             what = Reason("the results file does not fit its schema: {error}", error=error)
             raise InputError(what, where=where) from None
         return results
+
+
+def _rule_text(reasoning: Mapping[str, Any]) -> str:
+    """A rule of the identity's section `reasoning`: `think`, `think <a> </a>`, `regex PATTERN`."""
+    usual = ReasoningConfig()
+    own = (reasoning.get(key) for key in ("start", "end", "pattern"))
+    named = [str(value) for value in own if value not in (None, usual.start, usual.end)]
+    return " ".join([str(reasoning.get("rule", "none")), *named])
 
 
 def _figures(content: dict[str, dict[str, Any]]) -> dict[str, Figure]:

@@ -16,7 +16,7 @@ from evalkit.records.results import Results, read_results
 from evalkit.records.run_folder import RunDirectory, SampleRecord
 from evalkit.runs.foreign import listed, output_directory
 from evalkit.runs.identity import protocol_record, used_options
-from evalkit.runs.regrading import Regrading
+from evalkit.runs.regrading import Regrading, of_regrading
 from evalkit.runs.run import score_run
 from evalkit.runs.suite import LoadedSuite, sample_limit, suite_specs
 from evalkit.scoring.changes import Change, SampleScores, changed_samples, find_changes
@@ -115,7 +115,7 @@ def _kept_suite(
             missing[spec.name] = absent.get(spec.name, "no completion is kept")
     if not tasks:
         raise InputError("the run has no completions", where=directory.path / "samples")
-    warnings = tuple(before.run.get("warnings", ())) if before else ()
+    warnings = tuple(w for w in before.run.get("warnings", ()) if not of_regrading(w)) if before else ()
     bundled = suite.data is SuiteData.bundled
     return LoadedSuite(suite.name, tuple(tasks), missing, warnings, bundled), gaps
 
