@@ -52,6 +52,7 @@ _IDENTITY: dict[str, Any] = {
     "task_few_shots": dict[str, int],
     "reasoning": dict[str, Any],
 }
+_RULE_KEYS = ("start", "end", "pattern")
 MAKE_AGAIN = "the command that made the run makes it again, from the kept completions"
 
 
@@ -215,11 +216,9 @@ class Results:
     @property
     def split_by(self) -> str:
         """The rule that split thoughts from answers, with tags and pattern of its own; `none` without one."""
-        options = self.protocol.options
-        if "reasoning.parser" not in options:
-            return self._made_by
-        own = {key: options.get(f"reasoning.{key}") for key in ("start", "end", "pattern")}
-        return _rule_text({"rule": options["reasoning.parser"], **own})
+        options, made = self.protocol.options, self.run.get("identity", {}).get("reasoning") or {}
+        rule = options.get("reasoning.parser", made.get("rule", "none"))
+        return _rule_text({"rule": rule} | {key: options.get(f"reasoning.{key}") for key in _RULE_KEYS})
 
     @property
     def split_anew(self) -> bool:
@@ -288,10 +287,9 @@ class Results:
 
 def _rule_text(reasoning: Mapping[str, Any]) -> str:
     """A rule of the identity's section `reasoning`: `think`, `think <a> </a>`, `regex PATTERN`."""
-    usual = ReasoningConfig()
-    own = (reasoning.get(key) for key in ("start", "end", "pattern"))
-    named = [str(value) for value in own if value not in (None, usual.start, usual.end)]
-    return " ".join([str(reasoning.get("rule", "none")), *named])
+    rule, usual = str(reasoning.get("rule", "none")), ReasoningConfig()
+    own = (reasoning.get(key) for key in _RULE_KEYS if rule != "none")
+    return " ".join([rule, *(str(value) for value in own if value not in (None, usual.start, usual.end))])
 
 
 def _figures(content: dict[str, dict[str, Any]]) -> dict[str, Figure]:

@@ -37,14 +37,13 @@ class Regrading:
         cls, reasoning: ReasoningConfig, model: ModelConfig | None, identity: Mapping[str, Any]
     ) -> "Regrading":
         """What the options ask for, given what decided the run (`identity`)."""
-        if reasoning.parser is Parser.auto:
-            return cls()
-        wanted = Thoughts.named(reasoning, reasoning.parser.value)
         made = dict(identity.get("reasoning") or {"rule": "none"})
-        same = {**wanted.identity, "thought_length": None} == {**made, "thought_length": None}
-        if same or (wanted.rule == "none" and made["rule"] == "none"):
+        rule = made["rule"] if reasoning.parser is Parser.auto else reasoning.parser.value
+        if rule == made["rule"] == "none":
             return cls()
-        return cls(wanted, model)
+        wanted = Thoughts.named(reasoning, rule)
+        same = {**wanted.identity, "thought_length": None} == {**made, "thought_length": None}
+        return cls() if same else cls(wanted, model)
 
     def answer(self, record: SampleRecord, output_length: int) -> GivenAnswer:
         """What is graded of a record."""

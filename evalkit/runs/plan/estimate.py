@@ -7,13 +7,12 @@ from typing import Any
 
 from evalkit.core.config import Config, JudgeConfig, given_model, given_suite
 from evalkit.core.errors import InputError
-from evalkit.engines.bos import CHAT_RULE
 from evalkit.engines.local.memory import CACHE_SHARE, MOST_ROWS, MOST_TOKENS, SLOT_STEP
 from evalkit.engines.local.tokenizer import tokenizer_here
 from evalkit.mtbench.judge.budget import EXPLANATION_TOKENS
 from evalkit.mtbench.judge.judges import judge_config, resolve_judge
 from evalkit.mtbench.presets import DEFAULT_PRESET, Preset, load_preset
-from evalkit.runs.plan.counting import token_counter
+from evalkit.runs.plan.counting import ChatTokenizer, token_counter
 from evalkit.runs.plan.shapes import Hardware, ModelShape, hardware_of, shape_of
 from evalkit.runs.plan.workload import (
     MT_BENCH,
@@ -152,8 +151,9 @@ def estimate(config: Config) -> Estimate:
     shape, shape_source = shape_of(model)
     hardware = hardware_of(config.gpus, config.gpu_memory, config.dtype, config.plan)
     tokenizer = tokenizer_here(model) if suite.chat else None
-    # A template writes its own BOS.
-    counter = token_counter(model, config.protocol.bos if tokenizer is None else CHAT_RULE)
+    counter = token_counter(model, config.protocol.bos)
+    if tokenizer is not None:
+        counter = ChatTokenizer(f"{counter.how}, chat template included", tokenizer)
     notes: list[str] = []
     if suite.mt_bench is not None:
         preset = load_preset(config.preset or suite.preset or DEFAULT_PRESET)
