@@ -86,6 +86,7 @@ def ask(config: Config) -> Asked:
             output_length=limit,
             tokenizer=tokenizer,
             ends=(),
+            keeps_special=identified.family != "api",
         )
     shown = _visible(prompt, tokenizer, config.protocol.bos)
     return Asked(shown, templated, sampling, completion, split)

@@ -143,6 +143,7 @@ def _graded(
         served_thought=None,
         output_length=output_length,
         tokenizer=engine.tokenizer,
+        keeps_special=True,
     )
     return GivenAnswer(split.answer, completion.finish_reason, split.status, split.thought_tokens)
 
