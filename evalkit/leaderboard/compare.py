@@ -120,6 +120,8 @@ def compare(
             options; or, without `partial`, in their datasets or samples. The message names every
             difference.
     """
+    if a.model == b.model and a.folder != b.folder:
+        a, b = (replace(run, label=f"{run.model} ({run.folder.name})") for run in (a, b))
     both = (a.results, b.results)
     data, options, coverage = data_differences(*both), option_differences(*both), coverage_differences(*both)
     refused = [*([] if across_rules else options), *data, *([] if partial else coverage)]

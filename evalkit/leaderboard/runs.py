@@ -28,19 +28,21 @@ _UNRECORDED: dict[str, Any] = {"suite.chat": False, "suite.chat_turns": False, "
 class Run:
     """A finished run: its folder, its results, and when results.json was written (seconds).
 
-    The scores and records of its samples are read on demand, each file once.
+    `label` stands for the model's name where two runs of one model are told apart. The scores and records
+    of its samples are read on demand, each file once.
     """
 
     folder: Path
     results: Results
     finished: float
+    label: str | None = None
     _scores: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict, repr=False, compare=False)
     _records: dict[str, dict[str, SampleRecord]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def model(self) -> str:
         """The model's name, else that of the folder."""
-        return str(self.results.run.get("model") or self.folder.name)
+        return self.label or str(self.results.run.get("model") or self.folder.name)
 
     @property
     def rules(self) -> str:

@@ -283,6 +283,8 @@ def test_a_rule_is_what_it_is_however_it_was_chosen(world: World, tmp_path: Path
     for copy in copies:
         assert main(["score", f"run={copy}", f"reasoning.parser={copy.parent.name[5:]}"]) == 0
     assert not compare(find_run(run), find_run(copies[0])).flips
+    named = compare(find_run(run), find_run(copies[0]))
+    assert (named.a.model, named.b.model) == (f"one ({run.name})", "one (run)")
     with pytest.raises(InputError, match="think and swallow"):
         compare(find_run(run), find_run(copies[1]))
 
