@@ -178,7 +178,7 @@ def test_a_scoring_by_another_rule_leaves_no_words_of_the_one_before(run: Run, t
     assert results(folder)["protocol"]["deviations"]["reasoning.parser"] == "shaberi"
     # Without a rule it is the run's own, with the tags that are given.
     assert main([*words, "reasoning.end=よく"]) == 0
-    graded = {row["prediction"] for row in rows(folder, kind="scores").values()}
+    graded = {row["prediction"] for row in rows(folder, "jemhopqa", "scores").values()}
     assert graded == {"考える。"}
 
 
