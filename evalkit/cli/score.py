@@ -6,7 +6,8 @@ Scores completions; no language model is needed.
     python -m evalkit score suite=jaster data_dir=DATA completions=DIR out=DIR
 
 run=DIR scores the kept completions of a run again, by the run's own options unless the command
-names others, and shows what moved and why. With out=DIR2 the run stays as it is.
+names others, and shows what moved and why. With out=DIR2 the run stays as it is. Another
+reasoning.parser= splits thought and answer anew.
 
 completions=DIR holds completions made anywhere: one <dataset>.jsonl per dataset, a line for each
 sample with `id` (as in the `prompts` dump) and `completion`; or llm-jp-eval's own result JSON.
@@ -39,6 +40,10 @@ OPTIONS = (
     *DATA,
     *SAMPLES,
     "split",
+    "reasoning.parser",
+    "reasoning.start",
+    "reasoning.end",
+    "reasoning.pattern",
     "protocol.strip",
     "protocol.answer_regex",
     "metrics.",

@@ -464,6 +464,7 @@ class Config:
     long: bool = option(False, "show more")
     dry_run: bool = option(False, "show calls, tokens and cost; call nothing")
     partial: bool = option(False, "take partial runs too")
+    across_rules: bool = option(False, "compare runs although they were asked or read by different rules")
     steps: bool = option(False, "compare checkpoints step by step")
     lang: Lang = option(Lang.en, "the language of the terminal and the page")
     reference: str | None = option(None, "compare with: rows of the card, a model, or (calibrate) a judge")

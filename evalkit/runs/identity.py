@@ -144,6 +144,9 @@ def protocol_record(
     }
     for task, shots in (task_few_shots or {}).items():
         pairs[f"suite.num_few_shots.{task}"] = (shots, data.num_few_shots)
+    if metrics.pass_at:
+        # A further figure of the same answers.
+        pairs["metrics.pass_at"] = (list(metrics.pass_at), list(metrics.pass_at))
     if dtype is not None:
         pairs["dtype"] = (dtype, "bfloat16")
     pairs |= {name: (given, None) for name, given in (further or {}).items()}

@@ -25,7 +25,14 @@ from evalkit.metrics.base import (
     Triple,
 )
 from evalkit.metrics.prediction import BLANK_LINE, gold, prediction
-from evalkit.metrics.repeats import check_repeats, measure, question_values, repeat_ids, repeated_name
+from evalkit.metrics.repeats import (
+    check_repeats,
+    measure,
+    question_values,
+    repeat_ids,
+    repeated_name,
+    single_name,
+)
 from evalkit.records.results import DatasetRates, Figure, MissingMetric, ThoughtRates
 from evalkit.tasks.spec import AnswerKind, AnswerSpec, TaskSpec
 
@@ -304,7 +311,7 @@ def metric_spread(name: str, values: Sequence[float], resamples: int, samples: i
 
     `name` may be that of a metric over several answers to each question, of which there are `samples`.
     """
-    base = name.partition("_avg@")[0].partition("_pass@")[0]
+    base = single_name(name)
     metric = registry.METRICS.get(base)
     if not isinstance(metric, SampleMetric):
         return statistics.of_mean(values, resamples)
