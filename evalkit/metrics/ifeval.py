@@ -449,12 +449,17 @@ def _verdict(instruction: Instruction, answer: str | None) -> Verdict:
     kind, impossible = instruction.kind, unsatisfiable(instruction)
     if answer is None:
         return Verdict(kind, False, False, Reason("there is no answer"), unsatisfiable=impossible)
-    check = partial(KINDS[kind].check, arguments=instruction.arguments)
-    strict, reason = check(answer) if answer.strip() else (False, Reason("the answer is blank"))
+    strict, reason = _check(instruction, answer)
     if strict:
         return Verdict(kind, True, True, reason, unsatisfiable=impossible)
-    removed = next((what for what, text in variants(answer) if text.strip() and check(text)[0]), None)
+    removed = next((what for what, text in variants(answer) if _check(instruction, text)[0]), None)
     return Verdict(kind, False, removed is not None, reason, removed or "", impossible)
+
+
+def _check(instruction: Instruction, text: str) -> Outcome:
+    if not text.strip():
+        return False, Reason("the answer is blank")
+    return KINDS[instruction.kind].check(text, instruction.arguments)
 
 
 def variants(answer: str) -> Iterator[tuple[str, str]]:
