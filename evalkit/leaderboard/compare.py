@@ -137,7 +137,8 @@ def compare_samples(a: Run, b: Run, *, resamples: int = 10_000) -> Comparison:
             remarks.append(Reason(text, name=name, metric=metric))
         else:
             pairs = Pairs(*(np.array(side.numbers(name, metric, ids)) for side in (a, b)))
-            datasets[name] = _dataset(pairs, name, metric, golds, resamples)
+            instructions = [len(row.get("verdicts", ())) for row in map(a.scores(name).__getitem__, ids)]
+            datasets[name] = _dataset(pairs, name, metric, golds, instructions, resamples)
             flips += _flips(a, b, name, metric, ids)
     categories = {
         name: _mean(name, "category", [datasets[member] for member in members])

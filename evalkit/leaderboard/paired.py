@@ -94,6 +94,21 @@ def mean_difference(
     return Difference(value, spread, null, p, test)
 
 
+def share_difference(pairs: Pairs, sizes: FloatArray, resamples: int, stream: int = 0) -> Difference:
+    """The difference of shares of instructions, of which each of the n prompts has some: [n].
+
+    `pairs` holds the share of each prompt. Prompts are resampled and swapped, each with all of its own.
+    """
+    parts = (pairs.a - pairs.b) * sizes
+    null = mean_difference(Pairs(parts, np.zeros(len(parts))), 0, stream).null / sizes.mean()
+    value = float(parts.sum() / sizes.sum())
+    distribution = statistics.resampled_ratios(parts, sizes, resamples)
+    spread = statistics.of_statistic(value, distribution, len(parts))
+    if spread.interval is None:
+        spread = Spread(carried=statistics.widest((pairs.a - pairs.b).tolist(), (-1.0, 1.0)))
+    return Difference(value, spread, null, permutation(parts / sizes.mean(), null), "permutation")
+
+
 def correlation_difference(
     metric: CorrelationMetric, pairs: Pairs, golds: FloatArray, resamples: int, stream: int = 0
 ) -> Difference:

@@ -9,7 +9,8 @@ import json
 import operator
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache, partial
 from itertools import pairwise
@@ -18,11 +19,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evalkit.core.errors import InputError
+from evalkit.core.files import parse_json
 from evalkit.core.reasons import Reason
-from evalkit.core.text import did_you_mean
+from evalkit.core.text import canonical_json, did_you_mean
 from evalkit.metrics import intervals
+from evalkit.metrics.base import MetricUnavailableError, Mode
+from evalkit.metrics.intervals import Spread
 
-VERSION = "1"
 Arguments = Mapping[str, Any]
 Outcome = tuple[bool, Reason]
 
@@ -127,6 +130,31 @@ def read_instructions(kinds: Any, arguments: Any, where: str) -> tuple[Instructi
     return tuple(_instruction(kind, given, where) for kind, given in zip(kinds, arguments, strict=True))
 
 
+def gold_of(record: Mapping[str, Any], where: str) -> str:
+    """The gold answer of a sample: the key and the instructions of a record, checked, as JSON.
+
+    Raises:
+        InputError: as `read_instructions`.
+    """
+    kinds, arguments = record.get("instruction_id_list"), record.get("kwargs")
+    found = read_instructions(kinds, arguments, where)
+    key = {"key": record["key"]} if "key" in record else {}
+    kept = {"instruction_id_list": kinds, "kwargs": [dict(one.arguments) for one in found]}
+    return canonical_json(key | kept)
+
+
+def read_gold(text: str, where: str) -> tuple[Instruction, ...]:
+    """The instructions of a gold answer as `gold_of` makes it.
+
+    Raises:
+        InputError: another text, or as `read_instructions`; `where` names the sample.
+    """
+    content = parse_json(text, where)
+    if not isinstance(content, dict):
+        raise InputError("a JSON object with instructions was expected as the gold answer", where=where)
+    return read_instructions(content.get("instruction_id_list"), content.get("kwargs"), where)
+
+
 def _instruction(kind: str, given: Any, where: str) -> Instruction:
     if kind not in KINDS:
         raise InputError(
@@ -167,7 +195,7 @@ def _libraries() -> _Libraries:
         from janome.tokenizer import Tokenizer
         from langdetect import DetectorFactory, LangDetectException, detect
     except ImportError as error:
-        raise InputError(
+        raise MetricUnavailableError(
             f"checking instructions needs a package that is not installed: {error.name}",
             fix="pip install 'evalkit[ifeval]'",
         ) from error
@@ -440,7 +468,7 @@ def verdicts(instructions: Sequence[Instruction], answer: str | None) -> list[Ve
     """One verdict for each instruction of a prompt; a missing (None) or blank answer fails them all.
 
     Raises:
-        InputError: a package of the extra `ifeval` that a check needs is not installed.
+        MetricUnavailableError: a package of the extra `ifeval` that a check needs is not installed.
     """
     return [_verdict(instruction, answer) for instruction in instructions]
 
@@ -504,101 +532,31 @@ def unsatisfiable(instruction: Instruction) -> Reason | None:
     return Reason("the tokenizer cuts it into several tokens: {texts}", texts=cut) if cut else None
 
 
-@dataclass(frozen=True, slots=True)
-class Passed:
-    """How many of `n` instructions were passed."""
+def passed_share(prompts: Sequence[Sequence[Verdict]], mode: Mode, resamples: int) -> tuple[float, Spread]:
+    """The share of passed instructions, and how sure it is.
 
-    strict: int
-    loose: int
-    n: int
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """A share of passed instructions, or of prompts with all instructions passed.
-
-    Attributes:
-        value: 0 to 1.
-        n: instructions, or prompts.
-        spread: its interval; prompts are the independent units.
-        ceiling: the share that some answer can pass.
-    """
-
-    value: float
-    n: int
-    spread: intervals.Spread
-    ceiling: float
-
-
-@dataclass(frozen=True)
-class InstructionScores:
-    """The result over all prompts.
-
-    `rates` has instruction_strict, prompt_strict, instruction_loose and prompt_loose; `groups` (the second
-    part of a kind) and `kinds` are sums over instructions.
-    """
-
-    rates: dict[str, Rate]
-    groups: dict[str, Passed]
-    kinds: dict[str, Passed]
-
-
-def aggregate(prompts: Sequence[Sequence[Verdict]], resamples: int) -> InstructionScores:
-    """The four scores, and what they are made of.
-
-    The instructions of one prompt are not independent: instruction scores are resampled by prompt. A
-    prompt score is a mean of independent 0 and 1.
+    The instructions of one prompt are not independent: prompts are resampled, each with all of its own.
 
     Args:
-        prompts: the verdicts of each prompt.
+        prompts: one or more verdicts of each of one or more prompts.
+        mode: which of the verdicts.
         resamples: of the bootstrap.
-
-    Raises:
-        InputError: there is no prompt, or one without verdicts.
     """
-    if not prompts or not all(prompts):
-        raise InputError("there is no verdict to count", fix="give one or more instructions to each prompt")
+    hits = np.array([sum(getattr(verdict, mode) for verdict in prompt) for prompt in prompts])
     sizes = np.array([len(prompt) for prompt in prompts])
-    possible = np.array([sum(verdict.unsatisfiable is None for verdict in prompt) for prompt in prompts])
-    rates = {}
-    for mode in ("strict", "loose"):
-        hits = np.array([sum(getattr(verdict, mode) for verdict in prompt) for prompt in prompts])
-        whole = (hits == sizes).astype(np.float64).tolist()
-        rates[f"instruction_{mode}"] = Rate(
-            float(hits.sum() / sizes.sum()),
-            int(sizes.sum()),
-            _spread(hits, sizes, resamples),
-            float(possible.sum() / sizes.sum()),
-        )
-        rates[f"prompt_{mode}"] = Rate(
-            sum(whole) / len(whole),
-            len(whole),
-            intervals.of_mean(whole, resamples, binary=True),
-            float((possible == sizes).mean()),
-        )
-    groups: dict[str, list[Verdict]] = {}
-    kinds: dict[str, list[Verdict]] = {}
-    for verdict in (verdict for prompt in prompts for verdict in prompt):
-        groups.setdefault(verdict.kind.split(":")[1], []).append(verdict)
-        kinds.setdefault(verdict.kind, []).append(verdict)
-    return InstructionScores(rates, _passed(groups), _passed(kinds))
+    value = float(hits.sum() / sizes.sum())
+    distribution = intervals.resampled_ratios(hits, sizes, resamples)
+    spread = intervals.of_statistic(value, distribution, len(hits))
+    if spread.interval is None:
+        return value, Spread(carried=intervals.widest((hits / sizes).tolist(), (0.0, 1.0)))
+    return value, spread
 
 
-def _spread(hits: intervals.IntArray, sizes: intervals.IntArray, resamples: int) -> intervals.Spread:
-    """The spread of sum(hits) / sum(sizes) over prompts: [n] each."""
-    blocks = [
-        hits[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
-        for drawn in intervals.resample_indices(len(hits), resamples)
-    ]
-    distribution = np.concatenate(blocks) if blocks else np.empty(0)
-    spread = intervals.of_statistic(float(hits.sum() / sizes.sum()), distribution, len(hits))
-    if spread.interval is not None:
-        return spread
-    return intervals.Spread(carried=intervals.widest((hits / sizes).tolist(), (0.0, 1.0)))
-
-
-def _passed(verdicts_by: Mapping[str, Sequence[Verdict]]) -> dict[str, Passed]:
-    return {
-        name: Passed(sum(v.strict for v in found), sum(v.loose for v in found), len(found))
-        for name, found in sorted(verdicts_by.items())
-    }
+def passed_by(
+    verdicts: Iterable[Verdict], name: Callable[[Verdict], str] = lambda verdict: verdict.kind
+) -> dict[str, dict[str, int]]:
+    """How many instructions were passed, `strict` and `loose` of `n`, by `name`: by kind if not given."""
+    found: dict[str, Counter[str]] = {}
+    for verdict in verdicts:
+        found.setdefault(name(verdict), Counter()).update(strict=verdict.strict, loose=verdict.loose, n=1)
+    return {key: dict(found[key]) for key in sorted(found)}

@@ -10,6 +10,7 @@ from evalkit.core.types import FinishReason
 from evalkit.records.run_folder import SampleRecord
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, TaskScores
 from evalkit.tasks.answers import choose_rule
+from evalkit.tasks.spec import TaskSpec
 from evalkit.tasks.thoughts import Thoughts
 
 # More unclosed thoughts than this share are worth a warning.
@@ -22,10 +23,16 @@ class Regrading:
     Args:
         thoughts: the rule to split by; None: that of the records.
         model: whose tokenizer counts the tokens of an answer that is split anew.
+        limits: the most tokens of an answer by task, where the run decided them.
     """
 
-    def __init__(self, thoughts: Thoughts | None = None, model: ModelConfig | None = None) -> None:
-        self._thoughts = thoughts
+    def __init__(
+        self,
+        thoughts: Thoughts | None = None,
+        model: ModelConfig | None = None,
+        limits: Mapping[str, int] | None = None,
+    ) -> None:
+        self._thoughts, self._limits = thoughts, limits or {}
         self._tokenizer = _tokenizer_here(model) if thoughts is not None else None
         self._uncut = self._unsplit = 0
 
@@ -41,13 +48,14 @@ class Regrading:
         same = {**wanted.identity, "thought_length": None} == {**made, "thought_length": None}
         if same or (wanted.rule == "none" and made["rule"] == "none"):
             return cls()
-        return cls(wanted, model)
+        return cls(wanted, model, identity.get("max_new_tokens"))
 
-    def answer(self, record: SampleRecord, output_length: int) -> GivenAnswer:
+    def answer(self, record: SampleRecord, spec: TaskSpec) -> GivenAnswer:
         """What is graded of a record."""
+        output_length = self._limits.get(spec.name, spec.output_length)
         thoughts, split = self._thoughts, record.split
         if thoughts is not None:
-            split = thoughts.again(record, output_length, self._tokenizer)
+            split = thoughts.again(record, output_length, self._tokenizer, spec.ends)
             too_long = split is not None and len(split.answer.encode("utf-8", "replace")) > output_length
             self._uncut += too_long and self._tokenizer is None
         if split is None:
@@ -62,7 +70,7 @@ class Regrading:
         for key, answer in task.completions.items():
             ended = cast(FinishReason | None, answer.finish_reason)
             record = SampleRecord(id=key, completion=answer.text, finish_reason=ended)
-            graded[key] = self.answer(record, task.spec.output_length)
+            graded[key] = self.answer(record, task.spec)
         return graded
 
     def warnings(self) -> Iterator[str]:

@@ -29,7 +29,7 @@ from evalkit.metrics.repeats import repeat_ids
 from evalkit.records.environment import CONFIG, kept_environment, timed
 from evalkit.records.results import ProtocolRecord, Results, read_results
 from evalkit.records.run_folder import RunDirectory, SampleRecord
-from evalkit.runs.identity import protocol_record, run_identity, used_options
+from evalkit.runs.identity import protocol_record, run_identity
 from evalkit.runs.life import Opened, Outcome, Run, Say, complete, finished
 from evalkit.runs.regrading import Regrading, thought_warnings
 from evalkit.runs.suite import LoadedSuite, load_suite
@@ -124,13 +124,7 @@ class SuiteRun(Run[Results]):
         super().__init__(config, identified, identity)
         self._suite = suite
         self._protocol = protocol_record(
-            config.protocol,
-            config.generation,
-            config.metrics,
-            config.data,
-            dtype=identified.dtype,
-            task_few_shots=identity.get("task_few_shots"),
-            further=used_options(config),
+            config, dtype=identified.dtype, task_few_shots=identity.get("task_few_shots")
         )
         self._pending: list[Request] = []
 
@@ -192,8 +186,9 @@ class SuiteRun(Run[Results]):
                     # Without the tokenizer nobody knows how the server's prompt ends.
                     opened=self._tokenizer is not None and thoughts.opened(prompt),
                     served_thought=completion.served_thought,
-                    output_length=task.spec.output_length,
+                    output_length=self.asking.limit(task.spec),
                     tokenizer=self._tokenizer,
+                    ends=task.spec.ends,
                 )
             yield task.name, SampleRecord.of(sample, prompt, completion, split)
 
@@ -231,7 +226,7 @@ def _kept_answers(
         kept = directory.records(task.name)
         keys = [key for sample in task.samples for key in repeat_ids(sample.id, samples)]
         own = [kept[key] for key in keys if key in kept]
-        given = {record.id: regrading.answer(record, task.spec.output_length) for record in own}
+        given = {record.id: regrading.answer(record, task.spec) for record in own}
         answers.append(TaskAnswers(task.spec, task.samples, given, samples))
         records += own
     return answers, records
