@@ -126,8 +126,15 @@ def _dataset_table(results: Results) -> Table:
         for index, metric in enumerate(rates.metrics):
             value = results.scores[f"{name}_{metric}"]
             first, last = (name, _describe(rates)) if index == 0 else ("", "")
+            if (best := _ceiling(rates, metric)) is not None:
+                last = ", ".join(filter(None, [t("at most {value}", value=number(best, 4)), last]))
             table.add_row(first, metric, number(value.value, 4), _interval(value), str(value.n), last)
     return table
+
+
+def _ceiling(rates: DatasetRates, metric: str) -> float | None:
+    """The most that some answers can reach, where instructions cannot be followed."""
+    return rates.instructions and rates.instructions.ceiling.get(metric.partition("_avg@")[0])
 
 
 def _describe(rates: DatasetRates) -> str:

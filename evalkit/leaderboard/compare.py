@@ -16,13 +16,15 @@ from evalkit.leaderboard.paired import (
     correlation_difference,
     holm,
     mean_difference,
+    share_difference,
 )
 from evalkit.leaderboard.runs import Run, common, counting_metric, rule_differences, run_differences
 from evalkit.metrics import METRICS
-from evalkit.metrics.base import CorrelationMetric, SampleMetric
+from evalkit.metrics.base import CorrelationMetric, InstructionMetric
 from evalkit.metrics.prediction import gold
 from evalkit.records.results import AVERAGE
 from evalkit.scoring.categories import category_members
+from evalkit.scoring.scores import values_of
 from evalkit.tasks.spec import CATEGORIES
 
 ALPHA = 0.05
@@ -137,8 +139,7 @@ def compare_samples(a: Run, b: Run, *, resamples: int = 10_000) -> Comparison:
             remarks.append(Reason(text, name=name, metric=metric))
         else:
             pairs = Pairs(*(np.array(side.numbers(name, metric, ids)) for side in (a, b)))
-            instructions = [len(row.get("verdicts", ())) for row in map(a.scores(name).__getitem__, ids)]
-            datasets[name] = _dataset(pairs, name, metric, golds, instructions, resamples)
+            datasets[name] = _dataset(pairs, name, metric, golds, a.instructions(name, ids), resamples)
             flips += _flips(a, b, name, metric, ids)
     categories = {
         name: _mean(name, "category", [datasets[member] for member in members])
@@ -163,15 +164,21 @@ def _golds(a: Run, b: Run, name: str, ids: Sequence[str]) -> list[float] | None:
     return [float(gold(kept[key].gold)) for key in ids] if kept.keys() >= set(ids) else None
 
 
-def _dataset(pairs: Pairs, name: str, metric: str, golds: Sequence[float], resamples: int) -> _Part:
-    kind = METRICS.get(metric)
+def _dataset(
+    pairs: Pairs, name: str, metric: str, golds: Sequence[float], sizes: Sequence[int], resamples: int
+) -> _Part:
+    kind, share = METRICS.get(metric), METRICS.get(metric.partition("_avg@")[0])
     # Derived from the name, so that p does not depend on the other datasets.
     stream = zlib.crc32(name.encode())
-    if isinstance(kind, CorrelationMetric):
+    if isinstance(share, InstructionMetric) and not share.whole:
+        weights = np.array(sizes, dtype=np.float64)
+        difference = share_difference(pairs, weights, resamples, stream)
+        a, b = (float(np.average(side, weights=weights)) for side in (pairs.a, pairs.b))
+    elif isinstance(kind, CorrelationMetric):
         difference = correlation_difference(kind, pairs, np.array(golds), resamples, stream)
         a, b = (kind.score(side.tolist(), list(golds)) for side in (pairs.a, pairs.b))
     else:
-        binary, scale = (kind.binary, kind.scale) if isinstance(kind, SampleMetric) else (False, None)
+        binary, scale = values_of(metric)
         difference = mean_difference(pairs, resamples, stream, binary=binary, scale=scale)
         a, b = (float(side.mean()) for side in (pairs.a, pairs.b))
     flips = int((pairs.a != pairs.b).sum())

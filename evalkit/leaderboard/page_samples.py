@@ -12,6 +12,7 @@ from evalkit.core.config import given_suite
 from evalkit.core.durable import read_log
 from evalkit.core.errors import EvalkitError
 from evalkit.core.files import read_json_object
+from evalkit.core.reasons import sentences_in, with_sentences
 from evalkit.core.text import text_sha256
 from evalkit.leaderboard.runs import MtBenchRun, Run, counting_metric
 from evalkit.metrics.prediction import gold
@@ -112,7 +113,14 @@ def _dataset_answers(dataset: _Dataset, run: Run, name: str, prompts: _Prompts) 
             metric: [_score(row, metric) for row in rows.values()]
             for metric in run.results.datasets[name].metrics
         },
+        **_verdicts(rows.values()),
     }
+
+
+def _verdicts(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The verdicts on the instructions of each answer, where the dataset has some."""
+    kept = [with_sentences(row.get("verdicts"), row.get("sentences")) for row in rows]
+    return {"verdicts": kept, "reasons": sentences_in(kept)} if any(kept) else {}
 
 
 def _frame_index(dataset: _Dataset, frame: _PromptFrame | None) -> int | None:

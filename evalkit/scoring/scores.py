@@ -305,7 +305,7 @@ class _Draft:
             spread = metric_spread(name, values, self.resamples)
             self._measure(name, version, math.fsum(values) / len(values), spread)
             return
-        n, (binary, scale) = self.repeats, _values_of(name)
+        n, (binary, scale) = self.repeats, values_of(name)
         questions = [values[start : start + n] for start in range(0, len(values), n)]
         for k in (None, *(self.pass_at if binary else ())):
             key = repeated_name(name, n=n, k=k)
@@ -367,14 +367,14 @@ def metric_spread(name: str, values: Sequence[float], resamples: int, samples: i
     `name` may be that of a metric over several answers to each question, of which there are `samples`.
     """
     base = name.partition("_avg@")[0].partition("_pass@")[0]
-    binary, scale = _values_of(base)
+    binary, scale = values_of(base)
     # pass@k of k answers is one right or wrong for each question, as a single answer is.
     single = base == name or name == repeated_name(base, n=samples, k=samples)
     scale = (0.0, 1.0) if "_pass@" in name else scale
     return statistics.of_mean(values, resamples, binary=binary and single, scale=scale)
 
 
-def _values_of(name: str) -> tuple[bool, statistics.Interval | None]:
+def values_of(name: str) -> tuple[bool, statistics.Interval | None]:
     """Whether a metric gives 0 and 1 alone, and the least and the greatest value it gives."""
     metric = registry.METRICS.get(name)
     if isinstance(metric, InstructionMetric):

@@ -11,7 +11,18 @@ import pytest
 from evalkit.core.errors import InputError
 from evalkit.core.reasons import Reason
 from evalkit.metrics import ifeval
-from evalkit.metrics.ifeval import KINDS, Instruction, Verdict, aggregate, read_instructions, unsatisfiable
+from evalkit.metrics.base import MetricUnavailableError, Mode
+from evalkit.metrics.ifeval import (
+    KINDS,
+    Instruction,
+    Verdict,
+    gold_of,
+    passed_by,
+    passed_share,
+    read_gold,
+    read_instructions,
+    unsatisfiable,
+)
 
 MODELS = {
     # Instructions passed, strict and loose, of 226.
@@ -59,9 +70,9 @@ def test_every_published_verdict(
     answers = {row["prompt"]: row["response"] for row in rows(published / "answers" / f"{model}.jsonl")}
     started = time.process_time()
     found = {text: ifeval.verdicts(prompts[text][1], answers[text]) for text in prompts}
-    scores = aggregate(list(found.values()), 1000)
     assert time.process_time() - started < 15
-    for mode, total in zip(("strict", "loose"), MODELS[model], strict=True):
+    modes: tuple[Mode, Mode] = ("strict", "loose")
+    for mode, total in zip(modes, MODELS[model], strict=True):
         verdicts = rows(published / "verdicts" / f"{model}.{mode}.jsonl")
         assert len(verdicts) == len(found) == 172
         different = [
@@ -71,15 +82,11 @@ def test_every_published_verdict(
             if getattr(verdict, mode) != expected
         ]
         assert set(different) <= {DRAWN}
-        assert scores.rates[f"instruction_{mode}"].value * 226 == pytest.approx(
-            total, abs=len(different) + 1e-9
-        )
-        whole = sum(row["follow_all_instructions"] for row in verdicts)
-        assert scores.rates[f"prompt_{mode}"].value * 172 == pytest.approx(whole, abs=len(different) + 1e-9)
-    assert sum(passed.n for passed in scores.kinds.values()) == 226
-    assert len(scores.kinds) == 33 == len(KINDS)
-    assert scores.rates["instruction_strict"].ceiling == 222 / 226
-    assert scores.rates["prompt_loose"].ceiling == 168 / 172
+        share, _ = passed_share(list(found.values()), mode, 100)
+        assert share * 226 == pytest.approx(total, abs=len(different) + 1e-9)
+    kinds = passed_by(verdict for verdicts in found.values() for verdict in verdicts)
+    assert sum(kind["n"] for kind in kinds.values()) == 226
+    assert len(kinds) == 33 == len(KINDS)
 
 
 @pytest.mark.sources
@@ -475,7 +482,7 @@ def test_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
     ifeval._libraries.cache_clear()
     ifeval._tokens.cache_clear()
     try:
-        with pytest.raises(InputError, match=r"pip install 'evalkit\[ifeval\]'"):
+        with pytest.raises(MetricUnavailableError, match=r"pip install 'evalkit\[ifeval\]'"):
             strict("keywords:forbidden_words", {"forbidden_words": ["夢"]}, "現実")
         # What needs no package is checked all the same.
         assert strict("punctuation:no_comma", {}, "a").strict
@@ -491,45 +498,48 @@ def given(kind: str, strict: bool, loose: bool, impossible: bool = False) -> Ver
     return Verdict(kind, strict, loose, reason, "", reason if impossible else None)
 
 
-def test_the_four_scores_and_their_parts() -> None:
+def test_shares_and_their_parts() -> None:
     a, b = "ja:letters:kanji", "ja:letters:furigana"
     prompts = [
         [given(a, True, True), given(b, False, True)],
         [given(a, True, True)],
         [given(b, False, False, impossible=True)],
     ]
-    scores = aggregate(prompts, 100)
-    assert {name: rate.value for name, rate in scores.rates.items()} == {
-        "instruction_strict": 2 / 4,
-        "prompt_strict": 1 / 3,
-        "instruction_loose": 3 / 4,
-        "prompt_loose": 2 / 3,
+    assert passed_share(prompts, "strict", 100)[0] == 2 / 4
+    assert passed_share(prompts, "loose", 100)[0] == 3 / 4
+    every = [verdict for prompt in prompts for verdict in prompt]
+    assert passed_by(every) == {
+        b: {"strict": 0, "loose": 1, "n": 2},
+        a: {"strict": 2, "loose": 2, "n": 2},
     }
-    assert [rate.n for rate in scores.rates.values()] == [4, 3, 4, 3]
-    assert [rate.ceiling for rate in scores.rates.values()] == [3 / 4, 2 / 3, 3 / 4, 2 / 3]
-    assert scores.groups == {"letters": ifeval.Passed(2, 3, 4)}
-    assert scores.kinds == {a: ifeval.Passed(2, 2, 2), b: ifeval.Passed(0, 1, 2)}
+    assert passed_by(every, lambda verdict: "all") == {"all": {"strict": 2, "loose": 3, "n": 4}}
 
 
 def test_intervals_resample_prompts() -> None:
     # Two equal verdicts in one prompt tell no more than one: the interval must not shrink.
     verdict = [given("ja:letters:kanji", index % 3 > 0, True) for index in range(60)]
-    single = aggregate([[v] for v in verdict], 2000).rates["instruction_strict"]
-    double = aggregate([[v, v] for v in verdict], 2000).rates["instruction_strict"]
-    assert single.value == double.value == pytest.approx(2 / 3)
-    assert single.spread.interval == double.spread.interval
-    low, high = single.spread.interval or (0.0, 0.0)
+    single, spread = passed_share([[v] for v in verdict], "strict", 2000)
+    double, same = passed_share([[v, v] for v in verdict], "strict", 2000)
+    assert single == double == pytest.approx(2 / 3)
+    assert spread.interval == same.interval
     # The normal approximation of the same interval.
     half = 1.96 * np.sqrt(2 / 9 / 60)
-    assert (low, high) == pytest.approx((2 / 3 - half, 2 / 3 + half), abs=0.02)
-    # All equal: a bootstrap says nothing, Wilson's interval of the prompts does.
-    rates = aggregate([[v] for v in verdict], 2000).rates
-    assert rates["instruction_loose"].spread.interval is None
-    assert rates["instruction_loose"].spread.carried is not None
-    assert rates["prompt_loose"].spread.interval == pytest.approx((0.9398, 1.0), abs=1e-4)
+    assert spread.interval == pytest.approx((2 / 3 - half, 2 / 3 + half), abs=0.02)
+    # All equal: a bootstrap says nothing.
+    _, flat = passed_share([[v] for v in verdict], "loose", 2000)
+    assert flat.interval is None and flat.carried is not None
 
 
-@pytest.mark.parametrize("prompts", [[], [[]]])
-def test_nothing_to_count(prompts: list[list[Verdict]]) -> None:
-    with pytest.raises(InputError, match="no verdict"):
-        aggregate(prompts, 10)
+def test_a_gold_answer_keeps_the_arguments_that_are_given() -> None:
+    record = {
+        "key": 3,
+        "prompt": "x",
+        "instruction_id_list": ["ja:letters:kansuuji"],
+        "kwargs": [{"count": None}],
+    }
+    text = gold_of(record, "line 3")
+    assert text == '{"instruction_id_list":["ja:letters:kansuuji"],"key":3,"kwargs":[{}]}'
+    assert read_gold(text, "sample 3") == (Instruction("ja:letters:kansuuji"),)
+    for broken in ("3", "entailment", '{"kwargs": []}'):
+        with pytest.raises(InputError, match="sample 3"):
+            read_gold(broken, "sample 3")

@@ -70,6 +70,25 @@ const promptOf = (dataset, row, place) => {
   return run && run.prompt !== null ? around[run.prompt][0] + inputs[place] + around[run.prompt][1] : null;
 };
 
+const instructionsAsked = (gold) => {
+  try { return JSON.parse(gold).kwargs; } catch { return []; }
+};
+const verdictList = (dataset, run, index, place) => {
+  const verdicts = run.verdicts ? run.verdicts[index] : null;
+  if (!verdicts) return [];
+  const said = (text) => (Object.hasOwn(run.reasons, text) ? filled(run.reasons[text]) : t(text));
+  const asked = instructionsAsked(samplesOf(dataset).golds[place]);
+  const line = (one, at) => {
+    const sign = one.strict ? "right" : one.loose ? "partly" : "wrong";
+    const given = Object.entries(asked[at] || {}).map(([name, value]) => `${name}=${Array.isArray(value) ? value.join(", ") : value}`);
+    return el("li", {}, el("span", { class: sign }, SIGNS[sign]), " ", el("code", {}, one.kind), " ",
+      el("span", { class: "soft", lang: "ja" }, given.join(" ")), el("br"), said(one.reason),
+      one.loose && !one.strict ? `; ${t("passes loosely without {what}", { what: t(one.removed) })}` : null,
+      one.unsatisfiable ? el("b", {}, el("br"), `${t("no answer can pass")}: ${said(one.unsatisfiable)}`) : null);
+  };
+  return [el("div", { class: "label" }, t("instructions")), el("ul", { class: "small" }, verdicts.map(line))];
+};
+
 const answerBox = (dataset, row, place, query, other) => {
   const { run, found: at } = answersOf(dataset, row);
   const index = at.get(place);
@@ -87,6 +106,7 @@ const answerBox = (dataset, row, place, query, other) => {
       el("pre", { class: "completion", lang: "ja" }, show(text, otherIndex === undefined ? null : theirs.run.text[otherIndex])),
     el("div", { class: "label" }, t("prediction")),
     el("pre", { class: "prediction", lang: "ja" }, show(run.prediction[index], otherIndex === undefined ? null : theirs.run.prediction[otherIndex])),
+    ...verdictList(dataset, run, index, place),
     el("p", { class: "small" }, [...scores, `${t("finish reason")}: ${run.finish[index] ?? "–"}`, run.tokens[index] === null ? null : t("{n} tokens", { n: run.tokens[index] })].filter(Boolean).join(" · ")));
 };
 

@@ -138,7 +138,12 @@ def _counted(
     here: Sequence[tuple[Task, Sequence[Request]]], counter: TokenCounter
 ) -> tuple[list[Group], list[DatasetCount]]:
     prompts = counter.ids([str(request.prompt) for _, asked in here for request in asked])
-    golds = [_lengths(counter, [sample.gold for sample in task.samples]) for task, _ in here]
+    golds = [
+        [TYPICAL_ANSWER] * len(task.samples)
+        if task.spec.verbatim
+        else _lengths(counter, [sample.gold for sample in task.samples])
+        for task, _ in here
+    ]
     items = [
         Item(0.0, request.max_new_tokens, _usual(request.max_new_tokens, gold))
         for (_, asked), of_task in zip(here, golds, strict=True)
