@@ -558,5 +558,7 @@ def passed_by(
     """How many instructions were passed, `strict` and `loose` of `n`, by `name`: by kind if not given."""
     found: dict[str, Counter[str]] = {}
     for verdict in verdicts:
-        found.setdefault(name(verdict), Counter()).update(strict=verdict.strict, loose=verdict.loose, n=1)
+        found.setdefault(name(verdict), Counter()).update(
+            strict=int(verdict.strict), loose=int(verdict.loose), n=1
+        )
     return {key: dict(found[key]) for key in sorted(found)}
