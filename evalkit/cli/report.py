@@ -13,6 +13,7 @@ from evalkit.core.text import command
 from evalkit.core.words import shown, t
 from evalkit.leaderboard.card import has_row
 from evalkit.leaderboard.runs import data_differences, option_differences
+from evalkit.metrics.repeats import single_name
 from evalkit.records.environment import read_timings
 from evalkit.records.results import AVERAGE, DatasetRates, Figure, MissingMetric, Results, read_results
 from evalkit.scoring.categories import category_members
@@ -131,8 +132,17 @@ def _dataset_table(results: Results) -> Table:
         for index, metric in enumerate(rates.metrics):
             value = results.scores[f"{name}_{metric}"]
             first, last = (name, _describe(rates)) if index == 0 else ("", "")
+            if (best := _ceiling(rates, metric)) is not None:
+                last = ", ".join(filter(None, [t("at most {value}", value=number(best, 4)), last]))
             table.add_row(first, metric, number(value.value, 4), _interval(value), str(value.n), last)
     return table
+
+
+def _ceiling(rates: DatasetRates, metric: str) -> float | None:
+    """The most that some answers can reach, where instructions cannot be followed."""
+    if rates.instructions is None:
+        return None
+    return rates.instructions.ceiling.get(single_name(metric))
 
 
 def _describe(rates: DatasetRates) -> str:

@@ -15,6 +15,7 @@ No interval has zero width, each contains its estimate, and none leaves the metr
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -183,4 +184,13 @@ def resampled_means(values: Sequence[float], resamples: int) -> FloatArray:
     """The mean of `values` (length n >= 1) in each resample: [resamples]."""
     array = np.asarray(values, dtype=np.float64)
     blocks = [array[indices].mean(axis=1) for indices in resample_indices(len(array), resamples)]
+    return np.concatenate(blocks) if blocks else np.empty(0)
+
+
+def resampled_ratios(parts: NDArray[Any], wholes: NDArray[Any], resamples: int) -> FloatArray:
+    """sum(parts) / sum(wholes) in each resample of their n pairs, [n] each: [resamples]."""
+    blocks = [
+        parts[drawn].sum(axis=1) / wholes[drawn].sum(axis=1)
+        for drawn in resample_indices(len(parts), resamples)
+    ]
     return np.concatenate(blocks) if blocks else np.empty(0)

@@ -139,6 +139,23 @@ class ThoughtRates:
 
 
 @dataclass(frozen=True)
+class InstructionRates:
+    """What the instruction scores of a dataset are made of.
+
+    Attributes:
+        ceiling: by metric the share that some answer can pass.
+        unsatisfiable: by sample id the kinds of the instructions that no answer can pass.
+        groups: `strict` and `loose` of `n` instructions passed, by the second part of their kind.
+        kinds: the same by kind.
+    """
+
+    ceiling: dict[str, float]
+    unsatisfiable: dict[str, list[str]]
+    groups: dict[str, dict[str, int]]
+    kinds: dict[str, dict[str, int]]
+
+
+@dataclass(frozen=True)
 class DatasetRates:
     """What the answers of a dataset look like, as shares 0..1 of its n samples.
 
@@ -150,6 +167,7 @@ class DatasetRates:
             3 tokens or fewer, or where it is not known how the completions ended.
         out_of_format: outside the closed label set, or not a number; null for free text.
         thoughts: where the model thinks; the file of another run has no such key.
+        instructions: where instructions are checked; the entry of another dataset has no such key.
     """
 
     metrics: list[str]
@@ -158,12 +176,13 @@ class DatasetRates:
     truncated: float | None
     out_of_format: float | None
     thoughts: ThoughtRates | None = None
+    instructions: InstructionRates | None = None
 
     @classmethod
     def of(cls, content: dict[str, Any]) -> "DatasetRates":
         """The entry of results.json."""
-        thoughts = content.get("thoughts")
-        return cls(**content | ({"thoughts": ThoughtRates(**thoughts)} if thoughts else {}))
+        parts = {"thoughts": ThoughtRates, "instructions": InstructionRates}
+        return cls(**content | {key: kind(**content[key]) for key, kind in parts.items() if content.get(key)})
 
 
 @dataclass(frozen=True)
@@ -262,8 +281,9 @@ class Results:
         """The JSON form, schema version first."""
         content = asdict(self)
         for rates in content["datasets"].values():
-            if rates["thoughts"] is None:
-                del rates["thoughts"]
+            for part in ("thoughts", "instructions"):
+                if rates[part] is None:
+                    del rates[part]
         for section in ("scores", "categories", "average"):
             content[section] = {name: figure.to_json() for name, figure in getattr(self, section).items()}
         content = {"schema_version": content.pop("schema_version"), **content}
