@@ -21,14 +21,14 @@ from rivals import harness, transformers_engines
 
 from evalkit.core.config import Config
 from evalkit.core.options import load_config, parse
-from evalkit.core.types import Request, Sampling
+from evalkit.core.types import Request
 from evalkit.engines import build_engine
 from evalkit.engines.local.engine import LocalEngine
 from evalkit.engines.local.tokens import EndIds
 from evalkit.engines.models import resolve
 from evalkit.sources.prepare import prepare
 from evalkit.tasks.load import load_task
-from evalkit.tasks.prompts import PromptTemplate, requests
+from evalkit.tasks.prompts import Asking
 from evalkit.tasks.spec import load_spec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,7 +85,7 @@ class Bench:
         self.config: Config = load_config(parse([*words, "dtype=float32", "engine.device=cpu"], {"run"}))
         assert self.config.model is not None
         self.resolved = resolve(self.config.model, offline=False)
-        engine = build_engine(self.config, self.resolved)
+        engine = build_engine(self.resolved, self.config.engine, self.config.dtype)
         assert isinstance(engine, LocalEngine)
         self.engine = engine
         self.loaded = engine._model()
@@ -95,7 +95,7 @@ class Bench:
     def requests(self, workload: Workload) -> list[Request]:
         """The workload's prompts as requests."""
         task = load_task(load_spec(workload.dataset), self.data, limit=workload.samples)
-        asked = requests(task, PromptTemplate(), sampling=Sampling(), seed=0)
+        asked = Asking(seed=0).requests(task)
         stop = () if workload.forced else ("\n\n",)
         return [replace(one, max_new_tokens=workload.new, stop=stop) for one in asked]
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from evalkit.core.config import JudgeConfig
 from evalkit.core.types import Message
 from evalkit.mtbench.judge.ask import ask_online
-from evalkit.mtbench.judge.calls import JudgeCall, keys_of
+from evalkit.mtbench.judge.calls import JudgeCall
 from evalkit.mtbench.judge.judges import Judge
 from evalkit.mtbench.judge.store import JudgmentStore
 
@@ -68,7 +68,7 @@ def _call(number: int, judge: Judge) -> JudgeCall:
         Message("system", "You are a helpful assistant."),
         Message("user", f"{number} " + "あ" * PROMPT),
     )
-    keys = keys_of(judge, messages, 0)
+    keys = judge.keys(messages, 0)
     return JudgeCall(str(number), "m", number, "math", 1, 0, 0, "single-v1", messages, keys)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from evalkit.leaderboard.collect import build_board  # noqa: E402
+from evalkit.leaderboard.board import build_board  # noqa: E402
 from evalkit.leaderboard.page import PageOptions, page_html  # noqa: E402
 from tests.leaderboard.made import Made, make_run, write_data  # noqa: E402
 

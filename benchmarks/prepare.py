@@ -11,7 +11,8 @@ from pathlib import Path
 
 from evalkit.sources.fetch import Fetcher
 from evalkit.sources.mirror import Mirror
-from evalkit.sources.prepare import Status, prepare
+from evalkit.sources.prepare import prepare
+from evalkit.sources.prepared import Status
 from evalkit.tasks.spec import load_spec, task_names
 
 TARGET_SECONDS = 90.0

@@ -3,8 +3,10 @@
 import random
 from collections.abc import Sequence
 
-from evalkit.core.config import MetricsConfig, ProtocolConfig
+from evalkit.core.config import Config, MetricsConfig, ProtocolConfig
 from evalkit.core.types import Sample
+from evalkit.records.results import ProtocolRecord
+from evalkit.runs.identity import protocol_record
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, TaskScores, score_tasks
 from evalkit.tasks.spec import AnswerKind, TaskSpec, load_spec, task_names
 
@@ -35,3 +37,8 @@ def answers(names: Sequence[str] | None = None, n: int = 20, wrong: float = 0.3)
 
 def score(tasks: Sequence[TaskAnswers], resamples: int = 200) -> list[TaskScores]:
     return score_tasks(tasks, ProtocolConfig(), MetricsConfig(resamples=resamples), offline=True)
+
+
+def record_of(config: Config, dtype: str | None = None) -> ProtocolRecord:
+    """The protocol of a configuration with its deviations, as a run records it."""
+    return protocol_record(config.protocol, config.generation, config.metrics, config.data, dtype=dtype)

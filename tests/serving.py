@@ -1,21 +1,19 @@
-"""A server with a real model behind it: the local engine, in the words and with the habits of vLLM.
-
-python -m tests.serving: the random model, in a process that can be killed; prints its address.
-"""
+"""A server with a real model behind it: the local engine, in the words and with the habits of vLLM."""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from typing import Any
 
 from aiohttp import web
 
 from evalkit.core.config import BosRule, Config, EngineConfig, ModelConfig, RandomShape
-from evalkit.core.types import Message, Request, Sampling
-from evalkit.engines import build_engine, identify
+from evalkit.core.types import REST_OF_CONTEXT, Message, Request, Sampling
 from evalkit.engines.base import Engine
 from evalkit.engines.local.tokenizer import load_tokenizer
 from tests.mtbench.fault_server import FaultServer
+from tests.tiny import engine_of, identified
 
 
 def random_config(model: ModelConfig | None = None) -> Config:
@@ -72,7 +70,9 @@ class ModelServer(FaultServer):
             repetition_penalty=body.get("repetition_penalty", 1.0),
         )
         stop, seed = tuple(body.get("stop", ())), body.get("seed", 0)
-        return Request("a", self._prompt(body), body["max_tokens"], stop, sampling, seed)
+        most = body.get("max_tokens", REST_OF_CONTEXT)
+        special = not body.get("skip_special_tokens", True)
+        return Request("a", self._prompt(body), most, stop, sampling, seed, keep_special=special)
 
     def _prompt(self, body: dict[str, Any]) -> str | tuple[Message, ...]:
         if "messages" in body:
@@ -88,15 +88,16 @@ def serving(config: Config | None = None) -> Iterator[ModelServer]:
     """A server over the model of `config`, by default the random one."""
     config = config or random_config()
     config.protocol.bos = BosRule.none
-    model = identify(config).model
+    model = identified(config).model
     with (
-        build_engine(config, model) as engine,
+        engine_of(config, model) as engine,
         ModelServer(engine, load_tokenizer(model), model.name) as server,
     ):
         yield server
 
 
-if __name__ == "__main__":
+def serve(address: Connection) -> None:
+    """Serves the random model until the process is killed, and sends its address first."""
     with serving() as running:
-        print(running.url, flush=True)
+        address.send(running.url)
         signal.pause()

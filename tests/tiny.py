@@ -1,6 +1,11 @@
-"""A model folder small enough to be made and run in a test."""
+"""A model folder small enough to be made and run in a test, and engines as a run builds them."""
 
 from pathlib import Path
+
+from evalkit.core.config import Config
+from evalkit.engines import build_engine, identify
+from evalkit.engines.base import Engine, Identified
+from evalkit.engines.models import ResolvedModel
 
 
 def save_tiny_model(folder: Path) -> Path:
@@ -22,3 +27,20 @@ def save_tiny_model(folder: Path) -> Path:
     LlamaForCausalLM(shape).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def identified(config: Config) -> Identified:
+    """The model of a configuration, as a run identifies it."""
+    assert config.model is not None
+    return identify(config.model, config.engine, config.dtype, offline=config.data.offline)
+
+
+def engine_of(config: Config, resolved: ResolvedModel) -> Engine:
+    """The engine of a configuration, as a run builds it."""
+    return build_engine(
+        resolved,
+        config.engine,
+        config.dtype,
+        bos=config.protocol.bos,
+        follow_generation_config=config.generation.from_model,
+    )

@@ -10,22 +10,12 @@ manifest of hashes, for machines without a network. There:
 import sys
 from pathlib import Path
 
+from evalkit.cli.command import DATA, MODEL, SUITE
 from evalkit.core.config import Config
 from evalkit.core.errors import InputError
 from evalkit.core.progress import bar
 
-OPTIONS = (
-    "suite",
-    "suite.tasks",
-    "model",
-    "model.",
-    "out",
-    "data_dir",
-    "mirror",
-    "offline",
-    "allow_missing",
-    "metrics.comet.",
-)
+OPTIONS = (*SUITE, *MODEL, "out", *DATA, "metrics.comet.")
 
 
 def run(config: Config) -> int:

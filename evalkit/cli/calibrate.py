@@ -1,7 +1,7 @@
 """python -m evalkit calibrate run=DIR judge=NAME [--reference gpt-4] [--dry-run]
 
-What is another judge worth? Has it rate answers that were judged before (gpt-4-0613 is no longer
-served) and prints, overall and by category, how often both give the same rating, how often within
+Compares another judge with one that has judged before (gpt-4-0613 is no longer served): it rates the
+same answers. Prints, overall and by category, how often both give the same rating, how often within
 one point, their rank correlation, and how much the new judge gives more or less. The run's own
 table is left alone.
 
@@ -10,46 +10,81 @@ table is left alone.
     python -m evalkit calibrate run=DIR judge=openai judge.model=NAME judge.base_url=URL
 """
 
-from evalkit.core.config import Config
-from evalkit.core.words import t
+from dataclasses import replace
+from pathlib import Path
 
-OPTIONS = (
-    "run",
-    "judgments",
-    "answers",
-    "out",
-    "reference",
-    "judge",
-    "judge.",
-    "dry_run",
-    "preset",
-    "language",
-    "mode",
-    "batch.",
-    "mirror",
-    "offline",
-    "lang",
-)
+from rich.console import Console
+
+from evalkit.cli.agreement import print_ratings
+from evalkit.cli.command import path_of
+from evalkit.cli.judge import ASKING, batch_of, judging_plan, print_estimate
+from evalkit.cli.printing import number, print_line
+from evalkit.core.config import Config
+from evalkit.core.errors import InputError
+from evalkit.core.progress import say
+from evalkit.core.words import t
+from evalkit.mtbench.calibrate import GPT4_NOISE, Calibration, calibrate, find_reference
+from evalkit.mtbench.data import BookOptions
+from evalkit.mtbench.judge.ask import ask_judge
+from evalkit.mtbench.judging import JudgingPlan
+from evalkit.mtbench.replay import replay
+
+OPTIONS = ("run", "judgments", "answers", "out", "reference", *ASKING, "lang")
 
 
 def run(config: Config) -> int:
     """Prints the comparison; exit code 1 when judgments failed at the service."""
-    from rich.console import Console
-
-    from evalkit.cli.judge_comparisons import print_calibration
-    from evalkit.cli.mt_bench_report import print_estimate
-    from evalkit.core.progress import say
-    from evalkit.mtbench.calibrate import calibrate, calibration_path, plan_calibration
-    from evalkit.mtbench.judge.dispatch import estimate
-
     console = Console()
-    plan, reference = plan_calibration(config)
+    if config.judgments is not None:
+        config = replace(config, run=_replayed(config), answers=None, out=None, judgments=None)
+    plan = judging_plan(config)
+    judge, folder = plan.judge, plan.folder
+    reference = find_reference(folder, judge.label, config.reference)
     if config.dry_run:
-        print_estimate(plan.judge.label, estimate(plan.judge, plan.calls, config.mode, plan.kept), console)
+        print_estimate(judge, plan.calls, config.mode, console, plan.kept)
         return 0
-    calibration = calibrate(plan, reference, config, say=say)
-    if calibration is None:
+    replies = ask_judge(judge, plan.calls, folder.path, say=say, batch=batch_of(config), kept=plan.kept)
+    if replies is None:
         return 0
-    print_calibration(calibration, console)
-    console.print(f"{t('results: ')}{calibration_path(plan)}", soft_wrap=True, highlight=False, markup=False)
-    return 1 if calibration.failed else 0
+    calibration = calibrate(plan, reference, replies)
+    _print_calibration(calibration, plan, console)
+    if replies.failed:
+        text = "{n} judgments failed at the service: run the same command again"
+        print_line(console, f"  {t(text, n=replies.failed)}")
+    print_line(console, f"{t('results: ')}{calibration.path}")
+    return 1 if replies.failed else 0
+
+
+def _replayed(config: Config) -> str:
+    """The logs of `judgments=` and `answers=` as a run; returns its folder."""
+    assert config.judgments is not None
+    if config.answers is None:
+        raise InputError("the answers that were judged are needed", fix="answers=FILE.jsonl")
+    path, _ = replay(
+        Path(config.judgments).expanduser(),
+        Path(config.answers).expanduser(),
+        # Judge prompts of the user's own are for the new judge.
+        replace(BookOptions.of(config), prompts=None),
+        out=path_of(config.out),
+        resamples=config.metrics.resamples,
+    )
+    return str(path)
+
+
+def _print_calibration(calibration: Calibration, plan: JudgingPlan, console: Console) -> None:
+    """Prints the table by category, the averages, and how far gpt-4 agrees with itself."""
+    label, reference = plan.judge.label, calibration.reference
+    print_line(console, t("{label} beside the judgments by {reference}", label=label, reference=reference))
+    print_ratings(calibration.agreement, reference, label, console)
+    rule = plan.books.preset.aggregation
+    for model, averages in calibration.averages.items():
+        shown = " -> ".join(number(averages[name], 2) for name in ("reference", "other"))
+        text = "{model}: average {shown} (rule {rule})"
+        print_line(console, f"  {t(text, model=model, shown=shown, rule=rule)}")
+    noise = t(
+        "for comparison, gpt-4 against itself: same rating {same}, within one point {near}, deviation {sd}",
+        same=f"{GPT4_NOISE['exact']:.0%}",
+        near=f"{GPT4_NOISE['within_one']:.0%}",
+        sd=GPT4_NOISE["deviation"],
+    )
+    print_line(console, f"  {noise}")

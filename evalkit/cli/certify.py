@@ -8,34 +8,29 @@ outputs do change with batch size and order; how many is measured and shown.
 
 from typing import TYPE_CHECKING
 
-from evalkit.core.config import Config, is_offline
+from evalkit.cli.command import DATA, MODEL, SAMPLES, SUITE
+from evalkit.core.config import Config, given_model, given_suite
 from evalkit.core.errors import InputError
 from evalkit.core.progress import say
 from evalkit.engines import build_engine
 from evalkit.engines.models import resolve
 from evalkit.runs.suite import load_suite
+from evalkit.tasks.prompts import Asking
 
 if TYPE_CHECKING:
     from evalkit.runs.certify import Comparison
 
 OPTIONS = (
-    "model",
-    "model.",
-    "suite",
-    "suite.tasks",
-    "limit",
-    "num_few_shots",
-    "suite.num_few_shots",
+    *MODEL,
+    *SUITE,
+    *SAMPLES,
     "split",
     "dtype",
     "engine.device",
     "engine.prefix",
     "engine.attention",
     "engine.threads",
-    "data_dir",
-    "mirror",
-    "offline",
-    "allow_missing",
+    *DATA,
     "protocol.",
     "lang",
 )
@@ -45,18 +40,38 @@ def run(config: Config) -> int:
     """Prints the certificate; exit code 1 when float32 outputs changed."""
     from rich.console import Console
 
-    if config.model is None:
-        raise InputError("no model is given", fix="model=1.8b-instruct   (python -m evalkit list models)")
+    model = given_model(config.model)
     if config.engine.name != "local":
         raise InputError("certify is about the local engine", where="option engine", fix="engine=local")
-    suite = load_suite(config, say=say)
+    suite = load_suite(given_suite(config.suite), config.data, say=say)
     from evalkit.engines.local.engine import LocalEngine
     from evalkit.runs.certify import certify
 
-    with build_engine(config, resolve(config.model, offline=is_offline(config))) as engine:
+    built = build_engine(
+        resolve(model, offline=config.data.offline),
+        config.engine,
+        config.dtype,
+        bos=config.protocol.bos,
+        follow_generation_config=config.generation.from_model,
+    )
+    with built as engine:
         assert isinstance(engine, LocalEngine)
         facts = engine.describe()
-        comparisons = certify(config, suite, engine, say=say)
+        comparisons = certify(
+            suite,
+            engine,
+            config.protocol,
+            config.metrics,
+            Asking.of(
+                given_suite(config.suite),
+                config.protocol,
+                config.generation,
+                config.reasoning,
+                seed=config.seed,
+                tokenizer=engine.tokenizer,
+            ),
+            say=say,
+        )
     console = Console()
     _print_table(comparisons, console)
     exact = facts["dtype"] == "float32"

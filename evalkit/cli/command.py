@@ -34,7 +34,7 @@ VERBS = {
     "bundle": "pack data, models and metrics into one file for machines without a network",
     "prompts": "write the exact prompts of a suite, to generate elsewhere",
     "score": "score kept or foreign completions again, no model needed",
-    "reproduce": "print a run beside the published llm-jp-3 table",
+    "reproduce": "print a run next to the published llm-jp-3 table",
     "leaderboard": "collect runs into CSV, Markdown and one offline page",
     "compare": "say which of two runs is better, with paired intervals",
     "judge": "have a judge model rate the MT-Bench answers of a run",
@@ -46,6 +46,15 @@ VERBS = {
     "certify": "measure how many outputs batch size and order change (float32: none but ties)",
     "list": "list models, suites, tasks, judges or launchers",
 }
+
+
+# Options that several verbs take.
+MODEL = ("model", "model.")
+SUITE = ("suite", "suite.tasks")
+SAMPLES = ("limit", "num_few_shots", "suite.num_few_shots")
+CHAT = ("suite.chat", "suite.chat_turns", "suite.system", "reasoning.")
+DATA = ("data_dir", "mirror", "offline", "allow_missing")
+TEMPLATES = ("protocol.custom_prompt_template", "protocol.custom_fewshots_template")
 
 
 @dataclass(frozen=True)
@@ -136,6 +145,11 @@ def execute(verb: str, config: "Config", *, opened: Callable[[Path], None] | Non
     code = module.run(config, opened=opened) if verb == "run" and opened else module.run(config)
     assert isinstance(code, int)
     return code
+
+
+def path_of(option: str | None) -> Path | None:
+    """The path that an option names, with `~` as the home folder; None where nothing is given."""
+    return Path(option).expanduser() if option else None
 
 
 def prepare_process(config: "Config") -> None:

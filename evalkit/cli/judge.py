@@ -14,43 +14,122 @@ key comes from the environment: OPENAI_API_KEY, or AZURE_OPENAI_API_KEY with AZU
 --dry-run shows the calls, tokens and cost, and calls nothing.
 """
 
-from evalkit.core.config import Config
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-OPTIONS = (
-    "run",
-    "answers",
-    "out",
-    "judge",
-    "judge.",
-    "dry_run",
-    "preset",
-    "language",
-    "mode",
-    "batch.",
-    "mirror",
-    "offline",
-    "metrics.resamples",
-    "lang",
-)
+from rich.console import Console
+
+from evalkit.cli.mt_bench_report import print_results
+from evalkit.cli.printing import print_line
+from evalkit.core.config import BatchConfig, Config, JudgeMode
+from evalkit.core.errors import InputError
+from evalkit.core.progress import say
+from evalkit.core.words import t
+from evalkit.mtbench.data import BookOptions
+from evalkit.mtbench.folder import MtBenchFolder, open_folder
+from evalkit.mtbench.judge.ask import ask_judge, estimate
+from evalkit.mtbench.judge.budget import EXPLANATION_TOKENS
+from evalkit.mtbench.judge.calls import JudgeCall
+from evalkit.mtbench.judge.judges import Judge, open_judge
+from evalkit.mtbench.judge.store import CachedReply
+from evalkit.mtbench.judging import JudgingPlan, plan_judging, write_answers, write_results
+
+# What every verb that asks a judge takes.
+ASKING = ("judge", "judge.", "dry_run", "preset", "language", "mode", "batch.", "mirror", "offline")
+OPTIONS = ("run", "answers", "out", *ASKING, "metrics.resamples", "lang")
 
 
 def run(config: Config) -> int:
     """Judges a run; exit code 1 when judgments failed at the service (the rest is kept)."""
-    from rich.console import Console
-
-    from evalkit.cli.mt_bench_report import print_estimate, print_outcome, print_results
-    from evalkit.core.progress import say
-    from evalkit.mtbench.judge.dispatch import estimate
-    from evalkit.mtbench.judge.judging import judge_run, plan_judging
-
-    plan = plan_judging(config)
+    plan = judging_plan(config)
+    judge, folder = plan.judge, plan.folder.path
     console = Console()
     if config.dry_run:
-        print_estimate(plan.judge.label, estimate(plan.judge, plan.calls, config.mode, plan.kept), console)
+        print_estimate(judge, plan.calls, config.mode, console, plan.kept)
         return 0
-    outcome = judge_run(plan, config, say=say)
-    if outcome is None:
+    replies = ask_judge(judge, plan.calls, folder, say=say, batch=batch_of(config), kept=plan.kept)
+    if replies is None:
         return 0
-    print_results(outcome.content, console)
-    print_outcome(outcome.content, str(plan.folder.path), console)
-    return 1 if outcome.failed else 0
+    content = write_results(plan, replies, config.mode, config.metrics.resamples)
+    print_results(content, console)
+    _print_outcome(content, folder, console)
+    return 1 if replies.failed else 0
+
+
+def judging_plan(config: Config) -> JudgingPlan:
+    """The calls for the run that `run=` names, or for the answers of `answers=` as a run in `out=`.
+
+    Raises:
+        InputError: no run or answers, an unknown preset, an incomplete judge.
+        FetchError: a file of the preset cannot be fetched.
+    """
+    options = BookOptions.of(config)
+    if config.answers is None:
+        folder = open_folder(config.run)
+    elif config.run is not None or config.out is None:
+        raise InputError("answers= are judged into a folder of their own", fix="out=DIR, and no run=")
+    else:
+        folder = MtBenchFolder(Path(config.out).expanduser())
+        write_answers(Path(config.answers).expanduser(), folder, options)
+    header = folder.header()
+    books = options.books(header.preset, header.language)
+    return plan_judging(folder, header, books, open_judge(config, books.preset))
+
+
+def batch_of(config: Config) -> BatchConfig | None:
+    """The options of mode=batch; None: the judge is asked call by call."""
+    return config.batch if config.mode is JudgeMode.batch else None
+
+
+def print_estimate(
+    judge: Judge,
+    calls: Sequence[JudgeCall],
+    mode: JudgeMode,
+    console: Console,
+    kept: Sequence[CachedReply] = (),
+) -> None:
+    """Prints what asking a judge would call and cost; see `ask_judge`."""
+    found = estimate(judge, calls, mode, kept)
+    to_make = t(
+        "judge {judge}: {n} judgments, {kept} are kept, {calls} calls to make",
+        judge=judge.label,
+        n=found.wanted,
+        kept=found.wanted - found.calls,
+        calls=found.calls,
+    )
+    tokens = t(
+        "about {input} input tokens (by {how}) and {output} output tokens ({each} each)",
+        input=f"{found.input_tokens:,}",
+        how=found.counted_by,
+        output=f"{found.output_tokens:,}",
+        each=EXPLANATION_TOKENS,
+    )
+    cost = t("cost: not known, the price table has no such model (judge.prices=FILE)")
+    if found.dollars is not None:
+        cost = t("cost: about ${dollars}", dollars=f"{found.dollars:.2f}")
+    print_line(console, to_make)
+    print_line(console, f"  {tokens}")
+    print_line(console, f"  {cost}")
+
+
+def _print_outcome(content: Mapping[str, Any], folder: Path, console: Console) -> None:
+    """Prints what the judging cost, who answered, and where the results are."""
+    cost, judge = content["cost"], content["judge"]
+    dollars = "" if cost["dollars"] is None else f", ${cost['dollars']:.2f}"
+    used = t(
+        "{calls} calls, {input} input and {output} output tokens",
+        calls=cost["calls"],
+        input=f"{cost['input_tokens']:,}",
+        output=f"{cost['output_tokens']:,}",
+    )
+    print_line(console, used + dollars)
+    if judge["service"] == "local":
+        note = t("note: a small local judge is for trying out; `calibrate` says what a judge is worth")
+        print_line(console, note)
+    asked = judge["model"]
+    for served, number in judge["answered_by"].items():
+        if served != "?" and not (served.startswith(asked) or asked.startswith(served)):
+            text = "warning: {n} judgments were made by {served}, not by {asked}"
+            print_line(console, t(text, n=number, served=served, asked=asked))
+    print_line(console, f"{t('results: ')}{folder}")

@@ -10,51 +10,59 @@ position or the longer answer. Every pair, or every model against a baseline.
     python -m evalkit pairwise RUN RUN pairwise.source=ratings    (by kept single ratings, no call)
 """
 
-from evalkit.core.config import Config
-from evalkit.core.words import t
+from rich.console import Console
 
-OPTIONS = (
-    "answers",
-    "out",
-    "pairwise.",
-    "judge",
-    "judge.",
-    "dry_run",
-    "preset",
-    "language",
-    "mode",
-    "batch.",
-    "mirror",
-    "offline",
-    "lang",
+from evalkit.cli.command import path_of
+from evalkit.cli.judge import ASKING, batch_of, print_estimate
+from evalkit.cli.mt_bench_report import print_pairwise
+from evalkit.cli.printing import print_line
+from evalkit.core.config import Config, PairSource
+from evalkit.core.progress import say
+from evalkit.core.words import t
+from evalkit.mtbench.data import BookOptions
+from evalkit.mtbench.folder import open_folder
+from evalkit.mtbench.judge.ask import ask_judge
+from evalkit.mtbench.judge.judges import open_judge
+from evalkit.mtbench.pairwise import (
+    answers_to_compare,
+    common_preset,
+    default_folder,
+    pair_models,
+    plan_pairwise,
+    rated_matches,
+    write_matches,
 )
+
+OPTIONS = ("answers", "out", "pairwise.", *ASKING, "lang")
 
 
 def run(config: Config) -> int:
     """Prints win rates; exit code 1 when games failed at the service (the rest is kept)."""
-    from rich.console import Console
-
-    from evalkit.cli.mt_bench_report import print_estimate, print_pairwise
-    from evalkit.core.progress import say
-    from evalkit.mtbench.judge.dispatch import estimate
-    from evalkit.mtbench.pairwise import compare, plan_pairwise
-
-    console = Console()
-    plan = plan_pairwise(config)
-    if config.dry_run and plan.judge is not None:
-        print_estimate(plan.judge.label, estimate(plan.judge, plan.calls, config.mode), console)
-        return 0
-    content = compare(plan, config, say=say)
-    if content is None:
-        return 0
+    console, options = Console(), config.pairwise
+    runs = [open_folder(word, "pairwise") for word in config.folders]
+    books = BookOptions.of(config).books(config.preset or common_preset(runs))
+    answers = answers_to_compare(runs, path_of(config.answers))
+    pairs = pair_models(list(answers), options.baseline)
+    out = path_of(config.out) or default_folder(books.preset, answers)
+    if options.source is PairSource.ratings:
+        label = config.judge.name if config.judge else None
+        content = write_matches(out, books.preset, options, list(rated_matches(runs, pairs, label)))
+    else:
+        judge = open_judge(config, books.preset)
+        plan = plan_pairwise(pairs, answers, books, judge)
+        if config.dry_run:
+            print_estimate(judge, plan.calls, config.mode, console)
+            return 0
+        replies = ask_judge(judge, plan.calls, out, say=say, batch=batch_of(config))
+        if replies is None:
+            return 0
+        content = write_matches(out, books.preset, options, plan.matches(replies), (plan, replies))
     print_pairwise(content["pairwise"], console)
     for reason in content["missing"]:
-        console.print(
-            "  " + t("left out: {reason}", reason=reason), soft_wrap=True, highlight=False, markup=False
-        )
-    if failed := content.get("failed"):
-        console.print(
-            "  " + t("{n} games failed at the service: run the same command again", n=failed), markup=False
-        )
-    console.print(f"{t('results: ')}{plan.folder}", soft_wrap=True, highlight=False, markup=False)
-    return 1 if content.get("failed") else 0
+        print_line(console, "  " + t("left out: {reason}", reason=reason))
+    failed = content.get("failed", 0)
+    if failed:
+        text = "{n} games failed at the service: run the same command again"
+        print_line(console, f"  {t(text, n=failed)}")
+    print_line(console, f"{t('results: ')}{out}")
+    return 1 if failed else 0

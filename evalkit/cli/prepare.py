@@ -1,6 +1,6 @@
 """python -m evalkit prepare [suite=jaster] [model=NAME] [mirror=DIR] [data_dir=DIR]
 
-Fetches, checks and converts the datasets of a suite and says what each prepared file is worth;
+Fetches, checks and converts the datasets of a suite and reports how each prepared file was verified;
 fetches (and converts once) the files of a model. Run it where there is a network; HF_HUB_OFFLINE=1
 does not hold it back, offline=true does.
 """
@@ -8,34 +8,25 @@ does not hold it back, offline=true does.
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.console import Console
+from rich.table import Table
+
+from evalkit.cli.command import DATA, MODEL, SUITE, path_of
+from evalkit.cli.printing import print_line
 from evalkit.core.assets import default_data_dir
 from evalkit.core.config import Config, ModelConfig, SuiteData
 from evalkit.core.errors import InputError
 from evalkit.core.words import shown, t
 from evalkit.runs.suite import suite_specs
-from evalkit.sources.prepare import Status
+from evalkit.sources.prepared import Status
 from evalkit.tasks.spec import SPLITS, CommercialUse, TaskSpec
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from evalkit.sources.prepare import PreparedReport
 
-OPTIONS = (
-    "suite",
-    "suite.tasks",
-    "model",
-    "model.",
-    "data_dir",
-    "mirror",
-    "offline",
-    "allow_missing",
-    "metrics.comet.",
-    "lang",
-)
+OPTIONS = (*SUITE, *MODEL, *DATA, "metrics.comet.", "lang")
 
 LOG_WIDTH = 140
 _COMMERCIAL = {
@@ -71,23 +62,21 @@ def _prepare_model(model: ModelConfig, *, offline: bool) -> None:
 
 
 def _prepare_suite(config: Config) -> int:
-    from rich.console import Console
-
     from evalkit.sources.prepare import prepare
 
     assert config.suite is not None
     if config.suite.mt_bench is not None:
-        from evalkit.mtbench.data import fetch_all
+        from evalkit.mtbench.data import BookOptions, fetch_all
 
-        files = fetch_all(config, config.suite.mt_bench)
+        files = fetch_all(BookOptions.of(config), config.suite.mt_bench)
         print(t("MT-Bench: {n} files of its presets are here, as they are pinned", n=len(files)))
         return 0
-    specs = suite_specs(config)
+    specs = suite_specs(config.suite)
     if config.suite.data is SuiteData.bundled:
         print(t("the suite {name} is bundled: there is nothing to prepare", name=config.suite.name))
         return 0
-    data_dir = Path(config.data_dir).expanduser() if config.data_dir else default_data_dir()
-    mirror = Path(config.mirror).expanduser() if config.mirror else None
+    data_dir = path_of(config.data_dir) or default_data_dir()
+    mirror = path_of(config.mirror)
     if data_dir.exists() and not data_dir.is_dir():
         raise InputError("the data folder is a file", where=f"data_dir={config.data_dir}")
     reports = prepare(
@@ -98,8 +87,8 @@ def _prepare_suite(config: Config) -> int:
     print(t("prepared data: {folder}", folder=data_dir))
     # allow_missing= is about what cannot be had; a file that came out wrong is never fine.
     forgiven = {Status.not_available} if config.allow_missing else set()
-    worth = {split.status for report in reports for split in report.splits.values()}
-    prepared = all(status.usable for status in worth - forgiven)
+    found = {split.status for report in reports for split in report.splits.values()}
+    prepared = all(status.usable for status in found - forgiven)
     models_here = _fetch_metric_models(specs, config) or config.allow_missing
     return 0 if prepared and models_here else 1
 
@@ -120,10 +109,8 @@ def _fetch_metric_models(specs: Sequence[TaskSpec], config: Config) -> bool:
     return no_network or not any(outcome.values())
 
 
-def print_reports(reports: "Sequence[PreparedReport]", console: "Console") -> None:
+def print_reports(reports: "Sequence[PreparedReport]", console: Console) -> None:
     """The closing table, and below it one line for each reason and remark."""
-    from rich.table import Table
-
     if not reports:
         return
     heads = ("dataset", *SPLITS, "sha256", "licence", "commercial use")
@@ -140,9 +127,7 @@ def print_reports(reports: "Sequence[PreparedReport]", console: "Console") -> No
             remarks.setdefault(remark, []).append(report.dataset)
     console.print(table)
     for remark, datasets in remarks.items():
-        console.print(
-            f"{', '.join(datasets)}: {shown(remark)}", markup=False, highlight=False, soft_wrap=True
-        )
+        print_line(console, f"{', '.join(datasets)}: {shown(remark)}")
 
 
 def _count(report: "PreparedReport", split: str) -> str:
@@ -153,7 +138,7 @@ def _count(report: "PreparedReport", split: str) -> str:
 
 
 def _hashes(report: "PreparedReport") -> str:
-    """`dev verified; train, test derived`: the splits by what their hash is worth, best first."""
+    """`dev verified; train, test derived`: the splits by how their hash was verified, best first."""
     by_status = {
         status: [name for name, split in report.splits.items() if split.status is status] for status in Status
     }

@@ -2,34 +2,37 @@
 
 Writes DIR/<dataset>.jsonl: one line per evaluated sample, in order, with `id`, `prompt`,
 `max_new_tokens` and `stop`, for people who generate elsewhere. The completions come back with
-`score suite=NAME completions=DIR`.
+`score suite=NAME completions=DIR`. With suite.chat=true a line has the `messages` of the chat, and
+`prompt` is what the template of `model=` makes of them.
 """
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from evalkit.core.config import Config
+from evalkit.cli.command import CHAT, DATA, SAMPLES, SUITE, TEMPLATES
+from evalkit.core.config import Config, ModelConfig, given_suite
 from evalkit.core.durable import write_text_atomic
 from evalkit.core.errors import InputError
-from evalkit.core.types import Sampling
-from evalkit.runs.suite import load_suite, missing_lines
-from evalkit.tasks.prompts import PromptTemplate, requests
+from evalkit.core.types import REST_OF_CONTEXT, Request
+from evalkit.engines.local.chat_template import as_text
+from evalkit.runs.suite import load_suite
+from evalkit.tasks.prompts import Asking
 
 OPTIONS = (
-    "suite",
-    "suite.tasks",
+    *SUITE,
     "out",
-    "data_dir",
-    "mirror",
-    "offline",
-    "allow_missing",
-    "limit",
-    "num_few_shots",
-    "suite.num_few_shots",
+    *DATA,
+    *SAMPLES,
     "split",
-    "protocol.custom_prompt_template",
-    "protocol.custom_fewshots_template",
+    *TEMPLATES,
+    *CHAT,
+    "model",
+    "model.path",
+    "model.chat_template",
+    "model.chat_template_args",
 )
 
 
@@ -37,25 +40,46 @@ def run(config: Config) -> int:
     """Dumps the prompts of a suite; exit code 0."""
     if config.out is None:
         raise InputError("where to? No folder is given", where="option out", fix="out=DIR")
-    template = PromptTemplate.of(config.protocol)
-    suite = load_suite(config, say=lambda line: print(line, file=sys.stderr))
+    chosen = given_suite(config.suite)
+    suite = load_suite(chosen, config.data, say=lambda line: print(line, file=sys.stderr))
+    tokenizer = (
+        _tokenizer(config.model, offline=config.data.offline) if config.model and chosen.chat else None
+    )
+    asking = Asking.of(
+        chosen,
+        config.protocol,
+        config.generation,
+        config.reasoning,
+        seed=config.seed,
+        tokenizer=tokenizer,
+    )
     out = Path(config.out).expanduser()
     for task in suite.tasks:
         lines = [
-            json.dumps(
-                {
-                    "id": request.id,
-                    "prompt": request.prompt,
-                    "max_new_tokens": request.max_new_tokens,
-                    "stop": list(request.stop),
-                },
-                ensure_ascii=False,
-            )
-            for request in requests(task, template, sampling=Sampling(), seed=config.seed)
+            json.dumps(_line(request, tokenizer), ensure_ascii=False) for request in asking.requests(task)
         ]
         write_text_atomic(out / f"{task.name}.jsonl", "".join(f"{line}\n" for line in lines))
         print(f"{task.name:<24}{len(lines):>6} prompts")
-    for line in (*suite.warnings, *missing_lines(suite)):
+    for line in suite.remarks:
         print(line, file=sys.stderr)
     print(f"written to {out}")
     return 0
+
+
+def _tokenizer(model: ModelConfig, *, offline: bool) -> Any:
+    """The tokenizer that renders chats."""
+    from evalkit.engines.local.tokenizer import load_tokenizer
+    from evalkit.engines.models import resolve_without_weights
+
+    return load_tokenizer(resolve_without_weights(model, offline=offline))
+
+
+def _line(request: Request, tokenizer: Any | None) -> dict[str, Any]:
+    """One line: the prompt as text, and the messages of a chat."""
+    line: dict[str, Any] = {"id": request.id}
+    if not isinstance(request.prompt, str):
+        line["messages"] = [asdict(message) for message in request.prompt]
+    if isinstance(request.prompt, str) or tokenizer is not None:
+        line["prompt"] = as_text(request.prompt, tokenizer)
+    limit = None if request.max_new_tokens == REST_OF_CONTEXT else request.max_new_tokens
+    return line | {"max_new_tokens": limit, "stop": list(request.stop)}

@@ -8,8 +8,18 @@ logs too. No judge is called.
     python -m evalkit replay judgments=gpt-4_single.jsonl answers=model_answer/ preset=fastchat
 """
 
+from pathlib import Path
+
+from rich.console import Console
+
+from evalkit.cli.command import path_of
+from evalkit.cli.mt_bench_report import print_results
+from evalkit.cli.printing import print_line
 from evalkit.core.config import Config
+from evalkit.core.errors import InputError
 from evalkit.core.words import t
+from evalkit.mtbench.data import BookOptions
+from evalkit.mtbench.replay import replay
 
 OPTIONS = (
     "judgments",
@@ -26,13 +36,16 @@ OPTIONS = (
 
 def run(config: Config) -> int:
     """Replays a log and prints its tables; exit code 0 also where prompts or scores differ."""
-    from rich.console import Console
-
-    from evalkit.cli.mt_bench_report import print_results
-    from evalkit.mtbench.replay import replay
-
-    folder, content = replay(config)
+    if config.judgments is None:
+        raise InputError("no judgments are given", fix="judgments=FILE.jsonl")
+    folder, content = replay(
+        Path(config.judgments).expanduser(),
+        path_of(config.answers),
+        BookOptions.of(config),
+        out=path_of(config.out),
+        resamples=config.metrics.resamples,
+    )
     console = Console()
     print_results(content, console)
-    console.print(f"{t('results: ')}{folder}", soft_wrap=True, highlight=False, markup=False)
+    print_line(console, f"{t('results: ')}{folder}")
     return 0

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from evalkit.cli.printing import new_table, number, print_line
 from evalkit.core.errors import InputError
 from evalkit.core.text import command
 from evalkit.core.words import shown, t
@@ -29,27 +29,25 @@ def print_results(results: Results, console: Console) -> None:
     if results.partial.partial:
         console.print(f"[yellow]{t('* partial result')}[/]", highlight=False)
         for reason in _reasons(results):
-            console.print(f"  - {escape(reason)}", soft_wrap=True, highlight=False)
+            print_line(console, f"  - {reason}")
     for line in _missing_lines(results, counting=False):
-        console.print(f"{t('not computed: ')}{escape(line)}", soft_wrap=True, highlight=False)
+        print_line(console, f"{t('not computed: ')}{line}")
     for name, what in results.run.get("other_data", {}).items():
-        console.print(f"[yellow]{escape(name)}: {escape(shown(what))}[/]", soft_wrap=True, highlight=False)
+        print_line(console, f"{name}: {shown(what)}", style="yellow")
     for license, datasets in _licenses(results).items():
         console.print(f"{t('data: ')}{escape(license)}: {', '.join(datasets)}", style="dim", highlight=False)
     if results.protocol.deviations:
         listed = ", ".join(f"{key}={value}" for key, value in results.protocol.deviations.items())
-        line = t("protocol: {name} with {options}", name=results.protocol.name, options=escape(listed))
-        console.print(line, soft_wrap=True, highlight=False)
+        print_line(console, t("protocol: {name} with {options}", name=results.protocol.name, options=listed))
 
 
 def print_next(results: Results, folder: Path, console: Console) -> None:
     """Prints what to look at, where the results are, and the commands that go on from here."""
     for line in _to_look_at(results, folder):
-        console.print(escape(line), soft_wrap=True, highlight=False)
+        print_line(console, line)
     console.print(f"{t('results: ')}[bold]{escape(str(folder))}[/]", soft_wrap=True, highlight=False)
     for offered in _next_commands(results, folder):
-        line = f"  {t('next: ')}{escape(offered)}"
-        console.print(line, style="dim", soft_wrap=True, highlight=False)
+        print_line(console, f"  {t('next: ')}{offered}", style="dim")
 
 
 def _to_look_at(results: Results, folder: Path) -> Iterator[str]:
@@ -70,6 +68,7 @@ def _half_width(results: Results, dataset: str) -> float | None:
     """Half of the interval of the metric that counts, else of the first one."""
     metrics = results.datasets[dataset].metrics
     counts = load_spec(dataset).counts if dataset in task_names() else None
+    counts = results.named(counts)
     metric = counts if counts in metrics else next(iter(metrics), None)
     interval = results.scores[f"{dataset}_{metric}"].ci95 if metric else None
     return None if interval is None else (interval[1] - interval[0]) / 2
@@ -79,8 +78,8 @@ def _next_commands(results: Results, folder: Path) -> Iterator[str]:
     if has_row(results.run.get("model")):
         yield command("reproduce", f"run={folder}")
     # results/<model>/<suite>/<run id>: another model's run of the same suite.
-    beside = folder.parents[2].glob(f"*/{folder.parent.name}/*/results.json")
-    others = [path for path in beside if path.parents[2] != folder.parents[1] and _alike(path, results)]
+    same_suite = folder.parents[2].glob(f"*/{folder.parent.name}/*/results.json")
+    others = [path for path in same_suite if path.parents[2] != folder.parents[1] and _alike(path, results)]
     if others:
         newest = max(others, key=lambda path: path.stat().st_mtime)
         yield command("compare", str(folder), str(newest.parent))
@@ -98,7 +97,7 @@ def _alike(path: Path, results: Results) -> bool:
 
 
 def _category_table(results: Results) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
+    table = new_table()
     table.add_column(t("category"))
     table.add_column(t("score"), justify="right")
     table.add_column(t("95 % interval"))
@@ -106,17 +105,17 @@ def _category_table(results: Results) -> Table:
     members = category_members()
     for name, value in results.categories.items():
         mark = " *" if name in results.partial.categories else ""
-        table.add_row(f"{name}{mark}", _number(value), _interval(value), ", ".join(members[name]))
+        table.add_row(f"{name}{mark}", number(value.value, 4), _interval(value), ", ".join(members[name]))
     if average := results.average.get(AVERAGE):
         table.add_section()
         mark = " *" if results.partial.partial else ""
         what = t("the nine categories") if average.value is not None else t("needs all nine categories")
-        table.add_row(f"{AVERAGE}{mark}", _number(average), _interval(average), what, style="bold")
+        table.add_row(f"{AVERAGE}{mark}", number(average.value, 4), _interval(average), what, style="bold")
     return table
 
 
 def _dataset_table(results: Results) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
+    table = new_table()
     table.add_column(t("dataset"), no_wrap=True)
     table.add_column(t("metric"), no_wrap=True)
     table.add_column(t("score"), justify="right")
@@ -126,9 +125,8 @@ def _dataset_table(results: Results) -> Table:
     for name, rates in results.datasets.items():
         for index, metric in enumerate(rates.metrics):
             value = results.scores[f"{name}_{metric}"]
-            first = index == 0
-            row = (metric, _number(value), _interval(value), str(value.n), _describe(rates) if first else "")
-            table.add_row(name if first else "", *row)
+            first, last = (name, _describe(rates)) if index == 0 else ("", "")
+            table.add_row(first, metric, number(value.value, 4), _interval(value), str(value.n), last)
     return table
 
 
@@ -175,10 +173,6 @@ def _licenses(results: Results) -> dict[str, list[str]]:
         if facts.get("license"):
             found.setdefault(facts["license"], []).append(name)
     return found
-
-
-def _number(value: Figure) -> str:
-    return "-" if value.value is None else f"{value.value:.4f}"
 
 
 def _interval(value: Figure) -> str:

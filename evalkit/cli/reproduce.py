@@ -1,6 +1,6 @@
 """python -m evalkit reproduce run=DIR [--reference MODEL]
 
-Prints each cell of a run beside the llm-jp-3 model card's, with the difference and whether the
+Prints each cell of a run next to the llm-jp-3 model card's, with the difference and whether the
 card's figure lies in the run's 95 % interval: llm-jp-eval's categories, or the Japanese MT-Bench.
 
     python -m evalkit reproduce run=results/llm-jp-3-1.8b/jaster/<run id>
@@ -9,8 +9,11 @@ card's figure lies in the run's 95 % interval: llm-jp-eval's categories, or the 
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from rich.console import Console
+from rich.table import Table
+
+from evalkit.cli.printing import new_table, print_line
 from evalkit.core.config import Config
 from evalkit.core.errors import InputError
 from evalkit.core.text import did_you_mean
@@ -18,17 +21,11 @@ from evalkit.core.words import shown, t
 from evalkit.leaderboard.card import DIGITS, Card, RunTable, contains, load_cards, read_run_tables
 from evalkit.records.results import Figure
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
 OPTIONS = ("run", "reference", "lang")
 
 
 def run(config: Config) -> int:
     """Prints the comparison; exit code 0 whatever it shows."""
-    from rich.console import Console
-
     if config.run is None:
         raise InputError("which run? None is given", fix="reproduce run=results/<model>/<suite>/<run id>")
     folder = Path(config.run).expanduser()
@@ -53,17 +50,12 @@ def _card(model: str | None, table: str) -> Card:
     return cards[str(model)]
 
 
-def comparison(own: RunTable, card: Card) -> "Table":
+def comparison(own: RunTable, card: Card) -> Table:
     """The average and each category: the run, its interval, the card, the difference, inside or not."""
-    from rich import box
-    from rich.table import Table
-
     title = t("{model} and the card's {card}, {table}", model=own.model, card=card.model, table=own.table)
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, header_style="bold")
-    for header in ("", "run", "95 % interval", "card", "difference", "card in interval"):
-        table.add_column(
-            t(header) if header else "", justify="left" if header in ("", "95 % interval") else "right"
-        )
+    columns = ("", "run", "95 % interval", "card", "difference", "card in interval")
+    table = new_table(*columns, title=title, padding=(0, 1))
+    table.columns[2].justify = "left"
     for column, figure in card.columns.items():
         mark = " *" if column in own.partial else ""
         table.add_row(f"{column}{mark}", *_cells(own.cells.get(column), figure, DIGITS[own.table]))
@@ -80,7 +72,7 @@ def _cells(figure: Figure | None, published: float, digits: int) -> tuple[str, s
     return (*shown, f"{figure.value - published:+.{digits}f}", verdict)
 
 
-def _print_remarks(own: RunTable, card: Card, console: "Console") -> None:
+def _print_remarks(own: RunTable, card: Card, console: Console) -> None:
     digits = DIGITS[own.table]
     verdicts = {
         name: contains(own.cells[name], figure, digits)
@@ -98,9 +90,7 @@ def _print_remarks(own: RunTable, card: Card, console: "Console") -> None:
     if own.reasons:
         console.print(t("the run is partial (* marks incomplete categories):"))
         for reason in own.reasons:
-            console.print(f"  {shown(reason)}", markup=False, soft_wrap=True)
+            print_line(console, f"  {shown(reason)}")
     if own.deviations:
         listed = ", ".join(f"{key}={value}" for key, value in own.deviations.items())
-        console.print(
-            t("the run deviates from the protocol: {options}", options=listed), markup=False, soft_wrap=True
-        )
+        print_line(console, t("the run deviates from the protocol: {options}", options=listed))

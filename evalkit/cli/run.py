@@ -24,32 +24,33 @@ first, once each. engine=ray uses every GPU of a machine or a cluster. All three
 from collections.abc import Callable
 from pathlib import Path
 
+from rich.console import Console
+
+from evalkit.cli.command import CHAT, DATA, MODEL, SAMPLES, SUITE
+from evalkit.cli.printing import print_line
+from evalkit.cli.report import print_next, print_results
 from evalkit.core.config import Config
 from evalkit.core.progress import say
 from evalkit.core.words import t
 from evalkit.runs.run import evaluate
 
 OPTIONS = (
-    "model",
-    "model.",
-    "suite",
-    "suite.tasks",
-    "limit",
-    "num_few_shots",
-    "suite.num_few_shots",
+    *MODEL,
+    *SUITE,
+    *SAMPLES,
+    *CHAT,
+    "samples",
     "seed",
     "split",
     "dtype",
     "engine",
     "engine.",
-    "data_dir",
-    "mirror",
-    "offline",
-    "allow_missing",
+    *DATA,
     "out",
     "export",
     "lang",
     "protocol.",
+    "generation",
     "generation.",
     "metrics.",
     "preset",
@@ -65,8 +66,6 @@ def run(config: Config, *, opened: Callable[[Path], None] = lambda folder: None)
 
     `opened` takes the run directory once it is known.
     """
-    from rich.console import Console
-
     if config.suite is not None and config.suite.mt_bench is not None:
         return _mt_bench(config, opened)
     outcome = evaluate(config, say=say, opened=opened)
@@ -74,29 +73,22 @@ def run(config: Config, *, opened: Callable[[Path], None] = lambda folder: None)
     if not outcome.generated:
         text = "finished already: all {n} completions are kept, nothing was generated"
         console.print(t(text, n=outcome.kept))
-    from evalkit.cli.report import print_next, print_results
-
     print_results(outcome.results, console)
     print_next(outcome.results, outcome.folder, console)
     return 0
 
 
 def _mt_bench(config: Config, opened: Callable[[Path], None]) -> int:
-    from rich.console import Console
-
-    from evalkit.cli.mt_bench_report import print_results
+    from evalkit.cli.mt_bench_report import print_results as print_mt_bench
     from evalkit.runs.mt_bench import answer_questions
 
     outcome = answer_questions(config, say=say, opened=opened)
     console = Console()
     if not outcome.generated:
-        console.print(
-            t("finished already: all {n} answered turns are kept, nothing was generated", n=outcome.kept)
-        )
-    print_results(outcome.results, console)
-    for line in (
-        f"{t('results: ')}{outcome.folder}",
-        f"  {t('next: ')}python -m evalkit judge run={outcome.folder} judge=gpt-4o-2024-08-06 --dry-run",
-    ):
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+        text = "finished already: all {n} answered turns are kept, nothing was generated"
+        console.print(t(text, n=outcome.kept))
+    print_mt_bench(outcome.results, console)
+    print_line(console, f"{t('results: ')}{outcome.folder}")
+    judge = f"python -m evalkit judge run={outcome.folder} judge=gpt-4o-2024-08-06 --dry-run"
+    print_line(console, f"  {t('next: ')}{judge}")
     return 0

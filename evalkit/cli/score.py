@@ -16,6 +16,11 @@ allow_missing=true scores what is there and marks the result partial.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.console import Console
+
+from evalkit.cli.command import DATA, SAMPLES, SUITE
+from evalkit.cli.printing import new_table, number, print_line
+from evalkit.cli.report import print_results
 from evalkit.core.config import Config
 from evalkit.core.errors import InputError
 from evalkit.core.progress import say
@@ -23,24 +28,16 @@ from evalkit.core.words import shown, t
 from evalkit.metrics.prediction import prediction
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from evalkit.runs.rescore import Rescored
-    from evalkit.scoring.moves import Move
+    from evalkit.scoring.changes import Change
 
 OPTIONS = (
     "run",
     "completions",
-    "suite",
-    "suite.tasks",
+    *SUITE,
     "out",
-    "data_dir",
-    "mirror",
-    "offline",
-    "allow_missing",
-    "limit",
-    "num_few_shots",
-    "suite.num_few_shots",
+    *DATA,
+    *SAMPLES,
     "split",
     "protocol.strip",
     "protocol.answer_regex",
@@ -52,10 +49,6 @@ OPTIONS = (
 
 def run(config: Config) -> int:
     """Scores a run again, or completions made elsewhere; exit code 0, also for a partial result."""
-    from rich.console import Console
-
-    from evalkit.cli.report import print_results
-
     if (config.run is None) == (config.completions is None):
         raise InputError(
             "what shall be scored? Give either run= or completions=",
@@ -68,7 +61,7 @@ def run(config: Config) -> int:
 
         rescored = rescore(config)
         print_results(rescored.results, console)
-        _print_moves(rescored, console)
+        _print_changes(rescored, console)
         folder = rescored.folder
     else:
         from evalkit.runs.foreign import score_completions
@@ -77,41 +70,33 @@ def run(config: Config) -> int:
         results = score_completions(config, say=say)
         print_results(results, console)
         folder = Path(config.out or ".")
-    console.print(f"\n{t('results: ')}{folder}", markup=False, soft_wrap=True)
+    print_line(console, f"\n{t('results: ')}{folder}")
     return 0
 
 
-def _print_moves(rescored: "Rescored", console: "Console") -> None:
-    from rich import box
-    from rich.table import Table
-
+def _print_changes(rescored: "Rescored", console: Console) -> None:
     if rescored.before is None:
         return
-    if not rescored.moves:
+    if not rescored.changes:
         console.print("\n" + t("nothing moved: every value is what it was"))
         return
-    table = Table(title=t("what moved"), title_justify="left", box=box.SIMPLE_HEAD, header_style="bold")
-    for header in ("", "before", "after", "difference", "samples"):
-        table.add_column(t(header) if header else "", justify="right" if header else "left")
-    for move in rescored.moves:
-        table.add_row(move.key, *_cells(move))
+    columns = ("", "before", "after", "difference", "samples")
+    table = new_table(*columns, title=t("what moved"), padding=(0, 1))
+    for change in rescored.changes:
+        table.add_row(change.key, *_cells(change))
     console.print(table)
     reasons: dict[str, list[str]] = {}
-    for move in rescored.moves:
-        for why in move.why:
-            reasons.setdefault(why, []).append(move.key)
+    for change in rescored.changes:
+        for why in change.why:
+            reasons.setdefault(why, []).append(change.key)
     for why, keys in reasons.items():
-        whose = t("all") if len(keys) == len(rescored.moves) else ", ".join(keys)
-        console.print(f"  {shown(why)}   [{whose}]", markup=False, soft_wrap=True)
+        whose = t("all") if len(keys) == len(rescored.changes) else ", ".join(keys)
+        print_line(console, f"  {shown(why)}   [{whose}]")
 
 
-def _cells(move: "Move") -> tuple[str, str, str, str]:
-    was = move.before.value if move.before else None
-    now = move.after.value if move.after else None
-    difference = f"{now - was:+.4f}" if was is not None and now is not None else ""
-    samples = "" if move.samples is None else str(move.samples)
-    return _number(was), _number(now), difference, samples
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+def _cells(change: "Change") -> tuple[str, str, str, str]:
+    was = change.before.value if change.before else None
+    now = change.after.value if change.after else None
+    difference = number(now - was, 4, sign=True) if was is not None and now is not None else ""
+    samples = "" if change.samples is None else str(change.samples)
+    return number(was, 4), number(now, 4), difference, samples

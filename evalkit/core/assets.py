@@ -1,6 +1,6 @@
-"""The one place that finds the files beside the code, and the user's cache folder.
+"""Paths of the files that belong to evalkit, and of the user's cache folder.
 
-conf/, tasks/ and results/reference/ lie at the top of a checkout and inside the package in a wheel.
+conf/, tasks/ and results/reference/ are at the top of a checkout and inside the package in a wheel.
 """
 
 import os
@@ -11,8 +11,7 @@ from evalkit.core.errors import InputError
 _PACKAGE = Path(__file__).resolve().parents[1]
 _CHECKOUT = _PACKAGE.parent
 
-# In a checkout (or an editable install of one) the top-level folders are the living files; a
-# copy inside the package exists in an installed wheel only.
+# A checkout (also an editable install) has them at the top; only a wheel has copies in the package.
 ROOT = _CHECKOUT if (_CHECKOUT / "pyproject.toml").is_file() and (_CHECKOUT / "conf").is_dir() else _PACKAGE
 
 CONF = ROOT / "conf"
@@ -22,7 +21,7 @@ REFERENCE = ROOT / "results" / "reference"
 
 
 def cache_dir() -> Path:
-    """Where fetched and converted files are kept: $EVALKIT_CACHE, else the XDG cache folder.
+    """The folder of fetched and converted files: $EVALKIT_CACHE, else the XDG cache folder.
 
     Raises:
         InputError: neither is set, and this account has no home folder.
@@ -39,5 +38,5 @@ def cache_dir() -> Path:
 
 
 def default_data_dir() -> Path:
-    """Where prepared data lies when `data_dir=` is not given."""
+    """The folder of prepared data when `data_dir=` is not given."""
     return cache_dir() / "data"

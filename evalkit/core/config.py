@@ -8,9 +8,12 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
+
+from evalkit.core.errors import InputError
 
 # What chat templates with a clock may read; llama 3.1's own takes it where there is none.
 TEMPLATE_DATE = "2024-07-26"
@@ -143,6 +146,21 @@ class Reduce(Enum):
     median = "median"
 
 
+class Parser(Enum):
+    """How a thought is split from an answer (`evalkit.tasks.answers`); `auto` goes by the chat template."""
+
+    auto = "auto"
+    none = "none"
+    think = "think"
+    harmony = "harmony"
+    regex = "regex"
+    lm_eval = "lm-eval"
+    lighteval = "lighteval"
+    flexeval = "flexeval"
+    swallow = "swallow"
+    shaberi = "shaberi"
+
+
 class PairSource(Enum):
     """What decides a pairwise match: a pairwise judgment in both orders, or two single ratings."""
 
@@ -186,6 +204,9 @@ class ModelConfig:
     tokenizer: str | None = option(None, "another tokenizer: a hub name or a folder")
     chat_template: str | None = option(None, "a file, Jinja text, or the name of one of the tokenizer's own")
     template_date: str = option(TEMPLATE_DATE, "what a template with a clock reads")
+    chat_template_args: dict[str, Any] = option(
+        dict, "handed to the template: model.chat_template_args.enable_thinking=false"
+    )
     trust_remote_code: bool = option(False, "run the code that comes with the model")
     license: str | None = option(None, "its licence, for `list models --long`", listed=False)
     terms: str | None = option(None, "terms that must be accepted first", listed=False)
@@ -202,6 +223,9 @@ class SuiteConfig:
     name: str = option(MISSING, "its label in tables and folders", listed=False)
     tasks: list[str] = option(list, "dataset names or paths of task YAML files: [jamp,janli]")
     num_few_shots: dict[str, int] = option(dict, "examples for one task: suite.num_few_shots.jamp=2")
+    chat: bool = option(False, "ask through the model's chat template (a deviation for jaster)")
+    chat_turns: bool = option(False, "suite.chat: the examples are earlier turns, not part of the message")
+    system: str | None = option(None, "suite.chat: a system message; null: none")
     data: SuiteData = option(SuiteData.prepared, "prepared upstream files, or the bundled ones", listed=False)
     mt_bench: str | None = option(None, "the language of an MT-Bench suite (ja, en)", listed=False)
     preset: str | None = option(None, "the MT-Bench preset unless `preset=` names another", listed=False)
@@ -237,6 +261,11 @@ class EngineConfig:
     parameters: dict[str, Any] = option(
         dict, "engine.parameters.KEY=VALUE in every request (engine=vllm: to vllm.LLM)"
     )
+
+    @property
+    def chat_prompts(self) -> bool:
+        """Whether a text prompt reaches the model as the user's message of a chat."""
+        return self.name == "api" and self.prompts is PromptForm.chat
 
 
 @dataclass
@@ -318,10 +347,26 @@ class ProtocolConfig:
 
 
 @dataclass
+class ReasoningConfig:
+    """Models that think before they answer (docs/thinking.md). Only answers are cut and graded."""
+
+    parser: Parser = option(Parser.auto, "how a thought is split from the answer; auto: by the chat template")
+    start: str = option("<think>", "parser=think: the tag that opens a thought")
+    end: str = option("</think>", "parser=think: the tag that ends it")
+    pattern: str | None = option(None, "parser=regex: with a group `answer`, and perhaps `thought`")
+    thought_length: int | None = option(
+        None, "most tokens of a thought, beside the task's own limit; null: the rest of the context", least=0
+    )
+
+
+@dataclass
 class GenerationConfig:
     """Greedy by the preset."""
 
     do_sample: bool = option(False, "sample instead of greedy search (a deviation)")
+    temperature: float = option(1.0, "generation.do_sample: the temperature", above=0)
+    top_p: float = option(1.0, "generation.do_sample: nucleus sampling", above=0)
+    top_k: int = option(0, "generation.do_sample: the likeliest tokens only; 0: all", least=0)
     from_model: bool = option(False, "follow the model's own generation_config (a deviation)")
 
 
@@ -343,6 +388,23 @@ class MetricsConfig:
     comet: CometConfig = option(CometConfig, "COMET")
     bert_score: bool = option(False, "also compute BERTScore")
     resamples: int = option(10_000, "bootstrap resamples behind every interval", least=1)
+    pass_at: list[int] = option(list, "samples=n: the k of pass@k, several with commas; default: n")
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Which samples are read, and where files come from: the options of `Config` with these names.
+
+    `offline` also follows the environment's HF_HUB_OFFLINE.
+    """
+
+    data_dir: Path | None
+    mirror: Path | None
+    offline: bool
+    allow_missing: bool
+    split: Split
+    limit: int | None
+    num_few_shots: int
 
 
 @dataclass
@@ -366,7 +428,9 @@ class Config:
     gpu_memory: float = option(80.0, "memory of one GPU in GB", above=0)
     checkpoints: int = option(1, "checkpoints to plan for", least=1)
     protocol: ProtocolConfig = option(ProtocolConfig, "the protocol")
-    generation: GenerationConfig = option(GenerationConfig, "how tokens are chosen")
+    generation: GenerationConfig = option(GenerationConfig, "swallow, or greedy (the default)")
+    reasoning: ReasoningConfig = option(ReasoningConfig, "thoughts and answers")
+    samples: int = option(1, "sampled answers to each question (avg@n, pass@k)", least=1)
     metrics: MetricsConfig = option(MetricsConfig, "the metrics")
     split: Split = option(Split.dev, "the split that is evaluated")
     limit: int | None = option(None, "samples per dataset; null: the protocol's 100; 0: all")
@@ -401,9 +465,38 @@ class Config:
     format: str | None = option(None, "csv, markdown, html, model-card, lm-eval, wandb; several with commas")
     given: list[str] = option(list, "the options that the command line names", listed=False)
 
+    @property
+    def data(self) -> DataOptions:
+        """The options that say which samples are read, and where files come from."""
+        hub_offline = os.environ.get("HF_HUB_OFFLINE", "").strip().upper() in {"1", "ON", "YES", "TRUE"}
+        return DataOptions(
+            data_dir=Path(self.data_dir).expanduser() if self.data_dir else None,
+            mirror=Path(self.mirror).expanduser() if self.mirror else None,
+            offline=hub_offline if self.offline is None else self.offline,
+            allow_missing=self.allow_missing,
+            split=self.split,
+            limit=self.limit,
+            num_few_shots=self.num_few_shots,
+        )
 
-def is_offline(config: Config) -> bool:
-    """Whether nothing may be fetched: `offline=`, else the environment's HF_HUB_OFFLINE."""
-    if config.offline is not None:
-        return config.offline
-    return os.environ.get("HF_HUB_OFFLINE", "").strip().upper() in {"1", "ON", "YES", "TRUE"}
+
+def given_model(model: ModelConfig | None) -> ModelConfig:
+    """The model of a command that needs one.
+
+    Raises:
+        InputError: none is given.
+    """
+    if model is None:
+        raise InputError("no model is given", fix="model=1.8b-instruct   (python -m evalkit list models)")
+    return model
+
+
+def given_suite(suite: SuiteConfig | None) -> SuiteConfig:
+    """The suite of a command that needs one.
+
+    Raises:
+        InputError: none is given.
+    """
+    if suite is None:
+        raise InputError("no suite is given", fix="suite=jaster   (python -m evalkit list suites)")
+    return suite

@@ -1,8 +1,8 @@
-"""Files that outlive crashes: logs of checked lines, and files that are whole or not there.
+"""Crash-safe files: logs with a checksum in each line, and files that are replaced atomically.
 
-A line of a log is complete when it ends with a newline and its checksum fits; anything else is what
-a crash or a bad disk left. A whole file is written beside its place and moved there when it is safe
-on disk. JSON files that decide something carry a checksum too, so that damage is never believed.
+A line of a log is valid when it ends with a newline and its checksum matches; other lines were left by
+a crash or a bad disk. A whole file is written under a temporary name, synced, and renamed. JSON files
+that decide something have a checksum too, so that damage is detected.
 """
 
 import glob
@@ -52,7 +52,7 @@ def from_line(line: bytes) -> dict[str, Any] | None:
 
 
 def _unicode(value: dict[str, Any], text: str) -> dict[str, Any]:
-    """A value read from `text`, mended where an older version kept half a character."""
+    """A value read from `text`; lone surrogates, which older versions kept, are replaced."""
     if not may_hold_half_characters(text):
         return value
     mended: dict[str, Any] = everywhere(value, unicode_text)
@@ -89,7 +89,7 @@ def read_log(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
 def append_line(descriptor: int, line: bytes) -> None:
     """Appends a whole line to a log that is open for reading and appending, or nothing.
 
-    Half a line at its end, which a killed writer left, is ended first: it costs no line but its own.
+    An incomplete last line, left by a killed writer, is terminated first, so that only it is lost.
 
     Raises:
         OSError: it could not be written whole; the log ends where it did.
@@ -102,14 +102,14 @@ def append_line(descriptor: int, line: bytes) -> None:
         while written < len(line):
             written += os.write(descriptor, line[written:])
     except OSError:
-        # Where not even this goes, the checksum tells the half line, and the next append ends it.
+        # If this fails too, the checksum reveals the partial line, and the next append terminates it.
         with suppress(OSError):
             os.ftruncate(descriptor, end)
         raise
 
 
 class Appender:
-    """Appends rows to a log so that each is on its way to disk, whole, before the next."""
+    """Appends rows to a log; each is written to the file completely before the next."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -138,7 +138,7 @@ class Appender:
         """Syncs and closes the log.
 
         Raises:
-            EvalkitError: the disk did not take everything; what it lost is asked again.
+            EvalkitError: not everything was written; lost rows are generated again.
         """
         try:
             try:
@@ -153,21 +153,25 @@ class Appender:
 
 
 def process_tag() -> str:
-    """What names this process in a temporary name: `<host>-<process id>`."""
+    """The part of a temporary name that identifies this process: `<host>-<process id>`."""
     return f"{socket.gethostname()}-{os.getpid()}"
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process of this machine has this number."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def is_abandoned(tag: str) -> bool:
     """Whether the process of a tag was one of this host and has ended."""
     host, _, number = tag.rpartition("-")
-    if host != socket.gethostname() or not number.isdigit():
-        return False
-    with suppress(PermissionError):
-        try:
-            os.kill(int(number), 0)
-        except (ProcessLookupError, OverflowError):
-            return True
-    return False
+    return host == socket.gethostname() and number.isdigit() and not is_running(int(number))
 
 
 def remove_abandoned(folder: Path, name: str | None = None) -> None:
@@ -175,16 +179,16 @@ def remove_abandoned(folder: Path, name: str | None = None) -> None:
     for left in folder.glob(f".{glob.escape(name) if name else '*'}.*.tmp"):
         _, _, number = left.name.removesuffix(".tmp").rpartition(f".{socket.gethostname()}-")
         if is_abandoned(f"{socket.gethostname()}-{number}"):
-            # What cannot be removed is in nobody's way.
+            # A leftover that cannot be removed does no harm.
             with suppress(OSError):
                 left.unlink()
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place, synced to disk, when the block succeeds.
+    """A temporary path that replaces `path`, synced to disk, when the block succeeds.
 
-    What a killed process left of an earlier attempt is removed.
+    Temporary files of earlier, killed attempts are removed.
 
     Raises:
         EvalkitError: no space left, or the folder cannot be written; `path` is as it was.
@@ -205,31 +209,31 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 def write_text_atomic(path: Path, text: str) -> None:
-    """Writes a whole UTF-8 file, or nothing."""
+    """Writes a UTF-8 file atomically."""
     with atomic_file(path) as partial:
         partial.write_bytes(unicode_text(text).encode())
 
 
 def write_json_atomic(path: Path, value: Any) -> None:
-    """Writes a whole indented JSON file, or nothing."""
+    """Writes an indented JSON file atomically."""
     write_text_atomic(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
 def write_lines_atomic(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Writes a whole log file with checksums, or nothing."""
+    """Writes a log with checksums atomically."""
     with atomic_file(path) as partial:
         partial.write_bytes(b"".join(map(to_line, rows)))
 
 
 def write_checked_json(path: Path, value: dict[str, Any]) -> None:
     """`write_json_atomic` of an object with its checksum, for `read_checked_json`."""
-    # The checksum is that of what will be read: keys are texts, tuples are lists.
+    # The checksum is over the parsed form: keys are strings, tuples are lists.
     kept = json.loads(unicode_text(json.dumps(value, ensure_ascii=False)))
     write_json_atomic(path, {**kept, CHECK: checksum(kept)})
 
 
 def read_checked_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; one without a checksum (an older file) is taken as it is.
+    """The object in a JSON file; one without a checksum (an older file) is not checked.
 
     Raises:
         OSError: it cannot be read.

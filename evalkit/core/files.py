@@ -1,8 +1,8 @@
-"""Reading files a person wrote or another program left: bytes, text, JSON, JSON Lines, CSV and YAML.
+"""Reading files that people or other programs wrote: bytes, text, JSON, JSON Lines, CSV and YAML.
 
 Every mistake is one `InputError` that names the file, the line and the field. Text is UTF-8, with or
-without a byte order mark. In JSON, two escapes that make one character are joined; half a character
-alone is refused, because no model can be asked with it and nothing can be written with it.
+without a byte order mark. In JSON, a pair of surrogate escapes becomes one character; a lone surrogate (half
+a character) is refused, because it can be neither encoded nor sent to a model.
 """
 
 import csv
@@ -29,12 +29,12 @@ Options = TypeVar("Options")
 
 _BOM = b"\xef\xbb\xbf"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
-# What Japanese text is written in where it is not UTF-8; the stricter one first.
+# Other encodings of Japanese text; the stricter one first.
 _OTHER_ENCODINGS = (("euc_jp", "EUC-JP"), ("cp932", "CP932"))
 _PLAIN = re.compile(r"[\w-][\w.-]*")
-# A YAML file of a few lines can say, by anchors and aliases, more values than memory holds.
+# With anchors and aliases a few lines of YAML can expand to more values than fit in memory.
 _MOST_VALUES = 1_000_000
-# The C loader of YAML calls itself for each level and ends the process where the stack ends.
+# The C loader of YAML is recursive: a stack overflow would end the process.
 _MOST_LEVELS = 100
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -53,14 +53,14 @@ def read_bytes(path: Path, what: str = "the file") -> bytes:
 
     Args:
         path: the file.
-        what: what to call it in the message.
+        what: its name in the message.
 
     Raises:
         InputError: nothing there, no permission, or something that is no file (a folder, a pipe).
     """
     try:
         kind = stat.S_IFMT(path.stat().st_mode)
-        # A pipe that nobody writes to would be waited for without end.
+        # Reading a pipe without a writer would block forever.
         if kind != stat.S_IFREG:
             raise InputError(f"cannot read {what}: it is {_KINDS.get(kind, 'no file')}", where=path)
         return path.read_bytes()
@@ -87,7 +87,7 @@ def decode(data: bytes, where: object) -> str:
     try:
         return data.removeprefix(_BOM).decode("utf-8")
     except UnicodeDecodeError as error:
-        # Bytes that are no text in UTF-16 either may begin like it.
+        # The two bytes alone do not prove UTF-16, but nothing better is known.
         name = "UTF-16" if data.startswith(_UTF16) else _encoding_of(data)
         line = data.removeprefix(_BOM).count(b"\n", 0, error.start) + 1
         fix = f"if it is {name}: iconv -f {name} -t UTF-8 FILE > NEW" if name else "save it as UTF-8"
@@ -122,7 +122,7 @@ def refuse_half_characters(value: Any, where: object) -> None:
 
 
 def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
-    # The place is shown, so a key that is itself half a character is spelled out in it.
+    # The place is printed, so a key with a lone surrogate is escaped.
     if isinstance(value, str):
         yield place, value
     elif isinstance(value, dict):
@@ -163,7 +163,7 @@ def parse_json(text: str, where: object, *, line: bool = True, mend: bool = Fals
     Args:
         text: JSON.
         where: the file, or the file and the line.
-        line: whether the line is still to be said.
+        line: whether the message adds the line; False where `where` has it.
         mend: a model or a service wrote it: half a character becomes U+FFFD instead of an error.
 
     Raises:
@@ -242,7 +242,7 @@ def text_field(row: Row, key: str, place: str) -> str:
 def int_field(row: Row, key: str, place: str) -> int:
     """A whole-number field of a row; older files write ids as strings."""
     value = row.get(key)
-    # More digits than this are no id, and Python refuses to read thousands of them.
+    # No id has more digits, and Python refuses to convert thousands of them.
     if isinstance(value, str) and value.strip().isdecimal() and len(value) < 20:
         return int(value)
     if not isinstance(value, int) or isinstance(value, bool):
@@ -303,7 +303,7 @@ def parse_table(
     Args:
         text: the table.
         where: the file.
-        delimiter: what stands between two cells.
+        delimiter: the separator of cells.
         columns: what the header must have.
         exact: whether every row must have as many cells as the header.
 
@@ -372,7 +372,7 @@ def read_yaml(path: Path) -> Any:
         raise InputError(f"not YAML: {problem}", where=f"{path}{line}") from None
     except InputError:
         raise
-    # A date that does not exist, a number that is none: the library says so by many classes.
+    # For invalid dates and numbers the library raises exceptions of many classes.
     except Exception as error:
         raise InputError(f"not readable YAML: {error}", where=path) from None
     _check_size(value, path)

@@ -1,8 +1,8 @@
 """The command line -> (verb, Config): flags and folders here, `key=value` through Hydra.
 
-Every mistake is one `InputError` with the near names. Text options are taken word for word, so a
-path with `=`, commas, spaces or Japanese needs no quotes, and so are the items of lists (one with a
-comma takes quotes); all other values have Hydra's syntax.
+Every mistake is one `InputError` with the near names. Text options and the items of lists are taken
+literally: a path with `=`, commas, spaces or Japanese needs no quotes (an item with a comma does). All
+other values have Hydra's syntax.
 """
 
 import dataclasses
@@ -25,10 +25,10 @@ from evalkit.core.text import did_you_mean, half_character
 if typing.TYPE_CHECKING:
     from evalkit.core.config import Config
 
-GROUPS = ("model", "suite", "engine", "judge")
+GROUPS = ("model", "suite", "engine", "judge", "generation")
 FLAGS = {"--long": "long", "--dry-run": "dry_run", "--partial": "partial", "--steps": "steps"}
 FLAGS_WITH_VALUE = {"--reference": "reference", "--format": "format"}
-# Below it stand names of tasks, which may have hyphens and points in them.
+# The keys below it are task names, which may contain hyphens and full stops.
 TASK_COUNTS = "suite.num_few_shots"
 # Verbs whose bare words are folders (for list: what to list; for ask: the question).
 WORDS = ("list", "leaderboard", "compare", "ask", "agreement", "pairwise")
@@ -36,7 +36,7 @@ WORDS = ("list", "leaderboard", "compare", "ask", "agreement", "pairwise")
 
 @dataclass(frozen=True)
 class CommandLine:
-    """The command line taken apart. `overrides` are the `key=value` words in order.
+    """A parsed command line. `overrides` are the `key=value` words in order.
 
     `multirun` (-m): values may be lists to try one by one; `launcher` are the words `hydra/launcher=`
     and `hydra.launcher.*=`, which say how.
@@ -52,7 +52,7 @@ class CommandLine:
 
 
 def parse(argv: Iterable[str], verbs: Iterable[str]) -> CommandLine:
-    """Takes the words of a command line apart; the first bare word is the verb, `run` the default.
+    """Parses a command line; the first bare word is the verb, `run` the default.
 
     Raises:
         InputError: an unknown verb or flag, or a bare word where none belongs.
@@ -104,7 +104,7 @@ def _unicode(word: str) -> str:
     """A word of the command line, checked to be text.
 
     Raises:
-        InputError: bytes that are not UTF-8, which Python hands on as half characters.
+        InputError: bytes that are not UTF-8; Python decodes them to lone surrogates.
     """
     if half_character(word) is None:
         return word
@@ -157,7 +157,6 @@ def load_config(line: CommandLine) -> "Config":
 
 def _compose(overrides: tuple[str, ...]) -> "Config":
     from hydra import compose, initialize_config_dir
-    from hydra.core.config_store import ConfigStore
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -170,7 +169,7 @@ def _compose(overrides: tuple[str, ...]) -> "Config":
         if inner and group not in chosen:
             example = {"model": "hf", "suite": "task", "judge": "openai"}[group]
             raise InputError(f"{inner}= is given without {group}=", fix=f"add {group}={example}")
-    ConfigStore.instance().store(name="schema", node=Config)
+    _store_schema()
     for_hydra: list[str] = []
     verbatim: list[tuple[str, Any]] = []
     for word in overrides:
@@ -203,6 +202,16 @@ def _compose(overrides: tuple[str, ...]) -> "Config":
     return config
 
 
+@cache
+def _store_schema() -> None:
+    """Makes Config known to Hydra, which takes a good part of the time of composing."""
+    from hydra.core.config_store import ConfigStore
+
+    from evalkit.core.config import Config
+
+    ConfigStore.instance().store(name="schema", node=Config)
+
+
 def _items(value: str) -> list[str]:
     """The items of `[a,'b, c']`; the brackets may be left out."""
     inner = value[1:-1] if value.startswith("[") and value.endswith("]") else value
@@ -211,7 +220,7 @@ def _items(value: str) -> list[str]:
 
 
 def check_ranges(config: "Config") -> None:
-    """Refuses a number out of the range that is given beside its field.
+    """Refuses a number outside the range of its field.
 
     Raises:
         InputError: naming the option.
@@ -258,7 +267,7 @@ def _check_member(group: str, member: str) -> None:
     members = group_members(group)
     if member not in members:
         fix = f"python -m evalkit list {group}s"
-        if group == "engine":
+        if group in ("engine", "generation"):
             fix = f"one of {', '.join(members)}"
         elif group == "model":
             fix = f"a hub name or a folder: model=hf model.path={member}   (or {fix})"

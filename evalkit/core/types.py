@@ -42,12 +42,17 @@ class Sampling:
     repetition_penalty: float = 1.0
 
 
+# `max_new_tokens` of a request that may use whatever its prompt leaves of the model's context.
+REST_OF_CONTEXT = 1 << 30
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """What an engine is asked for; `id` is unique within one `generate` call.
 
     `prompt` is the exact text the tokenizer sees (BOS by the engine's BOS rule) or chat messages,
     rendered with the model's chat template. `stop` strings are looked for in the decoded completion.
+    `keep_special`: `raw_text` keeps special tokens, which some rules for thoughts need.
     `seed` starts this request's own random generator, or it goes on from `generator_state`, where an
     earlier completion left it.
     """
@@ -59,6 +64,7 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     seed: int = 0
     generator_state: str | None = None
+    keep_special: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,7 @@ class Completion:
     include BOS and EOS. `finish_reason`: `stop` an EOS token, `stop_string` a stop string,
     `length` max_new_tokens reached, `error` nothing could be generated (`error` says why).
     `generator_state` is where the request's random generator stood at the end (None: never used).
+    `served_thought` is what a server that splits answers itself returned as the thought (None: it does not).
     """
 
     id: str
@@ -81,15 +88,24 @@ class Completion:
     over_context: bool = False
     error: str | None = None
     generator_state: str | None = None
+    served_thought: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One scored sample: `values` maps a metric name to its value (None: not a per-sample metric)."""
+    """One scored sample: `values` maps a metric name to its value (None: not a per-sample metric).
+
+    `status` says what became of an answer behind a thought, `thought` is there when the scoring split
+    the completion anew. A question that was asked several times has the scores of its answers in
+    `repeats`; its `values` are over all of them, its prediction is the first.
+    """
 
     id: str
     prediction: str
     values: dict[str, float | None]
+    status: str | None = None
+    thought: str | None = None
+    repeats: tuple["Score", ...] = ()
 
 
 JudgmentStatus = Literal["ok", "out_of_range", "unparsed", "malformed", "filtered", "overflow", "api_error"]

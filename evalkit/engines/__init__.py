@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from evalkit.core.config import Config, is_offline
+from evalkit.core.config import BosRule, Dtype, EngineConfig, ModelConfig
 from evalkit.core.errors import EvalkitError, InputError
 from evalkit.engines.base import Engine, Identified
 from evalkit.engines.models import ResolvedModel, check_unchanged, resolve
@@ -10,7 +10,7 @@ from evalkit.engines.models import ResolvedModel, check_unchanged, resolve
 ENGINES = ("local", "ray", "api", "vllm")
 
 
-def identify(config: Config) -> Identified:
+def identify(model: ModelConfig, options: EngineConfig, dtype: Dtype, *, offline: bool) -> Identified:
     """The model, engine family and precision of a run; engine=api asks its servers for them.
 
     Raises:
@@ -18,29 +18,41 @@ def identify(config: Config) -> Identified:
         FetchError: the model's files could not be fetched.
         EvalkitError: no server answers, or one refuses the key.
     """
-    assert config.model is not None
-    if config.engine.name == "api":
+    if options.name == "api":
         from evalkit.engines.servers.identity import identify_served
 
-        return identify_served(config.model, config.engine, config.dtype, offline=is_offline(config))
-    model = resolve(config.model, offline=is_offline(config))
-    if config.engine.name == "vllm":
+        return identify_served(model, options, dtype, offline=offline)
+    resolved = resolve(model, offline=offline)
+    if options.name == "vllm":
         from evalkit.engines.vllm import deciding_options
 
-        if options := deciding_options(config.engine.parameters):
-            model = replace(model, identity={**model.identity, "parameters": options})
-    return Identified(model, engine_family(config), resolve_dtype(config))
+        if parameters := deciding_options(options.parameters):
+            resolved = replace(resolved, identity={**resolved.identity, "parameters": parameters})
+    return Identified(resolved, engine_family(options.name), resolve_dtype(options, dtype))
 
 
-def build_engine(config: Config, resolved: ResolvedModel) -> Engine:
-    """The engine `config.engine.name` asks for, with the model loaded.
+def build_engine(
+    resolved: ResolvedModel,
+    options: EngineConfig,
+    dtype: Dtype,
+    *,
+    bos: BosRule = BosRule.auto,
+    follow_generation_config: bool = False,
+) -> Engine:
+    """The engine that `options` name, with the model loaded.
+
+    Args:
+        resolved: the model.
+        options: the engine and its options.
+        dtype: the precision, `auto` included.
+        bos: whether the tokenizer's BOS is put in front of prompts.
+        follow_generation_config: sample as the model's own generation_config says.
 
     Raises:
         InputError: an engine evalkit does not have, or options this machine cannot satisfy.
         EvalkitError: the model's files changed while they were loaded.
     """
-    name, options, dtype = config.engine.name, config.engine, config.dtype
-    bos, follow = config.protocol.bos, config.generation.from_model
+    name, follow = options.name, follow_generation_config
     engine: Engine
     if name == "ray":
         from evalkit.engines.ray.engine import RayEngine
@@ -68,21 +80,21 @@ def build_engine(config: Config, resolved: ResolvedModel) -> Engine:
     return engine
 
 
-def engine_family(config: Config) -> str:
-    """The family of the chosen engine: engines of one family compute alike and may share a run."""
-    return "local" if config.engine.name == "ray" else config.engine.name
+def engine_family(name: str) -> str:
+    """The family of an engine: engines of one family compute alike and may share a run."""
+    return "local" if name == "ray" else name
 
 
-def resolve_dtype(config: Config) -> str:
-    """The name of the data type the chosen engine will use, `auto` resolved for where it computes."""
-    if config.engine.name == "ray":
+def resolve_dtype(options: EngineConfig, dtype: Dtype) -> str:
+    """The name of the data type an engine will use, `auto` resolved for where it computes."""
+    if options.name == "ray":
         from evalkit.engines.ray.cluster import workers_dtype
 
-        return workers_dtype(config.engine, config.dtype).value
-    if config.engine.name == "vllm":
+        return workers_dtype(options, dtype).value
+    if options.name == "vllm":
         from evalkit.engines.vllm import vllm_dtype
 
-        return vllm_dtype(config.dtype)
+        return vllm_dtype(dtype)
     from evalkit.engines.local.loading import choose_device, choose_dtype
 
-    return str(choose_dtype(config.dtype, choose_device(config.engine.device))).removeprefix("torch.")
+    return str(choose_dtype(dtype, choose_device(options.device))).removeprefix("torch.")

@@ -101,7 +101,7 @@ class VllmEngine(Engine):
         """See `Engine.generate`."""
         running: dict[str, Encoded] = {}
         engine = self._llm.llm_engine
-        prompts = encode(distinct(requests), self._tokenizer, self._ends, self._bos)
+        prompts = encode(distinct(requests), self._tokenizer, self._ends, self._bos, self._context)
         if self._embeddings is not None:
             refuse_ids(prompts, self._tokenizer, self._embeddings)
         try:
@@ -163,7 +163,7 @@ class VllmEngine(Engine):
         else:
             finish = "stop_string" if isinstance(output.stop_reason, str) else "stop"
         kept = new[:-1] if finish == "stop" and new and new[-1] in encoded.eos else new
-        text = self._decoder.decode(encoded.ids, kept)
+        text = self._decoder.decode(encoded.ids, kept, keep_special=request.keep_special)
         return Completion(
             id=request.id,
             text=text.text,

@@ -75,29 +75,23 @@ def published_rows(reference: str) -> list[Row]:
             where="option --reference",
             fix="--reference llm-jp-3",
         )
-    rows = []
-    for name in names:
-        categories = {column: Figure(value) for column, value in _columns(jaster, name).items()}
-        ratings = {
-            "average" if column == AVERAGE else column: Figure(value)
-            for column, value in _columns(bench, name).items()
-        }
-        rows.append(
-            Row(
-                model=name,
-                kind=Kind.published,
-                url=f"{HUB}llm-jp/{name}",
-                cells=categories,
-                mt_bench=ratings,
-                rules=PUBLISHED_RULES,
-                mt_bench_rules=PUBLISHED_RULES if ratings else "",
-            )
-        )
-    return rows
+    return [_published_row(name, _figures(jaster, name), _figures(bench, name)) for name in names]
 
 
-def _columns(cards: Mapping[str, Card], name: str) -> Mapping[str, float]:
-    return cards[name].columns if name in cards else {}
+def _figures(cards: Mapping[str, Card], name: str) -> dict[str, Figure]:
+    return {column: Figure(value) for column, value in cards[name].columns.items()} if name in cards else {}
+
+
+def _published_row(name: str, jaster: Mapping[str, Figure], bench: Mapping[str, Figure]) -> Row:
+    return Row(
+        model=name,
+        kind=Kind.published,
+        url=f"{HUB}llm-jp/{name}",
+        cells=jaster,
+        mt_bench={"average" if column == AVERAGE else column: figure for column, figure in bench.items()},
+        rules=PUBLISHED_RULES,
+        mt_bench_rules=PUBLISHED_RULES if bench else "",
+    )
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,7 @@
-"""Folders -> the runs in them -> the rows of a leaderboard, and the reason for all that is not shown.
-
-A model and protocol has one row: its newest run among the most complete ones.
-"""
+"""Folders -> the finished runs in them, and the reason for every folder that is not used."""
 
 import json
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,22 +9,9 @@ from typing import Any
 from evalkit.core.durable import read_checked_json, read_log
 from evalkit.core.errors import InputError
 from evalkit.core.reasons import Reason, with_sentences
-from evalkit.leaderboard.card import published_rows
-from evalkit.leaderboard.llm_jp_eval import read_llm_jp_eval
-from evalkit.leaderboard.rows import (
-    MT_BENCH_COLUMNS,
-    NO_FIGURE,
-    Kind,
-    MtBenchRun,
-    Row,
-    Run,
-    jaster_row,
-    partial_reasons,
-    rules_of,
-    whole_reasons,
-)
-from evalkit.mtbench.tables.model_tables import scope_figures, with_own_intervals
-from evalkit.records.results import AVERAGE, Results, read_results
+from evalkit.leaderboard.runs import MtBenchRun, Run
+from evalkit.mtbench.tables.model_tables import with_own_intervals
+from evalkit.records.results import Results, read_results
 from evalkit.records.run_folder import RunDirectory
 from evalkit.scoring.categories import with_intervals
 
@@ -89,9 +72,8 @@ def _run_folders(place: Path, found: Collection, seen: set[Path]) -> Iterator[Pa
     try:
         inner = sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError as error:
-        found.left_out.append(
-            LeftOut(place, Reason("the folder cannot be read: {error}", error=error.strerror))
-        )
+        why = Reason("the folder cannot be read: {error}", error=error.strerror)
+        found.left_out.append(LeftOut(place, why))
         return
     for folder in inner:
         yield from _run_folders(folder, found, seen)
@@ -109,17 +91,14 @@ def _add(found: Collection, folder: Path) -> None:
             return
         results = read_results(path)
         _check_scores(folder, results)
-        results = with_intervals(results, folder)
+        found.runs.append(Run(folder, with_intervals(results, folder), path.stat().st_mtime))
     except InputError as error:
         found.left_out.append(LeftOut(folder, error.what))
     except (OSError, ValueError) as error:
         found.left_out.append(LeftOut(folder, Reason("results.json cannot be read: {error}", error=error)))
     except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
-        found.left_out.append(
-            LeftOut(folder, Reason("results.json does not fit its schema: {error}", error=repr(error)))
-        )
-    else:
-        found.runs.append(Run(folder, results, path.stat().st_mtime))
+        why = Reason("results.json does not fit its schema: {error}", error=repr(error))
+        found.left_out.append(LeftOut(folder, why))
 
 
 def _check_scores(folder: Path, results: Results) -> None:
@@ -166,9 +145,8 @@ def _drop_copies(found: Collection) -> None:
         name = run.results.run.get("id") or str(run.folder)
         key = json.dumps([name, run.results.protocol.options], default=str)
         if key in kept:
-            found.left_out.append(
-                LeftOut(run.folder, Reason("the same run as {folder}", folder=kept[key].folder))
-            )
+            why = Reason("the same run as {folder}", folder=kept[key].folder)
+            found.left_out.append(LeftOut(run.folder, why))
         else:
             kept[key] = run
     found.runs = list(kept.values())
@@ -206,134 +184,3 @@ def find_run(place: Path) -> Run:
         )
     why = "".join(f"\n  {entry.path}: {entry.reason}" for entry in found.left_out)
     raise InputError(f"no finished run is there{why}", where=place)
-
-
-@dataclass(frozen=True)
-class Board:
-    """A leaderboard: rows, best first, and what was left out with the reason."""
-
-    rows: tuple[Row, ...]
-    left_out: tuple[LeftOut, ...]
-
-
-def build_board(places: Sequence[Path], *, partial: bool = False, reference: str | None = None) -> Board:
-    """The leaderboard of everything at or below `places`.
-
-    Args:
-        places: results folders, run folders, or llm-jp-eval's result files.
-        partial: show partial runs too, marked.
-        reference: also show the published rows of the models whose names start so.
-
-    Raises:
-        InputError: a place does not exist, nothing can be shown, or no published model is called so.
-    """
-    found = collect(places)
-    rows: dict[tuple[str, str], Row] = {}
-    left_out = list(found.left_out)
-    for run, remarks in _chosen(found.runs, partial, left_out):
-        rows[run.model, rules_of(run.results)] = jaster_row(run, remarks)
-    for bench in _chosen_mt_bench(found.mt_bench, partial, left_out):
-        _add_mt_bench(rows, bench)
-    board = [*rows.values(), *_llm_jp_eval_rows(found, left_out)]
-    if reference:
-        board += published_rows(reference)
-    if not board:
-        listed = "".join(f"\n  {entry.path}: {entry.reason}" for entry in left_out)
-        raise InputError(
-            f"nothing to show{listed}",
-            where=", ".join(map(str, places)),
-            fix="--partial shows partial runs" if left_out else "a folder with finished runs: results/",
-        )
-    return Board(tuple(sorted(board, key=_order)), tuple(left_out))
-
-
-def _chosen(
-    runs: Sequence[Run], partial: bool, left_out: list[LeftOut]
-) -> Iterable[tuple[Run, tuple[str, ...]]]:
-    """Of each model and protocol the newest run among those with the most complete columns."""
-    groups: dict[tuple[str, str], list[Run]] = {}
-    for run in runs:
-        if run.results.partial.partial and not partial:
-            reasons = partial_reasons(run.results)
-            reason = Reason("partial: {reasons} (--partial shows it)", reasons=reasons)
-            left_out.append(LeftOut(run.folder, reason))
-        else:
-            groups.setdefault((run.model, rules_of(run.results)), []).append(run)
-    for group in groups.values():
-        best, *others = sorted(group, key=lambda run: (-_completeness(run.results), -run.finished))
-        for other in others:
-            as_complete = _completeness(other.results) == _completeness(best.results)
-            reason = Reason(
-                "{model} has a newer run: {folder}"
-                if as_complete
-                else "{model} has a more complete run: {folder}",
-                model=best.model,
-                folder=best.folder,
-            )
-            left_out.append(LeftOut(other.folder, reason))
-        remark = Reason("one of {n} runs of this model: {name}", n=len(group), name=best.folder.name)
-        yield best, (remark,) if others else ()
-
-
-def _completeness(results: Results) -> int:
-    if whole_reasons(results):
-        return 0
-    complete = [name for name in results.categories if name not in results.partial.categories]
-    return 1 + len(complete)
-
-
-def _chosen_mt_bench(
-    runs: Sequence[MtBenchRun], partial: bool, left_out: list[LeftOut]
-) -> Iterable[MtBenchRun]:
-    groups: dict[tuple[str, str], list[MtBenchRun]] = {}
-    for run in runs:
-        if run.reasons and not partial:
-            text = "{model} partial: {reasons} (--partial shows it)"
-            left_out.append(LeftOut(run.folder, Reason(text, model=run.model, reasons=run.reasons)))
-        else:
-            groups.setdefault((run.model, run.rules), []).append(run)
-    for group in groups.values():
-        best, *others = sorted(group, key=lambda run: (bool(run.reasons), -run.finished))
-        newer = Reason("{model} has a newer MT-Bench run: {folder}", model=best.model, folder=best.folder)
-        left_out += [LeftOut(other.folder, newer) for other in others]
-        yield best
-
-
-def _add_mt_bench(rows: dict[tuple[str, str], Row], bench: MtBenchRun) -> None:
-    """Puts an MT-Bench table into the model's row, or into a row of its own."""
-    figures = scope_figures(bench.table, partial=bool(bench.reasons))
-    cells = {column: figures[column] for column in MT_BENCH_COLUMNS if column in figures}
-    reasons = tuple(Reason("MT-Bench: {reason}", reason=reason) for reason in bench.reasons)
-    key = next((k for k, row in rows.items() if k[0] == bench.model and row.mt_bench_run is None), None)
-    row = rows[key] if key else Row(model=bench.model, kind=Kind.run)
-    rows[key or (bench.model, f"MT-Bench {bench.rules}")] = replace(
-        row,
-        mt_bench=cells,
-        mt_bench_rules=bench.rules,
-        mt_bench_run=bench,
-        reasons=(*row.reasons, *reasons),
-    )
-
-
-def _llm_jp_eval_rows(found: Collection, left_out: list[LeftOut]) -> list[Row]:
-    rows = []
-    for path in found.llm_jp_eval:
-        try:
-            rows.append(read_llm_jp_eval(path))
-        except InputError as error:
-            left_out.append(LeftOut(path, error.what))
-    return rows
-
-
-def _order(row: Row) -> tuple[Any, ...]:
-    """Best average first; without one, by the mean of what is there; then by name."""
-    average = row.cells.get(AVERAGE) or NO_FIGURE
-    values = [cell.value for cell in row.cells.values() if cell.value is not None]
-    mean = sum(values) / len(values) if values else 0.0
-    return (average.value is None, -(average.value or 0.0), -mean, _natural(row.model))
-
-
-def _natural(name: str) -> tuple[tuple[int, int | str], ...]:
-    """A sort key that puts step-900 before step-1000."""
-    parts = re.split(r"(\d+)", name)
-    return tuple((0, int(part)) if part.isdigit() else (1, part) for part in parts)

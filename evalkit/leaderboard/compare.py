@@ -9,7 +9,6 @@ import numpy as np
 
 from evalkit.core.errors import InputError
 from evalkit.core.reasons import Reason
-from evalkit.leaderboard.comparable import common, counting_metric, rule_differences, run_differences
 from evalkit.leaderboard.paired import (
     Difference,
     Pairs,
@@ -18,7 +17,7 @@ from evalkit.leaderboard.paired import (
     holm,
     mean_difference,
 )
-from evalkit.leaderboard.rows import Run
+from evalkit.leaderboard.runs import Run, common, counting_metric, rule_differences, run_differences
 from evalkit.metrics import METRICS
 from evalkit.metrics.base import CorrelationMetric, SampleMetric
 from evalkit.metrics.prediction import gold
@@ -75,7 +74,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that a comparison of two runs gives. `remarks` are sentences on what was left out."""
+    """The result of comparing two runs. `remarks` say which datasets were not compared, and why."""
 
     a: Run
     b: Run
@@ -99,7 +98,7 @@ def compare(a: Run, b: Run, *, partial: bool = False, resamples: int = 10_000) -
     Args:
         a: the run whose advantage is positive.
         b: the other run.
-        partial: go on with the datasets and samples both have.
+        partial: compare only the datasets and samples both have.
         resamples: of each interval.
 
     Raises:
@@ -165,7 +164,7 @@ def _golds(a: Run, b: Run, name: str, ids: Sequence[str]) -> list[float] | None:
 
 def _dataset(pairs: Pairs, name: str, metric: str, golds: Sequence[float], resamples: int) -> _Part:
     kind = METRICS.get(metric)
-    # By name, so that p does not depend on which other datasets there are.
+    # Derived from the name, so that p does not depend on the other datasets.
     stream = zlib.crc32(name.encode())
     if isinstance(kind, CorrelationMetric):
         difference = correlation_difference(kind, pairs, np.array(golds), resamples, stream)

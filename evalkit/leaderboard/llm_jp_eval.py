@@ -1,8 +1,8 @@
-"""llm-jp-eval's own result JSON -> a row of its own kind.
+"""llm-jp-eval's own result JSON -> a row of the kind `llm-jp-eval`.
 
 Its versions put the scores at the top, below `evaluation` or below `evaluation_results`; their keys
 are AVG, the categories and `<dataset>_<metric>`. The file has neither data hashes nor intervals,
-so its row is compared with no other.
+so its row is not compared with others.
 """
 
 import re

@@ -2,7 +2,7 @@
 
 Data is embedded as JSON in elements that do not run, with `<` escaped; the scripts put text on the
 page as text only. The page's content security policy allows the embedded scripts by hash and
-nothing else: whatever a model wrote cannot run, and nothing is ever fetched.
+nothing else: text that a model wrote cannot run, and nothing is fetched.
 """
 
 import base64
@@ -13,7 +13,7 @@ from importlib.resources import files
 from typing import Any
 
 from evalkit.core.config import Lang
-from evalkit.leaderboard.collect import Board
+from evalkit.leaderboard.board import Board
 from evalkit.leaderboard.page_data import page_data
 from evalkit.leaderboard.page_samples import conversations, dataset_samples
 from evalkit.records.results import PROTOCOL_RESAMPLES
@@ -23,7 +23,7 @@ SCRIPTS = ("base", "table", "charts", "samples", "pair", "mt_bench", "steps", "m
 
 @dataclass(frozen=True)
 class PageOptions:
-    """What a page depends on besides its rows.
+    """The options of a page.
 
     Attributes:
         lang: the language it opens in.

@@ -1,4 +1,4 @@
-"""A board -> everything the page shows, as plain JSON values."""
+"""A board -> the page's data as plain JSON values, without samples and conversations."""
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -9,11 +9,11 @@ from evalkit.core import words
 from evalkit.core.config import Lang
 from evalkit.core.errors import EvalkitError
 from evalkit.core.reasons import sentences_in
-from evalkit.leaderboard.collect import Board
-from evalkit.leaderboard.comparable import counting_metric, rule_differences
+from evalkit.leaderboard.board import Board
 from evalkit.leaderboard.compare import Comparison, compare_samples
 from evalkit.leaderboard.comparison_report import sentences
-from evalkit.leaderboard.rows import TABLES, Row, Run, Table
+from evalkit.leaderboard.rows import TABLES, Row, Table
+from evalkit.leaderboard.runs import Run, counting_metric, rule_differences
 from evalkit.leaderboard.steps import checkpoint_of
 from evalkit.leaderboard.tables import marks
 from evalkit.records.results import Figure

@@ -1,6 +1,6 @@
-"""What the page embeds of single samples: datasets' inputs and answers, and MT-Bench conversations.
+"""The samples a page embeds: inputs and answers of datasets, and MT-Bench conversations.
 
-Inputs and questions are there once, answers by the index of their row.
+Inputs and questions are embedded once, answers by the index of their row.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,16 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from evalkit.core.config import Config
+from evalkit.core.config import given_suite
 from evalkit.core.durable import read_log
 from evalkit.core.errors import EvalkitError
 from evalkit.core.files import read_json_object
 from evalkit.core.text import text_sha256
-from evalkit.leaderboard.comparable import counting_metric
-from evalkit.leaderboard.rows import MtBenchRun, Run
+from evalkit.leaderboard.runs import MtBenchRun, Run, counting_metric
 from evalkit.metrics.prediction import gold
-from evalkit.mtbench.data import Books, pinned_files
-from evalkit.mtbench.presets import load_preset
+from evalkit.mtbench.data import BookOptions
 from evalkit.records.run_folder import SampleRecord
 from evalkit.runs.rescore import kept_config
 from evalkit.runs.suite import load_suite
@@ -37,7 +35,7 @@ class _PromptFrame(NamedTuple):
 
 @dataclass
 class _Dataset:
-    """One dataset while it comes together: samples by (id, input, gold), answers by row."""
+    """One dataset while its samples are collected by (id, input, gold), and its answers by row."""
 
     metric: str | None
     places: dict[tuple[str, str, str], int] = field(default_factory=dict)
@@ -64,8 +62,8 @@ def dataset_samples(runs: Mapping[int, Run], data_dir: str | None) -> dict[str, 
 class _Prompts:
     """The prompts of one run; nothing where its data cannot be read.
 
-    A run keeps the hash of each prompt, not its text. Where the prepared data is there, the prompt is
-    rendered again and shown only when every hash is the same.
+    A run records the hash of each prompt, not its text. Where the prepared data is available, the prompt
+    is rendered again; it is shown only when every hash is the same.
     """
 
     def __init__(self, folder: Path, data_dir: str | None) -> None:
@@ -76,7 +74,7 @@ class _Prompts:
             self._template = PromptTemplate.of(config.protocol)
             data_dir = data_dir if data_dir is not None else config.data_dir
             config = replace(config, data_dir=data_dir, offline=True, allow_missing=True, limit=1)
-            suite = load_suite(config, say=lambda line: None)
+            suite = load_suite(given_suite(config.suite), config.data, say=lambda line: None)
         except EvalkitError:
             return
         self._tasks = {task.name: task for task in suite.tasks}
@@ -96,7 +94,7 @@ class _Prompts:
 
 def _dataset_answers(dataset: _Dataset, run: Run, name: str, prompts: _Prompts) -> dict[str, Any]:
     rows = run.scores(name)
-    # Completions that came from elsewhere have scores, but no records.
+    # Completions that another tool generated have scores, but no records.
     records = {key: record for key, record in run.records(name).items() if key in rows}
     at = []
     for key in rows:
@@ -155,9 +153,9 @@ def conversations(
         data_dir: a bundle that may have the questions.
         mirror: a mirror that may have the questions.
     """
-    config = Config(data_dir=data_dir, mirror=mirror, offline=True)
+    options = BookOptions(data_dir=data_dir, mirror=mirror, offline=True)
     return {
-        "questions": _questions(benches.values(), config),
+        "questions": _questions(benches.values(), options),
         "runs": {row: _conversation_answers(bench) for row, bench in benches.items()},
     }
 
@@ -190,7 +188,7 @@ def _judgments(folder: Path) -> dict[tuple[str, int, int, int], list[dict[str, A
     return found
 
 
-def _questions(benches: Iterable[MtBenchRun], config: Config) -> dict[str, list[str]]:
+def _questions(benches: Iterable[MtBenchRun], options: BookOptions) -> dict[str, list[str]]:
     """The turns of each question by id, where the preset's files can be read offline."""
     found: dict[str, list[str]] = {}
     for bench in benches:
@@ -198,8 +196,7 @@ def _questions(benches: Iterable[MtBenchRun], config: Config) -> dict[str, list[
         ids = {row["question_id"] for row in turns.values()}
         try:
             header = read_json_object(bench.folder / "mt_bench.json")
-            preset = load_preset(header["preset"])
-            books = Books(preset, pinned_files(config), header.get("language"))
+            books = options.books(header["preset"], header.get("language"))
             found |= {str(number): list(books.of(number).questions[number].turns) for number in ids}
         except (EvalkitError, KeyError, TypeError):
             continue

@@ -23,7 +23,7 @@ from evalkit.metrics.intervals import FloatArray, Interval, Spread
 DRAWS = 10_000
 # With up to this many differing samples every arrangement of signs is counted.
 _EXACT = 13
-# Swaps drawn at a time: 4 million are 32 MB, whatever the size of the dataset.
+# Swaps drawn per block: 4 million are 32 MB, whatever the size of the dataset.
 _CHUNK = 4_000_000
 # Sums of the same numbers in another order differ by less than this.
 _ROUNDING = 1e-12
@@ -75,7 +75,7 @@ def mean_difference(
         pairs: the scores.
         resamples: of the interval.
         stream: numbers the dataset's own random swaps.
-        binary: whether the metric gives 0 and 1 alone; None: whether these scores are such.
+        binary: whether the metric gives only 0 and 1; None: decided by these scores.
         scale: the least and the greatest score the metric gives.
     """
     gaps = pairs.a - pairs.b

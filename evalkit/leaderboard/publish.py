@@ -8,14 +8,13 @@ from evalkit.core.durable import write_text_atomic
 from evalkit.core.errors import InputError
 from evalkit.core.text import did_you_mean
 from evalkit.core.words import t
-from evalkit.leaderboard.collect import Board
+from evalkit.leaderboard.board import Board
 from evalkit.leaderboard.compare import Comparison
 from evalkit.leaderboard.comparison_report import comparison_json, flipped_frame
-from evalkit.leaderboard.export_lm_eval import lm_eval_files
-from evalkit.leaderboard.export_model_card import model_card_files
-from evalkit.leaderboard.export_wandb import log_to_wandb
+from evalkit.leaderboard.exports import lm_eval_files, log_to_wandb, model_card_files
 from evalkit.leaderboard.page import PageOptions, page_html
-from evalkit.leaderboard.rows import Run, jaster_row
+from evalkit.leaderboard.rows import jaster_row
+from evalkit.leaderboard.runs import Run
 from evalkit.leaderboard.steps import Checkpoint, steps_frame
 from evalkit.leaderboard.tables import csv_text, frame_text, markdown
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from evalkit.core.errors import InputError
 from evalkit.core.text import step_of
 from evalkit.leaderboard.compare import Comparison, compare
-from evalkit.leaderboard.rows import JASTER_COLUMNS, NO_FIGURE, Run, jaster_row
+from evalkit.leaderboard.rows import JASTER_COLUMNS, NO_FIGURE, jaster_row
+from evalkit.leaderboard.runs import Run
 from evalkit.records.results import Figure
 
 if TYPE_CHECKING:

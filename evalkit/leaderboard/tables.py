@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from evalkit.core.words import shown, t
-from evalkit.leaderboard.collect import Board
+from evalkit.leaderboard.board import Board
 from evalkit.leaderboard.rows import TABLES, Kind, Row, Table
 from evalkit.records.results import Figure
 
@@ -64,7 +64,7 @@ def frame_text(frame: "pd.DataFrame") -> str:
 
 
 def markdown(board: Board) -> str:
-    """leaderboard.md: both tables, notes on the marks and protocols, and what was left out."""
+    """leaderboard.md: both tables, notes on the marks and protocols, and the folders that are not shown."""
     parts = [f"# {t('Leaderboard')}", markdown_tables(board.rows)]
     if board.left_out:
         parts.append(f"## {t('Not shown')}")
@@ -113,8 +113,8 @@ def marks(cells: Sequence[Figure], rules: Sequence[str]) -> list[Mark]:
 def _differ(a: Figure, b: Figure) -> bool:
     """Whether two figures differ by more than their intervals: neither value lies in the other's interval.
 
-    Where only one has an interval it decides alone; without any, the answer is no. A rough reading for
-    tables: `compare` pairs the samples and decides.
+    Where only one has an interval, it decides; without any, the answer is no. This is an approximation
+    for tables: `compare` pairs the samples and tests the difference.
     """
     if a.value is None or b.value is None or a.value == b.value:
         return False
@@ -130,7 +130,7 @@ def _is_measured(cell: Figure) -> bool:
 def spreadsheet_text(text: str) -> str:
     """The text, with a quote in front where a spreadsheet would run it as a formula.
 
-    A signed number is no formula.
+    A signed number is not a formula.
     """
     starts = text.lstrip().startswith(("=", "+", "-", "@"))
     return f"'{text}" if starts and not re.fullmatch(r"[+-][\d.,]+", text) else text
@@ -191,7 +191,7 @@ def _legend(table: Table, rows: Sequence[Row], notes: Mapping[str, int]) -> list
 
 
 def _cell_text(text: str) -> str:
-    """Text that Markdown shows as it is: no table, link, emphasis or HTML of its own."""
+    """The text with Markdown and HTML escaped, on one line."""
     for sign in "\\`*_[]<>|":
         text = text.replace(sign, f"\\{sign}" if sign not in "<>" else {"<": "&lt;", ">": "&gt;"}[sign])
     return " ".join(text.split())

@@ -90,13 +90,13 @@ def get_metric(name: str) -> Metric:
 
 
 def needs_model(name: str) -> bool:
-    """Whether the metric loads a model of its own (and so waits until the language model is freed)."""
+    """Whether the metric loads a model, for which it waits until the language model is freed."""
     return isinstance(METRICS.get(name), ModelMetric)
 
 
 def wanted_metrics(names: Iterable[str], config: MetricsConfig) -> list[str]:
-    """What to compute for a task that lists `names`: those not switched off, each followed by the
-    metrics that are always reported with it.
+    """The metrics to compute for a task that lists `names`: those that are not switched off, each
+    followed by the metrics that are always reported with it.
     """
     expanded: dict[str, None] = {}
     for name in names:
@@ -112,7 +112,7 @@ def wanted_metrics(names: Iterable[str], config: MetricsConfig) -> list[str]:
 def fetch_models(
     names: Iterable[str], config: MetricsConfig, *, offline: bool = False
 ) -> dict[str, MetricUnavailableError | None]:
-    """Gets the model files of the metrics among `names` that need any: None, or why it did not work."""
+    """Fetches the model files of the metrics among `names` that need them: None, or the error."""
     outcome: dict[str, MetricUnavailableError | None] = {}
     for name in wanted_metrics(dict.fromkeys(names), config):
         metric = get_metric(name)

@@ -1,4 +1,4 @@
-"""What a metric is: three kinds, told apart by what they need to see at once."""
+"""The three kinds of metrics: per sample, per dataset (a correlation), and by a model."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Triple(TypedDict):
-    """What a model-based metric sees of one sample: source, prediction, gold."""
+    """The input of a model-based metric for one sample: source, prediction, gold."""
 
     src: str
     mt: str
@@ -20,7 +20,7 @@ class Triple(TypedDict):
 
 
 class MetricUnavailableError(EvalkitError):
-    """A metric's model or library is not here; every other metric is still reported.
+    """A metric's model or library is not installed here; every other metric is still reported.
 
     `what` is the reason and `fix` the command that fetches what is missing.
     """
@@ -31,8 +31,8 @@ class SampleMetric:
     """A number per sample, a pure function of (prediction, gold); a dataset's value is the mean.
 
     `version` changes whenever a value can change. `also_report` names metrics that are
-    reported wherever this one is. `scale` holds the least and the greatest value; `binary`: there are no
-    others.
+    reported wherever this one is. `scale` holds the least and the greatest value; `binary`: a value is
+    one of these two.
     """
 
     name: str
@@ -76,7 +76,7 @@ class ModelMetric:
     """A number per sample from a model that is loaded once for all datasets.
 
     `fetch(config, offline)` gets its files, `open(config, offline)` loads it; both raise
-    `MetricUnavailableError` when it is not here. Where `wanted(config)` is false the metric is not
+    `MetricUnavailableError` when that fails. Where `wanted(config)` is false the metric is not
     computed and does not count as missing.
     """
 

@@ -16,7 +16,7 @@ from evalkit.metrics.model_files import PREPARE
 from evalkit.services.hub import locate
 
 CODE_VERSION = "1"
-# bert-score's default models by their present names on the hub.
+# bert-score's default models by their current names on the hub.
 MODELS = {"ja": "google-bert/bert-base-multilingual-cased", "en": "FacebookAI/roberta-large"}
 REQUIRED = ("config.json", "model.safetensors", "tokenizer.json|vocab.txt|vocab.json")
 FILES = (
@@ -33,10 +33,10 @@ _WEIGHTS = "model.safetensors"
 def bert_files(language: str, config: MetricsConfig, offline: bool) -> Path:
     """The folder of bert-score's default model for ja or en.
 
-    No option chooses it: `config` is there for the signature of `ModelMetric.fetch`.
+    No option chooses it: `config` is part of the signature of `ModelMetric.fetch`.
 
     Raises:
-        MetricUnavailableError: not here, and not fetched.
+        MetricUnavailableError: not here, and could not be fetched.
     """
     return locate(
         MODELS[language],
@@ -53,7 +53,7 @@ def open_bert_score(language: str, config: MetricsConfig, offline: bool) -> "Ber
     """bert-score's F1 with its default model for ja or en.
 
     Raises:
-        MetricUnavailableError: the library or the model is not here.
+        MetricUnavailableError: the library is not installed, or the model could not be fetched.
     """
     return BertScore(bert_files(language, config, offline), default_layers(language))
 
@@ -110,7 +110,7 @@ class BertScore:
 def _restore_tokenizer(scorer: Any, folder: Path) -> None:
     """Gives bert-score 0.3.13 the tokenizer behaviour it relies on, which transformers 5 has dropped.
 
-    It asks for the specials around an empty sentence by a method that is gone, and passes
+    It gets the special tokens of an empty sentence by a method that was removed, and passes
     `add_prefix_space=True` to RoBERTa's `encode`, which now ignores it.
     """
     from transformers import AutoTokenizer, RobertaTokenizer

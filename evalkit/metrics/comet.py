@@ -32,14 +32,14 @@ class Comet:
     """A COMET regression model of wmt22-comet-da's design.
 
     Sentences are embedded once each, in batches sorted by length; embeddings are kept on disk by
-    content, so sources and references cost nothing the second time. The encoder is loaded when a
-    sentence is met that is not kept.
+    content, so sources and references are embedded only once. The encoder is loaded when the first
+    sentence without an embedding appears.
 
     Args:
         checkpoint: `model.ckpt`, or the folder above `checkpoints/`; hparams.yaml is in the same folder.
         encoder: a folder with the encoder's tokenizer and config; its weights are in the checkpoint.
         device: auto (a GPU when there is one), cpu, cuda, cuda:1 ...
-        batch_size: sentences at a time.
+        batch_size: sentences per batch.
         dtype: of the encoder. float32 gives unbabel-comet's scores; bfloat16 is faster on a GPU and
             a named deviation.
         cache: the folder for embeddings; by default `comet` in evalkit's cache.
@@ -94,8 +94,8 @@ class Comet:
         if not new:
             return
         encoder = self._loaded_encoder()
-        # Neighbours in length share a batch, so that little is padding; the longest come first, so
-        # that a lack of memory shows at once.
+        # Batches of similar length need little padding. The longest sentences come first, so that the
+        # memory either runs out at once or suffices to the end.
         order = sorted(
             zip(new, encoder.token_ids(list(new.values())), strict=True), key=lambda e: (-len(e[1]), e[0])
         )
@@ -135,12 +135,12 @@ class Comet:
 
 
 def _encodable(text: str) -> str:
-    # Half a surrogate pair can reach us from a JSON file; a tokenizer cannot take it.
+    # A JSON file may hold a lone surrogate, which a tokenizer cannot encode.
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _model_hash(weights: Path, encoder: Path) -> str:
-    """The sha256 of whatever decides an embedding: the checkpoint, the encoder's config and tokenizer."""
+    """The sha256 of all that decides an embedding: the checkpoint, the encoder's config and tokenizer."""
     digest = sha256()
     files = [encoder / name for name in ENCODER_FILES if (encoder / name).is_file()]
     if not files:

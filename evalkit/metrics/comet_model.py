@@ -16,9 +16,9 @@ from evalkit.core.files import read_yaml
 from evalkit.metrics.base import MetricUnavailableError
 
 ENCODER_PREFIX = "encoder.model."
-# Two positions that XLM-R keeps for itself, and COMET's margin of two more.
+# Two positions that XLM-R reserves, and COMET's margin of two more.
 RESERVED_POSITIONS = 4
-# Older transformers kept these as buffers in the state dict; they hold nothing that was learned.
+# Older versions of transformers saved these buffers in the state dict; they are not weights.
 _NOT_LEARNED = ("embeddings.position_ids", "pooler.")
 # What this loader implements; a checkpoint with other settings would give wrong scores.
 _EXPECTED_HPARAMS = {
@@ -52,7 +52,7 @@ def checkpoint_paths(checkpoint: Path) -> tuple[Path, Path]:
 
 
 def check_hparams(path: Path) -> None:
-    """Refuses a COMET model of another design.
+    """Checks that the COMET model has the design this loader implements.
 
     Raises:
         MetricUnavailableError: a setting this loader does not implement, or an unreadable file.
@@ -73,10 +73,10 @@ def check_hparams(path: Path) -> None:
 
 
 def load_state(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict of a Lightning checkpoint, mapped from disk; nothing in the pickle is executed.
+    """The state dict of a Lightning checkpoint, memory-mapped; nothing in the pickle is executed.
 
     Raises:
-        MetricUnavailableError: not such a checkpoint, or one that holds more than plain data.
+        MetricUnavailableError: not a Lightning checkpoint, or one that holds more than plain data.
     """
     with foreign(
         "the COMET checkpoint cannot be read", where=path, fix="fetch it again", raises=MetricUnavailableError
@@ -98,7 +98,7 @@ def sparsemax(scores: torch.Tensor) -> torch.Tensor:
 
 
 class SentenceEncoder:
-    """Sentences -> token ids -> sentence embeddings, float32 on the outside whatever runs inside.
+    """Sentences -> token ids -> sentence embeddings, always returned in float32.
 
     `folder` holds the tokenizer and config; the weights are in the checkpoint's `state`.
 

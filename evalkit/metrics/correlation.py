@@ -1,6 +1,6 @@
 """pearson and spearman between predicted and gold numbers of a whole dataset, -1..1.
 
-A prediction that is no number counts as -2.0 and an undefined correlation (constant predictions) as
+A prediction that is not a number counts as -2.0 and an undefined correlation (constant predictions) as
 0.0: the rules of llm-jp-eval v1.3.1.
 """
 
@@ -43,7 +43,7 @@ def _defined(correlation: Callable[..., Any], predicted: Sequence[float], golds:
     if len(golds) < 2:
         return 0.0
     with warnings.catch_warnings():
-        # Constant input is a case of the protocol, not something to warn of.
+        # The protocol defines the value for constant input: no warning.
         warnings.simplefilter("ignore")
         value = float(correlation(golds, predicted)[0])
     return 0.0 if math.isnan(value) else value

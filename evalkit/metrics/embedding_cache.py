@@ -1,8 +1,7 @@
-"""Sentence embeddings on disk, found by content: sources and references repeat from model to model.
+"""Sentence embeddings on disk by content: sources and references are the same for every language model.
 
-Each `add` writes one shard, a safetensors file with its rows, their keys and a checksum, whole or
-not at all. Several processes may read and write; a damaged shard is ignored and its sentences are
-embedded again.
+Each `add` atomically writes one shard, a safetensors file with its rows, their keys and a checksum.
+Several processes may read and write. A damaged shard is ignored: its sentences are embedded again.
 """
 
 import json
@@ -29,7 +28,7 @@ def content_key(text: str) -> str:
 
 
 class EmbeddingCache:
-    """Embeddings [dim] by content key, in a folder that belongs to one model and number format."""
+    """Embeddings [dim] by content key, in a folder for one model and dtype."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -44,7 +43,7 @@ class EmbeddingCache:
         return self._rows[key]
 
     def add(self, rows: Mapping[str, Embedding]) -> None:
-        """Keeps new embeddings; a disk that cannot take them costs time later, not the scores now."""
+        """Adds embeddings; where they cannot be written, a warning is logged and they stay in memory."""
         self._rows.update(rows)
         if not rows:
             return

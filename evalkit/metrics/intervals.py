@@ -1,4 +1,4 @@
-"""How sure a figure is: the one place that decides its 95 % interval and its standard error.
+"""The 95 % interval and the standard error of every figure.
 
 - A mean of values that are 0 or 1: Wilson's score interval (Wilson 1927).
 - The difference of two such means on the same samples: Newcombe's method 10 (Newcombe 1998), which
@@ -26,9 +26,9 @@ Interval = tuple[float, float]
 SEED = 0
 # The 97.5th percentile of the standard normal distribution.
 Z = 1.959963984540054
-# With fewer values than this a bootstrap has next to nothing to draw from.
+# With fewer values than this a bootstrap means little.
 FEWEST = 5
-# Index entries drawn at a time: 4 million are 32 MB, whatever the size of the dataset.
+# Index entries drawn per block: 4 million are 32 MB, whatever the size of the dataset.
 _CHUNK = 4_000_000
 # Resamples that differ by no more than this, relative to their size, differ by rounding alone.
 _ROUNDING = 1e-9
@@ -36,11 +36,11 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """How sure a figure is.
+    """The uncertainty of a figure.
 
     Attributes:
         interval: 95 %, [low, high]; None where the values do not determine one.
-        error: the standard error; None where there is no interval to go with it.
+        error: the standard error; None where there is no interval.
         carried: what the figure contributes to a mean of several: its interval, else the widest one that
             its scale allows. None: its scale has no ends.
     """
@@ -57,9 +57,9 @@ def of_mean(
 
     Args:
         values: one per sample, n >= 1.
-        resamples: of the bootstrap; 0: only what needs none.
+        resamples: of the bootstrap; 0: only intervals that need none.
         binary: every value is 0 or 1.
-        scale: the least and the greatest value a sample can have, where there are such.
+        scale: the least and the greatest value a sample can have; None: unbounded.
     """
     n = len(values)
     error = float(np.std(values, ddof=1) / np.sqrt(n)) if n > 1 and min(values) < max(values) else None

@@ -1,6 +1,6 @@
-"""Where COMET's files lie.
+"""The paths of COMET's files.
 
-Nothing heavy is imported here: a missing model is noticed before torch is loaded.
+Nothing heavy is imported here: a missing model is reported before torch is loaded.
 """
 
 from pathlib import Path
@@ -22,10 +22,10 @@ PREPARE = "python -m evalkit prepare suite=mt"
 
 
 def comet_files(config: MetricsConfig, offline: bool) -> tuple[Path, Path]:
-    """The places of COMET's (checkpoint, encoder): local paths, the hub's cache, or fetched.
+    """The paths of COMET's (checkpoint, encoder): local, in the hub's cache, or fetched.
 
     Raises:
-        MetricUnavailableError: not here, and not fetched.
+        MetricUnavailableError: not here, and could not be fetched.
     """
     comet, standard = config.comet, CometConfig()
     command = PREPARE

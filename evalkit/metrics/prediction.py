@@ -1,4 +1,4 @@
-"""From a completion to the text that is compared, and the same for the gold answer.
+"""Completion -> prediction: the text that is compared with the gold answer.
 
 The rule of llm-jp-eval v1.3.1: everything before the first blank line, NFKC, not stripped (so a
 trailing newline makes an exact match fail).
@@ -17,9 +17,9 @@ def prediction(completion_text: str, *, strip: bool = False, answer_regex: str |
     """The compared text of a completion.
 
     Args:
-        completion_text: what the model wrote after the prompt.
-        strip: the named deviation `protocol.strip` of later versions and forks: the white space
-            around the text before the first blank line goes, before NFKC.
+        completion_text: the model's text after the prompt.
+        strip: the named deviation `protocol.strip` of later versions and forks: white space around the
+            text before the first blank line is removed, before NFKC.
         answer_regex: the named deviation `protocol.answer_regex`: the first match in the whole
             completion (its first group when it has one) replaces the completion; without a match
             the completion stays as it is. Cut, strip and NFKC follow.

@@ -11,17 +11,15 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Literal
 
-from evalkit.core.config import Config
 from evalkit.core.durable import write_json_atomic
 from evalkit.core.errors import InputError
 from evalkit.core.files import Row, int_field, read_rows, text_field
 from evalkit.core.types import Judgment
-from evalkit.mtbench.data import Books, pinned_files
+from evalkit.mtbench.data import BookOptions
 from evalkit.mtbench.fastchat_logs import jsonl_files, pair_of, read_judgments
 from evalkit.mtbench.folder import MtBenchFolder
-from evalkit.mtbench.pairwise import Match, spearman
-from evalkit.mtbench.presets import DEFAULT_PRESET, load_preset
 from evalkit.mtbench.replay import replay_singles
+from evalkit.mtbench.tables.win_rates import Match, share, spearman
 
 Choice = Literal["model_a", "model_b", "tie"]
 FLIPPED: Mapping[Choice, Choice] = {"model_a": "model_b", "model_b": "model_a", "tie": "tie"}
@@ -77,8 +75,8 @@ def _agreement(pairs: Sequence[tuple[float, float]], only_one: int) -> RatingAgr
     return RatingAgreement(
         n=len(pairs),
         only_one=only_one,
-        exact=_share(difference == 0 for difference in differences),
-        within_one=_share(abs(difference) <= 1 for difference in differences),
+        exact=share(differences.count(0), len(pairs)),
+        within_one=share(sum(abs(difference) <= 1 for difference in differences), len(pairs)),
         rank_correlation=spearman([one for one, _ in pairs], [two for _, two in pairs]),
         offset=fmean(differences) if differences else None,
         deviation=stdev(differences) if len(differences) > 1 else None,
@@ -159,20 +157,13 @@ def vote_agreement(votes: Iterable[Vote]) -> list[VoteAgreement]:
     for turn, matches in sorted(cast.items()):
         kinds = sorted({kind for by_kind in matches.values() for kind in by_kind})
         for one, two in combinations_with_replacement(kinds, 2):
-            pairs = [
-                pair
-                for by_kind in matches.values()
-                for pair in _pairs(by_kind.get(one, []), by_kind.get(two, []), same=one == two)
-            ]
+            pairs: list[tuple[Choice, Choice]] = []
+            for by_kind in matches.values():
+                first, second = by_kind.get(one, []), by_kind.get(two, [])
+                pairs += list(combinations(first, 2)) if one == two else list(product(first, second))
             if pairs:
                 found.append(_votes(pairs, (one, two), turn))
     return found
-
-
-def _pairs(
-    first: Sequence[Choice], second: Sequence[Choice], *, same: bool
-) -> Iterable[tuple[Choice, Choice]]:
-    return combinations(first, 2) if same else product(first, second)
 
 
 def _votes(pairs: Sequence[tuple[Choice, Choice]], judges: tuple[str, str], turn: int) -> VoteAgreement:
@@ -181,15 +172,10 @@ def _votes(pairs: Sequence[tuple[Choice, Choice]], judges: tuple[str, str], turn
         judges=judges,
         turn=turn,
         n=len(pairs),
-        agree=_share(one == two for one, two in pairs),
+        agree=share(sum(one == two for one, two in pairs), len(pairs)),
         n_without_ties=len(decided),
-        agree_without_ties=_share(one == two for one, two in decided),
+        agree_without_ties=share(sum(one == two for one, two in decided), len(decided)),
     )
-
-
-def _share(hits: Iterable[bool]) -> float | None:
-    listed = list(hits)
-    return sum(listed) / len(listed) if listed else None
 
 
 def _pair_vote(row: Row, place: str) -> Vote | None:
@@ -208,14 +194,9 @@ def _given_vote(row: Row, place: str) -> Vote:
     if kind is None:
         raise InputError("the name of a judge was expected", where=f"{place}, field judge")
     winner = text_field(row, "winner", place)
-    choice: Choice
-    if "tie" in winner:
-        choice = "tie"
-    elif winner == "model_a":
-        choice = "model_a"
-    elif winner == "model_b":
-        choice = "model_b"
-    else:
+    named = "tie" if "tie" in winner else winner
+    choice = next((choice for choice in FLIPPED if choice == named), None)
+    if choice is None:
         raise InputError(f"{winner!r} is none of model_a, model_b, tie", where=f"{place}, field winner")
     return Vote(
         question_id=int_field(row, "question_id", place),
@@ -235,24 +216,24 @@ class Agreement:
     ratings: dict[tuple[str, str], dict[str, RatingAgreement]]
 
 
-def agreement(config: Config) -> Agreement:
-    """Compares every two judges found in `config.folders`.
+def agreement(paths: Sequence[Path], options: BookOptions, out: Path | None = None) -> Agreement:
+    """Compares every two judges found in runs and files; writes the comparison to `out`.
 
     Raises:
         InputError: nothing named, or fewer than two judges or votes to compare.
     """
-    if not config.folders:
+    if not paths:
         raise InputError("no votes or ratings are given", fix="agreement FILE_OR_RUN [FILE_OR_RUN ...]")
     votes: list[Vote] = []
     ratings: dict[str, list[Judgment]] = {}
-    for word in config.folders:
-        path = Path(word).expanduser()
+    for path in paths:
         if (path / "mt_bench.json").is_file():
             folder = MtBenchFolder(path)
             for judge in folder.judges():
                 ratings[_label_for(judge, path, ratings)] = folder.judgments(judge)
         elif _holds_ratings(path):
-            judgments = _logged(path, config)
+            parts = replay_singles(read_judgments(path).singles, options.books(), None)
+            judgments = [judgment for part in parts for judgment in part.judgments]
             ratings[_label_for(judgments[0].judge, path, ratings)] = judgments
         else:
             votes += read_votes(path)
@@ -263,9 +244,9 @@ def agreement(config: Config) -> Agreement:
         },
     )
     if not found.votes and not found.ratings:
-        raise InputError("there are no two judges to compare", where=", ".join(config.folders))
-    if config.out is not None:
-        write_json_atomic(Path(config.out).expanduser(), _json(found))
+        raise InputError("there are no two judges to compare", where=", ".join(map(str, paths)))
+    if out is not None:
+        write_json_atomic(out, _json(found))
     return found
 
 
@@ -281,13 +262,6 @@ def _holds_ratings(path: Path) -> bool:
     for _, row in read_rows(jsonl_files(path)[0], mend=True):
         return "score" in row
     raise InputError("the file is empty", where=path)
-
-
-def _logged(path: Path, config: Config) -> list[Judgment]:
-    preset = load_preset(config.preset or DEFAULT_PRESET)
-    books = Books(preset, pinned_files(config), config.language)
-    parts = replay_singles(read_judgments(path).singles, books.of, None)
-    return [judgment for part in parts for judgment in part.judgments]
 
 
 def _label_for(judge: str, path: Path, taken: dict[str, list[Judgment]]) -> str:

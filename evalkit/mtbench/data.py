@@ -1,15 +1,23 @@
 """A preset's files: fetched from their pinned URLs or a mirror, verified, and read into prompt books."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evalkit.core.config import Config, is_offline
-from evalkit.core.errors import EvalkitError
+from evalkit.core.config import Config
+from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.files import read_rows
 from evalkit.mtbench.judge_prompts import PromptBook, prompts_from
-from evalkit.mtbench.presets import PinnedFile, Preset, load_preset, preset_names
-from evalkit.mtbench.questions import Language, questions_from, references_from
+from evalkit.mtbench.presets import (
+    DEFAULT_PRESET,
+    PinnedFile,
+    Preset,
+    load_preset,
+    preset_names,
+    preset_option,
+)
+from evalkit.mtbench.questions import Language, Question, questions_from, references_from
 from evalkit.records import unpacked
 from evalkit.sources.pins import Pin
 
@@ -21,10 +29,16 @@ Files = Callable[[PinnedFile], Path]
 
 
 class Books:
-    """The prompt books of a preset, one per language, read when first needed."""
+    """The prompt books of a preset, one per language, read when first needed.
 
-    def __init__(self, preset: Preset, files: Files, language: str | None = None) -> None:
-        self._preset = preset
+    `name` is what names the preset in a run: that of a shipped one, or the path of a file.
+    """
+
+    def __init__(
+        self, preset: Preset, files: Files, language: str | None = None, *, name: str | None = None
+    ) -> None:
+        self.preset = preset
+        self.name = name or preset.name
         self._files = files
         self._language = language
         self._books: dict[Language, PromptBook] = {}
@@ -38,37 +52,85 @@ class Books:
         """
         return self.in_language(self.language(question_id))
 
+    def question(self, question_id: int) -> Question:
+        """A question.
+
+        Raises:
+            InputError: the preset does not have it.
+            FetchError: a file cannot be fetched or is not the pinned one.
+        """
+        question = self.of(question_id).questions.get(question_id)
+        if question is None:
+            raise InputError(
+                f"question {question_id} is not in the question file of the preset {self.preset.name}",
+                fix="preset= the one the answers were made for, or language= another one",
+            )
+        return question
+
     def language(self, question_id: int) -> Language:
         """The language of a question: the one that was given, else by its id."""
-        return self._preset.language([question_id], self._language)
+        return self.preset.language([question_id], self._language)
 
     def in_language(self, language: Language) -> PromptBook:
-        """The book of one language."""
+        """The judge prompts with the questions and references of one language.
+
+        Raises:
+            FetchError: a file cannot be fetched or is not the pinned one.
+        """
         if language not in self._books:
-            self._books[language] = load_book(self._preset, language, self._files)
+            prompts, chosen = self.preset.prompts, self.preset.sets[language]
+            prompt_file = Path(prompts.file) if prompts.file else self._files(prompts)
+            self._books[language] = PromptBook(
+                prompts=prompts_from(read_rows(prompt_file)),
+                questions=questions_from(read_rows(self._files(chosen.questions))),
+                references=references_from(read_rows(self._files(chosen.references))),
+            )
         return self._books[language]
 
 
-def load_book(preset: Preset, language: Language, files: Files) -> PromptBook:
-    """The preset's judge prompts with the questions and references of one language.
+@dataclass(frozen=True)
+class BookOptions:
+    """The options that choose the questions and the judge prompts, and where their files come from.
 
-    Raises:
-        FetchError: a file cannot be fetched or is not the pinned one.
+    `preset`, `language` and `prompts` (a local judge prompt file) None: not given.
     """
-    chosen = preset.sets[language]
-    prompts = preset.prompts
-    return PromptBook(
-        prompts=prompts_from(read_rows(Path(prompts.file) if prompts.file else files(prompts))),
-        questions=questions_from(read_rows(files(chosen.questions))),
-        references=references_from(read_rows(files(chosen.references))),
-    )
+
+    preset: str | None = None
+    language: str | None = None
+    prompts: str | None = None
+    mirror: str | None = None
+    data_dir: str | None = None
+    offline: bool = False
+
+    @classmethod
+    def of(cls, config: Config) -> "BookOptions":
+        """The options of a command."""
+        return cls(
+            preset=config.preset,
+            language=config.language,
+            prompts=config.judge.prompts if config.judge else None,
+            mirror=config.mirror,
+            data_dir=config.data_dir,
+            offline=config.data.offline,
+        )
+
+    def books(self, preset: str | None = None, language: str | None = None) -> Books:
+        """The books of that preset; its questions are in the language that was given, else in `language`.
+
+        Raises:
+            InputError: an unknown preset, or a judge prompt file that cannot be read.
+        """
+        name = self.preset or preset or DEFAULT_PRESET
+        files = pinned_files(self.mirror, data_dir=self.data_dir, offline=self.offline)
+        language = self.language or language
+        return Books(load_preset(name, self.prompts), files, language, name=preset_option(name))
 
 
-def pinned_files(config: Config) -> Files:
-    """Gets a preset's files as the options say: from `mirror=`, a bundle, the cache, or the network."""
-    if config.data_dir is not None:
-        unpacked.use(Path(config.data_dir).expanduser())
-    fetcher = _fetcher(config)
+def pinned_files(mirror: str | None, *, data_dir: str | None = None, offline: bool = False) -> Files:
+    """Gets a preset's files from the folder `mirror`, a bundle, the cache, or the network."""
+    if data_dir is not None:
+        unpacked.use(Path(data_dir).expanduser())
+    fetcher = _fetcher(mirror, offline=offline)
 
     def get(file: PinnedFile) -> Path:
         pin = _pin(file)
@@ -80,15 +142,16 @@ def pinned_files(config: Config) -> Files:
     return get
 
 
-def fetch_all(config: Config, language: str) -> dict[str, Path]:
+def fetch_all(options: BookOptions, language: str) -> dict[str, Path]:
     """The files of every preset that has a language, by where a cache folder keeps them.
 
     Raises:
         FetchError: one of them cannot be fetched.
     """
-    presets = [load_preset(config.preset)] if config.preset else map(load_preset, preset_names())
-    wanted = [preset for preset in presets if language in preset.sets]
-    fetcher, get = _fetcher(config), pinned_files(config)
+    names = [options.preset] if options.preset else preset_names()
+    wanted = [preset for preset in map(load_preset, names) if language in preset.sets]
+    get = pinned_files(options.mirror, data_dir=options.data_dir, offline=options.offline)
+    fetcher = _fetcher(options.mirror, offline=options.offline)
     return {
         f"sources/{fetcher.cached(_pin(file)).name}": get(file)
         for preset in wanted
@@ -96,12 +159,12 @@ def fetch_all(config: Config, language: str) -> dict[str, Path]:
     }
 
 
-def _fetcher(config: Config) -> "Fetcher":
+def _fetcher(mirror: str | None, *, offline: bool) -> "Fetcher":
     from evalkit.sources.fetch import Fetcher
     from evalkit.sources.mirror import Mirror
 
-    mirror = Mirror.open(Path(config.mirror).expanduser()) if config.mirror else None
-    return Fetcher(mirror=mirror, offline=is_offline(config))
+    opened = Mirror.open(Path(mirror).expanduser()) if mirror else None
+    return Fetcher(mirror=opened, offline=offline)
 
 
 def _pin(file: PinnedFile) -> Pin:

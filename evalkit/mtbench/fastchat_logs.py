@@ -4,7 +4,7 @@ Source: sections 4 and 9 of the MT-Bench protocol notes.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from evalkit.core.files import Row, int_field, read_rows, text_field
 from evalkit.mtbench.questions import ModelAnswer, answers_from
 from evalkit.mtbench.ratings import Side
 
+# The answers of each model by question.
+Answers = Mapping[str, Mapping[int, ModelAnswer]]
 SIDES: tuple[Side, ...] = ("model_1", "model_2", "tie", "error")
 
 

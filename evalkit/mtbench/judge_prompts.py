@@ -68,19 +68,7 @@ class PromptBook:
         Raises:
             InputError: unknown question, no such prompt, or a turn or reference that is missing.
         """
-        question = self._question(question_id)
-        prompt = self._prompt(_name("single-v1", "single-math-v1", question, turn))
-        _need_turns(answers, turn, f"answer to question {question_id}")
-        if turn == 1:
-            fields = {"question": question.turns[0], "answer": answers[0]}
-        else:
-            fields = {
-                "question_1": question.turns[0],
-                "question_2": question.turns[1],
-                "answer_1": answers[0],
-                "answer_2": answers[1],
-            }
-        return prompt.name, prompt.messages(fields | self._reference(question, turn))
+        return self._filled("single-v1", "single-math-v1", question_id, turn, {"answer": answers})
 
     def pair(
         self, question_id: int, turn: int, first: tuple[str, ...], second: tuple[str, ...]
@@ -90,21 +78,29 @@ class PromptBook:
         Raises:
             InputError: unknown question, no such prompt, or a turn or reference that is missing.
         """
+        sides = {"answer_a": first, "answer_b": second}
+        return self._filled("pair-v2", "pair-math-v1", question_id, turn, sides)
+
+    def _filled(
+        self,
+        general: str,
+        with_reference: str,
+        question_id: int,
+        turn: int,
+        sides: Mapping[str, tuple[str, ...]],
+    ) -> tuple[str, tuple[Message, ...]]:
+        """The prompt's name and messages; `sides` are the answers by the name of their template field."""
         question = self._question(question_id)
-        prompt = self._prompt(_name("pair-v2", "pair-math-v1", question, turn))
-        for answers in (first, second):
+        name = with_reference if question.needs_reference else general
+        prompt = self._prompt(name if turn == 1 else f"{name}-multi-turn")
+        for answers in sides.values():
             _need_turns(answers, turn, f"answer to question {question_id}")
         if turn == 1:
-            fields = {"question": question.turns[0], "answer_a": first[0], "answer_b": second[0]}
+            fields = {"question": question.turns[0]} | {side: answers[0] for side, answers in sides.items()}
         else:
-            fields = {
-                "question_1": question.turns[0],
-                "question_2": question.turns[1],
-                "answer_a_1": first[0],
-                "answer_b_1": second[0],
-                "answer_a_2": first[1],
-                "answer_b_2": second[1],
-            }
+            fields = {f"question_{number}": question.turns[number - 1] for number in (1, 2)}
+            for side, answers in sides.items():
+                fields |= {f"{side}_{number}": answers[number - 1] for number in (1, 2)}
         return prompt.name, prompt.messages(fields | self._reference(question, turn))
 
     def _question(self, question_id: int) -> Question:
@@ -177,11 +173,6 @@ def prompt_names(kind: Kind, turns: Sequence[int]) -> list[str]:
     """The names of the prompts that rate one answer or compare two, in these turns."""
     wanted = [name for name in _FIELDS if name.startswith(f"{kind}-")]
     return [name for name in wanted if 2 in turns or not name.endswith("-multi-turn")]
-
-
-def _name(general: str, with_reference: str, question: Question, turn: int) -> str:
-    name = with_reference if question.needs_reference else general
-    return name if turn == 1 else f"{name}-multi-turn"
 
 
 def _need_turns(turns: tuple[str, ...], turn: int, what: str) -> None:

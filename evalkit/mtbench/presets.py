@@ -238,7 +238,7 @@ def _check(preset: Preset, path: Path) -> None:
     if not preset.sets or not set(preset.sets) <= {"ja", "en"}:
         refuse("sets", "question sets are named ja or en")
     if missing := [status.value for status in EndStatus if status not in preset.statuses]:
-        refuse("statuses", f"nothing is said of {', '.join(missing)}")
+        refuse("statuses", f"there is no entry for {', '.join(missing)}")
     valueless = [status for status in EndStatus if status not in (EndStatus.ok, EndStatus.out_of_range)]
     if any(preset.statuses[status] is Counts.value for status in valueless):
         refuse("statuses", "only ok and out_of_range have a value")

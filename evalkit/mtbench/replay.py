@@ -4,21 +4,21 @@ The tables use the scores as they were logged, every row by itself, as the origi
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from evalkit.core.config import Config
 from evalkit.core.durable import remove_file, write_checked_json
 from evalkit.core.errors import InputError
 from evalkit.core.reasons import Reason
 from evalkit.core.text import canonical_json, text_sha256
 from evalkit.core.types import Judgment, JudgmentStatus, Message
-from evalkit.mtbench.data import Books, pinned_files
+from evalkit.mtbench.data import BookOptions, Books
 from evalkit.mtbench.fastchat_logs import (
+    Answers,
     JudgmentLog,
     LoggedPair,
     LoggedSingle,
@@ -28,10 +28,8 @@ from evalkit.mtbench.fastchat_logs import (
     read_judgments,
 )
 from evalkit.mtbench.folder import Header, MtBenchFolder, logged_label, turns_of
-from evalkit.mtbench.judge_prompts import PromptBook
-from evalkit.mtbench.pairwise import Match, game_sides, pairwise_json
-from evalkit.mtbench.presets import DEFAULT_PRESET, Preset, load_preset, preset_option
-from evalkit.mtbench.questions import Language, ModelAnswer
+from evalkit.mtbench.presets import Preset
+from evalkit.mtbench.questions import ModelAnswer
 from evalkit.mtbench.ratings import (
     HIGHEST,
     LOWEST,
@@ -43,12 +41,10 @@ from evalkit.mtbench.ratings import (
 )
 from evalkit.mtbench.rules import MINUS_ONE, Scored
 from evalkit.mtbench.tables.model_tables import missing_turns, model_table, preset_sha256, results_json
+from evalkit.mtbench.tables.win_rates import Match, game_sides, pairwise_json
 
 # What FastChat writes where the judge could not be asked.
 API_ERROR_TEXT = "$ERROR$"
-
-Answers = Mapping[str, Mapping[int, ModelAnswer]]
-BookOf = Callable[[int], PromptBook]
 
 
 @dataclass(frozen=True)
@@ -79,7 +75,7 @@ class Replayed:
     fidelity: Fidelity
 
 
-def replay_singles(rows: Sequence[LoggedSingle], book_of: BookOf, answers: Answers | None) -> list[Replayed]:
+def replay_singles(rows: Sequence[LoggedSingle], books: Books, answers: Answers | None) -> list[Replayed]:
     """The single ratings of a log, one result per model in order of appearance.
 
     Raises:
@@ -88,32 +84,29 @@ def replay_singles(rows: Sequence[LoggedSingle], book_of: BookOf, answers: Answe
     by_model: dict[str, list[LoggedSingle]] = {}
     for row in rows:
         by_model.setdefault(row.model, []).append(row)
-    return [_replay_model(model, part, book_of, answers) for model, part in by_model.items()]
+    return [_replay_model(model, part, books, answers) for model, part in by_model.items()]
 
 
-def _replay_model(model: str, rows: list[LoggedSingle], book_of: BookOf, answers: Answers | None) -> Replayed:
+def _replay_model(model: str, rows: list[LoggedSingle], books: Books, answers: Answers | None) -> Replayed:
     judgments, scores = [], []
-    compared, equal = 0, 0
-    renderings = _Renderings()
+    comparison = _Comparison(rendered=answers is not None)
     seen: Counter[tuple[int, int]] = Counter()
     for row in rows:
         key = (row.question_id, row.turn)
-        category = _category(book_of, row.question_id)
+        category = books.question(row.question_id).category
         judgment = _judgment_of(row, category, seen[key])
         seen[key] += 1
         judgments.append(judgment)
-        value = MINUS_ONE if judgment.rating is None else judgment.rating
         scores.append(Scored(row.question_id, category, row.turn, row.score))
         if row.judgment is not None:
-            compared += 1
-            equal += value == row.score
+            comparison.add_score((MINUS_ONE if judgment.rating is None else judgment.rating) == row.score)
         if answers is not None:
-            renderings.compare(row.user_prompt, partial(_render, row, book_of, answers))
+            comparison.add_prompt(row.user_prompt, partial(_render, row, books, answers))
     return Replayed(
         model=model,
         scores=tuple(scores),
         judgments=tuple(judgments),
-        fidelity=renderings.fidelity(len(rows), len(rows) - len(seen), compared, equal, answers is not None),
+        fidelity=comparison.fidelity(len(rows), len(seen)),
     )
 
 
@@ -125,65 +118,66 @@ class ReplayedPairs:
     fidelity: Fidelity
 
 
-def replay_pairs(rows: Sequence[LoggedPair], book_of: BookOf, answers: Answers | None) -> ReplayedPairs:
+def replay_pairs(rows: Sequence[LoggedPair], books: Books, answers: Answers | None) -> ReplayedPairs:
     """The pairwise matches of a log; two games each.
 
     Raises:
         InputError: a question that is in none of the preset's question files.
     """
     matches = []
-    compared, equal = 0, 0
-    renderings = _Renderings()
+    comparison = _Comparison(rendered=answers is not None)
     for row in rows:
-        _category(book_of, row.question_id)
-        prompt = book_of(row.question_id).prompts.get(row.prompt_name)
+        books.question(row.question_id)
+        prompt = books.of(row.question_id).prompts.get(row.prompt_name)
         form = prompt.output_format if prompt else VERDICT_FORMAT
         read = game_sides(*(parse_pair(text, form) for text in row.judgments))
-        lengths = _lengths(row, answers)
         names = (row.question_id, row.turn, row.model_1, row.model_2)
-        matches.append(Match(*names, *row.winners, lengths))
+        matches.append(Match(*names, *row.winners, _lengths(row, answers)))
         for game in (0, 1):
             if row.judgments[game] is not None:
-                compared += 1
-                equal += read[game] == row.winners[game]
+                comparison.add_score(read[game] == row.winners[game])
             if answers is not None:
-                renderings.compare(row.user_prompts[game], partial(_render_game, row, game, book_of, answers))
+                comparison.add_prompt(
+                    row.user_prompts[game], partial(_render_game, row, game, books, answers)
+                )
     keys = {(row.question_id, row.turn, row.model_1, row.model_2) for row in rows}
-    return ReplayedPairs(
-        matches=tuple(matches),
-        fidelity=renderings.fidelity(len(rows), len(rows) - len(keys), compared, equal, answers is not None),
-    )
+    return ReplayedPairs(tuple(matches), comparison.fidelity(len(rows), len(keys)))
 
 
-class _Renderings:
-    """Counts the prompts that are equal to the logged ones, and why others could not be rendered."""
+class _Comparison:
+    """Counts what is equal to the log, and why prompts could not be rendered.
 
-    def __init__(self) -> None:
-        self.compared = 0
-        self.equal = 0
-        self.failures: Counter[str] = Counter()
+    Args:
+        rendered: whether prompts are rendered at all.
+    """
 
-    def compare(self, logged: str | None, render: Callable[[], tuple[Message, ...]]) -> None:
+    def __init__(self, *, rendered: bool) -> None:
+        self._rendered = rendered
+        self._scores: Counter[bool] = Counter()
+        self._prompts: Counter[bool] = Counter()
+        self._failures: Counter[str] = Counter()
+
+    def add_score(self, equal: bool) -> None:
+        self._scores[equal] += 1
+
+    def add_prompt(self, logged: str | None, render: Callable[[], tuple[Message, ...]]) -> None:
         if logged is None:
-            self.failures["the log has no prompt"] += 1
+            self._failures["the log has no prompt"] += 1
             return
         try:
-            rendered = render()
+            self._prompts[render()[-1].content == logged] += 1
         except InputError as error:
-            self.failures[error.what] += 1
-            return
-        self.compared += 1
-        self.equal += rendered[-1].content == logged
+            self._failures[error.what] += 1
 
-    def fidelity(self, rows: int, duplicates: int, compared: int, equal: int, rendered: bool) -> Fidelity:
+    def fidelity(self, rows: int, distinct: int) -> Fidelity:
         return Fidelity(
             rows=rows,
-            duplicates=duplicates,
-            scores_compared=compared,
-            scores_equal=equal,
-            prompts_compared=self.compared if rendered else None,
-            prompts_equal=self.equal if rendered else None,
-            not_rendered=dict(self.failures),
+            duplicates=rows - distinct,
+            scores_compared=self._scores.total(),
+            scores_equal=self._scores[True],
+            prompts_compared=self._prompts.total() if self._rendered else None,
+            prompts_equal=self._prompts[True] if self._rendered else None,
+            not_rendered=dict(self._failures),
         )
 
 
@@ -212,17 +206,6 @@ def _of_score(score: float) -> Rating:
     return Rating(score, "ok" if LOWEST <= score <= HIGHEST else "out_of_range", "none")
 
 
-def _category(book_of: BookOf, question_id: int) -> str:
-    question = book_of(question_id).questions.get(question_id)
-    if question is None:
-        raise InputError(
-            f"question {question_id} is not in the preset's question file",
-            where="field question_id",
-            fix="preset= or language= another one",
-        )
-    return question.category
-
-
 def _turns(answers: Answers, model: str, question_id: int) -> tuple[str, ...]:
     answer = answers.get(model, {}).get(question_id)
     if answer is None:
@@ -232,15 +215,15 @@ def _turns(answers: Answers, model: str, question_id: int) -> tuple[str, ...]:
     return answer.turns
 
 
-def _render(row: LoggedSingle, book_of: BookOf, answers: Answers) -> tuple[Message, ...]:
+def _render(row: LoggedSingle, books: Books, answers: Answers) -> tuple[Message, ...]:
     turns = _turns(answers, row.model, row.question_id)
-    return book_of(row.question_id).single(row.question_id, row.turn, turns)[1]
+    return books.of(row.question_id).single(row.question_id, row.turn, turns)[1]
 
 
-def _render_game(row: LoggedPair, game: int, book_of: BookOf, answers: Answers) -> tuple[Message, ...]:
+def _render_game(row: LoggedPair, game: int, books: Books, answers: Answers) -> tuple[Message, ...]:
     sides = [_turns(answers, model, row.question_id) for model in (row.model_1, row.model_2)]
     first, second = sides if game == 0 else reversed(sides)
-    return book_of(row.question_id).pair(row.question_id, row.turn, first, second)[1]
+    return books.of(row.question_id).pair(row.question_id, row.turn, first, second)[1]
 
 
 def _lengths(row: LoggedPair, answers: Answers | None) -> tuple[int, int] | None:
@@ -253,96 +236,91 @@ def _lengths(row: LoggedPair, answers: Answers | None) -> tuple[int, int] | None
     return len(sides[0][row.turn - 1]), len(sides[1][row.turn - 1])
 
 
-def replay(config: Config) -> tuple[Path, dict[str, Any]]:
-    """Reads `judgments=` (and `answers=`) into a run; returns its folder and its results.
+def replay(
+    judgments: Path, answers: Path | None, options: BookOptions, *, out: Path | None, resamples: int
+) -> tuple[Path, dict[str, Any]]:
+    """Reads judgment logs into a run; returns its folder and its results.
+
+    Args:
+        judgments: a log file, or a folder of them.
+        answers: the answers that were judged, likewise; None: prompts are not rendered again.
+        options: choose the preset.
+        out: the folder of the run; None: one named by the content of the files.
+        resamples: for the intervals.
 
     Raises:
-        InputError: no log, a malformed row, or a question the preset does not have.
+        InputError: a malformed row, or a question the preset does not have.
         FetchError: a file of the preset cannot be fetched.
     """
-    if config.judgments is None:
-        raise InputError("no judgments are given", fix="judgments=FILE.jsonl")
-    chosen = preset_option(config.preset or DEFAULT_PRESET)
-    preset = load_preset(chosen)
-    log_path = Path(config.judgments).expanduser()
-    answers_path = Path(config.answers).expanduser() if config.answers else None
-    log = read_judgments(log_path)
-    given = read_answers(answers_path) if answers_path else None
-    books = Books(preset, pinned_files(config), config.language)
-    answers = answers_by_model(given) if given is not None else None
-    singles = replay_singles(log.singles, books.of, answers)
+    books = options.books()
+    preset = books.preset
+    log = read_judgments(judgments)
+    given = read_answers(answers) if answers else None
+    by_model = answers_by_model(given) if given is not None else None
+    singles = replay_singles(log.singles, books, by_model)
     more: dict[str, Any] = {"replay": {part.model: asdict(part.fidelity) for part in singles}}
     if log.pairs:
-        pairs = replay_pairs(log.pairs, books.of, answers)
+        pairs = replay_pairs(log.pairs, books, by_model)
         more["pairwise"] = pairwise_json(pairs.matches) | {"replay": asdict(pairs.fidelity)}
+    tables = {
+        part.model: model_table(
+            part.judgments, part.scores, preset, resamples=resamples, duplicates=part.fidelity.duplicates
+        )
+        for part in singles
+    }
     content = results_json(
         preset,
-        {
-            part.model: model_table(
-                part.judgments,
-                part.scores,
-                preset,
-                resamples=config.metrics.resamples,
-                duplicates=part.fidelity.duplicates,
-            )
-            for part in singles
-        },
+        tables,
         {part.model: part.scores for part in singles},
-        partial=[reason for part in singles for reason in _missing(part, preset, books)],
+        partial=[reason for part in singles for reason in _missing(part, books)],
         **more,
     )
-    paths = [log_path, *([answers_path] if answers_path else [])]
-    folder = MtBenchFolder(_folder(config, preset, paths))
-    _write(folder, preset, chosen, log, given, singles, books)
+    paths = [judgments, *([answers] if answers else [])]
+    folder = MtBenchFolder(out or _default_folder(preset, options.language, paths))
+    _write(folder, books, log, given or [], singles)
     write_checked_json(folder.results_path, content)
     return folder.path, content
 
 
-def _missing(part: Replayed, preset: Preset, books: Books) -> list[str]:
-    wanted = sum(len(book.questions) for book in _books(part, books).values())
+def _missing(part: Replayed, books: Books) -> list[str]:
+    languages = {books.language(row.question_id) for row in part.scores}
+    wanted = sum(len(books.in_language(language).questions) for language in languages)
     return [
         Reason("{name}: {reason}", name=part.model, reason=reason)
-        for reason in missing_turns(part.scores, preset, wanted)
+        for reason in missing_turns(part.scores, books.preset, wanted)
     ]
 
 
-def _books(part: Replayed, books: Books) -> dict[Language, Any]:
-    languages = {books.language(row.question_id) for row in part.scores}
-    return {language: books.in_language(language) for language in languages}
-
-
-def _folder(config: Config, preset: Preset, paths: Iterable[Path]) -> Path:
-    if config.out is not None:
-        return Path(config.out).expanduser()
+def _default_folder(preset: Preset, language: str | None, paths: Sequence[Path]) -> Path:
     files = [sha256(file.read_bytes()).hexdigest() for path in paths for file in jsonl_files(path)]
-    identity = {"preset": preset_sha256(preset), "language": config.language, "files": files}
+    identity = {"preset": preset_sha256(preset), "language": language, "files": files}
     return Path("results") / "replay" / text_sha256(canonical_json(identity))[:12]
 
 
 def _write(
     folder: MtBenchFolder,
-    preset: Preset,
-    chosen: str,
-    log: JudgmentLog,
-    given: list[ModelAnswer] | None,
-    singles: list[Replayed],
     books: Books,
+    log: JudgmentLog,
+    answers: Sequence[ModelAnswer],
+    singles: Sequence[Replayed],
 ) -> None:
     # results.json means done, so it is removed before the run is changed.
     remove_file(folder.results_path)
     paired = [model for pair in log.pairs for model in (pair.model_1, pair.model_2)]
     models = tuple(dict.fromkeys([*(part.model for part in singles), *paired]))
-    asked = [row.question_id for row in log.singles] + [row.question_id for row in log.pairs]
-    languages = set(map(books.language, asked))
+    asked = {row.question_id for row in log.singles} | {row.question_id for row in log.pairs}
+    languages = {books.language(question_id) for question_id in asked}
     language = languages.pop() if len(languages) == 1 else None
-    folder.write_header(Header(chosen, preset_sha256(preset), language, "replayed", models))
-    judged = [answer for answer in given or () if answer.model in models]
+    sha256_of_preset = preset_sha256(books.preset)
+    folder.write_header(Header(books.name, sha256_of_preset, language, "replayed", models))
     known = {
         answer.question_id: question.category
-        for answer in judged
-        if (question := books.of(answer.question_id).questions.get(answer.question_id))
+        for answer in answers
+        if answer.model in models
+        and (question := books.of(answer.question_id).questions.get(answer.question_id))
     }
-    folder.write_turns(turns_of([answer for answer in judged if answer.question_id in known], known))
+    kept = [answer for answer in answers if answer.model in models and answer.question_id in known]
+    folder.write_turns(turns_of(kept, known))
     judgments = [judgment for part in singles for judgment in part.judgments]
     for judge in dict.fromkeys(judgment.judge for judgment in judgments):
         folder.write_judgments(judge, [judgment for judgment in judgments if judgment.judge == judge])

@@ -1,1 +1,1 @@
-"""What lies on disk: durable logs, the run folder, results, the environment."""
+"""The files of a run: its folder, results and environment."""

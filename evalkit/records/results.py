@@ -83,6 +83,29 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class ThoughtRates:
+    """What became of the answers behind thoughts, as shares 0..1 of n answers (docs/thinking.md).
+
+    Attributes:
+        n: answers that were split; those that failed are not among them.
+        unclosed: the thought never ended, so there is no answer; counts as wrong.
+        empty: the thought ended and nothing follows; counts as wrong.
+        cut_off: the answer was ended by its length.
+        no_thought, late_thought, tool_call: no thought, one behind other text, a call of a function.
+        median_thought_tokens: null where no tokenizer was there to count.
+    """
+
+    n: int
+    unclosed: float
+    empty: float
+    cut_off: float
+    no_thought: float
+    late_thought: float
+    tool_call: float
+    median_thought_tokens: float | None
+
+
+@dataclass(frozen=True)
 class DatasetRates:
     """What the answers of a dataset look like, as shares 0..1 of its n samples.
 
@@ -93,6 +116,7 @@ class DatasetRates:
         truncated: the length limit was reached without EOS or a blank line; null where the limit is
             3 tokens or fewer, or where it is not known how the completions ended.
         out_of_format: outside the closed label set, or not a number; null for free text.
+        thoughts: where the model thinks; the file of another run has no such key.
     """
 
     metrics: list[str]
@@ -100,6 +124,13 @@ class DatasetRates:
     empty: float
     truncated: float | None
     out_of_format: float | None
+    thoughts: ThoughtRates | None = None
+
+    @classmethod
+    def of(cls, content: dict[str, Any]) -> "DatasetRates":
+        """The entry of results.json."""
+        thoughts = content.get("thoughts")
+        return cls(**content | ({"thoughts": ThoughtRates(**thoughts)} if thoughts else {}))
 
 
 @dataclass(frozen=True)
@@ -173,9 +204,17 @@ class Results:
     run: dict[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
+    def named(self, metric: str | None) -> str | None:
+        """The name here of a metric of a task file: its mean over several answers has one of its own."""
+        samples = self.protocol.options.get("samples", 1)
+        return metric if metric is None or samples == 1 else f"{metric}_avg@{samples}"
+
     def to_json(self) -> dict[str, Any]:
         """The JSON form, schema version first."""
         content = asdict(self)
+        for rates in content["datasets"].values():
+            if rates["thoughts"] is None:
+                del rates["thoughts"]
         for section in ("scores", "categories", "average"):
             content[section] = {name: figure.to_json() for name, figure in getattr(self, section).items()}
         content = {"schema_version": content.pop("schema_version"), **content}
@@ -211,7 +250,7 @@ class Results:
                 scores=_figures(content["scores"]),
                 categories=_figures(content["categories"]),
                 average=_figures(content["average"]),
-                datasets={name: DatasetRates(**rates) for name, rates in content["datasets"].items()},
+                datasets={name: DatasetRates.of(rates) for name, rates in content["datasets"].items()},
                 partial=Partial(**content["partial"]),
                 missing_metrics=[MissingMetric(**entry) for entry in content["missing_metrics"]],
                 protocol=ProtocolRecord(**content["protocol"]),

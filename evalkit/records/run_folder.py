@@ -7,7 +7,7 @@ A damaged line of a sample log, which a crash or a bad disk left, is dropped whe
 again, so that its sample is simply asked once more.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -47,6 +47,36 @@ _TURN_LINE = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class SplitRecord:
+    """What a rule made of a completion; its keys stand in the record's own line.
+
+    Attributes:
+        rule: its name (`reasoning.parser`).
+        opened: the prompt ended inside a thought.
+        thought: None where there is none.
+        answer: what is graded, at most as long as the task allows. A line of MT-Bench has no such key:
+            its `completion` is the answer.
+        status: answered, no_thought, late_thought, unclosed, empty, cut_off or tool_call.
+        thought_tokens, answer_tokens: None where no tokenizer was there to count.
+        later_tags: the tags that the answer still holds.
+        served_thought: what a server that splits answers itself returned as the thought.
+    """
+
+    rule: str
+    opened: bool
+    thought: str | None
+    answer: str
+    status: str
+    thought_tokens: int | None
+    answer_tokens: int | None
+    later_tags: int = 0
+    served_thought: str | None = None
+
+
+_SPLIT_KEYS = tuple(field.name for field in fields(SplitRecord))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleRecord:
     """One line of samples/<task>.jsonl: a sample of a suite, or an answered turn of MT-Bench.
@@ -60,6 +90,7 @@ class SampleRecord:
         truncated: the token limit of a turn was reached, or the length rule left no room.
         generator_state: where the question's random generator stood after this turn (base64), for the
             turn after it.
+        split: thought and answer, where the model thinks.
     """
 
     id: str
@@ -81,12 +112,20 @@ class SampleRecord:
     truncated: bool = False
     over_context: bool = False
     error: str | None = None
+    split: SplitRecord | None = None
+
+    @property
+    def graded(self) -> str:
+        """The text that the suite grades: the answer, or the whole completion."""
+        return self.completion if self.split is None or self.turn else self.split.answer
 
     @classmethod
-    def of(cls, sample: Sample, prompt: str, completion: Completion) -> "SampleRecord":
+    def of(
+        cls, sample: Sample, prompt: str, completion: Completion, split: SplitRecord | None = None
+    ) -> "SampleRecord":
         """The record of `sample`, asked with `prompt` and answered by `completion`."""
         return cls(
-            id=sample.id,
+            id=completion.id,
             input=sample.input,
             prompt_sha256=text_sha256(prompt),
             gold=sample.gold,
@@ -97,6 +136,7 @@ class SampleRecord:
             new_tokens=completion.new_tokens,
             over_context=completion.over_context,
             error=completion.error,
+            split=split,
         )
 
     @classmethod
@@ -111,11 +151,20 @@ class SampleRecord:
             raise InputError(
                 f"not a sample record of this version: it has no {', '.join(missing)}", where=path
             )
-        return cls(**{key: row[key] for key in known if key in row})
+        split = None
+        if "rule" in row:
+            whole = {**row, "answer": row["completion"]} if "turn" in row else row
+            if missing := [key for key in _SPLIT_KEYS if key not in whole]:
+                raise InputError(f"a record with a thought lacks {', '.join(missing)}", where=path)
+            split = SplitRecord(**{key: whole[key] for key in _SPLIT_KEYS})
+        return cls(**{key: row[key] for key in known if key in row}, split=split)
 
     def line(self) -> dict[str, Any]:
         """The line's keys and values, in their order on disk."""
-        return {key: getattr(self, key) for key in (_TURN_LINE if self.turn else _SAMPLE_LINE)}
+        line = {key: getattr(self, key) for key in (_TURN_LINE if self.turn else _SAMPLE_LINE)}
+        if self.split is not None:
+            line |= {key: getattr(self.split, key) for key in _SPLIT_KEYS if key not in line}
+        return line
 
 
 def run_id(identity: dict[str, Any]) -> str:

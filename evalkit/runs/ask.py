@@ -1,7 +1,7 @@
 """The verb ask: one question to a model, shown with the exact prompt."""
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from evalkit.core.config import BosRule, Config
@@ -43,12 +43,12 @@ def ask(config: Config) -> Asked:
     question = " ".join(config.folders)
     if not question.strip():
         raise InputError("no question is given", fix='ask model=1.8b-instruct "自然言語処理とは何か"')
-    resolved = identify(config).model
+    identified = identify(config.model, config.engine, config.dtype, offline=config.data.offline)
+    resolved = identified.model
     # For a model that only a server has, the conversation is shown as it is sent.
     tokenizer = load_tokenizer(resolved) if resolved.has_tokenizer else None
     prompt = _prompt(question, config.ask.system, tokenizer)
-    own = replace(config, generation=replace(config.generation, from_model=False))
-    with build_engine(own, resolved) as engine:
+    with build_engine(resolved, config.engine, config.dtype, bos=config.protocol.bos) as engine:
         top_k = (engine.describe().get("generation_config") or {}).get("top_k")
         sampling = Sampling(
             do_sample=config.ask.temperature > 0,

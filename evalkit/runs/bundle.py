@@ -16,14 +16,14 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from evalkit import __version__
 from evalkit.core import assets
-from evalkit.core.config import Config, SuiteData, is_offline
+from evalkit.core.config import Config, DataOptions, MetricsConfig, ModelConfig, SuiteData
 from evalkit.core.durable import atomic_file
 from evalkit.core.errors import EvalkitError, FetchError, InputError
 from evalkit.records.unpacked import MARK, SUMS
@@ -65,65 +65,61 @@ def collect(config: Config, *, say: Callable[[str], None]) -> Contents:
         raise InputError("what shall be packed?", fix="suite=jaster and/or model=1.8b-instruct")
     contents = Contents(facts={"evalkit": __version__})
     if config.suite is not None:
+        from evalkit.mtbench.data import BookOptions, fetch_all
+
+        books = BookOptions.of(config)
         contents.facts["suite"] = config.suite.name
         if config.suite.mt_bench is not None:
-            _add_mt_bench(contents, config, config.suite.mt_bench)
+            language = config.suite.mt_bench
+            _add_mt_bench(contents, language, fetch_all(books, language))
         else:
-            _add_suite(contents, config, say)
+            specs = suite_specs(config.suite)
+            if config.suite.data is SuiteData.prepared:
+                _add_data(contents, specs, config.data, say)
+                try:
+                    _add_mt_bench(contents, "ja", fetch_all(books, "ja"))
+                except FetchError as error:
+                    # Only the suite was requested; these few files are an addition.
+                    say(f"left out: MT-Bench, {error.what}")
+            if any("comet_wmt22" in spec.metrics for spec in specs):
+                _add_comet(contents, config.metrics, config.data, say)
     if config.model is not None:
-        _add_model(contents, config, say)
+        _add_model(contents, config.model, say, offline=config.data.offline)
     return contents
 
 
-def _add_suite(contents: Contents, config: Config, say: Callable[[str], None]) -> None:
-    assert config.suite is not None
-    specs = suite_specs(config)
-    if config.suite.data is SuiteData.prepared:
-        _add_data(contents, config, specs, say)
-        try:
-            _add_mt_bench(contents, config, "ja")
-        except FetchError as error:
-            # Only the suite was requested; these few files are an addition.
-            say(f"left out: MT-Bench, {error.what}")
-    _add_metric_models(contents, config, specs, say)
-
-
-def _add_mt_bench(contents: Contents, config: Config, language: str) -> None:
-    from evalkit.mtbench.data import fetch_all
-
-    found = fetch_all(config, language)
-    contents.files |= {f"cache/{inside}": path for inside, path in found.items()}
+def _add_mt_bench(contents: Contents, language: str, files: Mapping[str, Path]) -> None:
+    contents.files |= {f"cache/{inside}": path for inside, path in files.items()}
     contents.facts["mt_bench"] = language
 
 
-def _add_data(contents: Contents, config: Config, specs: list[TaskSpec], say: Callable[[str], None]) -> None:
+def _add_data(
+    contents: Contents, specs: list[TaskSpec], data: DataOptions, say: Callable[[str], None]
+) -> None:
     from evalkit.sources.prepare import prepare
 
-    data_dir = Path(config.data_dir).expanduser() if config.data_dir else assets.default_data_dir()
-    mirror = Path(config.mirror).expanduser() if config.mirror else None
-    for report in prepare(specs, data_dir, mirror=mirror, offline=is_offline(config)):
+    folder = data.data_dir or assets.default_data_dir()
+    for report in prepare(specs, folder, mirror=data.mirror, offline=data.offline):
         if not report.complete:
             reasons = {split.reason for split in report.splits.values() if split.reason}
-            _missing(config, f"{report.dataset} is not complete: {'; '.join(sorted(reasons))}", say)
-        for path in sorted(data_dir.glob(f"*/evaluation/*/{report.dataset}.json")):
-            contents.files[path.relative_to(data_dir).as_posix()] = path
-    for path in data_dir.glob("*/prepared.json"):
-        contents.files[path.relative_to(data_dir).as_posix()] = path
+            _missing(f"{report.dataset} is not complete: {'; '.join(sorted(reasons))}", data, say)
+        for path in sorted(folder.glob(f"*/evaluation/*/{report.dataset}.json")):
+            contents.files[path.relative_to(folder).as_posix()] = path
+    for path in folder.glob("*/prepared.json"):
+        contents.files[path.relative_to(folder).as_posix()] = path
     contents.facts["datasets"] = sorted(spec.name for spec in specs)
 
 
-def _add_metric_models(
-    contents: Contents, config: Config, specs: list[TaskSpec], say: Callable[[str], None]
+def _add_comet(
+    contents: Contents, metrics: MetricsConfig, data: DataOptions, say: Callable[[str], None]
 ) -> None:
     from evalkit.metrics.base import MetricUnavailableError
     from evalkit.metrics.model_files import comet_files
 
-    if not any("comet_wmt22" in spec.metrics for spec in specs):
-        return
     try:
-        folders = comet_files(config.metrics, is_offline(config))
+        folders = comet_files(metrics, data.offline)
     except MetricUnavailableError as error:
-        _missing(config, f"comet_wmt22: {error.what}", say)
+        _missing(f"comet_wmt22: {error.what}", data, say)
         return
     for option, folder in zip(("checkpoint", "encoder"), folders, strict=True):
         if not _add_snapshot(contents, folder):
@@ -131,11 +127,12 @@ def _add_metric_models(
             contents.options.append(f"metrics.comet.{option}=BUNDLE/metrics/comet-{option}")
 
 
-def _add_model(contents: Contents, config: Config, say: Callable[[str], None]) -> None:
+def _add_model(
+    contents: Contents, options: ModelConfig, say: Callable[[str], None], *, offline: bool
+) -> None:
     from evalkit.engines.models import resolve
 
-    assert config.model is not None
-    model = resolve(config.model, offline=is_offline(config))
+    model = resolve(options, offline=offline)
     contents.facts["model"] = {"name": model.name, "identity": model.identity, "license": model.license}
     for folder, option in ((model.path, "path"), (model.tokenizer, "tokenizer")):
         if folder is None or _add_snapshot(contents, folder):
@@ -163,8 +160,8 @@ def _add_snapshot(contents: Contents, folder: Path) -> bool:
     return True
 
 
-def _missing(config: Config, what: str, say: Callable[[str], None]) -> None:
-    if not config.allow_missing:
+def _missing(what: str, data: DataOptions, say: Callable[[str], None]) -> None:
+    if not data.allow_missing:
         raise EvalkitError(
             what, fix="run it where there is a network, or pack the rest with allow_missing=true"
         )

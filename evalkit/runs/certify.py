@@ -10,13 +10,13 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from evalkit.core.config import Config
-from evalkit.core.types import Completion, Request, Sampling
+from evalkit.core.config import MetricsConfig, ProtocolConfig
+from evalkit.core.types import Completion, Request
 from evalkit.engines.local.engine import LocalEngine
 from evalkit.metrics.intervals import Interval, wilson
 from evalkit.runs.suite import LoadedSuite
-from evalkit.scoring.scores import GivenAnswer, TaskAnswers, score_tasks
-from evalkit.tasks.prompts import PromptTemplate, requests
+from evalkit.scoring.scores import TaskAnswers, score_tasks
+from evalkit.tasks.prompts import Asking
 
 TIE = 1e-4
 BATCH_SIZES = (1, 3, 16, 64)
@@ -72,33 +72,35 @@ class _Answers:
 
 
 def certify(
-    config: Config, suite: LoadedSuite, engine: LocalEngine, *, say: Callable[[str], None]
+    suite: LoadedSuite,
+    engine: LocalEngine,
+    protocol: ProtocolConfig,
+    metrics: MetricsConfig,
+    asking: Asking,
+    *,
+    say: Callable[[str], None],
 ) -> list[Comparison]:
     """Runs the suite one prompt at a time and in every variant, and compares.
 
     Args:
-        config: the options; scoring follows them.
         suite: the samples.
         engine: the engine under test, model loaded.
+        protocol: how completions become predictions.
+        metrics: the metrics' options.
+        asking: how the samples are asked.
         say: receives progress messages, one line at a time.
     """
-    template = PromptTemplate.of(config.protocol)
-    sampling = Sampling(do_sample=config.generation.do_sample)
-    asked = [
-        request
-        for task in suite.tasks
-        for request in requests(task, template, sampling=sampling, seed=config.seed)
-    ]
+    asked = [request for task in suite.tasks for request in asking.requests(task)]
     say(f"reference: {len(asked)} prompts, one at a time")
     reference = _answers(engine, asked, alone=True)
-    before = _scores(config, suite, reference)
+    before = _scores(suite, reference, protocol, metrics)
     comparisons = []
     for variant in [Variant(size, shuffled) for size in BATCH_SIZES for shuffled in (False, True)]:
         order = list(asked)
         if variant.shuffled:
             random.Random(variant.batch_size).shuffle(order)
         answers = _answers(engine.with_batch_size(variant.batch_size), order, alone=False)
-        after = _scores(config, suite, answers)
+        after = _scores(suite, answers, protocol, metrics)
         comparison = _compare(engine, variant, reference, answers, before, after)
         say(f"{variant.name}: {comparison.share:.1%} of the outputs differ")
         comparisons.append(comparison)
@@ -137,21 +139,12 @@ def _compare(
     return Comparison(variant, len(reference.tokens), tuple(changed), tuple(ties), largest, moved)
 
 
-def _scores(config: Config, suite: LoadedSuite, answers: _Answers) -> dict[str, float]:
-    given = [
-        TaskAnswers(
-            task.spec,
-            [sample for sample in task.samples if sample.id in answers.completions],
-            {
-                sample.id: GivenAnswer(answers.completions[sample.id].text)
-                for sample in task.samples
-                if sample.id in answers.completions
-            },
-        )
-        for task in suite.tasks
-    ]
+def _scores(
+    suite: LoadedSuite, answers: _Answers, protocol: ProtocolConfig, metrics: MetricsConfig
+) -> dict[str, float]:
+    given = [TaskAnswers(task.spec, task.samples, answers.completions) for task in suite.tasks]
     # Metrics with a model of their own would compete with the language model for the memory.
-    scored = score_tasks(given, config.protocol, config.metrics, offline=True)
+    scored = score_tasks(given, protocol, metrics, offline=True)
     return {
         f"{task.spec.name}_{name}": measured.value.value
         for task in scored

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from evalkit.core.config import Config, SuiteData, is_offline
+from evalkit.core.config import Config, given_suite
 from evalkit.core.errors import InputError
 from evalkit.core.files import read_json, read_rows, text_field
 from evalkit.core.reasons import Reason
@@ -19,13 +19,14 @@ from evalkit.core.types import FinishReason
 from evalkit.metrics.prediction import gold
 from evalkit.records.results import Results
 from evalkit.records.run_folder import RunDirectory
-from evalkit.runs.identity import differing_few_shots, protocol_record
-from evalkit.runs.suite import LoadedSuite, load_suite, sample_limit, suite_few_shots, suite_specs
+from evalkit.runs.identity import differing_few_shots, protocol_record, used_options
+from evalkit.runs.regrading import Regrading, thought_warnings
+from evalkit.runs.suite import LoadedSuite, load_suite, sample_limit, suite_specs
 from evalkit.scoring.categories import summarise
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, score_tasks
 from evalkit.scoring.write import write_scored
 from evalkit.tasks.load import Task
-from evalkit.tasks.spec import task_names
+from evalkit.tasks.spec import few_shot_counts, task_names
 
 Answers = dict[str, GivenAnswer]
 _SHOWN = 5
@@ -40,56 +41,87 @@ def score_completions(config: Config, *, say: Callable[[str], None]) -> Results:
     """
     if config.completions is None or config.out is None:
         raise InputError("where shall the scores go? No folder is given", where="option out", fix="out=DIR")
-    out = Path(config.out).expanduser()
-    if (out / "samples").exists():
-        raise InputError("the folder belongs to a run", where=f"out={config.out}", fix="choose another")
+    out = output_directory(config.out)
     # All samples, so that an id beyond the limit is known; no few-shots, as there is nothing to ask.
-    suite = load_suite(replace(config, limit=0), say=say, few_shots=False)
+    asked = given_suite(config.suite)
+    suite = load_suite(asked, replace(config.data, limit=0), say=say, few_shots=False)
     for warning in suite.warnings:
         say(warning)
     path = Path(config.completions).expanduser()
     completions = read_completions(path, suite.tasks)
-    answers, missing, gaps = _matched(config, suite, completions)
-    scored = score_tasks(answers, config.protocol, config.metrics, offline=is_offline(config))
-    counts = suite_few_shots(config, suite_specs(config))
-    shots = differing_few_shots({task.spec.name: counts[task.spec.name] for task in scored}, config)
-    reasons = []
-    if config.suite and config.suite.data is SuiteData.bundled:
-        reasons.append("the bundled items have the datasets' format, but they are not the benchmark")
+    answers, missing, gaps = _matched(
+        suite, completions, path, limit=sample_limit(config.limit), allow_missing=config.allow_missing
+    )
+    counts = few_shot_counts(suite_specs(asked), asked.num_few_shots, config.num_few_shots)
+    counts = {answer.spec.name: counts[answer.spec.name] for answer in answers}
+    regrading = Regrading.of(config.reasoning, config.model, {})
+    answers = [replace(task, completions=regrading.given(task)) for task in answers]
+    scored = score_tasks(answers, config.protocol, config.metrics, offline=config.data.offline)
+    record = protocol_record(
+        config.protocol,
+        config.generation,
+        config.metrics,
+        config.data,
+        task_few_shots=differing_few_shots(counts, config.num_few_shots),
+        further=used_options(config),
+    )
     results = summarise(
         scored,
-        protocol_record(config, task_few_shots=shots),
+        record,
         missing_datasets={**suite.missing, **missing},
         gaps=gaps,
-        reasons=reasons,
+        reasons=suite.reasons,
         run={
             "completions": str(path),
             "suite": suite.name,
             "model": config.model.name if config.model else None,
             "samples": sum(len(answer.samples) for answer in answers),
             "datasets": {task.name: task.facts for task in suite.tasks},
-            "warnings": list(suite.warnings),
+            "warnings": [*suite.warnings, *regrading.warnings(), *thought_warnings(scored)],
         },
     )
-    with RunDirectory(out) as directory:
-        write_scored(directory, scored, results, config.export)
+    with out:
+        write_scored(out, scored, results, config.export)
     return results
 
 
+def output_directory(out: str, run: Path | None = None) -> RunDirectory:
+    """The folder `out=` for scores.
+
+    Raises:
+        InputError: it belongs to a run, and not to `run`.
+    """
+    folder = Path(out).expanduser()
+    if (folder / "samples").exists() and (run is None or folder.resolve() != run.resolve()):
+        raise InputError("the folder belongs to another run", where=f"out={out}", fix="choose another")
+    return RunDirectory(folder)
+
+
 def _matched(
-    config: Config, suite: LoadedSuite, completions: Mapping[str, Mapping[str, GivenAnswer]]
+    suite: LoadedSuite,
+    completions: Mapping[str, Mapping[str, GivenAnswer]],
+    path: Path,
+    *,
+    limit: int,
+    allow_missing: bool,
 ) -> tuple[list[TaskAnswers], dict[str, str], dict[str, str]]:
     """What can be scored; the datasets that cannot, with the reason; those that lack samples."""
     answers: list[TaskAnswers] = []
     missing: dict[str, str] = {}
     gaps: dict[str, str] = {}
-    limit = sample_limit(config.limit)
     for task in suite.tasks:
         wanted = replace(task, samples=task.samples[:limit] if limit else task.samples)
         given = completions.get(task.name, {})
         lacking = missing_ids(wanted, given)
-        if lacking and not config.allow_missing:
-            raise _missing_error(config, wanted, lacking)
+        if lacking and not allow_missing:
+            whole = len(lacking) == len(wanted.samples)
+            raise InputError(
+                f"there are no completions for {task.name}"
+                if whole
+                else f"samples without completion: {listed(lacking)}",
+                where=f"completions={path}",
+                fix="add them, or score what is there: allow_missing=true",
+            )
         if len(lacking) == len(wanted.samples):
             missing[task.name] = "there are no completions"
             continue
@@ -100,21 +132,8 @@ def _matched(
         present = [sample for sample in wanted.samples if sample.id in given]
         answers.append(TaskAnswers(task.spec, present, given))
     if not answers:
-        raise InputError(
-            "none of the suite's samples has a completion", where=f"completions={config.completions}"
-        )
+        raise InputError("none of the suite's samples has a completion", where=f"completions={path}")
     return answers, missing, gaps
-
-
-def _missing_error(config: Config, task: Task, lacking: list[str]) -> InputError:
-    whole = len(lacking) == len(task.samples)
-    return InputError(
-        f"there are no completions for {task.name}"
-        if whole
-        else f"samples without completion: {listed(lacking)}",
-        where=f"completions={config.completions}",
-        fix="add them, or score what is there: allow_missing=true",
-    )
 
 
 def read_completions(path: Path, tasks: Sequence[Task]) -> dict[str, Answers]:

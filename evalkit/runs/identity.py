@@ -6,11 +6,23 @@ clean-up and metric options (scoring can be repeated).
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import Any
 
-from evalkit.core.config import Config, PromptForm, ProtocolConfig
+from evalkit.core.config import (
+    CometConfig,
+    Config,
+    DataOptions,
+    GenerationConfig,
+    MetricsConfig,
+    Parser,
+    ProtocolConfig,
+    SuiteConfig,
+)
 from evalkit.core.text import text_sha256
-from evalkit.engines.base import GENERATION_VERSION, SAMPLING_VERSION
+from evalkit.core.types import Sampling
+from evalkit.engines.base import GENERATION_VERSION, SAMPLING_VERSION, Identified
+from evalkit.engines.local.chat_template import ChatTemplate
 from evalkit.records.results import (
     PROTOCOL_FEW_SHOTS,
     PROTOCOL_LIMIT,
@@ -20,110 +32,147 @@ from evalkit.records.results import (
 )
 from evalkit.runs.suite import sample_limit
 from evalkit.tasks.load import Task
-from evalkit.tasks.prompts import PromptTemplate
+from evalkit.tasks.prompts import Asking, PromptTemplate
 from evalkit.tasks.spec import DataSpec
-
-if TYPE_CHECKING:
-    from evalkit.engines.models import ResolvedModel
 
 
 def run_identity(
-    config: Config,
-    tasks: tuple[Task, ...],
-    model: "ResolvedModel",
-    template: PromptTemplate,
+    identified: Identified,
+    tasks: Sequence[Task],
+    protocol: ProtocolConfig,
+    generation: GenerationConfig,
+    data: DataOptions,
+    asking: Asking,
     *,
-    family: str,
-    dtype: str,
     left_out: Sequence[str] = (),
+    chat_template: ChatTemplate | None = None,
 ) -> dict[str, Any]:
     """Everything a completion depends on, as plain JSON values.
 
     Args:
-        config: the options.
+        identified: the model with its hashes, the engine family, and the precision.
         tasks: the datasets, with the hashes of the files they were read from.
-        model: the model, with the hashes or the commit that identify it.
-        template: the prompt templates.
-        family: the engine family: engines of one family compute alike.
-        dtype: the data type in use, `auto` resolved.
+        protocol, generation, data: the options of these names.
+        asking: how the samples are asked.
         left_out: tokens that the tokenizer would put behind every prompt.
+        chat_template: of chats; None: prompts are text, or only a server has it.
     """
-    generation: dict[str, Any] = {
-        "do_sample": config.generation.do_sample,
-        "from_model": config.generation.from_model,
-    }
-    if any(generation.values()):
-        generation["sampling_version"] = SAMPLING_VERSION
+    template = asking.template
+    chosen: dict[str, Any] = {"do_sample": generation.do_sample, "from_model": generation.from_model}
+    if any(chosen.values()):
+        chosen["sampling_version"] = SAMPLING_VERSION
+    usual = asdict(Sampling())
+    chosen |= {key: value for key, value in asdict(asking.sampling).items() if value != usual[key]}
     own: dict[str, Any] = {}
-    if shots := differing_few_shots({task.name: len(task.few_shots) for task in tasks}, config):
+    counts = {task.name: len(task.few_shots) for task in tasks}
+    if shots := differing_few_shots(counts, data.num_few_shots):
         own["task_few_shots"] = shots
     if columns := {task.name: _columns(task.spec.data) for task in tasks if task.spec.data is not None}:
         own["columns"] = columns
     if template != PromptTemplate():
         own["template"] = {"prompt": template.prompt, "few_shot": template.few_shot}
+    if asking.chat is not None:
+        own["chat"] = {**asdict(asking.chat), "template_args": identified.model.config.chat_template_args}
+        if chat_template is not None:
+            own["chat"]["template_sha256"] = text_sha256(chat_template)
+            if chat_template.has_clock and identified.family != "api":
+                own["template_date"] = chat_template.date
+    if asking.thoughts is not None:
+        own["reasoning"] = asking.thoughts.identity
+    if asking.samples > 1:
+        # More samples continue fewer; a single one has the seed of the run.
+        own["seeds"] = "of each sample"
     return {
         "generation_version": GENERATION_VERSION,
-        "protocol": config.protocol.name,
-        "bos": config.protocol.bos.value,
-        "model": model.identity,
+        "protocol": protocol.name,
+        "bos": protocol.bos.value,
+        "model": identified.model.identity,
         "data": {task.name: task.sha256 for task in tasks},
         "prompts": {task.name: _prompt_sha256(task, template) for task in tasks},
         "max_new_tokens": {task.name: task.spec.output_length for task in tasks},
-        "split": config.split.value,
-        "num_few_shots": config.num_few_shots,
-        "seed": config.seed,
-        "generation": generation,
-        "dtype": dtype,
-        "engine_family": family,
+        "split": data.split.value,
+        "num_few_shots": data.num_few_shots,
+        "seed": asking.seed,
+        "generation": chosen,
+        "dtype": identified.dtype,
+        "engine_family": identified.family,
         **({"left_out": list(left_out)} if left_out else {}),
         **own,
     }
 
 
-def differing_few_shots(shots: Mapping[str, int], config: Config) -> dict[str, int]:
-    """The tasks whose number of examples is not that of the option `num_few_shots`."""
-    return {name: count for name, count in shots.items() if count != config.num_few_shots}
+def differing_few_shots(shots: Mapping[str, int], usual: int) -> dict[str, int]:
+    """The tasks whose number of examples is not the `usual` one, that of the option `num_few_shots`."""
+    return {name: count for name, count in shots.items() if count != usual}
 
 
 def protocol_record(
-    config: Config, dtype: str | None = None, task_few_shots: Mapping[str, int] | None = None
+    protocol: ProtocolConfig,
+    generation: GenerationConfig,
+    metrics: MetricsConfig,
+    data: DataOptions,
+    *,
+    dtype: str | None = None,
+    task_few_shots: Mapping[str, int] | None = None,
+    further: Mapping[str, Any] | None = None,
 ) -> ProtocolRecord:
-    """The protocol of a configuration with every deviation from its preset, by option name.
+    """The protocol of a run or a scoring with every deviation from its preset, by option name.
 
     Args:
-        config: the configuration of the run or the scoring.
+        protocol, generation, metrics, data: the options of these names.
         dtype: what the model ran in, once resolved; the preset's is bfloat16. None: not known.
         task_few_shots: the tasks that have another number of few-shots than `num_few_shots`.
+        further: options that are recorded where they are used (`used_options`).
     """
-    protocol, standard = config.protocol, ProtocolConfig()
+    standard = ProtocolConfig()
     pairs: dict[str, tuple[Any, Any]] = {
         "protocol.bos": (protocol.bos.value, standard.bos.value),
         "protocol.strip": (protocol.strip, standard.strip),
         "protocol.answer_regex": (protocol.answer_regex, None),
         "protocol.custom_prompt_template": (protocol.custom_prompt_template, None),
         "protocol.custom_fewshots_template": (protocol.custom_fewshots_template, None),
-        "generation.do_sample": (config.generation.do_sample, False),
-        "generation.from_model": (config.generation.from_model, False),
-        "split": (config.split.value, PROTOCOL_SPLIT),
-        "limit": (sample_limit(config.limit), PROTOCOL_LIMIT),
-        "num_few_shots": (config.num_few_shots, PROTOCOL_FEW_SHOTS),
-        "metrics.comet.checkpoint": (config.metrics.comet.checkpoint, Config().metrics.comet.checkpoint),
-        "metrics.comet.dtype": (config.metrics.comet.dtype.value, "float32"),
+        "generation.do_sample": (generation.do_sample, False),
+        "generation.from_model": (generation.from_model, False),
+        "split": (data.split.value, PROTOCOL_SPLIT),
+        "limit": (sample_limit(data.limit), PROTOCOL_LIMIT),
+        "num_few_shots": (data.num_few_shots, PROTOCOL_FEW_SHOTS),
+        "metrics.comet.checkpoint": (metrics.comet.checkpoint, CometConfig().checkpoint),
+        "metrics.comet.dtype": (metrics.comet.dtype.value, "float32"),
         # On or off, BERTScore moves no other number.
-        "metrics.bert_score": (config.metrics.bert_score, config.metrics.bert_score),
-        "metrics.resamples": (config.metrics.resamples, PROTOCOL_RESAMPLES),
+        "metrics.bert_score": (metrics.bert_score, metrics.bert_score),
+        "metrics.resamples": (metrics.resamples, PROTOCOL_RESAMPLES),
     }
     for task, shots in (task_few_shots or {}).items():
-        pairs[f"suite.num_few_shots.{task}"] = (shots, config.num_few_shots)
+        pairs[f"suite.num_few_shots.{task}"] = (shots, data.num_few_shots)
     if dtype is not None:
         pairs["dtype"] = (dtype, "bfloat16")
-    if config.engine.name == "api" and config.engine.prompts is PromptForm.chat:
-        pairs["engine.prompts"] = ("chat", "auto")
+    pairs |= {name: (given, None) for name, given in (further or {}).items()}
     return ProtocolRecord(
         name=protocol.name,
         options={key: given for key, (given, _) in pairs.items()},
         deviations={key: given for key, (given, preset) in pairs.items() if given != preset},
     )
+
+
+def used_options(config: Config) -> dict[str, Any]:
+    """The options about chats, thoughts and samples that differ from a plain run's, by name.
+
+    They are recorded only where they are used, so that the records of plain runs stay as they are.
+    """
+    used: dict[str, Any] = {"engine.prompts": "chat"} if config.engine.chat_prompts else {}
+    parts: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
+        ("suite", config.suite or SuiteConfig(), ("chat", "chat_turns", "system")),
+        ("generation", config.generation, ("temperature", "top_p", "top_k")),
+        ("reasoning", config.reasoning, ("parser", "start", "end", "pattern", "thought_length")),
+    )
+    for section, options, names in parts:
+        usual = type(options)()
+        for name in names:
+            if (given := getattr(options, name)) != getattr(usual, name):
+                used[f"{section}.{name}"] = given.value if isinstance(given, Parser) else given
+    for key, given in (config.model.chat_template_args if config.model else {}).items():
+        used[f"model.chat_template_args.{key}"] = given
+    return used | ({"samples": config.samples} if config.samples > 1 else {})
 
 
 def _columns(data: DataSpec) -> dict[str, Any]:

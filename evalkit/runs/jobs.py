@@ -14,11 +14,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from evalkit.core.durable import write_json_atomic
+from evalkit.core.durable import is_running, write_json_atomic
 from evalkit.core.errors import EvalkitError
 from evalkit.core.signals import STOPPING
 
 PACKAGES = Path(__file__).resolve().parents[2]
+# The exit code of a process that a signal stopped.
+INTERRUPTED = 130
 # A job that is asked to stop may have a long pass of the model to finish first.
 STOP_SECONDS = 60.0
 # A log is UTF-8 whatever the terminal is in.
@@ -77,9 +79,8 @@ class Job:
     @property
     def runs_here(self) -> bool:
         """Whether a process of this machine runs it."""
-        if self.code is not None or self.pid is None or self.host != socket.gethostname():
-            return False
-        return _is_alive(self.pid)
+        mine = self.code is None and self.host == socket.gethostname()
+        return mine and self.pid is not None and is_running(self.pid)
 
     def stop(self) -> None:
         """Sends SIGTERM to the process; it keeps what is finished and exits with 130."""
@@ -88,28 +89,20 @@ class Job:
             os.kill(self.pid, signal.SIGTERM)
 
 
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
 def run_in_child(path: Path) -> int:
     """Runs the job of a file in a child process and returns its exit code.
 
     When this process is interrupted, the child is asked to stop and waited for.
     """
     job = Job.read(path)
+    # The parent may have found evalkit through its working directory.
+    packages = os.pathsep.join(filter(None, (str(PACKAGES), os.environ.get("PYTHONPATH"))))
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(Path(job.log).open("ab")) if job.log else None
         child = subprocess.Popen(
             [sys.executable, "-m", "evalkit.cli.child", str(path)],
             cwd=job.directory,
-            env={**os.environ, "PYTHONPATH": _python_path(), **(_LOG_ENCODING if log else {})},
+            env={**os.environ, "PYTHONPATH": packages, **(_LOG_ENCODING if log else {})},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT if log else None,
@@ -121,11 +114,6 @@ def run_in_child(path: Path) -> int:
             _note_end(path, child.returncode)
             raise
     return _note_end(path, child.returncode)
-
-
-def _python_path() -> str:
-    # The parent may have found evalkit through its working directory.
-    return os.pathsep.join(filter(None, (str(PACKAGES), os.environ.get("PYTHONPATH"))))
 
 
 def _stop(child: "subprocess.Popen[bytes]") -> None:
@@ -144,7 +132,7 @@ def _note_end(path: Path, code: int) -> int:
         # A signal before evalkit starts or after it ends finds no handler.
         own, why = 1, f"its process ended with {code}"
         if code < 0:
-            own, why = 130 if -code in _STOPPING else 1, f"stopped by {signal.Signals(-code).name}"
+            own, why = INTERRUPTED if -code in _STOPPING else 1, f"stopped by {signal.Signals(-code).name}"
         job = replace(job, code=own, why=why).write(path)
     assert job.code is not None
     return job.code

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from evalkit.core.config import Config
+from evalkit.core.config import Config, given_suite
 from evalkit.core.durable import is_whole_text, remove_file, write_checked_json
 from evalkit.core.logs import log_to
 from evalkit.core.signals import signals_stop_the_run, stop_if_signalled
@@ -54,17 +54,16 @@ class Run(ABC, Generic[Content]):
     """
 
     def __init__(self, config: Config, identified: "Identified", identity: dict[str, Any]) -> None:
-        assert config.suite is not None
         self.config = config
         self.identified = identified
         self.identity = identity
         folder = Path(config.out or "results").expanduser() / identified.model.label
-        self.directory = RunDirectory(folder / folder_name(config.suite.name) / run_id(identity))
+        self.directory = RunDirectory(folder / folder_name(given_suite(config.suite).name) / run_id(identity))
 
     @property
-    def engine_config(self) -> Config:
-        """The options the engine is built with."""
-        return self.config
+    def follow_generation_config(self) -> bool:
+        """Whether the engine samples as the model's own generation_config says."""
+        return self.config.generation.from_model
 
     @abstractmethod
     def recover(self, say: Say) -> tuple[int, int]:
@@ -113,7 +112,7 @@ def complete(run: Run[Content], *, say: Say, opened: Opened) -> Outcome[Content]
         results = None if missing else run.kept_results()
         if results is None:
             log.info("%d completions are kept, %d are to be made", kept, missing)
-            # results.json means done, so it goes before anything is added to the run.
+            # results.json means done, so it is removed before anything is added to the run.
             remove_file(directory.results_path)
         run.write_files(keep=results is not None)
         environment = {"identity": run.identity, **describe_environment()}
@@ -123,7 +122,15 @@ def complete(run: Run[Content], *, say: Say, opened: Opened) -> Outcome[Content]
         if missing:
             from evalkit.engines import build_engine
 
-            with build_engine(run.engine_config, run.identified.model) as engine:
+            config = run.config
+            built = build_engine(
+                run.identified.model,
+                config.engine,
+                config.dtype,
+                bos=config.protocol.bos,
+                follow_generation_config=run.follow_generation_config,
+            )
+            with built as engine:
                 described = engine.describe()
                 environment |= {"engine": described, **run.engine_started(described)}
                 write_checked_json(directory.path / ENVIRONMENT, environment)

@@ -3,16 +3,16 @@
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.core.config import Config
+from evalkit.core.config import Config, Parser, given_model, given_suite
 from evalkit.core.durable import read_checked_json, write_checked_json
-from evalkit.core.errors import InputError
 from evalkit.core.progress import watch
 from evalkit.core.reasons import Reason
 from evalkit.core.types import Message
+from evalkit.core.words import t
 from evalkit.engines.base import GENERATION_VERSION, SAMPLING_VERSION
 from evalkit.engines.local.chat_template import clock_date, render_chat
 from evalkit.mtbench.answers.turns import (
@@ -23,13 +23,14 @@ from evalkit.mtbench.answers.turns import (
     requests_of_turn,
     special_tokens_of,
 )
-from evalkit.mtbench.data import Books, pinned_files
+from evalkit.mtbench.data import BookOptions
 from evalkit.mtbench.folder import SAMPLES, Header, MtBenchFolder
-from evalkit.mtbench.presets import DEFAULT_PRESET, Preset, load_preset, preset_option
+from evalkit.mtbench.presets import Preset
 from evalkit.mtbench.questions import Language
 from evalkit.mtbench.tables.model_tables import answer_counts, preset_sha256, results_json
 from evalkit.records.run_folder import SampleRecord
 from evalkit.runs.life import Opened, Outcome, Run, Say, complete, finished
+from evalkit.tasks.thoughts import Thoughts
 
 if TYPE_CHECKING:
     from evalkit.engines.base import Engine, Identified
@@ -50,6 +51,8 @@ def answer_questions(
     run = MtBenchRun(config)
     if run.tokenizer is not None:
         _check_template(run.preset, run.tokenizer)
+    if run.thoughts is not None and config.reasoning.parser is Parser.auto:
+        say(t("reasoning.parser={rule}, by the chat template", rule=run.thoughts.rule))
     return complete(run, say=say, opened=opened)
 
 
@@ -64,27 +67,30 @@ class MtBenchRun(Run[dict[str, Any]]):
     def __init__(self, config: Config) -> None:
         from evalkit.engines import identify
 
-        if config.model is None:
-            raise InputError("no model is given", fix="model=1.8b-instruct   (python -m evalkit list models)")
-        assert config.suite is not None
-        self._chosen = preset_option(config.preset or config.suite.preset or DEFAULT_PRESET)
-        self.preset = load_preset(self._chosen)
-        self._language = self.preset.language([], config.language or config.suite.mt_bench)
-        book = Books(self.preset, pinned_files(config)).in_language(self._language)
+        model, suite = given_model(config.model), given_suite(config.suite)
+        books = BookOptions.of(config).books(suite.preset)
+        self._chosen, self.preset = books.name, books.preset
+        self._language = self.preset.language([], config.language or suite.mt_bench)
+        book = books.in_language(self._language)
         self._all_questions = len(book.questions)
         self._questions = choose_questions(list(book.questions.values()), max(config.limit or 0, 0))
-        identified = identify(config)
+        identified = identify(model, config.engine, config.dtype, offline=config.data.offline)
         self.tokenizer = _tokenizer(identified)
+        self.thoughts = Thoughts.of(config.reasoning, self.tokenizer, chat=True)
         identity = _identity(self.preset, self._language, identified, self.tokenizer)
+        if self.thoughts is not None:
+            identity["reasoning"] = self.thoughts.identity
+        if model.chat_template_args:
+            identity["template_args"] = model.chat_template_args
         super().__init__(config, identified, identity)
         self._folder = MtBenchFolder(self.directory.path)
         self._kept: dict[str, SampleRecord] = {}
         self._rules: AnswerRules | None = None
 
     @property
-    def engine_config(self) -> Config:
-        """The preset decides the sampling; the rules add what the model's own configuration says."""
-        return replace(self.config, generation=replace(self.config.generation, from_model=False))
+    def follow_generation_config(self) -> bool:
+        """Never: the preset decides the sampling; the rules add what the model's own configuration says."""
+        return False
 
     def recover(self, say: Say) -> tuple[int, int]:
         """Counts turns; the turns of damaged lines are missing."""
@@ -131,13 +137,15 @@ class MtBenchRun(Run[dict[str, Any]]):
         model, tokenizer = self.identified.model.name, self.tokenizer
         special_tokens = special_tokens_of(tokenizer)
         for turn in self.preset.turns:
-            asks = requests_of_turn(turn, model, self._questions, self._rules, tokenizer, self._kept)
+            asks = requests_of_turn(
+                turn, model, self._questions, self._rules, tokenizer, self._kept, self.thoughts
+            )
             if not asks:
                 continue
             log.info("turn %d: %d answers to make", turn, len(asks))
             by_id = {ask.request.id: ask for ask in asks}
             for completion in watch(engine.generate([ask.request for ask in asks]), len(asks)):
-                record = answered(by_id[completion.id], completion, special_tokens)
+                record = answered(by_id[completion.id], completion, special_tokens, self.thoughts, tokenizer)
                 self._kept[record.id] = record
                 yield SAMPLES, record
 

@@ -1,59 +1,46 @@
-"""Scoring a run's kept completions again, and which values changed."""
+"""Scores a run's kept completions again and finds which values changed."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalkit.core.config import Config
+from evalkit.core.config import Config, SuiteConfig, SuiteData, given_suite
 from evalkit.core.durable import read_log
 from evalkit.core.errors import InputError
 from evalkit.core.files import read_options
 from evalkit.core.reasons import Reason
 from evalkit.core.types import Sample
-from evalkit.records.environment import kept_environment
+from evalkit.records.environment import CONFIG, kept_environment
 from evalkit.records.results import Results, read_results
 from evalkit.records.run_folder import RunDirectory, SampleRecord
-from evalkit.runs.foreign import listed
+from evalkit.runs.foreign import listed, output_directory
+from evalkit.runs.identity import protocol_record, used_options
+from evalkit.runs.regrading import Regrading
 from evalkit.runs.run import score_run
 from evalkit.runs.suite import LoadedSuite, sample_limit, suite_specs
-from evalkit.scoring.moves import Move, SampleScores, changed_samples, find_moves
+from evalkit.scoring.changes import Change, SampleScores, changed_samples, find_changes
 from evalkit.tasks.load import Task
 from evalkit.tasks.spec import TaskSpec
 
-# What may change without new completions.
-_SCORING_OPTIONS = ("protocol.strip", "protocol.answer_regex", "metrics.", "export")
+# Options that may change without new completions.
+_SCORING_OPTIONS = (
+    *("protocol.strip", "protocol.answer_regex", "metrics.", "export"),
+    *("reasoning.parser", "reasoning.start", "reasoning.end", "reasoning.pattern"),
+)
 _OTHER_OPTIONS = ("run", "out", "offline", "allow_missing", "lang")
 # Options of earlier versions and of other verbs: no completion or score depends on them.
 _PASSED_OVER = ("serve", "plan")
 
 
 @dataclass(frozen=True)
-class KeptRun:
-    """A run as it lies on disk.
-
-    Attributes:
-        config: its configuration, with the scoring options of the present command.
-        suite: its datasets, made of the kept samples.
-        before: the results it had, None when there were none.
-        gaps: datasets with samples that have no kept completion, and how many.
-    """
-
-    directory: RunDirectory
-    config: Config
-    suite: LoadedSuite
-    before: Results | None
-    gaps: dict[str, int]
-
-
-@dataclass(frozen=True)
 class Rescored:
-    """New results, the ones before (None: there were none), and what moved between them."""
+    """New results, the ones before (None: there were none), and what changed between them."""
 
     results: Results
     folder: Path
     before: Results | None
-    moves: list[Move]
+    changes: list[Change]
 
 
 def rescore(given: Config) -> Rescored:
@@ -67,45 +54,58 @@ def rescore(given: Config) -> Rescored:
         InputError: no run there, an option that decided the completions, or completions that are
             missing (without `allow_missing`).
     """
-    kept = open_run(Path(given.run or ".").expanduser(), given)
-    into = RunDirectory(Path(given.out).expanduser()) if given.out else kept.directory
-    if into.path.resolve() != kept.directory.path.resolve() and (into.path / "samples").exists():
-        raise InputError("the folder belongs to another run", where=f"out={given.out}")
+    directory = RunDirectory(Path(given.run or ".").expanduser())
+    before = _kept_results(directory)
+    config = kept_config(directory.path / CONFIG)
+    _replace_scoring_options(config, given)
+    suite, gaps = _kept_suite(
+        directory, given_suite(config.suite), sample_limit(config.limit), config.samples, before
+    )
+    if not given.allow_missing:
+        _check_complete(directory.path, suite, gaps, before)
+    into = output_directory(given.out, directory.path) if given.out else directory
+    identity = _identity(directory, before)
+    record = protocol_record(
+        config.protocol,
+        config.generation,
+        config.metrics,
+        config.data,
+        dtype=identity.get("dtype"),
+        task_few_shots=identity.get("task_few_shots"),
+        further=used_options(config),
+    )
     with into:
-        scores_before = _sample_scores(kept.directory, kept.suite)
-        identity = _identity(kept)
+        scores_before = _sample_scores(directory, suite)
         results = score_run(
-            kept.config,
-            kept.suite,
-            kept.directory,
-            dtype=identity.get("dtype"),
-            run={**(kept.before.run if kept.before else {}), "identity": identity},
-            reasons=[] if kept.before else ["the run is not finished"],
-            gaps={
-                name: Reason("{n} samples have no completion", n=count) for name, count in kept.gaps.items()
-            },
+            suite,
+            directory,
+            record,
+            config.protocol,
+            config.metrics,
+            offline=config.data.offline,
+            export=config.export,
+            model=config.model.name if config.model else None,
+            run={**(before.run if before else {}), "identity": identity},
+            reasons=[] if before else ["the run is not finished"],
+            gaps={name: Reason("{n} samples have no completion", n=count) for name, count in gaps.items()},
+            regrading=Regrading.of(config.reasoning, config.model, identity),
+            samples=config.samples,
             into=into,
         )
-        if kept.before is None:
+        if before is None:
             return Rescored(results, into.path, None, [])
-        changed = changed_samples(scores_before, _sample_scores(into, kept.suite))
-        return Rescored(results, into.path, kept.before, find_moves(kept.before, results, changed))
+        changed = changed_samples(scores_before, _sample_scores(into, suite))
+        return Rescored(results, into.path, before, find_changes(before, results, changed))
 
 
-def open_run(folder: Path, given: Config) -> KeptRun:
-    """Reads a run directory and replaces its scoring options by those of `given`.
-
-    Raises:
-        InputError: see `rescore`.
-    """
-    directory = RunDirectory(folder)
-    before = _kept_results(directory)
-    config = kept_config(folder / "config.yaml")
-    _replace_scoring_options(config, given)
+def _kept_suite(
+    directory: RunDirectory, suite: SuiteConfig, limit: int, samples: int, before: Results | None
+) -> tuple[LoadedSuite, dict[str, int]]:
+    """The run's datasets, made of the kept samples, and how many samples of each have no completion."""
     absent = before.partial.datasets if before else {}
     tasks, missing, gaps = [], {}, {}
-    for spec in suite_specs(config):
-        records = _evaluated(directory.records(spec.name).values(), sample_limit(config.limit))
+    for spec in suite_specs(suite):
+        records = _evaluated(directory.records(spec.name).values(), limit, samples)
         rates = before.datasets.get(spec.name) if before else None
         if rates and len(records) < rates.n:
             gaps[spec.name] = rates.n - len(records)
@@ -114,13 +114,10 @@ def open_run(folder: Path, given: Config) -> KeptRun:
         else:
             missing[spec.name] = absent.get(spec.name, "no completion is kept")
     if not tasks:
-        raise InputError("the run has no completions", where=folder / "samples")
-    if not given.allow_missing:
-        _check_complete(folder, before, gaps, sorted(missing.keys() - absent.keys()))
+        raise InputError("the run has no completions", where=directory.path / "samples")
     warnings = tuple(before.run.get("warnings", ())) if before else ()
-    assert config.suite is not None
-    suite = LoadedSuite(config.suite.name, tuple(tasks), missing, warnings)
-    return KeptRun(directory, config, suite, before, gaps)
+    bundled = suite.data is SuiteData.bundled
+    return LoadedSuite(suite.name, tuple(tasks), missing, warnings, bundled), gaps
 
 
 def kept_config(path: Path) -> Config:
@@ -157,11 +154,11 @@ def _replace_scoring_options(config: Config, given: Config) -> None:
     config.offline = given.offline
 
 
-def _identity(kept: KeptRun) -> dict[str, Any]:
+def _identity(directory: RunDirectory, before: Results | None) -> dict[str, Any]:
     """What decided the run's completions, from its results or, unfinished, from environment.json."""
-    if kept.before and "identity" in kept.before.run:
-        return dict(kept.before.run["identity"])
-    return dict((kept_environment(kept.directory.path) or {}).get("identity") or {})
+    if before and "identity" in before.run:
+        return dict(before.run["identity"])
+    return dict((kept_environment(directory.path) or {}).get("identity") or {})
 
 
 def _sample_scores(directory: RunDirectory, suite: LoadedSuite) -> SampleScores:
@@ -173,30 +170,40 @@ def _kept_results(directory: RunDirectory) -> Results | None:
     try:
         return read_results(directory.results_path)
     except InputError:
-        # Another kind of run has other results, and nothing here to score again.
+        # An MT-Bench run has no completions that this could score.
         if (directory.path / "mt_bench.json").exists():
             raise
         return None
 
 
-def _evaluated(records: Iterable[SampleRecord], limit: int) -> list[SampleRecord]:
-    """The records the run's last command evaluated, in the order of the dataset."""
-    numbered = {int(record.id.rpartition("/")[2]): record for record in records}
-    return [numbered[index] for index in sorted(numbered) if limit == 0 or index < limit]
+def _evaluated(records: Iterable[SampleRecord], limit: int, samples: int) -> list[Sample]:
+    """The questions the run's last command evaluated, in the order of the dataset; `samples` of each."""
+    questions: dict[int, list[tuple[str, SampleRecord]]] = {}
+    for record in records:
+        key = record.id if samples == 1 else record.id.rpartition("/")[0]
+        questions.setdefault(int(key.rpartition("/")[2]), []).append((key, record))
+    return [
+        Sample(id=key, input=record.input, gold=record.gold)
+        for index, given in sorted(questions.items())
+        for key, record in given[:1]
+        if (limit == 0 or index < limit) and len(given) >= samples
+    ]
 
 
-def _task(spec: TaskSpec, records: Sequence[SampleRecord]) -> Task:
-    samples = tuple(Sample(id=r.id, input=r.input, gold=r.gold) for r in records)
-    return Task(spec=spec, few_shots=(), samples=samples, sha256={})
+def _task(spec: TaskSpec, samples: Sequence[Sample]) -> Task:
+    return Task(spec=spec, few_shots=(), samples=tuple(samples), sha256={})
 
 
-def _check_complete(folder: Path, before: Results | None, gaps: Mapping[str, int], lost: list[str]) -> None:
+def _check_complete(
+    folder: Path, suite: LoadedSuite, gaps: Mapping[str, int], before: Results | None
+) -> None:
     if before is None:
         raise InputError(
             "the run is not finished: it has no whole results.json of this version",
             where=folder,
             fix="run the same command again, or score what is there: allow_missing=true",
         )
+    lost = sorted(suite.missing.keys() - before.partial.datasets.keys())
     names = [f"{name} ({count} samples)" for name, count in gaps.items() if name not in lost] + lost
     if names:
         raise InputError(

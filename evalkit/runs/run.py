@@ -6,25 +6,37 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.core.config import BosRule, Config, PromptForm, SuiteData, is_offline
+from evalkit.core.config import (
+    Config,
+    ExportFormat,
+    MetricsConfig,
+    Parser,
+    ProtocolConfig,
+    given_model,
+    given_suite,
+)
 from evalkit.core.durable import is_whole_text
 from evalkit.core.errors import InputError
 from evalkit.core.progress import watch
 from evalkit.core.reasons import Reason
 from evalkit.core.signals import stop_if_signalled
-from evalkit.core.types import Request, Sampling
+from evalkit.core.types import Request
 from evalkit.core.words import t
+from evalkit.engines.bos import appended_tokens
+from evalkit.engines.local.chat_template import as_text, template_of
 from evalkit.metrics.prediction import prediction
+from evalkit.metrics.repeats import repeat_ids
 from evalkit.records.environment import CONFIG, kept_environment, timed
-from evalkit.records.results import Results, read_results
+from evalkit.records.results import ProtocolRecord, Results, read_results
 from evalkit.records.run_folder import RunDirectory, SampleRecord
-from evalkit.runs.identity import protocol_record, run_identity
+from evalkit.runs.identity import protocol_record, run_identity, used_options
 from evalkit.runs.life import Opened, Outcome, Run, Say, complete, finished
-from evalkit.runs.suite import LoadedSuite, load_suite, missing_lines
+from evalkit.runs.regrading import Regrading, thought_warnings
+from evalkit.runs.suite import LoadedSuite, load_suite
 from evalkit.scoring.categories import summarise, with_intervals
-from evalkit.scoring.scores import GivenAnswer, TaskAnswers, score_tasks
+from evalkit.scoring.scores import TaskAnswers, score_tasks
 from evalkit.scoring.write import scores_fit, write_scored
-from evalkit.tasks.prompts import PromptTemplate, requests
+from evalkit.tasks.prompts import Asking
 from evalkit.tasks.spec import is_task_file
 
 if TYPE_CHECKING:
@@ -47,15 +59,16 @@ def evaluate(config: Config, *, say: Say, opened: Opened = lambda folder: None) 
         EvalkitError: something failed on the way; finished completions are kept.
         InterruptedRunError: a signal came; finished completions are kept.
     """
-    if config.model is None:
-        raise InputError("no model is given", fix="model=1.8b-instruct   (python -m evalkit list models)")
-    template = PromptTemplate.of(config.protocol)
+    given_model(config.model)
     # An invalid regular expression is found now, not after hours of generation.
     prediction("", answer_regex=config.protocol.answer_regex)
-    suite = load_suite(config, say=say)
-    for line in (*suite.warnings, *missing_lines(suite)):
+    suite = load_suite(given_suite(config.suite), config.data, say=say)
+    for line in suite.remarks:
         say(line)
-    return complete(SuiteRun(config, suite, template), say=say, opened=opened)
+    run = SuiteRun(config, suite)
+    if run.asking.thoughts is not None and config.reasoning.parser is Parser.auto:
+        say(t("reasoning.parser={rule}, by the chat template", rule=run.asking.thoughts.rule))
+    return complete(run, say=say, opened=opened)
 
 
 def finished_run(config: Config, suite: LoadedSuite) -> Path | None:
@@ -64,47 +77,72 @@ def finished_run(config: Config, suite: LoadedSuite) -> Path | None:
     Raises:
         InputError: bad options, or a model whose files are not there.
     """
-    return finished(SuiteRun(config, suite, PromptTemplate.of(config.protocol)))
+    return finished(SuiteRun(config, suite))
 
 
 class SuiteRun(Run[Results]):
     """A run of a suite of datasets."""
 
-    def __init__(self, config: Config, suite: LoadedSuite, template: PromptTemplate) -> None:
+    def __init__(self, config: Config, suite: LoadedSuite) -> None:
         from evalkit.engines import identify
 
-        assert config.model is not None and config.suite is not None
-        identified = identify(config)
-        model, dtype = identified.model, identified.dtype
-        left_out = []
-        if model.has_tokenizer and config.engine.prompts is not PromptForm.chat:
-            left_out = _left_out(model, config.protocol.bos)
+        chosen, asked = given_model(config.model), given_suite(config.suite)
+        identified = identify(chosen, config.engine, config.dtype, offline=config.data.offline)
+        model, left_out, chat_template = identified.model, [], None
+        self._tokenizer = _tokenizer(model) if model.has_tokenizer else None
+        self.asking = Asking.of(
+            asked,
+            config.protocol,
+            config.generation,
+            config.reasoning,
+            seed=config.seed,
+            samples=config.samples,
+            tokenizer=self._tokenizer,
+        )
+        if self._tokenizer is not None and self.asking.chat is not None:
+            chat_template = template_of(self._tokenizer)
+        elif self._tokenizer is not None and not config.engine.chat_prompts:
+            left_out = appended_tokens(self._tokenizer, config.protocol.bos)
         identity = run_identity(
-            config, suite.tasks, model, template, family=identified.family, dtype=dtype, left_out=left_out
+            identified,
+            suite.tasks,
+            config.protocol,
+            config.generation,
+            config.data,
+            self.asking,
+            left_out=left_out,
+            chat_template=chat_template,
         )
         # A task of the user's own is found again from wherever the run is scored.
-        tasks = [str(Path(name).resolve()) if is_task_file(name) else name for name in config.suite.tasks]
+        tasks = [str(Path(name).resolve()) if is_task_file(name) else name for name in asked.tasks]
         config = replace(
             config,
             # A path names the model too; the run keeps that name with its options.
-            model=replace(config.model, name=model.name),
-            suite=replace(config.suite, tasks=tasks),
+            model=replace(chosen, name=model.name),
+            suite=replace(asked, tasks=tasks),
         )
         super().__init__(config, identified, identity)
         self._suite = suite
-        self._template = template
+        self._protocol = protocol_record(
+            config.protocol,
+            config.generation,
+            config.metrics,
+            config.data,
+            dtype=identified.dtype,
+            task_few_shots=identity.get("task_few_shots"),
+            further=used_options(config),
+        )
         self._pending: list[Request] = []
 
     def recover(self, say: Say) -> tuple[int, int]:
         """Counts the samples of all datasets and prepares the requests of those without a completion."""
         if left_out := self.identity.get("left_out"):
             log.warning("the tokenizer puts %s behind every text: the prompts go without", " ".join(left_out))
-        sampling = Sampling(do_sample=self.config.generation.do_sample)
         kept = 0
         for task in self._suite.tasks:
             self.directory.recover(task.name)
             records = self.directory.records(task.name)
-            for request in requests(task, self._template, sampling=sampling, seed=self.config.seed):
+            for request in self.asking.requests(task):
                 if request.id in records:
                     kept += 1
                 else:
@@ -123,10 +161,10 @@ class SuiteRun(Run[Results]):
         except InputError:
             return None
         options = dict(results.protocol.options)
-        shots = self.identity.get("task_few_shots")
-        wanted = dict(protocol_record(self.config, self.identified.dtype, shots).options)
+        wanted = dict(self._protocol.options)
         covered, limit = options.pop("limit", None), wanted.pop("limit")
         covers = covered == 0 or (isinstance(covered, int) and 0 < limit <= covered)
+        covers &= options.pop("samples", 1) >= wanted.pop("samples", 1)
         if not covers or options != wanted or results.missing_metrics or not scores_fit(directory, results):
             return None
         whole = is_whole_text(directory.path / CONFIG) and kept_environment(directory.path)
@@ -134,81 +172,129 @@ class SuiteRun(Run[Results]):
 
     def generate(self, engine: "Engine") -> Iterator[tuple[str, SampleRecord]]:
         """Yields records in any order of the datasets, and times the datasets."""
-        samples = {sample.id: (task.name, sample) for task in self._suite.tasks for sample in task.samples}
-        prompts = {request.id: str(request.prompt) for request in self._pending}
-        completions = timed(engine.generate(self._pending), self.directory.path, lambda key: samples[key][0])
+        samples = {
+            key: (task, sample)
+            for task in self._suite.tasks
+            for sample in task.samples
+            for key in repeat_ids(sample.id, self.asking.samples)
+        }
+        prompts = {request.id: request.prompt for request in self._pending}
+        completions = timed(
+            engine.generate(self._pending), self.directory.path, lambda key: samples[key][0].name
+        )
         for completion in watch(completions, len(self._pending)):
-            task_name, sample = samples[completion.id]
-            yield task_name, SampleRecord.of(sample, prompts[completion.id], completion)
+            task, sample = samples[completion.id]
+            prompt, split = as_text(prompts[completion.id], self._tokenizer), None
+            if (thoughts := self.asking.thoughts) is not None and completion.finish_reason != "error":
+                split = thoughts.reply(
+                    completion.raw_text,
+                    completion.finish_reason,
+                    # Without the tokenizer nobody knows how the server's prompt ends.
+                    opened=self._tokenizer is not None and thoughts.opened(prompt),
+                    served_thought=completion.served_thought,
+                    output_length=task.spec.output_length,
+                    tokenizer=self._tokenizer,
+                )
+            yield task.name, SampleRecord.of(sample, prompt, completion, split)
 
     def finish(self) -> Results:
         """Scores all kept completions."""
+        config = self.config
         return score_run(
-            self.config,
             self._suite,
             self.directory,
-            dtype=self.identified.dtype,
+            self._protocol,
+            config.protocol,
+            config.metrics,
+            offline=config.data.offline,
+            export=config.export,
+            model=self.identified.model.name,
             run={"identity": self.identity},
+            regrading=Regrading.of(config.reasoning, config.model, self.identity),
+            samples=config.samples,
         )
 
 
-def _left_out(model: "ResolvedModel", bos: BosRule) -> list[str]:
-    """The tokens that the model's tokenizer appends to every text, and that no prompt ends with."""
-    from evalkit.engines.bos import appended_tokens
+def _tokenizer(model: "ResolvedModel") -> Any:
     from evalkit.engines.local.tokenizer import load_tokenizer
 
-    return appended_tokens(load_tokenizer(model), bos)
+    return load_tokenizer(model)
+
+
+def _kept_answers(
+    suite: LoadedSuite, directory: RunDirectory, samples: int, regrading: Regrading
+) -> tuple[list[TaskAnswers], list[SampleRecord]]:
+    """The answers to a suite's samples, by dataset, and the records they are in."""
+    answers: list[TaskAnswers] = []
+    records: list[SampleRecord] = []
+    for task in suite.tasks:
+        kept = directory.records(task.name)
+        keys = [key for sample in task.samples for key in repeat_ids(sample.id, samples)]
+        own = [kept[key] for key in keys if key in kept]
+        given = {record.id: regrading.answer(record, task.spec.output_length) for record in own}
+        answers.append(TaskAnswers(task.spec, task.samples, given, samples))
+        records += own
+    return answers, records
 
 
 def score_run(
-    config: Config,
     suite: LoadedSuite,
     directory: RunDirectory,
+    record: ProtocolRecord,
+    protocol: ProtocolConfig,
+    metrics: MetricsConfig,
     *,
-    dtype: str | None,
+    offline: bool,
+    export: ExportFormat,
+    model: str | None,
     run: dict[str, Any],
+    regrading: Regrading,
+    samples: int,
     reasons: Sequence[str] = (),
     gaps: Mapping[str, str] | None = None,
     into: RunDirectory | None = None,
 ) -> Results:
     """Scores the kept completions of a run and writes scores/ and, last, results.json.
 
-    `reasons` say why the result is partial beyond what is seen here, `gaps` which datasets lack
-    samples; `into` is another directory to write to.
+    Args:
+        suite: the datasets and the samples that count.
+        directory: the run.
+        record: the protocol with its deviations, for the result.
+        protocol, metrics, offline, export: the options of these names.
+        model: the model's name.
+        run: further entries of the result's section `run`.
+        regrading: what is graded of a record.
+        samples: answers to each question.
+        reasons: why the result is partial, beyond what is found here.
+        gaps: the datasets that lack samples, with how many.
+        into: another directory to write to.
     """
-    answers = []
-    errors = over_context = 0
-    for task in suite.tasks:
-        records = directory.records(task.name)
-        shown = [records[sample.id] for sample in task.samples if sample.id in records]
-        errors += sum(record.finish_reason == "error" for record in shown)
-        over_context += sum(record.over_context for record in shown)
-        completions = {r.id: GivenAnswer(r.completion, r.finish_reason) for r in shown}
-        answers.append(TaskAnswers(task.spec, task.samples, completions))
-    scored = score_tasks(answers, config.protocol, config.metrics, offline=is_offline(config))
-    reasons = [*reasons]
-    if errors:
-        reasons.append(Reason("{n} samples count as wrong: the engine could not answer them", n=errors))
-    if config.suite and config.suite.data is SuiteData.bundled:
-        reasons.append("the bundled items have the datasets' format, but they are not the benchmark")
+    answers, records = _kept_answers(suite, directory, samples, regrading)
+    scored = score_tasks(answers, protocol, metrics, offline=offline)
+    found = [*regrading.warnings(), *thought_warnings(scored)]
+    for line in found:
+        log.warning("%s", line)
+    failed = []
+    if errors := sum(record.finish_reason == "error" for record in records):
+        failed.append(Reason("{n} samples count as wrong: the engine could not answer them", n=errors))
     results = summarise(
         scored,
-        protocol_record(config, dtype, run["identity"].get("task_few_shots")),
+        record,
         missing_datasets=suite.missing,
         gaps=gaps,
-        reasons=reasons,
+        reasons=[*reasons, *failed, *suite.reasons],
         run={
             "datasets": {task.name: task.facts for task in suite.tasks},
             **run,
             "id": directory.path.name,
             "suite": suite.name,
-            "model": config.model.name if config.model else None,
+            "model": model,
             "samples": sum(len(task.samples) for task in suite.tasks),
             "errors": errors,
-            "over_context": over_context,
-            "warnings": list(suite.warnings),
+            "over_context": sum(record.over_context for record in records),
+            "warnings": list(dict.fromkeys([*suite.warnings, *found])),
         },
     )
     stop_if_signalled()
-    write_scored(into or directory, scored, results, config.export)
+    write_scored(into or directory, scored, results, export)
     return results

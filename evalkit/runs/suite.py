@@ -1,11 +1,11 @@
 """suite + data folder -> tasks with their samples: the start of every verb that needs samples."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from evalkit.core.assets import default_data_dir
-from evalkit.core.config import Config, Split, SuiteConfig, SuiteData, is_offline
+from evalkit.core.config import DataOptions, Split, SuiteConfig, SuiteData
 from evalkit.core.errors import InputError
 from evalkit.core.text import command
 from evalkit.core.words import t
@@ -13,6 +13,8 @@ from evalkit.records.results import PROTOCOL_LIMIT
 from evalkit.records.unpacked import check_unchanged, packed_sums
 from evalkit.tasks.load import MissingDataError, Task, load_bundled, load_task, prepared_path
 from evalkit.tasks.spec import TaskSpec, few_shot_counts, load_spec
+
+BUNDLED = "the bundled items have the datasets' format, but they are not the benchmark"
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,18 @@ class LoadedSuite:
     tasks: tuple[Task, ...]
     missing: dict[str, str]
     warnings: tuple[str, ...]
+    bundled: bool
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why any result of this suite is partial."""
+        return [BUNDLED] if self.bundled else []
+
+    @property
+    def remarks(self) -> list[str]:
+        """What to tell the user: the warnings, and a line for each dataset that is missing."""
+        missing = [t("missing: {name} ({why})", name=name, why=why) for name, why in self.missing.items()]
+        return [*self.warnings, *missing]
 
 
 def sample_limit(limit: int | None) -> int:
@@ -30,118 +44,115 @@ def sample_limit(limit: int | None) -> int:
     return PROTOCOL_LIMIT if limit is None else max(limit, 0)
 
 
-def suite_specs(config: Config) -> list[TaskSpec]:
+def suite_specs(suite: SuiteConfig) -> list[TaskSpec]:
     """The specifications of the suite's tasks, in its order.
 
     Raises:
-        InputError: no suite, a suite without tasks, a task twice or unknown, or `num_few_shots` of a task
+        InputError: a suite without tasks, a task twice or unknown, or `num_few_shots` of a task
             that is not there.
     """
-    if config.suite is None:
-        raise InputError("no suite is given", fix="suite=jaster   (python -m evalkit list suites)")
-    if not config.suite.tasks:
+    if not suite.tasks:
         raise InputError(
-            f"the suite {config.suite.name} has no tasks",
+            f"the suite {suite.name} has no tasks",
             where="option suite.tasks",
             fix="suite=task suite.tasks=[jamp,janli]   (python -m evalkit list tasks)",
         )
-    specs = [load_spec(name) for name in config.suite.tasks]
+    specs = [load_spec(name) for name in suite.tasks]
     names = [spec.name for spec in specs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"named twice: {', '.join(twice)}", where="option suite.tasks")
-    suite_few_shots(config, specs)
+    few_shot_counts(specs, suite.num_few_shots, 0)
     return specs
 
 
-def suite_few_shots(config: Config, specs: Sequence[TaskSpec]) -> dict[str, int]:
-    """The number of examples in the prompts of each task.
-
-    Raises:
-        InputError: `suite.num_few_shots` names a task that is not there, or a number below 0.
-    """
-    assert config.suite is not None
-    return few_shot_counts(specs, config.suite.num_few_shots, config.num_few_shots)
-
-
-def load_suite(config: Config, *, say: Callable[[str], None], few_shots: bool = True) -> LoadedSuite:
+def load_suite(
+    suite: SuiteConfig, data: DataOptions, *, say: Callable[[str], None], few_shots: bool = True
+) -> LoadedSuite:
     """Loads the suite's datasets, preparing what is missing in the default folder when online.
 
     Args:
-        config: the options.
+        suite: the suite.
+        data: the samples to read, and where the files are.
         say: receives remarks for the terminal.
         few_shots: load the examples too; without them no train file is read.
 
     Raises:
         InputError: a dataset is missing (unless `allow_missing`), malformed, or too short.
     """
-    specs = suite_specs(config)
-    assert config.suite is not None
-    shots = suite_few_shots(config, specs) if few_shots else {spec.name: 0 for spec in specs}
-    if config.suite.data is SuiteData.bundled:
-        return LoadedSuite(config.suite.name, _bundled(config, specs, shots), {}, ())
-    data_dir = _data_dir(config, specs, say)
-    packed = packed_sums(data_dir) if data_dir else {}
+    specs = suite_specs(suite)
+    shots = {spec.name: 0 for spec in specs}
+    if few_shots:
+        shots = few_shot_counts(specs, suite.num_few_shots, data.num_few_shots)
+    if suite.data is SuiteData.bundled:
+        if data.split is not Split.dev:
+            raise InputError("the bundled items have one split: dev", where="option split")
+        limit = sample_limit(data.limit)
+        bundled = [load_bundled(spec, limit=limit, num_few_shots=shots[spec.name]) for spec in specs]
+        return LoadedSuite(suite.name, tuple(bundled), {}, (), bundled=True)
+    folder = _data_dir(suite, specs, data, say)
+    packed = packed_sums(folder) if folder else {}
     tasks, missing = [], {}
     for spec in specs:
         try:
-            tasks.append(_prepared(config, spec, shots[spec.name], data_dir or Path(), packed))
+            tasks.append(_prepared(spec, shots[spec.name], data, folder or Path(), packed))
         except MissingDataError as error:
-            if not config.allow_missing:
+            if not data.allow_missing:
                 raise
             missing[spec.name] = f"{error.path} is not there"
     if not tasks:
         raise InputError(
             "none of the suite's datasets is there",
-            where=data_dir,
-            fix=_prepare_command(config.suite, data_dir or Path()),
+            where=folder,
+            fix=_prepare_command(suite, folder or Path()),
         )
     warnings = tuple(warning for task in tasks for warning in task.warnings)
-    return LoadedSuite(config.suite.name, tuple(tasks), missing, warnings)
+    return LoadedSuite(suite.name, tuple(tasks), missing, warnings, bundled=False)
 
 
-def _bundled(config: Config, specs: list[TaskSpec], shots: Mapping[str, int]) -> tuple[Task, ...]:
-    if config.split is not Split.dev:
-        raise InputError("the bundled items have one split: dev", where="option split")
-    limit = sample_limit(config.limit)
-    return tuple(load_bundled(spec, limit=limit, num_few_shots=shots[spec.name]) for spec in specs)
-
-
-def _prepared(config: Config, spec: TaskSpec, shots: int, data_dir: Path, packed: dict[str, str]) -> Task:
+def _prepared(spec: TaskSpec, shots: int, data: DataOptions, folder: Path, packed: dict[str, str]) -> Task:
     task = load_task(
         spec,
-        data_dir,
-        split=config.split.value,
-        limit=sample_limit(config.limit),
+        folder,
+        split=data.split.value,
+        limit=sample_limit(data.limit),
         num_few_shots=shots,
-        offline=is_offline(config),
+        offline=data.offline,
     )
     for split, digest in task.sha256.items():
-        check_unchanged(prepared_path(data_dir, split, spec.name), digest, data_dir, packed)
+        check_unchanged(prepared_path(folder, split, spec.name), digest, folder, packed)
     return task
 
 
-def _data_dir(config: Config, specs: list[TaskSpec], say: Callable[[str], None]) -> Path | None:
+def _data_dir(
+    suite: SuiteConfig, specs: Sequence[TaskSpec], data: DataOptions, say: Callable[[str], None]
+) -> Path | None:
     """The folder of the prepared files; None where every task brings its own data."""
-    assert config.suite is not None
-    if config.data_dir is not None:
-        chosen = Path(config.data_dir).expanduser()
-        if not chosen.is_dir():
-            raise InputError(
-                "the data folder does not exist",
-                where=f"data_dir={config.data_dir}",
-                fix=_prepare_command(config.suite, chosen),
-            )
-        return chosen
+    folder = data_folder(suite, data)
+    if data.data_dir is not None:
+        return folder
     if all(spec.data is not None for spec in specs):
         return None
-    data_dir = default_data_dir()
-    if not is_offline(config):
+    if not data.offline:
         from evalkit.sources.prepare import prepare
 
-        say(t("data: preparing what is missing in {folder}", folder=data_dir))
-        mirror = Path(config.mirror).expanduser() if config.mirror else None
-        prepare(specs, data_dir, mirror=mirror)
-    return data_dir
+        say(t("data: preparing what is missing in {folder}", folder=folder))
+        prepare(specs, folder, mirror=data.mirror)
+    return folder
+
+
+def data_folder(suite: SuiteConfig, data: DataOptions) -> Path:
+    """The folder of the prepared files: `data_dir=`, or the default one.
+
+    Raises:
+        InputError: `data_dir=` does not exist.
+    """
+    if data.data_dir is not None and not data.data_dir.is_dir():
+        raise InputError(
+            "the data folder does not exist",
+            where=f"data_dir={data.data_dir}",
+            fix=_prepare_command(suite, data.data_dir),
+        )
+    return data.data_dir or default_data_dir()
 
 
 def _prepare_command(suite: SuiteConfig, data_dir: Path) -> str:
@@ -149,8 +160,3 @@ def _prepare_command(suite: SuiteConfig, data_dir: Path) -> str:
     if suite.name == "task":
         words.insert(1, f"suite.tasks=[{','.join(suite.tasks)}]")
     return command("prepare", *words)
-
-
-def missing_lines(suite: LoadedSuite) -> list[str]:
-    """A line for each dataset that is not there, in the language in use."""
-    return [t("missing: {name} ({why})", name=name, why=why) for name, why in suite.missing.items()]

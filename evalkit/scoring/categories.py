@@ -149,7 +149,7 @@ def _category(
             reasons.append(Reason("{name}: its task file is not the shipped one", name=member))
         if member in gaps:
             reasons.append(Reason("{name}: {reason}", name=member, reason=gaps[member]))
-        if measured := task.measured.get(task.spec.counts or ""):
+        if measured := task.counted:
             counted.append((task.spec.counts or "", measured))
         else:
             reasons.extend(
@@ -209,7 +209,7 @@ def with_intervals(results: Results, folder: Path) -> Results:
             carried[key] = spread.carried
     categories, above = {}, []
     for name, value in results.categories.items():
-        keys = [f"{member}_{load_spec(member).counts}" for member in category_members()[name]]
+        keys = [f"{member}_{results.named(load_spec(member).counts)}" for member in category_members()[name]]
         parts = [(scores[key], carried[key]) for key in keys if key in scores]
         spread = statistics.Spread(value.ci95, value.stderr, value.ci95)
         if value.value is not None and _is_mean(value.value, [part.value for part, _ in parts]):
@@ -236,7 +236,8 @@ def _spread_again(
     numbers = [float(number) for number in values if is_number(number)]
     if len(numbers) == value.n and value.value is not None and _is_mean(value.value, numbers):
         resamples = results.protocol.options.get("metrics.resamples", PROTOCOL_RESAMPLES)
-        return metric_spread(metric, numbers, int(resamples))
+        samples = results.protocol.options.get("samples", 1)
+        return metric_spread(metric, numbers, int(resamples), samples)
     if value.n < statistics.FEWEST:
         return statistics.Spread()
     return statistics.Spread(value.ci95, value.stderr, value.ci95)

@@ -1,14 +1,16 @@
 """Samples and completions -> scores: per sample, per dataset, with intervals.
 
-Metrics that need a model of their own come last, each loaded once for all datasets; whoever calls
-this has freed the language model before.
+Metrics that need a model of their own come last, each loaded once for all datasets; the caller has
+freed the language model before.
 """
 
 import math
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Protocol
 
 from evalkit import metrics as registry
@@ -25,10 +27,11 @@ from evalkit.metrics.base import (
     Triple,
 )
 from evalkit.metrics.prediction import BLANK_LINE, gold, prediction
-from evalkit.records.results import DatasetRates, Figure, MissingMetric
+from evalkit.metrics.repeats import check_repeats, measure, question_values, repeat_ids, repeated_name
+from evalkit.records.results import DatasetRates, Figure, MissingMetric, ThoughtRates
 from evalkit.tasks.spec import AnswerKind, AnswerSpec, TaskSpec
 
-# The length limit ends nearly every answer of so few tokens: the share means nothing there.
+# With so short a limit nearly every answer is truncated, so the share says nothing.
 SHORT_OUTPUT = 3
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)\s*", re.ASCII)
 
@@ -50,19 +53,38 @@ class Answer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class GivenAnswer:
-    """A completion that was kept in a run or made elsewhere."""
+    """A completion that was kept in a run or made elsewhere.
+
+    Attributes:
+        text: what is graded.
+        finish_reason: None where it is not known.
+        status: what became of the answer; None: it was not split from a thought.
+        thought_tokens: None: not split, or not counted.
+        thought: only where it is not the one in the run's record.
+    """
 
     text: str
     finish_reason: str | None = None
+    status: str | None = None
+    thought_tokens: int | None = None
+    thought: str | None = None
 
 
 @dataclass(frozen=True)
 class TaskAnswers:
-    """A dataset's samples and what was answered to each, by sample id."""
+    """A dataset's samples and what was answered to each.
+
+    Attributes:
+        spec: the dataset.
+        samples: its questions, in order.
+        completions: by sample id, or by `repeat_ids` where each was asked several times.
+        repeats: answers to each question.
+    """
 
     spec: TaskSpec
     samples: Sequence[Sample]
     completions: Mapping[str, Answer]
+    repeats: int = 1
 
 
 @dataclass(frozen=True)
@@ -94,22 +116,17 @@ class TaskScores:
     missing: tuple[MissingMetric, ...]
 
     @property
+    def counted(self) -> Measured | None:
+        """The metric that enters the category, over all answers to a question; None: there is none."""
+        counts = self.spec.counts or ""
+        return self.measured.get(counts) or next(
+            (one for name, one in self.measured.items() if name.startswith(f"{counts}_avg@")), None
+        )
+
+    @property
     def metric_versions(self) -> dict[str, str]:
         """The version of each computed metric."""
         return {name: measured.value.metric_version for name, measured in self.measured.items()}
-
-
-def score_task(
-    spec: TaskSpec,
-    samples: Sequence[Sample],
-    completions: Mapping[str, Answer],
-    protocol: ProtocolConfig,
-    metrics: MetricsConfig,
-    *,
-    offline: bool,
-) -> TaskScores:
-    """Scores one dataset; see `score_tasks`."""
-    return score_tasks([TaskAnswers(spec, samples, completions)], protocol, metrics, offline=offline)[0]
 
 
 def score_tasks(
@@ -152,7 +169,7 @@ def _compute_with_model(
     # One call for all datasets: the encoder sees the whole pool of sentences, sorted by length.
     values = scorer.score([triple for draft in drafts for triple in draft.triples()])
     for draft in drafts:
-        own, values = values[: len(draft.ids)], values[len(draft.ids) :]
+        own, values = values[: len(draft.keys)], values[len(draft.keys) :]
         draft.keep(metric.name, scorer.version, own)
 
 
@@ -166,16 +183,23 @@ class _Draft:
         self.samples = tuple(task.samples)
         self.names = registry.wanted_metrics(task.spec.metrics, metrics)
         self.resamples = metrics.resamples
-        self.ids = [sample.id for sample in task.samples]
-        self.inputs = [sample.input for sample in task.samples]
-        self.golds = [gold(sample.gold) for sample in task.samples]
-        self.answers = [_answer(task, sample) for sample in task.samples]
+        self.repeats = task.repeats
+        self.pass_at = metrics.pass_at or [task.repeats]
+        check_repeats(task.repeats, metrics.pass_at, greedy=False)
+        # Everything below has an entry for each answer; those to one question stand together.
+        self.keys = [key for sample in task.samples for key in repeat_ids(sample.id, task.repeats)]
+        asked = [sample for sample in task.samples for _ in range(task.repeats)]
+        self.inputs = [sample.input for sample in asked]
+        self.golds = [gold(sample.gold) for sample in asked]
+        self.answers = [_answer(task, key) for key in self.keys]
         self.predictions = [
             prediction(answer.text, strip=protocol.strip, answer_regex=protocol.answer_regex)
             for answer in self.answers
         ]
         self.values: dict[str, Sequence[float] | None] = {}
         self.measured: dict[str, Measured] = {}
+        # The values of the questions by the names of `measured`, where each was asked several times.
+        self.of_questions: dict[str, list[float] | None] = {}
         self.missing: list[MissingMetric] = []
 
     def compute(self, metric: SampleMetric | CorrelationMetric) -> None:
@@ -191,13 +215,21 @@ class _Draft:
             self.keep(metric.name, metric.version, values)
 
     def _correlate(self, metric: CorrelationMetric) -> None:
+        """The correlation over the questions, or the mean of those of the first, second, ... answers."""
+        n = self.repeats
+        golds = [self._gold_number(index) for index in range(0, len(self.golds), n)]
         predicted = [metric.parse(text) for text in self.predictions]
-        golds = [self._gold_number(index) for index in range(len(self.golds))]
-        value = metric.score(predicted, golds)
-        distribution = metric.resample(predicted, golds, self.resamples)
-        spread = statistics.of_statistic(value, distribution, len(golds))
+        columns = [predicted[repeat::n] for repeat in range(n)]
+        value = math.fsum(metric.score(column, golds) for column in columns) / n
+        # Every column is resampled by the same questions.
+        distribution, *others = [metric.resample(column, golds, self.resamples) for column in columns]
+        for other in others:
+            distribution = distribution + other
+        spread = statistics.of_statistic(value, distribution / n, len(golds))
         self.values[metric.name] = None
-        self._measure(metric.name, metric.version, value, spread)
+        name = metric.name if n == 1 else repeated_name(metric.name, n=n)
+        self.of_questions[name] = None
+        self._measure(name, metric.version, value, spread)
 
     def _gold_number(self, index: int) -> float:
         try:
@@ -205,18 +237,28 @@ class _Draft:
         except ValueError:
             raise InputError(
                 f"a correlation needs numbers as gold answers, found {self.golds[index]!r}",
-                where=f"sample {self.ids[index]}",
+                where=f"sample {self.keys[index]}",
             ) from None
 
     def keep(self, name: str, version: str, values: Sequence[float]) -> None:
-        """Keeps one value per sample and what follows from them."""
+        """Keeps one value per answer and what follows from them."""
         self.values[name] = values
-        self._measure(
-            name, version, math.fsum(values) / len(values), metric_spread(name, values, self.resamples)
-        )
+        if self.repeats == 1:
+            spread = metric_spread(name, values, self.resamples)
+            self._measure(name, version, math.fsum(values) / len(values), spread)
+            return
+        n, metric = self.repeats, registry.METRICS.get(name)
+        questions = [values[start : start + n] for start in range(0, len(values), n)]
+        binary = isinstance(metric, SampleMetric) and metric.binary
+        scale = metric.scale if isinstance(metric, SampleMetric) else None
+        for k in (None, *(self.pass_at if binary else ())):
+            key = repeated_name(name, n=n, k=k)
+            value, spread = measure(questions, self.resamples, k=k, binary=binary, scale=scale)
+            self.of_questions[key] = question_values(questions, k)
+            self._measure(key, version, value, spread)
 
     def _measure(self, name: str, version: str, value: float, spread: statistics.Spread) -> None:
-        whole = Figure(value, len(self.ids), spread.error, spread.interval, version)
+        whole = Figure(value, len(self.samples), spread.error, spread.interval, version)
         self.measured[name] = Measured(whole, spread.carried)
 
     def miss(self, name: str, error: MetricUnavailableError) -> None:
@@ -232,45 +274,88 @@ class _Draft:
 
     def finished(self) -> TaskScores:
         """The scores, metrics in the order of the task file."""
-        present = [name for name in self.names if name in self.measured]
-        scores = tuple(
-            Score(id=key, prediction=self.predictions[index], values=self._values_at(index, present))
-            for index, key in enumerate(self.ids)
-        )
-        measured = {name: self.measured[name] for name in present}
-        rates = answer_rates(self.spec, self.answers, self.predictions, present)
-        return TaskScores(self.spec, self.samples, scores, measured, rates, tuple(self.missing))
+        present = [name for name in self.names if name in self.values]
+        rows = [self._score(index, present) for index in range(len(self.keys))]
+        measured = self.measured
+        if self.repeats > 1:
+            n = self.repeats
+            rows = [
+                self._question(index, rows[index * n : (index + 1) * n]) for index in range(len(self.samples))
+            ]
+        else:
+            measured = {name: self.measured[name] for name in present}
+        rates = answer_rates(self.spec, self.answers, self.predictions, list(measured), len(self.samples))
+        return TaskScores(self.spec, self.samples, tuple(rows), measured, rates, tuple(self.missing))
 
-    def _values_at(self, index: int, names: Sequence[str]) -> dict[str, float | None]:
+    def _score(self, index: int, names: Sequence[str]) -> Score:
         columns = {name: self.values[name] for name in names}
-        return {name: None if column is None else column[index] for name, column in columns.items()}
+        values = {name: None if column is None else column[index] for name, column in columns.items()}
+        answer = self.answers[index]
+        status, thought = getattr(answer, "status", None), getattr(answer, "thought", None)
+        return Score(self.keys[index], self.predictions[index], values, status, thought)
+
+    def _question(self, index: int, repeats: Sequence[Score]) -> Score:
+        values = {
+            name: None if column is None else column[index] for name, column in self.of_questions.items()
+        }
+        return Score(self.samples[index].id, repeats[0].prediction, values, repeats=tuple(repeats))
 
 
-def metric_spread(name: str, values: Sequence[float], resamples: int) -> statistics.Spread:
-    """The spread of the mean of a metric's `values` (length n >= 1)."""
-    metric = registry.METRICS.get(name)
+def metric_spread(name: str, values: Sequence[float], resamples: int, samples: int = 1) -> statistics.Spread:
+    """The spread of the mean of a metric's `values` (length n >= 1), one for each question.
+
+    `name` may be that of a metric over several answers to each question, of which there are `samples`.
+    """
+    base = name.partition("_avg@")[0].partition("_pass@")[0]
+    metric = registry.METRICS.get(base)
     if not isinstance(metric, SampleMetric):
         return statistics.of_mean(values, resamples)
-    return statistics.of_mean(values, resamples, binary=metric.binary, scale=metric.scale)
+    # pass@k of k answers is one right or wrong for each question, as a single answer is.
+    single = base == name or name == repeated_name(base, n=samples, k=samples)
+    scale = (0.0, 1.0) if "_pass@" in name else metric.scale
+    return statistics.of_mean(values, resamples, binary=metric.binary and single, scale=scale)
 
 
 def answer_rates(
-    spec: TaskSpec, answers: Sequence[Answer], predictions: Sequence[str], metrics: Sequence[str]
+    spec: TaskSpec, answers: Sequence[Answer], predictions: Sequence[str], metrics: Sequence[str], n: int
 ) -> DatasetRates:
-    """The shares of a dataset's n >= 1 answers; `predictions` are their compared texts."""
-    n = len(answers)
+    """The shares of the answers to a dataset's n >= 1 questions; `predictions` are their compared texts."""
+    thoughts = _thought_rates(answers)
     truncated = None
-    if spec.output_length > SHORT_OUTPUT and all(a.finish_reason is not None for a in answers):
-        truncated = sum(a.finish_reason == "length" and BLANK_LINE not in a.text for a in answers) / n
+    if thoughts is not None:
+        truncated = thoughts.cut_off
+    elif spec.output_length > SHORT_OUTPUT and all(a.finish_reason is not None for a in answers):
+        cut = (a.finish_reason == "length" and BLANK_LINE not in a.text for a in answers)
+        truncated = sum(cut) / len(answers)
     out_of_format = None
     if spec.answer.kind is not AnswerKind.text:
-        out_of_format = sum(not well_formed(text, spec.answer) for text in predictions) / n
+        out_of_format = sum(not well_formed(text, spec.answer) for text in predictions) / len(answers)
     return DatasetRates(
         metrics=list(metrics),
         n=n,
-        empty=sum(not text.strip() for text in predictions) / n,
+        empty=sum(not text.strip() for text in predictions) / len(answers),
         truncated=truncated,
         out_of_format=out_of_format,
+        thoughts=thoughts,
+    )
+
+
+def _thought_rates(answers: Sequence[Answer]) -> ThoughtRates | None:
+    """What became of answers behind thoughts; None where no rule split them."""
+    given = [answer for answer in answers if isinstance(answer, GivenAnswer) and answer.status is not None]
+    if not given:
+        return None
+    counts = Counter(answer.status for answer in given)
+    lengths = [answer.thought_tokens for answer in given if answer.thought_tokens is not None]
+    return ThoughtRates(
+        n=len(given),
+        unclosed=counts["unclosed"] / len(given),
+        empty=counts["empty"] / len(given),
+        cut_off=counts["cut_off"] / len(given),
+        no_thought=counts["no_thought"] / len(given),
+        late_thought=counts["late_thought"] / len(given),
+        tool_call=counts["tool_call"] / len(given),
+        median_thought_tokens=median(lengths) if lengths else None,
     )
 
 
@@ -283,12 +368,12 @@ def well_formed(text: str, answer: AnswerSpec) -> bool:
     return True
 
 
-def _answer(task: TaskAnswers, sample: Sample) -> Answer:
+def _answer(task: TaskAnswers, key: str) -> Answer:
     try:
-        return task.completions[sample.id]
+        return task.completions[key]
     except KeyError:
         raise InputError(
-            f"sample {sample.id} has no completion",
+            f"sample {key} has no completion",
             where=f"dataset {task.spec.name}",
             fix="generate it, or go on without it: allow_missing=true",
         ) from None

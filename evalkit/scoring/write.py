@@ -6,6 +6,7 @@ from typing import Any
 
 from evalkit.core.config import ExportFormat
 from evalkit.core.durable import read_log, write_checked_json, write_json_atomic, write_lines_atomic
+from evalkit.core.types import Score
 from evalkit.metrics.prediction import gold
 from evalkit.records.results import Results
 from evalkit.records.run_folder import RunDirectory
@@ -25,7 +26,7 @@ def write_scored(
     for task in tasks:
         rows = [
             {
-                **asdict(score),
+                **_row(score),
                 "metric_versions": task.metric_versions,
                 "protocol": results.protocol.name,
                 "deviations": results.protocol.deviations,
@@ -38,8 +39,18 @@ def write_scored(
     write_checked_json(directory.results_path, results.to_json())
 
 
+def _row(score: Score) -> dict[str, Any]:
+    """A score without the entries that plain runs do not have."""
+    row = {
+        key: value for key, value in asdict(score).items() if key in ("id", "prediction", "values") or value
+    }
+    if score.repeats:
+        row["repeats"] = [_row(one) for one in score.repeats]
+    return row
+
+
 def scores_fit(directory: RunDirectory, results: Results) -> bool:
-    """Whether scores/ is whole and of the same scoring as `results`.
+    """Whether scores/ is undamaged and of the same scoring as `results`.
 
     It is not when a line is damaged, or when another scoring was killed before its results.json.
     """

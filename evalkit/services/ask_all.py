@@ -6,8 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from evalkit.core.errors import EvalkitError
 from evalkit.services.client import ServiceError
@@ -50,20 +49,17 @@ async def ask_all(
     answered = False
     stop: EvalkitError | None = None
 
-    async def ask_one(item: T) -> Reply | None:
-        try:
-            return await ask(item)
-        except ServiceError as error:
-            if error.reason != "request" or not answered:
-                raise
-            return Reply("api_error", error=error.what)
-
     async def work(waiting: deque[T]) -> None:
         nonlocal failures_in_a_row, answered, stop
         while waiting and stop is None:
             item = waiting.popleft()
             try:
-                reply = await ask_one(item)
+                try:
+                    reply = await ask(item)
+                except ServiceError as error:
+                    if error.reason != "request" or not answered:
+                        raise
+                    reply = Reply("api_error", error=error.what)
                 if reply is None:
                     continue
                 if reply.status == "api_error":
@@ -83,16 +79,6 @@ async def ask_all(
         raise stop
 
 
-@dataclass(frozen=True)
-class _End:
-    error: BaseException | None
-
-
-class _Item(Generic[T]):
-    def __init__(self, value: T) -> None:
-        self.value = value
-
-
 def streamed(produce: Callable[[Callable[[T], None]], Coroutine[Any, Any, None]]) -> Iterator[T]:
     """Runs an asynchronous producer in a thread and yields what it puts, as soon as it does.
 
@@ -102,9 +88,10 @@ def streamed(produce: Callable[[Callable[[T], None]], Coroutine[Any, Any, None]]
         produce: a coroutine function; receives a function that takes one value. It is cancelled when
             the iterator is closed or the reading thread is interrupted.
     """
-    values: queue.SimpleQueue[_Item[T] | _End] = queue.SimpleQueue()
+    # A value is in a tuple of one; the end is the producer's exception, or None.
+    values: queue.SimpleQueue[tuple[T] | BaseException | None] = queue.SimpleQueue()
     loop = asyncio.new_event_loop()
-    task = loop.create_task(produce(lambda value: values.put(_Item(value))))
+    task = loop.create_task(produce(lambda value: values.put((value,))))
 
     def work() -> None:
         error: BaseException | None = None
@@ -115,15 +102,15 @@ def streamed(produce: Callable[[Callable[[T], None]], Coroutine[Any, Any, None]]
         finally:
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.close()
-            values.put(_End(error))
+            values.put(error)
 
     worker = threading.Thread(target=work, name="evalkit-api", daemon=True)
     worker.start()
     try:
-        while isinstance(item := values.get(), _Item):
-            yield item.value
-        if item.error is not None:
-            raise item.error
+        while isinstance(item := values.get(), tuple):
+            yield item[0]
+        if item is not None:
+            raise item
     finally:
         # The loop may close between a look at it and the call.
         with suppress(RuntimeError):

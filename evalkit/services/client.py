@@ -1,28 +1,28 @@
 """The one client for OpenAI-compatible services: retries, adaptive concurrency, statuses.
 
     async with ApiClient(Service(base_url="http://localhost:8000/v1", api_key="...")) as client:
-        reply = await client.chat("model", messages, {"temperature": 0})
+        reply = await client.request("/chat/completions", chat_body("model", messages, {"temperature": 0}))
 
 Transient failures (rate limits, broken connections, server errors, malformed answers) are retried
-with capped exponential backoff, or after the service's Retry-After. What concerns one request (a
-content filter, a context overflow) becomes the status of its reply. What concerns every request (a
-bad key, an unknown model, no credit) is a `ServiceError`.
+with capped exponential backoff, or after the service's Retry-After. A refusal of one request (content
+filter, context overflow) becomes the status of its reply. A refusal of every request (bad key, unknown
+model, no credit) is a `ServiceError`.
 """
 
 import asyncio
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.secrets import credentials, hide_known, public_address, redact
 from evalkit.core.text import everywhere
-from evalkit.core.types import Message
 from evalkit.services.refusals import Refusal, refusal_of
-from evalkit.services.replies import Reply, chat_body, completion_body, json_of, read_reply
+from evalkit.services.replies import Reply, json_of, read_object, read_reply
 
 if TYPE_CHECKING:
     import openai
@@ -208,82 +208,47 @@ class ApiClient:
     ) -> None:
         await self.api.close()
 
-    async def chat(
+    async def request(
         self,
-        model: str,
-        messages: Sequence[Message],
-        parameters: Mapping[str, Any],
+        path: str,
+        body: Mapping[str, Any] | None = None,
         on_lost: OnLost | None = None,
         *,
         needs_text: bool = False,
     ) -> Reply:
-        """One chat completion, first choice; `parameters` go into the request as they are.
+        """Posts `body`, or asks for what is at `path` (GET) without one; repeats transient failures.
 
-        `on_lost` is called after each attempt whose answer was lost, with True when another attempt
-        follows; what it raises ends the request. `needs_text`: an empty answer that was not cut off
-        is a transient failure.
+        Args:
+            path: `/chat/completions`, `/completions`, `/models`.
+            body: see `chat_body` and `completion_body`.
+            on_lost: called after each attempt whose answer was lost, with True when another attempt
+                follows; what it raises ends the request.
+            needs_text: an empty answer that was not cut off is a transient failure.
 
-        Raises:
-            ServiceError: the service refuses every such request.
-        """
-        body = chat_body(model, messages, parameters)
-        return await self._post("/chat/completions", body, on_lost, needs_text=needs_text)
-
-    async def completions(
-        self, model: str, prompt: str | Sequence[int], parameters: Mapping[str, Any]
-    ) -> Reply:
-        """One text completion, first choice, of the exact text or of token ids.
+        Returns:
+            The first choice of a completion. Without `body`, the answer's object is in `Reply.body`.
 
         Raises:
             ServiceError: the service refuses every such request.
         """
-        return await self._post("/completions", completion_body(model, prompt, parameters))
-
-    async def fetch(self, path: str) -> Reply:
-        """What the service says at `path` (GET), as the reply's `body`.
-
-        Raises:
-            ServiceError: the service refuses to say it.
-        """
-
         import openai
 
-        async def send() -> Reply | Refusal:
-            answer = await self.api.get(path, cast_to=openai.HttpxBinaryResponseContent)
-            body = json_of(answer.content)
-            if not isinstance(body, dict) or body.get("error"):
-                silent = "the service answered without a JSON object"
-                return refusal_of(answer.response.status_code, answer.response.headers, body, silent)
-            return Reply("ok", body=body)
-
-        return await self.request(send)
-
-    async def _post(
-        self, path: str, body: dict[str, Any], on_lost: OnLost | None = None, *, needs_text: bool = False
-    ) -> Reply:
-        import openai
-
-        async def send() -> Reply | Refusal:
-            # The typed method would check and convert every request: half of its time on this side.
-            answer = await self.api.post(path, cast_to=openai.HttpxBinaryResponseContent, body=body)
-            response = answer.response
-            return read_reply(response.status_code, response.headers, answer.content, needs_text=needs_text)
-
-        return await self.request(send, on_lost)
-
-    async def request(
-        self, send: Callable[[], Awaitable[Reply | Refusal]], on_lost: OnLost | None = None
-    ) -> Reply:
-        """Calls `send` until it answers, is refused, or has failed for the last time.
-
-        Raises:
-            ServiceError: the service refuses every such request.
-        """
+        # The typed methods would check and convert every request: half of the client's time.
+        send: Callable[..., Any] = self.api.get if body is None else partial(self.api.post, body=body)
+        read: Callable[..., Reply | Refusal] = (
+            read_object if body is None else partial(read_reply, needs_text=needs_text)
+        )
         failures, rate_limits = 0, 0
         while True:
             async with self.limit as started:
                 self.calls += 1
-                outcome = await self._attempt(send)
+                try:
+                    async with asyncio.timeout(self.service.timeout):
+                        answer = await send(path, cast_to=openai.HttpxBinaryResponseContent)
+                    found = read(answer.response.status_code, answer.response.headers, answer.content)
+                    outcome = self._refused(found, answered=True) if isinstance(found, Refusal) else found
+                except (TimeoutError, openai.APIError, ValueError) as raised:
+                    outcome = self._failure(raised)
                 if isinstance(outcome, Reply):
                     self.limit.succeeded()
                     return replace(self._redacted(outcome), attempts=failures + rate_limits + 1)
@@ -296,30 +261,24 @@ class ApiClient:
             if outcome.lost and on_lost is not None:
                 await on_lost(not last)
             if last:
-                error = self._clean(str(outcome))
-                return Reply(
-                    "api_error", attempts=failures + rate_limits, error=error, reachable=outcome.reachable
-                )
+                error, attempts = self._clean(str(outcome)), failures + rate_limits
+                return Reply("api_error", attempts=attempts, error=error, reachable=outcome.reachable)
             await asyncio.sleep(wait)
 
-    async def _attempt(self, send: Callable[[], Awaitable[Reply | Refusal]]) -> Reply | _TransientError:
+    def _failure(self, error: Exception) -> Reply | _TransientError:
+        """What an attempt that raised this means."""
         import openai
 
-        try:
-            async with asyncio.timeout(self.service.timeout):
-                answer = await send()
-        except (TimeoutError, openai.APITimeoutError):
+        if isinstance(error, TimeoutError | openai.APITimeoutError):
             return _TransientError(f"no answer within {self.service.timeout:g} s", lost=True)
-        except openai.APIConnectionError as error:
+        if isinstance(error, openai.APIConnectionError):
             # By name: the package openai brings an HTTP client of its own.
             sent = type(error.__cause__).__name__ != "ConnectError"
             reason = f"connection failed: {error.__cause__ or error}"
             return _TransientError(reason, reachable=False, lost=sent)
-        except openai.APIStatusError as error:
+        if isinstance(error, openai.APIStatusError):
             return self._refused(_refusal_in(error))
-        except (openai.APIError, ValueError) as error:
-            return _TransientError(f"the answer makes no sense: {error}", lost=True)
-        return answer if isinstance(answer, Reply) else self._refused(answer, answered=True)
+        return _TransientError(f"the answer makes no sense: {error}", lost=True)
 
     def _refused(self, refusal: Refusal, *, answered: bool = False) -> Reply | _TransientError:
         """`answered`: in an answer, which may have been paid for."""
@@ -350,7 +309,7 @@ class ApiClient:
         )
 
     def explain(self, error: "openai.APIError") -> EvalkitError:
-        """The message for an error of the openai package outside of `chat`."""
+        """The message for an error of the openai package outside of `request`."""
         import openai
 
         if not isinstance(error, openai.APIStatusError):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from evalkit.core.errors import EvalkitError, FetchError, InputError
 from evalkit.core.reasons import Reason
@@ -31,7 +32,16 @@ def snapshot(
         InputError: no such repository or revision, or a name that cannot be one.
         FetchError: offline and not in the cache, no access, or a failing connection.
     """
-    from huggingface_hub import snapshot_download
+    patterns = [*_SMALL_FILES, *(["*.safetensors"] if weights else []), *(["*.py"] if remote_code else [])]
+    found = _download(name, patterns, local_only=offline, revision=revision, ignore_patterns=_COPIES)
+    if isinstance(found, Exception):
+        raise _snapshot_error(found, name, revision, offline=offline, prepare=prepare)
+    return found
+
+
+def _snapshot_error(
+    error: Exception, name: str, revision: str | None, *, offline: bool, prepare: str
+) -> EvalkitError:
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
@@ -40,45 +50,30 @@ def snapshot(
         RevisionNotFoundError,
     )
 
-    patterns = [*_SMALL_FILES, *(["*.safetensors"] if weights else []), *(["*.py"] if remote_code else [])]
     where = f"{name}@{revision}" if revision else name
-    try:
-        return Path(
-            snapshot_download(
-                name,
-                revision=revision,
-                allow_patterns=patterns,
-                ignore_patterns=_COPIES,
-                local_files_only=offline,
+    match error:
+        case HFValidationError():
+            fix = "model.path=FOLDER or model.path=owner/name"
+            return InputError("neither a folder nor a hub name", where=name, fix=fix)
+        # A GatedRepoError is a RepositoryNotFoundError.
+        case GatedRepoError():
+            return FetchError(
+                "the hub gives this model only to people who accepted its terms",
+                where=where,
+                fix="accept them on the model's page, then log in: hf auth login",
             )
-        )
-    except HFValidationError:
-        raise InputError(
-            "neither a folder nor a hub name", where=name, fix="model.path=FOLDER or model.path=owner/name"
-        ) from None
-    except GatedRepoError:
-        raise FetchError(
-            "the hub gives this model only to people who accepted its terms",
-            where=where,
-            fix="accept them on the model's page, then log in: hf auth login",
-        ) from None
-    except (RepositoryNotFoundError, RevisionNotFoundError):
-        raise InputError(
-            "the hub knows no such model or revision (or it is private)",
-            where=where,
-            fix="check model.path and model.revision; for a private model: hf auth login",
-        ) from None
-    except LocalEntryNotFoundError:
-        reason = "and offline=true fetches nothing" if offline else "and the hub cannot be reached"
-        raise FetchError(
-            f"the model is not in the hub cache, {reason}",
-            where=where,
-            fix=f"on a machine with a connection: {prepare}",
-        ) from None
-    except OSError as error:
-        raise FetchError(
-            f"the model could not be fetched: {_first_line(error)}", where=where, fix=f"again: {prepare}"
-        ) from None
+        case RepositoryNotFoundError() | RevisionNotFoundError():
+            return InputError(
+                "the hub knows no such model or revision (or it is private)",
+                where=where,
+                fix="check model.path and model.revision; for a private model: hf auth login",
+            )
+        case LocalEntryNotFoundError():
+            reason = "and offline=true fetches nothing" if offline else "and the hub cannot be reached"
+            what, fix = f"the model is not in the hub cache, {reason}", "on a machine with a connection: "
+        case _:
+            what, fix = f"the model could not be fetched: {_first_line(error)}", "again: "
+    return FetchError(what, where=where, fix=fix + prepare)
 
 
 def locate(
@@ -110,14 +105,14 @@ def locate(
         return local
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise raises(f"there is no file or folder {name}", where=f"option {option}")
-    cached = _cached_or_fetched(name, wanted, local_only=True)
+    cached = _download(name, wanted, local_only=True)
     if isinstance(cached, Path) and _complete(cached, required):
         return cached
     if offline:
         raise raises(
             Reason("{name} is not in the hub's cache, and nothing may be fetched now", name=name), fix=command
         )
-    fetched = _cached_or_fetched(name, wanted, local_only=False)
+    fetched = _download(name, wanted, local_only=False)
     if isinstance(fetched, Exception):
         raise raises(
             Reason("{name} could not be fetched: {error}", name=name, error=_first_line(fetched)), fix=command
@@ -130,14 +125,18 @@ def locate(
     return fetched
 
 
-def _cached_or_fetched(name: str, wanted: Sequence[str], *, local_only: bool) -> Path | Exception:
-    import httpx
+def _download(name: str, wanted: Sequence[str], *, local_only: bool, **options: Any) -> Path | Exception:
+    """The folder of a repository with the wanted files, or why there is none."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
+    # The base of the hub's errors is the error of its HTTP library, httpx or httpx2 by version.
+    kinds: tuple[type[Exception], ...] = (OSError, ValueError, *HfHubHTTPError.__bases__)
     try:
-        return Path(snapshot_download(name, allow_patterns=list(wanted), local_files_only=local_only))
-    except (OSError, ValueError, HfHubHTTPError, httpx.HTTPError) as error:
+        return Path(
+            snapshot_download(name, allow_patterns=list(wanted), local_files_only=local_only, **options)
+        )
+    except kinds as error:
         return error
 
 

@@ -104,41 +104,16 @@ _MODEL_WORDS = re.compile(r"model not exist|invalid model\b|\bmodel\b.{0,80}(doe
 _ALLOWANCE = re.compile(r"\blimit:? (\d+)\b.{0,60}\brequested:? (\d+)", re.I | re.S)
 
 _CODE_FIELDS = (
-    "code",
-    "type",
-    "status",
-    "error_type",
-    "error_code",
-    "status_code",
-    "errorCode",
-    "reason",
-    "blockReason",
-    "block_reason",
-    "__type",
+    *("code", "type", "status", "error_type", "error_code", "status_code", "errorCode", "reason"),
+    *("blockReason", "block_reason", "__type"),
 )
 _TEXT_FIELDS = (
-    "message",
-    "msg",
-    "detail",
-    "error",
-    "error_msg",
-    "error_message",
-    "errorMessage",
-    "status_msg",
-    "raw",
+    *("message", "msg", "detail", "error", "error_msg", "error_message", "errorMessage"),
+    *("status_msg", "raw"),
 )
 _INNER_FIELDS = (
-    "error",
-    "errors",
-    "detail",
-    "details",
-    "innererror",
-    "inner_error",
-    "metadata",
-    "raw",
-    "base_resp",
-    "promptFeedback",
-    "prompt_feedback",
+    *("error", "errors", "detail", "details", "innererror", "inner_error", "metadata", "raw"),
+    *("base_resp", "promptFeedback", "prompt_feedback"),
 )
 _DELAY_FIELDS = {"retryDelay": 1.0, "retry_after": 1.0, "retry_after_seconds": 1.0, "retry_after_ms": 1e-3}
 # An error page of a proxy can be long; the message is at its beginning.

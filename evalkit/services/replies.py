@@ -23,11 +23,13 @@ class Reply:
     `text` is None unless the service answered; `model` is the name in the answer. `filtered`: the
     service refused the content. `overflow`: longer than the model's context. `api_error`: the last
     attempt failed too, for the reason `error`; `reachable` is False when no connection could be made
-    or kept. `body` is the whole answer.
+    or kept. `body` is the whole answer. `thought` is what the service returned apart from the text as
+    the thought before it.
     """
 
     status: ReplyStatus
     text: str | None = None
+    thought: str | None = None
     finish_reason: str | None = None
     model: str | None = None
     input_tokens: int | None = None
@@ -80,6 +82,7 @@ def read_reply(
     reply = Reply(
         status="ok",
         text=text,
+        thought=_thought(choice.get("message")),
         finish_reason=finish_reason if isinstance(finish_reason, str) else None,
         model=model if isinstance(model, str) else None,
         input_tokens=_count(usage, "prompt_tokens", "input_tokens"),
@@ -87,6 +90,17 @@ def read_reply(
         body=body,
     )
     return _with_status(reply, choice, headers, needs_text)
+
+
+def read_object(status: int, headers: Mapping[str, str], content: object) -> Reply | Refusal:
+    """Reads the JSON object that a service gives at an address, as the reply's `body`.
+
+    The arguments are those of `read_reply`.
+    """
+    body = json_of(content)
+    if not isinstance(body, dict) or body.get("error"):
+        return refusal_of(status, headers, body, "the service answered without a JSON object")
+    return Reply("ok", body=body)
 
 
 def _with_status(
@@ -214,6 +228,19 @@ def _text(choice: Mapping[str, Any]) -> str | Refusal:
             return Refusal("passing", f"the answer has a part of the type {kind!r}; only text is read")
         texts.append(text)
     return "".join(texts)
+
+
+def _thought(message: object) -> str | None:
+    """The thought that a service returns apart from the content; two names for it are in use."""
+    if not isinstance(message, dict):
+        return None
+    for name in ("reasoning_content", "reasoning"):
+        if isinstance(message.get(name), str):
+            return str(message[name])
+    content = message.get("content")
+    parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+    texts = [str(part.get(part["type"], "")) for part in parts if part.get("type") in _THOUGHTS]
+    return "".join(texts) or None
 
 
 def _count(usage: object, *keys: str) -> int | None:

@@ -1,4 +1,4 @@
-"""Reads untrusted archives: members as bytes; no path of an archive is ever created on disk."""
+"""Reads the members of untrusted archives as bytes; no path of an archive is ever created on disk."""
 
 import gzip
 import hashlib
@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
-from evalkit.sources.readers import SourceError, SourceFile
+from evalkit.sources.pins import SourceFile
+from evalkit.sources.readers import SourceError
 
 MAX_MEMBER_BYTES = 64 * 2**20
 MAX_TOTAL_BYTES = 4 * 2**30

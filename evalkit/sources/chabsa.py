@@ -5,7 +5,8 @@ Rules: docs/protocol/jaster.md, section 2.
 
 from evalkit.core.types import Row
 from evalkit.sources.archives import checked_members
-from evalkit.sources.readers import Files, SourceFile, decode, get, parse_json, unique
+from evalkit.sources.pins import SourceFile
+from evalkit.sources.readers import Files, Record, decode, parse_json, with_unique_ids
 from evalkit.sources.splits import Pools
 
 
@@ -17,21 +18,12 @@ def chabsa(files: Files) -> Pools:
 
 
 def _report(data: bytes, file: SourceFile, name: str) -> list[Row]:
-    sentences = get(parse_json(decode(data, file, name), file, name), "sentences", list, file, name)
-    places = [f"{name}, sentences[{index}]" for index in range(len(sentences))]
-    unique(
-        (
-            (place, get(sentence, "sentence_id", int, file, place))
-            for place, sentence in zip(places, sentences, strict=True)
-        ),
-        file,
-    )
+    report = Record(parse_json(decode(data, file, name), file, name), file, name)
     rows = []
-    for place, sentence in zip(places, sentences, strict=True):
-        text = get(sentence, "sentence", str, file, place)
+    for sentence in with_unique_ids(report.items("sentences"), "sentence_id", int):
+        text = sentence.text("sentence")
         lines = [
-            f"{get(opinion, 'target', str, file, place)} {get(opinion, 'polarity', str, file, place)}"
-            for opinion in get(sentence, "opinions", list, file, place)
+            f"{opinion.text('target')} {opinion.text('polarity')}" for opinion in sentence.items("opinions")
         ]
         if lines:
             rows.append(Row(f"文章：{text}", "\n".join(lines)))

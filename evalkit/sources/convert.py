@@ -1,13 +1,11 @@
-"""Upstream files -> rendered splits in a staging folder, in as many processes as there are cores."""
+"""Upstream files -> rendered splits in a staging folder, in one process for each core."""
 
 import hashlib
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -18,7 +16,6 @@ from importlib import import_module
 from multiprocessing import resource_tracker
 from pathlib import Path
 
-from evalkit.core.durable import is_abandoned, process_tag
 from evalkit.core.errors import EvalkitError, InputError, write_error
 from evalkit.core.text import did_you_mean
 from evalkit.core.types import Row
@@ -29,7 +26,7 @@ from evalkit.tasks.spec import TaskSpec, UpstreamSpec
 
 Converter = Callable[[Files], Pools]
 
-# Modules are named, not imported: one that parses KNP needs rhoknp, the others do not.
+# Modules are imported when used: only the one that parses KNP needs rhoknp.
 MODULES = {
     "jglue": ("jcommonsenseqa", "jnli", "jsts", "jsquad"),
     "nli": ("jamp", "janli", "jsem", "jsick"),
@@ -37,13 +34,11 @@ MODULES = {
     "mawps": ("mawps",),
     "mmlu": ("mmlu", "jmmlu"),
     "chabsa": ("chabsa",),
-    "wiki_corpus": ("wiki_corpus_e_to_j", "wiki_corpus_j_to_e"),
-    "alt": ("alt_e_to_j", "alt_j_to_e"),
+    "translation": ("wiki_corpus_e_to_j", "wiki_corpus_j_to_e", "alt_e_to_j", "alt_j_to_e"),
     "wiki_annotated": ("wiki_reading", "wiki_ner", "wiki_dependency", "wiki_pas", "wiki_coreference"),
 }
-# Converters that share no parsing with the others of their source: they take a process of their own.
+# Converters that share no parsing with the others of their source: they run in their own process.
 SEPARATE = frozenset({"wiki_coreference"})
-_STAGING = ".prepare-"
 
 
 @dataclass(frozen=True)
@@ -56,7 +51,7 @@ class Conversion:
 
     @property
     def weight(self) -> tuple[bool, int]:
-        """Sorts conversions by how long they take: archives before plain files, large before small."""
+        """A sort key for the time a conversion takes: archives above plain files, then by size."""
         every = [file for files in self.files.values() for file in files]
         return any(file.pin.members for file in every), sum(file.path.stat().st_size for file in every)
 
@@ -110,7 +105,7 @@ def convert(conversion: Conversion) -> list[Converted]:
             outcomes = [_convert_one(spec, upstream, conversion) for spec, upstream in conversion.datasets]
         finally:
             _clear_caches()
-    # What is wrong with the members of a shared archive concerns every dataset made of it.
+    # A warning about a shared archive concerns every dataset made from it.
     for outcome in outcomes:
         outcome.notes = sorted({str(warning.message) for warning in caught})
     return outcomes
@@ -161,7 +156,7 @@ def render(spec: TaskSpec, rows: Sequence[Row]) -> bytes:
     return json.dumps(content, ensure_ascii=False, indent=4).encode()
 
 
-# --- processes and their folder -------------------------------------------------------------------
+# --- processes ------------------------------------------------------------------------------------
 
 
 def convert_all(conversions: Sequence[Conversion], workers: int | None) -> Iterator[list[Converted]]:
@@ -182,7 +177,7 @@ def convert_all(conversions: Sequence[Conversion], workers: int | None) -> Itera
     before = set(multiprocessing.active_children())
     # Spawned, not forked: the parent may hold threads of a progress bar or of a model.
     context = multiprocessing.get_context("spawn")
-    # Starting this one unblocks signals, so it comes first.
+    # Starting the tracker unblocks signals, so it starts before they are blocked.
     resource_tracker.ensure_running()
     with ProcessPoolExecutor(count, mp_context=context) as pool:
         with _interrupt_blocked():
@@ -222,29 +217,3 @@ def _interrupt_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def staging_folder(data_dir: Path) -> Iterator[Path]:
-    """A hidden folder on the same disk as the final files (a move is one step), removed at the end.
-
-    Raises:
-        EvalkitError: `data_dir` cannot be written.
-    """
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(data_dir)
-        staging = Path(tempfile.mkdtemp(prefix=f"{_STAGING}{process_tag()}-", dir=data_dir))
-    except OSError as error:
-        raise write_error(data_dir, error, "data_dir") from error
-    try:
-        yield staging
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _remove_abandoned(data_dir: Path) -> None:
-    for folder in data_dir.glob(f"{_STAGING}*"):
-        tag, _, _ = folder.name.removeprefix(_STAGING).rpartition("-")
-        if is_abandoned(tag):
-            shutil.rmtree(folder, ignore_errors=True)

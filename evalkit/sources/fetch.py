@@ -1,13 +1,13 @@
-"""Pinned upstream files on this machine: from a mirror, the cache or the network, checked each time.
+"""Pinned upstream files on this machine: from a mirror, the cache or the network, verified each time.
 
-Over the network several files come at once, each whole or not at all, retried from the start with a
-growing pause. No file takes its final name before it agrees with its pin.
+Downloads run in parallel. Each file is downloaded whole; a transient failure restarts it after a growing
+pause. No file takes its final name before it matches its pin.
 """
 
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,8 +33,7 @@ from evalkit.core import assets
 from evalkit.core.errors import EvalkitError, FetchError, write_error
 from evalkit.core.progress import Bar, bars
 from evalkit.sources.mirror import Mirror
-from evalkit.sources.pins import Pin, mismatch, sha256_of
-from evalkit.sources.readers import SourceFile
+from evalkit.sources.pins import Pin, SourceFile, mismatch, sha256_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,7 +58,7 @@ class _TransientError(Exception):
 
 @dataclass(frozen=True)
 class Fetcher:
-    """Where files may come from: `mirror` in place of the network, the cache, else the network."""
+    """Where files may come from: the mirror (which replaces the network), the cache, else the network."""
 
     mirror: Mirror | None = None
     offline: bool = False
@@ -95,7 +94,7 @@ class Fetcher:
         return found | (self._download(wanted, console, downloader) if wanted else {})
 
     def _local(self, pin: Pin) -> SourceFile | None:
-        """The file from the mirror or the cache; None: it is to be downloaded."""
+        """The file from the mirror or the cache; None: it must be downloaded."""
         if self.mirror is not None and (mirrored := self.mirror.find(pin.url)) is not None:
             path, digest = mirrored
             if problem := mismatch(path, pin):
@@ -123,34 +122,29 @@ class Fetcher:
     def _download(
         self, pins: Sequence[Pin], console: "Console | None", downloader: "Downloader | None"
     ) -> Fetched:
-        with new_client() as client:
+        with (
+            new_client() as client,
+            _progress(pins, console) as reporter,
+            ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="fetch") as threads,
+        ):
             downloader = downloader or Downloader(client)
-            with (
-                _progress(pins, console) as reporter,
-                ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="fetch") as threads,
-            ):
-                futures = {pin: threads.submit(self._one, downloader, pin, reporter(pin)) for pin in pins}
-                try:
-                    return {pin: _outcome(future) for pin, future in futures.items()}
-                except BaseException:
-                    downloader.stop.set()
-                    threads.shutdown(wait=True, cancel_futures=True)
-                    raise
+            futures = {pin: threads.submit(self._one, downloader, pin, reporter(pin)) for pin in pins}
+            try:
+                return {pin: future.result() for pin, future in futures.items()}
+            except BaseException:
+                downloader.stop.set()
+                threads.shutdown(wait=True, cancel_futures=True)
+                raise
 
-    def _one(self, downloader: "Downloader", pin: Pin, on_progress: OnProgress) -> SourceFile:
+    def _one(self, downloader: "Downloader", pin: Pin, on_progress: OnProgress) -> SourceFile | EvalkitError:
         target = self.cached(pin)
         try:
             downloader.download(pin, target, on_progress)
             return SourceFile(target, pin, sha256_of(target))
+        except EvalkitError as error:
+            return error
         except OSError as error:
-            raise write_error(target, error, "EVALKIT_CACHE") from error
-
-
-def _outcome(future: "Future[SourceFile]") -> SourceFile | EvalkitError:
-    try:
-        return future.result()
-    except EvalkitError as error:
-        return error
+            return write_error(target, error, "EVALKIT_CACHE")
 
 
 def new_client() -> httpx.Client:
@@ -245,11 +239,10 @@ def _progress(pins: Sequence[Pin], console: "Console | None") -> Iterator[Callab
 
     On a terminal each file has a bar; a log gets one line for all of them.
     """
-    if console is not None:
-        console.print(f"fetching {len(pins)} file{'s' if len(pins) != 1 else ''}", highlight=False)
     if console is None:
         yield lambda pin: lambda done, size: None
         return
+    console.print(f"fetching {len(pins)} file{'s' if len(pins) != 1 else ''}", highlight=False)
     with bars(console, quiet=False) as add:
 
         def reporter(pin: Pin) -> OnProgress:

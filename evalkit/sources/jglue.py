@@ -3,22 +3,20 @@
 Rules: docs/protocol/jaster.md, section 2.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 from evalkit.core.types import Row
-from evalkit.sources.readers import Files, SourceFile, get, json_lines, json_of, unique
+from evalkit.sources.pins import SourceFile
+from evalkit.sources.readers import Files, Record, json_lines, json_of, per_file, with_unique_ids
 from evalkit.sources.splits import Pools
 
 
 def jcommonsenseqa(files: Files) -> Pools:
     """Five numbered choices; the answer is the number."""
 
-    def row(record: Any, file: SourceFile, place: str) -> Row:
-        choices = [get(record, f"choice{number}", str, file, place) for number in range(5)]
-        listed = ",".join(f"{number}.{choice}" for number, choice in enumerate(choices))
-        question = get(record, "question", str, file, place)
-        return Row(f"質問：{question}\n選択肢：{listed}", str(get(record, "label", int, file, place)))
+    def row(record: Record) -> Row:
+        choices = ",".join(f"{number}.{record.text(f'choice{number}')}" for number in range(5))
+        return Row(f"質問：{record.text('question')}\n選択肢：{choices}", str(record.get("label", int)))
 
     return _per_line(files, "q_id", row)
 
@@ -26,9 +24,9 @@ def jcommonsenseqa(files: Files) -> Pools:
 def jnli(files: Files) -> Pools:
     """Premise, hypothesis, one of three labels."""
 
-    def row(record: Any, file: SourceFile, place: str) -> Row:
-        premise, hypothesis = (get(record, key, str, file, place) for key in ("sentence1", "sentence2"))
-        return Row(f"前提：{premise}\n仮説：{hypothesis}", get(record, "label", str, file, place))
+    def row(record: Record) -> Row:
+        premise, hypothesis = record.text("sentence1"), record.text("sentence2")
+        return Row(f"前提：{premise}\n仮説：{hypothesis}", record.text("label"))
 
     return _per_line(files, "sentence_pair_id", row)
 
@@ -36,46 +34,40 @@ def jnli(files: Files) -> Pools:
 def jsts(files: Files) -> Pools:
     """Two sentences; the similarity, 0 to 5, as Python prints the float."""
 
-    def row(record: Any, file: SourceFile, place: str) -> Row:
-        first, second = (get(record, key, str, file, place) for key in ("sentence1", "sentence2"))
-        return Row(f"文1：{first}\n文2：{second}", str(get(record, "label", float, file, place)))
+    def row(record: Record) -> Row:
+        first, second = record.text("sentence1"), record.text("sentence2")
+        return Row(f"文1：{first}\n文2：{second}", str(record.get("label", float)))
 
     return _per_line(files, "sentence_pair_id", row)
 
 
 def jsquad(files: Files) -> Pools:
     """Context (title and text, joined by [SEP] upstream) and question; the first answer's text."""
-    return {role: [_squad(file) for file in parts] for role, parts in files.items()}
+    return per_file(files, _squad)
 
 
 def _squad(file: SourceFile) -> list[Row]:
-    rows, ids = [], []
-    for place, context, question in _questions(file):
-        answers = get(question, "answers", list, file, place)
-        text = get(answers[0] if answers else None, "text", str, file, f"{place}.answers[0]")
-        asked = get(question, "question", str, file, place)
-        ids.append((place, get(question, "id", str, file, place)))
-        rows.append(Row(f"文章：{context}\n質問：{asked}", text))
-    unique(ids, file)
-    return rows
+    asked = [
+        (paragraph.text("context"), question)
+        for article in Record(json_of(file), file).items("data")
+        for paragraph in article.items("paragraphs")
+        for question in paragraph.items("qas")
+    ]
+    with_unique_ids((question for _, question in asked), "id", str)
+    return [
+        Row(f"文章：{context}\n質問：{question.text('question')}", _first_answer(question))
+        for context, question in asked
+    ]
 
 
-def _questions(file: SourceFile) -> Iterator[tuple[str, str, Any]]:
-    articles = get(json_of(file), "data", list, file, "the top level")
-    for number, article in enumerate(articles):
-        place = f"data[{number}]"
-        for at, paragraph in enumerate(get(article, "paragraphs", list, file, place)):
-            inner = f"{place}.paragraphs[{at}]"
-            context = get(paragraph, "context", str, file, inner)
-            for index, question in enumerate(get(paragraph, "qas", list, file, inner)):
-                yield f"{inner}.qas[{index}]", context, question
+def _first_answer(question: Record) -> str:
+    none = Record(None, question.file, f"{question.place}.answers[0]")
+    return next(question.items("answers"), none).text("text")
 
 
-def _per_line(files: Files, identifier: str, row: Callable[[Any, SourceFile, str], Row]) -> Pools:
-    return {role: [_lines(file, identifier, row) for file in parts] for role, parts in files.items()}
-
-
-def _lines(file: SourceFile, identifier: str, row: Callable[[Any, SourceFile, str], Row]) -> list[Row]:
-    records = list(json_lines(file))
-    unique(((place, get(record, identifier, (str, int), file, place)) for place, record in records), file)
-    return [row(record, file, place) for place, record in records]
+def _per_line(files: Files, identifier: str, row: Callable[[Record], Row]) -> Pools:
+    """One sample for each line of JSON; the field `identifier` is unique in a file."""
+    return per_file(
+        files,
+        lambda file: [row(record) for record in with_unique_ids(json_lines(file), identifier, (str, int))],
+    )

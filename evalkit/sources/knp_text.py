@@ -1,6 +1,6 @@
 """One annotated document -> one sample, for each of the five datasets of the Wikipedia corpus.
 
-Brackets of an article are annotated as sentences of their own, which follow the sentence they were
+Brackets of an article are annotated as separate sentences, which follow the sentence they were
 cut from; the comments of both say where they belong (docs/protocol/jaster.md, section 2).
 """
 

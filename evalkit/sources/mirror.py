@@ -1,4 +1,4 @@
-"""A folder used in place of the network: MANIFEST.csv files give each local file's upstream URL."""
+"""A folder that replaces the network: MANIFEST.csv files give each local file's upstream URL."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,7 +87,7 @@ def _inside(root: Path, manifest: Path, local_path: str, place: str) -> Path:
     if relative.is_absolute() or ".." in relative.parts or "\0" in local_path:
         raise InputError(f"the path {local_path!r} leads out of the mirror", where=place)
     path = manifest.parent / relative
-    # A link may lead out as well; the mirror's own folder may be one.
+    # A link may lead out as well. The mirror's own folder may be a link.
     if not path.resolve().is_relative_to(root.resolve()):
         raise InputError(
             f"the path {local_path!r} leads out of the mirror by a link",

@@ -5,7 +5,8 @@ Rules: docs/protocol/jaster.md, section 2.
 
 from evalkit.core.types import Row
 from evalkit.sources.archives import checked_members
-from evalkit.sources.readers import Files, SourceFile, comma_separated, decode, text_of
+from evalkit.sources.pins import SourceFile
+from evalkit.sources.readers import Files, comma_separated, decode, text_of
 from evalkit.sources.splits import Pools
 
 # Question, four choices, letter.

@@ -6,7 +6,8 @@ Rules: docs/protocol/jaster.md, section 2.
 from xml.etree.ElementTree import Element
 
 from evalkit.core.types import Row
-from evalkit.sources.readers import Files, SourceError, SourceFile, tab_separated, unique, xml_of
+from evalkit.sources.pins import SourceFile
+from evalkit.sources.readers import Files, SourceError, per_file, tab_separated, unique, xml_of
 from evalkit.sources.splits import Pools
 
 # Judgements of acceptability, not of inference: no sample is made of them.
@@ -16,13 +17,13 @@ JSEM_DROPPED = frozenset({"", "infelicitous", "unacceptable", "weakacceptable"})
 def jamp(files: Files) -> Pools:
     """tomo-ut/temporalNLI_dataset: columns num, premise, hypothesis, gold_label."""
     columns = {0: "num", 1: "premise", 2: "hypothesis", 3: "gold_label"}
-    return {role: [_table(file, columns) for file in parts] for role, parts in files.items()}
+    return per_file(files, lambda file: _table(file, columns))
 
 
 def jsick(files: Files) -> Pools:
     """verypluming/JSICK: the Japanese sentences and their label, columns 8 to 10."""
     columns = {0: "pair_ID", 8: "sentence_A_Ja", 9: "sentence_B_Ja", 10: "entailment_label_Ja"}
-    return {role: [_table(file, columns) for file in parts] for role, parts in files.items()}
+    return per_file(files, lambda file: _table(file, columns))
 
 
 def janli(files: Files) -> Pools:

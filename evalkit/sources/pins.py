@@ -1,10 +1,10 @@
-"""tasks/sources.csv: the address of every upstream file and what its bytes must be.
+"""tasks/sources.csv: the URL of every upstream file, and the hashes its bytes must have.
 
 One line per file: `source` groups the files one converter reads, `role` says which part of it a
 file is, `url` is its only address. What is known about the bytes is pinned in `sha256`, `git_blob`
 (the id git gives the content) and `bytes`. For an archive `members` holds the patterns of the
 members that are read; `member_count` and `members_sha256` pin them (see `archives.members_digest`)
-where the archive itself comes in more than one packing. `mismatch` checks a file against its pin.
+where upstream has packed the archive in several ways. `mismatch` checks a file against its pin.
 """
 
 import csv
@@ -41,15 +41,29 @@ class Pin:
 
     @property
     def is_pinned(self) -> bool:
-        """Whether the file's bytes are known beforehand."""
+        """Whether the hash of the file is known."""
         return bool(self.sha256 or self.git_blob)
 
 
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """An upstream file on this machine; `digest` is the sha256 of its bytes."""
+
+    path: Path
+    pin: Pin
+    digest: str
+
+    @property
+    def url(self) -> str:
+        """Its upstream URL."""
+        return self.pin.url
+
+
 def pins_of(source: str, table: Path | None = None) -> tuple[Pin, ...]:
-    """The files of a source, in the order of the table, which is the order they are converted in.
+    """The files of a source in the order of the table, which is also the order of conversion.
 
     Raises:
-        InputError: the table is malformed or knows no such source.
+        InputError: the table is malformed or lacks the source.
     """
     pins = _read_table(table or assets.TASKS / "sources.csv")
     found = tuple(pin for pin in pins if pin.source == source)
@@ -102,7 +116,7 @@ def git_blob_of(path: Path) -> str:
 
 
 def mismatch(path: Path, pin: Pin) -> str | None:
-    """Why the file cannot be the pinned one, expected and got; None: it agrees with all that is known."""
+    """Why the file is not the pinned one, with both hashes; None: it matches everything that is known."""
     expected, got, what = pin.sha256, "", "sha256"
     if expected:
         got = sha256_of(path)
@@ -114,7 +128,7 @@ def mismatch(path: Path, pin: Pin) -> str | None:
 
 
 def looks_like_html(path: Path) -> bool:
-    """Whether the content begins like an HTML page; no source is one."""
+    """Whether the content begins like an HTML page, which no source is."""
     with path.open("rb") as stream:
         return stream.read(256).lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_HTML_HEADS)
 

@@ -6,7 +6,16 @@ Rules: docs/protocol/jaster.md, section 2.
 from xml.etree.ElementTree import Element
 
 from evalkit.core.types import Row
-from evalkit.sources.readers import Files, SourceError, SourceFile, get, json_list, unique, xml_of
+from evalkit.sources.pins import SourceFile
+from evalkit.sources.readers import (
+    Files,
+    SourceError,
+    json_list,
+    per_file,
+    unique,
+    with_unique_ids,
+    xml_of,
+)
 from evalkit.sources.splits import Pools
 
 NIILC_NO_ANSWER = "-"
@@ -14,20 +23,18 @@ NIILC_NO_ANSWER = "-"
 
 def jemhopqa(files: Files) -> Pools:
     """aiishii/JEMHopQA, version 1.0 of its corpus."""
-    return {role: [_multi_hop(file) for file in parts] for role, parts in files.items()}
+    return per_file(files, _multi_hop)
 
 
 def niilc(files: Files) -> Pools:
     """mynlp/niilc-qa: several answers are joined with commas; questions without one are dropped."""
-    return {role: [_encyclopedia(file) for file in parts] for role, parts in files.items()}
+    return per_file(files, _encyclopedia)
 
 
 def _multi_hop(file: SourceFile) -> list[Row]:
-    records = list(json_list(file))
-    unique(((place, get(record, "qid", str, file, place)) for place, record in records), file)
     return [
-        Row(f"質問：{get(record, 'question', str, file, place)}", get(record, "answer", str, file, place))
-        for place, record in records
+        Row(f"質問：{record.text('question')}", record.text("answer"))
+        for record in with_unique_ids(json_list(file), "qid", str)
     ]
 
 

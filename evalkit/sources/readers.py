@@ -1,32 +1,17 @@
-"""Upstream files as text, JSON, TSV, CSV and XML; every refusal names the file, the place and the URL."""
+"""Upstream files as text, JSON, TSV, CSV and XML; every error names the file, the place and the URL."""
 
 import codecs
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 from evalkit.core import files
 from evalkit.core.errors import EvalkitError, InputError
-from evalkit.sources.pins import Pin
-
-
-@dataclass(frozen=True, slots=True)
-class SourceFile:
-    """An upstream file on this machine; `digest` is the sha256 of its bytes."""
-
-    path: Path
-    pin: Pin
-    digest: str
-
-    @property
-    def url(self) -> str:
-        """Where the file comes from."""
-        return self.pin.url
-
+from evalkit.core.types import Row
+from evalkit.sources.pins import SourceFile
 
 # The files of one source by role, in the order of the table.
 Files = Mapping[str, Sequence[SourceFile]]
@@ -69,7 +54,7 @@ def parse_json(text: str, file: SourceFile, place: str = "") -> Any:
     """One JSON value.
 
     Raises:
-        SourceError: not JSON, a key twice in one object, nested too deeply, or half a character.
+        SourceError: not JSON, a key twice in one object, nested too deeply, or a lone surrogate.
     """
     try:
         return files.parse_json(text, place, line=not place)
@@ -77,36 +62,54 @@ def parse_json(text: str, file: SourceFile, place: str = "") -> Any:
         raise SourceError(error.what, file, str(error.where or "").removeprefix(", ")) from None
 
 
-def json_lines(file: SourceFile) -> Iterator[tuple[str, Any]]:
-    """(place, value) for every line of a JSON Lines file."""
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A JSON object in an upstream file, and its place there for error messages."""
+
+    value: Any
+    file: SourceFile
+    place: str = ""
+
+    def get(self, key: str, kind: type | tuple[type, ...]) -> Any:
+        """The value of a field.
+
+        Raises:
+            SourceError: not a JSON object, no such field, or the value is of another kind.
+        """
+        if not isinstance(self.value, dict):
+            raise SourceError("a JSON object was expected", self.file, self.place)
+        if key not in self.value:
+            raise SourceError(f"the field {key!r} is missing", self.file, self.place)
+        found = self.value[key]
+        if not isinstance(found, kind) or isinstance(found, bool):
+            raise SourceError(f"the field {key!r} holds a {type(found).__name__}", self.file, self.place)
+        return found
+
+    def text(self, key: str) -> str:
+        """The text of a field."""
+        return str(self.get(key, str))
+
+    def items(self, key: str) -> "Iterator[Record]":
+        """The items of a field that holds a list."""
+        path = f"{self.place}.{key}" if self.place else key
+        for index, item in enumerate(self.get(key, list)):
+            yield Record(item, self.file, f"{path}[{index}]")
+
+
+def json_lines(file: SourceFile) -> Iterator[Record]:
+    """Every line of a JSON Lines file."""
     for number, line in enumerate(text_of(file).split("\n"), start=1):
         if line.strip():
-            yield f"line {number}", parse_json(line, file, f"line {number}")
+            yield Record(parse_json(line, file, f"line {number}"), file, f"line {number}")
 
 
-def json_list(file: SourceFile) -> Iterator[tuple[str, Any]]:
-    """(place, value) for every item of a file that is one JSON array."""
+def json_list(file: SourceFile) -> Iterator[Record]:
+    """Every item of a file that is one JSON array."""
     value = json_of(file)
     if not isinstance(value, list):
         raise SourceError("a JSON array was expected", file)
     for index, item in enumerate(value):
-        yield f"item {index}", item
-
-
-def get(record: Any, key: str, kind: type | tuple[type, ...], file: SourceFile, place: str) -> Any:
-    """`record[key]`, checked.
-
-    Raises:
-        SourceError: `record` is no object, has no such field, or the value is of another kind.
-    """
-    if not isinstance(record, dict):
-        raise SourceError("a JSON object was expected", file, place)
-    if key not in record:
-        raise SourceError(f"the field {key!r} is missing", file, place)
-    value = record[key]
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise SourceError(f"the field {key!r} holds a {type(value).__name__}", file, place)
-    return value
+        yield Record(item, file, f"item {index}")
 
 
 def tab_separated(file: SourceFile, columns: dict[int, str]) -> Iterator[tuple[str, list[str]]]:
@@ -169,11 +172,11 @@ def xml_of(data: bytes | str, file: SourceFile, place: str = "") -> ElementTree.
 
 
 def unique(ids: Iterable[tuple[str, Any]], file: SourceFile) -> None:
-    """Refuses a file in which two records carry one id.
+    """Checks that no two records of a file have the same id.
 
     Args:
         ids: (place, id) of every record.
-        file: where they come from.
+        file: the file the records are from.
 
     Raises:
         SourceError: names the second place.
@@ -183,3 +186,20 @@ def unique(ids: Iterable[tuple[str, Any]], file: SourceFile) -> None:
         if identifier in seen:
             raise SourceError(f"the id {identifier!r} was already used at {seen[identifier]}", file, place)
         seen[identifier] = place
+
+
+def with_unique_ids(records: Iterable[Record], key: str, kind: type | tuple[type, ...]) -> list[Record]:
+    """The records of one file as a list, after checking that the field `key` is of that kind and unique.
+
+    Raises:
+        SourceError: as `Record.get` and `unique`.
+    """
+    listed = list(records)
+    if listed:
+        unique(((record.place, record.get(key, kind)) for record in listed), listed[0].file)
+    return listed
+
+
+def per_file(files: Files, rows_of: Callable[[SourceFile], list[Row]]) -> dict[str, list[list[Row]]]:
+    """role -> the rows of each of its files."""
+    return {role: [rows_of(file) for file in found] for role, found in files.items()}

@@ -3,8 +3,8 @@
 docs/protocol/jaster.md, section 2, states them.
 
 A converter gives pools: for each part of its source a list of groups (files, subjects, articles)
-of rows; rules that need no groups see them joined. Every rule gives the splits its pools allow, so
-that a test file can be written although the train file is missing.
+of rows; rules that need no groups join them. Every rule returns the splits its pools allow: a test
+file can be written although the train file is missing.
 """
 
 import random
@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 from evalkit.core.types import Row
 from evalkit.tasks.spec import SplitRule
 
-# None: a group that upstream has and this copy of the source has not.
+# None: a group that is missing in this copy of the source.
 Groups = Sequence[Sequence[Row] | None]
 Pools = Mapping[str, Groups]
 Item = TypeVar("Item")
@@ -24,7 +24,7 @@ JMMLU_EXAMPLES_PER_HALF = 16
 
 
 class SplitRows(NamedTuple):
-    """The rows of one split and the number of its groups that are not in this copy of the source."""
+    """The rows of one split, and the number of its groups that are missing in this copy of the source."""
 
     rows: list[Row]
     groups_missing: int = 0
@@ -34,7 +34,7 @@ Splits = dict[str, SplitRows]
 
 
 def split(rule: SplitRule, pools: Pools) -> Splits:
-    """The splits that `rule` makes of `pools`, a split without its pool left out."""
+    """The splits that `rule` makes from `pools`; a split without its pool is absent."""
     return _RULES[rule](pools)
 
 
@@ -46,7 +46,7 @@ def shuffled(items: Iterable[Item], generator: random.Random | None = None) -> l
 
 
 def cuts_80_10_10(count: int) -> tuple[int, int]:
-    """Where train ends and where dev ends among `count` items."""
+    """The index at which train ends, and the one at which dev ends, for `count` items."""
     return int(count * 0.8), int(count * 0.9)
 
 

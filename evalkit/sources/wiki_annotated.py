@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from evalkit.core.types import Row
 from evalkit.sources import knp_text
 from evalkit.sources.archives import checked_members
-from evalkit.sources.readers import Files, SourceError, SourceFile, decode
+from evalkit.sources.pins import SourceFile
+from evalkit.sources.readers import Files, SourceError, decode
 from evalkit.sources.splits import Pools
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def wiki_pas(files: Files) -> Pools:
 def wiki_coreference(files: Files) -> Pools:
     """Text without its bracketed sentences -> the phrases that mean the same thing.
 
-    Mentions in brackets are no mentions here, so the rest is read as a document of its own.
+    Mentions in brackets do not count, so the text without them is parsed as a separate document.
     """
     with _quiet():
         return {
@@ -64,7 +65,7 @@ def _kept(rows: Iterable[Row]) -> list[list[Row]]:
     return [[row for row in rows if row.output.strip()]]
 
 
-# Parsing takes far longer than what is made of it; four datasets share it.
+# Parsing takes far longer than extracting the samples; four datasets share it.
 @lru_cache(maxsize=1)
 def _documents(file: SourceFile) -> "dict[str, list[Document]]":
     return {

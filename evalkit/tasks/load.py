@@ -5,7 +5,7 @@ one made by llm-jp-eval itself serves as well. Files: docs/protocol/jaster.md, s
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,29 +72,23 @@ def load_task(
     """
     if spec.data is not None:
         return _load_own(spec, limit=limit, num_few_shots=num_few_shots, offline=offline)
-    warnings: list[str] = []
+    examples: list[dict[str, str]] = []
     hashes: dict[str, str] = {}
-
-    def read(which: str) -> list[dict[str, str]]:
-        path = prepared_path(data_dir, which, spec.name)
-        rows, digest = _read_prepared(path)
-        hashes[which] = digest
-        if spec.differing({which: digest}):
-            expected = spec.published[PROTOCOL_VERSION][which]
-            warnings.append(
-                f"{spec.name}: {path} is not the published file (sha256 {digest}, published {expected})"
-            )
-        return rows
-
-    train = read("train") if num_few_shots > 0 else []
-    rows = read(split)
-    if len(train) < num_few_shots:
+    if num_few_shots > 0:
+        examples, hashes["train"] = _read_prepared(prepared_path(data_dir, "train", spec.name))
+    rows, hashes[split] = _read_prepared(prepared_path(data_dir, split, spec.name))
+    warnings = [
+        f"{spec.name}: {prepared_path(data_dir, which, spec.name)} is not the published file "
+        f"(sha256 {hashes[which]}, published {spec.published[PROTOCOL_VERSION][which]})"
+        for which in spec.differing(hashes)
+    ]
+    if len(examples) < num_few_shots:
         where = prepared_path(data_dir, "train", spec.name)
-        raise _too_few(spec.name, num_few_shots, len(train), "samples in train", where)
+        raise _too_few(spec.name, num_few_shots, len(examples), "samples in train", where)
     return Task(
         spec=spec,
-        few_shots=_samples(spec.name, "train", train[:num_few_shots]),
-        samples=_samples(spec.name, split, rows[:limit] if limit > 0 else rows),
+        few_shots=_samples(spec.name, "train", examples, num_few_shots),
+        samples=_samples(spec.name, split, rows, limit if limit > 0 else None),
         sha256=hashes,
         warnings=tuple(warnings),
     )
@@ -107,11 +101,11 @@ def _load_own(spec: TaskSpec, *, limit: int, num_few_shots: int, offline: bool) 
     if len(data.few_shots) < num_few_shots:
         where = f"task {spec.name}, field data.few_shots"
         raise _too_few(spec.name, num_few_shots, len(data.few_shots), "examples are there", where)
-    rows = data.samples[:limit] if limit > 0 else data.samples
+    examples, rows = ([row._asdict() for row in part] for part in (data.few_shots, data.samples))
     return Task(
         spec=spec,
-        few_shots=_samples(spec.name, "few-shot", [row._asdict() for row in data.few_shots[:num_few_shots]]),
-        samples=_samples(spec.name, "own", [row._asdict() for row in rows]),
+        few_shots=_samples(spec.name, "few-shot", examples, num_few_shots),
+        samples=_samples(spec.name, "own", rows, limit if limit > 0 else None),
         sha256=data.sha256,
     )
 
@@ -132,14 +126,13 @@ def load_bundled(spec: TaskSpec, *, limit: int = 100, num_few_shots: int = 4) ->
     content, digest = _read_json(path)
     if not isinstance(content, dict):
         raise InputError("bundled items must be an object with few_shots and samples", where=path)
-    few_shots = _rows(content.get("few_shots"), path, "few_shots")
-    rows = _rows(content.get("samples"), path, "samples")
-    if len(few_shots) < num_few_shots:
-        raise _too_few(spec.name, num_few_shots, len(few_shots), "are bundled", path)
+    examples, rows = (_rows(content.get(name), path, name) for name in ("few_shots", "samples"))
+    if len(examples) < num_few_shots:
+        raise _too_few(spec.name, num_few_shots, len(examples), "are bundled", path)
     return Task(
         spec=spec,
-        few_shots=_samples(spec.name, "few-shot", few_shots[:num_few_shots]),
-        samples=_samples(spec.name, "bundled", rows[:limit] if limit > 0 else rows),
+        few_shots=_samples(spec.name, "few-shot", examples, num_few_shots),
+        samples=_samples(spec.name, "bundled", rows, limit if limit > 0 else None),
         sha256={"bundled": digest},
     )
 
@@ -152,10 +145,11 @@ def _too_few(name: str, wanted: int, found: int, what: str, where: object) -> In
     )
 
 
-def _samples(name: str, split: str, rows: Iterable[dict[str, str]]) -> tuple[Sample, ...]:
+def _samples(name: str, part: str, rows: Sequence[dict[str, str]], most: int | None) -> tuple[Sample, ...]:
+    """The first `most` rows (None: all) as samples."""
     return tuple(
-        Sample(id=f"{name}/{split}/{index}", input=row["input"], gold=row["output"])
-        for index, row in enumerate(rows)
+        Sample(id=f"{name}/{part}/{index}", input=row["input"], gold=row["output"])
+        for index, row in enumerate(rows[:most])
     )
 
 
@@ -188,7 +182,7 @@ def _rows(value: Any, path: Path, field_name: str) -> list[dict[str, str]]:
 
 
 class MissingDataError(InputError):
-    """A prepared file is not there; `allow_missing=true` goes on without its dataset."""
+    """A prepared file is missing; with `allow_missing=true` its dataset is left out."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

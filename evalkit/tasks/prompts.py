@@ -1,17 +1,20 @@
-"""The jaster prompt: instruction, few-shots and input as the exact text a model sees.
+"""The jaster prompt: instruction, few-shots and input as the exact text a model sees, or as a chat.
 
-Source: docs/protocol/jaster.md, section 1 ("Prompt"). BOS and chat templates belong to
-the tokenizer and so to the engine.
+Source: docs/protocol/jaster.md, section 1 ("Prompt"), and for chats docs/protocol/reasoning.md,
+section 2. BOS and chat templates belong to the tokenizer and so to the engine.
 """
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
-from evalkit.core.config import ProtocolConfig
+from evalkit.core.config import GenerationConfig, ProtocolConfig, ReasoningConfig, SuiteConfig
 from evalkit.core.errors import InputError
-from evalkit.core.types import Request, Sample, Sampling
+from evalkit.core.types import Message, Request, Sample, Sampling
+from evalkit.metrics.repeats import repeat_ids, sample_seed
 from evalkit.tasks.load import Task
+from evalkit.tasks.thoughts import Thoughts
 
 LEAD = "以下は、タスクを説明する指示と、文脈のある入力の組み合わせです。要求を適切に満たす応答を書きなさい。"
 PROMPT = LEAD + "\n\n### 指示:\n{instruction}{few_shots_text}\n\n### 入力:\n{input}\n\n### 応答:\n"
@@ -45,6 +48,11 @@ class PromptTemplate:
                 raise InputError(f"the template lacks {' and '.join(missing)}", where=option)
         return cls(prompt=prompt, few_shot=few_shot)
 
+    def following(self, text: str) -> str:
+        """The user's words of a later turn: an example's, up to its output."""
+        before, _, _ = self.few_shot.partition("{output}")
+        return _fill(before, {"input": text}).lstrip("\n")
+
     def render(self, instruction: str, few_shots: tuple[Sample, ...], text: str) -> str:
         """The prompt for one input."""
         examples = "".join(
@@ -58,14 +66,129 @@ def _fill(template: str, values: Mapping[str, str]) -> str:
     return re.sub(r"\{(\w+)\}", lambda field: values.get(field[1], field[0]), template)
 
 
-def requests(task: Task, template: PromptTemplate, *, sampling: Sampling, seed: int) -> Iterator[Request]:
-    """One request per sample of `task`, in order."""
-    for sample in task.samples:
-        yield Request(
-            id=sample.id,
-            prompt=template.render(task.spec.instruction, task.few_shots, sample.input),
-            max_new_tokens=task.spec.output_length,
-            stop=(STOP,),
+@dataclass(frozen=True)
+class ChatForm:
+    """How a prompt becomes a conversation: one user message, or (`turns`) a turn for each few-shot."""
+
+    system: str | None = None
+    turns: bool = False
+
+    @classmethod
+    def of(cls, suite: SuiteConfig) -> "ChatForm | None":
+        """The form that the options ask for; None: prompts are plain text.
+
+        Raises:
+            InputError: an option of chats without `suite.chat=true`.
+        """
+        if suite.chat:
+            return cls(suite.system, suite.chat_turns)
+        for name, given in (("chat_turns", suite.chat_turns), ("system", suite.system)):
+            if given:
+                raise InputError(
+                    "plain prompts have no turns and no system message",
+                    where=f"option suite.{name}",
+                    fix="add suite.chat=true",
+                )
+        return None
+
+    def messages(
+        self, template: PromptTemplate, instruction: str, few_shots: tuple[Sample, ...], text: str
+    ) -> tuple[Message, ...]:
+        """The conversation for one input; the model answers its last message."""
+        system = () if self.system is None else (Message("system", self.system),)
+        if not self.turns or not few_shots:
+            return (*system, Message("user", template.render(instruction, few_shots, text)))
+        # The words of the one prompt, cut where an answer begins and ends.
+        turns = [Message("user", template.render(instruction, (), few_shots[0].input))]
+        for shot, following in zip(few_shots, [*(one.input for one in few_shots[1:]), text], strict=True):
+            turns += [Message("assistant", shot.gold), Message("user", template.following(following))]
+        return (*system, *turns)
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How the samples of a suite are asked and their completions read.
+
+    Attributes:
+        template: the words of the prompts.
+        sampling: how tokens are chosen.
+        seed: of the run; with several samples each has one of its own.
+        chat: how prompts become conversations; None: they stay text.
+        thoughts: how the model thinks first; None: it does not.
+        samples: answers to each question.
+    """
+
+    template: PromptTemplate = PromptTemplate()
+    sampling: Sampling = field(default_factory=Sampling)
+    seed: int = 42
+    chat: ChatForm | None = None
+    thoughts: Thoughts | None = None
+    samples: int = 1
+
+    @classmethod
+    def of(
+        cls,
+        suite: SuiteConfig,
+        protocol: ProtocolConfig,
+        generation: GenerationConfig,
+        reasoning: ReasoningConfig,
+        *,
+        seed: int,
+        samples: int = 1,
+        tokenizer: Any | None = None,
+    ) -> "Asking":
+        """What the options of these names ask for.
+
+        Args:
+            suite, protocol, generation, reasoning, seed, samples: the options.
+            tokenizer: the model's; None: only a server has it, or none is needed.
+
+        Raises:
+            InputError: options that contradict each other, a template that may not be used, or chats for
+                a model without one.
+        """
+        own = generation
+        sampling = Sampling(own.do_sample, own.temperature, own.top_p, own.top_k)
+        if not own.do_sample and sampling != Sampling():
+            raise InputError(
+                "temperature, top_p and top_k are for sampled generation",
+                where="option generation",
+                fix="add generation.do_sample=true",
+            )
+        if samples > 1 and not (own.do_sample or own.from_model):
+            raise InputError(
+                f"greedy search gives the same answer {samples} times",
+                where=f"option samples={samples}",
+                fix="generation=swallow, generation.from_model=true or generation.do_sample=true",
+            )
+        chat = ChatForm.of(suite)
+        return cls(
+            template=PromptTemplate.of(protocol),
             sampling=sampling,
             seed=seed,
+            chat=chat,
+            thoughts=Thoughts.of(reasoning, tokenizer, chat=chat is not None),
+            samples=samples,
         )
+
+    def requests(self, task: Task) -> Iterator[Request]:
+        """The requests of a dataset, in the order of its samples."""
+        limit, thoughts = task.spec.output_length, self.thoughts
+        words = (task.spec.instruction, task.few_shots)
+        for sample in task.samples:
+            prompt: str | tuple[Message, ...] = (
+                self.template.render(*words, sample.input)
+                if self.chat is None
+                else self.chat.messages(self.template, *words, sample.input)
+            )
+            for repeat, key in enumerate(repeat_ids(sample.id, self.samples), start=1):
+                yield Request(
+                    id=key,
+                    prompt=prompt,
+                    max_new_tokens=limit if thoughts is None else thoughts.limit(limit),
+                    # A blank line within a thought must not end it.
+                    stop=(STOP,) if thoughts is None else (),
+                    sampling=self.sampling,
+                    seed=self.seed if self.samples == 1 else sample_seed(self.seed, sample.id, repeat),
+                    keep_special=thoughts is not None,
+                )

@@ -6,7 +6,17 @@ import pytest
 
 from evalkit.__main__ import main
 from evalkit.cli.command import VERBS
-from evalkit.core.config import BosRule, Config, Dtype, ExportFormat, SuiteData
+from evalkit.core import assets
+from evalkit.core.config import (
+    BosRule,
+    Config,
+    Dtype,
+    ExportFormat,
+    Split,
+    SuiteData,
+    given_model,
+    given_suite,
+)
 from evalkit.core.errors import InputError
 from evalkit.core.options import load_config, parse
 
@@ -38,9 +48,11 @@ def test_groups_fill_the_structured_config() -> None:
 
 
 def test_every_group_member_composes() -> None:
-    for group in ("model", "suite", "engine"):
-        for path in Path("conf", group).glob("*.yaml"):
-            config_of(f"{group}={path.stem}")
+    for group in ("model", "suite", "engine", "judge"):
+        names = [path.stem for path in Path(assets.CONF, group).glob("*.yaml")]
+        assert len(names) > 1
+        for name in names:
+            assert getattr(config_of(f"{group}={name}"), group) is not None, name
 
 
 @pytest.mark.parametrize(
@@ -181,3 +193,21 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=env, check=False)
     assert done.returncode == 2 and "data_dir=nowhere" in done.stderr and "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_data_options_expand_paths_and_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    data = Config(data_dir="~/data", split=Split.test, limit=7).data
+    assert (data.data_dir, data.mirror) == (Path("/home/me/data"), None)
+    assert (data.offline, data.split, data.limit, data.num_few_shots) == (True, Split.test, 7, 4)
+    assert not Config(offline=False).data.offline
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    assert not Config().data.offline
+
+
+def test_a_command_that_needs_a_model_or_a_suite_says_so() -> None:
+    with pytest.raises(InputError, match="no model is given"):
+        given_model(None)
+    with pytest.raises(InputError, match="no suite is given"):
+        given_suite(None)

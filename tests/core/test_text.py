@@ -1,7 +1,8 @@
-"""Half characters: mended where a model or a server wrote them, and in what older versions kept."""
+"""Half characters: mended where a model or a server wrote them, and in what older versions kept; commands."""
 
 import asyncio
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from evalkit.core.durable import (
     write_text_atomic,
 )
 from evalkit.core.errors import InputError
-from evalkit.core.text import everywhere, half_character, unicode_text
+from evalkit.core.text import command, everywhere, half_character, unicode_text
 from evalkit.core.types import Message
 from evalkit.engines.local.tokens import CompletionDecoder
 from evalkit.services.client import ApiClient, Service
+from evalkit.services.replies import chat_body
 
 HALF = "\ud83d"
 PAIR = "\ud83d\ude00"
@@ -101,7 +103,7 @@ def test_a_server_that_cuts_characters(content: bytes) -> None:
             client.api = client.api.with_options(
                 http_client=httpx.AsyncClient(transport=httpx.MockTransport(answer))
             )
-            return await client.chat("m", [Message("user", "?")], {})
+            return await client.request("/chat/completions", chat_body("m", [Message("user", "?")], {}))
 
     reply = asyncio.run(ask())
     assert (reply.status, reply.text) == ("ok", "はい\ufffd")
@@ -113,3 +115,18 @@ def test_a_key_that_no_request_can_carry(key: str) -> None:
     with pytest.raises(InputError, match="API key") as caught:
         Service(None, key)
     assert key not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "word", ["run=results/モデル", "suite.tasks=[jamp,janli]", "model=1.8b", "--partial"]
+)
+def test_plain_words_of_a_command_stay_as_they_are(word: str) -> None:
+    assert command("score", word) == f"python -m evalkit score {word}"
+
+
+@pytest.mark.parametrize(
+    "word", ["out=a b", "out=${x}", "out=it's", "model.path=/a;b", "out=(x)", "out=~/x*"]
+)
+def test_words_that_a_shell_would_change_come_back_as_one(word: str) -> None:
+    assert command("score", word) != f"python -m evalkit score {word}"
+    assert shlex.split(command("score", word)) == ["python", "-m", "evalkit", "score", word]

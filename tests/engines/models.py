@@ -9,10 +9,10 @@ from tokenizers import Tokenizer, processors
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from evalkit.core.config import Config, EngineConfig, ModelConfig
-from evalkit.engines import build_engine
 from evalkit.engines.local.engine import LocalEngine
 from evalkit.engines.local.random_model import byte_tokenizer
 from evalkit.engines.models import resolve
+from tests.tiny import engine_of
 
 _COMMON = {
     "vocab_size": 300,
@@ -161,7 +161,7 @@ def local_engine(folder: Path, *, config: Config | None = None, **engine: Any) -
     model = ModelConfig(path=str(folder))
     config = config or Config()
     config.model, config.engine = model, EngineConfig(name="local", device="cpu", **engine)
-    built = build_engine(config, resolve(model, offline=True))
+    built = engine_of(config, resolve(model, offline=True))
     assert isinstance(built, LocalEngine)
     return built
 

@@ -12,10 +12,10 @@ from evalkit.__main__ import main
 from evalkit.core.config import Config, Dtype, EngineConfig, ModelConfig
 from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.types import Message, Request, Sampling
-from evalkit.engines import build_engine, identify
 from evalkit.engines.base import Engine
 from tests.engines import fake_vllm
 from tests.engines.models import local_engine, save_model, template, tokenizer_with
+from tests.tiny import engine_of, identified
 
 SAMPLED = Sampling(True, 0.8, 0.95, 50, 1.1)
 REQUESTS = [
@@ -42,7 +42,7 @@ def engine(folder: Path, config: Config | None = None, **options: Any) -> Engine
     config = config or Config()
     config.model = ModelConfig(path=str(folder))
     config.engine = EngineConfig(name="vllm", **options)
-    return build_engine(config, identify(config).model)
+    return engine_of(config, identified(config).model)
 
 
 def test_completions_equal_the_local_ones(folder: Path) -> None:
@@ -71,9 +71,9 @@ def test_nothing_stands_behind_a_prompt(folder: Path, tmp_path: Path) -> None:
 
 def test_its_own_family_and_the_protocols_precision(folder: Path) -> None:
     config = Config(model=ModelConfig(path=str(folder)), engine=EngineConfig(name="vllm", batch_size=7))
-    identified = identify(config)
-    assert (identified.family, identified.dtype) == ("vllm", "bfloat16")
-    with build_engine(config, identified.model) as built:
+    found = identified(config)
+    assert (found.family, found.dtype) == ("vllm", "bfloat16")
+    with engine_of(config, found.model) as built:
         facts = built.describe()
     assert fake_vllm.MADE[-1].options == {
         "dtype": "bfloat16",
@@ -82,16 +82,16 @@ def test_its_own_family_and_the_protocols_precision(folder: Path) -> None:
     }
     assert facts["vllm"] == "0.0-fake" and facts["prefix_caching"] is True
     config.dtype = Dtype.float16
-    assert identify(config).dtype == "float16"
+    assert identified(config).dtype == "float16"
 
 
 def test_what_vllm_is_told_is_part_of_the_identity(folder: Path) -> None:
     config = Config(model=ModelConfig(path=str(folder)), engine=EngineConfig(name="vllm"))
-    plain = identify(config).model.identity
+    plain = identified(config).model.identity
     config.engine.parameters = {"tensor_parallel_size": 2, "gpu_memory_utilization": 0.8}
-    assert identify(config).model.identity == plain
+    assert identified(config).model.identity == plain
     config.engine.parameters["quantization"] = "fp8"
-    assert identify(config).model.identity == {**plain, "parameters": {"quantization": "fp8"}}
+    assert identified(config).model.identity == {**plain, "parameters": {"quantization": "fp8"}}
 
 
 def test_the_end_of_the_context(folder: Path) -> None:

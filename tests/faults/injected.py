@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 # What a file system is asked; reading counts too, so that every phase has its moments.
 OPERATIONS = frozenset(
@@ -169,16 +169,18 @@ class SmallFiles:
         resource.setrlimit(resource.RLIMIT_FSIZE, (self.most, self.most))
 
 
-Fault = (
-    SmallFiles
-    | DieAtOperation
-    | CountOperations
-    | DieAtByte
-    | SlowDisk
-    | FailingSync
-    | NoUndo
-    | ClockGoesBack
-)
+@dataclass(frozen=True)
+class NoSockets:
+    """Any attempt to reach a network ends the process with a message of its own."""
+
+    def install(self) -> None:
+        import socket
+
+        def refuse(*words: object, **options: object) -> NoReturn:
+            raise SystemExit("a socket was opened")
+
+        socket.create_connection = socket.getaddrinfo = refuse
+        socket.socket.__init__ = refuse  # type: ignore[method-assign]
 
 
 def _on_log_writes(before: Callable[[int, bytes], bytes], after: Callable[[int], None]) -> None:

@@ -10,10 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from children import LONGEST, Child, Ended, fork, start
-from injected import Fault
-
 from evalkit.core.durable import from_line, read_log
+from tests.children import LONGEST, Child, Ended, Fault, fork, start
 
 TASKS = ("jamp", "mawps", "jsts", "jemhopqa")
 SAMPLES = 6 * len(TASKS)

@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
-from children import start
 from injected import ClockGoesBack, DieAtByte, DieAtOperation, SlowDisk
 from runs import SAMPLES, Story, wait_for_records
+
+from tests.children import start
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 

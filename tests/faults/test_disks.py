@@ -4,10 +4,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from children import fork
 from disks import small_disk
 from injected import FailingSync, NoUndo, SmallFiles
 from runs import SAMPLES, Story
+
+from tests.children import fork
 
 FULL = "no space left on the disk"
 # So many blocks hold a whole run for sure.

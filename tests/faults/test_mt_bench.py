@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from children import fork
 from disks import small_disk
 from fault_server import FaultServer
-from injected import DieAtByte, DieAtOperation, Fault
+from injected import DieAtByte, DieAtOperation
 from little_bench import Bench, make_bench
 from runs import kills
 from test_damage import cut, emptied, flipped
@@ -19,6 +18,7 @@ from test_damage import cut, emptied, flipped
 from evalkit.core.durable import from_line, read_log
 from evalkit.mtbench.questions import CATEGORIES
 from evalkit.records.run_folder import RunDirectory
+from tests.children import Fault, fork
 
 TURNS = 16
 

@@ -5,9 +5,10 @@ import random
 from pathlib import Path
 
 import pytest
-from children import fork
 from injected import DieAtOperation
 from runs import Story, kills
+
+from tests.children import fork
 
 
 def again_and_again(words: list[str], folder: Path, moments: list[tuple[str, int]]) -> None:

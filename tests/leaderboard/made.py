@@ -1,7 +1,7 @@
 """Whole runs without a model: the real `run`, its engine replaced by one that knows the answers.
 
 Each dataset gets `n` items in its format; a made-up model answers right with a probability of its
-own. COMET stands replaced by a plain overlap of characters, so that all nine categories are there.
+own. COMET is replaced by an overlap of characters, so that all nine categories are there.
 """
 
 import json
@@ -85,7 +85,7 @@ class KnowingEngine:
             content = json.loads(prepared_path(self.data, "dev", name).read_text(encoding="utf-8"))
             self.golds[name] = [row["output"] for row in content["samples"]]
         golds = self.golds[name]
-        # Hard items are hard for every model: that is what pairing makes use of.
+        # Hard items are hard for every model: a paired test uses that.
         hard = random.Random(key).random()
         luck = random.Random(f"{self.model.seed}{key}").random()
         if 0.5 * hard + 0.5 * luck < self.model.skill:
@@ -94,7 +94,7 @@ class KnowingEngine:
 
 
 def make_run(model: Made, data: Path, out: Path, *options: str) -> Outcome[Results]:
-    """Runs `model` on the data and returns what the run came to."""
+    """Runs `model` on the data and returns the outcome."""
     words = [
         "model=random",
         f"model.name={model.name}",
@@ -109,5 +109,5 @@ def make_run(model: Made, data: Path, out: Path, *options: str) -> Outcome[Resul
     with pytest.MonkeyPatch.context() as patch:
         overlap = SampleMetric("comet_wmt22", "overlap", lambda p, g: char_f1(p, g))
         patch.setitem(METRICS, "comet_wmt22", overlap)
-        patch.setattr("evalkit.engines.build_engine", lambda *_: KnowingEngine(model, data))
+        patch.setattr("evalkit.engines.build_engine", lambda *_, **__: KnowingEngine(model, data))
         return evaluate(config, say=lambda line: None)

@@ -31,7 +31,7 @@ MT_MODEL = "weak"
 def make_conversations(folder: Path, out: Path, said: str = SCRIPT) -> Path:
     """A judged MT-Bench run of the model `weak` on a little bench of our own; returns the mirror.
 
-    `said` stands in every answer and every judgment.
+    `said` is part of every answer and every judgment.
     """
     bench = make_bench(folder, per_category=1)
     answers = bench.answers(folder / "answers.jsonl", MT_MODEL, said + "{id}番の答え{turn}")

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from evalkit.__main__ import main
+from evalkit.leaderboard.board import Board, build_board
 from evalkit.leaderboard.card import load_cards, published_rows
-from evalkit.leaderboard.collect import Board, build_board
-from evalkit.leaderboard.export_model_card import model_card
+from evalkit.leaderboard.exports import model_card
 from evalkit.leaderboard.rows import TABLES, Kind, Row
 from evalkit.leaderboard.tables import csv_text, markdown, marks, spreadsheet_text
 from evalkit.records.results import Figure

@@ -162,7 +162,7 @@ def test_a_silent_part_brings_the_widest_interval_of_its_scale() -> None:
     assert silent.carried == pytest.approx(statistics.wilson(0, 100))
     low, high = known(statistics.of_sum([0.5, 0.0], [sure, silent]).interval)
     assert high - 0.25 > 0.25 - low and low == pytest.approx(0.25 - (0.5 - known(sure.interval)[0]) / 2)
-    # Without a part that tells, or with one whose scale has no ends, nothing is said.
+    # Without a part that has an interval, or with one whose scale has no ends, there is no interval.
     assert statistics.of_sum([0.0, 0.0], [silent, silent]) == Spread(
         carried=statistics.of_sum([0.0, 0.0], [part(known(silent.carried))] * 2).interval
     )

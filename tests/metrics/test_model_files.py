@@ -65,8 +65,9 @@ def test_online_fetches_what_is_not_cached(hub: dict[str, object], tmp_path: Pat
     assert hub["asked"] == [True, False]
 
 
-def test_a_failing_connection_is_a_missing_metric(hub: dict[str, object]) -> None:
-    hub["network"] = OSError("the line is cut\nin two")
+@pytest.mark.parametrize("kind", [OSError, *huggingface_hub.errors.HfHubHTTPError.__bases__])
+def test_a_failing_connection_is_a_missing_metric(hub: dict[str, object], kind: type[Exception]) -> None:
+    hub["network"] = kind("the line is cut\nin two")
     with pytest.raises(MetricUnavailableError, match="the line is cut"):
         find("owner/model", offline=False)
 

@@ -38,7 +38,7 @@ def test_everything_before_the_first_blank_line_in_nfkc(head: str, tail: str) ->
     ("completion", "expected"),
     [
         (" answer \n", "answer"),
-        # The cut comes first: what stands after a leading blank line never counts.
+        # The cut comes first: text after a leading blank line never counts.
         ("\n\nanswer", ""),
         ("　答え　\n\n次", "答え"),
         # Strip, then NFKC: a character that becomes a space only then stays one.

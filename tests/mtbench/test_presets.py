@@ -8,7 +8,6 @@ import yaml
 from little_bench import make_bench
 
 from evalkit.__main__ import main
-from evalkit.core.config import Config
 from evalkit.core.errors import InputError
 from evalkit.mtbench.data import Books, pinned_files
 from evalkit.mtbench.presets import load_preset, preset_names
@@ -50,7 +49,7 @@ def test_what_the_notes_do_not_give_is_null_and_said() -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_files_are_pinned_and_whole(name: str, mirror: Path, cache: Path) -> None:
     preset = load_preset(name)
-    books = Books(preset, pinned_files(Config(mirror=str(mirror))))
+    books = Books(preset, pinned_files(str(mirror)))
     for language in preset.sets:
         book = books.in_language("en" if language == "en" else "ja")
         assert len(book.questions) == 80
@@ -68,7 +67,7 @@ def test_files_are_pinned_and_whole(name: str, mirror: Path, cache: Path) -> Non
 @pytest.mark.sources
 def test_questions_of_the_versions(mirror: Path, cache: Path) -> None:
     """Section 1: v1.2 differs from v1.0 in 39 questions, and v1.3 from v1.2 in one."""
-    files = pinned_files(Config(mirror=str(mirror)))
+    files = pinned_files(str(mirror))
 
     def turns(name: str) -> dict[int, tuple[str, ...]]:
         book = Books(load_preset(name), files).in_language("ja")

@@ -12,25 +12,34 @@ import pytest
 
 from evalkit.core.errors import InputError
 from evalkit.records.unpacked import packed_sums
+from tests.children import fork
+from tests.faults.injected import NoSockets
 from tests.tiny import save_tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
 COMET = ROOT / "tests" / "goldens" / "comet_tiny"
 NAME = "evalkit-tests/tiny"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-# Any attempt to reach a network ends the process with a message of its own.
+
+
+# `python -m evalkit` that can open no socket.
 WITHOUT_SOCKETS = """
-import socket, sys
-def refuse(*words, **options):
-    raise SystemExit("a socket was opened")
-socket.socket.__init__ = refuse
-socket.create_connection = socket.getaddrinfo = refuse
+import sys
+from tests.faults.injected import NoSockets
+NoSockets().install()
 from evalkit.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
 
 
-def evalkit(*words: str, cwd: Path, code: int = 0, sockets: bool = True, **env: str) -> str:
+def evalkit(*words: str, cwd: Path, code: int = 0, sockets: bool = True) -> str:
+    ended = fork(words, cwd, () if sockets else (NoSockets(),)).wait()
+    assert ended.code == code, ended.out + ended.err
+    return ended.out + ended.err
+
+
+def with_own_hub(*words: str, cwd: Path, code: int = 0, sockets: bool = True, **env: str) -> str:
+    """As people start it: the hub library reads the place of its cache when it is imported."""
     start = ("-m", "evalkit") if sockets else ("-c", WITHOUT_SOCKETS)
     done = subprocess.run(
         [sys.executable, *start, *words],
@@ -68,7 +77,7 @@ def test_a_run_from_the_bundle_opens_no_socket(hub: Path, tmp_path: Path) -> Non
     words = ("model=hf", f"model.path={NAME}", "suite=sample", "suite.tasks=[jamp,mawps,alt-e-to-j]")
     comet = (f"metrics.comet.checkpoint={COMET}", f"metrics.comet.encoder={COMET / 'encoder'}")
     here = {"HF_HUB_CACHE": str(hub), "EVALKIT_CACHE": str(tmp_path / "cache")}
-    said = evalkit("bundle", *words, *comet, "offline=true", "out=all.tar", cwd=tmp_path, **here)
+    said = with_own_hub("bundle", *words, *comet, "offline=true", "out=all.tar", cwd=tmp_path, **here)
     folder = unpacked(tmp_path / "all.tar", tmp_path / "there")
     packed = [line.strip().replace("=all/", f"={folder}/") for line in said.splitlines() if "=all/" in line]
     assert len(packed) == 2, said
@@ -81,8 +90,8 @@ def test_a_run_from_the_bundle_opens_no_socket(hub: Path, tmp_path: Path) -> Non
     }
     elsewhere = {"HF_HUB_CACHE": str(tmp_path / "nothing"), "EVALKIT_CACHE": str(tmp_path / "nothing")}
     run = (*words, "limit=1", "offline=true")
-    evalkit(*run, *packed, f"data_dir={folder}", "out=there", cwd=tmp_path, sockets=False, **elsewhere)
-    evalkit(*run, *comet, "out=here", cwd=tmp_path, **here)
+    with_own_hub(*run, *packed, f"data_dir={folder}", "out=there", cwd=tmp_path, sockets=False, **elsewhere)
+    with_own_hub(*run, *comet, "out=here", cwd=tmp_path, **here)
     (there,), (here_run,) = tmp_path.glob("there/tiny/*/*"), tmp_path.glob("here/tiny/*/*")
     assert there.name == here_run.name
     for task in ("jamp", "mawps", "alt-e-to-j"):
@@ -96,15 +105,14 @@ def test_a_run_from_the_bundle_opens_no_socket(hub: Path, tmp_path: Path) -> Non
 
 def test_without_the_bundle_the_missing_model_is_named(tmp_path: Path) -> None:
     words = ("model=hf", f"model.path={NAME}", "suite=sample", "offline=true")
-    message = evalkit(*words, cwd=tmp_path, code=1, sockets=False, HF_HUB_CACHE=str(tmp_path))
+    message = with_own_hub(*words, cwd=tmp_path, code=1, sockets=False, HF_HUB_CACHE=str(tmp_path))
     assert NAME in message and "evalkit prepare" in message and "Traceback" not in message
 
 
 @pytest.mark.sources
 def test_prepared_data_travels(mirror: Path, tmp_path: Path) -> None:
     words = ("suite=task", "suite.tasks=[mawps]")
-    cache = {"EVALKIT_CACHE": str(tmp_path / "cache")}
-    evalkit("bundle", *words, f"mirror={mirror}", "data_dir=data", "out=data.tar", cwd=tmp_path, **cache)
+    evalkit("bundle", *words, f"mirror={mirror}", "data_dir=data", "out=data.tar", cwd=tmp_path)
     folder = unpacked(tmp_path / "data.tar", tmp_path / "there")
     run = ("model=random", *words, f"data_dir={folder}", "limit=2", "offline=true")
     assert "mawps" in evalkit(*run, cwd=tmp_path, sockets=False)

@@ -1,11 +1,8 @@
 """Whole runs of a small random model through the command line, killed and continued."""
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,27 +11,24 @@ import pytest
 
 from evalkit.__main__ import main
 from evalkit.core.durable import read_log
+from tests.children import Ended, fork, start
 
-ROOT = Path(__file__).resolve().parents[2]
 TASKS = ["jamp", "mawps", "jemhopqa", "jsts", "jsquad"]
 COMMAND = ["model=random", "suite=sample", f"suite.tasks=[{','.join(TASKS)}]", "engine.threads=1"]
 
 
-def command(out: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "evalkit", *COMMAND, f"out={out}", *more]
+def words(out: Path) -> list[str]:
+    return [*COMMAND, f"out={out}"]
 
 
-def environment(out: Path) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "EVALKIT_CACHE": str(out / "cache"), "HF_HUB_OFFLINE": "1"}
+def finished(ended: Ended) -> Ended:
+    assert ended.code == 0, ended.out + ended.err
+    assert "Traceback" not in ended.err
+    return ended
 
 
-def run(out: Path, *more: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        command(out, *more), cwd=out, env=environment(out), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done
+def run(out: Path) -> Ended:
+    return finished(fork(words(out), out).wait())
 
 
 def run_folder(out: Path) -> Path:
@@ -62,7 +56,7 @@ def scores(out: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("undisturbed")
-    run(out)
+    finished(start(words(out), out).wait())
     return out
 
 
@@ -81,22 +75,21 @@ def test_a_run_leaves_the_documented_files(undisturbed: Path) -> None:
 def test_the_same_command_finds_the_finished_run(undisturbed: Path) -> None:
     before = (run_folder(undisturbed) / "results.json").stat().st_mtime_ns
     done = run(undisturbed)
-    assert "finished already: all 30 completions are kept" in done.stdout
+    assert "finished already: all 30 completions are kept" in done.out
     assert (run_folder(undisturbed) / "results.json").stat().st_mtime_ns == before
 
 
 def kill_when(out: Path, lines: int, number: int) -> int:
     """Starts a run and sends it a signal once its logs hold `lines` lines; returns its exit code."""
-    process = subprocess.Popen(command(out), cwd=out, env=environment(out), stdout=-1, stderr=-1, text=True)
+    process = fork(words(out), out)
     deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
+    while process.running and time.monotonic() < deadline:
         written = sum(path.read_bytes().count(b"\n") for path in out.glob("random/sample/*/samples/*.jsonl"))
         if written >= lines:
-            process.send_signal(number)
+            process.send(number)
             break
         time.sleep(0.005)
-    process.communicate(timeout=60)
-    return process.returncode
+    return process.wait().code
 
 
 def test_kill_9_at_several_points_changes_nothing(undisturbed: Path, tmp_path: Path) -> None:
@@ -119,7 +112,7 @@ def test_polite_signals_are_130_and_resumable(undisturbed: Path, tmp_path: Path)
     for lines, number in ((2, signal.SIGTERM), (8, signal.SIGINT), (13, signal.SIGUSR1)):
         assert kill_when(tmp_path, lines, number) == 130
     done = run(tmp_path)
-    assert "continuing:" in done.stderr
+    assert "continuing:" in done.err
     assert sample_rows(tmp_path) == sample_rows(undisturbed)
 
 

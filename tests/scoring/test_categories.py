@@ -9,17 +9,16 @@ from evalkit.core.config import BosRule, Config, MetricsConfig, ProtocolConfig, 
 from evalkit.core.errors import InputError
 from evalkit.core.types import Sample
 from evalkit.leaderboard.card import load_cards
-from evalkit.leaderboard.rows import rules_of
+from evalkit.leaderboard.runs import rules_of
 from evalkit.records.results import Figure, Results, read_results
-from evalkit.runs.identity import protocol_record
 from evalkit.scoring.categories import category_members, summarise
 from evalkit.scoring.scores import Measured, TaskScores
 from evalkit.scoring.write import llm_jp_eval_json
 from evalkit.tasks.spec import CATEGORIES, task_names
-from tests.scored import answers, score
+from tests.scored import answers, record_of, score
 
 MT = ["alt-e-to-j", "alt-j-to-e", "wikicorpus-e-to-j", "wikicorpus-j-to-e"]
-PROTOCOL = protocol_record(Config())
+PROTOCOL = record_of(Config())
 
 
 @pytest.fixture(scope="module")
@@ -175,10 +174,10 @@ def test_a_dataset_of_ones_own_counts_but_not_as_the_protocols(tasks: list[TaskS
 
 
 def test_a_limit_below_the_protocols_is_partial_but_still_averaged(tasks: list[TaskScores]) -> None:
-    results = summarise(tasks, protocol_record(Config(limit=20)))
+    results = summarise(tasks, record_of(Config(limit=20)))
     assert results.partial.reasons == ["limit=20: the protocol takes 100 samples of each dataset"]
     assert results.average["AVG"].value is not None and results.partial.categories == {}
-    assert not summarise(tasks, protocol_record(Config(limit=0))).partial.partial
+    assert not summarise(tasks, record_of(Config(limit=0))).partial.partial
 
 
 def test_every_deviation_is_recorded() -> None:
@@ -190,7 +189,7 @@ def test_every_deviation_is_recorded() -> None:
         limit=-1,
         split=Split.test,
     )
-    assert protocol_record(config, "float32").deviations == {
+    assert record_of(config, "float32").deviations == {
         "protocol.strip": True,
         "protocol.answer_regex": "a",
         "protocol.bos": "none",

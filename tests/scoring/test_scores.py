@@ -12,7 +12,7 @@ from evalkit.core.errors import InputError
 from evalkit.core.types import Completion, Sample
 from evalkit.metrics.base import MetricUnavailableError, ModelMetric, Triple
 from evalkit.metrics.correlation import resampled_spearman
-from evalkit.scoring.scores import GivenAnswer, TaskAnswers, TaskScores, score_task, score_tasks, well_formed
+from evalkit.scoring.scores import GivenAnswer, TaskAnswers, TaskScores, score_tasks, well_formed
 from evalkit.tasks.spec import AnswerKind, AnswerSpec, load_spec
 from tests.scored import answers, score
 
@@ -24,9 +24,8 @@ def scored(name: str, given: Sequence[tuple[str, str, str | None]], **protocol: 
         s.id: GivenAnswer(text, reason) for s, (_, text, reason) in zip(samples, given, strict=True)
     }
     config = ProtocolConfig(**protocol)
-    return score_task(
-        load_spec(name), samples, completions, config, MetricsConfig(resamples=100), offline=True
-    )
+    given_answers = TaskAnswers(load_spec(name), samples, completions)
+    return score_tasks([given_answers], config, MetricsConfig(resamples=100), offline=True)[0]
 
 
 def test_a_dataset_by_hand() -> None:

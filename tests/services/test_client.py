@@ -11,7 +11,7 @@ from fault_server import PAUSE, FaultServer, rating_of
 from evalkit.core.secrets import redact
 from evalkit.core.types import Message
 from evalkit.services.client import AdaptiveLimit, ApiClient, Service, ServiceError, _refusal_in
-from evalkit.services.replies import Reply
+from evalkit.services.replies import Reply, chat_body
 
 KEY = "sk-test-0123456789abcdef"
 
@@ -23,7 +23,12 @@ def ask(server: FaultServer, texts: Sequence[str], **options: Any) -> list[Reply
     async def send_all() -> list[Reply]:
         service = Service(server.url, KEY, timeout=timeout)
         async with ApiClient(service, first_wait=0.01, max_wait=0.02, **options) as client:
-            requests = [client.chat("judge", [Message("user", text)], {"temperature": 0}) for text in texts]
+            requests = [
+                client.request(
+                    "/chat/completions", chat_body("judge", [Message("user", text)], {"temperature": 0})
+                )
+                for text in texts
+            ]
             return list(await asyncio.gather(*requests))
 
     return asyncio.run(send_all())
@@ -151,7 +156,7 @@ def test_nobody_there() -> None:
     async def call() -> Reply:
         service = Service("http://127.0.0.1:9/v1", KEY)
         async with ApiClient(service, retries=1, first_wait=0.01) as client:
-            return await client.chat("judge", [Message("user", "a")], {})
+            return await client.request("/chat/completions", chat_body("judge", [Message("user", "a")], {}))
 
     reply = asyncio.run(call())
     assert reply.status == "api_error"
@@ -162,7 +167,7 @@ def test_azure_addresses_the_deployment() -> None:
     async def call(port: int) -> Reply:
         service = Service(f"http://127.0.0.1:{port}", KEY, deployment="my-gpt", api_version="2024-10-21")
         async with ApiClient(service) as client:
-            return await client.chat("my-gpt", [Message("user", "a")], {})
+            return await client.request("/chat/completions", chat_body("my-gpt", [Message("user", "a")], {}))
 
     with FaultServer() as server:
         assert asyncio.run(call(server.port)).status == "ok"

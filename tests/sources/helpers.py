@@ -1,4 +1,4 @@
-"""A web server on this machine that misbehaves on request, and folders of made-up upstream files."""
+"""A local web server that fails on request, and folders of made-up upstream files."""
 
 import csv
 import dataclasses
@@ -9,14 +9,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from evalkit.sources import pins
-from evalkit.sources.pins import Pin
-from evalkit.sources.readers import SourceFile
+from evalkit.sources.pins import Pin, SourceFile
 
 Answer = Callable[["Handler"], None]
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request; what is answered is decided by the server's list for its path."""
+    """One request, answered as the server's list for its path says."""
 
     protocol_version = "HTTP/1.1"
     server: "Server"
@@ -47,7 +46,7 @@ class Server(ThreadingHTTPServer):
 
 @dataclass
 class Site:
-    """`answers`: path -> what each request in turn is answered; the last one for all that follow."""
+    """`answers`: path -> the answers to successive requests; the last one also to all that follow."""
 
     url: str
     answers: dict[str, list[Answer]] = field(default_factory=dict)
@@ -68,7 +67,7 @@ def whole(body: bytes, headers: dict[str, str] | None = None) -> Answer:
 
 
 def dropped(body: bytes, after: int) -> Answer:
-    """The head of the file, then the line is cut."""
+    """The head of the file, then the connection breaks."""
 
     def answer(handler: Handler) -> None:
         handler.reply(200, body[:after], {}, announced=len(body))
@@ -104,7 +103,7 @@ class Upstream:
 
 @dataclass
 class Catalogue:
-    """A tasks/ folder of the test's own: YAML files and sources.csv."""
+    """A tasks/ folder for one test: YAML files and sources.csv."""
 
     folder: Path
     rows: list[dict[str, object]] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Archives from elsewhere: nothing leads outside, nothing is a link, nothing grows without bound."""
+"""Untrusted archives: no path leads outside, no member is a link, sizes are limited."""
 
 import hashlib
 import io
@@ -12,10 +12,11 @@ import pytest
 
 from evalkit.sources import archives
 from evalkit.sources.archives import SourceWarning, checked_members, members, members_digest
-from evalkit.sources.readers import SourceError, SourceFile
+from evalkit.sources.pins import SourceFile
+from evalkit.sources.readers import SourceError
 from tests.sources.helpers import Upstream
 
-# Large beside the padding of a tar, and hard to compress: a cut goes through a member.
+# Much larger than the padding of a tar, and hard to compress: a cut hits a member.
 FILES = {"top/a.txt": random.Random(1).randbytes(90_000), "top/b.txt": random.Random(2).randbytes(90_000)}
 
 

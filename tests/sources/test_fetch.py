@@ -1,4 +1,4 @@
-"""Fetching over HTTP: everything a server or a line can do wrong, against a server on this machine."""
+"""Fetching over HTTP: the failures of servers and connections, against a local server."""
 
 import errno
 import hashlib
@@ -14,8 +14,7 @@ from tenacity import wait_none
 
 from evalkit.core.errors import EvalkitError, FetchError
 from evalkit.sources.fetch import ATTEMPTS, Downloader, Fetcher, StoppedError, new_client
-from evalkit.sources.pins import Pin
-from evalkit.sources.readers import SourceFile
+from evalkit.sources.pins import Pin, SourceFile
 from tests.sources.helpers import Handler, Site, dropped, pin_of, status, whole
 
 BODY = b"".join(f"line {number}\n".encode() for number in range(20_000))
@@ -69,13 +68,13 @@ def test_many_files_come_and_one_failure_stops_no_other(site: Site, fetcher: Fet
     assert contents == list(bodies.values())
 
 
-def test_a_dropped_line_is_tried_again_from_the_start(site: Site, fetcher: Fetcher) -> None:
+def test_a_dropped_connection_is_retried_from_the_start(site: Site, fetcher: Fetcher) -> None:
     pin = pin_of(site.serve("/a", dropped(BODY, 70_000), dropped(BODY, 10), whole(BODY)), BODY)
     assert fetch_bytes(fetcher, pin) == BODY
     assert site.requests == [("/a", None)] * 3
 
 
-def test_a_line_that_stays_broken_leaves_nothing(site: Site, fetcher: Fetcher) -> None:
+def test_a_connection_that_stays_broken_leaves_nothing(site: Site, fetcher: Fetcher) -> None:
     pin = pin_of(site.serve("/a", dropped(BODY, 70_000)), BODY)
     assert "run the same command again" in refusal(fetcher, pin)
     assert len(site.requests) == ATTEMPTS and kept(fetcher) == []
@@ -102,12 +101,12 @@ def test_a_part_of_a_file_is_no_answer(site: Site, fetcher: Fetcher) -> None:
 
 
 @pytest.mark.parametrize("code", [429, 500, 502, 503])
-def test_a_passing_failure_is_tried_again(site: Site, fetcher: Fetcher, code: int) -> None:
+def test_a_transient_failure_is_retried(site: Site, fetcher: Fetcher, code: int) -> None:
     url = site.serve("/a", status(code), status(code), whole(BODY))
     assert fetch_bytes(fetcher, pin_of(url, BODY)) == BODY
 
 
-def test_a_lasting_failure_is_named(site: Site, fetcher: Fetcher) -> None:
+def test_a_permanent_failure_is_named(site: Site, fetcher: Fetcher) -> None:
     text = refusal(fetcher, pin_of(site.serve("/data.zip", status(500)), BODY))
     assert "data.zip" in text and "500" in text
     assert len(site.requests) == ATTEMPTS
@@ -142,7 +141,7 @@ def test_a_wrong_hash_names_both_and_keeps_nothing(site: Site, fetcher: Fetcher)
     ],
     ids=["html", "lfs", "crlf", "truncated"],
 )
-def test_what_came_instead_is_recognised(site: Site, fetcher: Fetcher, body: bytes, hint: str) -> None:
+def test_a_wrong_file_is_recognised(site: Site, fetcher: Fetcher, body: bytes, hint: str) -> None:
     assert hint in refusal(fetcher, pin_of(site.serve("/a.tsv", whole(body)), BODY))
     assert kept(fetcher) == []
 
@@ -210,7 +209,7 @@ def test_a_stopped_download_leaves_nothing(site: Site, tmp_path: Path) -> None:
     assert target.read_bytes() == BODY
 
 
-def test_ctrl_c_keeps_the_files_that_have_come(site: Site, fetcher: Fetcher) -> None:
+def test_ctrl_c_keeps_the_files_that_are_complete(site: Site, fetcher: Fetcher) -> None:
     def slow(handler: Handler) -> None:
         handler.reply(200, BODY[:100], {}, announced=len(BODY))
         for start in range(100, len(BODY), 100):

@@ -1,4 +1,4 @@
-"""A folder in place of the network."""
+"""A folder that replaces the network."""
 
 import hashlib
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from evalkit.core.errors import FetchError, InputError
 from evalkit.sources.fetch import Fetcher
 from evalkit.sources.mirror import Mirror
-from evalkit.sources.readers import SourceFile
+from evalkit.sources.pins import SourceFile
 from tests.sources.helpers import pin_of
 
 URL = "https://upstream.example/data.tsv"
@@ -82,7 +82,7 @@ def test_no_folder_and_no_manifest(tmp_path: Path) -> None:
         Mirror.open(tmp_path)
 
 
-def test_the_mirror_stands_in_for_the_network(tmp_path: Path) -> None:
+def test_the_mirror_replaces_the_network(tmp_path: Path) -> None:
     lay(tmp_path / "mirror", "a.tsv", b"good")
     fetcher = Fetcher(Mirror.open(tmp_path / "mirror"), cache=tmp_path / "cache")
     there, wrong, absent = (

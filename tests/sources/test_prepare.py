@@ -1,4 +1,4 @@
-"""`prepare`: what is written, what is kept, what is refused. Made-up datasets, no network."""
+"""`prepare`: files that are written, kept and refused. Made-up datasets, no network."""
 
 import errno
 import hashlib
@@ -11,7 +11,8 @@ import pytest
 
 from evalkit.core.errors import EvalkitError, InputError
 from evalkit.sources.fetch import Fetcher
-from evalkit.sources.prepare import RECORD, PreparedReport, Status, prepare
+from evalkit.sources.prepare import PreparedReport, prepare
+from evalkit.sources.prepared import RECORD, Status
 from evalkit.tasks.spec import TaskSpec, load_spec
 from tests.sources.helpers import Catalogue, Site, whole
 from tests.sources.test_archives import tar
@@ -101,7 +102,7 @@ def test_another_hash_keeps_nothing(world: World) -> None:
     assert world.files() == {}
 
 
-def test_a_wrong_outcome_does_not_displace_a_right_file(world: World) -> None:
+def test_a_wrong_split_does_not_replace_a_right_file(world: World) -> None:
     url = world.site.serve("/loose.tsv", whole(POOL.encode()))
     world.catalogue.source("loose", "pool", url)
     world.catalogue.task("loose", TASK.format(source="loose", converter="jamp", split="pool_90_10"))
@@ -149,7 +150,7 @@ def test_a_changed_task_file_is_prepared_again(world: World) -> None:
     assert json.loads(world.path("dev").read_bytes())["instruction"] == "別の問い"
 
 
-def test_what_is_missing_is_said_and_the_rest_is_kept(world: World) -> None:
+def test_missing_splits_are_reported_and_the_others_are_kept(world: World) -> None:
     del world.site.answers["/pool.tsv"]
     (report,) = world.prepare(world.spec())
     assert statuses(report) == [Status.not_available, Status.not_available, Status.derived]
@@ -161,8 +162,8 @@ def test_what_is_missing_is_said_and_the_rest_is_kept(world: World) -> None:
     assert world.prepare(world.spec())[0].complete
 
 
-def test_a_folder_made_elsewhere_is_not_displaced_by_less(world: World) -> None:
-    """A folder of llm-jp-eval's own: what cannot be made here stays, once its published file is right."""
+def test_a_complete_folder_is_not_replaced_by_a_reduced_one(world: World) -> None:
+    """A folder from llm-jp-eval: files that cannot be made here stay, if the published file is right."""
     world.prepare(world.spec())
     (world.data_dir / "1.3.1" / "prepared.json").unlink()
     del world.site.answers["/pool.tsv"]
@@ -172,8 +173,8 @@ def test_a_folder_made_elsewhere_is_not_displaced_by_less(world: World) -> None:
     assert "kept" in report.splits["train"].reason
 
 
-def test_malformed_upstream_data_is_forgotten(world: World) -> None:
-    """What no pin vouches for and cannot be read is fetched again the next time."""
+def test_malformed_unpinned_data_is_removed_from_the_cache(world: World) -> None:
+    """An unpinned file that cannot be read is fetched again by the next command."""
     url = world.site.serve("/loose.tsv", whole(b"num\tpremise\n"))
     world.catalogue.source("loose", "pool", url)
     world.catalogue.task("loose", TASK.format(source="loose", converter="jamp", split="pool_90_10"))
@@ -199,7 +200,7 @@ def corpus(world: World, *, stubs: bool) -> None:
     world.site.serve("/w.tar.gz", whole(tar(contents)))
 
 
-def test_a_reduced_source_is_marked_and_displaces_nothing(world: World) -> None:
+def test_a_reduced_source_is_marked_and_replaces_nothing(world: World) -> None:
     url = f"{world.site.url}/w.tar.gz"
     world.catalogue.source("w", "all", url, members="w/*.xml", member_count=20)
     world.catalogue.task(

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from evalkit.sources.prepare import PreparedReport, Status, prepare
+from evalkit.sources.prepare import PreparedReport, prepare
+from evalkit.sources.prepared import Status
 from evalkit.tasks.spec import SPLITS, load_spec, task_names
 from tests.conftest import ROOT
 

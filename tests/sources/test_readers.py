@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 
 from evalkit.sources import jglue, nli, qa
+from evalkit.sources.pins import SourceFile
 from evalkit.sources.readers import (
     SourceError,
-    SourceFile,
     comma_separated,
     json_lines,
     json_of,

@@ -1,4 +1,4 @@
-"""The split rules, worked by hand beside Python's own shuffle (jaster.md, section 2)."""
+"""The split rules, worked by hand with Python's own shuffle (jaster.md, section 2)."""
 
 import random
 

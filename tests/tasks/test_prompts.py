@@ -2,9 +2,9 @@ import pytest
 
 from evalkit.core.config import ProtocolConfig
 from evalkit.core.errors import InputError
-from evalkit.core.types import Sample, Sampling
+from evalkit.core.types import Sample
 from evalkit.tasks.load import Task
-from evalkit.tasks.prompts import PromptTemplate, requests
+from evalkit.tasks.prompts import Asking, PromptTemplate
 from evalkit.tasks.spec import load_spec
 
 # Written out by hand from the protocol's description of the prompt.
@@ -66,7 +66,7 @@ def test_a_template_without_a_place_for_the_input_is_refused() -> None:
 
 def test_requests_carry_the_protocol() -> None:
     task = Task(load_spec("mawps"), SHOTS, (Sample("t/dev/0", "4+4", "8"),), {})
-    (request,) = requests(task, PromptTemplate(), sampling=Sampling(), seed=42)
+    (request,) = Asking().requests(task)
     assert (request.id, request.max_new_tokens, request.stop) == ("t/dev/0", 10, ("\n\n",))
     assert not request.sampling.do_sample
     assert isinstance(request.prompt, str) and request.prompt.endswith("### 入力:\n4+4\n\n### 応答:\n")

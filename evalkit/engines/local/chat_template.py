@@ -4,17 +4,19 @@ A template is a program somebody else wrote. It may fail, omit user messages or 
 None of this shows in a score, so it is checked here.
 """
 
+import inspect
 import logging
 import re
 import threading
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from evalkit.core.config import TEMPLATE_DATE, ModelConfig
 from evalkit.core.errors import InputError, foreign
+from evalkit.core.text import canonical_json
 from evalkit.core.types import Message
 from evalkit.engines.models.files import chat_template, is_template_text, template_file
 
@@ -39,17 +41,23 @@ class ChatTemplate(str):
     Attributes:
         where: the file or option it came from.
         date: what its clock shows, as YYYY-MM-DD.
+        args: further variables it reads, such as enable_thinking.
     """
 
     where: str
     date: str
+    args: Mapping[str, Any]
 
     def __new__(
-        cls, text: str, where: str = "the tokenizer's chat template", date: str = TEMPLATE_DATE
+        cls,
+        text: str,
+        where: str = "the tokenizer's chat template",
+        date: str = TEMPLATE_DATE,
+        args: Mapping[str, Any] | None = None,
     ) -> "ChatTemplate":
         """The text with its origin."""
         template = super().__new__(cls, text)
-        template.where, template.date = where, date
+        template.where, template.date, template.args = where, date, dict(args or {})
         return template
 
     @property
@@ -77,13 +85,14 @@ def choose_template(model: ModelConfig, folder: Path | None, own: Any) -> Any:
     if model.chat_template is not None:
         text = chat_template(model.chat_template, folder)
         given = "" if is_template_text(model.chat_template) else f"={model.chat_template}"
-        return ChatTemplate(text, f"option model.chat_template{given}", model.template_date)
+        where = f"option model.chat_template{given}"
+        return ChatTemplate(text, where, model.template_date, model.chat_template_args)
     if isinstance(own, dict) and "default" in own:
         own = own["default"]
     if not own or not isinstance(own, str):
         return own
     where = str(template_file(folder)) if folder else "the tokenizer's chat template"
-    return ChatTemplate(own, where, model.template_date)
+    return ChatTemplate(own, where, model.template_date, model.chat_template_args)
 
 
 def template_of(tokenizer: Any) -> ChatTemplate:
@@ -139,6 +148,15 @@ def render_chat(messages: Sequence[Message], tokenizer: Any) -> str:
     return text
 
 
+def as_text(prompt: str | Sequence[Message], tokenizer: Any | None) -> str:
+    """A prompt as the text a model sees; without a tokenizer a conversation is its canonical JSON."""
+    if isinstance(prompt, str):
+        return prompt
+    if tokenizer is None:
+        return canonical_json([asdict(message) for message in prompt])
+    return render_chat(prompt, tokenizer)
+
+
 def rendered(messages: Sequence[Message], tokenizer: Any) -> str:
     """As `render_chat`, without the warning about the system message."""
     template = template_of(tokenizer)
@@ -178,12 +196,19 @@ def _render(messages: Sequence[Message], tokenizer: Any, template: ChatTemplate)
     turns = [{"role": message.role, "content": message.content} for message in messages]
     # A subclass of str has its own entry in the cache of compiled templates.
     source = str(template)
+    own = inspect.signature(tokenizer.apply_chat_template).parameters
+    if taken := sorted(set(template.args) & set(own)):
+        raise InputError(
+            f"{', '.join(taken)} is no variable of the template but an option of its rendering",
+            where=f"option model.chat_template_args.{taken[0]}",
+            fix="leave it out; model.chat_template_args.KEY=VALUE is for variables that the template reads",
+        )
     with _rendering, foreign("the chat template fails", where=template.where, fix=FIX):
         limits = _Limits(sum(len(message.content) for message in messages), template.date)
         limits.install(_compile_jinja_template(source).environment)
         try:
             text = tokenizer.apply_chat_template(
-                turns, chat_template=source, tokenize=False, add_generation_prompt=True
+                turns, chat_template=source, tokenize=False, add_generation_prompt=True, **template.args
             )
         except MemoryError:
             raise _refused("needs more memory than there is", template) from None

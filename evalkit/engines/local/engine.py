@@ -103,6 +103,11 @@ class LocalEngine(Engine):
         )
 
     @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return self._model().tokenizer
+
+    @property
     def prefix(self) -> PrefixMode:
         """What is done with the tokens that prompts share."""
         return self.way.prefix
@@ -154,7 +159,7 @@ class LocalEngine(Engine):
         problems: list[Completion] = []
         places = loaded.context if loaded.learned_positions else None
         own = from_generation_config(loaded.generation) if self._follow_generation_config else None
-        prompts = encode(distinct(requests), loaded.tokenizer, loaded.ends, self._bos)
+        prompts = encode(distinct(requests), loaded.tokenizer, loaded.ends, self._bos, loaded.context)
         refuse_ids(prompts, loaded.tokenizer, loaded.embeddings)
         for encoded in prompts:
             if problem := self._problem(encoded):
@@ -168,7 +173,9 @@ class LocalEngine(Engine):
         if not encoded.ids:
             return failed(encoded, "the prompt is empty: it has no token")
         if encoded.request.max_new_tokens < 1:
-            return failed(encoded, f"max_new_tokens is {encoded.request.max_new_tokens}")
+            full = loaded.context is not None and len(encoded.ids) >= loaded.context
+            reason = f"max_new_tokens is {encoded.request.max_new_tokens}"
+            return failed(encoded, reason, over_context=full)
         if loaded.learned_positions and loaded.context and len(encoded.ids) > loaded.context:
             reason = f"the prompt has {len(encoded.ids)} tokens, the model {loaded.context} positions"
             return failed(encoded, reason, over_context=True)

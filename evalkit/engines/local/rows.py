@@ -95,7 +95,8 @@ class Row:
         if self.finish == "length" and self._most < self.request.max_new_tokens:
             reason = f"the model's {context} positions end after {self._most} new tokens"
             return failed(self._encoded, reason, over_context=True)
-        text = self._decoder.decode(self.ids, self.new[:-1] if self.finish == "stop" else self.new)
+        kept = self.new[:-1] if self.finish == "stop" else self.new
+        text = self._decoder.decode(self.ids, kept, keep_special=self.request.keep_special)
         return Completion(
             id=self.request.id,
             text=text.text,

@@ -5,12 +5,13 @@ and generation") of the llm-jp-eval v1.3.1 protocol.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from evalkit.core.config import BosRule
+from evalkit.core.errors import InputError
 from evalkit.core.text import unicode_text
-from evalkit.core.types import Request
+from evalkit.core.types import REST_OF_CONTEXT, Request
 from evalkit.engines.bos import CHAT_RULE, batch_token_ids
 from evalkit.engines.local.chat_template import render_chat
 
@@ -68,12 +69,16 @@ def _as_ids(value: int | list[int] | None) -> frozenset[int]:
     return frozenset(value if isinstance(value, list) else [value])
 
 
-def encode(requests: Sequence[Request], tokenizer: Any, ends: EndIds, bos: BosRule) -> list[Encoded]:
+def encode(
+    requests: Sequence[Request], tokenizer: Any, ends: EndIds, bos: BosRule, context: int | None
+) -> list[Encoded]:
     """The requests' prompts as token ids, in order; `bos` is the rule for text, chats are rendered.
+
+    `context` is the model's number of positions; `REST_OF_CONTEXT` becomes what a prompt leaves of it.
 
     Raises:
         InputError: a chat request for a tokenizer without a chat template, or with one that may
-            not be used (`render_chat`).
+            not be used (`render_chat`); `REST_OF_CONTEXT` for a model whose context is not known.
     """
     encoded: list[Encoded] = []
     for start in range(0, len(requests), _CHUNK):
@@ -88,8 +93,20 @@ def encode(requests: Sequence[Request], tokenizer: Any, ends: EndIds, bos: BosRu
                 rules.append(CHAT_RULE)
         for request, ids in zip(chunk, batch_token_ids(texts, tokenizer, rules), strict=True):
             eos = ends.text if isinstance(request.prompt, str) else ends.chat
-            encoded.append(Encoded(request, ids, eos))
+            encoded.append(Encoded(_with_limit(request, len(ids), context), ids, eos))
     return encoded
+
+
+def _with_limit(request: Request, prompt_tokens: int, context: int | None) -> Request:
+    if request.max_new_tokens != REST_OF_CONTEXT:
+        return request
+    if context is None:
+        raise InputError(
+            "the model's files do not say how long its context is, so a thought needs a limit",
+            where="option reasoning.thought_length",
+            fix="reasoning.thought_length=8192",
+        )
+    return replace(request, max_new_tokens=context - prompt_tokens)
 
 
 def clean_up(text: str) -> str:
@@ -117,11 +134,14 @@ class CompletionDecoder:
         self._tokenizer = tokenizer
         self._pieces: dict[int, str] = {}
 
-    def decode(self, prompt: Sequence[int], new: Sequence[int]) -> DecodedText:
-        """The text of `new` (without EOS) as the continuation of `prompt`."""
+    def decode(self, prompt: Sequence[int], new: Sequence[int], *, keep_special: bool = False) -> DecodedText:
+        """The text of `new` (without EOS) as the continuation of `prompt`.
+
+        `keep_special` writes out special tokens in the plain decoding.
+        """
         before = clean_up(self._plain(prompt))
         whole = clean_up(self._plain([*prompt, *new]))
-        return DecodedText(whole[len(before) :], self._plain(new))
+        return DecodedText(whole[len(before) :], self._plain(new, keep_special=keep_special))
 
     def stopped(self, prompt: Sequence[int], new: Sequence[int], stops: Sequence[str]) -> bool:
         """Whether the text of `new` contains one of `stops`, given that it did not one token before.
@@ -147,9 +167,9 @@ class CompletionDecoder:
             piece = self._pieces[token] = self._plain([token])
         return stop[-1] in piece or _BROKEN in piece
 
-    def _plain(self, ids: Sequence[int]) -> str:
+    def _plain(self, ids: Sequence[int], *, keep_special: bool = False) -> str:
         text: str = self._tokenizer.decode(
-            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            list(ids), skip_special_tokens=not keep_special, clean_up_tokenization_spaces=False
         )
         # A tokenizer written in Python may return half a character for cut bytes.
         return unicode_text(text)

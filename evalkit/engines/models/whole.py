@@ -77,8 +77,12 @@ def refuse_other_things(path: Path, *, option: str) -> None:
         )
     if (path / "snapshots").is_dir() and not (path / "config.json").exists():
         raise _cache_folder(path, where)
-    if (path / "config.json").exists() and any(path.glob("*.safetensors*")):
-        return
+    if not ((path / "config.json").exists() and any(path.glob("*.safetensors*"))):
+        _refuse_other_weights(path, where)
+
+
+def _refuse_other_weights(path: Path, where: str) -> None:
+    """Says what a folder without a model has instead; a folder with nothing known passes."""
     if ggufs := sorted(path.glob("*.gguf")):
         raise _gguf(ggufs[0], where)
     if models := _models_below(path):

@@ -1,7 +1,7 @@
-"""The cluster: a running Ray, or one that evalkit starts on this machine; and how many workers it gets.
+"""The Ray cluster, an existing one or one started on this machine, and the number of its workers.
 
-A Ray of our own binds to the loopback address, needs a secret of this process, has no dashboard,
-sends no usage statistics and leaves no files.
+A Ray that evalkit starts binds to the loopback address, needs a secret of this process, has no
+dashboard, sends no usage statistics and leaves no files.
 """
 
 import logging
@@ -13,8 +13,8 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -23,24 +23,24 @@ from typing import Any, NamedTuple
 from evalkit.core.config import Dtype, EngineConfig
 from evalkit.core.errors import EvalkitError, InputError, InterruptedRunError
 
-# Ray holds completions only in transit: the smallest store it accepts is enough.
+# Only completions in transit are in Ray's object store: the smallest it accepts is enough.
 _STORE_BYTES = 100 << 20
-# Unix sockets have short names: Ray's begin with a folder of at most this many bytes.
+# Names of Unix sockets are short: the folder of Ray's may have this many bytes.
 _LONGEST_FOLDER = 40
-# Ray gives its own processes half a minute to start; on a busy machine that is not always enough.
+# Ray's own processes must start within 30 s, which fails on a busy machine.
 _ATTEMPTS = 3
 _TOO_SLOW = ("timed out", "Initialization failure")
-# A model on more CPUs than this gains little; another worker gains more.
+# More threads than this speed a model up less than another worker does.
 _MOST_THREADS = 8
 
 log = logging.getLogger(__name__)
 
-# Ends the connection or the Ray that this process began.
-_stop: Callable[[], None] | None = None
+# What ends the connection or the Ray that this process began.
+_begun = ExitStack()
 
 
 class Node(NamedTuple):
-    """What a machine of the cluster has; `memory` in bytes."""
+    """A machine of the cluster; `memory` in bytes."""
 
     name: str
     cpus: int
@@ -50,14 +50,14 @@ class Node(NamedTuple):
 
 @dataclass(frozen=True)
 class WorkerPlan:
-    """What each worker gets, and how many there should be.
+    """The resources of each worker, and how many workers there should be.
 
     Attributes:
-        cpus: CPUs Ray sets aside for a worker; less than one where the user wants more workers than
+        cpus: CPUs that Ray reserves for a worker; below one when the user wants more workers than
             there are CPUs.
         gpus: GPUs of a worker; 0 on the CPU.
         threads: threads of a worker; None leaves the choice to torch.
-        workers: how many the user wants; None: what the nodes allow, also nodes that come later.
+        workers: the number the user wants; None: as many as fit on the nodes, also on later ones.
         memory: bytes of main memory a worker needs.
     """
 
@@ -72,7 +72,7 @@ class WorkerPlan:
         return self.workers or sum(map(self.on, nodes))
 
     def on(self, node: Node) -> int:
-        """Workers that fit on a node; one CPU is left for the driver."""
+        """The number of workers that fit on a node; one CPU stays free for the driver."""
         if self.gpus:
             return node.gpus // self.gpus
         fitting = int(_spare(node) // self.cpus)
@@ -80,7 +80,7 @@ class WorkerPlan:
 
 
 def plan(engine: EngineConfig, device: str, nodes: Sequence[Node], memory: int) -> WorkerPlan:
-    """The plan for the options and the nodes there are now.
+    """The plan for the options and the present nodes.
 
     Args:
         engine: the options.
@@ -89,7 +89,7 @@ def plan(engine: EngineConfig, device: str, nodes: Sequence[Node], memory: int) 
         memory: bytes of main memory a worker needs.
 
     Raises:
-        InputError: options that contradict each other, or no node that could have a worker.
+        InputError: options that contradict each other, or no node has room for a worker.
     """
     if engine.gpus_per_worker > 1 and engine.device_map is None:
         raise InputError(
@@ -133,9 +133,9 @@ def _own_settings() -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
-        # The name is historical: it makes Ray use the loopback address, on Linux too.
+        # "0" makes Ray use the loopback address, on Linux too.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        # Workers would give way to every other process: on a busy machine they would stand still.
+        # By default workers are nice and get no CPU time on a busy machine.
         "RAY_worker_niceness": "0",
         # Only silences a warning about CPU workers on machines with GPUs.
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -143,7 +143,7 @@ def _own_settings() -> dict[str, str]:
 
 
 def workers_device(engine: EngineConfig) -> str:
-    """cuda or cpu: where the workers compute. With an address this asks the cluster.
+    """The workers' device, cuda or cpu; asks the cluster if there is one.
 
     Raises:
         InputError: Ray is not installed, or `engine.device` names a single card.
@@ -185,7 +185,7 @@ def start(engine: EngineConfig, device: str, memory: int) -> WorkerPlan:
         memory: bytes of main memory a worker needs.
 
     Raises:
-        InputError: options that contradict each other or what there is.
+        InputError: options that contradict each other or ask for more than there is.
         EvalkitError: no cluster at the address, or Ray cannot be started here.
     """
     if engine.address is None and not _connected():
@@ -211,20 +211,15 @@ def connect(engine: EngineConfig) -> None:
         InputError: Ray, or what it needs for ray:// addresses, is not installed.
         EvalkitError: there is no cluster, or it runs another version of Ray or Python.
     """
-    global _stop
-    if _connected():
-        return
-    fix = "ray status says whether a cluster runs there; without engine.address= one is started here"
-    _init(engine.address, fix, address=engine.address)
-    _stop = _shutdown
+    if not _connected():
+        fix = "ray status says whether a cluster runs there; without engine.address= one is started here"
+        _init(engine.address, fix, address=engine.address)
+        _begun.callback(_shutdown)
 
 
 def close() -> None:
-    """Ends what `start` or `connect` began; a connection that others made stays."""
-    global _stop
-    if _stop is not None:
-        stop, _stop = _stop, None
-        stop()
+    """Ends the Ray or the connection of `start` or `connect`; a connection made elsewhere stays."""
+    _begun.close()
 
 
 def nodes() -> list[Node]:
@@ -251,7 +246,7 @@ def nodes() -> list[Node]:
 
 
 def _connected() -> bool:
-    # Ray reads some of our settings when it is imported: not before they are there.
+    # Not imported here: Ray reads some of our settings when it is imported.
     ray = sys.modules.get("ray")
     return ray is not None and bool(ray.is_initialized())
 
@@ -268,22 +263,14 @@ def _this_machine() -> Node:
 
 
 def _start_own(*, cpus: float, gpus: int) -> None:
-    global _stop
     parent = tempfile.gettempdir()
     if len(os.fsencode(parent)) > _LONGEST_FOLDER - len("/evalkit-ray-12345678"):
         parent = "/tmp"
     folder = tempfile.mkdtemp(prefix="evalkit-ray-", dir=parent)
-    before = {name: value for name, value in os.environ.items() if name in _own_settings()}
-    os.environ.update(_own_settings())
-
-    def stop() -> None:
-        _shutdown()
-        for name in _own_settings():
-            os.environ.pop(name, None)
-        os.environ.update(before)
-        shutil.rmtree(folder, ignore_errors=True)
-
-    _stop = stop
+    _begun.callback(shutil.rmtree, folder, ignore_errors=True)
+    _begun.callback(_set_environment, {name: os.environ.get(name) for name in _own_settings()})
+    _begun.callback(_shutdown)
+    _set_environment(_own_settings())
     try:
         _init(
             "this machine",
@@ -298,6 +285,13 @@ def _start_own(*, cpus: float, gpus: int) -> None:
     except BaseException:
         close()
         raise
+
+
+def _set_environment(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
 
 
 def _init(where: object, fix: str, **options: Any) -> None:
@@ -317,7 +311,7 @@ def _init(where: object, fix: str, **options: Any) -> None:
             what = " ".join(lines[:2])
             if not left or not any(words in what for words in _TOO_SLOW):
                 raise EvalkitError(f"no connection to Ray: {what}", where=where, fix=fix) from None
-        log.warning("Ray did not start in time; once more")
+        log.warning("Ray did not start in time; trying again")
 
 
 def _shutdown() -> None:

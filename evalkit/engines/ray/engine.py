@@ -3,6 +3,7 @@
 import logging
 import queue
 import time
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,16 +18,21 @@ from evalkit.engines.local.loading import check_files
 from evalkit.engines.models import ResolvedModel
 from evalkit.engines.models.files import chat_template
 from evalkit.engines.ray import cluster
-from evalkit.engines.ray.work_list import WorkList
 from evalkit.engines.ray.worker import LogLine, Ready, Report, Worker
 
 log = logging.getLogger(__name__)
 
 # A process with torch, before any weight.
 _PROCESS_BYTES = 1 << 30
+# Smaller chunks are not worth a call.
+_SMALLEST_CHUNK = 8
+# A dead worker's requests are split into this many chunks, so that a fatal request is soon alone.
+_PARTS = 4
+# After this many deaths a request that was alone with its worker is the cause.
+_DEATHS_OF_A_REQUEST = 3
 # Deaths in a row, without a completion in between, after which the run ends.
 _DEATHS_IN_A_ROW = 6
-# Ray itself repeats a load whose process died, this often.
+# How often Ray repeats a load whose process died.
 _LOAD_RETRIES = 3
 _TICK_SECONDS = 1.0
 # How often the cluster is asked for its machines.
@@ -40,6 +46,60 @@ _SLICES_PER_SECOND = 200
 _CREATION = "raised in its creation task"
 
 
+class WorkList:
+    """The requests of one `generate` that have no completion yet.
+
+    The longest completions come first, which keeps the end short. Requests of one length are sorted
+    by prompt, which puts those with a common prefix into one chunk. Chunks become smaller towards the
+    end, which balances the workers.
+
+    Attributes:
+        given_up: requests that killed every worker that tried, with the reason of the last death.
+    """
+
+    def __init__(self, requests: Iterable[Request]) -> None:
+        self._fresh = sorted(requests, key=lambda one: (-one.max_new_tokens, _text(one)), reverse=True)
+        self._again: deque[list[Request]] = deque()
+        self._open = {request.id for request in self._fresh}
+        self._deaths: Counter[str] = Counter()
+        self.given_up: list[tuple[Request, str]] = []
+
+    def __len__(self) -> int:
+        """Requests without a completion, including those a worker has."""
+        return len(self._open)
+
+    def take(self, workers: int) -> list[Request]:
+        """The next chunk for one of `workers` workers; empty when all requests are handed out."""
+        if self._fresh:
+            size = max(_SMALLEST_CHUNK, -(-len(self._fresh) // (2 * workers)))
+            return [self._fresh.pop() for _ in range(min(size, len(self._fresh)))]
+        while self._again:
+            # A dead worker's last completions may have arrived since.
+            if chunk := self._unanswered(self._again.popleft()):
+                return chunk
+        return []
+
+    def done(self, completion: Completion) -> bool:
+        """Records a completion; False when its request has had one before."""
+        new = completion.id in self._open
+        self._open.discard(completion.id)
+        return new
+
+    def failed(self, chunk: Sequence[Request], reason: str) -> None:
+        """Hands out the unanswered requests of a dead worker's chunk again, after all others."""
+        left = self._unanswered(chunk)
+        self._deaths.update(request.id for request in left)
+        if len(left) == 1 and self._deaths[left[0].id] >= _DEATHS_OF_A_REQUEST:
+            self._open.remove(left[0].id)
+            self.given_up.append((left[0], reason))
+            return
+        size = max(1, -(-len(left) // _PARTS))
+        self._again.extend(left[begin : begin + size] for begin in range(0, len(left), size))
+
+    def _unanswered(self, chunk: Sequence[Request]) -> list[Request]:
+        return [request for request in chunk if request.id in self._open]
+
+
 @dataclass(eq=False)
 class RayWorker:
     """One worker as the driver sees it; Ray restarts its process when it dies.
@@ -48,7 +108,6 @@ class RayWorker:
         number: counts the workers.
         actor: Ray's handle.
         ready: None until the model is loaded.
-        late: whether it loads while others are ready: an error then does not end the run.
         calling: whether a call is under way.
         chunk: what it works on.
     """
@@ -56,7 +115,6 @@ class RayWorker:
     number: int
     actor: Any
     ready: Ready | None = None
-    late: bool = False
     calling: bool = False
     chunk: list[Request] | None = None
 
@@ -67,12 +125,11 @@ class RayWorker:
 class RayEngine(Engine):
     """Hands requests to workers in chunks and yields their completions as they come.
 
-    Ray restarts a worker that dies; what it had not answered goes to another one. Machines may join
-    or leave. Samples have seeds of their own and no worker knows another's requests: which of them
-    answers changes nothing.
+    Ray restarts a worker that dies; its unanswered requests go to another one. Machines may join or
+    leave. Every request has its own seed, so completions do not depend on the worker that makes them.
 
-    Reports come through a queue that Ray's own thread fills, never by waiting inside Ray: a signal
-    that arrives there would be swallowed.
+    Reports come through a queue that Ray's own thread fills. The main thread never waits inside Ray,
+    which would swallow a signal that arrives there.
 
     Args:
         resolved: the model.
@@ -87,6 +144,8 @@ class RayEngine(Engine):
     """
 
     family = "local"
+    # The first worker that loaded the model.
+    _first: Ready | None = None
 
     def __init__(
         self,
@@ -106,7 +165,6 @@ class RayEngine(Engine):
         self._machines = self._wanted = self._deaths = 0
         self._nodes_seen = 0.0
         self._last_ready = time.monotonic()
-        self._first: Ready | None = None
         self._plan = cluster.start(options, device, _need(resolved))
         # Not earlier: Ray reads settings that `start` makes when it is imported.
         import ray
@@ -118,25 +176,26 @@ class RayEngine(Engine):
                 scheduling_strategy="SPREAD",
                 max_restarts=-1,
             )
-            self._new_actor = partial(
-                actor.remote,
-                resolved=_portable(resolved),
-                options=replace(options, name="local", device=device, threads=self._plan.threads),
-                dtype=cluster.workers_dtype(options, dtype),
-                bos=bos,
-                follow_generation_config=follow_generation_config,
-            )
-            first = self._wait_for_first()
-            self._described: dict[str, Any] = {
-                **first.described,
-                "engine": "ray",
-                "ray": ray.__version__,
-                "workers": self._wanted,
-                "nodes": self._machines,
+            settings = {
+                "options": replace(options, name="local", device=device, threads=self._plan.threads),
+                "dtype": cluster.workers_dtype(options, dtype),
+                "bos": bos,
+                "follow_generation_config": follow_generation_config,
             }
+            self._new_actor = partial(actor.remote, resolved=_portable(resolved), settings=settings)
+            while self._first is None:
+                self._add_workers()
+                list(self._receive(WorkList(()), _TICK_SECONDS))
         except BaseException:
             self.close()
             raise
+        self._described: dict[str, Any] = {
+            **self._first.described,
+            "engine": "ray",
+            "ray": ray.__version__,
+            "workers": self._wanted,
+            "nodes": self._machines,
+        }
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """See `Engine.generate`."""
@@ -170,20 +229,15 @@ class RayEngine(Engine):
 
     def close(self) -> None:
         """See `Engine.close`."""
+        import ray
+
         for worker in self._workers:
-            _kill(worker, restart=False)
+            ray.kill(worker.actor)
         self._workers = []
         cluster.close()
 
-    def _wait_for_first(self) -> Ready:
-        while True:
-            self._add_workers()
-            list(self._receive(WorkList(()), _TICK_SECONDS))
-            if self._first is not None:
-                return self._first
-
     def _add_workers(self) -> None:
-        """Starts workers until there are as many as the plan gives the machines of now.
+        """Starts workers until there are as many as the plan wants for the present machines.
 
         Raises:
             EvalkitError: Ray itself is gone.
@@ -208,12 +262,11 @@ class RayEngine(Engine):
             log.warning("no worker is ready: each waits for %s of the cluster, then loads the model", what)
         while len(self._workers) < self._wanted:
             actor = self._new_actor(-(-self._wanted // self._machines))
-            worker = RayWorker(len(self._workers) + 1, actor)
-            self._workers.append(worker)
-            self._load(worker)
+            self._workers.append(RayWorker(len(self._workers) + 1, actor))
+            self._load(self._workers[-1])
 
     def _load(self, worker: RayWorker) -> None:
-        worker.ready, worker.late = None, self._first is not None
+        worker.ready = None
         self._call(worker, worker.actor.load.options(max_task_retries=_LOAD_RETRIES).remote())
 
     def _answer(self, worker: RayWorker, chunk: list[Request] | None) -> None:
@@ -277,12 +330,11 @@ class RayEngine(Engine):
         log.info("%s is ready (process %d)", worker, ready.pid)
 
     def _refused(self, worker: RayWorker, error: EvalkitError) -> None:
-        """A machine that joined and cannot load the model must not end the work of the others."""
-        others = any(other.ready or other.calling for other in self._workers if other is not worker)
-        if worker.ready is not None or not worker.late or not others:
+        """A worker that cannot load the model does not end the work of others that have loaded it."""
+        if not any(other.ready for other in self._workers if other is not worker) or worker.ready:
             raise error
         # The worker keeps its place: no other one is started for it.
-        log.warning("a machine that joined is left out: %s", error)
+        log.warning("%s is left out: %s", worker, error)
 
     def _died(self, worker: RayWorker, error: BaseException, work: WorkList) -> None:
         import ray
@@ -310,7 +362,7 @@ class RayEngine(Engine):
         worker.chunk = None
         if not isinstance(error, ray.exceptions.RayActorError):
             # An unknown exception may leave the process, or its GPU, in any state.
-            _kill(worker, restart=True)
+            ray.kill(worker.actor, no_restart=False)
         self._load(worker)
 
     def _log(self, worker: RayWorker, lines: Sequence[LogLine]) -> None:
@@ -319,12 +371,6 @@ class RayEngine(Engine):
             if worker.ready is self._first or (level >= logging.WARNING and text not in self._logged):
                 log.log(level, "%s: %s", worker, text)
             self._logged.add(text)
-
-
-def _kill(worker: RayWorker, *, restart: bool) -> None:
-    import ray
-
-    ray.kill(worker.actor, no_restart=not restart)
 
 
 def _reason(error: BaseException) -> str:
@@ -352,3 +398,9 @@ def _portable(resolved: ResolvedModel) -> ResolvedModel:
         return resolved
     text = chat_template(template, resolved.tokenizer or resolved.path)
     return replace(resolved, config=replace(resolved.config, chat_template=text))
+
+
+def _text(request: Request) -> str:
+    if isinstance(request.prompt, str):
+        return request.prompt
+    return "\n".join(message.content for message in request.prompt)

@@ -8,12 +8,11 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evalkit import __version__
-from evalkit.core.config import BosRule, Dtype, EngineConfig
 from evalkit.core.errors import EvalkitError, InputError, foreign
 from evalkit.core.types import Completion, Request
 from evalkit.engines.models import ResolvedModel, check_unchanged, resolve
@@ -36,9 +35,9 @@ class Report:
     """The outcome of one call.
 
     Attributes:
-        log: log records since the call before.
+        log: log records since the previous call.
         ready: after `load`.
-        completions: finished since the call before.
+        completions: finished since the previous call.
         finished: whether nothing of the chunk is left.
         error: why the worker cannot go on.
     """
@@ -46,7 +45,7 @@ class Report:
     log: list[LogLine]
     ready: Ready | None = None
     completions: list[Completion] = field(default_factory=list)
-    finished: bool = False
+    finished: bool = True
     error: EvalkitError | None = None
 
 
@@ -56,23 +55,11 @@ class Worker:
     Args:
         workers_here: workers on this machine, this one included.
         resolved: the model as the driver knows it.
-        options: of the local engine.
-        dtype: as for the local engine, and so `bos` and `follow_generation_config`.
+        settings: the other arguments of `LocalEngine`.
     """
 
-    def __init__(
-        self,
-        workers_here: int,
-        resolved: ResolvedModel,
-        options: EngineConfig,
-        dtype: Dtype,
-        *,
-        bos: BosRule,
-        follow_generation_config: bool,
-    ) -> None:
-        self._workers_here = workers_here
-        self._resolved, self._options, self._dtype = resolved, options, dtype
-        self._bos, self._follow_generation_config = bos, follow_generation_config
+    def __init__(self, workers_here: int, resolved: ResolvedModel, settings: Mapping[str, Any]) -> None:
+        self._workers_here, self._resolved, self._settings = workers_here, resolved, settings
         self._log = _LogBuffer()
         logger = logging.getLogger("evalkit")
         logger.setLevel(logging.INFO)
@@ -90,13 +77,7 @@ class Worker:
             with foreign("a worker cannot load the model", where=where):
                 share_main_memory(self._workers_here)
                 found = on_this_machine(self._resolved)
-                self._engine = LocalEngine(
-                    found,
-                    self._options,
-                    self._dtype,
-                    bos=self._bos,
-                    follow_generation_config=self._follow_generation_config,
-                )
+                self._engine = LocalEngine(found, **self._settings)
                 check_unchanged(found)
         except EvalkitError as error:
             return Report(self._log.take(), error=error)
@@ -104,14 +85,15 @@ class Worker:
         return Report(self._log.take(), ready)
 
     def answer(self, chunk: Sequence[Request] | None, seconds: float) -> Report:
-        """Works on a chunk (None: on the one before) until it is done or `seconds` have passed.
+        """Works on a chunk (None: on the previous one) until it is done or `seconds` have passed.
 
         A slice that takes longer has at least one completion.
         """
         if self._engine is None:
-            # The driver loads the model again, as after every death.
+            # Ray restarted the process; the driver loads the model again, as after every death.
             raise RuntimeError("the worker's process was restarted")
         done: list[Completion] = []
+        error: EvalkitError | None = None
         end = time.monotonic() + seconds
         try:
             if chunk is not None:
@@ -119,10 +101,10 @@ class Worker:
             for completion in self._running:
                 done.append(completion)
                 if time.monotonic() > end:
-                    return Report(self._log.take(), completions=done)
-        except EvalkitError as error:
-            return Report(self._log.take(), completions=done, error=error)
-        return Report(self._log.take(), completions=done, finished=True)
+                    return Report(self._log.take(), completions=done, finished=False)
+        except EvalkitError as raised:
+            error = raised
+        return Report(self._log.take(), completions=done, error=error)
 
 
 def on_this_machine(resolved: ResolvedModel) -> ResolvedModel:

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 from evalkit.core.secrets import public_address
 from evalkit.services.client import ApiClient
@@ -14,8 +15,6 @@ log = logging.getLogger(__name__)
 _FEW_RETRIES = 1
 # Seconds before a dead server is checked again; doubled each time it is still dead.
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 10.0, 300.0
-
-Send = Callable[[ApiClient], Awaitable[Reply]]
 
 
 class Server:
@@ -86,8 +85,8 @@ class LoadBalancer:
         """Whether any server is not known to be dead."""
         return any(not server.dead for server in self.servers)
 
-    async def ask(self, send: Send) -> Reply:
-        """The reply of the first server that answers.
+    async def ask(self, path: str, body: Mapping[str, Any]) -> Reply:
+        """The reply of the first server that answers; `path` and `body` as in `ApiClient.request`.
 
         A request that fails at a reachable server goes to each other one once. The status is
         `api_error` only when no server is left.
@@ -98,7 +97,14 @@ class LoadBalancer:
         failed = Reply("api_error", error="no server answers", reachable=False)
         tried: set[Server] = set()
         while (server := self._next(tried)) is not None:
-            reply = await self._ask(server, send)
+            server.busy += 1
+            try:
+                if server.dead and not await self._check(server.client):
+                    reply = Reply("api_error", error="still dead", reachable=False)
+                else:
+                    reply = await server.client.request(path, body)
+            finally:
+                server.busy -= 1
             if reply.status != "api_error":
                 server.answered()
                 self._set_retries()
@@ -110,15 +116,6 @@ class LoadBalancer:
                 server.failed(reply)
                 self._set_retries()
         return failed
-
-    async def _ask(self, server: Server, send: Send) -> Reply:
-        server.busy += 1
-        try:
-            if server.dead and not await self._check(server.client):
-                return Reply("api_error", error="still dead", reachable=False)
-            return await send(server.client)
-        finally:
-            server.busy -= 1
 
     def _next(self, tried: set[Server]) -> Server | None:
         waiting = [server for server in self.servers if server not in tried and server.available()]

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from evalkit.core.config import BosRule, ServerKind
-from evalkit.core.types import Completion, FinishReason, Request
+from evalkit.core.errors import InputError
+from evalkit.core.types import REST_OF_CONTEXT, Completion, FinishReason, Request
 from evalkit.engines.bos import token_ids
 from evalkit.engines.local.tokens import clean_up
 from evalkit.services.replies import Reply, end_of
@@ -27,6 +28,9 @@ _PENALTY = {
     ServerKind.tgi: "repetition_penalty",
     ServerKind.llama_cpp: "repeat_penalty",
 }
+# Servers that can write special tokens out, and those that hand arguments to the chat template.
+_KEEPS_SPECIAL = (ServerKind.vllm, ServerKind.sglang)
+_TAKES_TEMPLATE_ARGS = (*_KEEPS_SPECIAL, ServerKind.llama_cpp)
 # Fields that name the stop string that was met.
 _STOP_FIELDS = ("stop_reason", "matched_stop", "stopping_word")
 
@@ -38,9 +42,16 @@ def parameters(kind: ServerKind, request: Request, *, defaults: bool) -> tuple[d
     sent; with `defaults` sampling is left to them.
     """
     sampling = request.sampling
-    body: dict[str, Any] = {"max_tokens": request.max_new_tokens, **_FIXED.get(kind, {})}
+    body: dict[str, Any] = dict(_FIXED.get(kind, {}))
+    # Without a limit servers use the rest of the context.
+    if request.max_new_tokens != REST_OF_CONTEXT:
+        body = {"max_tokens": request.max_new_tokens, **body}
     if request.stop:
         body["stop"] = list(request.stop)
+    if request.keep_special and kind in _KEEPS_SPECIAL:
+        # The end-of-turn token would be written out as well.
+        fixed = {"include_stop_str_in_output", "no_stop_trim"} & set(body)
+        body |= {"skip_special_tokens": False, **dict.fromkeys(fixed, False)}
     if defaults:
         return body | {"seed": request.seed}, []
     left_out: list[str] = []
@@ -60,6 +71,25 @@ def parameters(kind: ServerKind, request: Request, *, defaults: bool) -> tuple[d
     elif sends_neutral or sampling.repetition_penalty != 1:
         body[_PENALTY[kind]] = sampling.repetition_penalty
     return body, left_out
+
+
+def template_arguments(kind: ServerKind, args: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a chat body that hands `model.chat_template_args` to the server's template.
+
+    Raises:
+        InputError: a server that has no way to take them.
+    """
+    if not args:
+        return {}
+    if kind in _TAKES_TEMPLATE_ARGS:
+        return {"chat_template_kwargs": dict(args)}
+    if unknown := sorted(set(args) - {"reasoning_effort"}):
+        raise InputError(
+            f"this server ({kind.value}) takes no template arguments: {', '.join(unknown)}",
+            where=f"option model.chat_template_args.{unknown[0]}",
+            fix="send what it understands by engine.parameters.KEY=VALUE",
+        )
+    return dict(args)
 
 
 def foreign_completion(request: Request, reply: Reply, prompt_text: str, tokenizer: Any | None) -> Completion:
@@ -86,6 +116,8 @@ def foreign_completion(request: Request, reply: Reply, prompt_text: str, tokeniz
     raw, finish = _with_stop_string(
         reply.text or "", choice, reply.finish_reason, request, reply.output_tokens
     )
+    if request.keep_special and finish == "stop" and tokenizer is not None and tokenizer.eos_token:
+        raw = raw.removesuffix(tokenizer.eos_token)
     return Completion(
         id=request.id,
         text=clean_up(prompt_text + raw)[len(clean_up(prompt_text)) :],
@@ -93,6 +125,7 @@ def foreign_completion(request: Request, reply: Reply, prompt_text: str, tokeniz
         finish_reason=finish,
         prompt_tokens=reply.input_tokens or _count(prompt_text, tokenizer),
         new_tokens=_count(raw, tokenizer) if reply.output_tokens is None else reply.output_tokens,
+        served_thought=reply.thought,
     )
 
 

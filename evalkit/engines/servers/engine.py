@@ -14,12 +14,12 @@ from evalkit.engines.base import Engine, distinct
 from evalkit.engines.local.chat_template import clock_date, render_chat
 from evalkit.engines.models import ResolvedModel
 from evalkit.engines.servers.balance import LoadBalancer
-from evalkit.engines.servers.bodies import foreign_completion, parameters
+from evalkit.engines.servers.bodies import foreign_completion, parameters, template_arguments
 from evalkit.engines.servers.identity import addresses, ask_facts, ask_servers, new_client, nobody_answers
 from evalkit.engines.servers.prompt_form import Form, choose_form
 from evalkit.services.ask_all import ask_all, streamed
 from evalkit.services.client import ApiClient
-from evalkit.services.replies import Reply
+from evalkit.services.replies import Reply, chat_body, completion_body
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ class ApiEngine(Engine):
         async def ask(prompt: str | Sequence[int], extra: Mapping[str, Any]) -> Reply:
             body, _ = parameters(self._facts.kind, Request("probe", "", 1), defaults=False)
             body = {**self._with_options(body), **extra}
-            reply = await servers.ask(lambda client: client.completions(self._facts.model, prompt, body))
+            reply = await servers.ask("/completions", completion_body(self._facts.model, prompt, body))
             if reply.status == "api_error":
                 raise self._failure(servers, reply)
             return reply
@@ -142,12 +142,12 @@ class ApiEngine(Engine):
         self._warn_left_out(left_out)
         body = self._with_options(body, chat=messages is not None)
         if messages is not None:
-            turns = messages
-            return await servers.ask(lambda client: client.chat(self._facts.model, turns, body))
+            body = template_arguments(self._facts.kind, self._resolved.config.chat_template_args) | body
+            return await servers.ask("/chat/completions", chat_body(self._facts.model, messages, body))
         assert isinstance(request.prompt, str) and self._form is not None
         body |= self._form.extra
         prompt = self._form.prompt(request.prompt, self._tokenizer, self._bos)
-        return await servers.ask(lambda client: client.completions(self._facts.model, prompt, body))
+        return await servers.ask("/completions", completion_body(self._facts.model, prompt, body))
 
     def _failure(self, servers: LoadBalancer, reply: Reply) -> EvalkitError:
         """The error of a request that no server could answer."""
@@ -169,7 +169,7 @@ class ApiEngine(Engine):
     def _with_options(self, body: dict[str, Any], *, chat: bool = False) -> dict[str, Any]:
         # OpenAI's newer chat models know the length by this name only.
         if chat and (urlsplit(self._addresses[0]).hostname or "").endswith("openai.com"):
-            body["max_completion_tokens"] = body.pop("max_tokens")
+            body |= {"max_completion_tokens": body.pop("max_tokens")} if "max_tokens" in body else {}
         given = body | self._options.parameters
         return {key: value for key, value in given.items() if value is not None}
 

@@ -83,7 +83,7 @@ async def ask_facts(client: ApiClient, options: EngineConfig, name: str | None) 
     """
     wanted = options.model or name
     try:
-        reply = await client.fetch("/models")
+        reply = await client.request("/models")
     except ServiceError as error:
         # Some services have no list of models: the name is taken as given.
         if error.reason not in ("model", "request") or wanted is None:

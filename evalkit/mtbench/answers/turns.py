@@ -16,6 +16,7 @@ from evalkit.mtbench.folder import turn_id
 from evalkit.mtbench.presets import DEFAULT_PRESET, LengthRule, Preset, load_preset
 from evalkit.mtbench.questions import Question
 from evalkit.records.run_folder import SampleRecord
+from evalkit.tasks.thoughts import Thoughts
 
 # Below this a temperature means greedy.
 GREEDY_BELOW = 1e-4
@@ -111,11 +112,15 @@ def answer_rules(preset: Preset, tokenizer: Any | None, generation_config: Mappi
 
 @dataclass(frozen=True)
 class TurnRequest:
-    """One turn that is to be answered: its record without the completion, and the request."""
+    """One turn that is to be answered: its record without the completion, and the request.
+
+    `opened`: the prompt ends inside a thought.
+    """
 
     record: SampleRecord
     request: Request
     no_room: bool
+    opened: bool = False
 
 
 def choose_questions(questions: Sequence[Question], limit: int) -> list[Question]:
@@ -141,8 +146,12 @@ def requests_of_turn(
     rules: AnswerRules,
     tokenizer: Any | None,
     kept: Mapping[str, SampleRecord],
+    thoughts: Thoughts | None = None,
 ) -> list[TurnRequest]:
-    """The requests of one turn that have no record yet; a second turn needs the first one's."""
+    """The requests of one turn that have no record yet; a second turn needs the first one's.
+
+    A model that thinks gets its thoughts' tokens beside those of the answer.
+    """
     requests = []
     for question in questions:
         if len(question.turns) < turn:
@@ -152,7 +161,7 @@ def requests_of_turn(
             before = kept.get(turn_id(model, question.id, 1, answer))
             if key in kept or (turn == 2 and before is None):
                 continue
-            requests.append(_request(key, turn, model, question, answer, rules, tokenizer, before))
+            requests.append(_request(key, turn, model, question, answer, rules, tokenizer, before, thoughts))
     return requests
 
 
@@ -165,6 +174,7 @@ def _request(
     rules: AnswerRules,
     tokenizer: Any | None,
     before: SampleRecord | None,
+    thoughts: Thoughts | None,
 ) -> TurnRequest:
     messages = [Message("system", rules.system_message)] if rules.system_message is not None else []
     messages.append(Message("user", question.turns[0]))
@@ -180,10 +190,11 @@ def _request(
     request = Request(
         id=key,
         prompt=tuple(messages),
-        max_new_tokens=most,
+        max_new_tokens=most if thoughts is None else thoughts.limit(most),
         sampling=rules.sampling(question.category),
         seed=rules.seed + answer,
         generator_state=before.generator_state if before else None,
+        keep_special=thoughts is not None,
     )
     record = SampleRecord(
         id=key,
@@ -197,23 +208,44 @@ def _request(
         max_new_tokens=most,
     )
     no_room = rules.length is LengthRule.total and prompt_tokens >= rules.tokens
-    return TurnRequest(record, request, no_room)
+    opened = tokenizer is not None and thoughts is not None and thoughts.opened(text)
+    return TurnRequest(record, request, no_room, opened)
 
 
-def answered(turn: TurnRequest, completion: Completion, special_tokens: Sequence[str]) -> SampleRecord:
-    """The record of a turn with its completion."""
+def answered(
+    turn: TurnRequest,
+    completion: Completion,
+    special_tokens: Sequence[str],
+    thoughts: Thoughts | None = None,
+    tokenizer: Any | None = None,
+) -> SampleRecord:
+    """The record of a turn with its completion; its `completion` is the answer without the thought."""
+    split, answer = None, completion.raw_text
+    if thoughts is not None and completion.finish_reason != "error":
+        split = thoughts.reply(
+            completion.raw_text,
+            completion.finish_reason,
+            opened=turn.opened,
+            served_thought=completion.served_thought,
+            output_length=turn.record.max_new_tokens or 0,
+            tokenizer=tokenizer,
+            ends=(),
+        )
+        answer = split.answer
     return replace(
         turn.record,
-        completion=clean_answer(completion.raw_text, special_tokens),
+        completion=clean_answer(answer, special_tokens),
         raw_text=completion.raw_text,
         finish_reason=completion.finish_reason,
-        truncated=turn.no_room or completion.finish_reason == "length",
+        truncated=turn.no_room
+        or (completion.finish_reason == "length" if split is None else split.status == "cut_off"),
         prompt_tokens=completion.prompt_tokens,
         new_tokens=completion.new_tokens,
         # Only the second turn continues with the generator.
         generator_state=completion.generator_state if turn.record.turn == 1 else None,
         over_context=completion.over_context,
         error=completion.error,
+        split=split,
     )
 
 

@@ -16,9 +16,8 @@ from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.files import parse_rows, read_rows, text_field
 from evalkit.core.secrets import redact
 from evalkit.core.text import text_sha256
-from evalkit.mtbench.judge.ask import AskResult
 from evalkit.mtbench.judge.budget import CostLimitError, most_tokens
-from evalkit.mtbench.judge.calls import JudgeCall, open_key
+from evalkit.mtbench.judge.calls import Asked, JudgeCall, open_key
 from evalkit.mtbench.judge.judges import Judge, open_service
 from evalkit.mtbench.judge.store import CachedReply, JudgmentStore
 from evalkit.services.client import ApiClient
@@ -43,7 +42,7 @@ def ask_by_batch(
     store: JudgmentStore,
     folder: Path,
     say: Say,
-) -> AskResult | None:
+) -> Asked | None:
     """Writes the request file below `folder`, submits it or reads an answer file.
 
     None while answers are to come.
@@ -101,9 +100,9 @@ def _check_cost(judge: Judge, waiting: Sequence[JudgeCall]) -> None:
 
 def _absorb(
     rows: Iterable[tuple[str, dict[str, Any]]], waiting: Sequence[JudgeCall], store: JudgmentStore, say: Say
-) -> AskResult:
+) -> Asked:
     """Puts the answers of a batch into the store; a call without one is made again next time."""
-    asked = AskResult()
+    asked = Asked()
     wanted = {key for call in waiting for key in call.keys}
     failures: dict[str, Reply] = {}
     foreign = 0
@@ -118,9 +117,7 @@ def _absorb(
             continue
         if key not in store:
             store.add(CachedReply.of(key, reply))
-            asked.calls += 1
-            asked.input_tokens += reply.input_tokens or 0
-            asked.output_tokens += reply.output_tokens or 0
+            asked.add(reply.input_tokens or 0, reply.output_tokens or 0)
     if foreign:
         say(f"batch: {foreign} answers belong to other judgments and were left out")
     for call in waiting:

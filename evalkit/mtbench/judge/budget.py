@@ -9,11 +9,10 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from evalkit.core import assets
 from evalkit.core.errors import EvalkitError, InputError
@@ -164,9 +163,19 @@ class Budget:
         self._open += 1
         return worst
 
-    def charge(self, messages: Sequence[Message], most_output: int) -> "Charge":
-        """The cost of one call, as a context manager around it; see `reserve` for errors."""
-        return Charge(self, messages, most_output)
+    @asynccontextmanager
+    async def charge(self, messages: Sequence[Message], most_output: int) -> AsyncIterator["Charge"]:
+        """The cost of one call: its worst case is reserved first, then replaced by the tokens `used`.
+
+        Raises:
+            CostLimitError: see `reserve`.
+        """
+        charge = Charge(self, messages, most_output)
+        charge.reserved = await self.reserve(messages, most_output)
+        try:
+            yield charge
+        finally:
+            self.settle(charge.reserved, *charge.used)
 
     def settle(self, reserved: float | None, input_tokens: float, output_tokens: float) -> None:
         """Replaces a reservation by what the call cost."""
@@ -178,24 +187,15 @@ class Budget:
         self._settled.set()
 
 
+@dataclass
 class Charge:
-    """The cost of one call: its worst case is reserved first, then replaced by the tokens `used`."""
+    """The cost of one call under way; `used` are its tokens, `reserved` the dollars for the worst case."""
 
-    def __init__(self, budget: Budget, messages: Sequence[Message], most_output: int) -> None:
-        self.used: tuple[float, float] = (0, 0)
-        self._budget = budget
-        self._messages = messages
-        self._most_output = most_output
-        self._reserved: float | None = None
-
-    async def __aenter__(self) -> Self:
-        self._reserved = await self._budget.reserve(self._messages, self._most_output)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._budget.settle(self._reserved, *self.used)
+    budget: Budget
+    messages: Sequence[Message]
+    most_output: int
+    used: tuple[float, float] = (0, 0)
+    reserved: float | None = None
 
     async def lost(self, again: bool) -> None:
         """Counts an attempt whose answer was lost with its worst case, as it may have been charged.
@@ -203,10 +203,10 @@ class Charge:
         Args:
             again: another attempt follows.
         """
-        self._budget.settle(self._reserved, most_tokens(self._messages), self._most_output)
-        self._reserved = None
+        self.budget.settle(self.reserved, most_tokens(self.messages), self.most_output)
+        self.reserved = None
         if again:
-            self._reserved = await self._budget.reserve(self._messages, self._most_output)
+            self.reserved = await self.budget.reserve(self.messages, self.most_output)
 
 
 def price_of(model: str, prices: Mapping[str, Price]) -> Price | None:

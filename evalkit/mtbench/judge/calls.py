@@ -1,13 +1,13 @@
 """What a judge is asked about a run: one call per turn and repeat, and the judgment each reply gives."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 from evalkit.core.errors import InputError
 from evalkit.core.types import Judgment, JudgmentStatus, Message
 from evalkit.mtbench.data import Books
 from evalkit.mtbench.judge.judges import Judge
-from evalkit.mtbench.judge.store import CachedReply, JudgmentStore, judgment_key
+from evalkit.mtbench.judge.store import CachedReply, JudgmentStore
 from evalkit.mtbench.judge_prompts import Kind, PromptBook, prompt_names
 from evalkit.mtbench.presets import Preset
 from evalkit.mtbench.questions import ModelAnswer
@@ -31,27 +31,52 @@ class JudgeCall:
     keys: tuple[str, ...]
 
 
+@dataclass
+class Asked:
+    """What asking took: the requests, the tokens they used, and the failed calls by their id."""
+
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    failed: dict[str, Reply] = field(default_factory=dict)
+
+    def add(self, input_tokens: int, output_tokens: int) -> None:
+        """Counts a request that was answered."""
+        self.calls += 1
+        self.input_tokens += input_tokens
+        self.output_tokens += output_tokens
+
+
+@dataclass(frozen=True)
+class JudgeReplies:
+    """The reply to every call by its id, and what asking took."""
+
+    by_id: dict[str, CachedReply]
+    asked: Asked
+
+    @property
+    def failed(self) -> int:
+        """How many calls failed at the service; the same command makes them again."""
+        return sum(reply.status == "api_error" for reply in self.by_id.values())
+
+
 def plan_calls(
-    answers: Sequence[ModelAnswer], books: Books, preset: Preset, judge: Judge
+    answers: Sequence[ModelAnswer], books: Books, judge: Judge
 ) -> tuple[list[JudgeCall], list[str]]:
     """The calls for every answer in question order, first turns before second ones.
 
-    Also what cannot be asked, and why.
+    The second list says what cannot be asked, and why.
 
     Raises:
         InputError: an answer to a question the preset does not have, or a local judge prompt file
             that lacks a prompt.
+        FetchError: a file of the preset cannot be fetched.
     """
-    calls, missing = [], []
+    calls, missing, preset = [], [], books.preset
     for answer in sorted(answers, key=lambda answer: (answer.model, answer.choice, answer.question_id)):
         book = books.of(answer.question_id)
         check_own_prompts(book, preset, "single")
-        question = book.questions.get(answer.question_id)
-        if question is None:
-            raise InputError(
-                f"question {answer.question_id} is not in the question file of the preset {preset.name}",
-                fix="preset= the one the answers were made for",
-            )
+        category = books.question(answer.question_id).category
         for turn in preset.turns:
             try:
                 prompt, messages = book.single(answer.question_id, turn, answer.turns)
@@ -64,13 +89,13 @@ def plan_calls(
                         id=f"{answer.question_id}/{turn}/{answer.choice}/{repeat}/{answer.model}",
                         model=answer.model,
                         question_id=answer.question_id,
-                        category=question.category,
+                        category=category,
                         turn=turn,
                         answer=answer.choice,
                         repeat=repeat,
                         prompt=prompt,
                         messages=messages,
-                        keys=keys_of(judge, messages, repeat, preset.own_prompts, preset.reasks),
+                        keys=judge.keys(messages, repeat, preset.own_prompts, preset.reasks),
                     )
                 )
     calls.sort(key=lambda call: (call.model, call.repeat, call.answer, call.turn))
@@ -93,59 +118,53 @@ def check_own_prompts(book: PromptBook, preset: Preset, kind: Kind) -> None:
         )
 
 
-def keys_of(
-    judge: Judge, messages: Sequence[Message], repeat: int, prompts: str | None = None, reasks: int = 0
-) -> tuple[str, ...]:
-    """The cache keys of a judgment and of its re-asks."""
-    return tuple(
-        judgment_key(judge.identity, judge.parameters, messages, repeat, reask, prompts)
-        for reask in range(reasks + 1)
-    )
-
-
 def open_key(call: JudgeCall, store: JudgmentStore) -> str | None:
     """The key that has no reply yet; None when the call is answered.
 
-    A preset that re-asks goes on while the rating is no whole number from 1 to 10.
+    A preset that re-asks does so while the rating is no whole number from 1 to 10.
     """
     for key in call.keys:
         reply = store.get(key)
         if reply is None:
             return key
-        if not _ask_again(reply):
+        if reply.status != "ok":
+            return None
+        value = parse_rating(reply.text).value
+        if value is not None and value == int(value) and LOWEST <= value <= HIGHEST:
             return None
     return None
 
 
-def _ask_again(reply: CachedReply) -> bool:
-    if reply.status != "ok":
-        return False
-    value = parse_rating(reply.text).value
-    return value is None or value != int(value) or not LOWEST <= value <= HIGHEST
+def unanswered(calls: Iterable[JudgeCall], store: JudgmentStore) -> list[JudgeCall]:
+    """The calls that must be made; of several with the same content only the first."""
+    waiting: dict[str, JudgeCall] = {}
+    for call in calls:
+        if (key := open_key(call, store)) is not None:
+            waiting.setdefault(key, call)
+    return list(waiting.values())
 
 
-def last_reply(call: JudgeCall, store: JudgmentStore, failed: Mapping[str, Reply]) -> CachedReply:
-    """The reply that counts: the last one to a call and its re-asks, or how the call failed."""
-    if (reply := failed.get(call.id)) is not None:
-        return CachedReply.of("", reply)
-    for key in reversed(call.keys):
-        if (cached := store.get(key)) is not None:
-            return cached
-    return CachedReply.of("", Reply("api_error", error="not asked yet"))
+def replies_to(calls: Sequence[JudgeCall], store: JudgmentStore, asked: Asked) -> JudgeReplies:
+    """The replies that count: the last one to each call and its re-asks, or how the call failed."""
+    not_asked = Reply("api_error", error="not asked yet")
+    replies = {}
+    for call in calls:
+        stored = [reply for key in call.keys if (reply := store.get(key)) is not None]
+        if call.id in asked.failed or not stored:
+            replies[call.id] = CachedReply.of("", asked.failed.get(call.id, not_asked))
+        else:
+            replies[call.id] = stored[-1]
+    return JudgeReplies(replies, asked)
 
 
 def judgment_of(call: JudgeCall, judge: str, reply: CachedReply) -> Judgment:
     """The reply of the judge with this label, read by both parsers."""
     rating = parse_rating(reply.text) if reply.status == "ok" else None
-    status: JudgmentStatus
+    status: JudgmentStatus = "api_error"
     if rating is not None:
         status = rating.status
-    elif reply.status == "filtered":
-        status = "filtered"
-    elif reply.status == "overflow":
-        status = "overflow"
-    else:
-        status = "api_error"
+    elif reply.status in ("filtered", "overflow"):
+        status = "filtered" if reply.status == "filtered" else "overflow"
     return Judgment(
         id=call.id,
         model=call.model,
@@ -184,15 +203,3 @@ def cached_reply_of(judgment: Judgment) -> CachedReply | None:
         output_tokens=judgment.output_tokens,
         error=judgment.error,
     )
-
-
-def unanswered(calls: Iterable[JudgeCall], store: JudgmentStore) -> list[JudgeCall]:
-    """The calls that must be made; of several with the same content only the first."""
-    seen: set[str] = set()
-    waiting = []
-    for call in calls:
-        key = open_key(call, store)
-        if key is not None and key not in seen:
-            seen.add(key)
-            waiting.append(call)
-    return waiting

@@ -4,28 +4,53 @@ The API key comes from the environment when the service is opened and is written
 """
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from evalkit.core import assets
-from evalkit.core.config import JudgeConfig, JudgeKind, JudgeMode
+from evalkit.core.config import (
+    BosRule,
+    Config,
+    Dtype,
+    EngineConfig,
+    JudgeConfig,
+    JudgeKind,
+    JudgeMode,
+    ModelConfig,
+)
 from evalkit.core.errors import InputError
 from evalkit.core.files import read_options, read_yaml
 from evalkit.core.secrets import public_address, refuse_keys
-from evalkit.mtbench.judge.budget import Price
-from evalkit.mtbench.judge.store import JudgmentStore, default_store
-from evalkit.mtbench.presets import Preset, load_preset
+from evalkit.core.text import canonical_json, text_sha256
+from evalkit.core.types import Message
+from evalkit.mtbench.answers.chat import model_config
+from evalkit.mtbench.judge.budget import Price, load_prices, price_of
+from evalkit.mtbench.judge.store import CachedReply, JudgmentStore, default_store, judgment_key
+from evalkit.mtbench.presets import Preset
 from evalkit.services.client import Service
+
+
+@dataclass(frozen=True)
+class JudgeEngine:
+    """What a judge that evalkit runs itself is built from."""
+
+    model: ModelConfig
+    options: EngineConfig
+    dtype: Dtype
+    bos: BosRule
+    offline: bool
 
 
 @dataclass(frozen=True)
 class Judge:
     """A judge. `label` names its tables and files; `price` None: not known.
 
-    `service`, `model` and `parameters` decide its judgments and are part of their cache keys; for a
-    model that evalkit runs itself so is `weights`, the hash of its files and number format.
+    `service`, `model` and `parameters` decide its judgments and are part of their cache keys. A model
+    that evalkit runs itself has two fields more: `weights`, the hash of its files and number format,
+    which is part of the keys too, and `engine`, the configuration its engine is built from.
     """
 
     label: str
@@ -35,10 +60,11 @@ class Judge:
     config: JudgeConfig
     weights: str | None = None
     price: Price | None = None
+    engine: JudgeEngine | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the cache keys of its judgments say of this judge, as plain JSON values."""
+        """The part of the cache keys that names this judge, as plain JSON values."""
         named = {"service": self.service, "model": self.model}
         return named if self.weights is None else named | {"weights": self.weights}
 
@@ -55,14 +81,43 @@ class Judge:
         """The judge as results name it."""
         return {"label": self.label, **self.identity, "parameters": self.parameters}
 
+    def keys(
+        self, messages: Sequence[Message], repeat: int, prompts: str | None = None, reasks: int = 0
+    ) -> tuple[str, ...]:
+        """The cache keys of a judgment and of its re-asks; see `judgment_key`."""
+        return tuple(
+            judgment_key(self.identity, self.parameters, messages, repeat, reask, prompts)
+            for reask in range(reasks + 1)
+        )
+
     def price_in(self, mode: JudgeMode) -> Price | None:
         """The price of a call in this mode."""
         return self.price.in_batch() if self.price and mode is JudgeMode.batch else self.price
 
-    def open_store(self) -> JudgmentStore:
-        """The shared store of this judge's judgments."""
+    def open_store(self, kept: Sequence[CachedReply] = ()) -> JudgmentStore:
+        """The shared store of this judge's judgments; `kept` are the replies a run folder holds."""
         chosen = self.config.store
-        return JudgmentStore(Path(chosen).expanduser() if chosen else default_store(), self.identity)
+        folder = Path(chosen).expanduser() if chosen else default_store()
+        return JudgmentStore(folder, self.identity, kept)
+
+
+def open_judge(config: Config, preset: Preset) -> Judge:
+    """The judge that was chosen, or the preset's own.
+
+    Args:
+        config: its `judge`; a local judge takes its engine options from it too.
+        preset: names a judge for when none is chosen.
+
+    Raises:
+        InputError: no judge, or an incomplete one (`resolve_judge`).
+    """
+    judge = resolve_judge(judge_config(config.judge, preset))
+    if judge.config.kind is not JudgeKind.local:
+        return judge
+    engine = JudgeEngine(
+        model_config(judge.model), config.engine, config.dtype, config.protocol.bos, config.data.offline
+    )
+    return replace(judge, weights=weights_of(engine), engine=engine)
 
 
 def judge_config(config: JudgeConfig | None, preset: Preset) -> JudgeConfig:
@@ -87,21 +142,16 @@ def judge_config(config: JudgeConfig | None, preset: Preset) -> JudgeConfig:
     return read_options(path, JudgeConfig, "judge configuration")
 
 
-def judging_preset(name: str, config: JudgeConfig | None) -> Preset:
-    """The preset of that name, with the prompts of `judge.prompts` if given; see `load_preset`."""
-    return load_preset(name, config.prompts if config else None)
-
-
 def judge_names() -> list[str]:
     """The judges of conf/judge: a preset names one of these, never a path."""
     return sorted(path.stem for path in (assets.CONF / "judge").glob("*.yaml"))
 
 
 def resolve_judge(config: JudgeConfig) -> Judge:
-    """The judge a configuration describes.
+    """The judge a configuration describes, with its price.
 
     Raises:
-        InputError: no model or deployment is named, or a number is out of its range.
+        InputError: no model or deployment is named, or `judge.max_cost` without a price.
     """
     refuse_keys("judge", config.api_key_env, config.parameters)
     if config.kind is JudgeKind.azure:
@@ -116,12 +166,21 @@ def resolve_judge(config: JudgeConfig) -> Judge:
             raise InputError(f"judge={config.name} needs a model", fix="judge.model=NAME")
         given = config.base_url or os.environ.get("OPENAI_BASE_URL")
         service = "local" if config.kind is JudgeKind.local else public_address(given) if given else "openai"
+    name = config.model or model
+    price = price_of(name, load_prices(Path(config.prices).expanduser() if config.prices else None))
+    if config.max_cost is not None and price is None and config.kind is not JudgeKind.local:
+        raise InputError(
+            f"judge.max_cost needs the price of {name}",
+            where=config.prices or "conf/prices.yaml",
+            fix="add it to a copy of the table: judge.prices=FILE",
+        )
     return Judge(
         label=_label(config, model),
         service=config.identity or service,
         model=model,
         parameters={key: value for key, value in sorted(config.parameters.items()) if value is not None},
         config=config,
+        price=price,
     )
 
 
@@ -132,6 +191,22 @@ def _label(config: JudgeConfig, model: str) -> str:
     shipped = read_yaml(path) if path.is_file() else {}
     # A named judge that was given another model goes by the name of that model.
     return config.name if shipped.get("model") == config.model and config.model else model
+
+
+def weights_of(engine: JudgeEngine) -> str:
+    """A hash of all that decides a local judge's replies: its files, number format, engine, template date.
+
+    Raises:
+        InputError: the model or its chat template is missing.
+    """
+    from evalkit.engines import identify
+    from evalkit.engines.local.chat_template import clock_date
+    from evalkit.engines.local.tokenizer import load_tokenizer
+
+    found = identify(engine.model, engine.options, engine.dtype, offline=engine.offline)
+    date = clock_date(load_tokenizer(found.model))
+    made_of = {"model": found.model.identity, "dtype": found.dtype, "engine_family": found.family}
+    return text_sha256(canonical_json(made_of | ({"template_date": date} if date else {})))[:16]
 
 
 def open_service(judge: Judge) -> Service:

@@ -2,21 +2,16 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
-from evalkit.core.config import Config, is_offline
 from evalkit.core.errors import InputError
 from evalkit.core.progress import bar
-from evalkit.core.text import canonical_json, text_sha256
 from evalkit.core.types import Completion, Request, Sampling
 from evalkit.core.words import t
-from evalkit.engines.local.chat_template import clock_date
-from evalkit.mtbench.answers.chat import model_config, takes_system_message, with_system
-from evalkit.mtbench.judge.ask import CLAIM_SECONDS, AskResult
-from evalkit.mtbench.judge.calls import JudgeCall, open_key, unanswered
+from evalkit.mtbench.answers.chat import takes_system_message, with_system
+from evalkit.mtbench.judge.calls import Asked, JudgeCall, open_key, unanswered
 from evalkit.mtbench.judge.judges import Judge
-from evalkit.mtbench.judge.store import CachedReply, JudgmentStore
+from evalkit.mtbench.judge.store import CLAIM_SECONDS, CachedReply, JudgmentStore
 from evalkit.services.replies import Reply
 
 LENGTHS = ("max_tokens", "max_completion_tokens")
@@ -24,22 +19,7 @@ SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
 DEFAULT_LENGTH = 2048
 
 
-def weights_of(judge: Judge, config: Config) -> str:
-    """A hash of all that decides a local judge's replies: its files, number format, engine, template date.
-
-    Raises:
-        InputError: the model or its chat template is missing.
-    """
-    from evalkit.engines import identify
-    from evalkit.engines.local.tokenizer import load_tokenizer
-
-    found = identify(replace(config, model=model_config(judge.model)))
-    date = clock_date(load_tokenizer(found.model))
-    made_of = {"model": found.model.identity, "dtype": found.dtype, "engine_family": found.family}
-    return text_sha256(canonical_json(made_of | ({"template_date": date} if date else {})))[:16]
-
-
-def ask_locally(judge: Judge, config: Config, calls: Sequence[JudgeCall], store: JudgmentStore) -> AskResult:
+def ask_locally(judge: Judge, calls: Sequence[JudgeCall], store: JudgmentStore) -> Asked:
     """Asks a local model what is not in the store yet.
 
     Raises:
@@ -51,13 +31,14 @@ def ask_locally(judge: Judge, config: Config, calls: Sequence[JudgeCall], store:
     from evalkit.engines.models import resolve
 
     sampling, length, seed = _options(judge.parameters)
-    model = model_config(judge.model)
-    resolved = resolve(model, offline=is_offline(config))
+    made = judge.engine
+    assert made is not None
+    resolved = resolve(made.model, offline=made.offline)
     takes_system = takes_system_message(load_tokenizer(resolved))
-    asked = AskResult()
+    asked = Asked()
     # judge.parameters alone decide the sampling: they are part of the cache key.
-    own = replace(config, model=model, generation=replace(config.generation, from_model=False))
-    with build_engine(own, resolved) as engine, bar(t("judging"), len(calls)) as progress:
+    built = build_engine(resolved, made.options, made.dtype, bos=made.bos)
+    with built as engine, bar(t("judging"), len(calls)) as progress:
         while waiting := unanswered(calls, store):
             keys = {key: call for call in waiting if (key := open_key(call, store)) and store.claim(key)}
             store.refresh()
@@ -70,7 +51,8 @@ def ask_locally(judge: Judge, config: Config, calls: Sequence[JudgeCall], store:
             ]
             try:
                 for completion in engine.generate(requests):
-                    _keep(completion, judge, store, asked)
+                    asked.add(completion.prompt_tokens, completion.new_tokens)
+                    store.add(CachedReply.of(completion.id, _reply(completion, judge.model)))
                     progress.advance()
             finally:
                 for key in keys:
@@ -81,20 +63,17 @@ def ask_locally(judge: Judge, config: Config, calls: Sequence[JudgeCall], store:
     return asked
 
 
-def _keep(completion: Completion, judge: Judge, store: JudgmentStore, asked: AskResult) -> None:
-    asked.calls += 1
-    asked.input_tokens += completion.prompt_tokens
-    asked.output_tokens += completion.new_tokens
-    reply = Reply(
-        status="overflow" if completion.finish_reason == "error" else "ok",
-        text=None if completion.finish_reason == "error" else completion.raw_text.strip(),
+def _reply(completion: Completion, model: str) -> Reply:
+    failed = completion.finish_reason == "error"
+    return Reply(
+        status="overflow" if failed else "ok",
+        text=None if failed else completion.raw_text.strip(),
         finish_reason=completion.finish_reason,
-        model=judge.model,
+        model=model,
         input_tokens=completion.prompt_tokens,
         output_tokens=completion.new_tokens,
         error=completion.error,
     )
-    store.add(CachedReply.of(completion.id, reply))
 
 
 def _options(parameters: dict[str, Any]) -> tuple[Sampling, int, int]:

@@ -24,6 +24,8 @@ from evalkit.core.types import Message
 from evalkit.services.replies import Reply, is_lost
 
 SYNC_SECONDS = 1.0
+# Another process is making a judgment: seconds until the next look.
+CLAIM_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +101,20 @@ def default_store() -> Path:
 class JudgmentStore:
     """The judgments of one judge; use as a context manager.
 
+    Args:
+        folder: of the store.
+        identity: the judge.
+        kept: replies from a run folder; they are known, and not written to the store.
+
     Raises:
         EvalkitError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, identity: Mapping[str, Any], kept: Sequence[CachedReply] = ()) -> None:
         name = f"{folder_name(str(identity['model']))}-{text_sha256(canonical_json(dict(identity)))[:8]}"
         self.path = folder / f"{name}.jsonl"
         self._claims_path = folder / f".{name}.claims"
+        self._kept = kept
         self._known: dict[str, CachedReply] = {}
         # The reply of a local model is final, also when it is empty.
         self._asks_a_service = "weights" not in identity
@@ -122,6 +130,9 @@ class JudgmentStore:
         except OSError as error:
             raise write_error(self.path, error, "judge.store") from error
         self.refresh()
+        for reply in self._kept:
+            if reply.id not in self._lost and not self._is_lost(reply):
+                self._known.setdefault(reply.id, reply)
         return self
 
     def __exit__(
@@ -147,11 +158,6 @@ class JudgmentStore:
     def get(self, key: str) -> CachedReply | None:
         """The reply stored under a key, if there is one."""
         return self._known.get(key)
-
-    def add_to_memory(self, reply: CachedReply) -> None:
-        """Adds a reply from a run folder to memory only."""
-        if reply.id not in self._lost and not self._is_lost(reply):
-            self._known.setdefault(reply.id, reply)
 
     def refresh(self) -> None:
         """Reads what was appended since the last look, by this process or another."""

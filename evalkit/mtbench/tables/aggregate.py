@@ -40,7 +40,7 @@ def scopes(rows: Iterable[Scored]) -> list[str]:
 def table(rows: Sequence[Scored], rule: Rule, reduce: Reduce = Reduce.mean) -> Table:
     """One model's figures by scope, unrounded; None where no score is left."""
     kept = _kept(rows, rule, reduce)
-    return {scope: _figure(_in_scope(kept, scope), rule) for scope in scopes(rows)}
+    return {scope: _figure(in_scope(kept, scope), rule) for scope in scopes(rows)}
 
 
 def all_tables(rows: Sequence[Scored], reduce: Reduce = Reduce.mean) -> dict[str, Table]:
@@ -65,7 +65,7 @@ def intervals(
     category adds the widest interval its ratings allow.
     """
     kept = _kept(rows, rule, reduce)
-    return {scope: _spread(_in_scope(kept, scope), rule, resamples).interval for scope in scopes(rows)}
+    return {scope: _spread(in_scope(kept, scope), rule, resamples).interval for scope in scopes(rows)}
 
 
 def _spread(rows: list[Scored], rule: Rule, resamples: int) -> Spread:
@@ -122,7 +122,8 @@ def _merged(rows: list[Scored], reduce: Reduce, answer_of: Callable[[Scored], in
     ]
 
 
-def _in_scope(rows: list[Scored], scope: str) -> list[Scored]:
+def in_scope(rows: list[Scored], scope: str) -> list[Scored]:
+    """The rows of a scope."""
     if scope == "average":
         return rows
     if scope in TURN_SCOPES:

@@ -36,8 +36,8 @@ from evalkit.mtbench.tables.aggregate import (
     TURN_SCOPES,
     all_tables,
     deviation_over_answers,
+    in_scope,
     intervals,
-    scopes,
     table,
 )
 from evalkit.records.results import PROTOCOL_RESAMPLES, Figure
@@ -102,32 +102,26 @@ def scored(judgments: Sequence[Judgment], preset: Preset) -> list[Scored]:
             continue
         if counts is Counts.minus_one or value is None:
             value = MINUS_ONE
-        rows.append(
-            Scored(
-                judgment.question_id,
-                judgment.category,
-                judgment.turn,
-                value,
-                judgment.answer,
-                judgment.repeat,
-            )
-        )
+        rows.append(_row(judgment, value))
     return rows
 
 
 def as_logged(judgments: Sequence[Judgment]) -> list[Scored]:
     """The scores as FastChat would have logged them: the reference's value, else -1."""
     return [
-        Scored(
-            judgment.question_id,
-            judgment.category,
-            judgment.turn,
-            MINUS_ONE if judgment.rating is None else judgment.rating,
-            judgment.answer,
-            judgment.repeat,
-        )
-        for judgment in judgments
+        _row(judgment, MINUS_ONE if judgment.rating is None else judgment.rating) for judgment in judgments
     ]
+
+
+def _row(judgment: Judgment, score: float) -> Scored:
+    return Scored(
+        question_id=judgment.question_id,
+        category=judgment.category,
+        turn=judgment.turn,
+        score=score,
+        answer=judgment.answer,
+        repeat=judgment.repeat,
+    )
 
 
 def _reading(judgment: Judgment, parser: Parser) -> tuple[EndStatus, float | None]:
@@ -155,7 +149,7 @@ def model_table(
     figures = table(rows, rule, reduce)
     spread = intervals(rows, rule, resamples, reduce)
     kept = [row for row in rows if rule.counts(row)]
-    counts = {scope: _count(kept, scope) for scope in scopes(rows)}
+    counts = {scope: len(in_scope(kept, scope)) for scope in figures}
     return ModelTable(
         judge=", ".join(dict.fromkeys(judgment.judge for judgment in judgments)),
         rule=preset.aggregation,
@@ -268,14 +262,6 @@ def missing_turns(rows: Sequence[Scored], preset: Preset, questions: int, answer
     if len(found) >= wanted:
         return []
     return [Reason("{n} of {all} turns of the question set have a score", n=len(found), all=wanted)]
-
-
-def _count(rows: Sequence[Scored], scope: str) -> int:
-    if scope == "average":
-        return len(rows)
-    if scope.startswith("turn_"):
-        return sum(f"turn_{row.turn}" == scope for row in rows)
-    return sum(row.category == scope for row in rows)
 
 
 def _plain(value: Any) -> Any:

@@ -4,9 +4,10 @@ The estimate was measured on the prompts of the suite jaster with the llm-jp-3 t
 (docs/scaling.md).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 from evalkit.core.config import BosRule, ModelConfig
 from evalkit.engines.bos import batch_token_ids
@@ -17,22 +18,25 @@ PER_ASCII = 0.28
 PER_OTHER = 0.62
 
 
-class TokenCounter(Protocol):
-    """Counts tokens."""
+@dataclass(frozen=True)
+class TokenCounter(ABC):
+    """Counts tokens.
 
-    @property
-    def how(self) -> str:
-        """By what, for people."""
+    Attributes:
+        how: by what, for people.
+        exact: whether ids are the tokenizer's own.
+    """
 
-    @property
-    def exact(self) -> bool:
-        """Whether ids are the tokenizer's own."""
+    how: str
+    exact: ClassVar[bool] = True
 
+    @abstractmethod
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of prompts, BOS by the rule; equal beginnings have equal ids."""
 
     def lengths(self, ids: Sequence[int]) -> float:
-        """How many tokens these ids stand for."""
+        """The number of tokens; an estimate unless `exact`."""
+        return float(len(ids))
 
 
 class _TransformersCall:
@@ -50,57 +54,45 @@ class _TransformersCall:
 
 
 @dataclass(frozen=True)
-class FileTokenizer:
+class FileTokenizer(TokenCounter):
     """A tokenizer.json."""
 
     tokenizer: Any
     bos: BosRule
-    how: str
-    exact: bool = True
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Exactly what the engine feeds."""
+        """The ids that the engine computes."""
         return batch_token_ids(texts, _TransformersCall(self.tokenizer), [self.bos] * len(texts))
-
-    def lengths(self, ids: Sequence[int]) -> float:
-        """The number of ids."""
-        return float(len(ids))
 
 
 @dataclass(frozen=True)
-class Bytes:
+class Bytes(TokenCounter):
     """The byte-level tokenizer of `model=random`."""
 
     bos: BosRule
-    how: str = "bytes"
-    exact: bool = True
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """BOS and the bytes."""
         first = [256] if self.bos is BosRule.auto else []
         return [[*first, *text.encode("utf-8", "surrogatepass")] for text in texts]
 
-    def lengths(self, ids: Sequence[int]) -> float:
-        """The number of bytes and BOS."""
-        return float(len(ids))
-
 
 @dataclass(frozen=True)
-class PerCharacter:
+class PerCharacter(TokenCounter):
     """Measured tokens per character: the ids are code points, and lengths are shares of them."""
 
     how: str = (
         f"{PER_ASCII} tokens per ASCII character and {PER_OTHER} per other character, measured with the "
         "llm-jp-3 tokenizer: this model's is not here"
     )
-    exact: bool = False
+    exact: ClassVar[bool] = False
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """The code points."""
         return [list(map(ord, text)) for text in texts]
 
     def lengths(self, ids: Sequence[int]) -> float:
-        """Tokens these characters come to."""
+        """The estimated number of tokens."""
         ascii_ = sum(1 for code in ids if code < 128)
         return ascii_ * PER_ASCII + (len(ids) - ascii_) * PER_OTHER
 
@@ -108,7 +100,7 @@ class PerCharacter:
 def token_counter(model: ModelConfig, bos: BosRule) -> TokenCounter:
     """The model's own tokenizer where its tokenizer.json is on this machine, else measured figures."""
     if model.random is not None and model.tokenizer is None:
-        return Bytes(bos)
+        return Bytes("bytes", bos)
     path = model_file(model, "tokenizer.json", model.tokenizer)
     if path is None:
         return PerCharacter()
@@ -121,4 +113,4 @@ def token_counter(model: ModelConfig, bos: BosRule) -> TokenCounter:
         return PerCharacter(f"{PerCharacter().how} ({path} cannot be read: {error})")
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return FileTokenizer(tokenizer, bos, f"the tokenizer {path}")
+    return FileTokenizer(f"the tokenizer {path}", tokenizer, bos)

@@ -3,13 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from evalkit.core.config import Config, JudgeConfig
+from evalkit.core.config import Config, JudgeConfig, given_model, given_suite
 from evalkit.core.errors import InputError
 from evalkit.engines.local.memory import CACHE_SHARE, MOST_ROWS, MOST_TOKENS, SLOT_STEP
-from evalkit.mtbench.judge.budget import EXPLANATION_TOKENS, load_prices, price_of
+from evalkit.mtbench.judge.budget import EXPLANATION_TOKENS
 from evalkit.mtbench.judge.judges import judge_config, resolve_judge
 from evalkit.mtbench.presets import DEFAULT_PRESET, Preset, load_preset
 from evalkit.runs.plan.counting import token_counter
@@ -23,6 +22,7 @@ from evalkit.runs.plan.workload import (
     suite_workload,
     turns_of,
 )
+from evalkit.tasks.prompts import Asking
 
 _LLM_JP_VOCABULARY = 99584
 # How many datasets a note names.
@@ -145,20 +145,26 @@ def estimate(config: Config) -> Estimate:
     Raises:
         InputError: no model or suite, a model whose shape is not known here, bad options or data.
     """
-    if config.model is None:
-        raise InputError("no model is given", fix="model=13b   (python -m evalkit list models)")
-    if config.suite is None:
-        raise InputError("no suite is given", fix="suite=jaster   (python -m evalkit list suites)")
-    shape, shape_source = shape_of(config.model)
+    model, suite = given_model(config.model), given_suite(config.suite)
+    shape, shape_source = shape_of(model)
     hardware = hardware_of(config.gpus, config.gpu_memory, config.dtype, config.plan)
-    counter = token_counter(config.model, config.protocol.bos)
-    if config.suite.mt_bench is not None:
-        preset = load_preset(config.preset or config.suite.preset or DEFAULT_PRESET)
+    counter = token_counter(model, config.protocol.bos)
+    if suite.mt_bench is not None:
+        preset = load_preset(config.preset or suite.preset or DEFAULT_PRESET)
         turns, row = turns_of(preset, config.limit)
         work, how = Workload(tuple(turns[-1]), (row,), {}), "the protocol's figures, llm-jp-3 tokenizer"
         judge = judge_cost(config.judge, preset, row.samples)
     else:
-        work, how, judge = suite_workload(config, counter), counter.how, None
+        asking = Asking.of(
+            suite,
+            config.protocol,
+            config.generation,
+            config.reasoning,
+            seed=config.seed,
+            samples=config.samples,
+        )
+        work = suite_workload(suite, config.data, asking, counter)
+        how, judge = counter.how, None
         turns = [list(work.groups)]
         if all(row.source == "kept counts" for row in work.datasets):
             how = "kept counts of the llm-jp-3 tokenizer"
@@ -170,8 +176,8 @@ def estimate(config: Config) -> Estimate:
         for expected in (True, False)
     )
     return Estimate(
-        model=config.model.name or config.model.path or "model",
-        suite=config.suite.name,
+        model=model.name or model.path or "model",
+        suite=suite.name,
         shape=shape,
         shape_source=shape_source,
         counted_by=how,
@@ -327,8 +333,7 @@ def judge_cost(chosen: JudgeConfig | None, preset: Preset, answered: int) -> Jud
             raise
         return None
     model = judge.config.model or judge.model
-    own = judge.config.prices
-    price = price_of(model, load_prices(Path(own).expanduser() if own else None))
+    price = judge.price
     calls = answered * judge.config.repeats
     share = calls / _JUDGED
     output = round(EXPLANATION_TOKENS * calls)

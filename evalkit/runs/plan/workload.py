@@ -7,21 +7,19 @@ llm-jp-3 tokenizer, judge prompts with cl100k.
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 from evalkit.core import assets
-from evalkit.core.assets import default_data_dir
-from evalkit.core.config import Config, SuiteData
+from evalkit.core.config import DataOptions, SuiteConfig, SuiteData
 from evalkit.core.errors import InputError
-from evalkit.core.types import Request, Sampling
+from evalkit.core.types import Request
 from evalkit.engines.local.prefixes import shared_prefixes
 from evalkit.mtbench.presets import DEFAULT_PRESET, LengthRule, Preset, load_preset
 from evalkit.runs.plan.counting import TokenCounter
-from evalkit.runs.suite import sample_limit, suite_few_shots, suite_specs
+from evalkit.runs.suite import data_folder, sample_limit, suite_specs
 from evalkit.tasks.load import MissingDataError, Task, load_bundled, load_task
-from evalkit.tasks.prompts import PromptTemplate, requests
-from evalkit.tasks.spec import TaskSpec
+from evalkit.tasks.prompts import Asking
+from evalkit.tasks.spec import TaskSpec, few_shot_counts
 
 # A typical answer is as long as the gold one, and ends with a blank line.
 _END_TOKENS = 2
@@ -82,11 +80,13 @@ class Workload:
     left_out: dict[str, str]
 
 
-def suite_workload(config: Config, counter: TokenCounter) -> Workload:
+def suite_workload(suite: SuiteConfig, data: DataOptions, asking: Asking, counter: TokenCounter) -> Workload:
     """Counts a suite of datasets; nothing is fetched or prepared.
 
     Args:
-        config: model, suite and data.
+        suite: the suite.
+        data: the samples to read, and where the files are.
+        asking: how the samples are asked.
         counter: counts tokens.
 
     Raises:
@@ -95,54 +95,41 @@ def suite_workload(config: Config, counter: TokenCounter) -> Workload:
     """
     here: list[tuple[Task, list[Request]]] = []
     kept: list[TaskSpec] = []
-    template = PromptTemplate.of(config.protocol)
-    specs = suite_specs(config)
-    shots = suite_few_shots(config, specs)
+    specs = suite_specs(suite)
+    shots = few_shot_counts(specs, suite.num_few_shots, data.num_few_shots)
     for spec in specs:
-        task = _task(config, spec, shots[spec.name])
+        task = _task(spec, shots[spec.name], suite, data)
         if task is None:
             kept.append(spec)
         else:
-            listed = requests(task, template, sampling=Sampling(), seed=config.seed)
-            here.append((task, list(listed)))
+            here.append((task, list(asking.requests(task))))
     groups, rows = _counted(here, counter) if here else ([], [])
     table, left_out = _kept_counts(), {}
     for spec in kept:
         if (counts := table.get(spec.name)) is None:
             left_out[spec.name] = "its data is not here and no counts of it are kept"
             continue
-        group, row = _from_counts(spec, counts, sample_limit(config.limit), shots[spec.name])
+        group, row = _from_counts(spec, counts, sample_limit(data.limit), shots[spec.name])
         groups.append(group)
         rows.append(row)
     if not rows:
-        assert config.suite is not None
         raise InputError(
             "nothing of the suite can be counted: its data is not here",
-            where=config.data_dir or default_data_dir(),
-            fix=f"python -m evalkit prepare suite={config.suite.name}   (or data_dir=DIR)",
+            where=data_folder(suite, data),
+            fix=f"python -m evalkit prepare suite={suite.name}   (or data_dir=DIR)",
         )
     order = {spec.name: place for place, spec in enumerate(specs)}
     return Workload(tuple(groups), tuple(sorted(rows, key=lambda row: order[row.name])), left_out)
 
 
-def _task(config: Config, spec: TaskSpec, shots: int) -> Task | None:
+def _task(spec: TaskSpec, shots: int, suite: SuiteConfig, data: DataOptions) -> Task | None:
     """The dataset with its samples; None when it is not on this machine."""
-    assert config.suite is not None
-    limit = sample_limit(config.limit)
-    if config.suite.data is SuiteData.bundled:
+    limit = sample_limit(data.limit)
+    if suite.data is SuiteData.bundled:
         return load_bundled(spec, limit=limit, num_few_shots=shots)
-    folder = default_data_dir() if config.data_dir is None else Path(config.data_dir).expanduser()
-    if config.data_dir is not None and not folder.is_dir():
-        raise InputError("the data folder does not exist", where=f"data_dir={config.data_dir}")
+    folder = data_folder(suite, data)
     try:
-        return load_task(
-            spec,
-            folder,
-            split=config.split.value,
-            limit=limit,
-            num_few_shots=shots,
-            offline=True,
-        )
+        return load_task(spec, folder, split=data.split.value, limit=limit, num_few_shots=shots, offline=True)
     except MissingDataError:
         return None
 
@@ -192,7 +179,7 @@ def _usual(most: int, gold: float) -> float:
 
 
 def _lengths(counter: TokenCounter, texts: Sequence[str]) -> list[float]:
-    """Tokens of texts that stand inside a prompt: without BOS."""
+    """Tokens of texts without BOS, as inside a prompt."""
     empty = counter.lengths(counter.ids([""])[0])
     return [counter.lengths(ids) - empty for ids in counter.ids(texts)]
 

@@ -1,6 +1,7 @@
 """The launchers of a multirun: `hydra/launcher=NAME hydra.launcher.KEY=VALUE`.
 
-slurm submits the jobs as one job array through submitit; submitit_local is its stand-in on one machine.
+slurm submits the jobs as one job array through submitit; submitit_local does the same on this
+machine, for trying it.
 """
 
 import importlib.util
@@ -165,7 +166,7 @@ def submit(
     Args:
         folder: where submitit keeps its files.
         paths: the files of the jobs.
-        options: of SLURM, or of the stand-in.
+        options: of SLURM, or of submitit's local executor.
         run_job: runs the job of a file and returns its exit code, on the node.
     """
     import submitit

@@ -6,18 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from evalkit.core.config import Config
+from evalkit.core.config import ModelConfig
 from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.options import WORDS, CommandLine, load_config
 from evalkit.core.signals import signals_stop_the_run
-from evalkit.runs.jobs import Job, run_in_child
+from evalkit.runs.jobs import INTERRUPTED, STOP_SECONDS, Job, run_in_child
 from evalkit.runs.sweep.launchers import LocalOptions, check_launcher, submit
 from evalkit.runs.sweep.values import expand
 
 # The folder for the files of sweeps, below the results; hidden, so it is never taken for results.
 SWEEPS = ".sweeps"
-STOP_SECONDS = 60.0
-INTERRUPTED = 130
 # The code of a job that recorded none.
 _FAILED = 1
 
@@ -38,11 +36,12 @@ def multirun(line: CommandLine, run_job: Callable[[Path], int]) -> int:
     configs = [load_config(single) for single in expanded]
     if any(config.watch is not None for config in configs):
         raise InputError("watch= is for one command of its own, without -m")
-    folder = _sweep_folder(configs[0])
-    paths = _write_jobs(expanded, configs, folder, own_log=options is not None)
+    folder = _sweep_folder(configs[0].out)
+    models = [_name(config.model) for config in configs]
+    paths = _write_jobs(expanded, models, folder, own_log=options is not None)
     print(f"{len(paths)} jobs, launcher {launcher}: {folder}", flush=True)
     interrupted = _launch(folder, paths, options, run_job)
-    ended = _read(paths)
+    ended = [Job.read(path) for path in paths]
     print()
     for text in lines(ended):
         print(text)
@@ -51,24 +50,24 @@ def multirun(line: CommandLine, run_job: Callable[[Path], int]) -> int:
     return exit_code(ended, interrupted=interrupted)
 
 
-def _sweep_folder(config: Config) -> Path:
-    results = Path(config.out or "results").expanduser().resolve()
+def _sweep_folder(out: str | None) -> Path:
+    results = Path(out or "results").expanduser().resolve()
     return results / SWEEPS / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
 
 
 def _write_jobs(
-    commands: Sequence[CommandLine], configs: Sequence[Config], folder: Path, *, own_log: bool
+    commands: Sequence[CommandLine], models: Sequence[str], folder: Path, *, own_log: bool
 ) -> list[Path]:
     """Writes the file of every job; returns their paths."""
     swept = _swept(commands)
     paths = []
-    for number, (line, config) in enumerate(zip(commands, configs, strict=True), 1):
+    for number, (line, model) in enumerate(zip(commands, models, strict=True), 1):
         path = folder / f"{number:04}.json"
         flags = [f"--{key.replace('_', '-')}" for key, value in line.flags if value is True]
         flags += [f"--{key}={value}" for key, value in line.flags if value is not True]
         Job(
             words=(line.verb, *line.overrides, *flags),
-            label=" ".join([_model(config), *(line.overrides[index] for index in swept)]).strip(),
+            label=" ".join([model, *(line.overrides[index] for index in swept)]).strip(),
             directory=str(Path.cwd()),
             log=str(path.with_suffix(".log")) if own_log else None,
         ).write(path)
@@ -85,14 +84,8 @@ def _swept(commands: Sequence[CommandLine]) -> list[int]:
     ]
 
 
-def _model(config: Config) -> str:
-    if config.model is None:
-        return ""
-    return config.model.name or Path(config.model.path or "model").name
-
-
-def _read(paths: Sequence[Path]) -> list[Job]:
-    return [Job.read(path) for path in paths]
+def _name(model: ModelConfig | None) -> str:
+    return "" if model is None else model.name or Path(model.path or "model").name
 
 
 def _launch(
@@ -117,10 +110,10 @@ def _launch(
     except Exception as error:
         first = next(iter(str(error).strip().splitlines()), "")
         why = f"the launcher failed: {type(error).__name__}: {first}"
-        if all(job.pid is None for job in _read(paths)):
+        if all(job.pid is None for job in map(Job.read, paths)):
             raise EvalkitError(why, where=str(folder)) from error
         lost = [why] * len(paths)
-    for path, job, reason in zip(paths, _read(paths), lost, strict=True):
+    for path, job, reason in zip(paths, map(Job.read, paths), lost, strict=True):
         if job.code is None and reason is not None:
             replace(job, code=1, why=reason).write(path)
     return False
@@ -128,10 +121,10 @@ def _launch(
 
 def _stop_jobs(paths: Sequence[Path]) -> None:
     """Asks the jobs that run on this machine to stop, and waits until they have saved their work."""
-    for job in _read(paths):
+    for job in map(Job.read, paths):
         job.stop()
     deadline = time.monotonic() + STOP_SECONDS
-    while time.monotonic() < deadline and any(job.runs_here for job in _read(paths)):
+    while time.monotonic() < deadline and any(job.runs_here for job in map(Job.read, paths)):
         time.sleep(0.1)
 
 

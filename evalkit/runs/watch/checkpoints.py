@@ -54,7 +54,7 @@ def _files(folder: Path) -> Iterator[tuple[str, int, int]]:
         try:
             state = path.stat()
         except OSError:
-            # It has gone since, or is a link whose target is not there yet.
+            # Removed meanwhile, or a link whose target does not exist yet.
             yield str(path.relative_to(folder)), -1, -1
         else:
             yield str(path.relative_to(folder)), state.st_size, state.st_mtime_ns

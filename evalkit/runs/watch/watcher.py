@@ -3,22 +3,20 @@
 Each evaluation is a process of its own with `model=hf model.path=... model.name=...`.
 """
 
-import dataclasses
-import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
-from evalkit.core.config import Config, ModelConfig
+from evalkit.core.config import Config, ModelConfig, given_suite
 from evalkit.core.errors import EvalkitError, InputError, InterruptedRunError, foreign
 from evalkit.core.options import CommandLine
 from evalkit.core.progress import say
-from evalkit.runs.jobs import Job, run_in_child
+from evalkit.runs.jobs import INTERRUPTED, Job, run_in_child
 from evalkit.runs.watch.checkpoints import Signature, candidates, problem, signature
 
-INTERRUPTED = 130
 # The watcher sets these for each checkpoint; the other options are the evaluation's.
 _REPLACED = ("watch", "watch_poll", "watch_settle", "watch_timeout", "model", "model.name")
 
@@ -55,45 +53,60 @@ class Watcher:
 
     Finished evaluations are found by their run ids, so the watcher can be stopped and started again
     at any time.
+
+    Attributes:
+        folder: the folder to watch.
+        series: the name of the training run; the names of its models begin with it.
+        evaluate: evaluates one checkpoint.
+        poll: seconds between two looks.
+        settle: seconds without a change until a checkpoint counts as written.
+        timeout: ends after so many seconds without a new checkpoint; None: never.
+        needs_tokenizer: whether a checkpoint is whole only with a tokenizer of its own.
+        say: receives progress messages, one line at a time.
+        done: by the model's name, how each evaluation ended.
     """
 
-    config: Config
+    folder: Path
+    series: str
     evaluate: Evaluate
-    say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True)
+    poll: float
+    settle: float
+    timeout: float | None
+    needs_tokenizer: bool
+    say: Callable[[str], None]
     done: dict[str, Evaluated] = field(default_factory=dict)
     _seen: dict[Path, _Seen] = field(default_factory=dict)
 
     def run(self) -> int:
-        """Watches until `watch_timeout` seconds bring nothing new; 0, or the largest code of a failure.
+        """Watches until `timeout` seconds bring nothing new; 0, or the largest code of a failure.
 
         Raises:
-            InputError: the folder is not there or cannot be read.
+            InputError: the folder cannot be read.
             InterruptedRunError: an evaluation was interrupted.
         """
-        folder, config = check(self.config), self.config
-        end = "until it is stopped" if config.watch_timeout is None else f"{config.watch_timeout:g} s"
-        self.say(f"watching {folder} (ends when nothing new comes: {end})")
+        end = "until it is stopped" if self.timeout is None else f"{self.timeout:g} s"
+        self.say(f"watching {self.folder} (ends when nothing new comes: {end})")
         quiet_since = time.monotonic()
         while True:
-            moving = self._look(folder)
+            moving = self._look()
             if self._next():
                 quiet_since = time.monotonic()
                 continue
             now = time.monotonic()
             if moving:
                 quiet_since = now
-            elif config.watch_timeout is not None and now - quiet_since >= config.watch_timeout:
+            elif self.timeout is not None and now - quiet_since >= self.timeout:
                 return max((evaluated.code for evaluated in self.done.values()), default=0)
-            time.sleep(config.watch_poll)
+            time.sleep(self.poll)
 
-    def _look(self, folder: Path) -> bool:
+    def _look(self) -> bool:
         """Lists the checkpoints; returns whether one is not evaluated or reported yet."""
         now = time.monotonic()
         try:
-            there = candidates(folder)
+            there = candidates(self.folder)
         except OSError as error:
             raise InputError(
-                f"the folder cannot be read: {error.strerror}", where=f"watch={folder}"
+                f"the folder cannot be read: {error.strerror}", where=f"watch={self.folder}"
             ) from None
         # A folder that was removed and returns counts as new. The order is that of the training steps.
         self._seen = {path: self._as_seen(path, now) for path in there}
@@ -107,18 +120,17 @@ class Watcher:
         """Evaluates the first checkpoint without recent changes; returns whether there was one."""
         now = time.monotonic()
         for path, seen in self._seen.items():
-            if not seen.settled and now - seen.since >= self.config.watch_settle:
+            if not seen.settled and now - seen.since >= self.settle:
                 seen.settled = True
-                self._settle(path)
+                self._evaluate(path)
                 return True
         return False
 
-    def _settle(self, path: Path) -> None:
-        model = self.config.model
-        name = checkpoint_name(self.config, path)
-        if why := problem(path, needs_tokenizer=model is None or model.tokenizer is None):
+    def _evaluate(self, path: Path) -> None:
+        if why := problem(path, needs_tokenizer=self.needs_tokenizer):
             self.say(f"{path.name}: skipped, {why}; it is looked at again when it changes")
             return
+        name = checkpoint_name(self.series, path)
         try:
             evaluated = self.evaluate(path, name)
         except EvalkitError as error:
@@ -130,38 +142,14 @@ class Watcher:
             self.say(f"{path.name}: {'done' if evaluated.new else 'was done before'}: {evaluated.folder}")
 
 
-def check(config: Config) -> Path:
-    """The folder to watch.
-
-    Raises:
-        InputError: it is not there, or options that do not go with `watch=`.
-    """
-    folder = Path(config.watch or "").expanduser()
-    if not config.watch or not folder.is_dir():
-        raise InputError("the folder to watch does not exist", where=f"watch={config.watch}")
-    model = config.model
-    if model is not None and (model.path or model.pypi or model.random):
-        raise InputError(
-            "the models come from the folder that is watched, not from an option",
-            where=f"watch={config.watch}",
-            fix="model=hf without model.path, or no model= at all",
-        )
-    if config.suite is None:
-        raise InputError("no suite is given", fix="suite=jaster   (python -m evalkit list suites)")
-    return folder
+def series_name(model: ModelConfig | None, folder: Path) -> str:
+    """The name of a training run: `model.name=`, else that of the watched folder."""
+    return (model.name if model else None) or folder.resolve().name
 
 
-def checkpoint_name(config: Config, path: Path) -> str:
-    """The model's name in tables: the training run's (model.name=, else the watched folder's), the step's."""
-    own = config.model.name if config.model else None
-    series = own or Path(config.watch or "").expanduser().resolve().name
+def checkpoint_name(series: str, path: Path) -> str:
+    """The model's name in tables: that of the training run, and that of the checkpoint's folder."""
     return path.name if path.name.startswith(series) else f"{series}-{path.name}"
-
-
-def checkpoint_config(config: Config, path: Path, name: str) -> Config:
-    """The options of a single run on a checkpoint."""
-    model = dataclasses.replace(config.model or ModelConfig(), path=str(path), name=name)
-    return dataclasses.replace(config, model=model, watch=None)
 
 
 def watch(line: CommandLine, config: Config) -> int:
@@ -171,22 +159,55 @@ def watch(line: CommandLine, config: Config) -> int:
         InputError: bad options or data; nothing was started.
         InterruptedRunError: an evaluation was interrupted; the same command continues.
     """
-    check(config)
-    finished = _finished(config)
+    model = config.model or ModelConfig()
+    folder = _watched_folder(config.watch, model)
+    chosen = given_suite(config.suite)
+    finished: Callable[[Config], Path | None]
+    if chosen.mt_bench is not None:
+        from evalkit.runs.mt_bench import finished_answers
+
+        finished = finished_answers
+    else:
+        from evalkit.runs.run import finished_run
+        from evalkit.runs.suite import load_suite
+
+        # The data is read once.
+        finished = partial(finished_run, suite=load_suite(chosen, config.data, say=say))
 
     def evaluate(path: Path, name: str) -> Evaluated:
         path = path.absolute()
+        single = replace(config, model=replace(model, path=str(path), name=name), watch=None)
         # The training run may remove or change a file of the checkpoint meanwhile.
         with foreign("the checkpoint cannot be read", where=path):
-            folder = finished(checkpoint_config(config, path, name))
-        if folder:
-            return Evaluated(0, str(folder), new=False)
-        return _in_a_child(_words(line, path, name), name)
+            done = finished(single)
+        return Evaluated(0, str(done), new=False) if done else _in_a_child(_words(line, path, name), name)
 
-    watcher = Watcher(config, evaluate)
+    watcher = Watcher(
+        folder,
+        series_name(model, folder),
+        evaluate,
+        poll=config.watch_poll,
+        settle=config.watch_settle,
+        timeout=config.watch_timeout,
+        needs_tokenizer=model.tokenizer is None,
+        say=say,
+    )
     code = watcher.run()
-    _print_end(watcher)
+    _print_end(watcher.done.values())
     return code
+
+
+def _watched_folder(watch: str | None, model: ModelConfig) -> Path:
+    folder = Path(watch or "").expanduser()
+    if not watch or not folder.is_dir():
+        raise InputError("the folder to watch does not exist", where=f"watch={watch}")
+    if model.path or model.pypi or model.random:
+        raise InputError(
+            "the models come from the folder that is watched, not from an option",
+            where=f"watch={watch}",
+            fix="model=hf without model.path, or no model= at all",
+        )
+    return folder
 
 
 def _words(line: CommandLine, path: Path, name: str) -> tuple[str, ...]:
@@ -209,22 +230,7 @@ def _in_a_child(words: tuple[str, ...], name: str) -> Evaluated:
     return Evaluated(code, job.folder, job.why)
 
 
-def _finished(config: Config) -> Callable[[Config], Path | None]:
-    """Returns a function that gives the run directory of a finished command; the data is read once."""
-    assert config.suite is not None
-    if config.suite.mt_bench is not None:
-        from evalkit.runs.mt_bench import finished_answers
-
-        return finished_answers
-    from evalkit.runs.run import finished_run
-    from evalkit.runs.suite import load_suite
-
-    suite = load_suite(config, say=say)
-    return lambda single: finished_run(single, suite)
-
-
-def _print_end(watcher: Watcher) -> None:
-    results = list(watcher.done.values())
+def _print_end(results: Collection[Evaluated]) -> None:
     fine = [evaluated for evaluated in results if not evaluated.code]
     print(f"{len(results)} checkpoints: {len(fine)} ok, {len(results) - len(fine)} failed")
     if len(fine) > 1:

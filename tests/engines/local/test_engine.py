@@ -21,12 +21,12 @@ from evalkit.core.config import (
 )
 from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.types import Completion, Message, Request, Sampling
-from evalkit.engines import build_engine
 from evalkit.engines.local.engine import LocalEngine
 from evalkit.engines.local.random_model import byte_tokenizer
 from evalkit.engines.local.tokens import EndIds
 from evalkit.engines.models import resolve
 from tests.engines.models import load_plain, local_engine, save_model
+from tests.tiny import engine_of
 
 MODES = [PrefixMode.merged, PrefixMode.expanded, PrefixMode.off]
 CHAT = (Message("system", "規則"), Message("user", "こんにちは"))
@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def random_engine(**options: Any) -> LocalEngine:
     model = ModelConfig(name="random", random=RandomShape(vocab=259, initializer_range=0.3))
     engine = EngineConfig(name="local", device="cpu")
-    built = build_engine(Config(model=model, engine=engine, **options), resolve(model, offline=True))
+    built = engine_of(Config(model=model, engine=engine, **options), resolve(model, offline=True))
     assert isinstance(built, LocalEngine)
     return built
 
@@ -164,7 +164,7 @@ def test_chat_without_a_template(folder: Path, tmp_path: Path) -> None:
         list(engine.generate([Request("chat", CHAT, 6)]))
     model = ModelConfig(path=str(bare), chat_template="{{ messages[-1]['content'] }}")
     config = Config(model=model, engine=EngineConfig(name="local"))
-    engine = build_engine(config, resolve(model, offline=True))
+    engine = engine_of(config, resolve(model, offline=True))
     (done,) = engine.generate([Request("chat", CHAT, 1)])
     assert done.prompt_tokens == len("こんにちは".encode())
 
@@ -235,7 +235,7 @@ def test_options_this_machine_cannot_satisfy(folder: Path, options: dict[str, An
     model = ModelConfig(path=str(folder))
     config = Config(model=model, engine=EngineConfig(**({"name": "local", "device": "cpu"} | options)))
     with pytest.raises(InputError, match=message):
-        build_engine(config, resolve(model, offline=True))
+        engine_of(config, resolve(model, offline=True))
 
 
 def test_a_forced_way_that_does_not_serve(tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ def test_a_forced_way_that_does_not_serve(tmp_path: Path) -> None:
 def test_an_unknown_engine() -> None:
     model = ModelConfig(name="random", random=RandomShape())
     with pytest.raises(InputError, match="unknown engine 'abacus'"):
-        build_engine(Config(model=model, engine=EngineConfig(name="abacus")), resolve(model, offline=True))
+        engine_of(Config(model=model, engine=EngineConfig(name="abacus")), resolve(model, offline=True))
 
 
 def test_device_map_puts_the_model_through_accelerate(folder: Path) -> None:

@@ -15,11 +15,11 @@ import transformers
 from evalkit.core.config import Config, EngineConfig, ModelConfig
 from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.types import Request
-from evalkit.engines import build_engine
 from evalkit.engines.local.random_model import byte_tokenizer
 from evalkit.engines.local.tokenizer import load_tokenizer
 from evalkit.engines.models import assembled, resolve
 from tests.engines.models import local_engine, save_model
+from tests.tiny import engine_of
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 300,
@@ -70,7 +70,7 @@ def refusal(folder: Path, **model: Any) -> str:
     options = ModelConfig(path=str(folder), **model)
     config = Config(model=options, engine=EngineConfig(name="local", device="cpu"))
     with pytest.raises(EvalkitError) as caught:
-        build_engine(config, resolve(options, offline=True))
+        engine_of(config, resolve(options, offline=True))
     assert caught.value.exit_code == 2
     return caught.value.message()
 
@@ -165,7 +165,9 @@ def test_what_does_not_continue_texts(tmp_path: Path, kind: str) -> None:
 
 def test_bert_as_a_decoder_is_causal(tmp_path: Path) -> None:
     model = transformers.BertLMHeadModel(transformers.BertConfig(**_BERT, is_decoder=True))
-    local_engine(saved(tmp_path / "model", model)).close()
+    with local_engine(saved(tmp_path / "model", model)) as engine:
+        (done,) = engine.generate([Request("a", "abc", 2)])
+    assert done.new_tokens == 2
 
 
 @pytest.mark.parametrize(
@@ -382,5 +384,5 @@ def test_vllm_and_ray_look_at_the_files_first(folder: Path, monkeypatch: pytest.
         options = ModelConfig(path=str(folder))
         config = Config(model=options, engine=EngineConfig(name=name, device="cpu"))
         with pytest.raises(InputError, match=r"model\.safetensors has"):
-            build_engine(config, resolve(options, offline=True))
+            engine_of(config, resolve(options, offline=True))
     assert len(fake_vllm.MADE) == made and not ray.is_initialized()

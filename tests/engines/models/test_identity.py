@@ -14,10 +14,10 @@ import pytest
 from evalkit.__main__ import main
 from evalkit.core.config import Config, EngineConfig, ModelConfig, ProtocolConfig, RandomShape
 from evalkit.core.errors import EvalkitError, InputError
+from evalkit.engines.base import Identified
 from evalkit.engines.models import check_unchanged, digests, resolve, resolve_without_weights
 from evalkit.runs.identity import run_identity
 from evalkit.tasks.load import Task, load_task
-from evalkit.tasks.prompts import PromptTemplate
 from evalkit.tasks.spec import load_spec
 
 LARGE = (1 << 20) + 4096
@@ -199,7 +199,10 @@ def test_names_of_any_bytes_and_links_in_a_circle(folder: Path) -> None:
     Path(os.fsdecode(os.fsencode(folder) + b"/vocab-\xff.txt")).write_bytes(b"x")
     (folder / "again").symlink_to(folder)
     (folder / "gone.json").symlink_to(folder / "nowhere")
-    json.dumps(identity(folder, trust_remote_code=True), ensure_ascii=False).encode()
+    before = identity(folder, trust_remote_code=True)
+    assert json.loads(json.dumps(before, ensure_ascii=False).encode()) == before
+    assert sum(name.startswith("vocab-") for name in before["files"]) == 1
+    assert not [name for name in before["files"] if name.startswith(("again", "gone"))]
 
 
 def test_a_file_that_cannot_be_read_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,8 +310,7 @@ def test_a_model_behind_a_server_is_known_by_its_folder(folder: Path) -> None:
 
 def test_two_judges_of_one_shape(tmp_path: Path) -> None:
     from evalkit.core.config import JudgeConfig, JudgeKind
-    from evalkit.mtbench.judge.judges import resolve_judge
-    from evalkit.mtbench.judge.local import weights_of
+    from evalkit.mtbench.judge.judges import resolve_judge, weights_of
     from tests.engines.models import save_model
 
     config = Config(engine=EngineConfig(name="local", device="cpu"))
@@ -479,10 +481,12 @@ def test_much_is_said(
 
 
 def run_of(task: Task, protocol: ProtocolConfig | None = None) -> dict[str, Any]:
-    config = Config(engine=EngineConfig(name="local"), protocol=protocol or ProtocolConfig())
+    config = Config(protocol=protocol or ProtocolConfig())
     model = resolve(ModelConfig(name="random", random=RandomShape()), offline=True)
-    template = PromptTemplate.of(config.protocol)
-    return run_identity(config, (task,), model, template, family="local", dtype="float32")
+    identified = Identified(model, "local", "float32")
+    return run_identity(
+        identified, (task,), config.protocol, config.generation, config.data, seed=config.seed
+    )
 
 
 def own_task(folder: Path, columns: str) -> Task:

@@ -175,6 +175,7 @@ def hub_errors() -> list[tuple[Exception, type[EvalkitError], str]]:
         (errors.LocalEntryNotFoundError("x"), FetchError, "cannot be reached"),
         (errors.HFValidationError("x"), InputError, "neither a folder nor a hub name"),
         (OSError(28, "No space left on device"), FetchError, "No space left"),
+        (errors.HfHubHTTPError.__bases__[0]("the line is cut"), FetchError, "the line is cut"),
     ]
 
 

@@ -22,12 +22,12 @@ from evalkit.__main__ import main
 from evalkit.core.config import Config, Dtype, EngineConfig, ModelConfig, RandomShape
 from evalkit.core.errors import EvalkitError, FetchError, InputError, RunLockedError
 from evalkit.core.types import Completion, Request, Sampling
-from evalkit.engines import build_engine, engine_family, resolve_dtype
+from evalkit.engines import engine_family, resolve_dtype
 from evalkit.engines.models import resolve
-from evalkit.engines.ray.engine import RayEngine, RayWorker
-from evalkit.engines.ray.work_list import WorkList
-from evalkit.engines.ray.worker import on_this_machine
+from evalkit.engines.ray.engine import RayEngine, RayWorker, WorkList
+from evalkit.engines.ray.worker import Ready, on_this_machine
 from tests.engines.models import save_model
+from tests.tiny import engine_of
 
 pytest.importorskip("ray", reason="pip install 'evalkit[ray]'")
 
@@ -46,7 +46,7 @@ def config(name: str, model: ModelConfig = RANDOM, **engine: Any) -> Config:
 
 def build(config: Config) -> Any:
     assert config.model is not None
-    return build_engine(config, resolve(config.model, offline=True))
+    return engine_of(config, resolve(config.model, offline=True))
 
 
 def by_id(completions: list[Completion]) -> dict[str, Completion]:
@@ -222,6 +222,21 @@ def test_an_error_in_a_worker_is_the_same_message_as_without_ray(machines: Machi
         assert texts[0] == texts[1]
 
 
+def test_a_worker_that_cannot_load_the_model_is_left_out_when_others_have_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine = object.__new__(RayEngine)
+    first, second = engine._workers = [RayWorker(1, None), RayWorker(2, None)]
+    error = EvalkitError("this machine has other files")
+    with pytest.raises(EvalkitError, match="other files"):
+        engine._refused(second, error)
+    first.ready = Ready("here", 1, "0.1.0", {})
+    engine._refused(second, error)
+    assert "worker 2 is left out: this machine has other files" in caplog.text
+    with pytest.raises(EvalkitError, match="other files"):
+        engine._refused(first, error)
+
+
 def test_when_ray_itself_dies_the_run_ends_and_does_not_wait(
     engine: RayEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,21 +279,21 @@ def test_a_tokenizer_is_looked_at_on_the_worker_s_machine_too(tmp_path: Path) ->
 
 
 def test_ray_and_local_are_one_family_and_the_workers_device_decides_the_dtype(machines: Machines) -> None:
-    assert engine_family(config("ray")) == engine_family(config("local")) == "local"
-    anywhere = Config(engine=EngineConfig(name="ray"))
-    assert resolve_dtype(anywhere) == "float32"
-    anywhere.engine.device = "cuda"
-    assert resolve_dtype(anywhere) == "bfloat16"
-    assert resolve_dtype(Config(engine=anywhere.engine, dtype=Dtype.float16)) == "float16"
-    anywhere.engine.device = "cuda:1"
+    assert engine_family("ray") == engine_family("local") == "local"
+    anywhere = EngineConfig(name="ray")
+    assert resolve_dtype(anywhere, Dtype.auto) == "float32"
+    anywhere.device = "cuda"
+    assert resolve_dtype(anywhere, Dtype.auto) == "bfloat16"
+    assert resolve_dtype(anywhere, Dtype.float16) == "float16"
+    anywhere.device = "cuda:1"
     with pytest.raises(InputError, match="Ray decides"):
-        resolve_dtype(anywhere)
+        resolve_dtype(anywhere, Dtype.auto)
 
 
 def test_without_ray_there_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("evalkit.engines.ray.cluster.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"(?s)Ray is not installed.*evalkit\[ray\]"):
-        resolve_dtype(config("ray"))
+        resolve_dtype(EngineConfig(name="ray"), Dtype.auto)
 
 
 # --- as a user's command ---------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import random
 
 from evalkit.core.types import Completion, Message, Request
-from evalkit.engines.ray.work_list import WorkList
+from evalkit.engines.ray.engine import WorkList
 
 
 def completion(request: Request) -> Completion:

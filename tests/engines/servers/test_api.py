@@ -1,15 +1,14 @@
 """engine=api against a server with a real model: the answers and scores of the local engine."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing import Pipe
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,11 @@ from evalkit.__main__ import main
 from evalkit.core.config import Config, EngineConfig, ModelConfig, RandomShape
 from evalkit.core.durable import read_log
 from evalkit.core.types import Completion, Message, Request, Sampling
-from evalkit.engines import build_engine, identify
+from tests.children import forked
 from tests.mtbench.little_bench import make_bench
-from tests.serving import ModelServer, random_config, serving
+from tests.serving import ModelServer, random_config, serve, serving
+from tests.tiny import engine_of, identified
 
-ROOT = Path(__file__).resolve().parents[3]
 TASKS = ["jamp", "mawps", "jemhopqa", "jsts", "jsquad"]
 SUITE = ["suite=sample", f"suite.tasks=[{','.join(TASKS)}]", "engine.threads=1", "offline=true"]
 QUICK = ["engine.retries=1", "engine.max_wait=0.02"]
@@ -78,7 +77,7 @@ def some_requests() -> list[Request]:
 
 
 def completions(config: Config, requests: list[Request]) -> dict[str, Completion]:
-    with build_engine(config, identify(config).model) as engine:
+    with engine_of(config, identified(config).model) as engine:
         return {completion.id: completion for completion in engine.generate(requests)}
 
 
@@ -236,37 +235,36 @@ def test_a_server_with_a_key(
 
 
 @contextmanager
-def process_serving(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def process_serving() -> Iterator[tuple[BaseProcess, str]]:
     """A server in a process of its own, that can be killed."""
-    command = [sys.executable, "-m", "tests.serving"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=-1, text=True)
+    ours, its = Pipe()
+    process = forked(serve, its)
     try:
-        assert process.stdout is not None
-        yield process, process.stdout.readline().strip()
+        yield process, ours.recv()
     finally:
         process.kill()
-        process.communicate()
+        process.join()
 
 
 def test_one_of_two_servers_is_killed_in_the_middle(
     server: ModelServer, tmp_path: Path, local_run: Path
 ) -> None:
-    with process_serving(tmp_path) as (process, url):
+    with process_serving() as (process, url):
         out = tmp_path / "out"
 
         def kill() -> None:
             logs = lambda: out.glob("random/sample/*/samples/*.jsonl")  # noqa: E731
             while sum(path.read_bytes().count(b"\n") for path in logs()) < 3:
                 time.sleep(0.002)
-            process.send_signal(signal.SIGKILL)
+            process.kill()
 
         killer = threading.Thread(target=kill, daemon=True)
         killer.start()
         words = ["model=random", *SUITE, f"out={out}", *api(url, server.url), "engine.concurrency=1"]
         assert main(words) == 0
         killer.join(30)
-        assert process.wait(30) == -signal.SIGKILL
+        process.join(30)
+        assert process.exitcode == -signal.SIGKILL
     assert essence(folder_of(out)) == essence(local_run)
     # The dead one at the start of a run is passed over too.
     again = ["model=random", *SUITE, f"out={tmp_path / 'again'}", *api(url, server.url)]

@@ -18,12 +18,12 @@ from evalkit.core.config import (
 )
 from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.types import Completion, Message, Request, Sampling
-from evalkit.engines import build_engine, identify
 from evalkit.engines.local.random_model import byte_tokenizer
 from evalkit.engines.servers.bodies import foreign_completion, parameters
 from evalkit.services.replies import Reply, read_reply
 from tests.engines.models import template, tokenizer_with
 from tests.mtbench.fault_server import FaultServer
+from tests.tiny import engine_of, identified
 
 TOKENIZER = byte_tokenizer()
 SAMPLED = Sampling(True, 0.7, 0.9, 50, 1.1)
@@ -54,7 +54,7 @@ def ask(
     engine = EngineConfig(name="api", base_url=running.url, retries=0, **options)
     config = Config(model=model, engine=engine)
     config.protocol.bos = BosRule(bos)
-    with build_engine(config, identify(config).model) as built:
+    with engine_of(config, identified(config).model) as built:
         return list(built.generate(requests))
 
 
@@ -345,8 +345,8 @@ def test_two_checkpoints_under_one_served_name_are_two_models(tmp_path: Path) ->
             (folder / "config.json").write_text(json.dumps({"of": name}))
             model = ModelConfig(path=str(folder))
             config = Config(model=model, engine=EngineConfig(name="api", base_url=server.url))
-            found.append(identify(config).model.identity)
+            found.append(identified(config).model.identity)
         assert found[0] != found[1] and found[0]["server_model"] == found[1]["server_model"]
         config.engine.server = ServerKind.vllm
         config.engine.model = str(server.listed["id"])
-        assert identify(config).model.identity == {**found[1], "server": "vllm"}
+        assert identified(config).model.identity == {**found[1], "server": "vllm"}

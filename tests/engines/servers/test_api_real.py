@@ -7,8 +7,8 @@ import pytest
 from evalkit.core.assets import cache_dir
 from evalkit.core.config import Config, Dtype, EngineConfig, ModelConfig
 from evalkit.core.types import Message, Request, Sampling
-from evalkit.engines import build_engine, identify
 from tests.serving import random_config, serving
+from tests.tiny import engine_of, identified
 
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1-b179c9523d0e"
 
@@ -29,7 +29,7 @@ def test_smollm2() -> None:
     with serving(random_config(model=model)) as server:
         options = EngineConfig(name="api", base_url=server.url)
         config = Config(model=model, engine=options, dtype=Dtype.float32)
-        with build_engine(config, identify(config).model) as engine:
+        with engine_of(config, identified(config).model) as engine:
             served = {completion.id: completion for completion in engine.generate(requests)}
         local = {completion.id: completion for completion in server.engine.generate(requests)}
     assert served == {key: replace(one, generator_state=None) for key, one in local.items()}

@@ -27,6 +27,7 @@ from evalkit.mtbench.presets import LengthRule, load_preset
 from evalkit.mtbench.questions import CATEGORIES, Question
 from evalkit.records.run_folder import SampleRecord
 from tests.engines.models import save_model
+from tests.tiny import engine_of
 
 LLM_JP_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}"
@@ -116,7 +117,7 @@ def test_prompt_lengths_of_the_card(mirror: Path, cache: Path) -> None:
     llm_jp = AutoTokenizer.from_pretrained(mirror / "llm-jp-tokenizer-v3.0")
     llm_jp.chat_template = LLM_JP_TEMPLATE
     preset = load_preset("llm-jp-3-card")
-    book = Books(preset, pinned_files(Config(mirror=str(mirror)))).in_language("ja")
+    book = Books(preset, pinned_files(str(mirror))).in_language("ja")
     rules = answer_rules(preset, llm_jp, {})
     questions = list(book.questions.values())
     first = requests_of_turn(1, "m", questions, rules, llm_jp, {})
@@ -290,18 +291,17 @@ def test_neighbours_and_limits_change_nothing(sampled: Bench, tmp_path: Path) ->
 
 def test_the_generator_runs_on_through_turn_two(sampled: Bench, tmp_path: Path) -> None:
     """Turn 2 goes on where turn 1 stopped: a generator seeded again gives other answers."""
-    from evalkit.engines import build_engine
     from evalkit.engines.models import resolve
 
     assert run(sampled, tmp_path / "a") == 0
     records = {record.id: record for record in folder_of(tmp_path / "a").turns()}
     preset = load_preset(str(sampled.preset))
-    book = Books(preset, pinned_files(Config(mirror=str(sampled.mirror)))).in_language("ja")
+    book = Books(preset, pinned_files(str(sampled.mirror))).in_language("ja")
     config = Config(model=ModelConfig(name="random", random=RandomShape()), engine=EngineConfig(name="local"))
     assert config.model is not None
     resolved = resolve(config.model, offline=True)
     firsts = {key: record for key, record in records.items() if record.turn == 1}
-    with build_engine(config, resolved) as engine:
+    with engine_of(config, resolved) as engine:
         from evalkit.engines.local.tokenizer import load_tokenizer
 
         tokenizer = load_tokenizer(resolved)

@@ -1,18 +1,16 @@
 """Sweeps of small random models, run for real."""
 
-import os
 from pathlib import Path
 
 import pytest
-from sweeps import COMMON, ROOT, Records, Sweep, records
+from sweeps import COMMON, Records, Sweep, records
 
 from evalkit.__main__ import main
 
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Sweep:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "EVALKIT_CACHE": str(tmp_path / "cache")}
-    return Sweep(tmp_path, environment | {"OMP_NUM_THREADS": "1"})
+    return Sweep(tmp_path)
 
 
 @pytest.fixture(scope="session")

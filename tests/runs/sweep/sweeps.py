@@ -1,18 +1,14 @@
 """Sweeps of small random models, run for real."""
 
 import json
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from evalkit.core.durable import read_log
+from tests.children import Child, Ended, ForkedJobs, fork, start
 
-ROOT = Path(__file__).resolve().parents[3]
 TASKS = ("jamp", "mawps")
 COMMON = ["suite=sample", f"suite.tasks=[{','.join(TASKS)}]", "limit=2", "engine.threads=1", "offline=true"]
 Records = dict[str, dict[str, Any]]
@@ -20,40 +16,29 @@ SEEDS = ["model=random", "model.random.seed=0,1"]
 
 
 @dataclass(frozen=True)
-class Ended:
-    code: int
-    out: str
-    err: str
-
-
-@dataclass(frozen=True)
 class Sweep:
-    """Runs `-m` below a folder of its own, in a process of its own."""
+    """Runs `-m` below a folder of its own, in a process of its own.
+
+    Attributes:
+        environment: what its processes have beside the usual.
+        forked: the jobs of the basic launcher are forked too, which is quicker than `python -m evalkit`.
+    """
 
     folder: Path
-    environment: dict[str, str]
+    environment: dict[str, str] = field(default_factory=dict)
+    forked: bool = False
 
     def run(self, *words: str, code: int = 0) -> Ended:
-        with self.started(*words) as process:
-            out, err = process.communicate(timeout=600)
-        ended = Ended(process.returncode, out, err)
-        assert ended.code == code, out + err + self.logs()
-        assert "Traceback" not in out + err
+        ended = self.start(*words).wait()
+        assert ended.code == code, ended.out + ended.err + self.logs()
+        assert "Traceback" not in ended.out + ended.err
         return ended
 
-    @contextmanager
-    def started(self, *words: str) -> "Iterator[subprocess.Popen[str]]":
-        command = [sys.executable, "-m", "evalkit", "-m", *COMMON, "out=results", *words]
-        pipe = subprocess.PIPE
-        process = subprocess.Popen(
-            command, cwd=self.folder, env=self.environment, stdout=pipe, stderr=pipe, text=True
-        )
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.communicate()
+    def start(self, *words: str) -> Child:
+        command = ["-m", *COMMON, "out=results", *words]
+        if self.forked:
+            return fork(command, self.folder, [ForkedJobs()], self.environment)
+        return start(command, self.folder, self.environment)
 
     def jobs(self) -> list[dict[str, Any]]:
         paths = sorted(self.folder.glob("results/.sweeps/*/*.json"))
@@ -76,11 +61,11 @@ def records(results: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def wait_for_records(sweep: Sweep, process: Any) -> None:
+def wait_for_records(sweep: Sweep, process: Child) -> None:
     """Until the first completion is on disk; fails when the command ends before."""
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()
+        assert process.running, process.wait()
         if any(path.stat().st_size for path in sweep.folder.glob("results/*/*/*/samples/*.jsonl")):
             return
         time.sleep(0.01)

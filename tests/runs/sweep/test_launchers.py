@@ -1,52 +1,120 @@
-"""Every launcher runs the jobs, says how each ended, and gives the records of single commands."""
+"""SLURM through submitit: its local stand-in, and the script that goes to sbatch."""
 
+import os
+import re
 import signal
+import sys
+from pathlib import Path
 
 import pytest
-from sweeps import SEEDS, Records, Sweep, records, wait_for_records
+from sweeps import COMMON, SEEDS, Records, Sweep, records, wait_for_records
+
+from evalkit.__main__ import main
+
+pytest.importorskip("submitit")
 
 
-def test_basic_runs_one_after_another_and_leaves_nothing_of_hydra(sweep: Sweep, undisturbed: Records) -> None:
-    done = sweep.run(*SEEDS)
+def test_the_local_stand_in_goes_on_after_the_signal_before_the_time_is_up(
+    sweep: Sweep, tmp_path: Path
+) -> None:
+    words = ["model=random", "limit=6", "engine.batch_size=1"]
+    process = sweep.start(*words, "hydra/launcher=submitit_local")
+    wait_for_records(sweep, process)
+    (job,) = sweep.jobs()
+    os.kill(job["pid"], signal.SIGUSR2)
+    ended = process.wait()
+    assert ended.code == 0, ended.out + ended.err + sweep.logs()
+    assert "1 job: 1 ok" in ended.out
+    logs = sweep.logs()
+    assert "Requeued job" in logs and "continuing:" in logs
+    (again,) = sweep.jobs()
+    assert again["pid"] != job["pid"] and again["folder"] == job["folder"]
+    assert main([*COMMON, *words, f"out={tmp_path / 'single'}"]) == 0
+    assert records(sweep.folder / "results") == records(tmp_path / "single")
+
+
+SBATCH = """#!{python}
+# Keeps the script and runs its srun command for every task of the array, as slurmd would.
+import os, re, shlex, subprocess, sys
+from pathlib import Path
+script = Path(sys.argv[1]).read_text()
+Path({kept!r}).write_text(script)
+last = int(re.search(r"--array=0-(\\d+)", script)[1])
+own = dict(os.environ, SLURM_ARRAY_JOB_ID="4242", SLURM_JOB_NUM_NODES="1", SLURM_NODEID="0",
+           SLURM_NTASKS="1", SLURM_PROCID="0", SLURM_LOCALID="0", SLURM_JOB_NODELIST="here")
+for task in range(last + 1):
+    numbers = dict(SLURM_ARRAY_TASK_ID=str(task), SLURM_JOB_ID=str(4243 + task))
+    subprocess.Popen(["bash", sys.argv[1]], env=own | numbers, stdout=subprocess.DEVNULL,
+                     stderr=subprocess.DEVNULL, start_new_session=True)
+print("Submitted batch job 4242")
+"""
+# srun [options] command: the options submitit writes all start with a dash.
+SRUN = """#!{python}
+import os, re, sys
+words = sys.argv[1:]
+out = next(words[at + 1] for at, word in enumerate(words) if word == "--output")
+for mark, key in (("%A", "SLURM_ARRAY_JOB_ID"), ("%a", "SLURM_ARRAY_TASK_ID"), ("%t", "SLURM_PROCID")):
+    out = out.replace(mark, os.environ[key])
+command = words[next(at for at, word in enumerate(words) if word.endswith("python") or "/python" in word):]
+log = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+os.dup2(log, 1); os.dup2(log, 2)
+os.execv(command[0], command)
+"""
+SACCT = """#!/bin/sh
+echo 'JobID|State|NodeList'
+"""
+
+
+@pytest.fixture
+def slurm(sweep: Sweep) -> Path:
+    """A cluster of one machine: programs with the names of SLURM's, and the script they were given."""
+    programs = sweep.folder / "bin"
+    programs.mkdir()
+    kept = sweep.folder / "submitted.sh"
+    for name, text in (("sbatch", SBATCH), ("srun", SRUN), ("sacct", SACCT)):
+        path = programs / name
+        text = text.replace("{python}", sys.executable).replace("{kept!r}", repr(str(kept)))
+        path.write_text(text, encoding="utf-8")
+        path.chmod(0o755)
+    sweep.environment["PATH"] = f"{programs}:{os.environ['PATH']}"
+    return kept
+
+
+def test_slurm_gets_one_array_with_what_was_asked_for(
+    sweep: Sweep, slurm: Path, undisturbed: Records
+) -> None:
+    done = sweep.run(
+        *SEEDS,
+        "hydra/launcher=slurm",
+        "hydra.launcher.partition=gpu",
+        "hydra.launcher.account=nlp",
+        "hydra.launcher.gpus_per_node=2",
+        "hydra.launcher.timeout_min=90",
+        "hydra.launcher.array_parallelism=1",
+        "hydra.launcher.setup=['export SET_UP=yes','echo set up > setup-ran']",
+        "hydra.launcher.additional_parameters={mail-type: END}",
+    )
+    script = slurm.read_text(encoding="utf-8")
+    for line in (
+        "--partition=gpu",
+        "--account=nlp",
+        "--gpus-per-node=2",
+        "--time=90",
+        "--array=0-1%1",
+        "--cpus-per-task=4",
+        "--signal=USR2@120",
+        "--open-mode=append",
+        "--mail-type=END",
+        "--job-name=evalkit",
+    ):
+        assert f"#SBATCH {line}\n" in script, script
+    assert script.index("export SET_UP=yes") < script.index("srun")
+    assert (sweep.folder / "setup-ran").is_file()
+    assert "submitted: 4242_0, 4242_1" in done.out and "2 jobs: 2 ok" in done.out
     assert records(sweep.folder / "results") == undisturbed
-    last = done.out.strip().splitlines()[-3:]
-    assert last[0] == "2 jobs: 2 ok"
-    for number, line in enumerate(last[1:]):
-        assert f"random model.random.seed={number}" in line and " ok " in line
-        assert (sweep.folder / line.split()[-1] / "results.json").is_file()
-    assert {path.name for path in sweep.folder.iterdir()} <= {"results", "cache"}
-    assert {path.name for path in (sweep.folder / "results").iterdir()} == {"random", ".sweeps"}
+    assert all(re.search(r"/slurm/", job["log"]) for job in sweep.jobs())
 
 
-def test_a_failed_job_does_not_stop_the_others(sweep: Sweep, undisturbed: Records) -> None:
-    done = sweep.run("model=random", "model.random.vocab=10,512", code=2)
-    kept = records(sweep.folder / "results")
-    assert kept and kept.items() <= undisturbed.items()
-    failed, fine = done.out[done.out.index("2 jobs: 1 ok, 1 not") :].strip().splitlines()[1:]
-    assert " ok " in fine and "model.random.vocab=512" in fine
-    assert " failed " in failed and "a vocabulary of 10 cannot hold" in failed
-    assert "model.random.vocab=259" in done.err
-
-
-def test_jobs_of_one_run_directory_wait_for_each_other(sweep: Sweep) -> None:
-    pytest.importorskip("submitit")
-    done = sweep.run("model=random", "limit=1,2", "hydra/launcher=submitit_local")
-    assert "2 jobs: 2 ok" in done.out
-    (run,) = {key.split("/")[0] for key in records(sweep.folder / "results")}
-    assert all(len(rows) == 2 for rows in records(sweep.folder / "results").values()), run
-
-
-def test_a_signal_stops_the_jobs_and_the_same_command_goes_on(sweep: Sweep, undisturbed: Records) -> None:
-    words = [*SEEDS, "engine.batch_size=1"]
-    with sweep.started(*words) as process:
-        wait_for_records(sweep, process)
-        process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=120)
-    assert process.returncode == 130, out + err
-    assert "Traceback" not in out + err
-    assert " interrupted " in out
-    assert "it never started" in out
-    codes = [job["code"] for job in sweep.jobs()]
-    assert 130 in codes and set(codes) <= {0, 130, None}
-    sweep.run(*words)
-    assert records(sweep.folder / "results") == undisturbed
+def test_without_slurm_it_says_so(sweep: Sweep) -> None:
+    done = sweep.run(*SEEDS, "hydra/launcher=slurm", code=1)
+    assert "the launcher failed" in done.err and "srun" in done.err

@@ -1,11 +1,8 @@
 """The watching itself, with an evaluation that only takes notes, and then for real."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -18,9 +15,9 @@ from evalkit.__main__ import main
 from evalkit.core.durable import read_log
 from evalkit.core.errors import InputError
 from evalkit.core.options import load_config, parse
-from evalkit.runs.watch.watcher import Evaluated, Watcher, checkpoint_name
+from evalkit.runs.watch.watcher import Evaluated, Watcher, checkpoint_name, series_name
+from tests.children import ForkedJobs, fork
 
-ROOT = Path(__file__).resolve().parents[3]
 COMMON = ["suite=sample", "suite.tasks=[jamp,mawps]", "limit=1", "engine.threads=1", "offline=true"]
 FAST = ["watch_poll=0.1", "watch_settle=0.5", "watch_timeout=1"]
 
@@ -48,7 +45,16 @@ class Notes:
         self.code = 0
         self.during: Any = lambda path: None
         config = load_config(parse([f"watch={run}", "suite=nli", *FAST, *words], ["run"]))
-        self.watcher = Watcher(config, self.evaluate, self.said.append)
+        self.watcher = Watcher(
+            run,
+            series_name(config.model, run),
+            self.evaluate,
+            config.watch_poll,
+            config.watch_settle,
+            config.watch_timeout,
+            needs_tokenizer=True,
+            say=self.said.append,
+        )
 
     def evaluate(self, path: Path, name: str) -> Evaluated:
         self.asked.append(name)
@@ -106,11 +112,11 @@ def test_one_that_is_being_written_is_not_taken(run: Path, models: list[Path]) -
 
 
 def test_names(run: Path) -> None:
-    config = load_config(parse([f"watch={run}", "suite=nli"], ["run"]))
-    assert checkpoint_name(config, run / "step-10") == "run-step-10"
-    assert checkpoint_name(config, run / "run_step10") == "run_step10"
+    series = series_name(None, run)
+    assert checkpoint_name(series, run / "step-10") == "run-step-10"
+    assert checkpoint_name(series, run / "run_step10") == "run_step10"
     config = load_config(parse([f"watch={run}", "suite=nli", "model=hf", "model.name=mine"], ["run"]))
-    assert checkpoint_name(config, run / "step-10") == "mine-step-10"
+    assert checkpoint_name(series_name(config.model, run), run / "step-10") == "mine-step-10"
 
 
 @pytest.mark.parametrize(
@@ -155,11 +161,11 @@ def test_a_training_run_is_followed(
     (run / "step-1500" / "config.json").write_text('{"model_type"', encoding="utf-8")
     writer = threading.Thread(target=copy_slowly, args=(models[1], run / "step-2000", 3.0))
     writer.start()
-    assert main(command) == 0
+    ended = fork(command, tmp_path, [ForkedJobs()]).wait()
+    assert ended.code == 0, ended
     writer.join()
-    printed = capsys.readouterr()
-    assert printed.err.count("step-1500: skipped, config.json is not whole JSON") == 1
-    assert "2 checkpoints: 2 ok, 0 failed" in printed.out and "--steps" in printed.out
+    assert ended.err.count("step-1500: skipped, config.json is not whole JSON") == 1
+    assert "2 checkpoints: 2 ok, 0 failed" in ended.out and "--steps" in ended.out
     for name, model in (("run-step-1000", models[0]), ("run-step-2000", models[1])):
         single = [f"model.path={model}", f"model.name={name}", f"out={tmp_path / 'single'}"]
         assert main(["model=hf", *COMMON, *single]) == 0
@@ -183,27 +189,17 @@ def test_a_signal_stops_the_watch_and_the_next_one_finishes(
     shutil.copytree(models[2], run / "step-1")
     results = tmp_path / "results"
     command = [f"watch={run}", *COMMON, *FAST, f"out={results}", "limit=6", "engine.batch_size=1"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "evalkit", *command],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        deadline = time.monotonic() + 240
-        while time.monotonic() < deadline and not any(
-            path.stat().st_size for path in results.glob("*/*/*/samples/*.jsonl")
-        ):
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.01)
-        process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    assert process.returncode == 130, out + err
-    assert "Traceback" not in out + err and not list(results.rglob("results.json"))
+    process = fork(command, tmp_path, [ForkedJobs()])
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and not any(
+        path.stat().st_size for path in results.glob("*/*/*/samples/*.jsonl")
+    ):
+        assert process.running, process.wait()
+        time.sleep(0.01)
+    process.send(signal.SIGTERM)
+    ended = process.wait()
+    assert ended.code == 130, ended
+    assert "Traceback" not in ended.out + ended.err and not list(results.rglob("results.json"))
     assert main(command) == 0
     (path,) = results.rglob("results.json")
     assert json.loads(path.read_text(encoding="utf-8"))["run"]["samples"] == 12

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,9 +16,11 @@ from little_bench import Bench, make_bench
 from evalkit.__main__ import main
 from evalkit.core.durable import from_line, to_line
 from evalkit.mtbench.folder import MtBenchFolder
+from tests.children import fork
 
 KEY = "sk-test-0123456789abcdef"
-ROOT = Path(__file__).resolve().parents[3]
+# Of a command in a process of its own, which starts without what a test sets.
+ENV = {"OPENAI_API_KEY": KEY}
 
 
 @pytest.fixture(autouse=True)
@@ -259,20 +259,20 @@ def test_statuses_of_ratings(bench: Bench, tmp_path: Path) -> None:
     assert rules["llm_leaderboard"]["average"] == pytest.approx((sum(counted) - failed) / 160)
 
 
-def test_repeats(bench: Bench, tmp_path: Path) -> None:
+def test_repeats(tmp_path: Path, cache: Path) -> None:
     """Three judgments of every turn are three calls, and a median of them one score."""
-    out = tmp_path / "run"
+    bench, out = make_bench(tmp_path, 1), tmp_path / "run"
     with FaultServer() as server:
         order = iter(range(10_000))
         server.text_of = lambda rating: f"[[{(2, 3, 10)[next(order) % 3]}]]"
         options = ("judge.repeats=3", "judge.concurrency=1")
         assert judge(bench, out, server, *options, "judge.reduce=median") == 0
-        assert len(server.calls) == 480
+        assert len(server.calls) == 3 * 16
         assert judge(bench, out, server, *options, "judge.reduce=mean") == 0
-        assert len(server.calls) == 480
+        assert len(server.calls) == 3 * 16
         # One judgment of each is there already.
         assert judge(bench, tmp_path / "one", server, "judge.repeats=1") == 0
-        assert len(server.calls) == 480
+        assert len(server.calls) == 3 * 16
     assert results(out)["tables"]["m"]["repeats"] == 3
     assert results(out)["mt_bench"]["m"]["show_result"]["average"] == pytest.approx(5)
 
@@ -307,14 +307,10 @@ def test_kill_and_restart(bench: Bench, tmp_path: Path) -> None:
     """kill -9 in the middle, twice: no finished judgment is asked again."""
     out = tmp_path / "run"
     with FaultServer(latency=0.03) as server:
-        command = [sys.executable, "-m", "evalkit", *words(bench, out, server, "judge.concurrency=4")]
         for least in (20, 70):
-            process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
-            deadline = time.monotonic() + 60
-            while len(stored_ids()) < least and time.monotonic() < deadline:
-                time.sleep(0.01)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+            process = fork(words(bench, out, server, "judge.concurrency=4"), tmp_path, env=ENV)
+            wait_for_stored(least)
+            process.kill()
             finished = stored_ids()
             assert least <= len(finished) < 160
         # A torn line, as a crash of the machine leaves it.
@@ -336,18 +332,20 @@ def stored_ids() -> set[str]:
     return ids
 
 
+def wait_for_stored(number: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(stored_ids()) < number and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
 def test_two_processes_share_the_work(bench: Bench, tmp_path: Path) -> None:
     """Both judge the same answers at the same time: each judgment is paid for once."""
     with FaultServer(latency=0.05) as server:
-        commands = [
-            [sys.executable, "-m", "evalkit", *words(bench, tmp_path / name, server, "judge.concurrency=4")]
+        processes = [
+            fork(words(bench, tmp_path / name, server, "judge.concurrency=4"), tmp_path, env=ENV)
             for name in ("one", "two")
         ]
-        processes = [
-            subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            for command in commands
-        ]
-        assert [process.wait(120) for process in processes] == [0, 0]
+        assert [process.wait().code for process in processes] == [0, 0]
         assert len(server.calls) == 160
     assert len({row["id"] for row in stored()}) == len(stored()) == 160
     one, two = results(tmp_path / "one"), results(tmp_path / "two")
@@ -423,8 +421,9 @@ def test_a_run_brings_its_judgments_along(
         assert len(server.calls) == 160
 
 
-def test_what_addresses_a_judgment(bench: Bench, tmp_path: Path) -> None:
+def test_what_addresses_a_judgment(tmp_path: Path, cache: Path) -> None:
     """Other parameters, another model or another server are other judgments."""
+    bench = make_bench(tmp_path, 1)
     with FaultServer() as server:
         base = ("judge.identity=a",)
         assert judge(bench, tmp_path / "1", server, *base) == 0
@@ -433,7 +432,7 @@ def test_what_addresses_a_judgment(bench: Bench, tmp_path: Path) -> None:
         ):
             calls = len(server.calls)
             assert judge(bench, tmp_path / f"c{number}", server, *base, change) == 0
-            assert len(server.calls) == calls + 160, change
+            assert len(server.calls) == calls + 16, change
     # A named judge that is given another model does not keep its name.
     assert results(tmp_path / "c1")["judge"]["label"] == "gpt-4"
     assert (
@@ -532,15 +531,12 @@ def test_the_presets_own_judge(tmp_path: Path, cache: Path, monkeypatch: pytest.
 def test_ctrl_c_is_resumable(bench: Bench, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with FaultServer(latency=0.05) as server:
-        command = [sys.executable, "-m", "evalkit", *words(bench, out, server, "judge.concurrency=2")]
-        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
-        deadline = time.monotonic() + 60
-        while len(stored_ids()) < 10 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
-        _, shown = process.communicate(timeout=30)
-        assert process.returncode == 130
-        assert b"Traceback" not in shown
+        process = fork(words(bench, out, server, "judge.concurrency=2"), tmp_path, env=ENV)
+        wait_for_stored(10)
+        process.send(signal.SIGINT)
+        ended = process.wait()
+        assert ended.code == 130
+        assert "Traceback" not in ended.err
         kept, calls = len(stored_ids()), len(server.calls)
         server.latency = 0.0
         assert judge(bench, out, server) == 0

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from evalkit.__main__ import main
-from evalkit.leaderboard.collect import build_board
+from evalkit.leaderboard.board import build_board
 from tests.leaderboard.conftest import World
 
 

@@ -1,28 +1,35 @@
 """evalkit commands as processes of their own that can be killed.
 
-A process start costs seconds of imports and would be most of the campaign. So most commands are
-forked from a process that has imported everything (multiprocessing's fork server) and runs nothing
-else: the command, its files, locks and signals are those of `python -m evalkit`. Some are started
-as people start them, which also puts moments into the imports.
+A process start costs seconds of imports and would be most of a test. So most commands are forked
+from a process that has imported everything (multiprocessing's fork server) and runs nothing else: the
+command, its files, locks and signals are those of `python -m evalkit`. Some are started as people
+start them, which also puts moments into the imports.
 """
 
 import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import IO, NoReturn, Protocol
 
-from injected import Fault
-
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 LONGEST = 600.0
 _context = multiprocessing.get_context("forkserver")
+
+
+class Fault(Protocol):
+    """Something that is put into a command before it starts, in the command's own process."""
+
+    def install(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ class Child:
 def settings(folder: Path) -> dict[str, str]:
     """The environment of a command whose cache lies in `folder`."""
     return {
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)]),
+        "PYTHONPATH": str(ROOT),
         "EVALKIT_CACHE": str(folder / "cache"),
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
@@ -91,12 +98,18 @@ def fork(
     """Starts a command in `folder` with faults put into it."""
     global _count
     _count += 1
-    _start_server()
     own = settings(folder) | (env or {})
     name = f"command-{_count}"
-    process = _context.Process(target=_command, args=(list(words), str(folder), name, list(faults), own))
-    process.start()
+    process = forked(_command, list(words), str(folder), name, list(faults), own)
     return Child(process, folder, name)
+
+
+def forked(target: Callable[..., object], *values: object) -> BaseProcess:
+    """Calls a function in a process of its own, which has imported everything."""
+    _start_server()
+    process = _context.Process(target=target, args=values)
+    process.start()
+    return process
 
 
 def start(words: Sequence[str], folder: Path, env: dict[str, str] | None = None) -> Child:
@@ -115,12 +128,81 @@ def start(words: Sequence[str], folder: Path, env: dict[str, str] | None = None)
     return Child(process, folder, name)
 
 
+@dataclass(frozen=True)
+class ForkedJobs:
+    """Has a command fork its jobs, where it would start an interpreter that imports everything again."""
+
+    def install(self) -> None:
+        from evalkit.runs import jobs
+
+        jobs.subprocess = SimpleNamespace(  # type: ignore[assignment]
+            Popen=_ForkedJob,
+            DEVNULL=subprocess.DEVNULL,
+            STDOUT=subprocess.STDOUT,
+            TimeoutExpired=subprocess.TimeoutExpired,
+        )
+
+
+class _ForkedJob:
+    """`python -m evalkit.cli.child JOBFILE` in a fork of this process, with what Popen can do to it."""
+
+    def __init__(
+        self, command: list[str], *, cwd: str, env: dict[str, str], stdout: IO[bytes] | None, **_: object
+    ) -> None:
+        self.returncode: int | None = None
+        sys.stdout.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._become(command, cwd, env, stdout)
+
+    def _become(
+        self, command: list[str], cwd: str, env: dict[str, str], stdout: IO[bytes] | None
+    ) -> NoReturn:
+        code: object = 1
+        try:
+            for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+                signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            os.chdir(cwd)
+            os.environ.clear()
+            os.environ.update(env)
+            if stdout is not None:
+                os.dup2(stdout.fileno(), 1)
+                os.dup2(stdout.fileno(), 2)
+            sys.argv = command[2:]
+            runpy.run_module(command[2], run_name="__main__", alter_sys=True)
+        except SystemExit as ended:
+            code = ended.code
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code if isinstance(code, int) else 1)
+
+    def wait(self, timeout: float | None = None) -> int:
+        deadline = time.monotonic() + (LONGEST if timeout is None else timeout)
+        while self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+            elif time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("a forked job", timeout or LONGEST)
+            else:
+                time.sleep(0.01)
+        return self.returncode
+
+    def terminate(self) -> None:
+        os.kill(self.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+
 def _start_server() -> None:
     # The server takes its environment from this process, and only when it starts.
     before = dict(os.environ)
     os.environ.update(settings(Path.cwd()))
     try:
-        _context.set_forkserver_preload(["preloaded"])
+        _context.set_forkserver_preload(["tests.preloaded"])
         forkserver.ensure_running()
     finally:
         os.environ.clear()

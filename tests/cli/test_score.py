@@ -21,11 +21,11 @@ from evalkit.leaderboard.card import MT_BENCH_TABLE, load_cards
 from evalkit.metrics.base import SampleMetric
 from evalkit.records.results import AVERAGE, Figure, Results, read_results
 from evalkit.records.run_folder import RunDirectory, SampleRecord
-from evalkit.runs.identity import protocol_record
 from evalkit.scoring.categories import summarise
-from evalkit.scoring.moves import UNEXPLAINED
+from evalkit.scoring.changes import UNEXPLAINED
 from evalkit.tasks.load import load_bundled
 from evalkit.tasks.spec import CATEGORIES, load_spec
+from tests.scored import record_of
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = ("jamp", "jsts", "jemhopqa")
@@ -333,7 +333,7 @@ def card_run(tmp_path: Path) -> Iterator[Path]:
     """A run with the card's own figures, MC a little off and NLI far off; MT missing."""
     columns = load_cards()["llm-jp-3-1.8b"].columns
     off = {"MC": 0.01, "NLI": 0.2}
-    found = summarise([], protocol_record(Config()), run={"model": "llm-jp-3-1.8b"})
+    found = summarise([], record_of(Config()), run={"model": "llm-jp-3-1.8b"})
     for name in CATEGORIES:
         value = columns[name] + off.get(name, 0.0)
         interval = None if name == "MT" else (value - 0.05, value + 0.05)

@@ -1,4 +1,4 @@
-"""What is found in a results folder, and what is not shown and why."""
+"""The rows of a results folder, and the reasons for the folders that are not shown."""
 
 import json
 import os
@@ -10,8 +10,8 @@ import pytest
 from evalkit.__main__ import main
 from evalkit.core.durable import CHECK, write_checked_json
 from evalkit.core.errors import InputError
+from evalkit.leaderboard.board import Board, build_board
 from evalkit.leaderboard.card import load_cards
-from evalkit.leaderboard.collect import Board, build_board
 from evalkit.leaderboard.rows import Kind, model_url
 from evalkit.records.results import read_results
 from evalkit.scoring.categories import with_intervals
@@ -38,7 +38,7 @@ def set_value(folder: Path, value: object) -> None:
     path = folder / "results.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     content["categories"]["NLI"]["value"] = value
-    # Whoever wrote it said so with a checksum that fits.
+    # Its checksum fits: the value was written like this.
     write_checked_json(path, {key: entry for key, entry in content.items() if key != CHECK})
 
 
@@ -151,7 +151,7 @@ def test_a_copied_folder_counts_once(copied: Path) -> None:
     assert "the same run as" in entry.reason
 
 
-def test_of_two_runs_of_a_model_the_newest_complete_one_counts_and_it_is_said(
+def test_of_two_runs_of_a_model_the_newest_complete_one_is_shown_with_a_remark(
     world: World, copied: Path, tmp_path: Path
 ) -> None:
     older = one_run(copied, "weak")

@@ -5,7 +5,7 @@ import json
 import zipfile
 
 from evalkit.core.types import Row
-from evalkit.sources import alt, chabsa, jglue, mawps, mmlu, nli, qa, wiki_corpus
+from evalkit.sources import chabsa, jglue, mawps, mmlu, nli, qa, translation
 from evalkit.sources.convert import MODULES, converter
 from evalkit.sources.pins import pins_of
 from evalkit.sources.readers import SourceError
@@ -195,10 +195,10 @@ def test_wiki_corpus_joins_the_sentences_of_a_paragraph(upstream: Upstream) -> N
     contents = {f"w/{name}.xml": text.encode() for name, text in zip("cab", (*limit, stub), strict=True)}
     file = upstream.file("w.tar.gz", tar(contents), "w/*.xml")
     both = Row("A & B. D.", "甲&乙。 丁。")
-    assert wiki_corpus.wiki_corpus_e_to_j({"all": [file]}) == {
+    assert translation.wiki_corpus_e_to_j({"all": [file]}) == {
         "all": [[both], None, [both, Row("E", "長" * 498)]]
     }
-    turned = wiki_corpus.wiki_corpus_j_to_e({"all": [file]})["all"]
+    turned = translation.wiki_corpus_j_to_e({"all": [file]})["all"]
     assert turned[0] == [Row("甲&乙。 丁。", "A & B. D.")] and turned[1] is None
 
 
@@ -222,10 +222,10 @@ def test_alt_follows_the_list_of_articles(upstream: Upstream) -> None:
     )
     japanese = f"SNT.7.1\t一。\nSNT.7.2\t二。\nSNT.9.4\t{'四' * 494}\nSNT.5.6\t{'六' * 496}\n"
     files = alt_files(upstream, english, japanese)
-    pools = alt.alt_e_to_j(files)  # type: ignore[arg-type]
+    pools = translation.alt_e_to_j(files)  # type: ignore[arg-type]
     assert pools["train"] == [[Row("Four.", "四" * 494), Row("Two.", "二。"), Row("One.", "一。")]]
     assert pools["dev"] == [[]], "500 characters are too many"
-    assert alt.alt_j_to_e(files)["train"][0] == [  # type: ignore[arg-type]
+    assert translation.alt_j_to_e(files)["train"][0] == [  # type: ignore[arg-type]
         Row("四" * 494, "Four."),
         Row("二。", "Two."),
         Row("一。", "One."),
@@ -236,7 +236,7 @@ def test_alt_refuses_ids_used_twice_and_other_tags(upstream: Upstream) -> None:
     for english in ("SNT.7.1\ta\nSNT.7.1\tb\n", "7.1\ta\n"):
         files = alt_files(upstream, english, "SNT.7.1\ta\n")
         try:
-            alt.alt_e_to_j(files)  # type: ignore[arg-type]
+            translation.alt_e_to_j(files)  # type: ignore[arg-type]
         except SourceError as error:
             assert "data_en.txt, line" in str(error) and "alt.zip" in str(error)
         else:

@@ -1,12 +1,14 @@
-"""What every command of the campaign needs, imported once in the process the commands are forked from."""
+"""What every command needs, imported once in the process the commands are forked from."""
 
 import gc
 
+import openai  # noqa: F401
 import scipy.stats  # noqa: F401
 import torch  # noqa: F401
 import transformers.models.llama.modeling_llama  # noqa: F401
 
 import evalkit.__main__
+import evalkit.cli.judge
 import evalkit.cli.leaderboard
 import evalkit.cli.prepare
 import evalkit.cli.run
@@ -14,6 +16,7 @@ import evalkit.cli.score
 import evalkit.engines.local.engine
 import evalkit.engines.local.random_model
 import evalkit.runs.mt_bench
+import evalkit.runs.watch.watcher
 import evalkit.scoring.categories
 
 evalkit.scoring.categories.category_members()

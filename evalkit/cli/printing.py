@@ -1,0 +1,46 @@
+"""What the reports of the verbs share: lines, tables and numbers."""
+
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from evalkit.core.words import t
+
+# Headings that leave room for a model's name on 80 columns.
+SHORT = {
+    "average": "avg",
+    "coding": "code",
+    "extraction": "extr",
+    "humanities": "hum",
+    "reasoning": "reas",
+    "roleplay": "role",
+    "writing": "writ",
+    "turn_1": "t1",
+    "turn_2": "t2",
+}
+
+
+def print_line(console: Console, text: str, style: str | None = None) -> None:
+    """Prints a text as it is, brackets included, and wraps nothing."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def new_table(*columns: str, title: str | None = None, **options: Any) -> Table:
+    """A table; the first column is aligned left, the others right, their names in the chosen language."""
+    style: dict[str, Any] = {
+        "box": box.SIMPLE_HEAD,
+        "header_style": "bold",
+        "padding": (0, 1, 0, 0),
+        **options,
+    }
+    table = Table(title=title, title_justify="left", **style)
+    for place, column in enumerate(columns):
+        table.add_column(t(column) if column else "", justify="right" if place else "left")
+    return table
+
+
+def number(value: float | None, digits: int, *, sign: bool = False) -> str:
+    """A number; `-` for none."""
+    return "-" if value is None else f"{value:{'+' if sign else ''}.{digits}f}"

@@ -1,0 +1,250 @@
+"""Rows for other tools: a README block for the hub, files in lm-evaluation-harness's form, W&B runs.
+
+- model card: `model-index` metadata and the two tables.
+- lm-eval: `results` maps a task to `<metric>,none` and `<metric>_stderr,none`. Tasks are the datasets and,
+  as groups, the nine categories and AVG, under the names evalkit gives them.
+- W&B: one run for each row in the project `evalkit` (WANDB_PROJECT). WANDB_MODE chooses online or
+  offline, which writes to <out>/wandb for a later `wandb sync`; without an API key it is offline.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evalkit import __version__
+from evalkit.core.errors import EvalkitError
+from evalkit.core.text import folder_name
+from evalkit.leaderboard.rows import TABLES, Kind, Row, Table, measured
+from evalkit.leaderboard.runs import Run
+from evalkit.leaderboard.tables import markdown_tables
+from evalkit.records.results import AVERAGE, Figure, Results
+from evalkit.scoring.categories import category_members
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
+BEGIN, END = "<!-- evalkit: begin -->", "<!-- evalkit: end -->"
+# The hub's names of the two benchmarks.
+_HUB_DATASETS = {"jaster": "llm-jp-eval", "mt": "mt-bench-ja"}
+# lm-eval names a filter after the metric; none was applied.
+_FILTER = "none"
+_GROUP_METRIC = "score"
+WANDB_PROJECT = "evalkit"
+
+
+def _file_name(stem: str, distinction: object, suffix: str, taken: set[str]) -> str:
+    """`stem` with the suffix, and with the distinction too where that name is taken; adds it to `taken`."""
+    name = f"{stem}-{distinction}{suffix}" if f"{stem}{suffix}" in taken else f"{stem}{suffix}"
+    taken.add(name)
+    return name
+
+
+# --- model card -----------------------------------------------------------------------------------
+
+
+def model_card(row: Row) -> str:
+    """The README block of one row: YAML metadata first, then Markdown between two comments.
+
+    Partial figures are in the tables only; without any other there is no metadata.
+    """
+    return f"{_metadata(row)}{BEGIN}\n\n{markdown_tables([row], heading='###')}\n\n{END}\n"
+
+
+def model_card_files(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
+    """The name and content of one file for each row that was measured here."""
+    taken: set[str] = set()
+    for number, row in enumerate(row for row in rows if row.kind is Kind.run):
+        stem = f"model-card-{folder_name(row.model)}"
+        yield _file_name(stem, number, ".md", taken), model_card(row)
+
+
+def _metadata(row: Row) -> str:
+    from huggingface_hub import ModelCardData
+
+    results = [result for table in TABLES for result in _hub_results(row, table)]
+    if not results:
+        return ""
+    data = ModelCardData(model_name=row.model, eval_results=results)
+    return f"---\n{data.to_yaml()}\n---\n\n"
+
+
+def _hub_results(row: Row, table: Table) -> "Iterator[EvalResult]":
+    from huggingface_hub import EvalResult
+
+    cells = table.cells(row)
+    for column in table.columns:
+        cell = cells.get(column)
+        if cell is None or cell.value is None or cell.partial:
+            continue
+        yield EvalResult(
+            task_type="text-generation",
+            dataset_type=_HUB_DATASETS[table.name],
+            dataset_name=f"{table.title} {column}",
+            dataset_config=column,
+            dataset_args={"protocol": str(table.rules(row)), "samples": cell.n},
+            metric_type=column,
+            metric_name=column,
+            metric_value=round(cell.value, table.digits),
+            metric_args={"ci95": [round(end, table.digits) for end in cell.ci95]} if cell.ci95 else None,
+        )
+
+
+# --- lm-evaluation-harness ------------------------------------------------------------------------
+
+
+def lm_eval_files(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
+    """The name and content of lm-eval-<model>.json for each row with a run of llm-jp-eval's datasets.
+
+    Raises:
+        InputError: no row was measured here.
+    """
+    taken: set[str] = set()
+    for run in (row.run for row in measured(rows) if row.run is not None):
+        name = _file_name(f"lm-eval-{folder_name(run.model)}", run.folder.name, ".json", taken)
+        yield name, json.dumps(lm_eval_json(run), ensure_ascii=False, indent=2) + "\n"
+
+
+def lm_eval_json(run: Run) -> dict[str, Any]:
+    """One run's results as the harness writes them."""
+    results = run.results
+    options, identity = results.protocol.options, results.run.get("identity", {})
+    metrics = {name: dataset.metrics for name, dataset in results.datasets.items()}
+    groups = {
+        name: _figures_of(name, {_GROUP_METRIC: value})
+        for name, value in {**results.categories, **results.average}.items()
+    }
+    return {
+        "results": {
+            **{
+                name: _figures_of(name, {m: results.scores[f"{name}_{m}"] for m in computed})
+                for name, computed in metrics.items()
+            },
+            **groups,
+        },
+        "groups": groups,
+        "group_subtasks": _subtasks(results),
+        "configs": {name: _task_config(results, name) for name in metrics},
+        "versions": dict.fromkeys((*metrics, *groups), results.protocol.name),
+        "n-shot": {name: _few_shots(results, name) for name in metrics},
+        "higher_is_better": {name: dict.fromkeys(computed, True) for name, computed in metrics.items()},
+        "n-samples": {
+            name: {"original": dataset.n, "effective": dataset.n}
+            for name, dataset in results.datasets.items()
+        },
+        "config": {
+            "model": "evalkit",
+            "model_args": identity.get("model", {}),
+            "limit": options.get("limit"),
+            "bootstrap_iters": options.get("metrics.resamples"),
+            "random_seed": identity.get("seed"),
+        },
+        "model_name": run.model,
+        "model_name_sanitized": folder_name(run.model),
+        "evalkit": {
+            "version": __version__,
+            "protocol": results.protocol.name,
+            "deviations": results.protocol.deviations,
+            "partial": results.partial.reasons,
+            "run": results.run.get("id"),
+        },
+    }
+
+
+def _subtasks(results: Results) -> dict[str, list[str]]:
+    """The datasets of each category, and the categories of AVG."""
+    members = category_members()
+    subtasks = {name: [m for m in members[name] if m in results.datasets] for name in results.categories}
+    return subtasks | ({AVERAGE: list(subtasks)} if AVERAGE in results.average else {})
+
+
+def _task_config(results: Results, name: str) -> dict[str, Any]:
+    metrics = results.datasets[name].metrics
+    version = {"version": results.scores[f"{name}_{metrics[0]}"].metric_version} if metrics else {}
+    return {
+        "task": name,
+        "num_fewshot": _few_shots(results, name),
+        "metric_list": [{"metric": metric, "higher_is_better": True} for metric in metrics],
+        "output_type": "generate_until",
+        "metadata": version,
+    }
+
+
+def _few_shots(results: Results, name: str) -> Any:
+    options = results.protocol.options
+    return options.get(f"suite.num_few_shots.{name}", options.get("num_few_shots"))
+
+
+def _figures_of(name: str, values: dict[str, Figure]) -> dict[str, Any]:
+    entry: dict[str, Any] = {"alias": name}
+    for metric, value in values.items():
+        entry[f"{metric},{_FILTER}"] = value.value
+        entry[f"{metric}_stderr,{_FILTER}"] = "N/A" if value.stderr is None else value.stderr
+    return entry
+
+
+# --- Weights & Biases -----------------------------------------------------------------------------
+
+
+def log_to_wandb(rows: Sequence[Row], out: Path) -> list[str]:
+    """Logs every measured row; returns a line for people on each.
+
+    Raises:
+        EvalkitError: W&B is not installed, or refuses.
+    """
+    try:
+        import wandb
+    except ImportError:
+        raise EvalkitError("W&B is not installed", fix="pip install 'evalkit[wandb]'") from None
+    if "WANDB_MODE" not in os.environ and "WANDB_API_KEY" not in os.environ:
+        os.environ["WANDB_MODE"] = "offline"
+    out.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for row in measured(rows):
+        try:
+            run = wandb.init(
+                project=os.environ.get("WANDB_PROJECT", WANDB_PROJECT),
+                name=row.model,
+                dir=str(out),
+                config={**_wandb_facts(row), **(row.run.results.protocol.options if row.run else {})},
+                reinit="finish_previous",
+                settings=wandb.Settings(silent=True, console="off"),
+            )
+            run.summary.update(_wandb_figures(row))
+            folder = run.dir
+            run.finish()
+        except wandb.errors.Error as error:
+            raise EvalkitError(f"W&B refused: {error}", fix="WANDB_MODE=offline") from None
+        lines.append(f"wandb: {row.model} ({run.settings.mode}) -> {Path(folder).parent}")
+    return lines
+
+
+def _wandb_figures(row: Row) -> dict[str, float]:
+    """Every figure by name: `AVG`, `NLI`, `mt_bench/coding`, `datasets/jamp_exact_match`, each with
+    `_low` and `_high` where there is an interval.
+    """
+    groups = (("", row.cells), ("mt_bench/", row.mt_bench), ("datasets/", row.datasets))
+    found: dict[str, float] = {}
+    for prefix, cells in groups:
+        for name, cell in cells.items():
+            if cell.value is not None:
+                found[prefix + name] = cell.value
+                if cell.ci95:
+                    found[f"{prefix}{name}_low"], found[f"{prefix}{name}_high"] = cell.ci95
+    return found
+
+
+def _wandb_facts(row: Row) -> dict[str, str]:
+    """Model, protocol, run id, suite, hub page, and whether the row is partial."""
+    results = row.run.results if row.run else None
+    facts = {
+        "model": row.model,
+        "protocol": row.rules,
+        "mt_bench_rules": row.mt_bench_rules,
+        "url": row.url,
+        "partial": str(row.partial).lower(),
+        "run_id": results.run.get("id") if results else None,
+        "suite": results.run.get("suite") if results else None,
+    }
+    return {key: str(value) for key, value in facts.items() if value}

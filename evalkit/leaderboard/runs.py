@@ -1,0 +1,254 @@
+"""A finished run as a leaderboard reads it, and what makes two runs comparable."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from evalkit.core.durable import read_log
+from evalkit.core.errors import InputError
+from evalkit.core.reasons import Reason
+from evalkit.metrics import METRICS
+from evalkit.metrics.base import CorrelationMetric
+from evalkit.records.results import Results, is_number
+from evalkit.records.run_folder import RunDirectory, SampleRecord
+from evalkit.scoring.categories import missing_dataset
+from evalkit.tasks.spec import load_spec, task_names
+
+# Options that change no sample's score: how many samples, how many resamples, a further metric.
+AMOUNT_OPTIONS = ("limit", "metrics.resamples", "metrics.bert_score")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, its results, and when results.json was written (seconds).
+
+    The scores and records of its samples are read on demand, each file once.
+    """
+
+    folder: Path
+    results: Results
+    finished: float
+    _scores: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict, repr=False, compare=False)
+    _records: dict[str, dict[str, SampleRecord]] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def model(self) -> str:
+        """The model's name, else that of the folder."""
+        return str(self.results.run.get("model") or self.folder.name)
+
+    @property
+    def rules(self) -> str:
+        """The protocol with its deviations: runs are comparable when these are equal."""
+        return rules_of(self.results)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why the run is partial, categories included; empty when it is not."""
+        partial = self.results.partial
+        if not partial.partial:
+            return ()
+        inner = [
+            Reason("{name}: {reason}", name=category, reason=reason)
+            for category, reasons in partial.categories.items()
+            for reason in reasons
+            if reason not in partial.reasons
+        ]
+        return tuple([*partial.reasons, *inner] or ["a category is incomplete"])
+
+    @property
+    def whole_reasons(self) -> list[str]:
+        """The reasons that concern every figure, not one dataset."""
+        results = self.results
+        of_one = {missing_dataset(name, why) for name, why in results.partial.datasets.items()}
+        of_one |= {entry.sentence for entry in results.missing_metrics}
+        return [reason for reason in results.partial.reasons if reason not in of_one]
+
+    @property
+    def completeness(self) -> int:
+        """A rank among runs of one model: the number of complete categories; 0 if every figure is partial."""
+        if self.whole_reasons:
+            return 0
+        return 1 + len(self.results.categories.keys() - self.results.partial.categories.keys())
+
+    def scores(self, dataset: str) -> Mapping[str, Mapping[str, Any]]:
+        """The lines of scores/<dataset>.jsonl by sample id.
+
+        Raises:
+            InputError: lines are damaged.
+        """
+        if dataset not in self._scores:
+            path = RunDirectory(self.folder).scores_path(dataset)
+            self._scores[dataset], damaged = read_log(path)
+            if damaged:
+                raise InputError(
+                    f"{damaged} lines of the scores are damaged",
+                    where=path,
+                    fix=f"python -m evalkit score run={self.folder}",
+                )
+        return self._scores[dataset]
+
+    def numbers(self, dataset: str, metric: str, ids: Sequence[str]) -> list[float]:
+        """One number per sample: its score, or for a correlation the number in its prediction."""
+        rows, kind = self.scores(dataset), METRICS.get(metric)
+        if isinstance(kind, CorrelationMetric):
+            return [kind.parse(str(rows[key]["prediction"])) for key in ids]
+        values = [rows[key]["values"] for key in ids]
+        return [float(value[metric]) for value in values if isinstance(value, dict)]
+
+    def records(self, dataset: str) -> Mapping[str, SampleRecord]:
+        """The records by sample id; none where another tool generated the completions."""
+        if dataset not in self._records:
+            self._records[dataset] = RunDirectory(self.folder).records(dataset)
+        return self._records[dataset]
+
+
+@dataclass(frozen=True)
+class MtBenchRun:
+    """One model's part of a judged MT-Bench run; `content` is the whole results.json.
+
+    `mark` follows the preset's name where different presets have that name.
+    """
+
+    folder: Path
+    model: str
+    content: Mapping[str, Any]
+    finished: float
+    mark: str = ""
+
+    def check(self) -> None:
+        """Checks every field that a leaderboard reads.
+
+        Raises:
+            KeyError, TypeError, ValueError: the content does not fit its schema.
+        """
+        for name, scope in self.table["scopes"].items():
+            low, high = scope["ci95"] or (0, 0)
+            numbers = (scope["n"], low, high, 0 if scope["value"] is None else scope["value"])
+            if not all(map(is_number, numbers)):
+                raise TypeError(f"the numbers of {name}")
+        for text in (self.rules, self.preset_sha256, *self.reasons):
+            if not isinstance(text, str):
+                raise TypeError("a text was expected")
+
+    @property
+    def preset_sha256(self) -> str:
+        """The hash of the whole preset; empty where the results lack it."""
+        return cast(str, self.content["preset"].get("sha256", ""))
+
+    @property
+    def table(self) -> Mapping[str, Any]:
+        """The model's table (evalkit.mtbench.tables.model_tables.ModelTable as JSON)."""
+        return cast(Mapping[str, Any], self.content["tables"][self.model])
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why the table is partial; empty when it is not."""
+        return tuple(self.content["partial"]["reasons"])
+
+    @property
+    def completeness(self) -> int:
+        """A rank among runs of one model: a complete table above a partial one."""
+        return 0 if self.reasons else 1
+
+    @property
+    def rules(self) -> str:
+        """Preset, judge and reduction of repeated judgments: tables are comparable when these are equal."""
+        repeats = int(self.table.get("repeats", 1))
+        repeated = f", {self.table['reduce']} of {repeats} judgments" if repeats > 1 else ""
+        return f"{self.content['preset']['name']}{self.mark}, {self.table['judge']}{repeated}"
+
+
+def rules_of(results: Results) -> str:
+    """The protocol's name with every deviation that can change a score, and whether the data differ."""
+    deviations = sorted(results.protocol.deviations.items())
+    listed = [f"{key}={value}" for key, value in deviations if key not in AMOUNT_OPTIONS]
+    rules = ", ".join([results.protocol.name, *listed])
+    if results.run.get("other_data"):
+        return Reason("{rules}, other data than published", rules=rules)
+    return rules
+
+
+# --- comparable runs ------------------------------------------------------------------------------
+
+
+def run_differences(a: Results, b: Results) -> list[str]:
+    """What differs in protocol, options or the set of datasets; empty when the runs compare."""
+    return [*rule_differences(a, b), *_coverage(a, b)]
+
+
+def rule_differences(a: Results, b: Results) -> list[str]:
+    """As `run_differences`, without datasets and samples that only one run has."""
+    return [*_protocol(a, b), *(why for name in common(a, b) for why in _dataset(a, b, name))]
+
+
+def common(a: Results, b: Results) -> list[str]:
+    """The datasets both runs have."""
+    return [name for name in a.datasets if name in b.datasets]
+
+
+def counting_metric(name: str, results: Results) -> str | None:
+    """The metric of a dataset that is compared: the one that counts, else the first that was computed."""
+    computed = results.datasets[name].metrics
+    counts = results.named(load_spec(name).counts) if name in task_names() else None
+    if counts is not None:
+        return counts if counts in computed else None
+    return computed[0] if computed else None
+
+
+def _protocol(a: Results, b: Results) -> Iterator[str]:
+    if a.protocol.name != b.protocol.name:
+        yield _differs("protocol", a.protocol.name, b.protocol.name)
+    first, second = a.protocol.options, b.protocol.options
+    for key in dict.fromkeys([*first, *second]):
+        if key not in AMOUNT_OPTIONS and first.get(key) != second.get(key):
+            yield _differs(key, first.get(key), second.get(key))
+    samples = bool(first.get("generation.do_sample") or second.get("generation.do_sample"))
+    seeds = [results.run.get("identity", {}).get("seed") for results in (a, b)]
+    if samples and seeds[0] != seeds[1]:
+        yield _differs("seed", *seeds)
+
+
+def _coverage(a: Results, b: Results) -> Iterator[str]:
+    for name in sorted(a.datasets.keys() ^ b.datasets.keys()):
+        yield Reason("{name} is in only one of them", name=name)
+    for name in common(a, b):
+        counts = a.datasets[name].n, b.datasets[name].n
+        if counts[0] != counts[1]:
+            yield _differs(f"samples of {name}", *counts)
+
+
+def _dataset(a: Results, b: Results, name: str) -> Iterator[str]:
+    for what, kind in (("data", "data"), ("prompts", "prompts"), ("max_new_tokens", "token limit")):
+        first, second = (_decided(results, what, name) for results in (a, b))
+        if first != second:
+            yield _differs(f"{kind} of {name}", first, second)
+    metrics = [counting_metric(name, results) for results in (a, b)]
+    if metrics[0] != metrics[1]:
+        yield _differs(f"metric of {name}", *metrics)
+    elif metrics[0] is not None:
+        key = f"{name}_{metrics[0]}"
+        versions = [results.scores[key].metric_version for results in (a, b)]
+        if versions[0] != versions[1]:
+            yield _differs(f"version of {key}", *versions)
+
+
+def _decided(results: Results, what: str, name: str) -> Any:
+    """An entry of a run's identity for a dataset; completions of another tool have only the data's hashes."""
+    if "identity" not in results.run and what == "data":
+        return results.run.get("datasets", {}).get(name, {}).get("sha256")
+    return results.run.get("identity", {}).get(what, {}).get(name)
+
+
+def _differs(what: str, first: Any, second: Any) -> str:
+    return Reason(
+        "{what} differs: {first} and {second}", what=what, first=_short(first), second=_short(second)
+    )
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_short(inner)}" for key, inner in value.items())
+    text = "-" if value is None else str(value)
+    is_hash = len(text) == 64 and all(sign in "0123456789abcdef" for sign in text)
+    return f"{text[:12]}..." if is_hash else text

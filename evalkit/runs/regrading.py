@@ -1,0 +1,97 @@
+"""The answers that a scoring grades: those of the records, or split anew from the kept raw texts."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+from evalkit.core.config import ModelConfig, Parser, ReasoningConfig
+from evalkit.core.errors import EvalkitError
+from evalkit.core.reasons import Reason
+from evalkit.core.types import FinishReason
+from evalkit.records.run_folder import SampleRecord
+from evalkit.scoring.scores import GivenAnswer, TaskAnswers, TaskScores
+from evalkit.tasks.answers import choose_rule
+from evalkit.tasks.thoughts import Thoughts
+
+# More unclosed thoughts than this share are worth a warning.
+_UNCLOSED = 0.01
+
+
+class Regrading:
+    """Makes answers of records.
+
+    Args:
+        thoughts: the rule to split by; None: that of the records.
+        model: whose tokenizer counts the tokens of an answer that is split anew.
+    """
+
+    def __init__(self, thoughts: Thoughts | None = None, model: ModelConfig | None = None) -> None:
+        self._thoughts = thoughts
+        self._tokenizer = _tokenizer_here(model) if thoughts is not None else None
+        self._uncut = self._unsplit = 0
+
+    @classmethod
+    def of(
+        cls, reasoning: ReasoningConfig, model: ModelConfig | None, identity: Mapping[str, Any]
+    ) -> "Regrading":
+        """What the options ask for, given what decided the run (`identity`)."""
+        if reasoning.parser is Parser.auto:
+            return cls()
+        wanted = Thoughts.named(reasoning, reasoning.parser.value)
+        made = dict(identity.get("reasoning") or {"rule": "none"})
+        same = {**wanted.identity, "thought_length": None} == {**made, "thought_length": None}
+        if same or (wanted.rule == "none" and made["rule"] == "none"):
+            return cls()
+        return cls(wanted, model)
+
+    def answer(self, record: SampleRecord, output_length: int) -> GivenAnswer:
+        """What is graded of a record."""
+        thoughts, split = self._thoughts, record.split
+        if thoughts is not None:
+            split = thoughts.again(record, output_length, self._tokenizer)
+            too_long = split is not None and len(split.answer.encode("utf-8", "replace")) > output_length
+            self._uncut += too_long and self._tokenizer is None
+        if split is None:
+            self._unsplit += choose_rule(record.completion) != "none"
+            return GivenAnswer(record.completion, record.finish_reason)
+        thought = split.thought if thoughts is not None else None
+        return GivenAnswer(split.answer, record.finish_reason, split.status, split.thought_tokens, thought)
+
+    def given(self, task: TaskAnswers) -> dict[str, GivenAnswer]:
+        """What is graded of completions that were made elsewhere."""
+        graded = {}
+        for key, answer in task.completions.items():
+            ended = cast(FinishReason | None, answer.finish_reason)
+            record = SampleRecord(id=key, completion=answer.text, finish_reason=ended)
+            graded[key] = self.answer(record, task.spec.output_length)
+        return graded
+
+    def warnings(self) -> Iterator[str]:
+        """What to know about the answers that were given out."""
+        if self._uncut:
+            text = "{n} answers may be longer than their limit: the model's tokenizer is not here to cut them"
+            yield Reason(text, n=self._uncut)
+        if self._unsplit:
+            text = "{n} completions have the marks of a thought, and no rule splits them: {options}"
+            yield Reason(text, n=self._unsplit, options="suite.chat=true, or reasoning.parser=")
+
+
+def thought_warnings(tasks: Sequence[TaskScores]) -> Iterator[str]:
+    """A sentence for each dataset with many thoughts that never ended."""
+    for task in tasks:
+        if task.rates.thoughts is not None and task.rates.thoughts.unclosed > _UNCLOSED:
+            text = "{name}: {share} of the thoughts never ended and count as wrong (reasoning.thought_length)"
+            yield Reason(text, name=task.spec.name, share=f"{task.rates.thoughts.unclosed:.0%}")
+
+
+def _tokenizer_here(model: ModelConfig | None) -> Any | None:
+    """The model's tokenizer when it is on this machine."""
+    from evalkit.engines.local.tokenizer import load_tokenizer
+    from evalkit.engines.models import resolve_without_weights
+
+    if model is None:
+        return None
+    try:
+        resolved = resolve_without_weights(model, offline=True)
+        return load_tokenizer(resolved) if resolved.has_tokenizer else None
+    except EvalkitError:
+        return None

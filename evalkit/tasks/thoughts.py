@@ -1,0 +1,173 @@
+"""The thoughts of a run's model: the rule in use, the budget, and each completion split by it.
+
+Source: docs/protocol/reasoning.md, sections 4, 5 and 7. The rules themselves are in
+`evalkit.tasks.answers`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from evalkit.core.config import BosRule, Parser, ReasoningConfig
+from evalkit.core.text import unicode_text
+from evalkit.core.types import REST_OF_CONTEXT
+from evalkit.engines.bos import token_ids
+from evalkit.engines.local.chat_template import template_of
+from evalkit.metrics.prediction import BLANK_LINE
+from evalkit.records.run_folder import SampleRecord, SplitRecord
+from evalkit.tasks.answers import (
+    SplitAnswer,
+    check_rule,
+    choose_rule,
+    later_tags,
+    opens_thought,
+    split_answer,
+)
+
+
+@dataclass(frozen=True)
+class Thoughts:
+    """A rule and the tokens it may take; none exists for runs whose completions are answers as they are."""
+
+    rule: str
+    start: str
+    end: str
+    pattern: str | None
+    thought_length: int | None
+
+    @classmethod
+    def of(cls, reasoning: ReasoningConfig, tokenizer: Any | None, *, chat: bool) -> "Thoughts | None":
+        """The rule that the options ask for; None: completions are not split.
+
+        Args:
+            reasoning: the options.
+            tokenizer: `auto` goes by its chat template; None: only a server has it.
+            chat: whether the model is asked through its template.
+
+        Raises:
+            InputError: a rule that lacks its pattern or has a wrong one.
+        """
+        rule = reasoning.parser.value
+        if reasoning.parser is Parser.auto:
+            # A plain prompt is continued, not answered.
+            template = template_of(tokenizer) if chat and tokenizer is not None else None
+            rule = choose_rule(template, start=reasoning.start, end=reasoning.end)
+        return None if rule == "none" else cls.named(reasoning, rule)
+
+    @classmethod
+    def named(cls, reasoning: ReasoningConfig, rule: str) -> "Thoughts":
+        """The rule of this name with the options' tags and pattern.
+
+        Raises:
+            InputError: a rule that lacks its pattern or has a wrong one.
+        """
+        check_rule(rule, start=reasoning.start, end=reasoning.end, pattern=reasoning.pattern)
+        return cls(rule, reasoning.start, reasoning.end, reasoning.pattern, reasoning.thought_length)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What identifies the rule and its budget, ready for JSON."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+    def limit(self, output_length: int) -> int:
+        """The most new tokens of a completion whose answer may have `output_length`."""
+        return REST_OF_CONTEXT if self.thought_length is None else self.thought_length + output_length
+
+    def opened(self, prompt: str | None) -> bool:
+        """Whether a rendered prompt ends inside a thought; False where only the server renders it."""
+        return prompt is not None and opens_thought(prompt, self.rule, start=self.start)
+
+    def split(self, raw: str, *, opened: bool, finish_reason: str | None, ends: Sequence[str]) -> SplitAnswer:
+        """The thought and the answer in what a model wrote."""
+        return split_answer(
+            raw,
+            self.rule,
+            start=self.start,
+            end=self.end,
+            pattern=self.pattern,
+            open_thought=opened,
+            stop=ends,
+            finish_reason=finish_reason,
+        )
+
+    def reply(
+        self,
+        raw: str,
+        finish_reason: str | None,
+        *,
+        opened: bool,
+        served_thought: str | None,
+        output_length: int,
+        tokenizer: Any | None,
+        ends: Sequence[str] = (BLANK_LINE,),
+    ) -> SplitRecord:
+        """A completion split by the rule, the answer cut at its own limit.
+
+        A short thought buys no longer answer: the engine's limit is that of both together.
+
+        Args:
+            raw: what the model wrote.
+            finish_reason: of the completion.
+            opened: whether the prompt ended inside a thought.
+            served_thought: what a server returned apart from `raw` as the thought.
+            output_length: most tokens of the answer.
+            tokenizer: the model's, which counts them; None: it is not here, nothing is cut.
+            ends: where the suite cuts an answer anyway; what lies behind is not missed.
+        """
+        served = served_thought is not None
+        found = self.split(raw, opened=opened and not served, finish_reason=finish_reason, ends=ends)
+        if served:
+            found = _served(found, str(served_thought), finish_reason)
+        kept, cut = shortened(found.answer, output_length, tokenizer, ends)
+        return SplitRecord(
+            rule=self.rule,
+            opened=opened,
+            thought=found.thought,
+            answer=kept,
+            status="cut_off" if cut and found.status in ("answered", "no_thought") else found.status,
+            thought_tokens=_count(found.thought or "", tokenizer),
+            answer_tokens=_count(kept, tokenizer),
+            later_tags=later_tags(kept, self.rule, start=self.start, end=self.end),
+            served_thought=served_thought,
+        )
+
+    def again(self, record: SampleRecord, output_length: int, tokenizer: Any | None) -> SplitRecord | None:
+        """A kept completion split by this rule, whatever rule it was made with; None: it failed."""
+        if record.finish_reason == "error":
+            return None
+        before = record.split
+        return self.reply(
+            record.completion if record.raw_text is None else record.raw_text,
+            record.finish_reason,
+            opened=before is not None and before.opened,
+            served_thought=before.served_thought if before else None,
+            output_length=output_length,
+            tokenizer=tokenizer,
+        )
+
+
+def _served(found: SplitAnswer, thought: str, finish_reason: str | None) -> SplitAnswer:
+    """The split where the server returned the thought by itself."""
+    if found.answer.strip():
+        return found._replace(thought=thought, status="cut_off" if finish_reason == "length" else "answered")
+    return found._replace(thought=thought, status="unclosed" if finish_reason == "length" else "empty")
+
+
+def shortened(
+    answer: str, output_length: int, tokenizer: Any | None, ends: Sequence[str]
+) -> tuple[str, bool]:
+    """An answer without its tokens beyond a limit, and whether some are missed: none behind one of `ends`."""
+    # A token is a byte at least.
+    if tokenizer is None or len(answer.encode("utf-8", "replace")) <= output_length:
+        return answer, False
+    ids = token_ids(answer, tokenizer, BosRule.none)
+    if len(ids) <= output_length:
+        return answer, False
+    kept = unicode_text(
+        tokenizer.decode(ids[:output_length], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    )
+    return kept, not any(end in kept for end in ends)
+
+
+def _count(text: str, tokenizer: Any | None) -> int | None:
+    return None if tokenizer is None else len(token_ids(text, tokenizer, BosRule.none))
