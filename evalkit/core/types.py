@@ -97,7 +97,8 @@ class Score:
 
     `status` says what became of an answer behind a thought, `thought` is there when the scoring split
     the completion anew. A question that was asked several times has the scores of its answers in
-    `repeats`; its `values` are over all of them, its prediction is the first.
+    `repeats`; its `values` are over all of them, its prediction is the first. `missing` names the keywords
+    that an answer lacks, where a metric looks for them.
     """
 
     id: str
@@ -106,6 +107,7 @@ class Score:
     status: str | None = None
     thought: str | None = None
     repeats: tuple["Score", ...] = ()
+    missing: tuple[str, ...] = ()
 
 
 JudgmentStatus = Literal["ok", "out_of_range", "unparsed", "malformed", "filtered", "overflow", "api_error"]

@@ -23,6 +23,7 @@ MT_BENCH_COLUMNS = (
     "stem",
     "writing",
 )
+PFGEN_COLUMNS = ("score", "fluency", "truthfulness", "helpfulness")
 JASTER_DIGITS = 4
 MT_BENCH_DIGITS = 2
 NO_FIGURE = Figure(None)
@@ -111,6 +112,17 @@ TABLES = (
         prefix="mt_bench_",
         cells=lambda row: row.mt_bench,
         rules=lambda row: row.mt_bench_rules,
+    ),
+    Table(
+        name="pfgen",
+        title="pfgen-bench (the ground truth scores 1.05)",
+        columns=PFGEN_COLUMNS,
+        digits=JASTER_DIGITS,
+        prefix="pfgen_",
+        cells=lambda row: {
+            name: row.datasets[f"pfgen_{name}"] for name in PFGEN_COLUMNS if f"pfgen_{name}" in row.datasets
+        },
+        rules=lambda row: row.rules,
     ),
 )
 

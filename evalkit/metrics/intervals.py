@@ -206,42 +206,46 @@ class Shares:
 
 
 def resampled_two_ways(scores: FloatArray, resamples: int) -> FloatArray:
-    """The mean of scores [questions, trials] with questions and trials both redrawn: [resamples].
+    """Means of scores [questions, trials, figures] with questions and trials both redrawn.
 
     Every trial has its few-shots and its seed, so the draw of trials holds their choice. With one trial only
-    questions are drawn. The spread is slightly too wide rather than too narrow (Owen 2007).
+    questions are drawn. The spread is slightly too wide rather than too narrow (Owen 2007). Returns
+    [resamples, figures].
     """
     generator = np.random.Generator(np.random.PCG64(SEED))
     # How often each is drawn says as much as which ones are.
     rows, columns = (
-        generator.multinomial(n, np.full(n, 1 / n), size=resamples) / n for n in np.shape(scores)
+        generator.multinomial(n, np.full(n, 1 / n), size=resamples) / n for n in scores.shape[:2]
     )
-    means: FloatArray = ((rows @ scores) * columns).sum(axis=1)
+    means: FloatArray = np.stack(
+        [((rows @ one) * columns).sum(axis=1) for one in np.moveaxis(scores, 2, 0)], 1
+    )
     return means
 
 
-def resampled_within(questions: Sequence[Sequence[float]], resamples: int) -> FloatArray:
-    """The mean over questions of their mean score, with answers redrawn within redrawn questions.
+def resampled_within(questions: Sequence[FloatArray], resamples: int) -> FloatArray:
+    """Means over questions of the mean of their scores, with answers redrawn within redrawn questions.
 
     For scores whose trials are not known: what all questions of a trial share is not in it.
+
+    Args:
+        questions: the scores of each question's answers: [answers, figures].
+        resamples: how many.
+
+    Returns:
+        [resamples, figures].
     """
     generator = np.random.Generator(np.random.PCG64(SEED))
     drawn = generator.integers(0, len(questions), size=(resamples, len(questions)))
-    means = np.empty(drawn.shape)
+    means = np.empty((*drawn.shape, questions[0].shape[1]))
     for index, scores in enumerate(questions):
-        places, values = drawn == index, np.asarray(scores, dtype=np.float64)
-        total = int(places.sum())
-        rows = max(1, _CHUNK // len(values))
-        means[places] = np.concatenate(
-            [np.empty(0)]
-            + [
-                values[generator.integers(0, len(values), size=(min(rows, total - start), len(values)))].mean(
-                    1
-                )
-                for start in range(0, total, rows)
-            ]
-        )
-    return means.mean(axis=1)
+        places = np.nonzero(drawn == index)
+        rows = max(1, _CHUNK // scores.size)
+        for start in range(0, len(places[0]), rows):
+            some = tuple(axis[start : start + rows] for axis in places)
+            means[some] = scores[generator.integers(0, len(scores), size=(len(some[0]), len(scores)))].mean(1)
+    averages: FloatArray = means.mean(axis=1)
+    return averages
 
 
 def variance_shares(scores: FloatArray, *, trials_known: bool = True) -> Shares | None:

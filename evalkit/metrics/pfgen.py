@@ -136,10 +136,9 @@ class Tables:
         ends = np.repeat([len(text) for text in texts], width) - np.tile(np.arange(width), len(texts))
         places = np.flatnonzero(flat)
         # Ten characters are two words of five; sorted by them, equal n-grams of any length are neighbours.
-        words = [
-            reduce(lambda word, shift: word << _CODE_BITS | flat[places + shift], range(first, first + 5), 0)
-            for first in (0, 5)
-        ]
+        words = [np.zeros(len(places), dtype=np.int64) for _ in range(2)]
+        for shift in range(LONGEST_NGRAM):
+            words[shift // 5] = words[shift // 5] << _CODE_BITS | flat[places + shift]
         order = np.lexsort((words[1], words[0]))
         places, words = places[order], [word[order] for word in words]
         levels: list[tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.uint16]]] = []
@@ -325,14 +324,14 @@ def score_answers(question: Question, tables: Tables, answers: Sequence[str]) ->
     for text, fluency, truthfulness in zip(
         answers, tables.fluency(answers).tolist(), tables.truthfulness(answers).tolist(), strict=True
     ):
-        parts = [
+        fluent, true = (
             {aspect: round(value / number, 6) for aspect, value in zip(aspects, values, strict=True)}
             for values in (fluency, truthfulness)
-        ]
+        )
         kept, missing, excess = helpfulness(question.keywords, text)
         kept = round(kept, 5)
-        score = round((math.fsum(parts[0].values()) + math.fsum(parts[1].values()) + kept) / 3, 5)
-        scores.append(AnswerScore(*parts, kept, score, len(text), missing, excess))
+        score = round((math.fsum(fluent.values()) + math.fsum(true.values()) + kept) / 3, 5)
+        scores.append(AnswerScore(fluent, true, kept, score, len(text), missing, excess))
     return scores
 
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha1
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from evalkit.core.errors import InputError
+from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.files import (
     parse_json,
     parse_rows,
@@ -19,8 +19,13 @@ from evalkit.core.files import (
 from evalkit.core.text import did_you_mean
 from evalkit.core.types import Sample
 from evalkit.metrics.pfgen import Question
+from evalkit.sources.fetch import Fetcher
+from evalkit.sources.mirror import Mirror
+from evalkit.sources.pins import pins_of
 
-QUESTIONS = 50
+if TYPE_CHECKING:
+    from rich.console import Console
+
 # Of the data of every published set that can be compared: `metadata_hash` in its result.json.
 DATA_HASH = "13581cc9df3fb849ec9293bcec2b03de1a48ecc2"
 # A set of 100 trials has a few megabytes; more than this is no set of answers.
@@ -44,20 +49,37 @@ class AnswerSet:
     answers: dict[str, tuple[str, ...]]
 
 
-def read_data(folder: Path) -> tuple[Question, ...]:
-    """The 50 questions `Q01.json` to `Q50.json` with their references.
+def fetch_data(
+    mirror: Path | None = None, *, offline: bool = False, console: "Console | None" = None
+) -> tuple[Question, ...]:
+    """The questions of the pinned files from the mirror, the cache or the network.
 
     Raises:
-        InputError: a file is missing or not as published.
+        EvalkitError: a file is not to be had, or is not the pinned one.
     """
-    paths = [folder / f"Q{number:02}.json" for number in range(1, QUESTIONS + 1)]
+    pins = [pin for pin in pins_of("pfgen") if pin.role == "data"]
+    found = Fetcher(Mirror.open(mirror) if mirror else None, offline).fetch(pins, console=console)
+    files = []
+    for pin in pins:
+        if isinstance(file := found[pin], EvalkitError):
+            raise file
+        files.append(file.path)
+    return read_data(files)
+
+
+def read_data(paths: Sequence[Path]) -> tuple[Question, ...]:
+    """The questions of `Q01.json` to `Q50.json`, in this order, with their references.
+
+    Raises:
+        InputError: a file is missing, or they are not the published ones.
+    """
     contents = [read_bytes(path, "a question of pfgen") for path in paths]
     found = sha1("".join(sha1(content).hexdigest() for content in contents).encode()).hexdigest()
     if found != DATA_HASH:
         raise InputError(
-            f"not the published data: its hash is {found}, not {DATA_HASH}",
-            where=folder,
-            fix="evalkit prepare suite=pfgen",
+            f"not the published data of pfgen: its hash is {found}, not {DATA_HASH}",
+            where=paths[0].parent if paths else None,
+            fix="python -m evalkit prepare suite=pfgen",
         )
     return tuple(
         _question(parse_json(content.decode(), path)) for content, path in zip(contents, paths, strict=True)
@@ -115,10 +137,10 @@ def read_answers(path: Path, questions: Sequence[Question], *, allow_missing: bo
             )
     config = path.with_name("config.json")
     described = read_json_object(config, "the set's configuration") if config.exists() else {}
-    return AnswerSet(
-        *(text_field(described, key, str(config)) if key in described else None for key in ("model", "mode")),
-        {key: tuple(texts) for key, texts in answers.items() if texts},
+    model, mode = (
+        text_field(described, key, str(config)) if key in described else None for key in ("model", "mode")
     )
+    return AnswerSet(model, mode, {key: tuple(texts) for key, texts in answers.items() if texts})
 
 
 def _content(path: Path) -> bytes:

@@ -273,26 +273,26 @@ def test_variance_shares_by_hand_and_of_known_components() -> None:
 
 def test_two_ways_holds_what_all_questions_of_a_trial_share() -> None:
     scores = crossed(50, 10, (0.1, 1.0, 0.1))
-    two_ways = statistics.resampled_two_ways(scores, 4000)
+    two_ways = statistics.resampled_two_ways(scores[:, :, None], 4000)
     # The variance of the mean: that of the trials' means over their number, nearly all of it.
     assert np.std(two_ways) == pytest.approx(np.std(scores.mean(axis=0)) / np.sqrt(10), rel=0.05)
     assert np.mean(two_ways) == pytest.approx(scores.mean(), abs=0.02)
-    assert np.std(statistics.resampled_within(scores.tolist(), 4000)) < np.std(two_ways) / 2
+    assert np.std(statistics.resampled_within(list(scores[:, :, None]), 4000)) < np.std(two_ways) / 2
 
 
 def test_within_redraws_questions_and_their_answers() -> None:
     scores = crossed(40, 20, (1.0, 0.0, 2.0))
-    resampled = statistics.resampled_within(scores.tolist(), 4000)
+    resampled = statistics.resampled_within(list(scores[:, :, None]), 4000)
     expected = np.sqrt(np.var(scores.mean(axis=1)) / 40 + scores.var(axis=1).mean() / (40 * 20))
     assert np.std(resampled) == pytest.approx(expected, rel=0.05)
-    uneven = statistics.resampled_within([[1.0], [1.0, 1.0], [1.0] * 3], 50)
-    assert uneven.tolist() == [1.0] * 50
+    uneven = statistics.resampled_within([np.ones((n, 2)) for n in (1, 2, 3)], 50)
+    assert uneven.tolist() == [[1.0, 1.0]] * 50
 
 
 def test_with_one_trial_questions_alone_are_redrawn() -> None:
     scores = crossed(30, 1, (1.0, 0.0, 0.0))
     for resampled in (
-        statistics.resampled_two_ways(scores, 4000),
-        statistics.resampled_within(scores.tolist(), 4000),
+        statistics.resampled_two_ways(scores[:, :, None], 4000),
+        statistics.resampled_within(list(scores[:, :, None]), 4000),
     ):
         assert np.std(resampled) == pytest.approx(np.std(scores) / np.sqrt(30), rel=0.05)

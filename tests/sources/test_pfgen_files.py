@@ -9,7 +9,7 @@ import pytest
 
 from evalkit.core.errors import InputError
 from evalkit.metrics.pfgen import Question
-from evalkit.sources.pfgen import read_answers, read_data, read_pool
+from evalkit.sources.pfgen import fetch_data, read_answers, read_data, read_pool
 
 QUESTIONS = [Question(f"Q0{n}", f"質問{n}？", "it", (), {"P": ["a"]}) for n in (1, 2)]
 ROWS = [("質問1？", "あ"), ("質問2？", "い"), ("質問1？", "う"), ("質問2？", "え")]
@@ -71,7 +71,7 @@ def test_a_cut_or_damaged_xz_file_is_named_with_the_line(tmp_path: Path) -> None
 
 @pytest.mark.sources
 def test_the_published_data_and_no_other(mirror: Path, tmp_path: Path) -> None:
-    questions = read_data(mirror / "pfgen" / "data")
+    questions = fetch_data(mirror, offline=True)
     pool = read_pool(mirror / "pfgen" / "data" / "questions.jsonl")
     assert [(one.id, one.text) for one in questions] == [(pair.id, pair.input) for pair in pool]
     assert sum(len(one.references) for one in questions) == 127
@@ -81,12 +81,12 @@ def test_the_published_data_and_no_other(mirror: Path, tmp_path: Path) -> None:
     path.chmod(0o644)
     path.write_bytes(path.read_bytes().replace("つる".encode(), "さる".encode(), 1))
     with pytest.raises(InputError, match="not the published data"):
-        read_data(folder)
+        read_data(sorted(folder.glob("Q*.json")))
 
 
 @pytest.mark.sources
 def test_published_sets_are_read_as_they_are(mirror: Path) -> None:
-    questions = read_data(mirror / "pfgen" / "data")
+    questions = fetch_data(mirror, offline=True)
     path = mirror / "pfgen/published/llm-jp-3-1.8b-instruct/7b08b08/trials.jsonl.xz"
     found = read_answers(path, questions)
     assert (found.model, found.mode) == ("llm-jp/llm-jp-3-1.8b-instruct", "qa")
