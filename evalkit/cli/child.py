@@ -1,7 +1,5 @@
 """python -m evalkit.cli.child JOBFILE: the process of a job."""
 
-import ctypes
-import signal
 import sys
 import time
 from dataclasses import replace
@@ -10,11 +8,11 @@ from pathlib import Path
 from evalkit.cli.command import VERBS, attempt, execute
 from evalkit.core import terminal
 from evalkit.core.errors import RunLockedError
+from evalkit.core.signals import stop_with_the_parent
 from evalkit.runs.jobs import Job
 
 # Another process works on the same run directory: how long until the next try.
 LOCKED_SECONDS = 2.0
-_PR_SET_PDEATHSIG = 1
 
 
 def run_job(path: Path) -> int:
@@ -47,15 +45,9 @@ def run_job(path: Path) -> int:
     return ended.code
 
 
-def _stop_with_the_parent() -> None:
-    """Has the system stop this process, politely, when the one that started it dies (Linux only)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
 if __name__ == "__main__":
     terminal.prepare()
-    _stop_with_the_parent()
+    stop_with_the_parent()
     code = run_job(Path(sys.argv[1]))
     terminal.finish()
     sys.exit(code)

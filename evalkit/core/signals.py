@@ -1,6 +1,8 @@
 """SIGTERM and SIGUSR1 (what a queue sends before it kills) end a command as Ctrl-C does: exit code 130."""
 
+import ctypes
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +12,8 @@ from evalkit.core.errors import InterruptedRunError
 
 STOPPING = (signal.SIGTERM, signal.SIGUSR1)
 
+# Of Linux's prctl: the signal a process gets when its parent dies.
+_PR_SET_PDEATHSIG = 1
 _received: list[int] = []
 
 
@@ -51,6 +55,15 @@ def stop_if_signalled() -> None:
     """
     if _received and threading.current_thread() is threading.main_thread():
         raise _interruption(_received[-1])
+
+
+def stop_with_the_parent() -> None:
+    """Has the system end this process by SIGTERM when the one that started it dies (Linux only).
+
+    Call it first in a process that works for another one, which may be killed.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _interruption(number: int) -> InterruptedRunError:

@@ -1,6 +1,7 @@
 """The answers that a scoring grades: those of the records, or split anew from the kept raw texts."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from evalkit.core.config import ModelConfig, Parser, ReasoningConfig
@@ -22,10 +23,17 @@ class Regrading:
     Args:
         thoughts: the rule to split by; None: that of the records.
         model: whose tokenizer counts the tokens of an answer that is split anew.
+        made: the rule of the run, for records that it could not split.
     """
 
-    def __init__(self, thoughts: Thoughts | None = None, model: ModelConfig | None = None) -> None:
+    def __init__(
+        self,
+        thoughts: Thoughts | None = None,
+        model: ModelConfig | None = None,
+        made: Thoughts | None = None,
+    ) -> None:
         self._thoughts = thoughts
+        self._made = made
         self._tokenizer = _tokenizer_here(model) if thoughts is not None else None
         self._uncut = self._unsplit = 0
 
@@ -34,14 +42,15 @@ class Regrading:
         cls, reasoning: ReasoningConfig, model: ModelConfig | None, identity: Mapping[str, Any]
     ) -> "Regrading":
         """What the options ask for, given what decided the run (`identity`)."""
+        kept = identity.get("reasoning")
+        made = Thoughts.of_identity(kept) if kept else None
         if reasoning.parser is Parser.auto:
-            return cls()
+            return cls(made=made)
         wanted = Thoughts.named(reasoning, reasoning.parser.value)
-        made = dict(identity.get("reasoning") or {"rule": "none"})
-        same = {**wanted.identity, "thought_length": None} == {**made, "thought_length": None}
-        if same or (wanted.rule == "none" and made["rule"] == "none"):
+        if made is None and wanted.rule == "none":
             return cls()
-        return cls(wanted, model)
+        same = made is not None and replace(wanted, thought_length=made.thought_length) == made
+        return cls(made=made) if same else cls(wanted, model)
 
     def answer(self, record: SampleRecord, output_length: int) -> GivenAnswer:
         """What is graded of a record."""
@@ -50,6 +59,8 @@ class Regrading:
             split = thoughts.again(record, output_length, self._tokenizer)
             too_long = split is not None and len(split.answer.encode("utf-8", "replace")) > output_length
             self._uncut += too_long and self._tokenizer is None
+        elif split is None and self._made is not None:
+            split = self._made.again(record, output_length, None)
         if split is None:
             self._unsplit += choose_rule(record.completion) != "none"
             return GivenAnswer(record.completion, record.finish_reason)

@@ -20,7 +20,7 @@ from evalkit.core.errors import InputError
 from evalkit.core.progress import watch
 from evalkit.core.reasons import Reason
 from evalkit.core.signals import stop_if_signalled
-from evalkit.core.types import Request
+from evalkit.core.types import Completion, Request
 from evalkit.core.words import t
 from evalkit.engines.bos import appended_tokens
 from evalkit.engines.local.chat_template import as_text, template_of
@@ -28,7 +28,7 @@ from evalkit.metrics.prediction import prediction
 from evalkit.metrics.repeats import repeat_ids
 from evalkit.records.environment import CONFIG, kept_environment, timed
 from evalkit.records.results import ProtocolRecord, Results, read_results
-from evalkit.records.run_folder import RunDirectory, SampleRecord
+from evalkit.records.run_folder import RunDirectory, SampleRecord, SplitRecord
 from evalkit.runs.identity import protocol_record, run_identity, used_options
 from evalkit.runs.life import Opened, Outcome, Run, Say, complete, finished
 from evalkit.runs.regrading import Regrading, thought_warnings
@@ -38,6 +38,7 @@ from evalkit.scoring.scores import TaskAnswers, score_tasks
 from evalkit.scoring.write import scores_fit, write_scored
 from evalkit.tasks.prompts import Asking
 from evalkit.tasks.spec import is_task_file
+from evalkit.tasks.thoughts import Thoughts
 
 if TYPE_CHECKING:
     from evalkit.engines.base import Engine
@@ -186,16 +187,28 @@ class SuiteRun(Run[Results]):
             task, sample = samples[completion.id]
             prompt, split = as_text(prompts[completion.id], self._tokenizer), None
             if (thoughts := self.asking.thoughts) is not None and completion.finish_reason != "error":
-                split = thoughts.reply(
-                    completion.raw_text,
-                    completion.finish_reason,
-                    # Without the tokenizer nobody knows how the server's prompt ends.
-                    opened=self._tokenizer is not None and thoughts.opened(prompt),
-                    served_thought=completion.served_thought,
-                    output_length=task.spec.output_length,
-                    tokenizer=self._tokenizer,
-                )
+                split = self._split(thoughts, completion, prompt, task.spec.output_length)
             yield task.name, SampleRecord.of(sample, prompt, completion, split)
+
+    def _split(
+        self, thoughts: Thoughts, completion: Completion, prompt: str, output_length: int
+    ) -> SplitRecord | None:
+        """Thought and answer; None where a pattern takes too long: scoring says so, with all texts kept."""
+        try:
+            return thoughts.reply(
+                completion.raw_text,
+                completion.finish_reason,
+                # Without the tokenizer nobody knows how the server's prompt ends.
+                opened=self._tokenizer is not None and thoughts.opened(prompt),
+                served_thought=completion.served_thought,
+                output_length=output_length,
+                tokenizer=self._tokenizer,
+                keeps_special=self.identified.family != "api",
+            )
+        except InputError:
+            if thoughts.pattern is None:
+                raise
+            return None
 
     def finish(self) -> Results:
         """Scores all kept completions."""

@@ -17,6 +17,7 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 
 from evalkit.core.errors import EvalkitError, InputError, write_error
+from evalkit.core.signals import stop_with_the_parent
 from evalkit.core.text import did_you_mean
 from evalkit.core.types import Row
 from evalkit.sources.archives import SourceWarning
@@ -179,7 +180,7 @@ def convert_all(conversions: Sequence[Conversion], workers: int | None) -> Itera
     context = multiprocessing.get_context("spawn")
     # Starting the tracker unblocks signals, so it starts before they are blocked.
     resource_tracker.ensure_running()
-    with ProcessPoolExecutor(count, mp_context=context) as pool:
+    with ProcessPoolExecutor(count, mp_context=context, initializer=stop_with_the_parent) as pool:
         with _interrupt_blocked():
             futures = [pool.submit(convert, conversion) for conversion in conversions]
         try:

@@ -4,11 +4,13 @@ Source: docs/protocol/reasoning.md, sections 4, 5 and 7. The rules themselves ar
 `evalkit.tasks.answers`.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from evalkit.core.config import BosRule, Parser, ReasoningConfig
+from evalkit.core.errors import InputError
 from evalkit.core.text import unicode_text
 from evalkit.core.types import REST_OF_CONTEXT
 from evalkit.engines.bos import token_ids
@@ -23,6 +25,8 @@ from evalkit.tasks.answers import (
     opens_thought,
     split_answer,
 )
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,13 @@ class Thoughts:
             InputError: a rule that lacks its pattern or has a wrong one.
         """
         rule = reasoning.parser.value
+        # A plain prompt is continued, not answered.
+        template = template_of(tokenizer) if chat and tokenizer is not None else None
+        usual = choose_rule(template, start=reasoning.start, end=reasoning.end)
         if reasoning.parser is Parser.auto:
-            # A plain prompt is continued, not answered.
-            template = template_of(tokenizer) if chat and tokenizer is not None else None
-            rule = choose_rule(template, start=reasoning.start, end=reasoning.end)
+            rule = usual
+        elif template is not None and usual == "none" and rule not in ("none", "regex"):
+            log.warning("reasoning.parser=%s, but the chat template has no mark of a thought", rule)
         return None if rule == "none" else cls.named(reasoning, rule)
 
     @classmethod
@@ -63,6 +70,12 @@ class Thoughts:
         """
         check_rule(rule, start=reasoning.start, end=reasoning.end, pattern=reasoning.pattern)
         return cls(rule, reasoning.start, reasoning.end, reasoning.pattern, reasoning.thought_length)
+
+    @classmethod
+    def of_identity(cls, kept: Mapping[str, Any]) -> "Thoughts":
+        """The rule that a run's identity names."""
+        fields = {"pattern": None, "thought_length": None, **kept}
+        return cls(**{name: fields[name] for name in ("rule", "start", "end", "pattern", "thought_length")})
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -100,6 +113,7 @@ class Thoughts:
         output_length: int,
         tokenizer: Any | None,
         ends: Sequence[str] = (BLANK_LINE,),
+        keeps_special: bool = False,
     ) -> SplitRecord:
         """A completion split by the rule, the answer cut at its own limit.
 
@@ -113,9 +127,19 @@ class Thoughts:
             output_length: most tokens of the answer.
             tokenizer: the model's, which counts them; None: it is not here, nothing is cut.
             ends: where the suite cuts an answer anyway; what lies behind is not missed.
+            keeps_special: `raw` has all special tokens that the model wrote.
+
+        Raises:
+            InputError: the special tokens that the rule reads are lost, or a pattern takes too long.
         """
         served = served_thought is not None
-        found = self.split(raw, opened=opened and not served, finish_reason=finish_reason, ends=ends)
+        try:
+            found = self.split(raw, opened=opened and not served, finish_reason=finish_reason, ends=ends)
+        except InputError:
+            if self.rule != "harmony" or not keeps_special:
+                raise
+            # It only begins as if they were lost.
+            found = split_answer(raw.strip(), "none", finish_reason=finish_reason)
         if served:
             found = _served(found, str(served_thought), finish_reason)
         kept, cut = shortened(found.answer, output_length, tokenizer, ends)

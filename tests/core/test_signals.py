@@ -4,6 +4,8 @@ import gc
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -161,3 +163,17 @@ def test_in_another_thread_nothing_changes() -> None:
     thread.start()
     thread.join()
     assert entered == [True]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells a process that its parent is dead")
+def test_a_process_ends_with_the_one_that_started_it() -> None:
+    child = (
+        "import time; from evalkit.core.signals import stop_with_the_parent; stop_with_the_parent(); "
+        "print('up', flush=True); time.sleep(60)"
+    )
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "up\n"
+        process.kill()
+        # The pipe is closed when the child, which holds it too, is gone.
+        assert process.stdout.read() == ""

@@ -238,3 +238,46 @@ def test_prompts_shows_what_a_chat_run_asks(
     line = json.loads((tmp_path / "prompts" / "jemhopqa.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert [one["role"] for one in line["messages"]] == ["system", *["user", "assistant"] * 4, "user"]
     assert "prompt" not in line
+
+
+HARMONY = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}<|assistant|>"
+    "{# this family writes <|channel|>analysis<|message|> #}"
+)
+
+
+def test_harmony_keeps_the_special_tokens_it_reads(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Each piece stands once in a script, so it is the analysis alone: a thought without an answer.
+    spoken = ("<|channel|>", "analysis", "<|message|>", "考える。\n\n", "<|end|>")
+    model = save_thinking_model(tmp_path / "harmony", spoken, template=HARMONY)
+    folder = run("suite.chat=true", "reasoning.thought_length=50", path=model)
+    assert "reasoning.parser=harmony" in capsys.readouterr().err
+    first, *_ = rows(folder).values()
+    assert first["raw_text"] == "<|channel|>analysis<|message|>考える。\n\n<|end|>"
+    assert (first["thought"], first["answer"], first["status"]) == ("考える。", "", "unclosed")
+
+
+def test_a_text_that_only_begins_like_harmony_without_its_tokens(run: Run, tmp_path: Path) -> None:
+    model = save_thinking_model(tmp_path / "plain", ("analysis", "する"), template=HARMONY)
+    folder = run("suite.chat=true", "reasoning.thought_length=50", path=model)
+    first, *_ = rows(folder).values()
+    # The local engine loses no special token, so this is an answer; the task allows it one token.
+    assert (first["answer"], first["status"]) == ("analysis", "cut_off")
+
+
+def test_a_pattern_that_takes_too_long_loses_no_answer(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from evalkit.tasks import answers
+
+    monkeypatch.setattr(answers, "_SECONDS", 1e-9)
+    folder = run(
+        "suite.chat=true", "reasoning.thought_length=50", "reasoning.parser=regex",
+        "reasoning.pattern=(?P<thought>(.*)*)答えは(?P<answer>.)", code=2,
+    )  # fmt: skip
+    assert "reasoning.pattern" in capsys.readouterr().err
+    (kept,) = folder.glob("out/thinker/sample/*")
+    assert len(rows(kept)) == 2 and not (kept / "results.json").exists()
+    monkeypatch.undo()

@@ -67,9 +67,9 @@ def packed_attention(
 
 
 @torch.inference_mode()
-def forward(model: Any, sections: Sequence[Section], slots: RowSlots, *, longest_run: int) -> Tensor:
+def forward(model: Any, sections: Sequence[Section], slots: RowSlots) -> Tensor:
     """One packed pass: [rows, vocabulary], the logits after each row's last token."""
-    work = pack(sections, slots, longest_run=longest_run)
+    work = pack(sections, slots)
     device = model.get_input_embeddings().weight.device
     output = model(
         input_ids=torch.tensor([work.ids], device=device),
@@ -105,17 +105,20 @@ class LayerCall:
             [tokens, heads, value_dim].
         """
         heads, tokens, _ = query.shape
-        out = query.new_empty(tokens, heads, value.shape[-1])
-        lse = torch.empty(tokens, heads, device=query.device)
+        # Attention over no key at all: every part is merged into it.
+        total = Part(
+            query.new_zeros(tokens, heads, value.shape[-1]),
+            torch.full((tokens, heads), float("-inf"), device=query.device),
+        )
         for fresh in self.work.fresh:
-            self._fresh(fresh, query, key, value, out)
-        for span in self.work.several:
-            self._several(span, query, key, value, out, lse)
-        if self.work.single:
-            self._single(query, key, value, out, lse)
+            self._fresh(fresh, query, key, value, total.out)
         for shared in self.work.shared:
-            self._shared(shared, query, out, lse)
-        return out
+            total = self._shared(shared, query, total)
+        for span in self.work.several:
+            self._several(span, query, key, value, total)
+        if self.work.single:
+            self._single(query, key, value, total)
+        return total.out
 
     def _fresh(self, fresh: FreshSpan, query: Tensor, key: Tensor, value: Tensor, out: Tensor) -> None:
         span = slice(fresh.first, fresh.first + fresh.length)
@@ -124,17 +127,13 @@ class LayerCall:
         fresh.prefix.values[self.layer][:] = value
         out[span] = self._causal(query[:, span], key, value, 0).out
 
-    def _several(
-        self, row: Span, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor
-    ) -> None:
+    def _several(self, row: Span, query: Tensor, key: Tensor, value: Tensor, total: Part) -> None:
         span = slice(row.first, row.first + row.size)
         end = row.cached + row.size
         self.keys[row.slot, :, row.cached : end] = key[:, span]
         self.values[row.slot, :, row.cached : end] = value[:, span]
         keys, values = self.keys[row.slot, :, :end], self.values[row.slot, :, :end]
-        part = self._causal(query[:, span], keys, values, row.cached)
-        out[span] = part.out
-        lse[span] = part.lse
+        _add(total, span, self._causal(query[:, span], keys, values, row.cached))
 
     def _causal(self, query: Tensor, key: Tensor, value: Tensor, cached: int) -> Part:
         """Queries from position `cached` on over keys from position 0 on of one row."""
@@ -182,14 +181,13 @@ class LayerCall:
         mask: Tensor = self.work.scratch[name]
         return mask
 
-    def _single(self, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor) -> None:
+    def _single(self, query: Tensor, key: Tensor, value: Tensor, total: Part) -> None:
         index, slots, cached = self._single_indices(query.device)
         self.keys[slots, :, cached] = key[:, index].transpose(0, 1)
         self.values[slots, :, cached] = value[:, index].transpose(0, 1)
         heads, dim, kv_heads = query.shape[0], query.shape[2], key.shape[0]
         # Query heads that share a key head become further queries of that head.
         folded = query[:, index].transpose(0, 1).reshape(-1, kv_heads, heads // kv_heads, dim)
-        outs, sums = [], []
         for run in self.work.runs:
             rows = slice(run.slot, run.slot + run.end - run.begin)
             part = attend(
@@ -199,10 +197,8 @@ class LayerCall:
                 self.scale,
                 mask=self._tail(run, cached, query),
             )
-            outs.append(part.out.reshape(-1, heads, value.shape[-1]))
-            sums.append(part.lse.reshape(-1, heads))
-        out[index] = torch.cat(outs)
-        lse[index] = torch.cat(sums)
+            own = Part(part.out.reshape(-1, heads, value.shape[-1]), part.lse.reshape(-1, heads))
+            _add(total, index[run.begin : run.end], own)
 
     def _single_indices(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         name = ("single", device)
@@ -226,11 +222,12 @@ class LayerCall:
         mask: Tensor = self.work.scratch[name]
         return mask
 
-    def _shared(self, shared: SharedSpan, query: Tensor, out: Tensor, lse: Tensor) -> None:
+    def _shared(self, shared: SharedSpan, query: Tensor, total: Part) -> Part:
+        """The parts with those of a prefix added, which are the first of their tokens."""
         span = slice(shared.first, shared.last)
         begin, hidden = self._prefix_window(shared, query.device)
         if begin >= shared.length:
-            return
+            return total
         keys = shared.prefix.keys[self.layer][:, begin:]
         values = shared.prefix.values[self.layer][:, begin:]
         mask = None if hidden is None else _additive(hidden, query)[None, None]
@@ -240,7 +237,11 @@ class LayerCall:
             part = Part(
                 part.out.masked_fill(blind[:, :, None], 0.0), part.lse.masked_fill(blind, float("-inf"))
             )
-        out[span] = merge(Part(out[span], lse[span]), part)
+        if shared.last - shared.first == len(total.out):
+            return part
+        total.out[span] = part.out
+        total.lse[span] = part.lse
+        return total
 
     def _prefix_window(self, shared: SharedSpan, device: torch.device) -> tuple[int, Tensor | None]:
         """The first prefix position any query sees, and which later ones each query does not see.
@@ -259,6 +260,14 @@ class LayerCall:
             query = torch.tensor(positions, device=device)
             self.work.scratch[name] = place[None, :] <= query[:, None] - self.window
         return begin, self.work.scratch[name]
+
+
+def _add(total: Part, rows: slice | Tensor, own: Part) -> None:
+    """Merges the attention of `rows` over their own keys, of which each sees one, into that of the pass."""
+    so_far = Part(total.out[rows], total.lse[rows])
+    merged = merge(so_far, own, in_place=True)
+    if merged is not so_far.out or not isinstance(rows, slice):
+        total.out[rows] = merged
 
 
 def _additive(hidden: Tensor, like: Tensor) -> Tensor:

@@ -15,10 +15,11 @@ from evalkit.core.config import BosRule, Dtype, EngineConfig, PrefixMode
 from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.types import Completion, Request, Sampling
 from evalkit.engines.base import Engine, distinct, from_generation_config
+from evalkit.engines.local import linears
 from evalkit.engines.local.attention import NAME
 from evalkit.engines.local.fallback import Batches, Lengths, by_generate
 from evalkit.engines.local.loading import LoadedModel, load
-from evalkit.engines.local.memory import Limits, free_bytes
+from evalkit.engines.local.memory import Limits, free_bytes, give_back_freed
 from evalkit.engines.local.pool import Conversations, Pool
 from evalkit.engines.local.probe import ALONE, PACKED, choose_way, error_line
 from evalkit.engines.local.rows import Row, failed
@@ -124,7 +125,8 @@ class LocalEngine(Engine):
 
         This is the reference for batches. Requests that cannot be answered are omitted.
         """
-        yield from self._run_alone(self._rows(requests)[0])
+        with linears.plain(self._model().model):
+            yield from self._run_alone(self._rows(requests)[0])
 
     def together(self, requests: Iterable[Request]) -> Iterator[Row]:
         """The finished rows of requests, batched as in `generate`."""
@@ -267,6 +269,7 @@ class LocalEngine(Engine):
             "ruled_out": self._ruled_out,
             "rows": self._limits.rows if packed else self._batches.rows,
             "threads": torch.get_num_threads(),
+            "linear_layers": linears.describe(loaded.model),
             "generation_config": loaded.generation,
             **({"unused_weights": unused} if loaded.unused else {}),
             "torch": torch.__version__,
@@ -277,6 +280,7 @@ class LocalEngine(Engine):
         """See `Engine.close`."""
         self._loaded = None
         gc.collect()
+        give_back_freed()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

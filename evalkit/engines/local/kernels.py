@@ -5,7 +5,8 @@ the exponentials of their log-sum-exps. So the prefix that many rows share is at
 their queries together, and merged with what each row sees of its own tokens.
 
 torch has fused kernels that return the log-sum-exp: FlashAttention 2 and the memory-efficient kernel
-for CUDA, and a flash kernel for the CPU. Which of them supports a call depends on device, dtype, head
+for CUDA, and a flash kernel for the CPU. Where oneDNN's products are faster than that kernel's, tiles of
+them serve many queries. Which of them supports a call depends on device, dtype, head
 sizes and mask, and not every combination is documented. So each kernel is run on a small case of the
 same kind and compared with plain matrix products; it is not used when it fails or differs.
 """
@@ -16,6 +17,8 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+from evalkit.engines.local.linears import gains, product
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +51,7 @@ class Kernel(Protocol):
 
 
 class Kind(NamedTuple):
-    """What decides whether a kernel supports a call."""
+    """What decides which kernels support a call, and which is the fastest: `many` queries or few."""
 
     device: str
     dtype: torch.dtype
@@ -56,6 +59,7 @@ class Kind(NamedTuple):
     value_dim: int
     masked: bool
     causal: bool
+    many: bool = False
 
 
 def flash_cpu(
@@ -66,6 +70,38 @@ def flash_cpu(
         mask = mask.expand(query.shape[0], 1, query.shape[2], key.shape[2])
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     out, lse = kernel(query, key, value, 0.0, causal, attn_mask=mask, scale=scale)
+    return Part(out, lse)
+
+
+# Scores of a tile, which must fit the cache, and its most rows.
+_TILE_SCORES, _TILE_ROWS = 3 << 19, 1024
+
+
+def tiles_cpu(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, *, mask: Tensor | None, causal: bool
+) -> Part:
+    """oneDNN's products on tiles of rows; query heads that share a key head are rows of one matrix."""
+    assert mask is None and not causal
+    batch, heads, queries, key_dim = query.shape
+    keys, value_dim = value.shape[2:]
+    # In the order in which a model reads it: tokens, then heads.
+    out = query.new_empty(queries, batch, heads, value_dim).permute(1, 2, 0, 3)
+    lse = query.new_empty(batch, heads, queries)
+    shared = heads == 1 or key.stride(1) == value.stride(1) == 0
+    step = max(1, min(_TILE_ROWS, _TILE_SCORES // keys) // (heads if shared else 1))
+    for index in range(batch):
+        for head in [slice(None)] if shared else [slice(at, at + 1) for at in range(heads)]:
+            own_keys = key[index, head][0] * scale
+            own_values = value[index, head][0].t().contiguous()
+            for first in range(0, queries, step):
+                some = slice(first, first + step)
+                rows = query[index, head, some]
+                scores = product(rows.reshape(-1, key_dim), own_keys)
+                largest = scores.amax(-1)
+                weights = torch.softmax(scores, -1)
+                out[index, head, some] = product(weights, own_values).view(*rows.shape[:2], value_dim)
+                # The largest weight is the exponential of its score less the log-sum-exp.
+                lse[index, head, some] = (largest - weights.amax(-1).log_()).view(rows.shape[:2])
     return Part(out, lse)
 
 
@@ -104,7 +140,11 @@ def aligned(mask: Tensor) -> Tensor:
 def candidates(kind: Kind) -> list[Kernel]:
     """The fused kernels that may serve a kind of call, fastest first."""
     if kind.device == "cpu":
-        return [flash_cpu] if kind.key_dim == kind.value_dim else []
+        tiles = kind.many and not kind.masked and not kind.causal and kind.dtype is torch.float32
+        return [
+            *([tiles_cpu] if tiles and gains(kind.dtype).many else []),
+            *([flash_cpu] if kind.key_dim == kind.value_dim else []),
+        ]
     if kind.device != "cuda":
         return []
     half = kind.dtype in (torch.float16, torch.bfloat16)
@@ -166,6 +206,8 @@ def _small_case(kind: Kind) -> _Case:
     return _Case(tensors, mask)
 
 
+# Queries of a head from which on tiles of products are faster than a kernel that reads keys in blocks.
+_MANY = 256
 # Attention scores computed at once where no fused kernel is used, in elements.
 _SCORES = 1 << 26
 
@@ -194,7 +236,13 @@ def attend(
         A part with `out` [batch, heads, queries, value_dim] and `lse` [batch, heads, queries].
     """
     kind = Kind(
-        query.device.type, query.dtype, key.shape[-1], value.shape[-1], masked=mask is not None, causal=causal
+        query.device.type,
+        query.dtype,
+        key.shape[-1],
+        value.shape[-1],
+        masked=mask is not None,
+        causal=causal,
+        many=query.shape[2] >= _MANY,
     )
     return choose(kind, by_products)(query, key, value, scale, mask=mask, causal=causal)
 
@@ -228,7 +276,12 @@ def by_products(
     return Part(torch.cat(outs, dim=2).to(query.dtype), torch.cat(sums, dim=2))
 
 
-def merge(one: Part, other: Part) -> Tensor:
-    """The attention over both sets of keys; `one` sees at least one key for every query."""
+def merge(one: Part, other: Part, *, in_place: bool = False) -> Tensor:
+    """The attention over both sets of keys, of which one sees at least one key for every query.
+
+    `in_place` lets it take the memory of `one`'s output, where that is float32.
+    """
     weight = torch.sigmoid(other.lse - one.lse).unsqueeze(-1)
+    if in_place and one.out.dtype is torch.float32:
+        return one.out.lerp_(other.out, weight)
     return torch.lerp(one.out.float(), other.out.float(), weight).to(one.out.dtype)

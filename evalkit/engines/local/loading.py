@@ -11,6 +11,7 @@ from typing import Any
 
 from evalkit.core.config import Attention, Dtype, EngineConfig, RandomShape
 from evalkit.core.errors import EvalkitError, InputError, foreign, is_out_of_memory
+from evalkit.engines.local.memory import keep_freed
 from evalkit.engines.local.tokenizer import load_tokenizer, loading_fix, refuse_special_ids
 from evalkit.engines.local.tokens import EndIds, end_ids
 from evalkit.engines.models import ResolvedModel
@@ -86,6 +87,8 @@ def load(resolved: ResolvedModel, engine: EngineConfig, dtype: Dtype) -> LoadedM
 
         torch.set_num_threads(engine.threads)
     check_files(resolved)
+    if device.type == "cpu":
+        keep_freed()
     tokenizer = load_tokenizer(resolved)
     model, unused = _load_weights(
         resolved, tokenizer, device, precision, attention, device_map=engine.device_map

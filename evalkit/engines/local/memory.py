@@ -4,9 +4,11 @@ Planning reads the limits here on machines without a GPU, so importing this modu
 torch.
 """
 
+import ctypes
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -108,6 +110,28 @@ def _group_bytes(folder: Path = Path("/sys/fs/cgroup")) -> int:
         return max(0, limit - int((folder / "memory.current").read_text()))
     except (OSError, ValueError):
         return 1 << 62
+
+
+# glibc's names for the size from which on memory is mapped for itself, and of the freed top it keeps.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_KEPT = 1 << 28
+
+
+def keep_freed() -> None:
+    """Lets activations reuse the memory of earlier ones, where the C library is glibc.
+
+    Otherwise every large tensor is mapped anew, and the kernel fills its pages with zeros first.
+    """
+    with suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        library.mallopt(_TRIM_THRESHOLD, _KEPT)
+        library.mallopt(_MMAP_THRESHOLD, _KEPT) or library.mallopt(_MMAP_THRESHOLD, 1 << 25)
+
+
+def give_back_freed() -> None:
+    """Returns memory that `keep_freed` kept to the system."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def no_room(error: BaseException) -> EvalkitError:

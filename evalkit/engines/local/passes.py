@@ -6,13 +6,16 @@ attention knows which token belongs to which row.
 """
 
 import math
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
+
+# Bytes of keys and values that are read in the time of one call of an attention kernel.
+_CALL_BYTES = 4 << 20
 
 
 class LayerShape(NamedTuple):
@@ -83,12 +86,14 @@ class RowSlots:
     Attributes:
         keys: per layer [rows, heads, capacity, key_dim].
         values: per layer [rows, heads, capacity, value_dim].
+        call_tokens: a call of an attention kernel takes as long as reading this many tokens of a layer.
     """
 
     def __init__(self, layers: Sequence[LayerShape], rows: int, capacity: int) -> None:
         self._layers = layers
         self.rows = rows
         self.capacity = capacity
+        self.call_tokens = _CALL_BYTES // max(layer.token_bytes for layer in layers)
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
         for layer in layers:
@@ -136,9 +141,11 @@ def _zeros(shape: tuple[int, ...], layer: LayerShape) -> Tensor:
     # 0 times NaN would be NaN.
     if layer.device.type != "cpu":
         return torch.zeros(shape, device=layer.device, dtype=layer.dtype)
-    # numpy's zeros take memory only once they are written to; torch writes them at once.
+    # Pages of zeros take memory only once they are written to; torch writes them at once.
     size = math.prod(shape) * layer.dtype.itemsize
-    return torch.from_numpy(np.zeros(size, dtype=np.uint8)).view(layer.dtype).view(shape)
+    return torch.frombuffer(mmap.mmap(-1, max(1, size)), dtype=layer.dtype, count=math.prod(shape)).view(
+        shape
+    )
 
 
 class Feed(NamedTuple):
@@ -223,8 +230,8 @@ class Pass:
     scratch: dict[Any, Any] = field(default_factory=dict)
 
 
-def pack(sections: Sequence[Section], slots: RowSlots, *, longest_run: int) -> Pass:
-    """Lays out the sections' tokens for one forward pass; a run has at most `longest_run` rows."""
+def pack(sections: Sequence[Section], slots: RowSlots) -> Pass:
+    """Lays out the sections' tokens for one forward pass."""
     work = Pass(slots)
     for section in sections:
         if section.ids is not None:
@@ -243,21 +250,25 @@ def pack(sections: Sequence[Section], slots: RowSlots, *, longest_run: int) -> P
         if section.prefix is not None and section.feeds:
             work.shared.append(SharedSpan(section.prefix, section.length, first, len(work.ids)))
     work.single.sort()
-    work.runs = _runs(work.single, longest_run)
+    work.runs = _runs(work.single, slots.call_tokens)
     return work
 
 
-def _runs(single: Sequence[Span], longest_run: int) -> list[Run]:
-    """Cuts rows into runs of neighbouring slots whose lengths differ little."""
+def _runs(single: Sequence[Span], call_tokens: int) -> list[Run]:
+    """Cuts rows into runs of neighbouring slots.
+
+    Every row of a run reads as far as its longest one. It is cut where that is half as much again as the
+    rows need, and more than a call costs.
+    """
     runs: list[Run] = []
     begin, total, longest, shortest = 0, 0, 0, 0
     for index, span in enumerate(single):
         length = span.cached + 1
         rows = index - begin
         neighbours = rows > 0 and span.slot == single[index - 1].slot + 1
-        # Every row of a run reads as far as its longest one; half as much again is the limit.
-        wasteful = max(longest, length) * (rows + 1) > 1.5 * (total + length)
-        if rows and (not neighbours or wasteful or rows >= longest_run):
+        needed = total + length
+        wasteful = max(longest, length) * (rows + 1) > needed + max(needed // 2, call_tokens)
+        if rows and (not neighbours or wasteful):
             runs.append(Run(begin, index, single[begin].slot, longest, shortest))
             begin, total, longest, shortest = index, 0, 0, length
         total += length

@@ -26,6 +26,10 @@ from evalkit.engines.local.rows import Row, choose
 
 log = logging.getLogger(__name__)
 
+# New tokens that a slot has room for at first where whole answers would leave room for fewer rows, and how
+# much more each time that only longer ones are left.
+_RESERVE, _MORE = 512, 4
+
 
 @dataclass
 class History:
@@ -118,6 +122,11 @@ class Waiting:
         """Tokens its slot must hold: all but those of the prefix and the last one."""
         return len(self.row.ids) - len(self.prefix.ids) + self.row.request.max_new_tokens - 1
 
+    def tokens_within(self, reserve: int) -> int:
+        """As `slot_tokens`, for at most `reserve` tokens more than it has."""
+        known = len(self.row.ids) + len(self.row.new) - len(self.prefix.ids)
+        return min(self.slot_tokens, known + reserve)
+
     @property
     def reused(self) -> int:
         """Tokens that are not computed again: those of the prefix, or more with a history."""
@@ -163,10 +172,6 @@ def in_order(rows: Sequence[Row], conversations: Conversations) -> list[Waiting]
     return [waiting for group in groups for waiting in group]
 
 
-# Most rows whose own tokens are attended to in one call.
-_LONGEST_RUN = {"cpu": 16, "cuda": 1024}
-
-
 class Pool:
     """Generates rows; the engine makes a pool for each call of `generate`."""
 
@@ -177,10 +182,12 @@ class Pool:
         self._layers = layers
         self._limits = limits
         self._conversations = conversations
-        self._longest_run = _LONGEST_RUN.get(layers[0].device.type, _LONGEST_RUN["cpu"])
         self._queue: deque[Waiting] = deque()
         self._running: dict[int, Running] = {}
         self._free: list[int] = []
+        # Rows that filled their slot: they go on when no shorter ones wait.
+        self._long: list[Waiting] = []
+        self._reserve = _RESERVE
 
     def run(self, rows: Sequence[Row]) -> Iterator[Row]:
         """Yields every row as soon as it has finished.
@@ -191,7 +198,9 @@ class Pool:
         self._queue.extend(in_order(rows, self._conversations))
         if self._queue:
             self._slots = self._allocate()
-        while self._queue or self._running:
+        while self._queue or self._running or self._long:
+            self._set_long_aside()
+            self._take_long_back()
             self._make_more_slots()
             self._admit()
             yield from self._step()
@@ -199,9 +208,12 @@ class Pool:
     # --- slots -------------------------------------------------------------------------------
 
     def _capacity(self) -> int:
-        """Tokens a slot must hold for any row that is left."""
-        left = (*self._queue, *(running.waiting for running in self._running.values()))
-        return -(-max(1, *(waiting.slot_tokens for waiting in left)) // SLOT_STEP) * SLOT_STEP
+        """Tokens a slot must hold: for any row that is left, or for the reserve if more rows then fit."""
+        left = [*self._queue, *(running.waiting for running in self._running.values())]
+        whole = _rounded(max(waiting.slot_tokens for waiting in left))
+        if self._limits.rows_for(whole) >= min(len(left), self._limits.rows):
+            return whole
+        return _rounded(max(waiting.tokens_within(self._reserve) for waiting in left))
 
     def _allocate(self) -> RowSlots:
         capacity = self._capacity()
@@ -229,6 +241,36 @@ class Pool:
         rows = min(wanted, self._limits.rows_for(capacity))
         if capacity <= self._slots.capacity // 2 and rows > self._slots.rows:
             self._resize(rows, capacity)
+
+    def _set_long_aside(self) -> None:
+        """Frees the slots of rows that have filled them."""
+        full = [one for one in self._running.values() if one.cached + len(one.pending) > self._slots.capacity]
+        if not full:
+            return
+        self._put_back(full)
+        kept = sum(one.history.states.bytes for one in self._long if one.history)
+        for _ in full:
+            waiting = self._queue.popleft()
+            # What does not fit into memory is computed again.
+            if (
+                waiting.history is not None
+                and kept + waiting.history.states.bytes > self._limits.cache_bytes // 4
+            ):
+                waiting.history = None
+            kept += waiting.history.states.bytes if waiting.history else 0
+            self._long.append(waiting)
+
+    def _take_long_back(self) -> None:
+        """Makes longer slots for the rows that were set aside, once no other waits."""
+        if self._queue or not self._long:
+            return
+        self._reserve *= _MORE
+        self._queue.extend(self._long)
+        self._long.clear()
+        capacity = max(self._capacity(), self._slots.capacity)
+        rows = min(len(self._queue) + len(self._running), self._limits.rows_for(capacity))
+        self._put_back(sorted(self._running.values(), key=lambda one: one.slot)[rows:])
+        self._resize(rows, capacity)
 
     def _resize(self, rows: int, capacity: int) -> None:
         self._close_gaps()
@@ -307,7 +349,7 @@ class Pool:
         return self._forward(sections)
 
     def _forward(self, sections: Sequence[Section]) -> Tensor:
-        return forward(self._loaded.model, sections, self._slots, longest_run=self._longest_run)
+        return forward(self._loaded.model, sections, self._slots)
 
     def _leave(self, running: Running) -> None:
         row, prefix = running.row, running.prefix
@@ -344,6 +386,7 @@ class Pool:
         self._resize(kept, self._slots.capacity)
 
     def _put_back(self, rows: Sequence[Running]) -> None:
+        """Lets running rows wait again, first in the queue; their states move to main memory."""
         for running in reversed(rows):
             if running.cached:
                 length = len(running.prefix.ids)
@@ -352,3 +395,8 @@ class Pool:
             del self._running[running.slot]
             heapq.heappush(self._free, running.slot)
             self._queue.appendleft(running.waiting)
+
+
+def _rounded(tokens: int) -> int:
+    """The capacity of a slot for at least so many tokens."""
+    return -(-max(1, tokens) // SLOT_STEP) * SLOT_STEP

@@ -4,7 +4,7 @@ What a model allows cannot be read from its configuration: recurrent layers, win
 positions each need something else. So every way runs a small case as it would run a real one (prompts
 of different lengths with and without a shared prefix, more rows than slots, rows that end before
 others, more tokens than a window). Its logits are compared with those of transformers' `generate` on
-one prompt at a time.
+one prompt at a time. So are the linear layers, which run on faster products where these agree.
 """
 
 import logging
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from evalkit.core.config import PrefixMode
 from evalkit.core.types import Request, Sampling
-from evalkit.engines.local import attention
+from evalkit.engines.local import attention, linears
 from evalkit.engines.local.fallback import Batches, Lengths, by_generate, with_shared_prefix
 from evalkit.engines.local.loading import LoadedModel
 from evalkit.engines.local.memory import Limits
@@ -66,6 +66,8 @@ LADDER = (
     Way("batches of one length by generate", PrefixMode.off),
     ALONE,
 )
+
+FAST_LINEARS = "linear layers on oneDNN"
 
 _RECORDER = "evalkit_recorder"
 _KNOWN_LAYERS = {"full_attention", "sliding_attention"}
@@ -137,8 +139,13 @@ def choose_way(loaded: LoadedModel, wanted: PrefixMode, rows: int | None) -> Cho
     layers: list[LayerShape] = []
     ruled_out: dict[str, str] = {}
     probe = _Probe(loaded)
+    if ladder != [ALONE]:
+        probe.speed_up()
     for way in ladder:
         problem = None if way is ALONE else probe.problem(way)
+        if problem is not None and (fault := probe.fault_of_linears()):
+            ruled_out[FAST_LINEARS] = fault
+            problem = probe.problem(way)
         if problem is None:
             if way is PACKED:
                 # Again: the windows recorded by the probe were small.
@@ -161,7 +168,7 @@ class _Rehearsed(Row):
 class _Pool(Pool):
     # Not `pool.forward`, so that counting the passes of a pool does not count those of the probe.
     def _forward(self, sections: Sequence[Section]) -> Tensor:
-        return attention.forward(self._loaded.model, sections, self._slots, longest_run=self._longest_run)
+        return attention.forward(self._loaded.model, sections, self._slots)
 
 
 class _Case:
@@ -177,11 +184,12 @@ class _Case:
         self._tolerance = _TOLERANCE.get(loaded.dtype, _TOLERANCE[torch.bfloat16])
         self._decoder = CompletionDecoder(loaded.tokenizer)
         self._prompts = _prompts(loaded, shape)
-        with _small_windows(loaded.model) as self.windows:
-            self._expected = self._run(ALONE)
-        self.small = False
-        if self.windows:
-            self.small = _largest_error(self._run(ALONE), self._expected) > self._tolerance
+        with linears.plain(loaded.model):
+            with _small_windows(loaded.model) as self.windows:
+                self._expected = self._run(ALONE)
+            self.small = False
+            if self.windows:
+                self.small = _largest_error(self._run(ALONE), self._expected) > self._tolerance
 
     def problem(self, way: Way) -> str | None:
         """How the logits of a way differ; None when they agree. Raises whatever the model raises."""
@@ -218,6 +226,23 @@ class _Probe:
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded = loaded
         self._cases: dict[_Shape, _Case | str] = {}
+        self._faster = False
+
+    def speed_up(self) -> None:
+        """Switches the linear layers to faster products, where a case can be made to hold them against."""
+        if not isinstance(self._case(_QUICK), str):
+            linears.speed_up(self._loaded.model)
+            self._faster = True
+
+    def fault_of_linears(self) -> str | None:
+        """Why the faster products are not exact one prompt at a time, and then undoes them."""
+        if not self._faster:
+            return None
+        self._faster = False
+        fault = self.problem(ALONE)
+        if fault is not None:
+            linears.slow_down(self._loaded.model)
+        return fault
 
     def problem(self, way: Way) -> str | None:
         """Why a way is not exact for the model; None when it is."""

@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from evalkit.core.types import Completion, Request
+from evalkit.engines.local import kernels, linears
 from tests.engines.models import load_plain, local_engine, save_model
 
 BATCH_SIZES = (1, 3, 16, 64)
@@ -107,6 +108,32 @@ def test_the_fallbacks_give_the_same(
 
     with local_engine(folders[architecture], batch_size=5, prefix=PrefixMode[prefix]) as engine:
         assert differing(list(engine.generate(REQUESTS)), references[architecture]) == []
+
+
+@pytest.mark.parametrize("architecture", MERGED)
+def test_products_of_another_library_give_the_same(
+    architecture: str,
+    folders: dict[str, Path],
+    references: dict[str, Reference],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in (linears, kernels):
+        monkeypatch.setattr(module, "gains", lambda dtype: linears.Gains(many=True, few=True))
+    monkeypatch.setattr(kernels, "_MANY", 1)
+    kernels.choose.cache_clear()
+    with local_engine(folders[architecture]) as engine:
+        described = engine.describe()
+        assert described["way"] == "packed" and described["linear_layers"]["packed for oneDNN"]
+        assert differing(list(engine.generate(REQUESTS)), references[architecture]) == []
+        # The reference of `certify` runs on the model's own layers.
+        assert (
+            differing(
+                [row.completion(None) for row in engine.one_at_a_time(REQUESTS)], references[architecture]
+            )
+            == []
+        )
+        assert engine.describe() == described
+    kernels.choose.cache_clear()
 
 
 def test_references_are_not_trivial(references: dict[str, Reference]) -> None:

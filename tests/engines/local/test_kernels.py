@@ -8,6 +8,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from evalkit.engines.local import kernels
 from evalkit.engines.local.kernels import Kind, Part, aligned, attend, by_products, candidates, choose, merge
+from evalkit.engines.local.linears import Gains
 
 CPU = Kind("cpu", torch.float32, 16, 16, masked=False, causal=False)
 
@@ -112,6 +113,32 @@ def test_output_and_log_sum_exp(way: object, kind: str) -> None:
     hidden = torch.ones(9, 9).triu(1).bool() if kind == "causal" else torch.zeros(9, 9).bool()
     scores = scores.masked_fill(hidden, float("-inf")) + (0 if mask is None else mask)
     torch.testing.assert_close(part.lse, scores.logsumexp(-1))
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("value_dim", [16, 8])
+def test_tiles(shared: bool, value_dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_TILE_ROWS", 12)
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(2, 37, 3, 16, generator=generator).transpose(1, 2)
+    heads = 1 if shared else 3
+    key, value = (torch.randn(2, heads, 21, dim, generator=generator) for dim in (16, value_dim))
+    key, value = key.expand(2, 3, 21, 16), value.expand(2, 3, 21, value_dim)
+    found = kernels.tiles_cpu(query, key, value, 0.3, mask=None, causal=False)
+    expected = by_products(query, key, value, 0.3)
+    torch.testing.assert_close(found.out, expected.out)
+    torch.testing.assert_close(found.lse, expected.lse)
+
+
+def test_tiles_serve_many_queries_where_their_products_are_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = CPU._replace(many=True)
+    for gain in (True, False):
+        monkeypatch.setattr(kernels, "gains", lambda dtype, gain=gain: Gains(many=gain, few=gain))
+        assert (kernels.tiles_cpu in candidates(many)) is gain
+        for kind in (CPU, many._replace(masked=True), many._replace(causal=True)):
+            assert kernels.tiles_cpu not in candidates(kind)
+    monkeypatch.setattr(kernels, "gains", lambda dtype: Gains(many=True, few=True))
+    assert choose(many, by_products) is kernels.tiles_cpu
 
 
 def test_products_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:

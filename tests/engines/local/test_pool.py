@@ -10,9 +10,9 @@ import torch
 
 from evalkit.core.errors import EvalkitError
 from evalkit.core.types import Completion, Message, Request
-from evalkit.engines.local import attention
+from evalkit.engines.local import attention, pool
 from evalkit.engines.local.engine import LocalEngine
-from evalkit.engines.local.passes import RowSlots
+from evalkit.engines.local.passes import RowSlots, States
 from evalkit.engines.local.pool import Pool
 from tests.engines.models import local_engine, save_model
 
@@ -180,6 +180,28 @@ def test_short_rows_get_more_slots(folder: Path, monkeypatch: pytest.MonkeyPatch
         engine._limits.cache_bytes = 6 * 112 * engine._limits.token_bytes
         assert texts(engine.generate(requests)) == expected
     assert max(passes.rows) > 12
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["states kept", "states dropped"])
+def test_answers_that_may_be_long_do_not_reserve_memory(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    """Thoughts may take the whole context and seldom do: rows get short slots first, longer ones later."""
+    requests = [Request(f"r{i}", "question " * (i % 5) + str(i), 60 if i % 4 else 5) for i in range(20)]
+    with local_engine(folder) as engine:
+        expected = texts(engine.generate(requests))
+    monkeypatch.setattr(pool, "_RESERVE", 8)
+    passes = Passes(monkeypatch)
+    with local_engine(folder) as engine:
+        # Room for three whole rows; a quarter of it holds the states of those that wait.
+        engine._limits.cache_bytes = 3 * 112 * engine._limits.token_bytes
+        if not kept:
+            monkeypatch.setattr(States, "bytes", property(lambda states: 1 << 60))
+        done = list(engine.generate(requests))
+    assert texts(iter(done)) == expected
+    assert max(passes.rows) > 6
+    # The short ones, which are a quarter, were not kept waiting by the others.
+    assert {one.id for one in requests if one.max_new_tokens == 5} <= {one.id for one in done[:10]}
 
 
 def chat(engine: LocalEngine, turns: list[Message], length: int = 12) -> Completion:

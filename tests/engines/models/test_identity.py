@@ -310,7 +310,7 @@ def test_a_model_behind_a_server_is_known_by_its_folder(folder: Path) -> None:
 
 def test_two_judges_of_one_shape(tmp_path: Path) -> None:
     from evalkit.core.config import JudgeConfig, JudgeKind
-    from evalkit.mtbench.judge.judges import resolve_judge, weights_of
+    from evalkit.mtbench.judge.judges import JudgeEngine, model_config, resolve_judge, weights_of
     from tests.engines.models import save_model
 
     config = Config(engine=EngineConfig(name="local", device="cpu"))
@@ -321,7 +321,11 @@ def test_two_judges_of_one_shape(tmp_path: Path) -> None:
         resolve_judge(JudgeConfig(name="local", kind=JudgeKind.local, model=str(folder)))
         for folder in (*folders, shutil.copytree(folders[0], tmp_path / "moved"))
     ]
-    first, weights, template, moved = (weights_of(judge, config) for judge in judges)
+    engines = (
+        JudgeEngine(model_config(judge.model), config.engine, config.dtype, config.protocol.bos, offline=True)
+        for judge in judges
+    )
+    first, weights, template, moved = map(weights_of, engines)
     assert len({first, weights, template}) == 3 and moved == first
 
 
