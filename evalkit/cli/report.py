@@ -45,6 +45,19 @@ def print_results(results: Results, console: Console) -> None:
         print_line(console, t("protocol: {name} with {options}", name=results.protocol.name, options=listed))
 
 
+def print_pfgen(results: Results, console: Console) -> None:
+    """Prints what belongs to the figures of pfgen: their scale, their spread, and the published figures."""
+    details = results.run["pfgen"]
+    print_line(console, t("scale: the published ground truth scores {value}", value=details["ground_truth"]))
+    print_line(console, t("resampled for the intervals: {what}", what=t(details["resampled"])))
+    if shares := details["variance"]:
+        known = {name: share for name, share in shares.items() if share is not None}
+        listed = ", ".join(f"{t(name)} {share:.1%}" for name, share in known.items())
+        print_line(console, t("variance of the scores: {shares}", shares=listed))
+    published = ", ".join(f"{name} {value}" for name, value in details["published"].items())
+    print_line(console, t("by the published rule: {figures}", figures=published))
+
+
 def print_next(results: Results, folder: Path, console: Console) -> None:
     """Prints what to look at, where the results are, and the commands that go on from here."""
     for line in _to_look_at(results, folder):

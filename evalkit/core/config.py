@@ -232,6 +232,9 @@ class SuiteConfig:
     data: SuiteData = option(SuiteData.prepared, "prepared upstream files, or the bundled ones", listed=False)
     mt_bench: str | None = option(None, "the language of an MT-Bench suite (ja, en)", listed=False)
     preset: str | None = option(None, "the MT-Bench preset unless `preset=` names another", listed=False)
+    pfgen: str | None = option(
+        None, "suite=pfgen: how answers were made: completion, qa or chat", listed=False
+    )
 
 
 @dataclass

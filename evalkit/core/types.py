@@ -99,7 +99,8 @@ class Score:
     `status` says what became of an answer behind a thought, `thought` is there when the scoring split
     the completion anew. A question that was asked several times has the scores of its answers in
     `repeats`; its `values` are over all of them, its prediction is the first. `verdicts` has one entry for
-    each instruction in the prompt (`evalkit.metrics.ifeval.Verdict`).
+    each instruction in the prompt (`evalkit.metrics.ifeval.Verdict`). `missing` names the keywords that an
+    answer lacks, where a metric looks for them.
     """
 
     id: str
@@ -109,6 +110,7 @@ class Score:
     thought: str | None = None
     repeats: tuple["Score", ...] = ()
     verdicts: tuple[Mapping[str, Any], ...] = ()
+    missing: tuple[str, ...] = ()
 
 
 JudgmentStatus = Literal[
