@@ -3,8 +3,9 @@
 prepared file -> Sample -> Request -> engine -> Completion -> Score
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "stop_string", "length", "error"]
@@ -97,7 +98,9 @@ class Score:
 
     `status` says what became of an answer behind a thought, `thought` is there when the scoring split
     the completion anew. A question that was asked several times has the scores of its answers in
-    `repeats`; its `values` are over all of them, its prediction is the first.
+    `repeats`; its `values` are over all of them, its prediction is the first. `verdicts` has one entry for
+    each instruction in the prompt (`evalkit.metrics.ifeval.Verdict`). `missing` names the keywords that an
+    answer lacks, where a metric looks for them.
     """
 
     id: str
@@ -106,6 +109,8 @@ class Score:
     status: str | None = None
     thought: str | None = None
     repeats: tuple["Score", ...] = ()
+    verdicts: tuple[Mapping[str, Any], ...] = ()
+    missing: tuple[str, ...] = ()
 
 
 JudgmentStatus = Literal[

@@ -19,12 +19,13 @@ docs/results.md shows a whole file.
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from evalkit.core.config import ReasoningConfig
 from evalkit.core.durable import read_checked_json
 from evalkit.core.errors import InputError
 from evalkit.core.files import check_types, fits
@@ -51,7 +52,9 @@ _IDENTITY: dict[str, Any] = {
     "data": dict[str, Any],
     "prompts": dict[str, Any],
     "task_few_shots": dict[str, int],
+    "reasoning": dict[str, Any],
 }
+_RULE_KEYS = ("start", "end", "pattern")
 MAKE_AGAIN = "the command that made the run makes it again, from the kept completions"
 
 
@@ -136,6 +139,23 @@ class ThoughtRates:
 
 
 @dataclass(frozen=True)
+class InstructionRates:
+    """What the instruction scores of a dataset are made of.
+
+    Attributes:
+        ceiling: by metric the share that some answer can pass.
+        unsatisfiable: by sample id the kinds of the instructions that no answer can pass.
+        groups: `strict` and `loose` of `n` instructions passed, by the second part of their kind.
+        kinds: the same by kind.
+    """
+
+    ceiling: dict[str, float]
+    unsatisfiable: dict[str, list[str]]
+    groups: dict[str, dict[str, int]]
+    kinds: dict[str, dict[str, int]]
+
+
+@dataclass(frozen=True)
 class DatasetRates:
     """What the answers of a dataset look like, as shares 0..1 of its n samples.
 
@@ -147,6 +167,7 @@ class DatasetRates:
             3 tokens or fewer, or where it is not known how the completions ended.
         out_of_format: outside the closed label set, or not a number; null for free text.
         thoughts: where the model thinks; the file of another run has no such key.
+        instructions: where instructions are checked; the entry of another dataset has no such key.
     """
 
     metrics: list[str]
@@ -155,12 +176,13 @@ class DatasetRates:
     truncated: float | None
     out_of_format: float | None
     thoughts: ThoughtRates | None = None
+    instructions: InstructionRates | None = None
 
     @classmethod
     def of(cls, content: dict[str, Any]) -> "DatasetRates":
         """The entry of results.json."""
-        thoughts = content.get("thoughts")
-        return cls(**content | ({"thoughts": ThoughtRates(**thoughts)} if thoughts else {}))
+        parts = {"thoughts": ThoughtRates, "instructions": InstructionRates}
+        return cls(**content | {key: kind(**content[key]) for key, kind in parts.items() if content.get(key)})
 
 
 @dataclass(frozen=True)
@@ -239,12 +261,29 @@ class Results:
         samples = self.protocol.options.get("samples", 1)
         return metric if metric is None or samples == 1 else f"{metric}_avg@{samples}"
 
+    @property
+    def split_by(self) -> str:
+        """The rule that split thoughts from answers, with tags and pattern of its own; `none` without one."""
+        options, made = self.protocol.options, self.run.get("identity", {}).get("reasoning") or {}
+        rule = options.get("reasoning.parser", made.get("rule", "none"))
+        return _rule_text({"rule": rule} | {key: options.get(f"reasoning.{key}") for key in _RULE_KEYS})
+
+    @property
+    def split_anew(self) -> bool:
+        """Whether this scoring split the kept completions by another rule than the run did."""
+        return self.split_by != self._made_by
+
+    @property
+    def _made_by(self) -> str:
+        return _rule_text(self.run.get("identity", {}).get("reasoning") or {})
+
     def to_json(self) -> dict[str, Any]:
         """The JSON form, schema version first."""
         content = asdict(self)
         for rates in content["datasets"].values():
-            if rates["thoughts"] is None:
-                del rates["thoughts"]
+            for part in ("thoughts", "instructions"):
+                if rates[part] is None:
+                    del rates[part]
         for section in ("scores", "categories", "average"):
             content[section] = {name: figure.to_json() for name, figure in getattr(self, section).items()}
         content = {"schema_version": content.pop("schema_version"), **content}
@@ -293,6 +332,13 @@ class Results:
             what = Reason("the results file does not fit its schema: {error}", error=error)
             raise InputError(what, where=where) from None
         return results
+
+
+def _rule_text(reasoning: Mapping[str, Any]) -> str:
+    """A rule of the identity's section `reasoning`: `think`, `think <a> </a>`, `regex PATTERN`."""
+    rule, usual = str(reasoning.get("rule", "none")), ReasoningConfig()
+    own = (reasoning.get(key) for key in _RULE_KEYS if rule != "none")
+    return " ".join([rule, *(str(value) for value in own if value not in (None, usual.start, usual.end))])
 
 
 def _figures(content: dict[str, dict[str, Any]]) -> dict[str, Figure]:

@@ -40,9 +40,9 @@ def test_suites(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_tasks_with_licences_and_citations(capsys: pytest.CaptureFixture[str]) -> None:
     short = printed(capsys, "tasks").splitlines()
-    assert len(short) == 23
+    assert len(short) == 24
     long = printed(capsys, "tasks", "--long")
-    assert long.count("licence:") == long.count("cite:") == 23 and "not known" not in long
+    assert long.count("licence:") == long.count("cite:") == 24 and "not known" not in long
 
 
 def test_launchers(capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,24 +23,26 @@ from evalkit.records.results import Results
 from evalkit.runs.life import Outcome
 from evalkit.runs.run import evaluate
 from evalkit.tasks.load import load_bundled, prepared_path
-from evalkit.tasks.spec import PROTOCOL_VERSION, load_spec, task_names
+from evalkit.tasks.spec import PROTOCOL_VERSION, load_spec
+from tests.scored import JASTER
 
 SCRIPT = "<script>document.title='gone'</script></script><img src=x onerror=alert(1)>"
 
 
 @dataclass
 class Made:
-    """A made-up model: its name, how often it is right, and the seed of its mistakes."""
+    """A made-up model: its name, how often it is right, the seed of its mistakes, and its only thought."""
 
     name: str
     skill: float
     seed: int = 0
     also_wrong: str = SCRIPT
+    thought: str = ""
 
 
 def write_data(folder: Path, n: int, names: Sequence[str] | None = None) -> Path:
     """Prepared files for every dataset: `n` items of dev, made from the bundled ones."""
-    for name in task_names() if names is None else names:
+    for name in JASTER if names is None else names:
         task = load_bundled(load_spec(name))
         for split, samples, count in (("train", task.few_shots, 4), ("dev", task.samples, n)):
             rows = [samples[index % len(samples)] for index in range(count)]
@@ -77,16 +79,18 @@ class KnowingEngine:
     def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
         for request in requests:
             text = self._answer(request.id)
+            if self.model.thought:
+                text = f"<think>{self.model.thought}</think>\n{text}"
             yield Completion(request.id, text, text, "stop", 100, len(text))
 
     def _answer(self, key: str) -> str:
-        name, _, index = key.split("/")
+        name, split, index, *_ = key.split("/")
         if name not in self.golds:
             content = json.loads(prepared_path(self.data, "dev", name).read_text(encoding="utf-8"))
             self.golds[name] = [row["output"] for row in content["samples"]]
         golds = self.golds[name]
         # Hard items are hard for every model: a paired test uses that.
-        hard = random.Random(key).random()
+        hard = random.Random(f"{name}/{split}/{index}").random()
         luck = random.Random(f"{self.model.seed}{key}").random()
         if 0.5 * hard + 0.5 * luck < self.model.skill:
             return golds[int(index)]

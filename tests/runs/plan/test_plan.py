@@ -152,6 +152,45 @@ def test_tokens_and_operations_are_those_of_the_engine(monkeypatch: pytest.Monke
     assert 0.5 * len(passes) * weights < made.bound_most.bytes
 
 
+CHAT = ("model=random", "suite=sample", "suite.tasks=[jcommonsenseqa,jsts]", "limit=2", "suite.chat=true")
+
+
+def test_a_chat_is_counted_as_its_template_renders_it() -> None:
+    from evalkit.engines.bos import CHAT_RULE, token_ids
+    from evalkit.engines.local.chat_template import as_text
+    from evalkit.engines.local.tokenizer import tokenizer_here
+    from evalkit.tasks.load import load_bundled
+    from evalkit.tasks.prompts import Asking, ChatForm
+    from evalkit.tasks.spec import load_spec
+
+    config = config_of(*CHAT)
+    assert config.model is not None
+    tokenizer = tokenizer_here(config.model)
+    for row in estimate(config).datasets:
+        asked = Asking(chat=ChatForm()).requests(load_bundled(load_spec(row.name), limit=2))
+        texts = [as_text(request.prompt, tokenizer) for request in asked]
+        assert row.prompt_tokens == sum(len(token_ids(text, tokenizer, CHAT_RULE)) for text in texts)
+
+
+def test_a_thought_of_unknown_length_and_several_answers(capsys: pytest.CaptureFixture[str]) -> None:
+    once = planned(*CHAT)
+    words = (*CHAT, "reasoning.parser=think", "samples=3", "generation=swallow")
+    limited = planned(*words, "reasoning.thought_length=50")
+    for plain, row in zip(once.datasets, limited.datasets, strict=True):
+        assert (row.samples, row.prompt_tokens) == (3 * plain.samples, 3 * plain.prompt_tokens)
+        assert row.new_tokens_most == 3 * (plain.new_tokens_most + 50 * plain.samples)
+        assert row.new_tokens_typical is None
+    whole = planned(*words)
+    assert whole.shape.context is not None
+    row = whole.datasets[0]
+    assert row.new_tokens_most + row.prompt_tokens == row.samples * whole.shape.context
+    assert any("the rest of the context" in note for note in whole.notes)
+    assert main(["plan", *words]) == 0
+    said = capsys.readouterr().out
+    assert "unknown" in said and "the model thinks first (rule think)" in said
+    assert any("tokenizer is not here" in note for note in planned("model=1.8b", *CHAT[1:]).notes)
+
+
 def test_kept_counts_are_those_of_the_data(reports: dict[str, Any], data_dir: Path, mirror: Path) -> None:
     """Without the data nearly the same comes out as with it."""
     words = ["model=13b", "suite=task", "suite.tasks=[jamp,mmluen,wiki_pas,wikicorpus-e-to-j]"]
