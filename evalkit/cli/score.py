@@ -9,7 +9,8 @@ run=DIR scores the kept completions of a run again, by the run's own options unl
 names others, and shows what moved and why. With out=DIR2 the run stays as it is.
 
 completions=DIR holds completions made anywhere: one <dataset>.jsonl per dataset, a line for each
-sample with `id` (as in the `prompts` dump) and `completion`; or llm-jp-eval's own result JSON.
+sample with `id` (as in the `prompts` dump) and `completion`; or llm-jp-eval's own result JSON. For
+suite=mifeval-ja it may be one file with lines of `prompt` and `response`, as they are published.
 allow_missing=true scores what is there and marks the result partial.
 """
 
