@@ -8,7 +8,7 @@ outputs do change with batch size and order; how many is measured and shown.
 
 from typing import TYPE_CHECKING
 
-from evalkit.cli.command import DATA, MODEL, SAMPLES, SUITE
+from evalkit.cli.command import CHAT, DATA, MODEL, SAMPLES, SUITE
 from evalkit.core.config import Config, given_model, given_suite
 from evalkit.core.errors import InputError
 from evalkit.core.progress import say
@@ -24,6 +24,7 @@ OPTIONS = (
     *MODEL,
     *SUITE,
     *SAMPLES,
+    *CHAT,
     "split",
     "dtype",
     "engine.device",

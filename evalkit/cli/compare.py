@@ -1,11 +1,13 @@
-"""python -m evalkit compare A B [C ...] [--partial] [--long] [--steps]
+"""python -m evalkit compare A B [C ...] [--partial] [--across-rules] [--long] [--steps]
 
 Says which of two runs is better, and where: differences per dataset, category and average with
 paired 95 % intervals and p-values, and the samples that flipped. Every further run is compared with
-the first. Runs whose data, prompts or protocol differ are refused.
+the first. Runs whose data, prompts or options differ are refused.
 
     python -m evalkit compare results/A/jaster/<run> results/B/jaster/<run>
     python -m evalkit compare A B --partial          only what both have
+    python -m evalkit compare A B --across-rules     although options differ: chat, the rule for thoughts,
+                                                     sampling; each difference is named
     python -m evalkit compare A B out=DIR            also comparison.json, flipped.csv, comparison.html
     python -m evalkit compare results/my-model-step-* --steps    checkpoints, step by step; out=DIR plots them
 
@@ -34,7 +36,7 @@ from evalkit.leaderboard.rows import JASTER_DIGITS, NO_FIGURE
 from evalkit.leaderboard.steps import Checkpoint, columns_of, trace
 from evalkit.leaderboard.tables import PARTIAL, rounded
 
-OPTIONS = ("partial", "long", "steps", "out", "metrics.resamples", "lang")
+OPTIONS = ("partial", "across_rules", "long", "steps", "out", "metrics.resamples", "lang")
 
 
 # How many flipped samples of a dataset are shown, and how many characters of an answer.
@@ -53,15 +55,19 @@ def run(config: Config) -> int:
         raise InputError("which runs? Two or more are needed", fix="compare results/A/... results/B/...")
     runs = [find_run(Path(folder).expanduser()) for folder in config.folders]
     console, out = Console(), path_of(config.out)
-    partial, resamples = config.partial, config.metrics.resamples
+    partial, across_rules = config.partial, config.across_rules
+    resamples = config.metrics.resamples
     written: Sequence[Path] = []
     if config.steps:
-        points = trace(runs, partial=partial, resamples=resamples)
+        points = trace(runs, partial=partial, across_rules=across_rules, resamples=resamples)
         written = write_steps(out, points, page_options(config)) if out else []
         _print_steps(points, console)
     else:
         first, *others = runs
-        comparisons = [compare(first, other, partial=partial, resamples=resamples) for other in others]
+        comparisons = [
+            compare(first, other, partial=partial, across_rules=across_rules, resamples=resamples)
+            for other in others
+        ]
         written = write_comparisons(out, comparisons, page_options(config)) if out else []
         for comparison in comparisons:
             _print_comparison(comparison, console, long=config.long)

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from evalkit.cli.command import MODEL, SAMPLES, SUITE, TEMPLATES, path_of
+from evalkit.cli.command import CHAT, MODEL, SAMPLES, SUITE, TEMPLATES, path_of
 from evalkit.cli.printing import print_line
 from evalkit.core.config import Config
 from evalkit.core.durable import write_json_atomic
@@ -33,6 +33,10 @@ OPTIONS = (
     "data_dir",
     "split",
     *SAMPLES,
+    *CHAT,
+    "samples",
+    "generation",
+    "generation.",
     "protocol.bos",
     *TEMPLATES,
     "gpus",
@@ -80,8 +84,9 @@ def _dataset_table(estimate: Estimate) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for row in estimate.datasets:
         figures = (row.prompt_tokens, row.computed_tokens, row.new_tokens_most, row.new_tokens_typical)
+        cells = ("unknown" if value is None else f"{value:,.0f}" for value in figures)
         mark = "*" if row.source == "kept counts" else ""
-        table.add_row(escape(row.name), str(row.samples), *(f"{value:,.0f}" for value in figures), mark)
+        table.add_row(escape(row.name), str(row.samples), *cells, mark)
     return table
 
 
@@ -93,10 +98,9 @@ def _token_lines(estimate: Estimate) -> Iterator[str]:
         f"tokens  {whole:,.0f} of prompts, {computed:,.0f} computed when shared prefixes are computed once "
         f"({whole / computed:.1f} times less)"
     )
-    yield (
-        f"        {totals['new_tokens_typical']:,.0f} new ones for answers of typical length, "
-        f"{totals['new_tokens_most']:,} at most"
-    )
+    usual = totals["new_tokens_typical"]
+    known = "" if usual is None else f"{usual:,.0f} new ones for answers of typical length, "
+    yield f"        {known}{totals['new_tokens_most']:,} {'at most' if known else 'new ones at most'}"
     yield f"        counted by {estimate.counted_by}"
 
 
@@ -124,8 +128,10 @@ def _time_line(estimate: Estimate) -> str:
     assert hardware.flops is not None and hardware.bandwidth is not None
     on = "this CPU" if hardware.kind == "cpu" else _count(many.workers * estimate.memory.cards, "GPU")
     rounds = f", {duration(usual * many.rounds)} for {many.rounds:,} rounds" if many.rounds > 1 else ""
+    thinks = any(row.new_tokens_typical is None for row in estimate.datasets)
+    without = " without a thought" if thinks else ""
     return (
-        f"time    a bound: no run is quicker than {duration(usual)} on {on} "
+        f"time    a bound: no run is quicker than {duration(usual)}{without} on {on} "
         f"({duration(most)} for the longest answers){rounds}, "
         f"at {hardware.flops / 1e12:,.4g} TFLOPS and {hardware.bandwidth / 1e9:,.4g} GB/s of each"
     )

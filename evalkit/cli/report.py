@@ -12,6 +12,8 @@ from evalkit.core.errors import InputError
 from evalkit.core.text import command
 from evalkit.core.words import shown, t
 from evalkit.leaderboard.card import has_row
+from evalkit.leaderboard.runs import data_differences, option_differences
+from evalkit.metrics.repeats import single_name
 from evalkit.records.environment import read_timings
 from evalkit.records.results import AVERAGE, DatasetRates, Figure, MissingMetric, Results, read_results
 from evalkit.scoring.categories import category_members
@@ -36,9 +38,24 @@ def print_results(results: Results, console: Console) -> None:
         print_line(console, f"{name}: {shown(what)}", style="yellow")
     for license, datasets in _licenses(results).items():
         console.print(f"{t('data: ')}{escape(license)}: {', '.join(datasets)}", style="dim", highlight=False)
+    if results.split_by != "none":
+        print_line(console, t("thoughts are split off by the rule: {rule}", rule=results.split_by))
     if results.protocol.deviations:
         listed = ", ".join(f"{key}={value}" for key, value in results.protocol.deviations.items())
         print_line(console, t("protocol: {name} with {options}", name=results.protocol.name, options=listed))
+
+
+def print_pfgen(results: Results, console: Console) -> None:
+    """Prints what belongs to the figures of pfgen: their scale, their spread, and the published figures."""
+    details = results.run["pfgen"]
+    print_line(console, t("scale: the published ground truth scores {value}", value=details["ground_truth"]))
+    print_line(console, t("resampled for the intervals: {what}", what=t(details["resampled"])))
+    if shares := details["variance"]:
+        known = {name: share for name, share in shares.items() if share is not None}
+        listed = ", ".join(f"{t(name)} {share:.1%}" for name, share in known.items())
+        print_line(console, t("variance of the scores: {shares}", shares=listed))
+    published = ", ".join(f"{name} {value}" for name, value in details["published"].items())
+    print_line(console, t("by the published rule: {figures}", figures=published))
 
 
 def print_next(results: Results, folder: Path, console: Console) -> None:
@@ -89,11 +106,13 @@ def _next_commands(results: Results, folder: Path) -> Iterator[str]:
 
 
 def _alike(path: Path, results: Results) -> bool:
-    """Whether another run answered the same datasets: runs of suite=task need not."""
+    """Whether another run answered the same datasets under the same rules, so that the two compare."""
     try:
-        return read_results(path).datasets.keys() == results.datasets.keys()
+        other = read_results(path)
     except InputError:
         return False
+    same = other.datasets.keys() == results.datasets.keys()
+    return same and not (option_differences(other, results) or data_differences(other, results))
 
 
 def _category_table(results: Results) -> Table:
@@ -134,16 +153,29 @@ def _dataset_table(results: Results) -> Table:
 
 def _ceiling(rates: DatasetRates, metric: str) -> float | None:
     """The most that some answers can reach, where instructions cannot be followed."""
-    return rates.instructions and rates.instructions.ceiling.get(metric.partition("_avg@")[0])
+    if rates.instructions is None:
+        return None
+    return rates.instructions.ceiling.get(single_name(metric))
 
 
 def _describe(rates: DatasetRates) -> str:
-    shares = (
-        (t("empty"), rates.empty),
-        (t("cut off"), rates.truncated),
-        (t("malformed"), rates.out_of_format),
-    )
-    return ", ".join(f"{share:.0%} {what}" for what, share in shares if share)
+    thoughts, tokens = rates.thoughts, None
+    if thoughts is None:
+        shares = [(t("empty"), rates.empty), (t("cut off"), rates.truncated)]
+    else:
+        shares = [
+            (t("unclosed"), thoughts.unclosed),
+            (t("empty"), thoughts.empty),
+            (t("cut off"), thoughts.cut_off),
+            (t("late thought"), thoughts.late_thought),
+            (t("tool call"), thoughts.tool_call),
+        ]
+        tokens = thoughts.median_thought_tokens
+    shares.append((t("malformed"), rates.out_of_format))
+    said = [f"{share:.0%} {what}" for what, share in shares if share]
+    if tokens:
+        said.append(t("median thought {n} tokens", n=f"{tokens:,.0f}"))
+    return ", ".join(said)
 
 
 def _reasons(results: Results) -> list[str]:

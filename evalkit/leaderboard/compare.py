@@ -1,9 +1,9 @@
 """Two runs -> their difference per dataset, category and average, and the samples that flipped."""
 
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,10 +18,18 @@ from evalkit.leaderboard.paired import (
     mean_difference,
     share_difference,
 )
-from evalkit.leaderboard.runs import Run, common, counting_metric, rule_differences, run_differences
+from evalkit.leaderboard.runs import (
+    Run,
+    common,
+    counting_metric,
+    coverage_differences,
+    data_differences,
+    option_differences,
+)
 from evalkit.metrics import METRICS
 from evalkit.metrics.base import CorrelationMetric, InstructionMetric
 from evalkit.metrics.prediction import gold
+from evalkit.metrics.repeats import single_name
 from evalkit.records.results import AVERAGE
 from evalkit.scoring.categories import category_members
 from evalkit.scoring.scores import values_of
@@ -76,7 +84,10 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The result of comparing two runs. `remarks` say which datasets were not compared, and why."""
+    """The result of comparing two runs.
+
+    `remarks` say which rules differ, and which datasets were not compared, and why.
+    """
 
     a: Run
     b: Run
@@ -94,31 +105,47 @@ class _Part(NamedTuple):
     difference: Difference
 
 
-def compare(a: Run, b: Run, *, partial: bool = False, resamples: int = 10_000) -> Comparison:
+def compare(
+    a: Run, b: Run, *, partial: bool = False, across_rules: bool = False, resamples: int = 10_000
+) -> Comparison:
     """Compares two runs on the same samples.
 
     Args:
         a: the run whose advantage is positive.
         b: the other run.
         partial: compare only the datasets and samples both have.
+        across_rules: compare although options differ: chat, the rule for thoughts, sampling, clean-up.
         resamples: of each interval.
 
     Raises:
-        InputError: the runs differ in data, prompts or protocol; or, without `partial`, in their
-            datasets or samples. The message names every difference.
+        InputError: the runs differ in data, prompts or protocol; or, without `across_rules`, in their
+            options; or, without `partial`, in their datasets or samples. The message names every
+            difference.
     """
-    differing_rules = rule_differences(a.results, b.results)
-    if differences := differing_rules if partial else run_differences(a.results, b.results):
-        more = len(differences) - _SHOWN
-        lines = [*differences[:_SHOWN], *([f"and {more} more"] if more > 0 else [])]
+    if a.model == b.model and a.folder != b.folder:
+        a, b = (replace(run, label=f"{run.model} ({run.folder.name})") for run in (a, b))
+    both = (a.results, b.results)
+    data, options, coverage = data_differences(*both), option_differences(*both), coverage_differences(*both)
+    refused = [*([] if across_rules else options), *data, *([] if partial else coverage)]
+    if refused:
+        more = len(refused) - _SHOWN
+        lines = [*refused[:_SHOWN], *([f"and {more} more"] if more > 0 else [])]
         raise InputError(
             f"{a.model} and {b.model} do not compare:" + "".join(f"\n  {line}" for line in lines),
             where=f"{a.folder} and {b.folder}",
-            fix="run both with the same data and options"
-            if differing_rules
-            else "--partial compares what both have",
+            fix=_advice(data, options, refused),
         )
-    return compare_samples(a, b, resamples=resamples)
+    found = compare_samples(a, b, resamples=resamples)
+    across = [Reason("across rules: {difference}", difference=one) for one in options]
+    return replace(found, remarks=(*across, *found.remarks))
+
+
+def _advice(data: Sequence[str], options: Sequence[str], refused: Sequence[str]) -> str:
+    if data:
+        return "run both with the same data and options"
+    if options and refused[0] == options[0]:
+        return "run both with the same options, or compare all the same: --across-rules"
+    return "--partial compares what both have"
 
 
 def compare_samples(a: Run, b: Run, *, resamples: int = 10_000) -> Comparison:
@@ -127,20 +154,26 @@ def compare_samples(a: Run, b: Run, *, resamples: int = 10_000) -> Comparison:
     flips: list[Flip] = []
     remarks = list(_remarks(a, b))
     for name in common(a.results, b.results):
-        metric = counting_metric(name, a.results)
+        metric, other = (counting_metric(name, run.results) for run in (a, b))
         ids = [key for key in a.scores(name) if key in b.scores(name)]
-        golds = _golds(a, b, name, ids) if isinstance(METRICS.get(metric or ""), CorrelationMetric) else []
-        if metric is None:
+        correlated = isinstance(METRICS.get(single_name(metric or "")), CorrelationMetric)
+        golds = _golds(a, b, name, ids) if correlated else []
+        if metric is None or other is None:
             remarks.append(Reason("{name}: its metric could not be computed in both runs", name=name))
         elif not ids:
             remarks.append(Reason("{name}: no sample is in both", name=name))
+        elif correlated and (metric not in METRICS or other not in METRICS):
+            text = "{name}: {metric} of several answers has no value for a question to pair, left aside"
+            remarks.append(Reason(text, name=name, metric=single_name(metric)))
         elif golds is None:
             text = "{name}: {metric} needs all gold answers, and neither run has kept them"
             remarks.append(Reason(text, name=name, metric=metric))
         else:
-            pairs = Pairs(*(np.array(side.numbers(name, metric, ids)) for side in (a, b)))
-            datasets[name] = _dataset(pairs, name, metric, golds, a.instructions(name, ids), resamples)
-            flips += _flips(a, b, name, metric, ids)
+            numbers = a.numbers(name, metric, ids), b.numbers(name, other, ids)
+            pairs = Pairs(*map(np.array, numbers))
+            sizes = a.instructions(name, ids)
+            datasets[name] = _dataset(pairs, name, metric, golds, sizes, resamples, single=metric == other)
+            flips += _flips(a, b, name, ids, *numbers)
     categories = {
         name: _mean(name, "category", [datasets[member] for member in members])
         for name, members in category_members().items()
@@ -165,9 +198,16 @@ def _golds(a: Run, b: Run, name: str, ids: Sequence[str]) -> list[float] | None:
 
 
 def _dataset(
-    pairs: Pairs, name: str, metric: str, golds: Sequence[float], sizes: Sequence[int], resamples: int
+    pairs: Pairs,
+    name: str,
+    metric: str,
+    golds: Sequence[float],
+    sizes: Sequence[int],
+    resamples: int,
+    *,
+    single: bool,
 ) -> _Part:
-    kind, share = METRICS.get(metric), METRICS.get(metric.partition("_avg@")[0])
+    kind = share = METRICS.get(single_name(metric))
     # Derived from the name, so that p does not depend on the other datasets.
     stream = zlib.crc32(name.encode())
     if isinstance(share, InstructionMetric) and not share.whole:
@@ -178,7 +218,9 @@ def _dataset(
         difference = correlation_difference(kind, pairs, np.array(golds), resamples, stream)
         a, b = (kind.score(side.tolist(), list(golds)) for side in (pairs.a, pairs.b))
     else:
-        binary, scale = values_of(metric)
+        # The mean of several answers may be a fraction.
+        binary, scale = values_of(single_name(metric))
+        binary = binary and single and metric in METRICS
         difference = mean_difference(pairs, resamples, stream, binary=binary, scale=scale)
         a, b = (float(side.mean()) for side in (pairs.a, pairs.b))
     flips = int((pairs.a != pairs.b).sum())
@@ -211,12 +253,17 @@ def _corrected(parts: Collection[_Part]) -> tuple[Compared, ...]:
     return tuple(replace(part.line, p_holm=p) for part, p in zip(parts, adjusted, strict=True))
 
 
-def _flips(a: Run, b: Run, name: str, metric: str, ids: Sequence[str]) -> Iterator[Flip]:
-    first, second = a.numbers(name, metric, ids), b.numbers(name, metric, ids)
+def _flips(
+    a: Run, b: Run, name: str, ids: Sequence[str], first: Sequence[float], second: Sequence[float]
+) -> Iterator[Flip]:
     for key, x, y in zip(ids, first, second, strict=True):
         if x != y:
-            predictions = (str(run.scores(name)[key]["prediction"]) for run in (a, b))
-            yield Flip(name, key, x, y, *predictions)
+            yield Flip(name, key, x, y, *(_predictions(run.scores(name)[key]) for run in (a, b)))
+
+
+def _predictions(row: Mapping[str, Any]) -> str:
+    """What was answered to a question; several answers in order."""
+    return " / ".join(str(one["prediction"]) for one in row.get("repeats") or [row])
 
 
 def _remarks(a: Run, b: Run) -> Iterator[str]:

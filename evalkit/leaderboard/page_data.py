@@ -13,7 +13,7 @@ from evalkit.leaderboard.board import Board
 from evalkit.leaderboard.compare import Comparison, compare_samples
 from evalkit.leaderboard.comparison_report import sentences
 from evalkit.leaderboard.rows import TABLES, Row, Table
-from evalkit.leaderboard.runs import Run, counting_metric, rule_differences
+from evalkit.leaderboard.runs import Run, counting_metric, data_differences, option_differences
 from evalkit.leaderboard.steps import checkpoint_of
 from evalkit.leaderboard.tables import marks
 from evalkit.records.results import Figure
@@ -112,6 +112,11 @@ def _row(row: Row) -> dict[str, Any]:
         "rates": {
             name: [rates.empty, rates.truncated, rates.out_of_format] for name, rates in datasets.items()
         },
+        "thoughts": {
+            name: [found.unclosed, found.empty, found.cut_off, found.median_thought_tokens]
+            for name, rates in datasets.items()
+            if (found := rates.thoughts) is not None
+        },
         "series": checkpoint.series if checkpoint else None,
         "step": checkpoint.step if checkpoint else None,
     }
@@ -125,7 +130,8 @@ def _pairs(runs: Mapping[int, Run], resamples: int) -> dict[str, dict[str, Any]]
 
 
 def _pair(a: Run, b: Run, resamples: int) -> dict[str, Any]:
-    if differences := rule_differences(a.results, b.results):
+    both = (a.results, b.results)
+    if differences := [*option_differences(*both), *data_differences(*both)]:
         return {"refused": differences}
     try:
         comparison = compare_samples(a, b, resamples=resamples)

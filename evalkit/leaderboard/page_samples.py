@@ -38,7 +38,6 @@ class _PromptFrame(NamedTuple):
 class _Dataset:
     """One dataset while its samples are collected by (id, input, gold), and its answers by row."""
 
-    metric: str | None
     places: dict[tuple[str, str, str], int] = field(default_factory=dict)
     frames: list[_PromptFrame] = field(default_factory=list)
     runs: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -55,7 +54,7 @@ def dataset_samples(runs: Mapping[int, Run], data_dir: str | None) -> dict[str, 
     for row, run in runs.items():
         prompts = _Prompts(run.folder, data_dir)
         for name in run.results.datasets:
-            dataset = found.setdefault(name, _Dataset(counting_metric(name, run.results)))
+            dataset = found.setdefault(name, _Dataset())
             dataset.runs[row] = _dataset_answers(dataset, run, name, prompts)
     return {name: _json(dataset) for name, dataset in found.items()}
 
@@ -94,27 +93,61 @@ class _Prompts:
 
 
 def _dataset_answers(dataset: _Dataset, run: Run, name: str, prompts: _Prompts) -> dict[str, Any]:
+    """The answers of a run: the scores of each question, and all else `each` times, once for each answer."""
     rows = run.scores(name)
+    # The lines of the answers to each question; one that was asked once is its own.
+    answers = {key: list(row.get("repeats") or [row]) for key, row in rows.items()}
+    lines = [line for given in answers.values() for line in given]
     # Completions that another tool generated have scores, but no records.
-    records = {key: record for key, record in run.records(name).items() if key in rows}
+    ids = {line["id"] for line in lines}
+    records = {key: record for key, record in run.records(name).items() if key in ids}
     at = []
-    for key in rows:
-        record = records.get(key)
+    for key, given in answers.items():
+        record = records.get(given[0]["id"])
         sample = (key, record.input if record else "", gold(record.gold) if record else "")
         at.append(dataset.places.setdefault(sample, len(dataset.places)))
-    return {
+    found = [records.get(line["id"]) for line in lines]
+    results = run.results
+    content = {
         "prompt": _frame_index(dataset, prompts.frame(name, records)) if records else None,
+        "chat": bool(results.protocol.options.get("suite.chat")),
+        "metric": counting_metric(name, results),
         "at": at,
-        "text": [records[key].completion if key in records else None for key in rows],
-        "prediction": [str(row["prediction"]) for row in rows.values()],
-        "finish": [records[key].finish_reason if key in records else None for key in rows],
-        "tokens": [records[key].new_tokens if key in records else None for key in rows],
+        "each": len(lines) // max(1, len(rows)),
+        "text": [None if record is None else _text(record, results.split_anew) for record in found],
+        "prediction": [str(line["prediction"]) for line in lines],
+        "finish": [record and record.finish_reason for record in found],
+        "tokens": [record and record.new_tokens for record in found],
         "scores": {
             metric: [_score(row, metric) for row in rows.values()]
-            for metric in run.results.datasets[name].metrics
+            for metric in results.datasets[name].metrics
         },
-        **_verdicts(rows.values()),
+        **_verdicts(lines),
     }
+    if len(lines) > len(rows):
+        content["own"] = {metric: [_score(line, metric) for line in lines] for metric in lines[0]["values"]}
+    if results.datasets[name].thoughts is not None:
+        content["rule"] = results.split_by
+        content["anew"] = results.split_anew
+        content["status"] = [line.get("status") for line in lines]
+        content["thought"] = [
+            _thought(line, record, results.split_anew) for line, record in zip(lines, found, strict=True)
+        ]
+    return content
+
+
+def _text(record: SampleRecord, anew: bool) -> str:
+    """The answer, or where the scoring split it anew all that the model wrote."""
+    if record.split is None:
+        return record.completion
+    return (record.raw_text or record.completion) if anew else record.split.answer
+
+
+def _thought(line: Mapping[str, Any], record: SampleRecord | None, anew: bool) -> str | None:
+    """The thought as this scoring split it off."""
+    if anew or record is None or record.split is None:
+        return line.get("thought")
+    return record.split.thought
 
 
 def _verdicts(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -139,7 +172,6 @@ def _score(row: Mapping[str, Any], metric: str) -> float | None:
 def _json(dataset: _Dataset) -> dict[str, Any]:
     samples: Sequence[tuple[str, str, str]] = list(dataset.places)
     return {
-        "metric": dataset.metric,
         "around": [list(frame) for frame in dataset.frames],
         "ids": [sample[0] for sample in samples],
         "inputs": [sample[1] for sample in samples],
@@ -181,6 +213,8 @@ def _conversation_answers(bench: MtBenchRun) -> list[dict[str, Any]]:
         answers.setdefault(key, entry)["turns"][row["turn"]] = {
             "text": row["completion"],
             "finish": row.get("finish_reason"),
+            "thought": row.get("thought"),
+            "status": row.get("status"),
             "judgments": judged.get((bench.model, *key, row["turn"]), []),
         }
     return [answers[key] for key in sorted(answers)]

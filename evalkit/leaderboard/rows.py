@@ -23,6 +23,7 @@ MT_BENCH_COLUMNS = (
     "stem",
     "writing",
 )
+PFGEN_COLUMNS = ("score", "fluency", "truthfulness", "helpfulness")
 JASTER_DIGITS = 4
 MT_BENCH_DIGITS = 2
 INSTRUCTIONS = "mifeval-ja"
@@ -124,6 +125,17 @@ TABLES = (
             name: row.datasets[key]
             for name in INSTRUCTION_COLUMNS
             if (key := f"{INSTRUCTIONS}_{name}") in row.datasets
+        },
+        rules=lambda row: row.rules,
+    ),
+    Table(
+        name="pfgen",
+        title="pfgen-bench (the ground truth scores 1.05)",
+        columns=PFGEN_COLUMNS,
+        digits=JASTER_DIGITS,
+        prefix="pfgen_",
+        cells=lambda row: {
+            name: row.datasets[f"pfgen_{name}"] for name in PFGEN_COLUMNS if f"pfgen_{name}" in row.datasets
         },
         rules=lambda row: row.rules,
     ),

@@ -10,32 +10,39 @@ from evalkit.core.errors import InputError
 from evalkit.core.reasons import Reason
 from evalkit.metrics import METRICS
 from evalkit.metrics.base import CorrelationMetric
+from evalkit.metrics.repeats import single_name
 from evalkit.records.results import Results, is_number
 from evalkit.records.run_folder import RunDirectory, SampleRecord
 from evalkit.scoring.categories import missing_dataset
 from evalkit.tasks.spec import load_spec, task_names
 
 # Options that change no sample's score: how many samples, how many resamples, a further metric.
-AMOUNT_OPTIONS = ("limit", "metrics.resamples", "metrics.bert_score")
+AMOUNT_OPTIONS = ("limit", "metrics.resamples", "metrics.bert_score", "metrics.pass_at")
+# They are compared as the rule they make (`Results.split_by`).
+_SPLIT_OPTIONS = ("reasoning.parser", "reasoning.start", "reasoning.end", "reasoning.pattern")
+# What options are where a result does not record them.
+_UNRECORDED: dict[str, Any] = {"suite.chat": False, "suite.chat_turns": False, "samples": 1}
 
 
 @dataclass(frozen=True)
 class Run:
     """A finished run: its folder, its results, and when results.json was written (seconds).
 
-    The scores and records of its samples are read on demand, each file once.
+    `label` stands for the model's name where two runs of one model are told apart. The scores and records
+    of its samples are read on demand, each file once.
     """
 
     folder: Path
     results: Results
     finished: float
+    label: str | None = None
     _scores: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict, repr=False, compare=False)
     _records: dict[str, dict[str, SampleRecord]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def model(self) -> str:
         """The model's name, else that of the folder."""
-        return str(self.results.run.get("model") or self.folder.name)
+        return self.label or str(self.results.run.get("model") or self.folder.name)
 
     @property
     def rules(self) -> str:
@@ -89,7 +96,7 @@ class Run:
         return self._scores[dataset]
 
     def numbers(self, dataset: str, metric: str, ids: Sequence[str]) -> list[float]:
-        """One number per sample: its score, or for a correlation the number in its prediction."""
+        """One number per question: its score, or for a correlation the number in its prediction."""
         rows, kind = self.scores(dataset), METRICS.get(metric)
         if isinstance(kind, CorrelationMetric):
             return [kind.parse(str(rows[key]["prediction"])) for key in ids]
@@ -166,9 +173,13 @@ class MtBenchRun:
 
 def rules_of(results: Results) -> str:
     """The protocol's name with every deviation that can change a score, and whether the data differ."""
-    deviations = sorted(results.protocol.deviations.items())
-    listed = [f"{key}={value}" for key, value in deviations if key not in AMOUNT_OPTIONS]
-    rules = ", ".join([results.protocol.name, *listed])
+    deviations = {k: v for k, v in results.protocol.deviations.items() if k not in AMOUNT_OPTIONS}
+    if results.split_by != "none":
+        # `auto` is no deviation, and the rule it chose decides what is graded.
+        deviations.setdefault("reasoning.parser", results.split_by.partition(" ")[0])
+    rules = ", ".join(
+        [results.protocol.name, *(f"{key}={value}" for key, value in sorted(deviations.items()))]
+    )
     if results.run.get("other_data"):
         return Reason("{rules}, other data than published", rules=rules)
     return rules
@@ -177,14 +188,23 @@ def rules_of(results: Results) -> str:
 # --- comparable runs ------------------------------------------------------------------------------
 
 
-def run_differences(a: Results, b: Results) -> list[str]:
-    """What differs in protocol, options or the set of datasets; empty when the runs compare."""
-    return [*rule_differences(a, b), *_coverage(a, b)]
+def option_differences(a: Results, b: Results) -> list[str]:
+    """The options that differ: how the models were asked, and how their answers were read."""
+    return list(_options(a, b))
 
 
-def rule_differences(a: Results, b: Results) -> list[str]:
-    """As `run_differences`, without datasets and samples that only one run has."""
-    return [*_protocol(a, b), *(why for name in common(a, b) for why in _dataset(a, b, name))]
+def data_differences(a: Results, b: Results) -> list[str]:
+    """What differs in the protocol's name and, by dataset, in data, prompts, token limits and metrics."""
+    named = [] if a.protocol.name == b.protocol.name else [(a.protocol.name, b.protocol.name)]
+    return [
+        *(_differs("protocol", *names) for names in named),
+        *(why for name in common(a, b) for why in _dataset(a, b, name)),
+    ]
+
+
+def coverage_differences(a: Results, b: Results) -> list[str]:
+    """The datasets and samples that only one run has."""
+    return list(_coverage(a, b))
 
 
 def common(a: Results, b: Results) -> list[str]:
@@ -193,7 +213,10 @@ def common(a: Results, b: Results) -> list[str]:
 
 
 def counting_metric(name: str, results: Results) -> str | None:
-    """The metric of a dataset that is compared: the one that counts, else the first that was computed."""
+    """The metric of a dataset that is compared: the one that counts, else the first that was computed.
+
+    Of a question that was asked several times it is the mean (`<metric>_avg@<n>`).
+    """
     computed = results.datasets[name].metrics
     counts = results.named(load_spec(name).counts) if name in task_names() else None
     if counts is not None:
@@ -201,12 +224,12 @@ def counting_metric(name: str, results: Results) -> str | None:
     return computed[0] if computed else None
 
 
-def _protocol(a: Results, b: Results) -> Iterator[str]:
-    if a.protocol.name != b.protocol.name:
-        yield _differs("protocol", a.protocol.name, b.protocol.name)
-    first, second = a.protocol.options, b.protocol.options
+def _options(a: Results, b: Results) -> Iterator[str]:
+    if a.split_by != b.split_by:
+        yield _differs("reasoning.parser", a.split_by, b.split_by)
+    first, second = ({**_UNRECORDED, **results.protocol.options} for results in (a, b))
     for key in dict.fromkeys([*first, *second]):
-        if key not in AMOUNT_OPTIONS and first.get(key) != second.get(key):
+        if key not in (*AMOUNT_OPTIONS, *_SPLIT_OPTIONS) and first.get(key) != second.get(key):
             yield _differs(key, first.get(key), second.get(key))
     samples = bool(first.get("generation.do_sample") or second.get("generation.do_sample"))
     seeds = [results.run.get("identity", {}).get("seed") for results in (a, b)]
@@ -229,13 +252,15 @@ def _dataset(a: Results, b: Results, name: str) -> Iterator[str]:
         if first != second:
             yield _differs(f"{kind} of {name}", first, second)
     metrics = [counting_metric(name, results) for results in (a, b)]
-    if metrics[0] != metrics[1]:
+    # How often a question was asked is one of the options.
+    single = [metric and single_name(metric) for metric in metrics]
+    if single[0] != single[1]:
         yield _differs(f"metric of {name}", *metrics)
-    elif metrics[0] is not None:
-        key = f"{name}_{metrics[0]}"
-        versions = [results.scores[key].metric_version for results in (a, b)]
+    elif metrics[0] is not None and metrics[1] is not None:
+        keys = [f"{name}_{metric}" for metric in metrics]
+        versions = [results.scores[key].metric_version for results, key in zip((a, b), keys, strict=True)]
         if versions[0] != versions[1]:
-            yield _differs(f"version of {key}", *versions)
+            yield _differs(f"version of {keys[0]}", *versions)
 
 
 def _decided(results: Results, what: str, name: str) -> Any:

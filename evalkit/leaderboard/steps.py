@@ -44,7 +44,9 @@ def checkpoint_of(run: Run) -> Checkpoint | None:
     return None
 
 
-def trace(runs: Sequence[Run], *, partial: bool, resamples: int) -> list[Checkpoint]:
+def trace(
+    runs: Sequence[Run], *, partial: bool, across_rules: bool = False, resamples: int
+) -> list[Checkpoint]:
     """The checkpoints in the order of their steps, each compared with the one before it.
 
     Raises:
@@ -53,7 +55,7 @@ def trace(runs: Sequence[Run], *, partial: bool, resamples: int) -> list[Checkpo
     """
     checkpoints = _ordered(runs)
     gains = [
-        compare(now.run, before.run, partial=partial, resamples=resamples)
+        compare(now.run, before.run, partial=partial, across_rules=across_rules, resamples=resamples)
         for before, now in pairwise(checkpoints)
     ]
     return [replace(one, gain=gain) for one, gain in zip(checkpoints, [None, *gains], strict=True)]

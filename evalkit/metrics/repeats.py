@@ -52,6 +52,11 @@ def repeated_name(metric: str, *, n: int, k: int | None = None) -> str:
     return f"{metric}_avg@{n}" if k is None else f"{metric}_pass@{k}"
 
 
+def single_name(metric: str) -> str:
+    """The metric that a name of `repeated_name` repeats; another name is its own."""
+    return metric.partition("_avg@")[0].partition("_pass@")[0]
+
+
 def pass_at_k(n: int, right: int, k: int) -> float:
     """The chance that k of n samples, drawn without replacement, hold at least one of the `right` ones.
 

@@ -18,10 +18,14 @@ docs/results.md shows a whole file.
 """
 
 import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+from evalkit.core.config import ReasoningConfig
 from evalkit.core.durable import read_checked_json
 from evalkit.core.errors import InputError
 from evalkit.core.files import check_types, fits
@@ -48,7 +52,9 @@ _IDENTITY: dict[str, Any] = {
     "data": dict[str, Any],
     "prompts": dict[str, Any],
     "task_few_shots": dict[str, int],
+    "reasoning": dict[str, Any],
 }
+_RULE_KEYS = ("start", "end", "pattern")
 MAKE_AGAIN = "the command that made the run makes it again, from the kept completions"
 
 
@@ -82,6 +88,10 @@ class Figure:
         return {key: getattr(self, key) for key in _FIGURE_KEYS}
 
 
+# More unclosed thoughts than this share are worth a warning.
+_UNCLOSED = 0.01
+
+
 @dataclass(frozen=True)
 class ThoughtRates:
     """What became of the answers behind thoughts, as shares 0..1 of n answers (docs/thinking.md).
@@ -103,6 +113,29 @@ class ThoughtRates:
     late_thought: float
     tool_call: float
     median_thought_tokens: float | None
+
+    @classmethod
+    def of(cls, answers: Sequence[tuple[str, int | None]]) -> "ThoughtRates | None":
+        """The shares of answers by their status and the tokens of their thought; None: there are none."""
+        if not answers:
+            return None
+        counts = Counter(status for status, _ in answers)
+        lengths = [tokens for _, tokens in answers if tokens is not None]
+        return cls(
+            n=len(answers),
+            unclosed=counts["unclosed"] / len(answers),
+            empty=counts["empty"] / len(answers),
+            cut_off=counts["cut_off"] / len(answers),
+            no_thought=counts["no_thought"] / len(answers),
+            late_thought=counts["late_thought"] / len(answers),
+            tool_call=counts["tool_call"] / len(answers),
+            median_thought_tokens=median(lengths) if lengths else None,
+        )
+
+    @property
+    def many_unclosed(self) -> bool:
+        """Whether so many thoughts never ended that it is worth a warning."""
+        return self.unclosed > _UNCLOSED
 
 
 @dataclass(frozen=True)
@@ -228,6 +261,22 @@ class Results:
         samples = self.protocol.options.get("samples", 1)
         return metric if metric is None or samples == 1 else f"{metric}_avg@{samples}"
 
+    @property
+    def split_by(self) -> str:
+        """The rule that split thoughts from answers, with tags and pattern of its own; `none` without one."""
+        options, made = self.protocol.options, self.run.get("identity", {}).get("reasoning") or {}
+        rule = options.get("reasoning.parser", made.get("rule", "none"))
+        return _rule_text({"rule": rule} | {key: options.get(f"reasoning.{key}") for key in _RULE_KEYS})
+
+    @property
+    def split_anew(self) -> bool:
+        """Whether this scoring split the kept completions by another rule than the run did."""
+        return self.split_by != self._made_by
+
+    @property
+    def _made_by(self) -> str:
+        return _rule_text(self.run.get("identity", {}).get("reasoning") or {})
+
     def to_json(self) -> dict[str, Any]:
         """The JSON form, schema version first."""
         content = asdict(self)
@@ -283,6 +332,13 @@ class Results:
             what = Reason("the results file does not fit its schema: {error}", error=error)
             raise InputError(what, where=where) from None
         return results
+
+
+def _rule_text(reasoning: Mapping[str, Any]) -> str:
+    """A rule of the identity's section `reasoning`: `think`, `think <a> </a>`, `regex PATTERN`."""
+    rule, usual = str(reasoning.get("rule", "none")), ReasoningConfig()
+    own = (reasoning.get(key) for key in _RULE_KEYS if rule != "none")
+    return " ".join([rule, *(str(value) for value in own if value not in (None, usual.start, usual.end))])
 
 
 def _figures(content: dict[str, dict[str, Any]]) -> dict[str, Figure]:

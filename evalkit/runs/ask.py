@@ -8,31 +8,38 @@ from evalkit.core.config import BosRule, Config
 from evalkit.core.errors import InputError
 from evalkit.core.types import Completion, Message, Request, Sampling
 from evalkit.engines.bos import CHAT_RULE, token_ids
-from evalkit.engines.local.chat_template import render_chat
+from evalkit.engines.local.chat_template import as_text, render_chat
 from evalkit.mtbench.answers.chat import takes_system_message
 from evalkit.mtbench.answers.turns import TOP_K
 from evalkit.mtbench.presets import DEFAULT_PRESET, load_preset
+from evalkit.records.run_folder import SplitRecord
+from evalkit.tasks.thoughts import Thoughts
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A question's prompt, special tokens spelled out as the model sees them, and the answer."""
+    """A question's prompt, special tokens spelled out as the model sees them, and the answer.
+
+    `split` is the thought and the answer by the rule in use; None: there is no rule, or no answer.
+    """
 
     prompt: str
     templated: bool
     sampling: Sampling
     completion: Completion
+    split: SplitRecord | None = None
 
 
 def ask(config: Config) -> Asked:
     """Asks `config.model` the words of `config.folders` with the sampling of `config.ask`.
 
-    A model without a chat template gets the question as it is.
+    A model without a chat template gets the question as it is. `ask.max_new_tokens` is the limit of the
+    answer; a thought before it has its own, `reasoning.thought_length`.
 
     Raises:
-        InputError: no model or no question.
+        InputError: no model or no question, or a rule for thoughts that lacks its pattern.
         EvalkitError: the model cannot be fetched or loaded.
     """
     from evalkit.engines import build_engine, identify
@@ -48,6 +55,9 @@ def ask(config: Config) -> Asked:
     # For a model that only a server has, the conversation is shown as it is sent.
     tokenizer = load_tokenizer(resolved) if resolved.has_tokenizer else None
     prompt = _prompt(question, config.ask.system, tokenizer)
+    templated = not isinstance(prompt, str)
+    thoughts = Thoughts.of(config.reasoning, tokenizer, chat=templated)
+    limit = config.ask.max_new_tokens
     with build_engine(resolved, config.engine, config.dtype, bos=config.protocol.bos) as engine:
         top_k = (engine.describe().get("generation_config") or {}).get("top_k")
         sampling = Sampling(
@@ -57,11 +67,29 @@ def ask(config: Config) -> Asked:
             top_k=TOP_K if top_k is None else int(top_k),
             repetition_penalty=config.ask.repetition_penalty,
         )
-        request = Request("ask", prompt, config.ask.max_new_tokens, (), sampling, config.seed)
+        request = Request(
+            id="ask",
+            prompt=prompt,
+            max_new_tokens=limit if thoughts is None else thoughts.limit(limit),
+            sampling=sampling,
+            seed=config.seed,
+            keep_special=thoughts is not None,
+        )
         (completion,) = engine.generate([request])
-    templated = not isinstance(prompt, str)
+    split = None
+    if thoughts is not None and completion.error is None:
+        split = thoughts.reply(
+            completion.raw_text,
+            completion.finish_reason,
+            opened=tokenizer is not None and thoughts.opened(as_text(prompt, tokenizer)),
+            served_thought=completion.served_thought,
+            output_length=limit,
+            tokenizer=tokenizer,
+            ends=(),
+            keeps_special=identified.family != "api",
+        )
     shown = _visible(prompt, tokenizer, config.protocol.bos)
-    return Asked(shown, templated, sampling, completion)
+    return Asked(shown, templated, sampling, completion, split)
 
 
 def _prompt(question: str, system: str | None, tokenizer: Any | None) -> str | tuple[Message, ...]:

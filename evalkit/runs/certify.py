@@ -7,16 +7,18 @@ outputs do differ: the certificate says how many.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from evalkit.core.config import MetricsConfig, ProtocolConfig
-from evalkit.core.types import Completion, Request
+from evalkit.core.types import Completion, Message, Request
+from evalkit.engines.local.chat_template import as_text
 from evalkit.engines.local.engine import LocalEngine
 from evalkit.metrics.intervals import Interval, wilson
 from evalkit.runs.suite import LoadedSuite
-from evalkit.scoring.scores import TaskAnswers, score_tasks
+from evalkit.scoring.scores import Answer, GivenAnswer, TaskAnswers, score_tasks
 from evalkit.tasks.prompts import Asking
+from evalkit.tasks.spec import TaskSpec
 
 TIE = 1e-4
 BATCH_SIZES = (1, 3, 16, 64)
@@ -68,7 +70,7 @@ class Comparison:
 @dataclass(frozen=True)
 class _Answers:
     tokens: dict[str, tuple[list[int], list[int]]]
-    completions: dict[str, Completion]
+    completions: dict[str, Answer]
 
 
 def certify(
@@ -91,15 +93,17 @@ def certify(
         say: receives progress messages, one line at a time.
     """
     asked = [request for task in suite.tasks for request in asking.requests(task)]
+    specs = {sample.id: task.spec for task in suite.tasks for sample in task.samples}
     say(f"reference: {len(asked)} prompts, one at a time")
-    reference = _answers(engine, asked, alone=True)
+    reference = _answers(engine, asking, specs, asked, alone=True)
     before = _scores(suite, reference, protocol, metrics)
     comparisons = []
     for variant in [Variant(size, shuffled) for size in BATCH_SIZES for shuffled in (False, True)]:
         order = list(asked)
         if variant.shuffled:
             random.Random(variant.batch_size).shuffle(order)
-        answers = _answers(engine.with_batch_size(variant.batch_size), order, alone=False)
+        batched = engine.with_batch_size(variant.batch_size)
+        answers = _answers(batched, asking, specs, order, alone=False)
         after = _scores(suite, answers, protocol, metrics)
         comparison = _compare(engine, variant, reference, answers, before, after)
         say(f"{variant.name}: {comparison.share:.1%} of the outputs differ")
@@ -107,12 +111,48 @@ def certify(
     return comparisons
 
 
-def _answers(engine: LocalEngine, asked: Sequence[Request], *, alone: bool) -> _Answers:
+def _answers(
+    engine: LocalEngine,
+    asking: Asking,
+    specs: Mapping[str, TaskSpec],
+    asked: Sequence[Request],
+    *,
+    alone: bool,
+) -> _Answers:
     rows = list(engine.one_at_a_time(asked) if alone else engine.together(asked))
+    completions = {row.request.id: row.completion(None) for row in rows}
+    prompts = {request.id: request.prompt for request in asked}
     return _Answers(
         tokens={row.request.id: (row.ids, row.new) for row in rows},
-        completions={row.request.id: row.completion(None) for row in rows},
+        completions={
+            key: _graded(engine, asking, prompts[key], completion, specs[key])
+            for key, completion in completions.items()
+        },
     )
+
+
+def _graded(
+    engine: LocalEngine,
+    asking: Asking,
+    prompt: str | tuple[Message, ...],
+    completion: Completion,
+    spec: TaskSpec,
+) -> Answer:
+    """What a run would grade: the answer behind a thought."""
+    if asking.thoughts is None:
+        return completion
+    split = asking.thoughts.reply(
+        completion.raw_text,
+        completion.finish_reason,
+        opened=asking.thoughts.opened(as_text(prompt, engine.tokenizer)),
+        served_thought=None,
+        # The answer's own limit, without the thought.
+        output_length=asking.limit(spec),
+        tokenizer=engine.tokenizer,
+        ends=spec.ends,
+        keeps_special=True,
+    )
+    return GivenAnswer(split.answer, completion.finish_reason, split.status, split.thought_tokens)
 
 
 def _compare(

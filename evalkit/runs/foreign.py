@@ -17,6 +17,7 @@ from evalkit.core.files import read_json, read_rows, text_field
 from evalkit.core.reasons import Reason
 from evalkit.core.text import did_you_mean
 from evalkit.core.types import FinishReason
+from evalkit.core.words import shown
 from evalkit.metrics.prediction import gold
 from evalkit.records.results import Results
 from evalkit.records.run_folder import RunDirectory
@@ -58,6 +59,9 @@ def score_completions(config: Config, *, say: Callable[[str], None]) -> Results:
     regrading = Regrading.of(config.reasoning, config.model, {})
     answers = [replace(task, completions=regrading.given(task)) for task in answers]
     scored = score_tasks(answers, config.protocol, config.metrics, offline=config.data.offline)
+    found = [*regrading.warnings(), *thought_warnings(scored)]
+    for warning in found:
+        say(shown(warning))
     record = protocol_record(config, task_few_shots=differing_few_shots(counts, config.num_few_shots))
     results = summarise(
         scored,
@@ -71,7 +75,7 @@ def score_completions(config: Config, *, say: Callable[[str], None]) -> Results:
             "model": config.model.name if config.model else None,
             "samples": sum(len(answer.samples) for answer in answers),
             "datasets": {task.name: task.facts for task in suite.tasks},
-            "warnings": [*suite.warnings, *regrading.warnings(), *thought_warnings(scored)],
+            "warnings": [*suite.warnings, *found],
         },
     )
     with out:

@@ -143,6 +143,9 @@ def protocol_record(
     for task, count in (task_few_shots or {}).items():
         name = f"suite.num_few_shots.{task}"
         pairs[name] = (count, own.get(name, data.num_few_shots))
+    if metrics.pass_at:
+        # A further figure of the same answers.
+        pairs["metrics.pass_at"] = (list(metrics.pass_at), list(metrics.pass_at))
     if dtype is not None:
         pairs["dtype"] = (dtype, "bfloat16")
     pairs |= {name: (given, own.get(name)) for name, given in used_options(config).items()}

@@ -5,17 +5,18 @@ from dataclasses import replace
 from typing import Any, cast
 
 from evalkit.core.config import ModelConfig, Parser, ReasoningConfig
-from evalkit.core.errors import EvalkitError
 from evalkit.core.reasons import Reason
 from evalkit.core.types import FinishReason
+from evalkit.engines.local.tokenizer import tokenizer_here
 from evalkit.records.run_folder import SampleRecord
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, TaskScores
 from evalkit.tasks.answers import choose_rule
 from evalkit.tasks.spec import TaskSpec
 from evalkit.tasks.thoughts import Thoughts
 
-# More unclosed thoughts than this share are worth a warning.
-_UNCLOSED = 0.01
+_MANY_UNCLOSED = "{shares} of the thoughts never ended and count as wrong (reasoning.thought_length)"
+_TOO_LONG = "{n} answers may be longer than their limit: the model's tokenizer is not here to cut them"
+_MARKED = "{n} completions have the marks of a thought, and no rule splits them: {options}"
 
 
 class Regrading:
@@ -38,7 +39,7 @@ class Regrading:
         self._thoughts = thoughts
         self._made = made
         self._limits = limits or {}
-        self._tokenizer = _tokenizer_here(model) if thoughts is not None else None
+        self._tokenizer = tokenizer_here(model) if thoughts is not None and model is not None else None
         self._uncut = self._unsplit = 0
 
     @classmethod
@@ -48,11 +49,12 @@ class Regrading:
         """What the options ask for, given what decided the run (`identity`)."""
         kept = identity.get("reasoning")
         made = Thoughts.of_identity(kept) if kept else None
+        rule = reasoning.parser.value
         if reasoning.parser is Parser.auto:
-            return cls(made=made)
-        wanted = Thoughts.named(reasoning, reasoning.parser.value)
-        if made is None and wanted.rule == "none":
+            rule = "none" if made is None else made.rule
+        if made is None and rule == "none":
             return cls()
+        wanted = Thoughts.named(reasoning, rule)
         same = made is not None and replace(wanted, thought_length=made.thought_length) == made
         return cls(made=made) if same else cls(wanted, model, limits=identity.get("max_new_tokens"))
 
@@ -85,30 +87,21 @@ class Regrading:
     def warnings(self) -> Iterator[str]:
         """What to know about the answers that were given out."""
         if self._uncut:
-            text = "{n} answers may be longer than their limit: the model's tokenizer is not here to cut them"
-            yield Reason(text, n=self._uncut)
+            yield Reason(_TOO_LONG, n=self._uncut)
         if self._unsplit:
-            text = "{n} completions have the marks of a thought, and no rule splits them: {options}"
-            yield Reason(text, n=self._unsplit, options="suite.chat=true, or reasoning.parser=")
+            yield Reason(_MARKED, n=self._unsplit, options="suite.chat=true, or reasoning.parser=")
 
 
 def thought_warnings(tasks: Sequence[TaskScores]) -> Iterator[str]:
-    """A sentence for each dataset with many thoughts that never ended."""
-    for task in tasks:
-        if task.rates.thoughts is not None and task.rates.thoughts.unclosed > _UNCLOSED:
-            text = "{name}: {share} of the thoughts never ended and count as wrong (reasoning.thought_length)"
-            yield Reason(text, name=task.spec.name, share=f"{task.rates.thoughts.unclosed:.0%}")
+    """A sentence when there are datasets with many thoughts that never ended."""
+    rates = {task.spec.name: task.rates.thoughts for task in tasks}
+    shares = [
+        f"{name} {found.unclosed:.0%}" for name, found in rates.items() if found and found.many_unclosed
+    ]
+    if shares:
+        yield Reason(_MANY_UNCLOSED, shares=", ".join(shares))
 
 
-def _tokenizer_here(model: ModelConfig | None) -> Any | None:
-    """The model's tokenizer when it is on this machine."""
-    from evalkit.engines.local.tokenizer import load_tokenizer
-    from evalkit.engines.models import resolve_without_weights
-
-    if model is None:
-        return None
-    try:
-        resolved = resolve_without_weights(model, offline=True)
-        return load_tokenizer(resolved) if resolved.has_tokenizer else None
-    except EvalkitError:
-        return None
+def of_regrading(warning: str) -> bool:
+    """Whether a kept warning is about the split of an earlier scoring."""
+    return isinstance(warning, Reason) and warning.template in (_MANY_UNCLOSED, _TOO_LONG, _MARKED)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalkit.core.config import Config, SuiteConfig, SuiteData, given_suite
+from evalkit.core.config import Config, ReasoningConfig, SuiteConfig, SuiteData, given_suite
 from evalkit.core.durable import read_log
 from evalkit.core.errors import InputError
 from evalkit.core.files import read_options
@@ -16,10 +16,11 @@ from evalkit.records.results import Results, read_results
 from evalkit.records.run_folder import RunDirectory, SampleRecord
 from evalkit.runs.foreign import listed, output_directory
 from evalkit.runs.identity import protocol_record
-from evalkit.runs.regrading import Regrading
+from evalkit.runs.regrading import Regrading, of_regrading
 from evalkit.runs.run import score_run
 from evalkit.runs.suite import LoadedSuite, sample_limit, suite_specs
 from evalkit.scoring.changes import Change, SampleScores, changed_samples, find_changes
+from evalkit.tasks.answers import options_of
 from evalkit.tasks.load import Task
 from evalkit.tasks.spec import TaskSpec
 
@@ -109,7 +110,7 @@ def _kept_suite(
             missing[spec.name] = absent.get(spec.name, "no completion is kept")
     if not tasks:
         raise InputError("the run has no completions", where=directory.path / "samples")
-    warnings = tuple(before.run.get("warnings", ())) if before else ()
+    warnings = tuple(w for w in before.run.get("warnings", ()) if not of_regrading(w)) if before else ()
     bundled = suite.data is SuiteData.bundled
     return LoadedSuite(suite.name, tuple(tasks), missing, warnings, bundled), gaps
 
@@ -146,6 +147,12 @@ def _replace_scoring_options(config: Config, given: Config) -> None:
             source, target = getattr(source, part), getattr(target, part)
         setattr(target, name, getattr(source, name))
     config.offline = given.offline
+    if "reasoning.parser" in given.given:
+        # The run's own tags and pattern stay where the new rule reads them.
+        unread = {"start", "end", "pattern"}.difference(options_of(config.reasoning.parser.value))
+        for name in unread:
+            if f"reasoning.{name}" not in given.given:
+                setattr(config.reasoning, name, getattr(ReasoningConfig(), name))
 
 
 def _identity(directory: RunDirectory, before: Results | None) -> dict[str, Any]:

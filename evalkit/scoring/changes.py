@@ -10,10 +10,7 @@ from evalkit.records.results import Figure, Results
 # task -> sample id -> a row of scores/<task>.jsonl
 SampleScores = Mapping[str, Mapping[str, Mapping[str, Any]]]
 # Options that decide how kept completions are scored.
-_SCORING = (
-    *("protocol.strip", "protocol.answer_regex", "metrics.comet.checkpoint", "metrics.comet.dtype"),
-    *("reasoning.parser", "reasoning.start", "reasoning.end", "reasoning.pattern"),
-)
+_SCORING = ("protocol.strip", "protocol.answer_regex", "metrics.comet.checkpoint", "metrics.comet.dtype")
 UNEXPLAINED = "neither metric, protocol nor samples changed: compare the versions of the libraries"
 
 
@@ -36,10 +33,10 @@ def find_changes(before: Results, after: Results, changed: Mapping[str, int]) ->
         after: the results of the new scoring.
         changed: by `<dataset>_<metric>`, how many samples changed (`changed_samples`).
     """
+    chosen = [(key, before.protocol.options.get(key), after.protocol.options.get(key)) for key in _SCORING]
+    chosen.append(("reasoning.parser", before.split_by, after.split_by))
     options = [
-        Reason("{key}: {old} -> {new}", key=key, old=old, new=new)
-        for key in _SCORING
-        if (old := before.protocol.options.get(key)) != (new := after.protocol.options.get(key))
+        Reason("{key}: {old} -> {new}", key=key, old=old, new=new) for key, old, new in chosen if old != new
     ]
     changes = []
     for section in ("scores", "categories", "average"):

@@ -7,12 +7,10 @@ freed the language model before.
 import math
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import chain
-from statistics import median
 from typing import Protocol
 
 from evalkit import metrics as registry
@@ -31,7 +29,14 @@ from evalkit.metrics.base import (
     Triple,
 )
 from evalkit.metrics.prediction import gold, prediction
-from evalkit.metrics.repeats import check_repeats, measure, question_values, repeat_ids, repeated_name
+from evalkit.metrics.repeats import (
+    check_repeats,
+    measure,
+    question_values,
+    repeat_ids,
+    repeated_name,
+    single_name,
+)
 from evalkit.records.results import DatasetRates, Figure, InstructionRates, MissingMetric, ThoughtRates
 from evalkit.tasks.spec import AnswerKind, AnswerSpec, TaskSpec
 
@@ -366,7 +371,7 @@ def metric_spread(name: str, values: Sequence[float], resamples: int, samples: i
 
     `name` may be that of a metric over several answers to each question, of which there are `samples`.
     """
-    base = name.partition("_avg@")[0].partition("_pass@")[0]
+    base = single_name(name)
     binary, scale = values_of(base)
     # pass@k of k answers is one right or wrong for each question, as a single answer is.
     single = base == name or name == repeated_name(base, n=samples, k=samples)
@@ -408,21 +413,8 @@ def answer_rates(
 
 def _thought_rates(answers: Sequence[Answer]) -> ThoughtRates | None:
     """What became of answers behind thoughts; None where no rule split them."""
-    given = [answer for answer in answers if isinstance(answer, GivenAnswer) and answer.status is not None]
-    if not given:
-        return None
-    counts = Counter(answer.status for answer in given)
-    lengths = [answer.thought_tokens for answer in given if answer.thought_tokens is not None]
-    return ThoughtRates(
-        n=len(given),
-        unclosed=counts["unclosed"] / len(given),
-        empty=counts["empty"] / len(given),
-        cut_off=counts["cut_off"] / len(given),
-        no_thought=counts["no_thought"] / len(given),
-        late_thought=counts["late_thought"] / len(given),
-        tool_call=counts["tool_call"] / len(given),
-        median_thought_tokens=median(lengths) if lengths else None,
-    )
+    given = [answer for answer in answers if isinstance(answer, GivenAnswer)]
+    return ThoughtRates.of([(one.status, one.thought_tokens) for one in given if one.status is not None])
 
 
 def well_formed(text: str, answer: AnswerSpec) -> bool:

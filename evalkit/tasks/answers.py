@@ -146,6 +146,11 @@ def check_rule(rule: str, *, start: str = START, end: str = END, pattern: str | 
     return name
 
 
+def options_of(rule: str) -> tuple[str, ...]:
+    """The options that a rule reads: its tags, its pattern."""
+    return (*(("start", "end") if rule in _TAGGED else ()), *(("pattern",) if rule in _PATTERNED else ()))
+
+
 def choose_rule(template: str | None, *, start: str = START, end: str = END) -> Rule:
     """The rule that `auto` stands for, by the text of a model's chat template (None: it has none)."""
     if template is None:

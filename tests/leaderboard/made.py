@@ -31,12 +31,13 @@ SCRIPT = "<script>document.title='gone'</script></script><img src=x onerror=aler
 
 @dataclass
 class Made:
-    """A made-up model: its name, how often it is right, and the seed of its mistakes."""
+    """A made-up model: its name, how often it is right, the seed of its mistakes, and its only thought."""
 
     name: str
     skill: float
     seed: int = 0
     also_wrong: str = SCRIPT
+    thought: str = ""
 
 
 def write_data(folder: Path, n: int, names: Sequence[str] | None = None) -> Path:
@@ -78,16 +79,18 @@ class KnowingEngine:
     def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
         for request in requests:
             text = self._answer(request.id)
+            if self.model.thought:
+                text = f"<think>{self.model.thought}</think>\n{text}"
             yield Completion(request.id, text, text, "stop", 100, len(text))
 
     def _answer(self, key: str) -> str:
-        name, _, index = key.split("/")
+        name, split, index, *_ = key.split("/")
         if name not in self.golds:
             content = json.loads(prepared_path(self.data, "dev", name).read_text(encoding="utf-8"))
             self.golds[name] = [row["output"] for row in content["samples"]]
         golds = self.golds[name]
         # Hard items are hard for every model: a paired test uses that.
-        hard = random.Random(key).random()
+        hard = random.Random(f"{name}/{split}/{index}").random()
         luck = random.Random(f"{self.model.seed}{key}").random()
         if 0.5 * hard + 0.5 * luck < self.model.skill:
             return golds[int(index)]

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from evalkit.core.errors import InputError
 from evalkit.leaderboard.board import Board, build_board
 from evalkit.leaderboard.card import load_cards
 from evalkit.leaderboard.rows import Kind, model_url
+from evalkit.leaderboard.runs import option_differences, rules_of
 from evalkit.records.results import read_results
 from evalkit.scoring.categories import with_intervals
 from tests.leaderboard.conftest import World
@@ -308,3 +310,15 @@ def test_an_empty_folder_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureF
     assert "nothing to show" in capsys.readouterr().err
     assert main(["leaderboard", str(tmp_path / "none")]) == 2
     assert "there is no such folder" in capsys.readouterr().err
+
+
+def test_the_rule_that_auto_chose_keeps_runs_apart(world: World) -> None:
+    plain = read_results(world.weak / "results.json")
+    think = {"rule": "think", "start": "<think>", "end": "</think>", "thought_length": 50}
+    identity = {**plain.run["identity"], "reasoning": think}
+    thinks = replace(plain, run={**plain.run, "identity": identity})
+    assert (plain.split_by, thinks.split_by) == ("none", "think")
+    assert rules_of(thinks) == f"{rules_of(plain)}, reasoning.parser=think"
+    assert option_differences(plain, thinks) == ["reasoning.parser differs: none and think"]
+    tagged = replace(thinks, protocol=replace(plain.protocol, options={"reasoning.start": "<a>"}))
+    assert tagged.split_by == "think <a>" and tagged.split_anew and not thinks.split_anew

@@ -10,6 +10,7 @@ import pytest
 
 from evalkit.__main__ import main
 from evalkit.core.durable import read_log
+from evalkit.core.errors import InputError
 from evalkit.core.text import step_of
 from evalkit.leaderboard.collect import find_run
 from evalkit.leaderboard.compare import compare
@@ -248,3 +249,64 @@ def test_checkpoints_step_by_step(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["compare", folders[0], folders[0], "--steps"]) == 2
     said = capsys.readouterr().err
     assert "several models" in said and "twice" in said
+
+
+THOUGHTS = ("suite=task", "suite.tasks=[jcommonsenseqa,jsts]", "suite.chat=true")
+
+
+def thinking(world: World, out: Path, name: str, *options: str, skill: float = 0.5) -> Path:
+    model = Made(name, skill, seed=len(name), thought="考える。")
+    return make_run(model, world.data, out, *THOUGHTS, *options).folder
+
+
+def test_runs_under_different_rules_compare_only_when_asked(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = thinking(world, tmp_path, "ours", "reasoning.parser=think")
+    theirs = thinking(world, tmp_path, "theirs", "reasoning.parser=regex", "reasoning.pattern=k>(.*)")
+    plain = make_run(Made("plain", 0.5), world.data, tmp_path, *THOUGHTS[:2]).folder
+    assert main(["compare", str(ours), str(theirs)]) == 2
+    said = capsys.readouterr().err
+    assert "reasoning.parser differs: think and regex k>(.*)" in said and "--across-rules" in said
+    assert main(["compare", str(ours), str(plain)]) == 2
+    said = capsys.readouterr().err
+    assert "reasoning.parser differs: think and none" in said and "suite.chat differs: True and False" in said
+    assert main(["compare", str(ours), str(plain), "--across-rules"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "across rules: suite.chat differs: True and False" in said
+
+
+def test_a_rule_is_what_it_is_however_it_was_chosen(world: World, tmp_path: Path) -> None:
+    """A scoring by another rule differs from its run; the run's own rule, named, does not."""
+    run = thinking(world, tmp_path, "one", "reasoning.parser=think")
+    copies = [Path(shutil.copytree(run, tmp_path / f"copy-{rule}" / "run")) for rule in ("think", "swallow")]
+    for copy in copies:
+        assert main(["score", f"run={copy}", f"reasoning.parser={copy.parent.name[5:]}"]) == 0
+    assert not compare(find_run(run), find_run(copies[0])).flips
+    named = compare(find_run(run), find_run(copies[0]))
+    assert (named.a.model, named.b.model) == (f"one ({run.name})", "one (run)")
+    with pytest.raises(InputError, match="think and swallow"):
+        compare(find_run(run), find_run(copies[1]))
+
+
+def test_several_answers_are_paired_by_their_question(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sampling = ("generation.do_sample=true", "reasoning.parser=think")
+    good, bad, more = (
+        thinking(world, tmp_path, name, *sampling, f"samples={n}", skill=skill)
+        for name, n, skill in (("good", 2, 0.8), ("bad", 2, 0.3), ("bad-more", 3, 0.3))
+    )
+    found = compare(find_run(good), find_run(bad))
+    (line,) = found.datasets
+    ours, theirs = (values(folder, "jcommonsenseqa", "exact_match_avg@2") for folder in (good, bad))
+    assert (line.name, line.metric, line.n) == ("jcommonsenseqa", "exact_match_avg@2", 24)
+    assert line.difference == pytest.approx(np.mean(list(ours.values())) - np.mean(list(theirs.values())))
+    assert line.ci95 is not None and line.p is not None and line.test == "permutation"
+    assert any("jsts: pearson of several answers has no value" in remark for remark in found.remarks)
+    assert " / " in found.flips[0].prediction_a
+    with pytest.raises(InputError, match="samples differs: 2 and 3") as refused:
+        compare(find_run(good), find_run(more))
+    assert "metric of" not in str(refused.value)
+    (line,) = compare(find_run(good), find_run(more), across_rules=True).datasets
+    assert 0 < line.b < line.a

@@ -453,3 +453,27 @@ def test_the_command_speaks_japanese(
         assert "平均では strong-モデル の方が優れている" in capsys.readouterr().out
     finally:
         words.use(Lang.en)
+
+
+def test_a_thought_is_folded_and_every_answer_is_shown(
+    at: Any, world: World, tmp_path: Path, browser: Browser
+) -> None:
+    results, evil = tmp_path / "results", f"{SCRIPT}よく考える。"
+    words = ("suite=task", "suite.tasks=[jcommonsenseqa]", "suite.chat=true", "reasoning.parser=think")
+    make_run(Made("once", 0.9, 1, thought=evil), world.data, results, *words)
+    sampled = ("generation.do_sample=true", "samples=2")
+    make_run(Made("twice", 0.1, 2, thought="もう一度。"), world.data, results, *words, *sampled)
+    assert main(["leaderboard", str(results), f"out={tmp_path}", "metrics.resamples=100"]) == 0
+    for model, answers in (("once", 1), ("twice", 2)):
+        at("", tmp_path / "leaderboard.html")
+        row = [one["model"] for one in embedded(browser, "data")["rows"]].index(model)
+        at(f"#samples/jcommonsenseqa?a={row}", tmp_path / "leaderboard.html")
+        shown = one(browser, "#sample-detail")
+        thoughts = all_of(browser, "details.thought")
+        assert len(thoughts) == len(all_of(browser, "pre.completion")) == answers
+        assert "answered rule: think" in shown.text and "考える" not in shown.text
+        assert ("answer 2 of 2" in shown.text) is (answers == 2)
+        thoughts[0].find_element(By.CSS_SELECTOR, "summary").click()
+        text = WebDriverWait(browser, 10).until(lambda b: all_of(b, "details.thought pre"))[0].text
+        assert text == (evil if answers == 1 else "もう一度。")
+        assert not all_of(browser, "pre img")

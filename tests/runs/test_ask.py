@@ -7,6 +7,7 @@ import pytest
 from evalkit.__main__ import main
 from evalkit.core.config import AskConfig
 from tests.engines.models import template, tokenizer_with
+from tests.thinking import END, START, save_thinking_model
 from tests.tiny import save_tiny_model
 
 
@@ -75,3 +76,23 @@ def test_a_broken_template_is_one_message(tmp_path: Path, capsys: pytest.Capture
     assert main(["ask", "model=random", f"model.chat_template={path}", "x"]) == 2
     error = capsys.readouterr().err
     assert "the chat template fails" in error and str(path) in error and "Traceback" not in error
+
+
+def test_a_thought_is_shown_apart_and_has_its_own_limit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = (START, "長い思案。" * 100, END, *(f"答{number}" for number in range(8)))
+    model = save_thinking_model(tmp_path / "model", script)
+    words = ["ask", "model=hf", f"model.path={model}", "engine.threads=1", "ask.temperature=0", "問い"]
+    assert main([*words, "ask.max_new_tokens=3", "reasoning.thought_length=20"]) == 0
+    said = capsys.readouterr().out
+    assert "--- thought, 1 tokens, rule think\n長い思案。" in said and "200 characters more (--long" in said
+    assert said.endswith("--- answer, 3 tokens, stop, cut_off, rule think\n答0答1答2\n")
+    # The template opens the thought; --long shows it whole.
+    opened = ["model.chat_template_args.open_thought=true", "--long", "ask.max_new_tokens=9"]
+    assert main([*words, *opened]) == 0
+    said = capsys.readouterr().out
+    assert f"<think>\n--- thought, 1 tokens, rule think\n{script[1]}\n" in said
+    assert main([*words, "reasoning.parser=none", "ask.max_new_tokens=4"]) == 0
+    said = capsys.readouterr().out
+    assert "--- thought" not in said and f"{START}{script[1]}{END}答0" in said

@@ -8,6 +8,9 @@ import pytest
 from evalkit.__main__ import main
 from evalkit.engines.local.engine import LocalEngine
 from evalkit.engines.local.rows import Row
+from evalkit.runs import certify as runs_certify
+from evalkit.scoring.scores import TaskAnswers
+from tests.thinking import save_thinking_model
 
 WORDS = ["certify", "model=random", "suite=sample", "suite.tasks=[jamp,mawps]", "limit=3", "offline=true"]
 
@@ -37,3 +40,20 @@ def test_a_changed_output_is_not_certified(
 def test_bfloat16_is_measured(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*WORDS, "dtype=bfloat16"]) == 0
     assert "dtype bfloat16" in capsys.readouterr().out
+
+
+def test_a_thinking_model_is_graded_by_its_answers(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graded = set()
+    score = runs_certify.score_tasks
+
+    def seen(tasks: Sequence[TaskAnswers], *rest: object, **options: object) -> object:
+        graded.update(answer.text for task in tasks for answer in task.completions.values())
+        return score(tasks, *rest, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(runs_certify, "score_tasks", seen)
+    model = save_thinking_model(tmp_path / "model")
+    words = ["certify", "model=hf", f"model.path={model}", *WORDS[2:], "limit=1", "suite.chat=true"]
+    assert main([*words, "reasoning.thought_length=50"]) == 0
+    assert graded == {"3"}

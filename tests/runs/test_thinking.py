@@ -158,6 +158,60 @@ def test_kept_raw_texts_are_split_anew_by_another_rule(run: Run, capsys: pytest.
     assert (folder / "samples" / "jemhopqa.jsonl").read_bytes() == before
 
 
+def test_the_terminal_says_what_became_of_the_thoughts(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    run("suite.chat=true", "reasoning.thought_length=2")
+    said = capsys.readouterr()
+    assert said.err.count("of the thoughts never ended") == 1
+    report = " ".join(said.out.split())
+    assert "100% unclosed" in report and "median thought" in report
+    assert "thoughts are split off by the rule: think" in report
+
+
+def test_a_scoring_by_another_rule_leaves_no_words_of_the_one_before(run: Run, tmp_path: Path) -> None:
+    folder = run("suite.chat=true", "reasoning.thought_length=2")
+    assert results(folder)["run"]["warnings"]
+    words = ["score", f"run={folder}"]
+    assert main([*words, "reasoning.parser=regex", "reasoning.pattern=(?P<answer>.*)"]) == 0
+    assert results(folder)["run"]["warnings"] == []
+    # The pattern of the scoring before is no option of this one.
+    assert main([*words, "reasoning.parser=shaberi"]) == 0
+    assert results(folder)["protocol"]["deviations"]["reasoning.parser"] == "shaberi"
+    # Without a rule it is the run's own, with the tags that are given.
+    assert main([*words, "reasoning.end=よく"]) == 0
+    graded = {row["prediction"] for row in rows(folder, "jemhopqa", "scores").values()}
+    assert graded == {"考える。"}
+
+
+def test_a_further_pass_at_k_is_computed_from_what_is_kept(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("suite.chat=true", "reasoning.thought_length=50", "generation=swallow", "samples=3")
+    run(*words)
+    folder = run(*words, "metrics.pass_at=[1,2]")
+    metrics = results(folder)["datasets"]["jcommonsenseqa"]["metrics"]
+    assert {"exact_match_pass@1", "exact_match_pass@2"} <= set(metrics)
+    assert "metrics.pass_at" not in results(folder)["protocol"]["deviations"]
+
+
+def test_completions_made_elsewhere_are_split_by_a_rule(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run("suite.chat=true", "reasoning.thought_length=50")
+    given = tmp_path / "given"
+    given.mkdir()
+    for task in ("jcommonsenseqa", "jemhopqa"):
+        lines = [{"id": key, "completion": row["raw_text"]} for key, row in rows(folder, task).items()]
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        (given / f"{task}.jsonl").write_text(text, encoding="utf-8")
+    command = ["score", "suite=sample", TASKS, "limit=2", f"completions={given}", "offline=true"]
+    for parser, prediction in ((["reasoning.parser=think"], "3"), ([], f"{START}よく考える。")):
+        out = tmp_path / f"scored-{len(parser)}"
+        capsys.readouterr()
+        assert main([*command, *parser, f"out={out}"]) == 0
+        assert {row["prediction"] for row in rows(out, kind="scores").values()} == {prediction}
+        assert ("no rule splits them" in capsys.readouterr().err) is not bool(parser)
+
+
 def test_a_prompt_that_opens_the_thought(run: Run) -> None:
     folder = run(
         "suite.chat=true", "model.chat_template_args.open_thought=true", "reasoning.thought_length=50"

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evalkit.core.errors import InputError, foreign
+from evalkit.core.config import ModelConfig
+from evalkit.core.errors import EvalkitError, InputError, foreign
 from evalkit.engines.local.chat_template import choose_template
 from evalkit.engines.local.tokens import Encoded
-from evalkit.engines.models import ResolvedModel
+from evalkit.engines.models import ResolvedModel, resolve_without_weights
 from evalkit.engines.models.whole import check_small_files
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,15 @@ def load_tokenizer(resolved: ResolvedModel) -> Any:
         resolved.config, folder, getattr(tokenizer, "chat_template", None)
     )
     return tokenizer
+
+
+def tokenizer_here(model: ModelConfig) -> Any | None:
+    """The tokenizer of a configured model when its files are on this machine; fetches nothing."""
+    try:
+        resolved = resolve_without_weights(model, offline=True)
+        return load_tokenizer(resolved) if resolved.has_tokenizer else None
+    except EvalkitError:
+        return None
 
 
 def _refuse_empty(tokenizer: Any, folder: Path) -> None:

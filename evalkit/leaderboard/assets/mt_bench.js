@@ -8,14 +8,15 @@ const judgmentBox = (judgment) => el("details", { class: "judgment" },
   el("summary", {}, `${judgment.judge}: `, el("strong", {}, judgment.rating === null ? judgment.status : String(judgment.rating))),
   el("pre", { lang: "ja" }, judgment.text ?? t("no text")));
 
-const talkBox = (entry) => {
+const talkBox = (entry, q) => {
   const asked = talks().questions[entry.question] || [];
   return el("article", { class: "card", "data-question": entry.question },
     el("h3", {}, `${entry.category} · ${entry.question}` + (entry.answer ? ` · ${t("answer")} ${entry.answer + 1}` : "")),
     Object.entries(entry.turns).map(([turn, said]) => el("div", {},
       el("div", { class: "label" }, `${t("turn")} ${turn}: ${t("question")}`),
       asked[turn - 1] === undefined ? el("p", { class: "soft small" }, t("The question file was not at hand when the page was made (mirror=DIR).")) : el("pre", { lang: "ja" }, asked[turn - 1]),
-      el("div", { class: "label" }, `${t("answer")}${said.finish === "length" ? ` (${t("cut off")})` : ""}`), el("pre", { lang: "ja", class: "completion" }, said.text),
+      el("div", { class: "label" }, `${t("answer")}${said.finish === "length" ? ` (${t("cut off")})` : ""}`, " ", statusLabel(said.status)),
+      thoughtBox(said.thought, q), el("pre", { lang: "ja", class: "completion" }, said.text),
       said.judgments.map(judgmentBox))));
 };
 
@@ -40,7 +41,7 @@ views.mt = (view, parts, query) => {
     el("span", { class: "soft small", role: "status" }, t("{n} conversations", { n: entries.length }))));
   for (const entry of entries) {
     const theirs = beside(entry);
-    view.append(other === null ? talkBox(entry) : el("div", { class: "two" }, talkBox(entry), theirs ? talkBox(theirs) : el("p", { class: "soft" }, t("not answered in this run"))));
+    view.append(other === null ? talkBox(entry, q) : el("div", { class: "two" }, talkBox(entry, q), theirs ? talkBox(theirs, q) : el("p", { class: "soft" }, t("not answered in this run"))));
   }
   return undefined;
 };

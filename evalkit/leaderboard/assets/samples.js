@@ -13,15 +13,15 @@ const answersOf = (() => {
 
 const scoreOf = (dataset, row, place) => {
   const { run, found } = answersOf(dataset, row);
-  const metric = samplesOf(dataset).metric;
-  const scores = run && metric ? run.scores[metric] : null;
+  const scores = run && run.metric ? run.scores[run.metric] : null;
   const index = found.get(place);
   return scores && index !== undefined ? scores[index] : null;
 };
+// Of a question that was asked several times, the first prediction.
 const predictionOf = (dataset, row, place) => {
   const { run, found } = answersOf(dataset, row);
   const index = found.get(place);
-  return index === undefined ? null : run.prediction[index];
+  return index === undefined ? null : run.prediction[index * run.each];
 };
 // "right", "partly", "wrong", or null without an answer. Of a correlation, which scores no single sample,
 // the predictions speak.
@@ -59,7 +59,10 @@ const found = (dataset, place, rows, query) => {
   for (const row of rows) {
     const { run, found: at } = answersOf(dataset, row);
     const index = at.get(place);
-    if (index !== undefined) texts.push(run.text[index] || "", run.prediction[index]);
+    if (index === undefined) continue;
+    for (let one = index * run.each; one < (index + 1) * run.each; one += 1) {
+      texts.push(run.text[one] || "", run.prediction[one], run.thought?.[one] || "");
+    }
   }
   return texts.some((text) => text.toLowerCase().includes(query.toLowerCase()));
 };
@@ -70,6 +73,20 @@ const promptOf = (dataset, row, place) => {
   return run && run.prompt !== null ? around[run.prompt][0] + inputs[place] + around[run.prompt][1] : null;
 };
 
+const STATUSES = {
+  answered: () => t("answered"), no_thought: () => t("no thought"), late_thought: () => t("late thought"), unclosed: () => t("unclosed"),
+  empty: () => t("empty"), cut_off: () => t("cut off"), tool_call: () => t("tool call"),
+};
+const statusLabel = (status) => (status && STATUSES[status] ? el("span", { class: `kind status ${status}` }, STATUSES[status]()) : null);
+// A thought stays folded, and is drawn when it is opened: it may be very long.
+const thoughtBox = (thought, query) => {
+  if (!thought) return null;
+  const box = el("details", { class: "thought" }, el("summary", {}, t("thought, {n} characters", { n: [...thought].length })));
+  const fill = () => { if (!box.querySelector("pre")) box.append(el("pre", { lang: "ja" }, marked(thought, query))); };
+  box.addEventListener("toggle", () => { if (box.open) fill(); });
+  if (query && thought.toLowerCase().includes(query.toLowerCase())) { fill(); box.open = true; }
+  return box;
+};
 const instructionsAsked = (gold) => {
   try { return JSON.parse(gold).kwargs; } catch { return []; }
 };
@@ -97,24 +114,37 @@ const answerBox = (dataset, row, place, query, other) => {
   const scores = Object.entries(run.scores).filter(([, values]) => values[index] !== null).map(([name, values]) => `${name} ${number(values[index], 3)}`);
   const theirs = other === null ? null : answersOf(dataset, other);
   const otherIndex = theirs ? theirs.found.get(place) : undefined;
-  const text = run.text[index];
   const show = (own, another) => (another === undefined || another === null ? marked(own, query) : differing(own, another));
+  const one = (repeat) => {
+    const at = index * run.each + repeat;
+    const beside = (kind) => (otherIndex === undefined || repeat >= theirs.run.each ? null : theirs.run[kind][otherIndex * theirs.run.each + repeat]);
+    const text = run.text[at];
+    const own = run.each === 1 ? scores : Object.entries(run.own).filter(([, values]) => values[at] !== null).map(([name, values]) => `${name} ${number(values[at], 3)}`);
+    return [
+      run.each === 1 ? null : el("h4", {}, t("answer {n} of {all}", { n: repeat + 1, all: run.each })),
+      run.rule ? el("p", { class: "small" }, statusLabel(run.status[at]), " ", el("span", { class: "soft" }, t("rule: {rule}", { rule: run.rule }))) : null,
+      run.rule ? thoughtBox(run.thought[at], query) : null,
+      el("div", { class: "label" }, run.rule && !run.anew ? t("answer") : t("completion")),
+      text === null ? el("p", { class: "soft small" }, t("not kept in this run")) : el("pre", { class: "completion", lang: "ja" }, show(text, beside("text"))),
+      el("div", { class: "label" }, t("prediction")),
+      el("pre", { class: "prediction", lang: "ja" }, show(run.prediction[at], beside("prediction"))),
+      ...verdictList(dataset, run, at, place),
+      el("p", { class: "small" }, [...own, `${t("finish reason")}: ${run.finish[at] ?? "–"}`, run.tokens[at] === null ? null : t("{n} tokens", { n: run.tokens[at] })].filter(Boolean).join(" · ")),
+    ];
+  };
   return el("div", { class: "answer" },
     el("h3", {}, rowName(row), " ", el("span", { class: verdict }, `${SIGNS[verdict]} ${{ right: t("right"), partly: t("partly right"), wrong: t("wrong") }[verdict]}`)),
-    el("div", { class: "label" }, t("completion")),
-    text === null ? el("p", { class: "soft small" }, t("not kept in this run")) :
-      el("pre", { class: "completion", lang: "ja" }, show(text, otherIndex === undefined ? null : theirs.run.text[otherIndex])),
-    el("div", { class: "label" }, t("prediction")),
-    el("pre", { class: "prediction", lang: "ja" }, show(run.prediction[index], otherIndex === undefined ? null : theirs.run.prediction[otherIndex])),
-    ...verdictList(dataset, run, index, place),
-    el("p", { class: "small" }, [...scores, `${t("finish reason")}: ${run.finish[index] ?? "–"}`, run.tokens[index] === null ? null : t("{n} tokens", { n: run.tokens[index] })].filter(Boolean).join(" · ")));
+    run.each === 1 ? null : el("p", { class: "small" }, scores.join(" · ")),
+    Array.from({ length: run.each }, (_, repeat) => one(repeat)).flat());
 };
 
 const sampleDetail = (dataset, place, row, other, query) => {
   const { ids, inputs, golds } = samplesOf(dataset);
   const prompt = promptOf(dataset, row, place);
   const whole = el("details", {}, el("summary", {}, t("whole prompt")),
-    prompt === null ? el("p", { class: "soft small" }, t("The prepared data was not at hand when the page was made (data_dir=DIR); the input is above.")) : null);
+    prompt !== null ? null : el("p", { class: "soft small" }, answersOf(dataset, row).run.chat
+      ? t("A chat: the model's template made the prompt of this input; the verb prompts writes it.")
+      : t("The prepared data was not at hand when the page was made (data_dir=DIR); the input is above.")));
   if (prompt !== null) whole.addEventListener("toggle", () => { if (whole.open && !whole.querySelector("pre")) whole.append(el("pre", { class: "prompt", lang: "ja" }, prompt)); });
   return el("section", { class: "detail", "aria-label": ids[place] },
     el("div", { class: "soft small" }, ids[place]),
@@ -191,7 +221,7 @@ views.samples = (view, parts, query) => {
       choice(t("show"), [["all", t("all")], ["wrong", graded ? t("not fully right") : t("wrong only")], ...(other === null ? [] : [["differ", t("only where they differ")]])], options.only,
         (only) => { options.only = only; replaceQuery({ only }); fill(); }),
       search, count),
-    el("p", { class: "soft small" }, [about.category, samplesOf(dataset).metric, about.license, about.citation].filter(Boolean).join(" · ")),
+    el("p", { class: "soft small" }, [about.category, samplesOf(dataset).runs[row].metric, about.license, about.citation].filter(Boolean).join(" · ")),
     el("div", { class: "split" }, list, detail));
   fill();
 };

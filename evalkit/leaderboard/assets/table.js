@@ -97,7 +97,12 @@ const drawDatasets = () => {
       if (!cell) return el("td", {});
       const range = cell[1] === null ? null : `${number(cell[1])}–${number(cell[2])}`;
       const rates = data.rows[row].rates[name] || [];
-      const said = [t("empty"), t("cut off"), t("malformed")].map((what, index) => `${what} ${percent(rates[index])}`).join(", ");
+      const thoughts = data.rows[row].thoughts[name];
+      const said = [
+        ...(thoughts ? [t("unclosed"), t("empty"), t("cut off")] : [t("empty"), t("cut off")]).map((what, index) => `${what} ${percent((thoughts || rates)[index])}`),
+        `${t("malformed")} ${percent(rates[2])}`,
+        thoughts && thoughts[3] !== null ? t("median thought {n} tokens", { n: thoughts[3] }) : null,
+      ].filter(Boolean).join(", ");
       return el("td", { title: `n=${cell[3]}; ${said}` },
         el("button", { type: "button", class: "cell", "aria-label": `${rowName(row)}, ${name}: ${t("samples")}`, onclick: () => go("samples", [name], { a: row }) },
           number(cell[0]) + (cell[4] ? "*" : "")),

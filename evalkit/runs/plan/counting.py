@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from evalkit.core.config import BosRule, ModelConfig
-from evalkit.engines.bos import batch_token_ids
+from evalkit.engines.bos import CHAT_RULE, batch_token_ids
 from evalkit.runs.plan.shapes import model_file
 
 # Tokens of llm-jp-3's tokenizer per ASCII character and per any other character.
@@ -63,6 +63,17 @@ class FileTokenizer(TokenCounter):
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids that the engine computes."""
         return batch_token_ids(texts, _TransformersCall(self.tokenizer), [self.bos] * len(texts))
+
+
+@dataclass(frozen=True)
+class ChatTokenizer(TokenCounter):
+    """A whole tokenizer, for rendered chats: their template has written the special tokens."""
+
+    tokenizer: Any
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids that the engine computes."""
+        return batch_token_ids(texts, self.tokenizer, [CHAT_RULE] * len(texts))
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,18 @@
 """A configuration -> the estimate of a run, and of many checkpoints on many cards."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from evalkit.core.config import Config, JudgeConfig, given_model, given_suite
 from evalkit.core.errors import InputError
 from evalkit.engines.local.memory import CACHE_SHARE, MOST_ROWS, MOST_TOKENS, SLOT_STEP
+from evalkit.engines.local.tokenizer import tokenizer_here
 from evalkit.mtbench.judge.budget import EXPLANATION_TOKENS
 from evalkit.mtbench.judge.judges import judge_config, resolve_judge
 from evalkit.mtbench.presets import DEFAULT_PRESET, Preset, load_preset
-from evalkit.runs.plan.counting import token_counter
+from evalkit.runs.plan.counting import ChatTokenizer, token_counter
 from evalkit.runs.plan.shapes import Hardware, ModelShape, hardware_of, shape_of
 from evalkit.runs.plan.workload import (
     MT_BENCH,
@@ -128,12 +129,13 @@ class Estimate:
 
     def as_json(self) -> dict[str, Any]:
         """The estimate as plain JSON values, with the parameters and the sums."""
+        usual = [row.new_tokens_typical for row in self.datasets]
         totals = {
             "samples": sum(row.samples for row in self.datasets),
             "prompt_tokens": sum(row.prompt_tokens for row in self.datasets),
             "computed_tokens": sum(row.computed_tokens for row in self.datasets),
             "new_tokens_most": sum(row.new_tokens_most for row in self.datasets),
-            "new_tokens_typical": sum(row.new_tokens_typical for row in self.datasets),
+            "new_tokens_typical": None if None in usual else sum(one for one in usual if one is not None),
             "parameters": self.shape.parameters,
         }
         return {**asdict(self), "totals": totals}
@@ -148,7 +150,11 @@ def estimate(config: Config) -> Estimate:
     model, suite = given_model(config.model), given_suite(config.suite)
     shape, shape_source = shape_of(model)
     hardware = hardware_of(config.gpus, config.gpu_memory, config.dtype, config.plan)
+    tokenizer = tokenizer_here(model) if suite.chat else None
     counter = token_counter(model, config.protocol.bos)
+    if tokenizer is not None:
+        counter = ChatTokenizer(f"{counter.how}, chat template included", tokenizer)
+    notes: list[str] = []
     if suite.mt_bench is not None:
         preset = load_preset(config.preset or suite.preset or DEFAULT_PRESET)
         turns, row = turns_of(preset, config.limit)
@@ -162,8 +168,10 @@ def estimate(config: Config) -> Estimate:
             config.reasoning,
             seed=config.seed,
             samples=config.samples,
+            tokenizer=tokenizer,
         )
-        work = suite_workload(suite, config.data, asking, counter)
+        work = suite_workload(suite, config.data, asking, counter, tokenizer=tokenizer, context=shape.context)
+        notes = list(_asking_notes(asking, shape, work, renders=tokenizer is not None))
         how, judge = counter.how, None
         turns = [list(work.groups)]
         if all(row.source == "kept counts" for row in work.datasets):
@@ -189,7 +197,7 @@ def estimate(config: Config) -> Estimate:
         bound_most=most,
         campaign=campaign,
         judge=judge,
-        notes=tuple(_notes(shape, memory, work, config.gpus)),
+        notes=(*notes, *_notes(shape, memory, work, config.gpus)),
     )
 
 
@@ -293,6 +301,25 @@ def _campaign(gpus: int, checkpoints: int, memory: Memory, *, datasets: int) -> 
         files=checkpoints * (2 * datasets + 6),
         idle_gpus=gpus - memory.cards * copies if gpus >= memory.cards else 0,
     )
+
+
+def _asking_notes(asking: Asking, shape: ModelShape, work: Workload, *, renders: bool) -> Iterator[str]:
+    """What is not known of chats and thoughts."""
+    if asking.chat is not None and not renders:
+        yield "the model's tokenizer is not here: what its chat template adds to the prompts is not counted"
+        if asking.thoughts is None:
+            yield "whether it thinks is not known either: name the rule, such as reasoning.parser=think"
+    elif asking.chat is not None and any(row.source == "kept counts" for row in work.datasets):
+        yield "kept counts leave out what the chat template adds to the prompts"
+    if (thoughts := asking.thoughts) is None:
+        return
+    yield f"the model thinks first (rule {thoughts.rule}); how long is not known: only the most is counted"
+    if thoughts.thought_length is not None:
+        return
+    if shape.context is None:
+        yield "the context is not known, so thoughts are not counted: reasoning.thought_length=N"
+    else:
+        yield f"without reasoning.thought_length the most is the rest of the context ({shape.context})"
 
 
 def _notes(shape: ModelShape, memory: Memory, work: Workload, gpus: int) -> list[str]:

@@ -5,14 +5,16 @@ llm-jp-3 tokenizer, judge prompts with cl100k.
 """
 
 import csv
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from evalkit.core import assets
 from evalkit.core.config import DataOptions, SuiteConfig, SuiteData
 from evalkit.core.errors import InputError
-from evalkit.core.types import Request
+from evalkit.core.types import REST_OF_CONTEXT, Message, Request
+from evalkit.engines.local.chat_template import as_text
 from evalkit.engines.local.prefixes import shared_prefixes
 from evalkit.mtbench.presets import DEFAULT_PRESET, LengthRule, Preset, load_preset
 from evalkit.runs.plan.counting import TokenCounter
@@ -36,7 +38,7 @@ TYPICAL_ANSWER = 190.0
 class Item:
     """One answer to make: its prompt's `own` tokens follow the group's prefix and `cached` ones.
 
-    `most` is the limit of new tokens, `typical` how many are to be expected.
+    `most` is the limit of new tokens, `typical` how many are to be expected, a thought left aside.
     """
 
     own: float
@@ -57,8 +59,8 @@ class Group:
 class DatasetCount:
     """The tokens of one dataset; `source` says whether its prompts were here.
 
-    `prompt_tokens` counts every prompt whole, `computed_tokens` what is left when shared prefixes
-    are computed once.
+    `samples` counts answers. `prompt_tokens` counts every prompt whole, `computed_tokens` what is left
+    when shared prefixes are computed once. `new_tokens_typical` is None where the model thinks first.
     """
 
     name: str
@@ -67,7 +69,7 @@ class DatasetCount:
     computed_tokens: float
     prefix_tokens: float
     new_tokens_most: int
-    new_tokens_typical: float
+    new_tokens_typical: float | None
     source: Literal["data", "bundled", "kept counts"]
 
 
@@ -80,7 +82,15 @@ class Workload:
     left_out: dict[str, str]
 
 
-def suite_workload(suite: SuiteConfig, data: DataOptions, asking: Asking, counter: TokenCounter) -> Workload:
+def suite_workload(
+    suite: SuiteConfig,
+    data: DataOptions,
+    asking: Asking,
+    counter: TokenCounter,
+    *,
+    tokenizer: Any | None = None,
+    context: int | None = None,
+) -> Workload:
     """Counts a suite of datasets; nothing is fetched or prepared.
 
     Args:
@@ -88,6 +98,8 @@ def suite_workload(suite: SuiteConfig, data: DataOptions, asking: Asking, counte
         data: the samples to read, and where the files are.
         asking: how the samples are asked.
         counter: counts tokens.
+        tokenizer: renders chats; None: only their words are counted.
+        context: the model's, which ends thoughts without a limit; None: not known.
 
     Raises:
         InputError: no suite, an unknown task, a data folder that does not exist, malformed data, or
@@ -103,13 +115,13 @@ def suite_workload(suite: SuiteConfig, data: DataOptions, asking: Asking, counte
             kept.append(spec)
         else:
             here.append((task, list(asking.requests(task))))
-    groups, rows = _counted(here, counter) if here else ([], [])
+    groups, rows = _counted(here, counter, asking, tokenizer, context) if here else ([], [])
     table, left_out = _kept_counts(), {}
     for spec in kept:
         if (counts := table.get(spec.name)) is None:
             left_out[spec.name] = "its data is not here and no counts of it are kept"
             continue
-        group, row = _from_counts(spec, counts, sample_limit(data.limit), shots[spec.name])
+        group, row = _from_counts(spec, counts, sample_limit(data.limit), shots[spec.name], asking, context)
         groups.append(group)
         rows.append(row)
     if not rows:
@@ -135,19 +147,30 @@ def _task(spec: TaskSpec, shots: int, suite: SuiteConfig, data: DataOptions) -> 
 
 
 def _counted(
-    here: Sequence[tuple[Task, Sequence[Request]]], counter: TokenCounter
+    here: Sequence[tuple[Task, Sequence[Request]]],
+    counter: TokenCounter,
+    asking: Asking,
+    tokenizer: Any | None,
+    context: int | None,
 ) -> tuple[list[Group], list[DatasetCount]]:
-    prompts = counter.ids([str(request.prompt) for _, asked in here for request in asked])
+    # The answers to one question have one prompt, which is rendered once.
+    asked_once = [_text(one.prompt, tokenizer) for _, asked in here for one in asked[:: asking.samples]]
+    prompts = [ids for ids in counter.ids(asked_once) for _ in range(asking.samples)]
     golds = [
         [TYPICAL_ANSWER] * len(task.samples)
         if task.spec.verbatim
         else _lengths(counter, [sample.gold for sample in task.samples])
         for task, _ in here
     ]
+    lengths = iter(map(counter.lengths, prompts))
     items = [
-        Item(0.0, request.max_new_tokens, _usual(request.max_new_tokens, gold))
-        for (_, asked), of_task in zip(here, golds, strict=True)
-        for request, gold in zip(asked, of_task, strict=True)
+        Item(
+            0.0,
+            _most(asking, task.spec, next(lengths), context),
+            _usual(task.spec.output_length, of_task[place // asking.samples]),
+        )
+        for (task, asked), of_task in zip(here, golds, strict=True)
+        for place in range(len(asked))
     ]
     owners = [place for place, (_, asked) in enumerate(here) for _ in asked]
     computed, prefixes = [0.0] * len(here), [0.0] * len(here)
@@ -172,11 +195,33 @@ def _counted(
             computed_tokens=computed[place],
             prefix_tokens=prefixes[place] / max(1, len(mine)),
             new_tokens_most=sum(items[index].most for index in mine),
-            new_tokens_typical=sum(items[index].typical for index in mine),
+            new_tokens_typical=_expected(asking, [items[index] for index in mine]),
             source="bundled" if "bundled" in task.sha256 else "data",
         )
         rows.append(row)
     return groups, rows
+
+
+def _text(prompt: str | tuple[Message, ...], tokenizer: Any | None) -> str:
+    """A prompt as it is counted: without a tokenizer nobody knows what its template adds to the words."""
+    if isinstance(prompt, str) or tokenizer is not None:
+        return as_text(prompt, tokenizer)
+    return "\n".join(message.content for message in prompt)
+
+
+def _most(asking: Asking, spec: TaskSpec, prompt: float, context: int | None) -> int:
+    """The most new tokens of an answer with its thought, which the context ends where nothing else does."""
+    if asking.thoughts is None:
+        return spec.output_length
+    most = asking.thoughts.limit(spec.output_length)
+    if most < REST_OF_CONTEXT:
+        return most
+    return spec.output_length if context is None else max(1, context - math.ceil(prompt))
+
+
+def _expected(asking: Asking, items: Sequence[Item]) -> float | None:
+    """The tokens to expect; None: nobody knows how long a model thinks."""
+    return sum(item.typical for item in items) if asking.thoughts is None else None
 
 
 def _usual(most: int, gold: float) -> float:
@@ -217,19 +262,22 @@ def _kept_counts() -> dict[str, _Counts]:
         }
 
 
-def _from_counts(spec: TaskSpec, counts: _Counts, limit: int, shots: int) -> tuple[Group, DatasetCount]:
-    samples = min(limit, counts.dev_samples) if limit else counts.dev_samples
+def _from_counts(
+    spec: TaskSpec, counts: _Counts, limit: int, shots: int, asking: Asking, context: int | None
+) -> tuple[Group, DatasetCount]:
+    samples = (min(limit, counts.dev_samples) if limit else counts.dev_samples) * asking.samples
     prefix = counts.instruction + counts.shots * shots / _SHOTS_COUNTED
     typical = _usual(spec.output_length, counts.gold)
-    items = (Item(counts.input, spec.output_length, typical),) * samples
+    most = _most(asking, spec, prefix + counts.input, context)
+    items = (Item(counts.input, most, typical),) * samples
     row = DatasetCount(
         name=spec.name,
         samples=samples,
         prompt_tokens=samples * (prefix + counts.input),
         computed_tokens=prefix + samples * counts.input,
         prefix_tokens=prefix,
-        new_tokens_most=samples * spec.output_length,
-        new_tokens_typical=samples * typical,
+        new_tokens_most=samples * most,
+        new_tokens_typical=_expected(asking, items),
         source="kept counts",
     )
     return Group(prefix, items), row

@@ -59,6 +59,17 @@ def test_172b_has_the_non_embedding_parameters_of_its_card() -> None:
     assert shape.parameters - 2 * shape.vocab * shape.hidden == 169_947_181_056
 
 
+def test_llm_jp_3_1_has_the_parameters_of_its_cards() -> None:
+    for model, parameters in (
+        ("3.1-1.8b", 1_867_216_896),
+        ("3.1-8x13b-instruct4", 73_162_828_800 - 1_638_400),
+    ):
+        config = config_of(f"model={model}")
+        assert config.model is not None
+        assert shape_of(config.model)[0].parameters == parameters
+    assert shape_of(ModelConfig(path="llm-jp/llm-jp-3.1-13b"))[0].active == 1
+
+
 def test_a_random_model_has_the_parameters_torch_counts(tmp_path: Path) -> None:
     from evalkit.engines.local.random_model import byte_tokenizer, random_model
 
@@ -139,6 +150,45 @@ def test_tokens_and_operations_are_those_of_the_engine(monkeypatch: pytest.Monke
     assert 0 < made.bound_most.flops - matrices <= made.shape.pair_flops * pairs
     weights = (made.shape.token_flops + made.shape.logit_flops) / 2 * made.hardware.width
     assert 0.5 * len(passes) * weights < made.bound_most.bytes
+
+
+CHAT = ("model=random", "suite=sample", "suite.tasks=[jcommonsenseqa,jsts]", "limit=2", "suite.chat=true")
+
+
+def test_a_chat_is_counted_as_its_template_renders_it() -> None:
+    from evalkit.engines.bos import CHAT_RULE, token_ids
+    from evalkit.engines.local.chat_template import as_text
+    from evalkit.engines.local.tokenizer import tokenizer_here
+    from evalkit.tasks.load import load_bundled
+    from evalkit.tasks.prompts import Asking, ChatForm
+    from evalkit.tasks.spec import load_spec
+
+    config = config_of(*CHAT)
+    assert config.model is not None
+    tokenizer = tokenizer_here(config.model)
+    for row in estimate(config).datasets:
+        asked = Asking(chat=ChatForm()).requests(load_bundled(load_spec(row.name), limit=2))
+        texts = [as_text(request.prompt, tokenizer) for request in asked]
+        assert row.prompt_tokens == sum(len(token_ids(text, tokenizer, CHAT_RULE)) for text in texts)
+
+
+def test_a_thought_of_unknown_length_and_several_answers(capsys: pytest.CaptureFixture[str]) -> None:
+    once = planned(*CHAT)
+    words = (*CHAT, "reasoning.parser=think", "samples=3", "generation=swallow")
+    limited = planned(*words, "reasoning.thought_length=50")
+    for plain, row in zip(once.datasets, limited.datasets, strict=True):
+        assert (row.samples, row.prompt_tokens) == (3 * plain.samples, 3 * plain.prompt_tokens)
+        assert row.new_tokens_most == 3 * (plain.new_tokens_most + 50 * plain.samples)
+        assert row.new_tokens_typical is None
+    whole = planned(*words)
+    assert whole.shape.context is not None
+    row = whole.datasets[0]
+    assert row.new_tokens_most + row.prompt_tokens == row.samples * whole.shape.context
+    assert any("the rest of the context" in note for note in whole.notes)
+    assert main(["plan", *words]) == 0
+    said = capsys.readouterr().out
+    assert "unknown" in said and "the model thinks first (rule think)" in said
+    assert any("tokenizer is not here" in note for note in planned("model=1.8b", *CHAT[1:]).notes)
 
 
 def test_kept_counts_are_those_of_the_data(reports: dict[str, Any], data_dir: Path, mirror: Path) -> None:
