@@ -1,10 +1,13 @@
-"""python benchmarks/engine.py [--full] [--rounds 3]: evalkit's engine beside others, in one run.
+"""python benchmarks/engine.py [--full] [--rounds 3] [--vllm ENV]: evalkit's engine beside others.
 
 Real 4-shot prompts of the mirror, SmolLM2-135M and a random model of the llm-jp-3 1.8b shape with
 fewer layers, fp32. The engines take turns, three rounds; a figure is the median over the rounds of
 the ratio to one-prompt-at-a-time `generate` in the same round. evalkit answers all prompts of a
 dataset in every round; the slower engines answer a share of them (all with --full), and their time
 is scaled by the number of prompt tokens. Writes the table into docs/performance.md.
+
+With --vllm it is vLLM on the CPU that takes turns with evalkit, from an environment of its own
+(rivals/vllm_process.py says how it is made): both answer all prompts, and start-up is a row apart.
 """
 
 import argparse
@@ -18,14 +21,17 @@ from pathlib import Path
 from typing import Any
 
 from rivals import harness, transformers_engines
+from rivals.vllm_process import Vllm
 
-from evalkit.core.config import Config
+from evalkit.core.config import Config, given_suite
 from evalkit.core.options import load_config, parse
 from evalkit.core.types import Request
 from evalkit.engines import build_engine
+from evalkit.engines.local import linears
 from evalkit.engines.local.engine import LocalEngine
 from evalkit.engines.local.tokens import EndIds
 from evalkit.engines.models import resolve
+from evalkit.runs.suite import load_suite
 from evalkit.sources.prepare import prepare
 from evalkit.tasks.load import load_task
 from evalkit.tasks.prompts import Asking
@@ -34,7 +40,7 @@ from evalkit.tasks.spec import load_spec
 ROOT = Path(__file__).resolve().parents[1]
 MIRROR = ROOT.parent / "shared" / "sources"
 PAGE = ROOT / "docs" / "performance.md"
-BEGIN, END = "<!-- engine table: written by benchmarks/engine.py -->", "<!-- end of the engine table -->"
+TABLES = ("engine table", "vllm table")
 # Prompts a slower engine answers per round without --full.
 SHARE = 8
 RIVALS: dict[str, Callable[..., list[list[int]]]] = {
@@ -62,6 +68,10 @@ WORKLOADS = (
 )
 
 
+# Most new tokens of the bundled items of all nine categories, beside vLLM.
+CATEGORIES_NEW = 64
+
+
 @dataclass
 class Row:
     """A line of the table: ratios by engine, one per round."""
@@ -82,6 +92,7 @@ class Bench:
     """One model with its prompts, ready to be asked by every engine."""
 
     def __init__(self, words: list[str], data: Path, full: bool) -> None:
+        start = time.perf_counter()
         self.config: Config = load_config(parse([*words, "dtype=float32", "engine.device=cpu"], {"run"}))
         assert self.config.model is not None
         self.resolved = resolve(self.config.model, offline=False)
@@ -89,6 +100,7 @@ class Bench:
         assert isinstance(engine, LocalEngine)
         self.engine = engine
         self.loaded = engine._model()
+        self.start_up = time.perf_counter() - start
         self.data = data
         self.full = full
 
@@ -138,9 +150,62 @@ class Bench:
             print(f"{row.model} {workload.dataset}: round {turn + 1} of {rounds}", file=sys.stderr)
         return row
 
+    def against_vllm(self, python: Path, samples: int | None, rounds: int, folder: Path) -> list[list[str]]:
+        """Rows of the table of seconds: each workload, start-up, and start-up with nine categories."""
+        if self.resolved.path is None:
+            with linears.plain(self.loaded.model):
+                self.loaded.model.save_pretrained(folder)
+            self.loaded.tokenizer.save_pretrained(folder)
+        model = self.resolved.path or folder
+        rows, ratios = [], []
+
+        def row(what: str, theirs: float, ours: float, note: str = "") -> None:
+            rows.append(
+                [self.resolved.name, what, f"{theirs:.1f}", f"{ours:.1f}", f"{theirs / ours:.2f}", note]
+            )
+
+        with Vllm(python, model, folder.with_suffix(".log")) as vllm:
+            for workload in WORKLOADS:
+                few = replace(workload, samples=min(workload.samples, samples or workload.samples))
+                theirs, ours, same = self._turns(vllm, self.requests(few), rounds, forced=few.forced)
+                length = f"{few.new}{' forced' if few.forced else ''}"
+                row(f"{few.dataset}, {few.samples} x {length}", theirs, ours, same)
+                ratios.append(theirs / ours)
+            figure = f"{statistics.geometric_mean(ratios):.2f}"
+            rows.append([self.resolved.name, "geometric mean", "", "", figure, ""])
+            row("start-up", vllm.start_up, self.start_up)
+            asked = self._nine_categories(samples)
+            theirs, ours, same = self._turns(vllm, asked, 1, forced=False)
+            what = f"start-up and {len(asked)} prompts of nine categories"
+            row(what, vllm.start_up + theirs, self.start_up + ours, same)
+        return rows
+
+    def _turns(
+        self, vllm: Vllm, asked: list[Request], rounds: int, *, forced: bool
+    ) -> tuple[float, float, str]:
+        """The median seconds of vLLM and of evalkit, and how many of their texts are the same."""
+        ids = [self.loaded.tokenizer(str(one.prompt))["input_ids"] for one in asked]
+        theirs, ours = [], []
+        for turn in range(rounds):
+            seconds, texts = vllm.generate(ids, [one.max_new_tokens for one in asked], forced=forced)
+            theirs.append(seconds)
+            seconds, own = self.evalkit(asked, forced)
+            ours.append(seconds)
+            print(f"round {turn + 1}: vLLM {theirs[-1]:.1f} s, evalkit {ours[-1]:.1f} s", file=sys.stderr)
+        same = sum(own[one.id] == text for one, text in zip(asked, texts, strict=True))
+        return statistics.median(theirs), statistics.median(ours), f"{same} of {len(asked)}"
+
+    def _nine_categories(self, samples: int | None) -> list[Request]:
+        """The bundled items in the format of the 23 datasets, or fewer of each dataset."""
+        limit = [f"limit={samples}"] if samples else []
+        config = load_config(parse(["suite=sample", *limit], {"run"}))
+        suite = load_suite(given_suite(config.suite), config.data, say=print)
+        asked = [one for task in suite.tasks for one in Asking(seed=0).requests(task)]
+        return [replace(one, max_new_tokens=min(one.max_new_tokens, CATEGORIES_NEW)) for one in asked]
+
     def _timed(self, engine: Callable[..., Any], prompts: list[list[int]], workload: Workload) -> Any:
         model, tokenizer = self.loaded.model, self.loaded.tokenizer
-        with self.engine.usual_attention():
+        with self.engine.usual_attention(), linears.plain(model):
             start = time.perf_counter()
             answers = engine(model, tokenizer, prompts, workload.new, workload.forced)
             return time.perf_counter() - start, answers
@@ -188,11 +253,18 @@ def table(rows: list[Row]) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
-def write_page(text: str) -> None:
-    """Puts the table into docs/performance.md, between its marks."""
-    page = PAGE.read_text(encoding="utf-8") if PAGE.exists() else f"# Performance\n\n{BEGIN}\n{END}\n"
-    before, rest = page.split(BEGIN, 1)
-    PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END, 1)[1]}", encoding="utf-8")
+def vllm_table(rows: list[list[str]]) -> str:
+    """The Markdown table of seconds beside vLLM's."""
+    head = ["model", "work", "vLLM (s)", "evalkit (s)", "times as fast", "same texts"]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
+
+
+def write_page(name: str, text: str) -> None:
+    """Puts a table into docs/performance.md, between its marks."""
+    begin, end = f"<!-- {name}: written by benchmarks/engine.py -->", f"<!-- end of the {name} -->"
+    page = PAGE.read_text(encoding="utf-8") if PAGE.exists() else f"# Performance\n\n{begin}\n{end}\n"
+    before, rest = page.split(begin, 1)
+    PAGE.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end, 1)[1]}", encoding="utf-8")
 
 
 def models() -> list[list[str]]:
@@ -208,24 +280,31 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="every engine answers every prompt")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--vllm", type=Path, metavar="ENV", help="an environment with vLLM for the CPU")
+    parser.add_argument("--samples", type=int, help="with --vllm: fewer prompts, to try it; writes no page")
     given = parser.parse_args()
     if not MIRROR.is_dir():
         print(f"engine: skipped, there is no mirror at {MIRROR}")
         return 0
-    python = harness.environment()
     start = time.perf_counter()
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder)
+    rows: list[Any] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        data = Path(temporary) / "data"
         prepare([load_spec(one.dataset) for one in WORKLOADS], data, mirror=MIRROR)
-        for words in models():
+        python = None if given.vllm else harness.environment()
+        for index, words in enumerate(models()):
             bench = Bench(words, data, given.full)
-            rows += [bench.measure(workload, given.rounds, python) for workload in WORKLOADS]
+            if given.vllm:
+                folder = Path(temporary) / f"model-{index}"
+                rows += bench.against_vllm(given.vllm, given.samples, given.rounds, folder)
+            else:
+                rows += [bench.measure(workload, given.rounds, python) for workload in WORKLOADS]
             bench.engine.close()
-    text = table(rows)
+    text = vllm_table(rows) if given.vllm else table(rows)
     print(text)
-    print(f"engine: {time.perf_counter() - start:.0f} s in all; ratios over sequential generate, same round")
-    write_page(text)
+    print(f"engine: {time.perf_counter() - start:.0f} s in all")
+    if not given.samples:
+        write_page(TABLES[bool(given.vllm)], text)
     return 0
 
 

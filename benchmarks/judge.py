@@ -19,9 +19,10 @@ from pathlib import Path
 from evalkit.core.config import JudgeConfig
 from evalkit.core.types import Message
 from evalkit.mtbench.judge.ask import ask_online
-from evalkit.mtbench.judge.calls import JudgeCall
+from evalkit.mtbench.judge.calls import JudgeCall, Reading
 from evalkit.mtbench.judge.judges import Judge
 from evalkit.mtbench.judge.store import JudgmentStore
+from evalkit.mtbench.presets import DEFAULT_PRESET, load_preset
 
 JUDGMENTS, LATENCY, CONCURRENCY, BAR = 160, 0.2, 16, 1.3
 IDEAL = JUDGMENTS * LATENCY / CONCURRENCY
@@ -68,8 +69,8 @@ def _call(number: int, judge: Judge) -> JudgeCall:
         Message("system", "You are a helpful assistant."),
         Message("user", f"{number} " + "あ" * PROMPT),
     )
-    keys = judge.keys(messages, 0)
-    return JudgeCall(str(number), "m", number, "math", 1, 0, 0, "single-v1", messages, keys)
+    keys, reading = judge.keys(messages, 0), Reading.of(judge, load_preset(DEFAULT_PRESET))
+    return JudgeCall(str(number), "m", number, "math", 1, 0, 0, "single-v1", messages, keys, reading)
 
 
 def serve(pipe: Connection) -> None:

@@ -7,10 +7,14 @@ from evalkit.core.config import Config, MetricsConfig, ProtocolConfig
 from evalkit.core.types import Sample
 from evalkit.records.results import ProtocolRecord
 from evalkit.runs.identity import protocol_record
+from evalkit.scoring.categories import category_members
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, TaskScores, score_tasks
-from evalkit.tasks.spec import AnswerKind, TaskSpec, load_spec, task_names
+from evalkit.tasks.spec import AnswerKind, TaskSpec, load_spec
 
 TEXTS = ("東京都 positive\n大阪府 neutral", "猫が寝ている。", "The cat sleeps.", "トヨタ自動車 negative")
+
+# The datasets of llm-jp-eval.
+JASTER = sorted(name for names in category_members().values() for name in names)
 
 
 def golds(spec: TaskSpec, n: int, rng: random.Random) -> list[str]:
@@ -23,7 +27,7 @@ def golds(spec: TaskSpec, n: int, rng: random.Random) -> list[str]:
 
 def answers(names: Sequence[str] | None = None, n: int = 20, wrong: float = 0.3) -> list[TaskAnswers]:
     tasks = []
-    for name in task_names() if names is None else names:
+    for name in JASTER if names is None else names:
         rng = random.Random(name)
         spec = load_spec(name)
         gold = golds(spec, n, rng)
@@ -41,4 +45,4 @@ def score(tasks: Sequence[TaskAnswers], resamples: int = 200) -> list[TaskScores
 
 def record_of(config: Config, dtype: str | None = None) -> ProtocolRecord:
     """The protocol of a configuration with its deviations, as a run records it."""
-    return protocol_record(config.protocol, config.generation, config.metrics, config.data, dtype=dtype)
+    return protocol_record(config, dtype=dtype)

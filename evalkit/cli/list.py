@@ -48,7 +48,8 @@ def _models(long: bool) -> Iterable[str]:
         else:
             where = content["path"]
         terms = "  (needs model.accept_license=true)" if content.get("terms") else ""
-        yield f"{name:<24}{where}{terms}" + (f"  [{content.get('license', '-')}]" if long else "")
+        tried = ", not run here" if content.get("untried") else ""
+        yield f"{name:<24}{where}{terms}" + (f"  [{content.get('license', '-')}{tried}]" if long else "")
 
 
 def _suites(long: bool) -> Iterable[str]:
@@ -56,6 +57,9 @@ def _suites(long: bool) -> Iterable[str]:
         content = _group_file("suite", name)
         if content.get("mt_bench"):
             yield f"{name:<24}80 questions of two turns, preset {content['preset']}"
+            continue
+        if content.get("pfgen"):
+            yield f"{name:<24}50 questions, answers compared with 127,000 reference texts"
             continue
         tasks = content.get("tasks") or []
         listed = ", ".join(tasks) if long or len(tasks) <= 5 else f"{len(tasks)} tasks"

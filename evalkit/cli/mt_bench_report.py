@@ -9,11 +9,13 @@ from rich.table import Table
 
 from evalkit.cli.printing import SHORT, new_table, number, print_line
 from evalkit.core.words import shown, t
+from evalkit.records.results import ThoughtRates
 
 STATUS_WORDS = {
     "out_of_range": "outside 1 to 10",
     "unparsed": "without a rating",
     "malformed": "with a rating the reference crashes on",
+    "answerless": "with a thought and no answer",
     "filtered": "filtered by the service",
     "overflow": "too long for the judge",
     "api_error": "failed at the service (asked again by the next judge)",
@@ -154,8 +156,20 @@ def _answer_lines(answers: Mapping[str, Any], preset: str) -> Iterable[str]:
         yield t("{n} answered turns, of them {counts}", n=answers["turns"], counts=", ".join(counts))
     else:
         yield t("{n} answered turns", n=answers["turns"])
+    if "thoughts" in answers:
+        yield from _thought_lines(ThoughtRates(**answers["thoughts"]))
     if (made := answers.get("preset", preset)) != preset:
         yield t("the answers were made for the preset {name}", name=made)
+
+
+def _thought_lines(rates: ThoughtRates) -> Iterable[str]:
+    text = "thoughts: {unclosed} never ended, {empty} have no answer, {cut_off} an answer that is cut off"
+    shares = {name: f"{getattr(rates, name):.0%}" for name in ("unclosed", "empty", "cut_off")}
+    tokens = rates.median_thought_tokens
+    length = "" if tokens is None else t("; median length {n} tokens", n=f"{tokens:g}")
+    yield t(text, **shares) + length
+    if rates.many_unclosed:
+        yield t("warning: where the thought never ended an empty answer is judged (reasoning.thought_length)")
 
 
 def _interval(cell: Mapping[str, Any] | None) -> str:

@@ -71,6 +71,8 @@ def _prepare_suite(config: Config) -> int:
         files = fetch_all(BookOptions.of(config), config.suite.mt_bench)
         print(t("MT-Bench: {n} files of its presets are here, as they are pinned", n=len(files)))
         return 0
+    if config.suite.pfgen is not None:
+        return _prepare_pfgen(config)
     specs = suite_specs(config.suite)
     if config.suite.data is SuiteData.bundled:
         print(t("the suite {name} is bundled: there is nothing to prepare", name=config.suite.name))
@@ -91,6 +93,17 @@ def _prepare_suite(config: Config) -> int:
     prepared = all(status.usable for status in found - forgiven)
     models_here = _fetch_metric_models(specs, config) or config.allow_missing
     return 0 if prepared and models_here else 1
+
+
+def _prepare_pfgen(config: Config) -> int:
+    from evalkit.metrics.pfgen import tables_of
+    from evalkit.sources.pfgen import fetch_data
+
+    questions = fetch_data(path_of(config.mirror), offline=bool(config.offline), console=Console(stderr=True))
+    for question in questions:
+        tables_of(question)
+    print(t("pfgen: {n} questions are here, and the tables of their references", n=len(questions)))
+    return 0
 
 
 def _fetch_metric_models(specs: Sequence[TaskSpec], config: Config) -> bool:

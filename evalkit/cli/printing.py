@@ -17,6 +17,10 @@ SHORT = {
     "reasoning": "reas",
     "roleplay": "role",
     "writing": "writ",
+    "instruction_strict": "inst strict",
+    "prompt_strict": "prompt strict",
+    "instruction_loose": "inst loose",
+    "prompt_loose": "prompt loose",
     "turn_1": "t1",
     "turn_2": "t2",
 }

@@ -13,6 +13,7 @@ from evalkit.core.text import command
 from evalkit.core.words import shown, t
 from evalkit.leaderboard.card import has_row
 from evalkit.leaderboard.runs import coverage_differences, data_differences, option_differences
+from evalkit.metrics.repeats import single_name
 from evalkit.records.environment import read_timings
 from evalkit.records.results import AVERAGE, DatasetRates, Figure, MissingMetric, Results, read_results
 from evalkit.scoring.categories import category_members
@@ -42,6 +43,19 @@ def print_results(results: Results, console: Console) -> None:
     if results.protocol.deviations:
         listed = ", ".join(f"{key}={value}" for key, value in results.protocol.deviations.items())
         print_line(console, t("protocol: {name} with {options}", name=results.protocol.name, options=listed))
+
+
+def print_pfgen(results: Results, console: Console) -> None:
+    """Prints what belongs to the figures of pfgen: their scale, their spread, and the published figures."""
+    details = results.run["pfgen"]
+    print_line(console, t("scale: the published ground truth scores {value}", value=details["ground_truth"]))
+    print_line(console, t("resampled for the intervals: {what}", what=t(details["resampled"])))
+    if shares := details["variance"]:
+        known = {name: share for name, share in shares.items() if share is not None}
+        listed = ", ".join(f"{t(name)} {share:.1%}" for name, share in known.items())
+        print_line(console, t("variance of the scores: {shares}", shares=listed))
+    published = ", ".join(f"{name} {value}" for name, value in details["published"].items())
+    print_line(console, t("by the published rule: {figures}", figures=published))
 
 
 def print_next(results: Results, folder: Path, console: Console) -> None:
@@ -140,8 +154,17 @@ def _dataset_table(results: Results) -> Table:
         for index, metric in enumerate(rates.metrics):
             value = results.scores[f"{name}_{metric}"]
             first, last = (name, _describe(rates)) if index == 0 else ("", "")
+            if (best := _ceiling(rates, metric)) is not None:
+                last = ", ".join(filter(None, [t("at most {value}", value=number(best, 4)), last]))
             table.add_row(first, metric, number(value.value, 4), _interval(value), str(value.n), last)
     return table
+
+
+def _ceiling(rates: DatasetRates, metric: str) -> float | None:
+    """The most that some answers can reach, where instructions cannot be followed."""
+    if rates.instructions is None:
+        return None
+    return rates.instructions.ceiling.get(single_name(metric))
 
 
 def _describe(rates: DatasetRates) -> str:

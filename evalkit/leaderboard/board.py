@@ -114,7 +114,9 @@ def _add_mt_bench(rows: dict[tuple[str, str], Row], bench: MtBenchRun) -> None:
     figures = scope_figures(bench.table, partial=bool(bench.reasons))
     cells = {column: figures[column] for column in MT_BENCH_COLUMNS if column in figures}
     reasons = tuple(Reason("MT-Bench: {reason}", reason=reason) for reason in bench.reasons)
-    key = next((k for k, row in rows.items() if k[0] == bench.model and row.mt_bench_run is None), None)
+    # A row of pfgen has rules of its own and stays alone.
+    free = (k for k, row in rows.items() if row.mt_bench_run is None and "pfgen_score" not in row.datasets)
+    key = next((k for k in free if k[0] == bench.model), None)
     row = rows[key] if key else Row(model=bench.model, kind=Kind.run)
     rows[key or (bench.model, f"MT-Bench {bench.rules}")] = replace(
         row,

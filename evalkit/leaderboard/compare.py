@@ -16,6 +16,7 @@ from evalkit.leaderboard.paired import (
     correlation_difference,
     holm,
     mean_difference,
+    share_difference,
 )
 from evalkit.leaderboard.runs import (
     Run,
@@ -26,11 +27,12 @@ from evalkit.leaderboard.runs import (
     option_differences,
 )
 from evalkit.metrics import METRICS
-from evalkit.metrics.base import CorrelationMetric, SampleMetric
+from evalkit.metrics.base import CorrelationMetric, InstructionMetric
 from evalkit.metrics.prediction import gold
 from evalkit.metrics.repeats import single_name
 from evalkit.records.results import AVERAGE
 from evalkit.scoring.categories import category_members
+from evalkit.scoring.scores import values_of
 from evalkit.tasks.spec import CATEGORIES
 
 ALPHA = 0.05
@@ -169,7 +171,8 @@ def compare_samples(a: Run, b: Run, *, resamples: int = 10_000) -> Comparison:
         else:
             numbers = a.numbers(name, metric, ids), b.numbers(name, other, ids)
             pairs = Pairs(*map(np.array, numbers))
-            datasets[name] = _dataset(pairs, name, metric, golds, resamples, single=metric == other)
+            sizes = a.instructions(name, ids)
+            datasets[name] = _dataset(pairs, name, metric, golds, sizes, resamples, single=metric == other)
             flips += _flips(a, b, name, ids, *numbers)
     categories = {
         name: _mean(name, "category", [datasets[member] for member in members])
@@ -195,17 +198,28 @@ def _golds(a: Run, b: Run, name: str, ids: Sequence[str]) -> list[float] | None:
 
 
 def _dataset(
-    pairs: Pairs, name: str, metric: str, golds: Sequence[float], resamples: int, *, single: bool
+    pairs: Pairs,
+    name: str,
+    metric: str,
+    golds: Sequence[float],
+    sizes: Sequence[int],
+    resamples: int,
+    *,
+    single: bool,
 ) -> _Part:
-    kind = METRICS.get(single_name(metric))
+    kind = share = METRICS.get(single_name(metric))
     # Derived from the name, so that p does not depend on the other datasets.
     stream = zlib.crc32(name.encode())
-    if isinstance(kind, CorrelationMetric):
+    if isinstance(share, InstructionMetric) and not share.whole:
+        weights = np.array(sizes, dtype=np.float64)
+        difference = share_difference(pairs, weights, resamples, stream)
+        a, b = (float(np.average(side, weights=weights)) for side in (pairs.a, pairs.b))
+    elif isinstance(kind, CorrelationMetric):
         difference = correlation_difference(kind, pairs, np.array(golds), resamples, stream)
         a, b = (kind.score(side.tolist(), list(golds)) for side in (pairs.a, pairs.b))
     else:
-        binary, scale = (kind.binary, kind.scale) if isinstance(kind, SampleMetric) else (False, None)
         # The mean of several answers may be a fraction.
+        binary, scale = values_of(single_name(metric))
         binary = binary and single and metric in METRICS
         difference = mean_difference(pairs, resamples, stream, binary=binary, scale=scale)
         a, b = (float(side.mean()) for side in (pairs.a, pairs.b))

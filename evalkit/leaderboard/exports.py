@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
 BEGIN, END = "<!-- evalkit: begin -->", "<!-- evalkit: end -->"
-# The hub's names of the two benchmarks.
-_HUB_DATASETS = {"jaster": "llm-jp-eval", "mt": "mt-bench-ja"}
+# The hub's names of the benchmarks.
+_HUB_DATASETS = {"jaster": "llm-jp-eval", "mt": "mt-bench-ja", "instructions": "m-ifeval"}
 # lm-eval names a filter after the metric; none was applied.
 _FILTER = "none"
 _GROUP_METRIC = "score"

@@ -12,6 +12,7 @@ from evalkit.core.config import given_suite
 from evalkit.core.durable import read_log
 from evalkit.core.errors import EvalkitError
 from evalkit.core.files import read_json_object
+from evalkit.core.reasons import sentences_in, with_sentences
 from evalkit.core.text import text_sha256
 from evalkit.leaderboard.runs import MtBenchRun, Run, counting_metric
 from evalkit.metrics.prediction import gold
@@ -121,6 +122,7 @@ def _dataset_answers(dataset: _Dataset, run: Run, name: str, prompts: _Prompts) 
             metric: [_score(row, metric) for row in rows.values()]
             for metric in results.datasets[name].metrics
         },
+        **_verdicts(rows.values()),
     }
     if len(lines) > len(rows):
         content["own"] = {metric: [_score(line, metric) for line in lines] for metric in lines[0]["values"]}
@@ -146,6 +148,12 @@ def _thought(line: Mapping[str, Any], record: SampleRecord | None, anew: bool) -
     if anew or record is None or record.split is None:
         return line.get("thought")
     return record.split.thought
+
+
+def _verdicts(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The verdicts on the instructions of each answer, where the dataset has some."""
+    kept = [with_sentences(row.get("verdicts"), row.get("sentences")) for row in rows]
+    return {"verdicts": kept, "reasons": sentences_in(kept)} if any(kept) else {}
 
 
 def _frame_index(dataset: _Dataset, frame: _PromptFrame | None) -> int | None:

@@ -79,7 +79,7 @@ def mean_difference(
         scale: the least and the greatest score the metric gives.
     """
     gaps = pairs.a - pairs.b
-    null = np.concatenate([(swaps * -2.0 + 1.0) @ gaps / len(gaps) for swaps in _swaps(len(gaps), stream)])
+    null = _swapped_means(gaps, stream)
     value = float(gaps.mean())
     if pairs.is_binary:
         wins, losses = int((gaps > 0).sum()), int((gaps < 0).sum())
@@ -92,6 +92,21 @@ def mean_difference(
         width = scale and (scale[0] - scale[1], scale[1] - scale[0])
         spread = statistics.of_mean(gaps.tolist(), resamples, scale=width)
     return Difference(value, spread, null, p, test)
+
+
+def share_difference(pairs: Pairs, sizes: FloatArray, resamples: int, stream: int = 0) -> Difference:
+    """The difference of shares of instructions, of which each of the n prompts has some: [n].
+
+    `pairs` holds the share of each prompt. Prompts are resampled and swapped, each with all of its own.
+    """
+    parts = (pairs.a - pairs.b) * sizes
+    weighed = parts / sizes.mean()
+    null, value = _swapped_means(weighed, stream), float(weighed.mean())
+    distribution = statistics.resampled_ratios(parts, sizes, resamples)
+    spread = statistics.of_statistic(value, distribution, len(parts))
+    if spread.interval is None:
+        spread = Spread(carried=statistics.widest((pairs.a - pairs.b).tolist(), (-1.0, 1.0)))
+    return Difference(value, spread, null, permutation(weighed, null), "permutation")
 
 
 def correlation_difference(
@@ -158,6 +173,11 @@ def _swaps(n: int, stream: int) -> Iterator[NDArray[np.bool_]]:
     rows = max(1, _CHUNK // n)
     for start in range(0, DRAWS, rows):
         yield generator.integers(0, 2, size=(min(rows, DRAWS - start), n)).astype(np.bool_)
+
+
+def _swapped_means(gaps: FloatArray, stream: int) -> FloatArray:
+    """The mean of `gaps` [n] under random swaps: [DRAWS]."""
+    return np.concatenate([(swaps * -2.0 + 1.0) @ gaps / len(gaps) for swaps in _swaps(len(gaps), stream)])
 
 
 def _swapped(metric: CorrelationMetric, pairs: Pairs, golds: FloatArray, stream: int) -> FloatArray:

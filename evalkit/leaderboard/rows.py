@@ -1,4 +1,4 @@
-"""The rows of a leaderboard, one model under one protocol each, and the columns of its two tables."""
+"""The rows of a leaderboard, one model under one protocol each, and the columns of the tables."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +10,7 @@ from evalkit.core.errors import InputError
 from evalkit.leaderboard.runs import MtBenchRun, Run
 from evalkit.records.results import AVERAGE, Figure
 
-# The order and the rounding of the model card's two tables.
+# The order and the rounding of the tables; the first two are the model card's.
 JASTER_COLUMNS = (AVERAGE, "EL", "FA", "HE", "MC", "MR", "MT", "NLI", "QA", "RC")
 MT_BENCH_COLUMNS = (
     "average",
@@ -23,8 +23,11 @@ MT_BENCH_COLUMNS = (
     "stem",
     "writing",
 )
+PFGEN_COLUMNS = ("score", "fluency", "truthfulness", "helpfulness")
 JASTER_DIGITS = 4
 MT_BENCH_DIGITS = 2
+INSTRUCTIONS = "mifeval-ja"
+INSTRUCTION_COLUMNS = ("instruction_strict", "prompt_strict", "instruction_loose", "prompt_loose")
 NO_FIGURE = Figure(None)
 HUB = "https://huggingface.co/"
 
@@ -66,9 +69,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """One of the card's two tables: its columns, its rounding, and its figures in a row.
+    """One of the tables: its columns, its rounding, and its figures in a row.
 
-    `prefix` distinguishes its columns in a file that has both tables in one line per row.
+    `prefix` distinguishes its columns in a file that has all tables in one line per row.
     """
 
     name: str
@@ -111,6 +114,30 @@ TABLES = (
         prefix="mt_bench_",
         cells=lambda row: row.mt_bench,
         rules=lambda row: row.mt_bench_rules,
+    ),
+    Table(
+        name="instructions",
+        title="M-IFEval (Japanese)",
+        columns=INSTRUCTION_COLUMNS,
+        digits=JASTER_DIGITS,
+        prefix="mifeval_ja_",
+        cells=lambda row: {
+            name: row.datasets[key]
+            for name in INSTRUCTION_COLUMNS
+            if (key := f"{INSTRUCTIONS}_{name}") in row.datasets
+        },
+        rules=lambda row: row.rules,
+    ),
+    Table(
+        name="pfgen",
+        title="pfgen-bench (the ground truth scores 1.05)",
+        columns=PFGEN_COLUMNS,
+        digits=JASTER_DIGITS,
+        prefix="pfgen_",
+        cells=lambda row: {
+            name: row.datasets[f"pfgen_{name}"] for name in PFGEN_COLUMNS if f"pfgen_{name}" in row.datasets
+        },
+        rules=lambda row: row.rules,
     ),
 )
 

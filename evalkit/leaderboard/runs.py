@@ -103,6 +103,11 @@ class Run:
         values = [rows[key]["values"] for key in ids]
         return [float(value[metric]) for value in values if isinstance(value, dict)]
 
+    def instructions(self, dataset: str, ids: Sequence[str]) -> list[int]:
+        """How many instructions each sample has whose verdicts are kept."""
+        rows = [self.scores(dataset)[key] for key in ids]
+        return [len((row.get("repeats") or [row])[0].get("verdicts", ())) for row in rows]
+
     def records(self, dataset: str) -> Mapping[str, SampleRecord]:
         """The records by sample id; none where another tool generated the completions."""
         if dataset not in self._records:

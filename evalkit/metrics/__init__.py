@@ -9,6 +9,7 @@ from evalkit.core.text import did_you_mean
 from evalkit.metrics import bert_score, bleu, correlation, match, rouge
 from evalkit.metrics.base import (
     CorrelationMetric,
+    InstructionMetric,
     Metric,
     MetricUnavailableError,
     ModelMetric,
@@ -67,6 +68,10 @@ _ALL: tuple[Metric, ...] = (
     SampleMetric("rouge2", "1", rouge.rouge2),
     SampleMetric("rougeL", "1", rouge.rouge_l),
     SampleMetric("rougeLsum", "1", rouge.rouge_lsum),
+    InstructionMetric("instruction_strict", "1", "strict", whole=False),
+    InstructionMetric("prompt_strict", "1", "strict", whole=True),
+    InstructionMetric("instruction_loose", "1", "loose", whole=False),
+    InstructionMetric("prompt_loose", "1", "loose", whole=True),
 )
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
 

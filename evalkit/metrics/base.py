@@ -1,8 +1,8 @@
-"""The three kinds of metrics: per sample, per dataset (a correlation), and by a model."""
+"""The kinds of metrics: per sample, per dataset (a correlation), by instructions, and by a model."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypedDict
+from typing import TYPE_CHECKING, Literal, Protocol, TypedDict
 
 from evalkit.core.config import MetricsConfig
 from evalkit.core.errors import EvalkitError
@@ -60,6 +60,23 @@ class CorrelationMetric:
     resample: Callable[[Sequence[float], Sequence[float], int], "FloatArray"]
 
 
+Mode = Literal["strict", "loose"]
+
+
+@dataclass(frozen=True)
+class InstructionMetric:
+    """How many instructions were followed (`evalkit.metrics.ifeval`).
+
+    The value is the share of all passed instructions of a dataset, or (`whole`) of the samples that passed
+    all of theirs; a sample's own value is the same for it alone.
+    """
+
+    name: str
+    version: str
+    mode: Mode
+    whole: bool
+
+
 class ModelScorer(Protocol):
     """A loaded metric model; `version` names its code and its weights."""
 
@@ -86,4 +103,4 @@ class ModelMetric:
     wanted: Callable[[MetricsConfig], bool] = lambda config: True
 
 
-Metric = SampleMetric | CorrelationMetric | ModelMetric
+Metric = SampleMetric | CorrelationMetric | InstructionMetric | ModelMetric

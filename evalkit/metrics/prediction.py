@@ -13,7 +13,9 @@ from evalkit.core.errors import InputError
 BLANK_LINE = "\n\n"
 
 
-def prediction(completion_text: str, *, strip: bool = False, answer_regex: str | None = None) -> str:
+def prediction(
+    completion_text: str, *, strip: bool = False, answer_regex: str | None = None, verbatim: bool = False
+) -> str:
     """The compared text of a completion.
 
     Args:
@@ -23,6 +25,7 @@ def prediction(completion_text: str, *, strip: bool = False, answer_regex: str |
         answer_regex: the named deviation `protocol.answer_regex`: the first match in the whole
             completion (its first group when it has one) replaces the completion; without a match
             the completion stays as it is. Cut, strip and NFKC follow.
+        verbatim: the task takes answers as they are: no cut and no NFKC.
 
     Raises:
         InputError: `answer_regex` is not a regular expression.
@@ -30,10 +33,11 @@ def prediction(completion_text: str, *, strip: bool = False, answer_regex: str |
     text = completion_text
     if answer_regex is not None and (match := _compiled(answer_regex).search(text)):
         text = match.group(1 if match.re.groups else 0) or ""
-    text = text.split(BLANK_LINE, 1)[0]
+    if not verbatim:
+        text = text.split(BLANK_LINE, 1)[0]
     if strip:
         text = text.strip()
-    return unicodedata.normalize("NFKC", text)
+    return text if verbatim else unicodedata.normalize("NFKC", text)
 
 
 def gold(text: str) -> str:

@@ -1,14 +1,14 @@
 """A preset's files: fetched from their pinned URLs or a mirror, verified, and read into prompt books."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evalkit.core.config import Config
 from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.files import read_rows
-from evalkit.mtbench.judge_prompts import PromptBook, prompts_from
+from evalkit.mtbench.judge_prompts import JudgePrompt, PromptBook, prompts_from
 from evalkit.mtbench.presets import (
     DEFAULT_PRESET,
     PinnedFile,
@@ -81,11 +81,19 @@ class Books:
             prompts, chosen = self.preset.prompts, self.preset.sets[language]
             prompt_file = Path(prompts.file) if prompts.file else self._files(prompts)
             self._books[language] = PromptBook(
-                prompts=prompts_from(read_rows(prompt_file)),
+                prompts=_with_ends(prompts_from(read_rows(prompt_file)), prompts.system_end),
                 questions=questions_from(read_rows(self._files(chosen.questions))),
                 references=references_from(read_rows(self._files(chosen.references))),
             )
         return self._books[language]
+
+
+def _with_ends(prompts: dict[str, JudgePrompt], ends: Mapping[str, str]) -> dict[str, JudgePrompt]:
+    """The prompts with the line breaks that a preset puts at the end of some system prompts."""
+    return {
+        name: replace(prompt, system=prompt.system.rstrip("\n") + ends[name]) if name in ends else prompt
+        for name, prompt in prompts.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -155,7 +163,7 @@ def fetch_all(options: BookOptions, language: str) -> dict[str, Path]:
     return {
         f"sources/{fetcher.cached(_pin(file)).name}": get(file)
         for preset in wanted
-        for file in preset.files()
+        for file in (*preset.files(), *preset.variant_files())
     }
 
 

@@ -1,5 +1,6 @@
 """The verb judge: a run's answers -> judgments -> tables, calling only for what was never judged."""
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ from evalkit.mtbench.tables.model_tables import (
     results_json,
     scored,
 )
+from evalkit.tasks.answers import choose_rule
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,8 @@ def write_results(
         resamples: for the intervals.
     """
     judgments = plan.judgments(replies)
+    if plan.judge.thoughts is None and (n := sum(choose_rule(one.text) != "none" for one in judgments)):
+        log.warning("%d judgments have the marks of a thought, and no rule splits them: judge.parser=", n)
     content = _results(plan, judgments, replies.asked, mode, resamples)
     # results.json means done, so it is removed before the run is changed.
     remove_file(plan.folder.results_path)

@@ -17,7 +17,7 @@ from evalkit.core.types import Judgment
 from evalkit.mtbench.data import Books
 from evalkit.mtbench.fastchat_logs import Answers, answers_by_model, read_answers
 from evalkit.mtbench.folder import MtBenchFolder, answers_of
-from evalkit.mtbench.judge.calls import JudgeCall, JudgeReplies, check_own_prompts
+from evalkit.mtbench.judge.calls import JudgeCall, JudgeReplies, Reading, check_own_prompts
 from evalkit.mtbench.judge.judges import Judge
 from evalkit.mtbench.presets import Preset
 from evalkit.mtbench.questions import ModelAnswer
@@ -128,8 +128,7 @@ class PairwisePlan:
 
 def _verdict(replies: JudgeReplies, game: JudgeCall) -> str | None:
     # What is left of a reply that was cut or refused is no verdict.
-    reply = replies.by_id[game.id]
-    return reply.text if reply.status == "ok" else None
+    return game.reading.answer(replies.by_id[game.id])
 
 
 def plan_pairwise(pairs: Pairs, answers: Answers, books: Books, judge: Judge) -> PairwisePlan:
@@ -172,6 +171,7 @@ def _pairing(sides: tuple[ModelAnswer, ModelAnswer], turn: int, books: Books, ju
             prompt=prompt,
             messages=messages,
             keys=judge.keys(messages, 0, books.preset.own_prompts),
+            reading=Reading.of(judge, books.preset),
         )
 
     games = (game(1, first, second), game(2, second, first))

@@ -4,11 +4,12 @@ A preset names its files by URL and sha256 and says which section of the protoco
 what the notes do not give is null.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from omegaconf import MISSING, OmegaConf
 
@@ -17,6 +18,7 @@ from evalkit.core.errors import InputError, foreign
 from evalkit.core.files import read_bytes, read_options
 from evalkit.core.text import did_you_mean
 from evalkit.mtbench.questions import CATEGORIES, Language, language_of
+from evalkit.mtbench.ratings import Rating, parse_rating, parse_whole
 from evalkit.mtbench.rules import RULES
 
 DEFAULT_PRESET = "llm-jp-3-card"
@@ -26,6 +28,8 @@ class EndStatus(Enum):
     """How one judgment ended; only `ok` and `out_of_range` have a value.
 
     `unparsed`: no rating in the text. `malformed`: a rating on which the reference would crash.
+    `answerless`: the judge wrote a thought and nothing after it; a preset may leave it out, then it
+    counts as `unparsed` does.
     `filtered`: the service refused the content. `overflow`: longer than the judge's context.
     `api_error`: the service failed to the end; it is asked again by the next `judge`.
     """
@@ -34,6 +38,7 @@ class EndStatus(Enum):
     out_of_range = "out_of_range"
     unparsed = "unparsed"
     malformed = "malformed"
+    answerless = "answerless"
     filtered = "filtered"
     overflow = "overflow"
     api_error = "api_error"
@@ -55,10 +60,15 @@ class LengthRule(Enum):
 
 
 class Parser(Enum):
-    """Which reading of the judgment counts: the reference's, or an integer 1 to 10 at the end."""
+    """Which reading of the judgment counts.
+
+    FastChat's (`reference`), an integer 1 to 10 at the end (`strict`), or the first such integer in double
+    brackets (`llm_jp_judge`).
+    """
 
     reference = "reference"
     strict = "strict"
+    llm_jp_judge = "llm_jp_judge"
 
 
 @dataclass
@@ -74,13 +84,15 @@ class PinnedFile:
 class PromptFile(PinnedFile):
     """The judge prompts: an upstream file, or a local `file`, whose hash is computed.
 
-    In a preset the path is relative to the preset's own folder.
+    In a preset the path is relative to the preset's own folder. `system_end` replaces the line breaks at
+    the end of the system prompt of that name: the originals do not all keep those of the file.
     """
 
     url: str = ""
     sha256: str = ""
     license: str = ""
     file: str | None = None
+    system_end: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -89,6 +101,15 @@ class QuestionSet:
 
     questions: PinnedFile = field(default_factory=PinnedFile)
     references: PinnedFile = field(default_factory=PinnedFile)
+
+
+@dataclass
+class Variant:
+    """Other questions or references of one language, asked for as PRESET+NAME; null: the preset's own."""
+
+    language: str = "ja"
+    questions: PinnedFile | None = None
+    references: PinnedFile | None = None
 
 
 @dataclass
@@ -103,22 +124,39 @@ class LengthSpec:
 class SamplingSpec:
     """How answers are sampled. `temperature` per category (null: not given), `other` for the rest.
 
-    Answer number i of a question is sampled with seed `seed` + i.
+    Answer number i of a question is sampled with seed `seed` + i. `top_k` (0: all) and `top_p`: null
+    leaves them to the model's generation_config, else to what transformers 4.36 takes.
     """
 
     temperature: dict[str, float] | None = None
     other: float | None = None
     answers: int = 1
     seed: int | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the answers, ready for JSON; without the keys that few presets have."""
+        return {
+            key: value
+            for key, value in asdict(self).items()
+            if value is not None or key not in ("top_k", "top_p")
+        }
 
 
 @dataclass
 class Preset:
-    """One conf/mtbench/<name>.yaml. `source` is the section of the protocol notes it restates."""
+    """One conf/mtbench/<name>.yaml. `source` is the section of the protocol notes it restates.
+
+    A judgment without a whole rating from 1 to 10 is asked again, at most `reasks` times over;
+    `reask_refused`: so is one that the service refused.
+    """
 
     name: str = MISSING
     source: str = MISSING
     sets: dict[str, QuestionSet] = MISSING
+    variants: dict[str, Variant] = field(default_factory=dict)
     prompts: PromptFile = field(default_factory=PromptFile)
     judge: str | None = None
     turns: list[int] = field(default_factory=lambda: [1, 2])
@@ -127,6 +165,7 @@ class Preset:
     system_message: str | None = None
     parser: Parser = Parser.reference
     reasks: int = 0
+    reask_refused: bool = False
     aggregation: str = MISSING
     statuses: dict[EndStatus, Counts] = MISSING
 
@@ -166,6 +205,35 @@ class Preset:
         sets = [file for chosen in self.sets.values() for file in (chosen.questions, chosen.references)]
         return sets if self.prompts.file else [*sets, self.prompts]
 
+    def variant_files(self) -> list[PinnedFile]:
+        """Every upstream file that only a variant needs."""
+        pairs = [(variant.questions, variant.references) for variant in self.variants.values()]
+        return [file for pair in pairs for file in pair if file is not None]
+
+    def rating(self, text: str | None) -> Rating:
+        """The rating that the preset's original reads in a judgment."""
+        return parse_whole(text) if self.parser is Parser.llm_jp_judge else parse_rating(text)
+
+    def counts(self, status: EndStatus) -> Counts:
+        """How a status enters the mean."""
+        return self.statuses.get(status, self.statuses[EndStatus.unparsed])
+
+    def content(self) -> dict[str, Any]:
+        """Everything that decides a number, for its hash; of a local judge prompt file its hash alone.
+
+        Keys that few presets have are left out where they are not used: presets keep the hashes that
+        older runs recorded.
+        """
+        content = asdict(self) | {"sampling": self.sampling.identity}
+        del content["variants"]
+        if not self.reask_refused:
+            del content["reask_refused"]
+        if content["prompts"].pop("file"):
+            content["prompts"] = {"sha256": self.prompts.sha256}
+        elif not self.prompts.system_end:
+            del content["prompts"]["system_end"]
+        return content
+
     @property
     def own_prompts(self) -> str | None:
         """The sha256 of a local judge prompt file; None: the prompts are an upstream file."""
@@ -186,7 +254,7 @@ def load_preset(name: str, prompts: str | None = None) -> Preset:
     """The validated preset of that name, or of a YAML file given by its path.
 
     Args:
-        name: a shipped name or a path.
+        name: a shipped name, with +VARIANT for one of its variants, or a path.
         prompts: a local judge prompt file that replaces the preset's.
 
     Raises:
@@ -194,13 +262,16 @@ def load_preset(name: str, prompts: str | None = None) -> Preset:
             local judge prompt file that cannot be read.
     """
     own = name.endswith((".yaml", ".yml"))
-    if not own and name not in preset_names():
+    shipped, *variants = name.split("+")
+    if not own and shipped not in preset_names():
         raise InputError(
-            f"unknown preset {name!r}{did_you_mean(name, preset_names())}",
+            f"unknown preset {name!r}{did_you_mean(shipped, preset_names())}",
             where="option preset",
             fix=f"one of {', '.join(preset_names())}, or the path of a YAML file",
         )
-    preset = _read_preset(Path(name).expanduser()) if own else _shipped_preset(name)
+    preset = (
+        _read_preset(Path(name).expanduser()) if own else _with_variants(_shipped_preset(shipped), variants)
+    )
     file = prompts or preset.prompts.file
     if file is None:
         return preset
@@ -212,6 +283,26 @@ def load_preset(name: str, prompts: str | None = None) -> Preset:
 @cache
 def _shipped_preset(name: str) -> Preset:
     return _read_preset(assets.CONF / "mtbench" / f"{name}.yaml")
+
+
+def _with_variants(preset: Preset, names: list[str]) -> Preset:
+    """The preset with other questions or references; its name says which."""
+    if unknown := [name for name in names if name not in preset.variants]:
+        known = [f"preset={preset.name}+{name}" for name in preset.variants]
+        raise InputError(
+            f"the preset {preset.name} has no variant {unknown[0]!r}",
+            where="option preset",
+            fix=" or ".join(known) or f"preset={preset.name}",
+        )
+    chosen = [name for name in preset.variants if name in names]
+    sets = dict(preset.sets)
+    for variant in (preset.variants[name] for name in chosen):
+        before = sets[variant.language]
+        sets[variant.language] = QuestionSet(
+            questions=variant.questions or before.questions,
+            references=variant.references or before.references,
+        )
+    return replace(preset, name="+".join((preset.name, *chosen)), sets=sets)
 
 
 def _read_preset(path: Path) -> Preset:
@@ -237,10 +328,13 @@ def _check(preset: Preset, path: Path) -> None:
             refuse(f"prompts.{name}", "nothing is given")
     if not preset.sets or not set(preset.sets) <= {"ja", "en"}:
         refuse("sets", "question sets are named ja or en")
-    if missing := [status.value for status in EndStatus if status not in preset.statuses]:
+    needed = [status for status in EndStatus if status is not EndStatus.answerless]
+    if wrong := [name for name, variant in preset.variants.items() if variant.language not in preset.sets]:
+        refuse(f"variants.{wrong[0]}.language", f"one of {', '.join(preset.sets)}")
+    if missing := [status.value for status in needed if status not in preset.statuses]:
         refuse("statuses", f"there is no entry for {', '.join(missing)}")
     valueless = [status for status in EndStatus if status not in (EndStatus.ok, EndStatus.out_of_range)]
-    if any(preset.statuses[status] is Counts.value for status in valueless):
+    if any(preset.counts(status) is Counts.value for status in valueless):
         refuse("statuses", "only ok and out_of_range have a value")
     if preset.aggregation not in RULES:
         refuse("aggregation", f"{preset.aggregation!r} is none of {', '.join(RULES)}")

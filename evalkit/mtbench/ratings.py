@@ -19,6 +19,8 @@ _RATINGS: tuple[tuple[RatingRule, re.Pattern[str]], ...] = (
     ("double_bracket", re.compile(r"\[\[(\d+\.?\d*)\]\]")),
     ("single_bracket", re.compile(r"\[(\d+\.?\d*)\]")),
 )
+# What llm-jp-judge reads; everything else is no rating.
+_WHOLE = re.compile(r"\[\[(10|[1-9])\]\]")
 _PAIRS = (
     re.compile(r"\[\[(\d+\.?\d*),\s?(\d+\.?\d*)\]\]"),
     re.compile(r"\[(\d+\.?\d*),\s?(\d+\.?\d*)\]"),
@@ -61,6 +63,12 @@ def parse_rating(text: str | None) -> Rating:
                 return Rating(None, "malformed", rule)
             return Rating(value, "ok" if LOWEST <= value <= HIGHEST else "out_of_range", rule)
     return Rating(None, "unparsed", "none")
+
+
+def parse_whole(text: str | None) -> Rating:
+    """llm-jp-judge's rating: the first whole number from 1 to 10 in double brackets, else none."""
+    found = _WHOLE.search(text or "")
+    return Rating(int(found[1]), "ok", "double_bracket") if found else Rating(None, "unparsed", "none")
 
 
 def parse_strict(text: str | None) -> Rating:

@@ -36,7 +36,6 @@ from evalkit.mtbench.ratings import (
     VERDICT_FORMAT,
     Rating,
     parse_pair,
-    parse_rating,
     parse_strict,
 )
 from evalkit.mtbench.rules import MINUS_ONE, Scored
@@ -94,7 +93,7 @@ def _replay_model(model: str, rows: list[LoggedSingle], books: Books, answers: A
     for row in rows:
         key = (row.question_id, row.turn)
         category = books.question(row.question_id).category
-        judgment = _judgment_of(row, category, seen[key])
+        judgment = _judgment_of(row, category, seen[key], books.preset)
         seen[key] += 1
         judgments.append(judgment)
         scores.append(Scored(row.question_id, category, row.turn, row.score))
@@ -181,8 +180,8 @@ class _Comparison:
         )
 
 
-def _judgment_of(row: LoggedSingle, category: str, occurrence: int) -> Judgment:
-    rating = parse_rating(row.judgment) if row.judgment is not None else _of_score(row.score)
+def _judgment_of(row: LoggedSingle, category: str, occurrence: int, preset: Preset) -> Judgment:
+    rating = preset.rating(row.judgment) if row.judgment is not None else _of_score(row.score)
     status: JudgmentStatus = "api_error" if row.judgment == API_ERROR_TEXT else rating.status
     return Judgment(
         id=f"{row.model}/{row.question_id}/{row.turn}/{occurrence}",

@@ -18,9 +18,11 @@ docs/results.md shows a whole file.
 """
 
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from evalkit.core.config import ReasoningConfig
@@ -86,6 +88,10 @@ class Figure:
         return {key: getattr(self, key) for key in _FIGURE_KEYS}
 
 
+# More unclosed thoughts than this share are worth a warning.
+_UNCLOSED = 0.01
+
+
 @dataclass(frozen=True)
 class ThoughtRates:
     """What became of the answers behind thoughts, as shares 0..1 of n answers (docs/thinking.md).
@@ -108,6 +114,46 @@ class ThoughtRates:
     tool_call: float
     median_thought_tokens: float | None
 
+    @classmethod
+    def of(cls, answers: Sequence[tuple[str, int | None]]) -> "ThoughtRates | None":
+        """The shares of answers by their status and the tokens of their thought; None: there are none."""
+        if not answers:
+            return None
+        counts = Counter(status for status, _ in answers)
+        lengths = [tokens for _, tokens in answers if tokens is not None]
+        return cls(
+            n=len(answers),
+            unclosed=counts["unclosed"] / len(answers),
+            empty=counts["empty"] / len(answers),
+            cut_off=counts["cut_off"] / len(answers),
+            no_thought=counts["no_thought"] / len(answers),
+            late_thought=counts["late_thought"] / len(answers),
+            tool_call=counts["tool_call"] / len(answers),
+            median_thought_tokens=median(lengths) if lengths else None,
+        )
+
+    @property
+    def many_unclosed(self) -> bool:
+        """Whether so many thoughts never ended that it is worth a warning."""
+        return self.unclosed > _UNCLOSED
+
+
+@dataclass(frozen=True)
+class InstructionRates:
+    """What the instruction scores of a dataset are made of.
+
+    Attributes:
+        ceiling: by metric the share that some answer can pass.
+        unsatisfiable: by sample id the kinds of the instructions that no answer can pass.
+        groups: `strict` and `loose` of `n` instructions passed, by the second part of their kind.
+        kinds: the same by kind.
+    """
+
+    ceiling: dict[str, float]
+    unsatisfiable: dict[str, list[str]]
+    groups: dict[str, dict[str, int]]
+    kinds: dict[str, dict[str, int]]
+
 
 @dataclass(frozen=True)
 class DatasetRates:
@@ -121,6 +167,7 @@ class DatasetRates:
             3 tokens or fewer, or where it is not known how the completions ended.
         out_of_format: outside the closed label set, or not a number; null for free text.
         thoughts: where the model thinks; the file of another run has no such key.
+        instructions: where instructions are checked; the entry of another dataset has no such key.
     """
 
     metrics: list[str]
@@ -129,12 +176,13 @@ class DatasetRates:
     truncated: float | None
     out_of_format: float | None
     thoughts: ThoughtRates | None = None
+    instructions: InstructionRates | None = None
 
     @classmethod
     def of(cls, content: dict[str, Any]) -> "DatasetRates":
         """The entry of results.json."""
-        thoughts = content.get("thoughts")
-        return cls(**content | ({"thoughts": ThoughtRates(**thoughts)} if thoughts else {}))
+        parts = {"thoughts": ThoughtRates, "instructions": InstructionRates}
+        return cls(**content | {key: kind(**content[key]) for key, kind in parts.items() if content.get(key)})
 
 
 @dataclass(frozen=True)
@@ -233,8 +281,9 @@ class Results:
         """The JSON form, schema version first."""
         content = asdict(self)
         for rates in content["datasets"].values():
-            if rates["thoughts"] is None:
-                del rates["thoughts"]
+            for part in ("thoughts", "instructions"):
+                if rates[part] is None:
+                    del rates[part]
         for section in ("scores", "categories", "average"):
             content[section] = {name: figure.to_json() for name, figure in getattr(self, section).items()}
         content = {"schema_version": content.pop("schema_version"), **content}

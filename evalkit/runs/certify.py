@@ -18,6 +18,7 @@ from evalkit.metrics.intervals import Interval, wilson
 from evalkit.runs.suite import LoadedSuite
 from evalkit.scoring.scores import Answer, GivenAnswer, TaskAnswers, score_tasks
 from evalkit.tasks.prompts import Asking
+from evalkit.tasks.spec import TaskSpec
 
 TIE = 1e-4
 BATCH_SIZES = (1, 3, 16, 64)
@@ -92,10 +93,9 @@ def certify(
         say: receives progress messages, one line at a time.
     """
     asked = [request for task in suite.tasks for request in asking.requests(task)]
-    # The answer's own limits, without a thought.
-    limits = {sample.id: task.spec.output_length for task in suite.tasks for sample in task.samples}
+    specs = {sample.id: task.spec for task in suite.tasks for sample in task.samples}
     say(f"reference: {len(asked)} prompts, one at a time")
-    reference = _answers(engine, asking, limits, asked, alone=True)
+    reference = _answers(engine, asking, specs, asked, alone=True)
     before = _scores(suite, reference, protocol, metrics)
     comparisons = []
     for variant in [Variant(size, shuffled) for size in BATCH_SIZES for shuffled in (False, True)]:
@@ -103,7 +103,7 @@ def certify(
         if variant.shuffled:
             random.Random(variant.batch_size).shuffle(order)
         batched = engine.with_batch_size(variant.batch_size)
-        answers = _answers(batched, asking, limits, order, alone=False)
+        answers = _answers(batched, asking, specs, order, alone=False)
         after = _scores(suite, answers, protocol, metrics)
         comparison = _compare(engine, variant, reference, answers, before, after)
         say(f"{variant.name}: {comparison.share:.1%} of the outputs differ")
@@ -112,7 +112,12 @@ def certify(
 
 
 def _answers(
-    engine: LocalEngine, asking: Asking, limits: Mapping[str, int], asked: Sequence[Request], *, alone: bool
+    engine: LocalEngine,
+    asking: Asking,
+    specs: Mapping[str, TaskSpec],
+    asked: Sequence[Request],
+    *,
+    alone: bool,
 ) -> _Answers:
     rows = list(engine.one_at_a_time(asked) if alone else engine.together(asked))
     completions = {row.request.id: row.completion(None) for row in rows}
@@ -120,7 +125,7 @@ def _answers(
     return _Answers(
         tokens={row.request.id: (row.ids, row.new) for row in rows},
         completions={
-            key: _graded(engine, asking, prompts[key], completion, limits[key])
+            key: _graded(engine, asking, prompts[key], completion, specs[key])
             for key, completion in completions.items()
         },
     )
@@ -131,7 +136,7 @@ def _graded(
     asking: Asking,
     prompt: str | tuple[Message, ...],
     completion: Completion,
-    output_length: int,
+    spec: TaskSpec,
 ) -> Answer:
     """What a run would grade: the answer behind a thought."""
     if asking.thoughts is None:
@@ -141,8 +146,10 @@ def _graded(
         completion.finish_reason,
         opened=asking.thoughts.opened(as_text(prompt, engine.tokenizer)),
         served_thought=None,
-        output_length=output_length,
+        # The answer's own limit, without the thought.
+        output_length=asking.limit(spec),
         tokenizer=engine.tokenizer,
+        ends=spec.ends,
         keeps_special=True,
     )
     return GivenAnswer(split.answer, completion.finish_reason, split.status, split.thought_tokens)

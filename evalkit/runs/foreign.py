@@ -1,8 +1,9 @@
 """suite + completions made elsewhere -> results: `score completions=`.
 
-Completions have two forms: a folder with one `<dataset>.jsonl` per dataset, lines with `id` (as in the
-`prompts` dump), `completion` and optionally `finish_reason`; or llm-jp-eval's own result JSON, whose
-rows have `input`, `pred` and `gold` in the order of the dataset.
+Completions have two forms: a folder with one `<dataset>.jsonl` per dataset (or for a single dataset the
+file), lines with `id` (as in the `prompts` dump), `completion` and optionally `finish_reason`, or as of
+IFEval with `prompt` (a sample's input) and `response`; or llm-jp-eval's own result JSON, whose rows have
+`input`, `pred` and `gold` in the order of the dataset.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,7 @@ from evalkit.core.words import shown
 from evalkit.metrics.prediction import gold
 from evalkit.records.results import Results
 from evalkit.records.run_folder import RunDirectory
-from evalkit.runs.identity import differing_few_shots, protocol_record, used_options
+from evalkit.runs.identity import differing_few_shots, protocol_record
 from evalkit.runs.regrading import Regrading, thought_warnings
 from evalkit.runs.suite import LoadedSuite, load_suite, sample_limit, suite_specs
 from evalkit.scoring.categories import summarise
@@ -51,7 +52,7 @@ def score_completions(config: Config, *, say: Callable[[str], None]) -> Results:
     path = Path(config.completions).expanduser()
     completions = read_completions(path, suite.tasks)
     answers, missing, gaps = _matched(
-        suite, completions, path, limit=sample_limit(config.limit), allow_missing=config.allow_missing
+        suite, completions, path, limit=sample_limit(config.data.limit), allow_missing=config.allow_missing
     )
     counts = few_shot_counts(suite_specs(asked), asked.num_few_shots, config.num_few_shots)
     counts = {answer.spec.name: counts[answer.spec.name] for answer in answers}
@@ -61,14 +62,7 @@ def score_completions(config: Config, *, say: Callable[[str], None]) -> Results:
     found = [*regrading.warnings(), *thought_warnings(scored)]
     for warning in found:
         say(shown(warning))
-    record = protocol_record(
-        config.protocol,
-        config.generation,
-        config.metrics,
-        config.data,
-        task_few_shots=differing_few_shots(counts, config.num_few_shots),
-        further=used_options(config),
-    )
+    record = protocol_record(config, task_few_shots=differing_few_shots(counts, config.num_few_shots))
     results = summarise(
         scored,
         record,
@@ -144,7 +138,8 @@ def read_completions(path: Path, tasks: Sequence[Task]) -> dict[str, Answers]:
     """The completions at `path` for whole datasets, by dataset and sample id.
 
     Args:
-        path: a folder of JSONL files, or llm-jp-eval's result file (or a folder with just that).
+        path: a folder of JSONL files, the JSONL file of the only dataset, or llm-jp-eval's result file (or a
+            folder with just that).
         tasks: the datasets of the suite, with all samples of the split.
 
     Raises:
@@ -168,6 +163,8 @@ def read_completions(path: Path, tasks: Sequence[Task]) -> dict[str, Answers]:
                 where=f"completions={path}",
             )
         path = results[0]
+    if path.suffix == ".jsonl" and len(tasks) == 1:
+        return {tasks[0].name: _read_jsonl(path, tasks[0])}
     outputs = _outputs(path)
     _check_datasets(outputs, by_name, path)
     return {name: _aligned(rows, by_name[name], path) for name, rows in outputs.items() if name in by_name}
@@ -196,10 +193,17 @@ def _check_datasets(names: Sequence[str] | Mapping[str, Any], suite: Mapping[str
 
 def _read_jsonl(path: Path, task: Task) -> Answers:
     known = {sample.id for sample in task.samples}
+    asked = {sample.input: sample.id for sample in task.samples}
     answers: Answers = {}
     extra: list[str] = []
     for where, row in read_rows(path, mend=True):
-        sample, completion = text_field(row, "id", where), text_field(row, "completion", where)
+        if "id" not in row and "prompt" in row:
+            prompt = text_field(row, "prompt", where)
+            sample = asked.get(prompt, prompt)
+            # A service that gave no answer is kept as null.
+            completion = "" if row.get("response", "") is None else text_field(row, "response", where)
+        else:
+            sample, completion = text_field(row, "id", where), text_field(row, "completion", where)
         if sample in answers:
             raise InputError(f"the id {sample} is there twice", where=where)
         if sample not in known:

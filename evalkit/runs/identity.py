@@ -14,7 +14,6 @@ from evalkit.core.config import (
     Config,
     DataOptions,
     GenerationConfig,
-    MetricsConfig,
     Parser,
     ProtocolConfig,
     SuiteConfig,
@@ -25,12 +24,11 @@ from evalkit.engines.base import GENERATION_VERSION, SAMPLING_VERSION, Identifie
 from evalkit.engines.local.chat_template import ChatTemplate
 from evalkit.records.results import (
     PROTOCOL_FEW_SHOTS,
-    PROTOCOL_LIMIT,
     PROTOCOL_RESAMPLES,
     PROTOCOL_SPLIT,
     ProtocolRecord,
 )
-from evalkit.runs.suite import sample_limit
+from evalkit.runs.suite import sample_limit, suite_specs
 from evalkit.tasks.load import Task
 from evalkit.tasks.prompts import Asking, PromptTemplate
 from evalkit.tasks.spec import DataSpec
@@ -88,8 +86,8 @@ def run_identity(
         "bos": protocol.bos.value,
         "model": identified.model.identity,
         "data": {task.name: task.sha256 for task in tasks},
-        "prompts": {task.name: _prompt_sha256(task, template) for task in tasks},
-        "max_new_tokens": {task.name: task.spec.output_length for task in tasks},
+        "prompts": {task.name: _prompt_sha256(task, asking.template_of(task.spec)) for task in tasks},
+        "max_new_tokens": {task.name: asking.limit(task.spec) for task in tasks},
         "split": data.split.value,
         "num_few_shots": data.num_few_shots,
         "seed": asking.seed,
@@ -107,24 +105,24 @@ def differing_few_shots(shots: Mapping[str, int], usual: int) -> dict[str, int]:
 
 
 def protocol_record(
-    protocol: ProtocolConfig,
-    generation: GenerationConfig,
-    metrics: MetricsConfig,
-    data: DataOptions,
-    *,
-    dtype: str | None = None,
-    task_few_shots: Mapping[str, int] | None = None,
-    further: Mapping[str, Any] | None = None,
+    config: Config, *, dtype: str | None = None, task_few_shots: Mapping[str, int] | None = None
 ) -> ProtocolRecord:
     """The protocol of a run or a scoring with every deviation from its preset, by option name.
 
     Args:
-        protocol, generation, metrics, data: the options of these names.
+        config: the options.
         dtype: what the model ran in, once resolved; the preset's is bfloat16. None: not known.
         task_few_shots: the tasks that have another number of few-shots than `num_few_shots`.
-        further: options that are recorded where they are used (`used_options`).
     """
-    standard = ProtocolConfig()
+    protocol, generation, metrics, data = config.protocol, config.generation, config.metrics, config.data
+    standard, suite, usual = ProtocolConfig(), config.suite or SuiteConfig(), sample_limit(None)
+    own: dict[str, Any] = {}
+    if suite.protocol is not None:
+        # Another protocol asks as its suite and its task files say.
+        usual = sample_limit(suite.limit)
+        shots = {spec.name: spec.num_few_shots for spec in suite_specs(suite)}
+        own = {"suite.limit": usual, "suite.chat": True}
+        own |= {f"suite.num_few_shots.{task}": count for task, count in shots.items()}
     pairs: dict[str, tuple[Any, Any]] = {
         "protocol.bos": (protocol.bos.value, standard.bos.value),
         "protocol.strip": (protocol.strip, standard.strip),
@@ -134,7 +132,7 @@ def protocol_record(
         "generation.do_sample": (generation.do_sample, False),
         "generation.from_model": (generation.from_model, False),
         "split": (data.split.value, PROTOCOL_SPLIT),
-        "limit": (sample_limit(data.limit), PROTOCOL_LIMIT),
+        "limit": (sample_limit(data.limit), usual),
         "num_few_shots": (data.num_few_shots, PROTOCOL_FEW_SHOTS),
         "metrics.comet.checkpoint": (metrics.comet.checkpoint, CometConfig().checkpoint),
         "metrics.comet.dtype": (metrics.comet.dtype.value, "float32"),
@@ -142,14 +140,15 @@ def protocol_record(
         "metrics.bert_score": (metrics.bert_score, metrics.bert_score),
         "metrics.resamples": (metrics.resamples, PROTOCOL_RESAMPLES),
     }
-    for task, shots in (task_few_shots or {}).items():
-        pairs[f"suite.num_few_shots.{task}"] = (shots, data.num_few_shots)
+    for task, count in (task_few_shots or {}).items():
+        name = f"suite.num_few_shots.{task}"
+        pairs[name] = (count, own.get(name, data.num_few_shots))
     if metrics.pass_at:
         # A further figure of the same answers.
         pairs["metrics.pass_at"] = (list(metrics.pass_at), list(metrics.pass_at))
     if dtype is not None:
         pairs["dtype"] = (dtype, "bfloat16")
-    pairs |= {name: (given, None) for name, given in (further or {}).items()}
+    pairs |= {name: (given, own.get(name)) for name, given in used_options(config).items()}
     return ProtocolRecord(
         name=protocol.name,
         options={key: given for key, (given, _) in pairs.items()},
@@ -164,8 +163,8 @@ def used_options(config: Config) -> dict[str, Any]:
     """
     used: dict[str, Any] = {"engine.prompts": "chat"} if config.engine.chat_prompts else {}
     parts: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
-        ("suite", config.suite or SuiteConfig(), ("chat", "chat_turns", "system")),
-        ("generation", config.generation, ("temperature", "top_p", "top_k")),
+        ("suite", config.suite or SuiteConfig(), ("chat", "chat_turns", "system", "limit")),
+        ("generation", config.generation, ("temperature", "top_p", "top_k", "output_length")),
         ("reasoning", config.reasoning, ("parser", "start", "end", "pattern", "thought_length")),
     )
     for section, options, names in parts:

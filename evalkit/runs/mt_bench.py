@@ -145,7 +145,14 @@ class MtBenchRun(Run[dict[str, Any]]):
             log.info("turn %d: %d answers to make", turn, len(asks))
             by_id = {ask.request.id: ask for ask in asks}
             for completion in watch(engine.generate([ask.request for ask in asks]), len(asks)):
-                record = answered(by_id[completion.id], completion, special_tokens, self.thoughts, tokenizer)
+                record = answered(
+                    by_id[completion.id],
+                    completion,
+                    special_tokens,
+                    self.thoughts,
+                    tokenizer,
+                    keeps_special=self.identified.family != "api",
+                )
                 self._kept[record.id] = record
                 yield SAMPLES, record
 
@@ -192,7 +199,7 @@ def _identity(
         "mt_bench": preset.name,
         "language": language,
         "questions": preset.sets[language].questions.sha256,
-        "sampling": asdict(preset.sampling),
+        "sampling": preset.sampling.identity,
         "length": {
             "rule": preset.length.rule.value if preset.length.rule else None,
             "tokens": preset.length.tokens,

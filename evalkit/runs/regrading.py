@@ -11,10 +11,9 @@ from evalkit.engines.local.tokenizer import tokenizer_here
 from evalkit.records.run_folder import SampleRecord
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, TaskScores
 from evalkit.tasks.answers import choose_rule
+from evalkit.tasks.spec import TaskSpec
 from evalkit.tasks.thoughts import Thoughts
 
-# More unclosed thoughts than this share are worth a warning.
-_UNCLOSED = 0.01
 _MANY_UNCLOSED = "{shares} of the thoughts never ended and count as wrong (reasoning.thought_length)"
 _TOO_LONG = "{n} answers may be longer than their limit: the model's tokenizer is not here to cut them"
 _MARKED = "{n} completions have the marks of a thought, and no rule splits them: {options}"
@@ -27,6 +26,7 @@ class Regrading:
         thoughts: the rule to split by; None: that of the records.
         model: whose tokenizer counts the tokens of an answer that is split anew.
         made: the rule of the run, for records that it could not split.
+        limits: the most tokens of an answer by task, where the run decided them.
     """
 
     def __init__(
@@ -34,9 +34,11 @@ class Regrading:
         thoughts: Thoughts | None = None,
         model: ModelConfig | None = None,
         made: Thoughts | None = None,
+        limits: Mapping[str, int] | None = None,
     ) -> None:
         self._thoughts = thoughts
         self._made = made
+        self._limits = limits or {}
         self._tokenizer = tokenizer_here(model) if thoughts is not None and model is not None else None
         self._uncut = self._unsplit = 0
 
@@ -54,17 +56,18 @@ class Regrading:
             return cls()
         wanted = Thoughts.named(reasoning, rule)
         same = made is not None and replace(wanted, thought_length=made.thought_length) == made
-        return cls(made=made) if same else cls(wanted, model)
+        return cls(made=made) if same else cls(wanted, model, limits=identity.get("max_new_tokens"))
 
-    def answer(self, record: SampleRecord, output_length: int) -> GivenAnswer:
+    def answer(self, record: SampleRecord, spec: TaskSpec) -> GivenAnswer:
         """What is graded of a record."""
+        output_length = self._limits.get(spec.name, spec.output_length)
         thoughts, split = self._thoughts, record.split
         if thoughts is not None:
-            split = thoughts.again(record, output_length, self._tokenizer)
+            split = thoughts.again(record, output_length, self._tokenizer, spec.ends)
             too_long = split is not None and len(split.answer.encode("utf-8", "replace")) > output_length
             self._uncut += too_long and self._tokenizer is None
         elif split is None and self._made is not None:
-            split = self._made.again(record, output_length, None)
+            split = self._made.again(record, output_length, None, spec.ends)
         if split is None:
             self._unsplit += choose_rule(record.completion) != "none"
             return GivenAnswer(record.completion, record.finish_reason)
@@ -77,7 +80,7 @@ class Regrading:
         for key, answer in task.completions.items():
             ended = cast(FinishReason | None, answer.finish_reason)
             record = SampleRecord(id=key, completion=answer.text, finish_reason=ended)
-            graded[key] = self.answer(record, task.spec.output_length)
+            graded[key] = self.answer(record, task.spec)
         return graded
 
     def warnings(self) -> Iterator[str]:
@@ -92,9 +95,7 @@ def thought_warnings(tasks: Sequence[TaskScores]) -> Iterator[str]:
     """A sentence when there are datasets with many thoughts that never ended."""
     rates = {task.spec.name: task.rates.thoughts for task in tasks}
     shares = [
-        f"{name} {found.unclosed:.0%}"
-        for name, found in rates.items()
-        if found and found.unclosed > _UNCLOSED
+        f"{name} {found.unclosed:.0%}" for name, found in rates.items() if found and found.many_unclosed
     ]
     if shares:
         yield Reason(_MANY_UNCLOSED, shares=", ".join(shares))

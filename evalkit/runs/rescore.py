@@ -15,7 +15,7 @@ from evalkit.records.environment import CONFIG, kept_environment
 from evalkit.records.results import Results, read_results
 from evalkit.records.run_folder import RunDirectory, SampleRecord
 from evalkit.runs.foreign import listed, output_directory
-from evalkit.runs.identity import protocol_record, used_options
+from evalkit.runs.identity import protocol_record
 from evalkit.runs.regrading import Regrading, of_regrading
 from evalkit.runs.run import score_run
 from evalkit.runs.suite import LoadedSuite, sample_limit, suite_specs
@@ -60,20 +60,14 @@ def rescore(given: Config) -> Rescored:
     config = kept_config(directory.path / CONFIG)
     _replace_scoring_options(config, given)
     suite, gaps = _kept_suite(
-        directory, given_suite(config.suite), sample_limit(config.limit), config.samples, before
+        directory, given_suite(config.suite), sample_limit(config.data.limit), config.samples, before
     )
     if not given.allow_missing:
         _check_complete(directory.path, suite, gaps, before)
     into = output_directory(given.out, directory.path) if given.out else directory
     identity = _identity(directory, before)
     record = protocol_record(
-        config.protocol,
-        config.generation,
-        config.metrics,
-        config.data,
-        dtype=identity.get("dtype"),
-        task_few_shots=identity.get("task_few_shots"),
-        further=used_options(config),
+        config, dtype=identity.get("dtype"), task_few_shots=identity.get("task_few_shots")
     )
     with into:
         scores_before = _sample_scores(directory, suite)

@@ -29,7 +29,7 @@ from evalkit.metrics.repeats import repeat_ids
 from evalkit.records.environment import CONFIG, kept_environment, timed
 from evalkit.records.results import ProtocolRecord, Results, read_results
 from evalkit.records.run_folder import RunDirectory, SampleRecord, SplitRecord
-from evalkit.runs.identity import protocol_record, run_identity, used_options
+from evalkit.runs.identity import protocol_record, run_identity
 from evalkit.runs.life import Opened, Outcome, Run, Say, complete, finished
 from evalkit.runs.regrading import Regrading, thought_warnings
 from evalkit.runs.suite import LoadedSuite, load_suite
@@ -37,7 +37,7 @@ from evalkit.scoring.categories import summarise, with_intervals
 from evalkit.scoring.scores import TaskAnswers, score_tasks
 from evalkit.scoring.write import scores_fit, write_scored
 from evalkit.tasks.prompts import Asking
-from evalkit.tasks.spec import is_task_file
+from evalkit.tasks.spec import TaskSpec, is_task_file
 from evalkit.tasks.thoughts import Thoughts
 
 if TYPE_CHECKING:
@@ -125,13 +125,7 @@ class SuiteRun(Run[Results]):
         super().__init__(config, identified, identity)
         self._suite = suite
         self._protocol = protocol_record(
-            config.protocol,
-            config.generation,
-            config.metrics,
-            config.data,
-            dtype=identified.dtype,
-            task_few_shots=identity.get("task_few_shots"),
-            further=used_options(config),
+            config, dtype=identified.dtype, task_few_shots=identity.get("task_few_shots")
         )
         self._pending: list[Request] = []
 
@@ -187,11 +181,11 @@ class SuiteRun(Run[Results]):
             task, sample = samples[completion.id]
             prompt, split = as_text(prompts[completion.id], self._tokenizer), None
             if (thoughts := self.asking.thoughts) is not None and completion.finish_reason != "error":
-                split = self._split(thoughts, completion, prompt, task.spec.output_length)
+                split = self._split(thoughts, completion, prompt, task.spec)
             yield task.name, SampleRecord.of(sample, prompt, completion, split)
 
     def _split(
-        self, thoughts: Thoughts, completion: Completion, prompt: str, output_length: int
+        self, thoughts: Thoughts, completion: Completion, prompt: str, spec: TaskSpec
     ) -> SplitRecord | None:
         """Thought and answer; None where a pattern takes too long: scoring says so, with all texts kept."""
         try:
@@ -201,8 +195,9 @@ class SuiteRun(Run[Results]):
                 # Without the tokenizer nobody knows how the server's prompt ends.
                 opened=self._tokenizer is not None and thoughts.opened(prompt),
                 served_thought=completion.served_thought,
-                output_length=output_length,
+                output_length=self.asking.limit(spec),
                 tokenizer=self._tokenizer,
+                ends=spec.ends,
                 keeps_special=self.identified.family != "api",
             )
         except InputError:
@@ -244,7 +239,7 @@ def _kept_answers(
         kept = directory.records(task.name)
         keys = [key for sample in task.samples for key in repeat_ids(sample.id, samples)]
         own = [kept[key] for key in keys if key in kept]
-        given = {record.id: regrading.answer(record, task.spec.output_length) for record in own}
+        given = {record.id: regrading.answer(record, task.spec) for record in own}
         answers.append(TaskAnswers(task.spec, task.samples, given, samples))
         records += own
     return answers, records

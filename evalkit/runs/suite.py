@@ -51,6 +51,12 @@ def suite_specs(suite: SuiteConfig) -> list[TaskSpec]:
         InputError: a suite without tasks, a task twice or unknown, or `num_few_shots` of a task
             that is not there.
     """
+    if suite.pfgen is not None:
+        raise InputError(
+            "pfgen cannot be run yet: evalkit scores answers that were made elsewhere",
+            where=f"suite={suite.name}",
+            fix="score suite=pfgen completions=trials.jsonl.xz out=DIR",
+        )
     if not suite.tasks:
         raise InputError(
             f"the suite {suite.name} has no tasks",

@@ -13,7 +13,9 @@ from typing import Any
 
 from evalkit.core.durable import read_log
 from evalkit.core.reasons import Reason
+from evalkit.metrics import METRICS
 from evalkit.metrics import intervals as statistics
+from evalkit.metrics.base import InstructionMetric
 from evalkit.metrics.intervals import Interval
 from evalkit.records.results import (
     AVERAGE,
@@ -98,11 +100,11 @@ def missing_dataset(name: str, why: str) -> Reason:
 
 
 def _limit_reason(protocol: ProtocolRecord) -> list[str]:
-    limit = protocol.options.get("limit", PROTOCOL_LIMIT)
-    if not 0 < limit < PROTOCOL_LIMIT:
+    usual = protocol.options.get("suite.limit", PROTOCOL_LIMIT)
+    limit = protocol.options.get("limit", usual)
+    if not 0 < limit < usual:
         return []
-    text = "limit={limit}: the protocol takes {n} samples of each dataset"
-    return [Reason(text, limit=limit, n=PROTOCOL_LIMIT)]
+    return [Reason("limit={limit}: the protocol takes {n} samples of each dataset", limit=limit, n=usual)]
 
 
 def _other_data(tasks: Sequence[TaskScores], run: Mapping[str, Any]) -> dict[str, str]:
@@ -232,6 +234,8 @@ def _is_open(value: Figure) -> bool:
 def _spread_again(
     value: Figure, metric: str, rows: Sequence[Mapping[str, Any]], results: Results
 ) -> statistics.Spread:
+    if isinstance(METRICS.get(metric.partition("_avg@")[0]), InstructionMetric):
+        return statistics.Spread(value.ci95, value.stderr, value.ci95)
     values = [row["values"].get(metric) for row in rows if isinstance(row.get("values"), dict)]
     numbers = [float(number) for number in values if is_number(number)]
     if len(numbers) == value.n and value.value is not None and _is_mean(value.value, numbers):

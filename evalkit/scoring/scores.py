@@ -7,26 +7,28 @@ freed the language model before.
 import math
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from statistics import median
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from itertools import chain
 from typing import Protocol
 
 from evalkit import metrics as registry
 from evalkit.core.config import MetricsConfig, ProtocolConfig
 from evalkit.core.errors import InputError
 from evalkit.core.types import Sample, Score
+from evalkit.metrics import ifeval
 from evalkit.metrics import intervals as statistics
 from evalkit.metrics.base import (
     CorrelationMetric,
+    InstructionMetric,
     MetricUnavailableError,
     ModelMetric,
     ModelScorer,
     SampleMetric,
     Triple,
 )
-from evalkit.metrics.prediction import BLANK_LINE, gold, prediction
+from evalkit.metrics.prediction import gold, prediction
 from evalkit.metrics.repeats import (
     check_repeats,
     measure,
@@ -35,7 +37,7 @@ from evalkit.metrics.repeats import (
     repeated_name,
     single_name,
 )
-from evalkit.records.results import DatasetRates, Figure, MissingMetric, ThoughtRates
+from evalkit.records.results import DatasetRates, Figure, InstructionRates, MissingMetric, ThoughtRates
 from evalkit.tasks.spec import AnswerKind, AnswerSpec, TaskSpec
 
 # With so short a limit nearly every answer is truncated, so the share says nothing.
@@ -200,7 +202,12 @@ class _Draft:
         self.golds = [gold(sample.gold) for sample in asked]
         self.answers = [_answer(task, key) for key in self.keys]
         self.predictions = [
-            prediction(answer.text, strip=protocol.strip, answer_regex=protocol.answer_regex)
+            prediction(
+                answer.text,
+                strip=protocol.strip,
+                answer_regex=protocol.answer_regex,
+                verbatim=task.spec.verbatim,
+            )
             for answer in self.answers
         ]
         self.values: dict[str, Sequence[float] | None] = {}
@@ -209,17 +216,66 @@ class _Draft:
         self.of_questions: dict[str, list[float] | None] = {}
         self.missing: list[MissingMetric] = []
 
-    def compute(self, metric: SampleMetric | CorrelationMetric) -> None:
+    def compute(self, metric: SampleMetric | CorrelationMetric | InstructionMetric) -> None:
         """Computes a metric that needs no model."""
         if isinstance(metric, CorrelationMetric):
             self._correlate(metric)
             return
         try:
+            if isinstance(metric, InstructionMetric):
+                self._follow(metric)
+                return
             values = [metric.score(p, g) for p, g in zip(self.predictions, self.golds, strict=True)]
         except MetricUnavailableError as error:
             self.miss(metric.name, error)
         else:
             self.keep(metric.name, metric.version, values)
+
+    @cached_property
+    def verdicts(self) -> list[list[ifeval.Verdict]]:
+        """The verdicts on the instructions of each answer; without an answer nothing is followed."""
+        asked = [sample for sample in self.samples for _ in range(self.repeats)]
+        return [
+            ifeval.verdicts(
+                ifeval.read_gold(sample.gold, f"sample {sample.id}"),
+                None if answer.finish_reason == "error" else text,
+            )
+            for sample, answer, text in zip(asked, self.answers, self.predictions, strict=True)
+        ]
+
+    def _follow(self, metric: InstructionMetric) -> None:
+        """Instructions count alike, whatever prompt they are in, so the figure is no mean over prompts."""
+        shares = [sum(getattr(v, metric.mode) for v in found) / len(found) for found in self.verdicts]
+        values = [float(share == 1) if metric.whole else share for share in shares]
+        self.keep(metric.name, metric.version, values)
+        if not metric.whole:
+            n = self.repeats
+            name = metric.name if n == 1 else repeated_name(metric.name, n=n)
+            starts = range(0, len(self.verdicts), n)
+            prompts = [list(chain.from_iterable(self.verdicts[at : at + n])) for at in starts]
+            value, spread = ifeval.passed_share(prompts, metric.mode, self.resamples)
+            self._measure(name, metric.version, value, spread)
+
+    def _instruction_rates(self) -> InstructionRates | None:
+        known = (registry.METRICS[name] for name in self.values)
+        metrics = [metric for metric in known if isinstance(metric, InstructionMetric)]
+        if not metrics:
+            return None
+        of_one = self.verdicts[:: self.repeats]
+        open_to = [[verdict.unsatisfiable is None for verdict in found] for found in of_one]
+        every = [one for found in open_to for one in found]
+        share = {True: sum(map(all, open_to)) / len(open_to), False: sum(every) / len(every)}
+        impossible = {
+            sample.id: [verdict.kind for verdict in found if verdict.unsatisfiable]
+            for sample, found in zip(self.samples, of_one, strict=True)
+        }
+        verdicts = list(chain.from_iterable(self.verdicts))
+        return InstructionRates(
+            ceiling={metric.name: share[metric.whole] for metric in metrics},
+            unsatisfiable={key: kinds for key, kinds in impossible.items() if kinds},
+            groups=ifeval.passed_by(verdicts, lambda verdict: verdict.kind.split(":")[1]),
+            kinds=ifeval.passed_by(verdicts),
+        )
 
     def _correlate(self, metric: CorrelationMetric) -> None:
         """The correlation over the questions, or the mean of those of the first, second, ... answers."""
@@ -254,10 +310,8 @@ class _Draft:
             spread = metric_spread(name, values, self.resamples)
             self._measure(name, version, math.fsum(values) / len(values), spread)
             return
-        n, metric = self.repeats, registry.METRICS.get(name)
+        n, (binary, scale) = self.repeats, values_of(name)
         questions = [values[start : start + n] for start in range(0, len(values), n)]
-        binary = isinstance(metric, SampleMetric) and metric.binary
-        scale = metric.scale if isinstance(metric, SampleMetric) else None
         for k in (None, *(self.pass_at if binary else ())):
             key = repeated_name(name, n=n, k=k)
             value, spread = measure(questions, self.resamples, k=k, binary=binary, scale=scale)
@@ -292,6 +346,7 @@ class _Draft:
         else:
             measured = {name: self.measured[name] for name in present}
         rates = answer_rates(self.spec, self.answers, self.predictions, list(measured), len(self.samples))
+        rates = replace(rates, instructions=self._instruction_rates())
         return TaskScores(self.spec, self.samples, tuple(rows), measured, rates, tuple(self.missing))
 
     def _score(self, index: int, names: Sequence[str]) -> Score:
@@ -299,7 +354,10 @@ class _Draft:
         values = {name: None if column is None else column[index] for name, column in columns.items()}
         answer = self.answers[index]
         status, thought = getattr(answer, "status", None), getattr(answer, "thought", None)
-        return Score(self.keys[index], self.predictions[index], values, status, thought)
+        score = Score(self.keys[index], self.predictions[index], values, status, thought)
+        if not self.spec.verbatim or not names:
+            return score
+        return replace(score, verdicts=tuple(map(asdict, self.verdicts[index])))
 
     def _question(self, index: int, repeats: Sequence[Score]) -> Score:
         values = {
@@ -314,13 +372,19 @@ def metric_spread(name: str, values: Sequence[float], resamples: int, samples: i
     `name` may be that of a metric over several answers to each question, of which there are `samples`.
     """
     base = single_name(name)
-    metric = registry.METRICS.get(base)
-    if not isinstance(metric, SampleMetric):
-        return statistics.of_mean(values, resamples)
+    binary, scale = values_of(base)
     # pass@k of k answers is one right or wrong for each question, as a single answer is.
     single = base == name or name == repeated_name(base, n=samples, k=samples)
-    scale = (0.0, 1.0) if "_pass@" in name else metric.scale
-    return statistics.of_mean(values, resamples, binary=metric.binary and single, scale=scale)
+    scale = (0.0, 1.0) if "_pass@" in name else scale
+    return statistics.of_mean(values, resamples, binary=binary and single, scale=scale)
+
+
+def values_of(name: str) -> tuple[bool, statistics.Interval | None]:
+    """Whether a metric gives 0 and 1 alone, and the least and the greatest value it gives."""
+    metric = registry.METRICS.get(name)
+    if isinstance(metric, InstructionMetric):
+        return metric.whole, (0.0, 1.0)
+    return (metric.binary, metric.scale) if isinstance(metric, SampleMetric) else (False, None)
 
 
 def answer_rates(
@@ -332,10 +396,10 @@ def answer_rates(
     if thoughts is not None:
         truncated = thoughts.cut_off
     elif spec.output_length > SHORT_OUTPUT and all(a.finish_reason is not None for a in answers):
-        cut = (a.finish_reason == "length" and BLANK_LINE not in a.text for a in answers)
+        cut = (a.finish_reason == "length" and not any(end in a.text for end in spec.ends) for a in answers)
         truncated = sum(cut) / len(answers)
     out_of_format = None
-    if spec.answer.kind is not AnswerKind.text:
+    if spec.answer.kind in (AnswerKind.label, AnswerKind.number):
         out_of_format = sum(not well_formed(text, spec.answer) for text in predictions) / len(answers)
     return DatasetRates(
         metrics=list(metrics),
@@ -349,21 +413,8 @@ def answer_rates(
 
 def _thought_rates(answers: Sequence[Answer]) -> ThoughtRates | None:
     """What became of answers behind thoughts; None where no rule split them."""
-    given = [answer for answer in answers if isinstance(answer, GivenAnswer) and answer.status is not None]
-    if not given:
-        return None
-    counts = Counter(answer.status for answer in given)
-    lengths = [answer.thought_tokens for answer in given if answer.thought_tokens is not None]
-    return ThoughtRates(
-        n=len(given),
-        unclosed=counts["unclosed"] / len(given),
-        empty=counts["empty"] / len(given),
-        cut_off=counts["cut_off"] / len(given),
-        no_thought=counts["no_thought"] / len(given),
-        late_thought=counts["late_thought"] / len(given),
-        tool_call=counts["tool_call"] / len(given),
-        median_thought_tokens=median(lengths) if lengths else None,
-    )
+    given = [answer for answer in answers if isinstance(answer, GivenAnswer)]
+    return ThoughtRates.of([(one.status, one.thought_tokens) for one in given if one.status is not None])
 
 
 def well_formed(text: str, answer: AnswerSpec) -> bool:

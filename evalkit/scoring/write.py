@@ -6,6 +6,7 @@ from typing import Any
 
 from evalkit.core.config import ExportFormat
 from evalkit.core.durable import read_log, write_checked_json, write_json_atomic, write_lines_atomic
+from evalkit.core.reasons import sentences_in
 from evalkit.core.types import Score
 from evalkit.metrics.prediction import gold
 from evalkit.records.results import Results
@@ -46,7 +47,7 @@ def _row(score: Score) -> dict[str, Any]:
     }
     if score.repeats:
         row["repeats"] = [_row(one) for one in score.repeats]
-    return row
+    return row | ({"sentences": found} if (found := sentences_in(row)) else {})
 
 
 def scores_fit(directory: RunDirectory, results: Results) -> bool:

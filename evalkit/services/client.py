@@ -223,7 +223,7 @@ class ApiClient:
             body: see `chat_body` and `completion_body`.
             on_lost: called after each attempt whose answer was lost, with True when another attempt
                 follows; what it raises ends the request.
-            needs_text: an empty answer that was not cut off is a transient failure.
+            needs_text: an empty answer that was not cut off and has no thought is a transient failure.
 
         Returns:
             The first choice of a completion. Without `body`, the answer's object is in `Reply.body`.

@@ -62,7 +62,7 @@ def read_reply(
         status: the HTTP status.
         headers: of the response.
         content: the body, as bytes or as JSON.
-        needs_text: an empty answer that was not cut off is a failure.
+        needs_text: an empty answer that was not cut off and has no thought is a failure.
     """
     body = json_of(content)
     if not 200 <= status < 300:
@@ -123,16 +123,19 @@ def _with_status(
     if end == "length" and reply.output_tokens == 0:
         return replace(reply, status="overflow", text=None, error="the prompt leaves no room for an answer")
     unended = end is None and (reply.finish_reason is not None or not reply.output_tokens)
-    if unended or (needs_text and end != "length"):
+    # Of a model that thinks, a thought without an answer is an answer that is missing, not a lost one.
+    if unended or (needs_text and end != "length" and not (reply.thought or "").strip()):
         named = f" (finish reason {reply.finish_reason})" if reply.finish_reason else ""
         return Refusal("passing", f"the service answered without a word{named}")
     return reply
 
 
-def is_lost(finish_reason: str | None, text: str | None) -> bool:
-    """Whether a stored answer is none: it failed, was refused, or is empty."""
+def is_lost(finish_reason: str | None, text: str | None, thought: str | None = None) -> bool:
+    """Whether a stored answer is none: it failed, was refused, or is empty, without a thought too."""
     end = end_of(finish_reason)
-    return end in ("failed", "filtered") or (end != "length" and not (text or "").strip())
+    return end in ("failed", "filtered") or (
+        end != "length" and not (text or "").strip() and not (thought or "").strip()
+    )
 
 
 _ENDS: tuple[tuple[End, re.Pattern[str]], ...] = (

@@ -36,6 +36,7 @@ MODULES = {
     "mmlu": ("mmlu", "jmmlu"),
     "chabsa": ("chabsa",),
     "translation": ("wiki_corpus_e_to_j", "wiki_corpus_j_to_e", "alt_e_to_j", "alt_j_to_e"),
+    "mifeval": ("mifeval",),
     "wiki_annotated": ("wiki_reading", "wiki_ner", "wiki_dependency", "wiki_pas", "wiki_coreference"),
 }
 # Converters that share no parsing with the others of their source: they run in their own process.

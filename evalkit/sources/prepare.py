@@ -18,7 +18,7 @@ from evalkit.sources.mirror import Mirror
 from evalkit.sources.pins import Pin, SourceFile, pins_of
 from evalkit.sources.prepared import PreparedFolder, PreparedSplit, Status
 from evalkit.tasks.own import load_own
-from evalkit.tasks.spec import PROTOCOL_VERSION, SPLITS, TaskSpec, UpstreamSpec
+from evalkit.tasks.spec import PROTOCOL_VERSION, TaskSpec, UpstreamSpec
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -109,7 +109,8 @@ class _Dataset:
     def finished(self) -> bool:
         """Whether an earlier command wrote every split from the whole source."""
         kept = self.kept or {}
-        return all(name in kept and kept[name].status in (Status.verified, Status.derived) for name in SPLITS)
+        made = (Status.verified, Status.derived)
+        return all(name in kept and kept[name].status in made for name in self.upstream.splits)
 
     def sources(self, fetched: Fetched) -> dict[str, str]:
         """url -> sha256 of the upstream files that are available."""
@@ -129,7 +130,7 @@ class _Dataset:
         kept = self.kept or {}
         splits = {
             name: kept.get(name) or PreparedSplit(Status.not_available, reason=self.why_missing(fetched))
-            for name in SPLITS
+            for name in self.upstream.splits
         }
         return PreparedReport(self.spec, splits)
 

@@ -115,18 +115,19 @@ class PreparedFolder:
         Raises:
             EvalkitError: the folder cannot be written.
         """
-        published = spec.published.get(self.version, {})
+        published, upstream = spec.published.get(self.version, {}), spec.upstream_of(self.version)
+        names = SPLITS if upstream is None else upstream.splits
         for name, made in converted.splits.items():
             if published.get(name, made.sha256) != made.sha256:
                 reason = (
                     f"{name}: sha256 expected {published[name]}, got {made.sha256}; nothing of it is kept"
                 )
-                return {split: PreparedSplit(Status.differs, reason=reason) for split in SPLITS}
+                return {split: PreparedSplit(Status.differs, reason=reason) for split in names}
         verified_before = bool(published) and all(
             self._digest(name, spec.name) == digest for name, digest in published.items()
         )
         splits = {}
-        for name in SPLITS:
+        for name in names:
             staged, there = converted.splits.get(name), self._digest(name, spec.name)
             status = Status.verified if name in published else Status.derived
             lacking = staged is None or staged.groups_missing > 0

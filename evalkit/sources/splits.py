@@ -59,6 +59,10 @@ def _upstream(pools: Pools) -> Splits:
     return {name: _joined(pools[name]) for name in ("train", "dev", "test") if name in pools}
 
 
+def _all_dev(pools: Pools) -> Splits:
+    return {"dev": _joined(pools["all"])}
+
+
 def _pool_90_10(pools: Pools) -> Splits:
     splits: Splits = {}
     if "pool" in pools:
@@ -127,6 +131,7 @@ def _upstream_balanced(pools: Pools) -> Splits:
 
 _RULES: dict[SplitRule, Callable[[Pools], Splits]] = {
     SplitRule.upstream: _upstream,
+    SplitRule.all_dev: _all_dev,
     SplitRule.pool_90_10: _pool_90_10,
     SplitRule.all_80_10_10: _all_80_10_10,
     SplitRule.articles_80_10_10: _articles_80_10_10,

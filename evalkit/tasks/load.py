@@ -15,6 +15,7 @@ from evalkit.core.errors import InputError
 from evalkit.core.files import decode, parse_json, read_bytes
 from evalkit.core.text import command
 from evalkit.core.types import Sample
+from evalkit.metrics.ifeval import read_gold
 from evalkit.tasks.spec import PROTOCOL_VERSION, TaskSpec
 
 
@@ -68,7 +69,8 @@ def load_task(
         offline: take hub data from the library's cache only.
 
     Raises:
-        InputError: a file is missing or malformed, or train is shorter than `num_few_shots`.
+        InputError: a file is missing or malformed, an instruction is unknown, or train is shorter than
+            `num_few_shots`.
     """
     if spec.data is not None:
         return _load_own(spec, limit=limit, num_few_shots=num_few_shots, offline=offline)
@@ -87,8 +89,8 @@ def load_task(
         raise _too_few(spec.name, num_few_shots, len(examples), "samples in train", where)
     return Task(
         spec=spec,
-        few_shots=_samples(spec.name, "train", examples, num_few_shots),
-        samples=_samples(spec.name, split, rows, limit if limit > 0 else None),
+        few_shots=_samples(spec, "train", examples, num_few_shots),
+        samples=_samples(spec, split, rows, limit if limit > 0 else None),
         sha256=hashes,
         warnings=tuple(warnings),
     )
@@ -104,8 +106,8 @@ def _load_own(spec: TaskSpec, *, limit: int, num_few_shots: int, offline: bool) 
     examples, rows = ([row._asdict() for row in part] for part in (data.few_shots, data.samples))
     return Task(
         spec=spec,
-        few_shots=_samples(spec.name, "few-shot", examples, num_few_shots),
-        samples=_samples(spec.name, "own", rows, limit if limit > 0 else None),
+        few_shots=_samples(spec, "few-shot", examples, num_few_shots),
+        samples=_samples(spec, "own", rows, limit if limit > 0 else None),
         sha256=data.sha256,
     )
 
@@ -131,8 +133,8 @@ def load_bundled(spec: TaskSpec, *, limit: int = 100, num_few_shots: int = 4) ->
         raise _too_few(spec.name, num_few_shots, len(examples), "are bundled", path)
     return Task(
         spec=spec,
-        few_shots=_samples(spec.name, "few-shot", examples, num_few_shots),
-        samples=_samples(spec.name, "bundled", rows, limit if limit > 0 else None),
+        few_shots=_samples(spec, "few-shot", examples, num_few_shots),
+        samples=_samples(spec, "bundled", rows, limit if limit > 0 else None),
         sha256={"bundled": digest},
     )
 
@@ -145,12 +147,18 @@ def _too_few(name: str, wanted: int, found: int, what: str, where: object) -> In
     )
 
 
-def _samples(name: str, part: str, rows: Sequence[dict[str, str]], most: int | None) -> tuple[Sample, ...]:
+def _samples(
+    spec: TaskSpec, part: str, rows: Sequence[dict[str, str]], most: int | None
+) -> tuple[Sample, ...]:
     """The first `most` rows (None: all) as samples."""
-    return tuple(
-        Sample(id=f"{name}/{part}/{index}", input=row["input"], gold=row["output"])
+    samples = tuple(
+        Sample(id=f"{spec.name}/{part}/{index}", input=row["input"], gold=row["output"])
         for index, row in enumerate(rows[:most])
     )
+    if spec.verbatim:
+        for sample in samples:
+            read_gold(sample.gold, f"sample {sample.id}")
+    return samples
 
 
 def _read_prepared(path: Path) -> tuple[list[dict[str, str]], str]:

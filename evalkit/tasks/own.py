@@ -22,6 +22,7 @@ from evalkit.core.files import (
 )
 from evalkit.core.text import canonical_json, did_you_mean, text_sha256
 from evalkit.core.types import Row
+from evalkit.metrics.ifeval import gold_of
 from evalkit.tasks.spec import DataSpec, TaskSpec
 
 FORMATS = (".json", ".jsonl", ".csv", ".tsv")
@@ -61,12 +62,12 @@ def load_own(spec: TaskSpec, *, offline: bool = False) -> OwnData:
     else:
         table = _hub(data, data.split, offline)
         examples = _hub(data, data.few_shots_split, offline) if data.few_shots_split else None
-    rows = _rows(table, data)
+    rows = _rows(table, spec, data)
     sha256 = {"data": table.sha256}
     if examples is None:
         few_shots, rows = rows[: data.few_shots], rows[data.few_shots :]
     else:
-        few_shots = _rows(examples, data)
+        few_shots = _rows(examples, spec, data)
         sha256["few_shots"] = examples.sha256
     if not rows:
         kept = f" ({len(few_shots)} are kept as examples: data.few_shots)" if few_shots else ""
@@ -74,11 +75,11 @@ def load_own(spec: TaskSpec, *, offline: bool = False) -> OwnData:
     return OwnData(few_shots, rows, sha256)
 
 
-def _rows(table: _Table, data: DataSpec) -> list[Row]:
+def _rows(table: _Table, spec: TaskSpec, data: DataSpec) -> list[Row]:
     return [
         Row(
             _value(data.input, "input", record, place),
-            _value(data.output, "output", record, place),
+            gold_of(record, place) if spec.verbatim else _value(data.output, "output", record, place),
         )
         for place, record in table.records
     ]

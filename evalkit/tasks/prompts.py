@@ -14,13 +14,12 @@ from evalkit.core.errors import InputError
 from evalkit.core.types import Message, Request, Sample, Sampling
 from evalkit.metrics.repeats import repeat_ids, sample_seed
 from evalkit.tasks.load import Task
+from evalkit.tasks.spec import TaskSpec
 from evalkit.tasks.thoughts import Thoughts
 
 LEAD = "以下は、タスクを説明する指示と、文脈のある入力の組み合わせです。要求を適切に満たす応答を書きなさい。"
 PROMPT = LEAD + "\n\n### 指示:\n{instruction}{few_shots_text}\n\n### 入力:\n{input}\n\n### 応答:\n"
 FEW_SHOT = "\n\n### 入力:\n{input}\n\n### 応答:\n{output}"
-# Only the text before the first blank line is the prediction, so nothing after it need be generated.
-STOP = "\n\n"
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,9 @@ class PromptTemplate:
             _fill(self.few_shot, {"input": shot.input, "output": shot.gold}) for shot in few_shots
         )
         return _fill(self.prompt, {"instruction": instruction, "few_shots_text": examples, "input": text})
+
+
+VERBATIM = PromptTemplate(prompt="{input}")
 
 
 def _fill(template: str, values: Mapping[str, str]) -> str:
@@ -116,6 +118,7 @@ class Asking:
         chat: how prompts become conversations; None: they stay text.
         thoughts: how the model thinks first; None: it does not.
         samples: answers to each question.
+        output_length: most tokens of an answer; None: as the task says.
     """
 
     template: PromptTemplate = PromptTemplate()
@@ -124,6 +127,7 @@ class Asking:
     chat: ChatForm | None = None
     thoughts: Thoughts | None = None
     samples: int = 1
+    output_length: int | None = None
 
     @classmethod
     def of(
@@ -169,25 +173,50 @@ class Asking:
             chat=chat,
             thoughts=Thoughts.of(reasoning, tokenizer, chat=chat is not None),
             samples=samples,
+            output_length=own.output_length,
         )
 
+    def limit(self, spec: TaskSpec) -> int:
+        """The most tokens of an answer."""
+        return spec.output_length if self.output_length is None else self.output_length
+
+    def template_of(self, spec: TaskSpec) -> PromptTemplate:
+        """The words of a dataset's prompts.
+
+        Raises:
+            InputError: the dataset is for chats, and the prompts are none.
+        """
+        if not spec.verbatim:
+            return self.template
+        if self.chat is None:
+            raise InputError(
+                f"{spec.name} asks through the model's chat template",
+                where="option suite.chat",
+                fix="suite.chat=true",
+            )
+        return VERBATIM if self.template == PromptTemplate() else self.template
+
     def requests(self, task: Task) -> Iterator[Request]:
-        """The requests of a dataset, in the order of its samples."""
-        limit, thoughts = task.spec.output_length, self.thoughts
+        """The requests of a dataset, in the order of its samples.
+
+        Raises:
+            InputError: as `template_of`.
+        """
+        limit, thoughts, template = self.limit(task.spec), self.thoughts, self.template_of(task.spec)
         words = (task.spec.instruction, task.few_shots)
         for sample in task.samples:
             prompt: str | tuple[Message, ...] = (
-                self.template.render(*words, sample.input)
+                template.render(*words, sample.input)
                 if self.chat is None
-                else self.chat.messages(self.template, *words, sample.input)
+                else self.chat.messages(template, *words, sample.input)
             )
             for repeat, key in enumerate(repeat_ids(sample.id, self.samples), start=1):
                 yield Request(
                     id=key,
                     prompt=prompt,
                     max_new_tokens=limit if thoughts is None else thoughts.limit(limit),
-                    # A blank line within a thought must not end it.
-                    stop=(STOP,) if thoughts is None else (),
+                    # What ends an answer need not be generated further; within a thought it ends nothing.
+                    stop=task.spec.ends if thoughts is None else (),
                     sampling=self.sampling,
                     seed=self.seed if self.samples == 1 else sample_seed(self.seed, sample.id, repeat),
                     keep_special=thoughts is not None,

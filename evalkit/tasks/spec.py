@@ -13,7 +13,9 @@ from evalkit.core import assets
 from evalkit.core.errors import InputError, foreign
 from evalkit.core.files import read_options
 from evalkit.core.text import did_you_mean
-from evalkit.metrics import metric_names
+from evalkit.metrics import METRICS, metric_names
+from evalkit.metrics.base import InstructionMetric
+from evalkit.metrics.prediction import BLANK_LINE
 
 PROTOCOL_VERSION = "1.3.1"
 CATEGORIES = ("EL", "FA", "HE", "MC", "MR", "MT", "NLI", "QA", "RC")
@@ -25,24 +27,28 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class AnswerKind(Enum):
-    """What a well-formed answer is: free text, one of a closed set of labels, or a number."""
+    """What a well-formed answer is: free text, one of a closed set of labels, a number, or whatever
+    follows the instructions in the prompt (`evalkit.metrics.ifeval`).
+    """
 
     text = "text"
     label = "label"
     number = "number"
+    instructions = "instructions"
 
 
 class SplitRule(Enum):
     """How a dataset's upstream samples become train, dev and test (`evalkit.sources.splits`).
 
-    `upstream`: as upstream has them. `pool_90_10`: a shuffled pool is train and dev, another file
-    is test. `all_80_10_10`, `articles_80_10_10`: all samples, or all articles, shuffled and cut.
-    `examples_and_halves`: examples are train, the shuffled rest is halved. `subject_halves`: each
-    subject shuffled and halved, 16 of each half are train. `upstream_balanced`: upstream's splits,
-    the subjects shuffled and taken in turn.
+    `upstream`: as upstream has them. `all_dev`: all samples are dev, there is no other split.
+    `pool_90_10`: a shuffled pool is train and dev, another file is test. `all_80_10_10`,
+    `articles_80_10_10`: all samples, or all articles, shuffled and cut. `examples_and_halves`: examples
+    are train, the shuffled rest is halved. `subject_halves`: each subject shuffled and halved, 16 of each
+    half are train. `upstream_balanced`: upstream's splits, the subjects shuffled and taken in turn.
     """
 
     upstream = "upstream"
+    all_dev = "all_dev"
     pool_90_10 = "pool_90_10"
     all_80_10_10 = "all_80_10_10"
     articles_80_10_10 = "articles_80_10_10"
@@ -75,6 +81,11 @@ class UpstreamSpec:
     converter: str = MISSING
     split: SplitRule = MISSING
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that the rule makes."""
+        return ("dev",) if self.split is SplitRule.all_dev else SPLITS
+
 
 @dataclass
 class DataSpec:
@@ -83,6 +94,7 @@ class DataSpec:
     `input` and `output` are a column each, or a template of columns in braces. The examples come
     from `few_shots_file` or the hub split `few_shots_split`; without one, the first `few_shots`
     rows are the examples and are not evaluated. `split`, `subset`, `revision` belong to `hub`.
+    Records with instructions have these in place of `output`, and no examples.
     """
 
     file: str | None = None
@@ -93,7 +105,7 @@ class DataSpec:
     split: str = "test"
     few_shots_split: str | None = None
     input: str = MISSING
-    output: str = MISSING
+    output: str = ""
     few_shots: int = 4
 
 
@@ -123,6 +135,16 @@ class TaskSpec:
     license_note: str | None = None
     citation: str | None = None
     homepage: str | None = None
+
+    @property
+    def verbatim(self) -> bool:
+        """Whether the input is the whole prompt, asked as a chat, and the whole answer is checked."""
+        return self.answer.kind is AnswerKind.instructions
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """The texts that end an answer."""
+        return () if self.verbatim else (BLANK_LINE,)
 
     def upstream_of(self, version: str = PROTOCOL_VERSION) -> UpstreamSpec | None:
         """The upstream that holds for a protocol version: that of the last version not after it."""
@@ -177,6 +199,8 @@ def _load_spec_file(path: Path) -> TaskSpec:
         if spec.data is not None:
             _check_data(spec, spec.data, path)
     if spec.data is not None:
+        if spec.verbatim:
+            spec.data.few_shots, spec.num_few_shots = 0, 0
         spec.data.file = _relative_to(path, spec.data.file)
         spec.data.few_shots_file = _relative_to(path, spec.data.few_shots_file)
     return spec
@@ -239,6 +263,10 @@ def _check_spec(spec: TaskSpec, path: Path) -> None:
         refuse("counts", f"{spec.counts!r} is none of this task's metrics: {', '.join(spec.metrics)}")
     if (spec.answer.kind is AnswerKind.label) != bool(spec.answer.labels):
         refuse("answer.labels", "labels and only labels need a closed set")
+    if any(isinstance(METRICS[metric], InstructionMetric) != spec.verbatim for metric in spec.metrics):
+        refuse("metrics", "answer.kind: instructions goes with instruction_strict and the like alone")
+    if spec.verbatim and spec.instruction:
+        refuse("instruction", 'the input is the whole prompt of answer.kind: instructions; give ""')
     for field_name, versions in (("published", spec.published), ("upstream", spec.upstream)):
         for version in versions:
             if not _VERSION.fullmatch(version):
@@ -254,6 +282,9 @@ def _check_data(spec: TaskSpec, data: DataSpec, path: Path) -> None:
         raise _refusal(path, "data", "a task has data of its own or an upstream, not both")
     if (data.file is None) == (data.hub is None):
         raise _refusal(path, "data", "one of file and hub is needed")
+    if spec.verbatim == bool(data.output):
+        problem = "instructions are read from instruction_id_list and kwargs" if data.output else "is missing"
+        raise _refusal(path, "data.output", problem)
     if data.few_shots < 0:
         raise _refusal(path, "data.few_shots", f"{data.few_shots} is not a number of examples")
     if data.hub is None and (data.subset or data.revision or data.few_shots_split):

@@ -15,7 +15,6 @@ from evalkit.core.text import unicode_text
 from evalkit.core.types import REST_OF_CONTEXT
 from evalkit.engines.bos import token_ids
 from evalkit.engines.local.chat_template import template_of
-from evalkit.metrics.prediction import BLANK_LINE
 from evalkit.records.run_folder import SampleRecord, SplitRecord
 from evalkit.tasks.answers import (
     SplitAnswer,
@@ -112,7 +111,7 @@ class Thoughts:
         served_thought: str | None,
         output_length: int,
         tokenizer: Any | None,
-        ends: Sequence[str] = (BLANK_LINE,),
+        ends: Sequence[str],
         keeps_special: bool = False,
     ) -> SplitRecord:
         """A completion split by the rule, the answer cut at its own limit.
@@ -155,7 +154,9 @@ class Thoughts:
             served_thought=served_thought,
         )
 
-    def again(self, record: SampleRecord, output_length: int, tokenizer: Any | None) -> SplitRecord | None:
+    def again(
+        self, record: SampleRecord, output_length: int, tokenizer: Any | None, ends: Sequence[str]
+    ) -> SplitRecord | None:
         """A kept completion split by this rule, whatever rule it was made with; None: it failed."""
         if record.finish_reason == "error":
             return None
@@ -167,6 +168,7 @@ class Thoughts:
             served_thought=before.served_thought if before else None,
             output_length=output_length,
             tokenizer=tokenizer,
+            ends=ends,
         )
 
 

@@ -26,6 +26,13 @@ def test_models(capsys: pytest.CaptureFixture[str]) -> None:
     assert any("accept_license" in line for line in lines if line.startswith("gemma3"))
 
 
+def test_models_that_were_not_run_here_are_marked(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = printed(capsys, "models", "--long").splitlines()
+    marked = {line.split()[0] for line in lines if line.endswith("not run here]")}
+    assert {"3.1-1.8b", "3.1-13b-instruct4", "4-8b-thinking", "4-32b-a3b-thinking"} <= marked
+    assert all(name.startswith(("3.1-", "4-")) for name in marked)
+
+
 def test_suites(capsys: pytest.CaptureFixture[str]) -> None:
     names = {line.split()[0] for line in printed(capsys, "suites").splitlines()}
     assert names >= {"jaster", "sample", "task", *(category.lower() for category in CATEGORIES)}
@@ -33,9 +40,9 @@ def test_suites(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_tasks_with_licences_and_citations(capsys: pytest.CaptureFixture[str]) -> None:
     short = printed(capsys, "tasks").splitlines()
-    assert len(short) == 23
+    assert len(short) == 24
     long = printed(capsys, "tasks", "--long")
-    assert long.count("licence:") == long.count("cite:") == 23 and "not known" not in long
+    assert long.count("licence:") == long.count("cite:") == 24 and "not known" not in long
 
 
 def test_launchers(capsys: pytest.CaptureFixture[str]) -> None:

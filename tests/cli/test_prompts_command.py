@@ -7,15 +7,16 @@ import pytest
 
 from evalkit.__main__ import main
 from evalkit.tasks.load import load_bundled
-from evalkit.tasks.spec import load_spec, task_names
+from evalkit.tasks.spec import load_spec
+from tests.scored import JASTER
 
 
 def test_the_dump_has_every_evaluated_sample_in_order(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["prompts", "suite=sample", f"out={tmp_path}", "limit=3"]) == 0
-    assert sorted(path.stem for path in tmp_path.iterdir()) == task_names()
-    for name in task_names():
+    assert sorted(path.stem for path in tmp_path.iterdir()) == JASTER
+    for name in JASTER:
         rows = [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text("utf-8").splitlines()]
         task = load_bundled(load_spec(name), limit=3)
         assert [row["id"] for row in rows] == [sample.id for sample in task.samples]

@@ -12,6 +12,7 @@ from evalkit.leaderboard.paired import (
     holm,
     mcnemar,
     mean_difference,
+    share_difference,
 )
 from evalkit.metrics import METRICS
 from evalkit.metrics.base import CorrelationMetric
@@ -171,3 +172,21 @@ def test_paired_intervals_contain_their_difference(seed: int) -> None:
         found = mean_difference(Pairs(a, b), 50, binary=True)
         assert found.ci95 is not None and found.ci95[0] <= found.value <= found.ci95[1]
         assert -1 <= found.ci95[0] < found.ci95[1] <= 1
+
+
+def test_the_difference_of_shares_resamples_prompts_with_their_instructions() -> None:
+    rng = np.random.default_rng(3)
+    sizes = rng.integers(1, 4, size=80)
+    a, b = rng.binomial(sizes, 0.7), rng.binomial(sizes, 0.5)
+    found = share_difference(Pairs(a / sizes, b / sizes), sizes.astype(float), 4000)
+    assert found.value == pytest.approx(a.sum() / sizes.sum() - b.sum() / sizes.sum())
+    drawn = rng.integers(0, 80, size=(4000, 80))
+    ratios = (a - b)[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    assert found.ci95 == pytest.approx(tuple(np.percentile(ratios, [2.5, 97.5])), abs=0.02)
+    signs = rng.choice([-1, 1], size=(10_000, 80))
+    hits = np.abs(signs @ (a - b)) >= abs((a - b).sum())
+    assert found.p == pytest.approx(hits.mean(), abs=0.01)
+    # One instruction each: a plain difference of means.
+    ones = np.ones(80)
+    same = share_difference(Pairs((a > 0) * 1.0, (b > 0) * 1.0), ones, 100)
+    assert same.value == pytest.approx(mean_difference(Pairs((a > 0) * 1.0, (b > 0) * 1.0), 100).value)

@@ -57,7 +57,7 @@ def test_the_card_s_tables_come_out_as_published() -> None:
 def test_each_table_is_in_the_order_of_its_own_figures() -> None:
     one = Row("one", Kind.run, cells={"AVG": Figure(0.9)}, mt_bench={"average": Figure(2.0)})
     two = Row("two", Kind.run, cells={"AVG": Figure(0.1)}, mt_bench={"average": Figure(8.0)})
-    jaster, bench = (table.rows([one, two]) for table in TABLES)
+    jaster, bench = (table.rows([one, two]) for table in TABLES[:2])
     assert [row.model for row in jaster] == ["one", "two"]
     assert [row.model for row in bench] == ["two", "one"]
 

@@ -240,3 +240,59 @@ def test_a_whole_suite_takes_seconds() -> None:
     for _ in range(23):
         statistics.of_mean(RNG.random(100).tolist(), 10_000)
     assert time.process_time() - started < 5
+
+
+# --- questions asked several times ---------------------------------------------------------------
+
+
+def crossed(questions: int, trials: int, spread: tuple[float, float, float]) -> statistics.FloatArray:
+    """Scores [questions, trials] with these standard deviations between questions, trials and within."""
+    rng = np.random.default_rng(7)
+    return (
+        rng.normal(0, spread[0], (questions, 1))
+        + rng.normal(0, spread[1], (1, trials))
+        + rng.normal(0, spread[2], (questions, trials))
+    )
+
+
+def test_variance_shares_by_hand_and_of_known_components() -> None:
+    by_questions = statistics.variance_shares(np.array([[0.0, 0.0], [1.0, 1.0]]))
+    assert by_questions == statistics.Shares(1.0, 0.0, 0.0)
+    assert statistics.variance_shares(np.array([[0.0, 1.0], [0.0, 1.0]])) == statistics.Shares(0.0, 1.0, 0.0)
+    shares = statistics.variance_shares(crossed(400, 400, (3.0, 2.0, 1.0)))
+    assert shares is not None and shares.trials is not None
+    assert [shares.questions, shares.trials, shares.within] == pytest.approx(
+        [9 / 14, 4 / 14, 1 / 14], abs=0.06
+    )
+    unknown = statistics.variance_shares(crossed(400, 400, (3.0, 0.0, 1.0)), trials_known=False)
+    assert unknown is not None and unknown.trials is None
+    assert [unknown.questions, unknown.within] == pytest.approx([0.9, 0.1], abs=0.02)
+    assert statistics.variance_shares(np.ones((5, 5))) is None
+    assert statistics.variance_shares(crossed(5, 1, (1.0, 1.0, 1.0))) is None
+
+
+def test_two_ways_holds_what_all_questions_of_a_trial_share() -> None:
+    scores = crossed(50, 10, (0.1, 1.0, 0.1))
+    two_ways = statistics.resampled_two_ways(scores[:, :, None], 4000)
+    # The variance of the mean: that of the trials' means over their number, nearly all of it.
+    assert np.std(two_ways) == pytest.approx(np.std(scores.mean(axis=0)) / np.sqrt(10), rel=0.05)
+    assert np.mean(two_ways) == pytest.approx(scores.mean(), abs=0.02)
+    assert np.std(statistics.resampled_within(list(scores[:, :, None]), 4000)) < np.std(two_ways) / 2
+
+
+def test_within_redraws_questions_and_their_answers() -> None:
+    scores = crossed(40, 20, (1.0, 0.0, 2.0))
+    resampled = statistics.resampled_within(list(scores[:, :, None]), 4000)
+    expected = np.sqrt(np.var(scores.mean(axis=1)) / 40 + scores.var(axis=1).mean() / (40 * 20))
+    assert np.std(resampled) == pytest.approx(expected, rel=0.05)
+    uneven = statistics.resampled_within([np.ones((n, 2)) for n in (1, 2, 3)], 50)
+    assert uneven.tolist() == [[1.0, 1.0]] * 50
+
+
+def test_with_one_trial_questions_alone_are_redrawn() -> None:
+    scores = crossed(30, 1, (1.0, 0.0, 0.0))
+    for resampled in (
+        statistics.resampled_two_ways(scores[:, :, None], 4000),
+        statistics.resampled_within(list(scores[:, :, None]), 4000),
+    ):
+        assert np.std(resampled) == pytest.approx(np.std(scores) / np.sqrt(30), rel=0.05)

@@ -10,13 +10,15 @@ from little_bench import make_bench
 from evalkit.__main__ import main
 from evalkit.core.errors import InputError
 from evalkit.mtbench.data import Books, pinned_files
-from evalkit.mtbench.presets import load_preset, preset_names
+from evalkit.mtbench.judge.judges import judge_config, resolve_judge
+from evalkit.mtbench.presets import Counts, EndStatus, load_preset, preset_names
 from evalkit.mtbench.questions import CATEGORIES
+from evalkit.mtbench.tables.model_tables import preset_sha256
 
-PRESETS = ("fastchat", "g-leaderboard-2024", "llm-jp-3-card", "stability", "swallow")
+PRESETS = ("fastchat", "g-leaderboard-2024", "llm-jp-3-card", "llm-jp-judge-2", "stability", "swallow")
 
 
-def test_the_five_presets() -> None:
+def test_the_six_presets() -> None:
     assert tuple(preset_names()) == PRESETS
 
 
@@ -37,6 +39,74 @@ def test_the_card() -> None:
     assert (card.sampling.answers, card.sampling.seed) == (1, 0)
     assert card.length.rule is not None
     assert (card.length.rule.value, card.length.tokens) == ("total", 1024)
+
+
+def test_the_presets_that_runs_have_recorded_keep_their_hashes() -> None:
+    """A new key of a preset is part of its hash only where it is used."""
+    hashes = {name: preset_sha256(load_preset(name))[:8] for name in PRESETS}
+    assert hashes.pop("llm-jp-judge-2")
+    assert hashes == {
+        "fastchat": "edaf1710",
+        "g-leaderboard-2024": "7fbf076f",
+        "llm-jp-3-card": "ac751121",
+        "stability": "bd5293a4",
+        "swallow": "8d6e76ef",
+    }
+    assert set(load_preset("llm-jp-3-card").sampling.identity) == {"temperature", "other", "answers", "seed"}
+
+
+def test_llm_jp_judge_2() -> None:
+    """Section 14."""
+    preset, card = load_preset("llm-jp-judge-2"), load_preset("llm-jp-3-card")
+    assert (preset.judge, preset.reasks, preset.reask_refused) == ("gpt-4o-2024-08-06", 3, True)
+    assert (preset.parser.value, preset.aggregation) == ("llm_jp_judge", "llm_jp_judge")
+    assert preset.sampling.temperature == card.sampling.temperature
+    assert (preset.sampling.answers, preset.sampling.seed) == (1, None)
+    assert (preset.sampling.top_k, preset.sampling.top_p) == (0, 1.0)
+    assert preset.length.rule is not None
+    assert (preset.length.rule.value, preset.length.tokens) == ("new", 1024)
+    assert preset.system_message == card.system_message
+    # No rating: left out of every mean.
+    assert {status.value for status in EndStatus if preset.counts(status) is Counts.drop} == {
+        *("out_of_range", "unparsed", "malformed", "answerless", "filtered", "overflow", "api_error")
+    }
+    judge = resolve_judge(judge_config(None, preset))
+    assert judge.model == "gpt-4o-2024-08-06" and judge.thoughts is None
+    assert (judge.parameters["temperature"], judge.parameters["max_tokens"]) == (0, 2048)
+
+
+def test_variants_of_a_preset() -> None:
+    usual, both = load_preset("llm-jp-judge-2"), load_preset("llm-jp-judge-2+gpt-4+v4")
+    assert both.name == "llm-jp-judge-2+v4+gpt-4"
+    assert both.sets["ja"].questions == load_preset("swallow").sets["ja"].questions
+    assert both.sets["ja"].references == load_preset("g-leaderboard-2024").sets["ja"].references
+    one = load_preset("llm-jp-judge-2+v4")
+    assert one.sets["ja"].references == usual.sets["ja"].references
+    assert len({preset_sha256(preset) for preset in (usual, one, both)}) == 3
+    assert {file.sha256 for file in (*both.sets["ja"].__dict__.values(),)} == {
+        file.sha256 for file in usual.variant_files()
+    }
+    with pytest.raises(InputError, match=r"no variant 'v5'[\s\S]*llm-jp-judge-2\+v4"):
+        load_preset("llm-jp-judge-2+v5")
+    with pytest.raises(InputError, match="no variant"):
+        load_preset("fastchat+v4")
+
+
+@pytest.mark.sources
+def test_the_judge_prompts_of_llm_jp_judge_2(mirror: Path, cache: Path) -> None:
+    """The templates are those of the card; two system prompts end in fewer line breaks."""
+    files = pinned_files(str(mirror))
+    card, ours = (
+        Books(load_preset(name), files).in_language("ja") for name in ("llm-jp-3-card", "llm-jp-judge-2")
+    )
+    for name in ("single-v1", "single-math-v1", "single-v1-multi-turn", "single-math-v1-multi-turn"):
+        assert ours.prompts[name].template == card.prompts[name].template
+        assert ours.prompts[name].system.rstrip("\n") == card.prompts[name].system.rstrip("\n")
+    assert ours.prompts["single-v1"] == card.prompts["single-v1"]
+    ends = {name: prompt.system[len(prompt.system.rstrip("\n")) :] for name, prompt in ours.prompts.items()}
+    assert (ends["single-math-v1-multi-turn"], ends["single-v1-multi-turn"]) == ("\n", "")
+    assert card.prompts["single-v1-multi-turn"].system.endswith("\n\n")
+    assert ours.questions[64] != Books(load_preset("llm-jp-judge-2+v4"), files).question(64)
 
 
 def test_what_the_notes_do_not_give_is_null_and_said() -> None:

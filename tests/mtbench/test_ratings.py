@@ -12,6 +12,7 @@ from evalkit.mtbench.ratings import (
     parse_rating_pair,
     parse_strict,
     parse_verdict,
+    parse_whole,
     winner_of,
 )
 
@@ -51,6 +52,23 @@ def test_reference_parser(text: str | None, value: float | None, status: str, ru
     rating = parse_rating(text)
     assert (rating.value, rating.status, rating.rule) == (value, status, rule)
     assert type(rating.value) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("Rating: [[5]]", 5),
+        ("[[10]]", 10),
+        ("not [[0]], [[11]] or [[7.5]], nor [5]: [[3]], not [[4]]", 3),
+        ("[[05]] [[８]] [[100]] [9]", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_the_parser_of_llm_jp_judge(text: str | None, value: int | None) -> None:
+    """Section 14: the first whole number from 1 to 10 in double brackets."""
+    rating = parse_whole(text)
+    assert (rating.value, rating.status) == (value, "ok" if value else "unparsed")
 
 
 @given(st.text(alphabet="[]0123456789.８ ab評", max_size=30))

@@ -14,8 +14,8 @@ from evalkit.records.results import Figure, Results, read_results
 from evalkit.scoring.categories import category_members, summarise
 from evalkit.scoring.scores import Measured, TaskScores
 from evalkit.scoring.write import llm_jp_eval_json
-from evalkit.tasks.spec import CATEGORIES, task_names
-from tests.scored import answers, record_of, score
+from evalkit.tasks.spec import CATEGORIES
+from tests.scored import JASTER, answers, record_of, score
 
 MT = ["alt-e-to-j", "alt-j-to-e", "wikicorpus-e-to-j", "wikicorpus-j-to-e"]
 PROTOCOL = record_of(Config())
@@ -247,4 +247,4 @@ def test_values_are_not_rounded(tasks: list[TaskScores]) -> None:
         asdict(results.scores["chabsa_set_f1"])["value"]
         == next(t for t in tasks if t.spec.name == "chabsa").measured["set_f1"].value.value
     )
-    assert set(results.datasets) == set(task_names())
+    assert set(results.datasets) == set(JASTER)

@@ -12,6 +12,7 @@ from evalkit.core.errors import InputError
 from evalkit.core.types import Completion, Sample
 from evalkit.metrics.base import MetricUnavailableError, ModelMetric, Triple
 from evalkit.metrics.correlation import resampled_spearman
+from evalkit.metrics.repeats import repeat_ids
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, TaskScores, score_tasks, well_formed
 from evalkit.tasks.spec import AnswerKind, AnswerSpec, load_spec
 from tests.scored import answers, score
@@ -176,3 +177,60 @@ def test_what_cannot_be_scored_is_named() -> None:
     odd = [replace(task.samples[0], gold="高い"), *task.samples[1:]]
     with pytest.raises(InputError, match="jsts/dev/0"):
         score([replace(task, samples=odd)])
+
+
+# --- instructions -----------------------------------------------------------------------------------
+
+
+def followed(answers: Sequence[GivenAnswer], repeats: int = 1, **protocol: Any) -> TaskScores:
+    """The scores of answers to a prompt with two instructions (no 、, no digit) and one with one."""
+    golds = [
+        '{"instruction_id_list":["ja:punctuation:no_comma","ja:letters:kansuuji"],"kwargs":[{},{}]}',
+        '{"instruction_id_list":["ja:letters:no_hiragana"],"kwargs":[{}]}',
+    ]
+    samples = [Sample(f"mifeval-ja/dev/{i}", "書け", gold) for i, gold in enumerate(golds)]
+    keys = [key for sample in samples for key in repeat_ids(sample.id, repeats)]
+    given = TaskAnswers(load_spec("mifeval-ja"), samples, dict(zip(keys, answers, strict=True)), repeats)
+    config = ProtocolConfig(**protocol)
+    return score_tasks([given], config, MetricsConfig(resamples=100), offline=True)[0]
+
+
+def test_instructions_count_alike_and_the_whole_answer_is_checked() -> None:
+    # The digit behind the blank line breaks the second instruction; hiragana is in the last line only.
+    result = followed([GivenAnswer("漢字\n\n①1", "length"), GivenAnswer("漢字\nかな", "stop")])
+    values = {name: measured.value.value for name, measured in result.measured.items()}
+    assert values == {
+        "instruction_strict": 1 / 3,
+        "prompt_strict": 0.0,
+        "instruction_loose": 3 / 3,
+        "prompt_loose": 1.0,
+    }
+    first, second = result.scores
+    # Neither cut nor NFKC, which would make 1 of ①.
+    assert first.prediction == "漢字\n\n①1"
+    assert (first.values["instruction_strict"], second.values["instruction_strict"]) == (0.5, 0.0)
+    assert [verdict["strict"] for verdict in first.verdicts] == [True, False]
+    assert first.verdicts[1]["removed"] == second.verdicts[0]["removed"] == "the last line"
+    assert result.rates.truncated == 0.5 and result.rates.out_of_format is None
+    rates = result.rates.instructions
+    assert rates is not None and rates.unsatisfiable == {}
+    assert rates.ceiling == dict.fromkeys(values, 1.0)
+    assert rates.groups["letters"] == {"strict": 0, "loose": 2, "n": 2}
+
+
+def test_an_answer_that_failed_follows_nothing() -> None:
+    result = followed([GivenAnswer("", "error"), GivenAnswer("漢字", "stop")])
+    assert [v["reason"] for v in result.scores[0].verdicts] == ["there is no answer"] * 2
+    assert result.measured["instruction_strict"].value.value == 1 / 3
+    assert result.measured["prompt_strict"].value.value == 0.5
+
+
+def test_instructions_over_several_answers() -> None:
+    texts = ["漢字", "1、", "漢字", "かな"]
+    result = followed([GivenAnswer(text, "stop") for text in texts], repeats=2)
+    values = {name: measured.value.value for name, measured in result.measured.items()}
+    assert values["instruction_strict_avg@2"] == 3 / 6
+    assert (values["prompt_strict_avg@2"], values["prompt_strict_pass@2"]) == (0.5, 1.0)
+    assert "instruction_strict_pass@2" not in values
+    rates = result.rates.instructions
+    assert rates is not None and rates.kinds["ja:letters:kansuuji"] == {"strict": 1, "loose": 1, "n": 2}

@@ -9,7 +9,8 @@ import pytest
 from evalkit.core import assets
 from evalkit.core.types import Sample
 from evalkit.tasks.load import Task, load_bundled
-from evalkit.tasks.spec import AnswerKind, load_spec, task_names
+from evalkit.tasks.spec import AnswerKind, load_spec
+from tests.scored import JASTER
 
 KANJI_OR_KANA = r"[\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fff]"
 
@@ -47,7 +48,7 @@ INPUTS = {
 
 NER_KINDS = ("組織名", "人名", "地名", "固有物名", "日付表現", "時刻表現", "金額表現", "割合表現")
 CASES = ("ガ", "デ", "ト", "ニ", "ヘ", "ヲ", "カラ", "マデ", "ヨリ")
-LABEL_TASKS = [name for name in task_names() if load_spec(name).answer.kind is AnswerKind.label]
+LABEL_TASKS = [name for name in JASTER if load_spec(name).answer.kind is AnswerKind.label]
 TO_JAPANESE = ["alt-e-to-j", "wikicorpus-e-to-j"]
 TO_ENGLISH = ["alt-j-to-e", "wikicorpus-j-to-e"]
 
@@ -82,10 +83,10 @@ def full_match(pattern: str, text: str) -> re.Match[str]:
 
 
 def test_every_task_has_its_items_and_there_are_no_others() -> None:
-    assert sorted(path.stem for path in assets.SAMPLES.iterdir()) == task_names() == sorted(INPUTS)
+    assert sorted(path.stem for path in assets.SAMPLES.iterdir()) == JASTER == sorted(INPUTS)
 
 
-@pytest.mark.parametrize("name", task_names())
+@pytest.mark.parametrize("name", JASTER)
 def test_the_file_is_written_in_the_one_form(name: str) -> None:
     text = (assets.SAMPLES / f"{name}.json").read_text(encoding="utf-8")
     content = json.loads(text)
@@ -94,20 +95,20 @@ def test_the_file_is_written_in_the_one_form(name: str) -> None:
     assert text == json.dumps(content, ensure_ascii=False, indent=2) + "\n"
 
 
-@pytest.mark.parametrize("name", task_names())
+@pytest.mark.parametrize("name", JASTER)
 def test_four_few_shots_and_six_samples_that_all_differ(name: str) -> None:
     task = bundled(name)
     assert (len(task.few_shots), len(task.samples)) == (4, 6)
     assert len({item.input for item in items(name)}) == 10
 
 
-@pytest.mark.parametrize("name", task_names())
+@pytest.mark.parametrize("name", JASTER)
 def test_inputs_have_the_form_of_the_dataset(name: str) -> None:
     for item in items(name):
         full_match(INPUTS[name], item.input)
 
 
-@pytest.mark.parametrize("name", task_names())
+@pytest.mark.parametrize("name", JASTER)
 def test_texts_are_clean_and_short(name: str) -> None:
     for item in items(name):
         for text in (item.input, item.gold):

@@ -87,6 +87,24 @@ const thoughtBox = (thought, query) => {
   if (query && thought.toLowerCase().includes(query.toLowerCase())) { fill(); box.open = true; }
   return box;
 };
+const instructionsAsked = (gold) => {
+  try { return JSON.parse(gold).kwargs; } catch { return []; }
+};
+const verdictList = (dataset, run, index, place) => {
+  const verdicts = run.verdicts ? run.verdicts[index] : null;
+  if (!verdicts) return [];
+  const said = (text) => (Object.hasOwn(run.reasons, text) ? filled(run.reasons[text]) : t(text));
+  const asked = instructionsAsked(samplesOf(dataset).golds[place]);
+  const line = (one, at) => {
+    const sign = one.strict ? "right" : one.loose ? "partly" : "wrong";
+    const given = Object.entries(asked[at] || {}).map(([name, value]) => `${name}=${Array.isArray(value) ? value.join(", ") : value}`);
+    return el("li", {}, el("span", { class: sign }, SIGNS[sign]), " ", el("code", {}, one.kind), " ",
+      el("span", { class: "soft", lang: "ja" }, given.join(" ")), el("br"), said(one.reason),
+      one.loose && !one.strict ? `; ${t("passes loosely without {what}", { what: t(one.removed) })}` : null,
+      one.unsatisfiable ? el("b", {}, el("br"), `${t("no answer can pass")}: ${said(one.unsatisfiable)}`) : null);
+  };
+  return [el("div", { class: "label" }, t("instructions")), el("ul", { class: "small" }, verdicts.map(line))];
+};
 
 const answerBox = (dataset, row, place, query, other) => {
   const { run, found: at } = answersOf(dataset, row);
@@ -116,7 +134,8 @@ const answerBox = (dataset, row, place, query, other) => {
   return el("div", { class: "answer" },
     el("h3", {}, rowName(row), " ", el("span", { class: verdict }, `${SIGNS[verdict]} ${{ right: t("right"), partly: t("partly right"), wrong: t("wrong") }[verdict]}`)),
     run.each === 1 ? null : el("p", { class: "small" }, scores.join(" · ")),
-    Array.from({ length: run.each }, (_, repeat) => one(repeat)).flat());
+    Array.from({ length: run.each }, (_, repeat) => one(repeat)).flat(),
+    verdictList(dataset, run, index, place));
 };
 
 const sampleDetail = (dataset, place, row, other, query) => {

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from evalkit.core.errors import InputError
 from evalkit.core.text import canonical_json, text_sha256
 from evalkit.core.types import Completion, Message, Request, Sampling
 from evalkit.engines.bos import CHAT_RULE, token_ids
@@ -80,8 +81,14 @@ def answer_rules(preset: Preset, tokenizer: Any | None, generation_config: Mappi
     takes_system = tokenizer is None or takes_system_message(tokenizer)
     system = preset.system_message if takes_system else None
     defaults = {"top_k": TOP_K, "top_p": TOP_P, "repetition_penalty": REPETITION_PENALTY}
-    chosen = {key: generation_config.get(key) for key in defaults}
-    settings = {key: defaults[key] if value is None else value for key, value in chosen.items()}
+    # What a preset names is what its original sends, whatever the model's own configuration says.
+    named = {name: value for name, value in (("top_k", own.top_k), ("top_p", own.top_p)) if value is not None}
+    chosen = {
+        name: generation_config[name]
+        for name in defaults
+        if name not in named and generation_config.get(name) is not None
+    }
+    settings = defaults | chosen | named
     assumed = [name for name in preset.not_given() if name != "judge"]
     if own.temperature is not None and own.other is None:
         assumed.append("sampling.other")
@@ -106,7 +113,7 @@ def answer_rules(preset: Preset, tokenizer: Any | None, generation_config: Mappi
         tokens=tokens or 0,
         system_message=system,
         assumed=tuple(assumed),
-        from_model=tuple(key for key, value in chosen.items() if value is not None),
+        from_model=tuple(chosen),
     )
 
 
@@ -218,20 +225,41 @@ def answered(
     special_tokens: Sequence[str],
     thoughts: Thoughts | None = None,
     tokenizer: Any | None = None,
+    *,
+    keeps_special: bool = False,
 ) -> SampleRecord:
-    """The record of a turn with its completion; its `completion` is the answer without the thought."""
-    split, answer = None, completion.raw_text
+    """The record of a turn with its completion; its `completion` is the answer without the thought.
+
+    Args:
+        turn: what was asked.
+        completion: what the model wrote.
+        special_tokens: removed from the answer.
+        thoughts: the rule that splits it; None: all is answer.
+        tokenizer: the model's; None: only the server has it.
+        keeps_special: the completion has all special tokens that the model wrote.
+
+    Raises:
+        InputError: the special tokens that the rule reads are lost.
+    """
+    split, answer, error = None, completion.raw_text, completion.error
     if thoughts is not None and completion.finish_reason != "error":
-        split = thoughts.reply(
-            completion.raw_text,
-            completion.finish_reason,
-            opened=turn.opened,
-            served_thought=completion.served_thought,
-            output_length=turn.record.max_new_tokens or 0,
-            tokenizer=tokenizer,
-            ends=(),
-        )
-        answer = split.answer
+        try:
+            split = thoughts.reply(
+                completion.raw_text,
+                completion.finish_reason,
+                opened=turn.opened,
+                served_thought=completion.served_thought,
+                output_length=turn.record.max_new_tokens or 0,
+                tokenizer=tokenizer,
+                ends=(),
+                keeps_special=keeps_special,
+            )
+            answer = split.answer
+        except InputError as failed:
+            # The others are worth keeping where a pattern takes too long on one.
+            if thoughts.pattern is None:
+                raise
+            answer, error = "", failed.what
     return replace(
         turn.record,
         completion=clean_answer(answer, special_tokens),
@@ -244,7 +272,7 @@ def answered(
         # Only the second turn continues with the generator.
         generator_state=completion.generator_state if turn.record.turn == 1 else None,
         over_context=completion.over_context,
-        error=completion.error,
+        error=error,
         split=split,
     )
 

@@ -6,13 +6,53 @@ from dataclasses import dataclass, field
 from evalkit.core.errors import InputError
 from evalkit.core.types import Judgment, JudgmentStatus, Message
 from evalkit.mtbench.data import Books
-from evalkit.mtbench.judge.judges import Judge
+from evalkit.mtbench.judge.judges import Judge, of_the_judge
 from evalkit.mtbench.judge.store import CachedReply, JudgmentStore
 from evalkit.mtbench.judge_prompts import Kind, PromptBook, prompt_names
 from evalkit.mtbench.presets import Preset
 from evalkit.mtbench.questions import ModelAnswer
-from evalkit.mtbench.ratings import HIGHEST, LOWEST, parse_rating, parse_strict
+from evalkit.mtbench.ratings import HIGHEST, LOWEST, parse_strict
 from evalkit.services.replies import Reply
+from evalkit.tasks.thoughts import Thoughts
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How replies are read: the rule for the judge's thoughts (None: there are none), the preset's parser.
+
+    `opened`: the judge's prompts end inside a thought.
+    """
+
+    thoughts: Thoughts | None
+    opened: bool
+    preset: Preset
+
+    @classmethod
+    def of(cls, judge: Judge, preset: Preset) -> "Reading":
+        """How this judge's replies are read under a preset."""
+        return cls(judge.thoughts, judge.opened, preset)
+
+    def answer(self, reply: CachedReply) -> str | None:
+        """What a rating or a verdict is read from; None: the service did not answer.
+
+        Raises:
+            InputError: the special tokens are lost that the rule reads, or its pattern takes too long.
+        """
+        if reply.status != "ok" or self.thoughts is None or reply.text is None:
+            return reply.text if reply.status == "ok" else None
+        opened = self.opened and reply.thought is None
+        try:
+            split = self.thoughts.split(reply.text, opened=opened, finish_reason=reply.finish_reason, ends=())
+        except InputError as error:
+            raise of_the_judge(error) from None
+        return split.answer
+
+    def asks_again(self, reply: CachedReply) -> bool:
+        """Whether a preset that re-asks does so: the rating is no whole number from 1 to 10."""
+        if reply.status != "ok":
+            return self.preset.reask_refused
+        value = self.preset.rating(self.answer(reply)).value
+        return value is None or value != int(value) or not LOWEST <= value <= HIGHEST
 
 
 @dataclass(frozen=True)
@@ -29,6 +69,7 @@ class JudgeCall:
     prompt: str
     messages: tuple[Message, ...]
     keys: tuple[str, ...]
+    reading: Reading
 
 
 @dataclass
@@ -73,6 +114,7 @@ def plan_calls(
         FetchError: a file of the preset cannot be fetched.
     """
     calls, missing, preset = [], [], books.preset
+    reading = Reading.of(judge, preset)
     for answer in sorted(answers, key=lambda answer: (answer.model, answer.choice, answer.question_id)):
         book = books.of(answer.question_id)
         check_own_prompts(book, preset, "single")
@@ -96,6 +138,7 @@ def plan_calls(
                         prompt=prompt,
                         messages=messages,
                         keys=judge.keys(messages, repeat, preset.own_prompts, preset.reasks),
+                        reading=reading,
                     )
                 )
     calls.sort(key=lambda call: (call.model, call.repeat, call.answer, call.turn))
@@ -119,20 +162,17 @@ def check_own_prompts(book: PromptBook, preset: Preset, kind: Kind) -> None:
 
 
 def open_key(call: JudgeCall, store: JudgmentStore) -> str | None:
-    """The key that has no reply yet; None when the call is answered.
+    """The key that is to be asked next; None when the call is answered or was asked often enough.
 
-    A preset that re-asks does so while the rating is no whole number from 1 to 10.
+    A folder from another machine holds only the last reply to a call.
     """
-    for key in call.keys:
-        reply = store.get(key)
-        if reply is None:
-            return key
-        if reply.status != "ok":
-            return None
-        value = parse_rating(reply.text).value
-        if value is not None and value == int(value) and LOWEST <= value <= HIGHEST:
-            return None
-    return None
+    last = -1
+    for place, key in enumerate(call.keys):
+        if (reply := store.get(key)) is not None:
+            if not call.reading.asks_again(reply):
+                return None
+            last = place
+    return call.keys[last + 1] if last + 1 < len(call.keys) else None
 
 
 def unanswered(calls: Iterable[JudgeCall], store: JudgmentStore) -> list[JudgeCall]:
@@ -145,7 +185,7 @@ def unanswered(calls: Iterable[JudgeCall], store: JudgmentStore) -> list[JudgeCa
 
 
 def replies_to(calls: Sequence[JudgeCall], store: JudgmentStore, asked: Asked) -> JudgeReplies:
-    """The replies that count: the last one to each call and its re-asks, or how the call failed."""
+    """The reply to each call that counts: the first that needs no re-ask, else the last, or how it failed."""
     not_asked = Reply("api_error", error="not asked yet")
     replies = {}
     for call in calls:
@@ -153,14 +193,17 @@ def replies_to(calls: Sequence[JudgeCall], store: JudgmentStore, asked: Asked) -
         if call.id in asked.failed or not stored:
             replies[call.id] = CachedReply.of("", asked.failed.get(call.id, not_asked))
         else:
-            replies[call.id] = stored[-1]
+            good = (reply for reply in stored if not call.reading.asks_again(reply))
+            replies[call.id] = next(good, stored[-1])
     return JudgeReplies(replies, asked)
 
 
 def judgment_of(call: JudgeCall, judge: str, reply: CachedReply) -> Judgment:
-    """The reply of the judge with this label, read by both parsers."""
-    rating = parse_rating(reply.text) if reply.status == "ok" else None
-    status: JudgmentStatus = "api_error"
+    """The reply of the judge with this label, read by the preset's parser and the strict one."""
+    answer = call.reading.answer(reply)
+    answerless = reply.status == "ok" and not (answer or "").strip() and reply.has_words()
+    rating = call.reading.preset.rating(answer) if reply.status == "ok" and not answerless else None
+    status: JudgmentStatus = "answerless" if answerless else "api_error"
     if rating is not None:
         status = rating.status
     elif reply.status in ("filtered", "overflow"):
@@ -173,11 +216,11 @@ def judgment_of(call: JudgeCall, judge: str, reply: CachedReply) -> Judgment:
         turn=call.turn,
         judge=judge,
         prompt=call.prompt,
-        text=reply.text,
+        text=reply.text if answer is None else answer,
         status=status,
         rating=rating.value if rating else None,
         rule=rating.rule if rating else "none",
-        strict=parse_strict(reply.text).value if rating else None,
+        strict=parse_strict(answer).value if rating else None,
         answer=call.answer,
         repeat=call.repeat,
         key=reply.id,
@@ -185,6 +228,9 @@ def judgment_of(call: JudgeCall, judge: str, reply: CachedReply) -> Judgment:
         input_tokens=reply.input_tokens,
         output_tokens=reply.output_tokens,
         error=reply.error,
+        raw_text=reply.text if answer != reply.text else None,
+        thought=reply.thought,
+        finish_reason=reply.finish_reason,
     )
 
 
@@ -196,10 +242,11 @@ def cached_reply_of(judgment: Judgment) -> CachedReply | None:
     return CachedReply(
         id=judgment.key,
         status=judgment.status if refused else "ok",
-        text=judgment.text,
-        finish_reason=None,
+        text=judgment.text if judgment.raw_text is None else judgment.raw_text,
+        finish_reason=judgment.finish_reason,
         served_model=judgment.served_model,
         input_tokens=judgment.input_tokens,
         output_tokens=judgment.output_tokens,
         error=judgment.error,
+        thought=judgment.thought,
     )

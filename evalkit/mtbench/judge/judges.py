@@ -4,7 +4,7 @@ The API key comes from the environment when the service is opened and is written
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from evalkit.core.config import (
     JudgeKind,
     JudgeMode,
     ModelConfig,
+    ReasoningConfig,
 )
 from evalkit.core.errors import InputError
 from evalkit.core.files import read_options, read_yaml
@@ -31,6 +32,11 @@ from evalkit.mtbench.judge.budget import Price, load_prices, price_of
 from evalkit.mtbench.judge.store import CachedReply, JudgmentStore, default_store, judgment_key
 from evalkit.mtbench.presets import Preset
 from evalkit.services.client import Service
+from evalkit.tasks.answers import check_rule
+from evalkit.tasks.thoughts import Thoughts
+
+# Models whose names begin so take max_completion_tokens and no top_p (protocol notes, section 14).
+NEW_PARAMETERS = "gpt-5"
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,9 @@ class JudgeEngine:
 class Judge:
     """A judge. `label` names its tables and files; `price` None: not known.
 
+    `thoughts` is the rule that splits its replies, None: they are read whole; `opened`: its prompts end
+    inside a thought. Neither is part of the cache keys: replies are kept whole.
+
     `service`, `model` and `parameters` decide its judgments and are part of their cache keys. A model
     that evalkit runs itself has two fields more: `weights`, the hash of its files and number format,
     which is part of the keys too, and `engine`, the configuration its engine is built from.
@@ -61,6 +70,8 @@ class Judge:
     weights: str | None = None
     price: Price | None = None
     engine: JudgeEngine | None = None
+    thoughts: Thoughts | None = None
+    opened: bool = False
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -79,7 +90,8 @@ class Judge:
 
     def record(self) -> dict[str, Any]:
         """The judge as results name it."""
-        return {"label": self.label, **self.identity, "parameters": self.parameters}
+        rule = {"parser": self.thoughts.identity} if self.thoughts else {}
+        return {"label": self.label, **self.identity, "parameters": self.parameters, **rule}
 
     def keys(
         self, messages: Sequence[Message], repeat: int, prompts: str | None = None, reasks: int = 0
@@ -112,12 +124,7 @@ def open_judge(config: Config, preset: Preset) -> Judge:
         InputError: no judge, or an incomplete one (`resolve_judge`).
     """
     judge = resolve_judge(judge_config(config.judge, preset))
-    if judge.config.kind is not JudgeKind.local:
-        return judge
-    engine = JudgeEngine(
-        model_config(judge.model), config.engine, config.dtype, config.protocol.bos, config.data.offline
-    )
-    return replace(judge, weights=weights_of(engine), engine=engine)
+    return as_local(judge, config) if judge.config.kind is JudgeKind.local else judge
 
 
 def judge_config(config: JudgeConfig | None, preset: Preset) -> JudgeConfig:
@@ -178,10 +185,38 @@ def resolve_judge(config: JudgeConfig) -> Judge:
         label=_label(config, model),
         service=config.identity or service,
         model=model,
-        parameters={key: value for key, value in sorted(config.parameters.items()) if value is not None},
+        parameters=_parameters(config, model),
         config=config,
         price=price,
+        thoughts=_thoughts(config, None),
     )
+
+
+def _parameters(config: JudgeConfig, model: str) -> dict[str, Any]:
+    """What is sent with every request: the models whose names begin with gpt-5 know other parameters."""
+    given = {key: value for key, value in sorted(config.parameters.items()) if value is not None}
+    if config.kind is JudgeKind.local or not (config.model or model).startswith(NEW_PARAMETERS):
+        return given
+    most = given.pop("max_tokens", None)
+    given.pop("top_p", None)
+    return given if most is None else dict(sorted(({"max_completion_tokens": most} | given).items()))
+
+
+def _thoughts(config: JudgeConfig, tokenizer: Any | None) -> Thoughts | None:
+    options = ReasoningConfig(parser=config.parser, pattern=config.pattern)
+    try:
+        thoughts = Thoughts.of(options, tokenizer, chat=True)
+        if thoughts is None:
+            check_rule("none", pattern=config.pattern)
+    except InputError as error:
+        raise of_the_judge(error) from None
+    return thoughts
+
+
+def of_the_judge(error: InputError) -> InputError:
+    """An error about an option `reasoning.`, as one about the judge's option of that name."""
+    where, fix = ((text or "").replace("reasoning.", "judge.") or None for text in (error.where, error.fix))
+    return InputError(error.what, where=where, fix=fix)
 
 
 def _label(config: JudgeConfig, model: str) -> str:
@@ -193,8 +228,51 @@ def _label(config: JudgeConfig, model: str) -> str:
     return config.name if shipped.get("model") == config.model and config.model else model
 
 
-def weights_of(engine: JudgeEngine) -> str:
+def template_args(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """What the parameters of a local judge hand to its chat template, by the names that servers know.
+
+    Raises:
+        InputError: `chat_template_kwargs` has no keys and values.
+    """
+    given = parameters.get("chat_template_kwargs", {})
+    if not isinstance(given, Mapping):
+        raise InputError(
+            "keys and values were expected",
+            where="option judge.parameters.chat_template_kwargs",
+            fix="judge.parameters.chat_template_kwargs.enable_thinking=false",
+        )
+    effort = {key: parameters[key] for key in ("reasoning_effort",) if key in parameters}
+    return {**given, **effort}
+
+
+def as_local(judge: Judge, config: Config) -> Judge:
+    """A judge that evalkit runs itself, with its engine, its `weights` and the rule for its thoughts.
+
+    Args:
+        judge: the judge.
+        config: has the options of its engine.
+
+    Raises:
+        InputError: the model or its chat template is missing, or `parser` and `pattern` do not fit.
+    """
+    from evalkit.engines.local.chat_template import render_chat
+    from evalkit.engines.local.tokenizer import load_tokenizer
+    from evalkit.engines.models import resolve
+
+    model = model_config(judge.model)
+    model.chat_template_args = {**model.chat_template_args, **template_args(judge.parameters)}
+    engine = JudgeEngine(model, config.engine, config.dtype, config.protocol.bos, config.data.offline)
+    tokenizer = load_tokenizer(resolve(model, offline=engine.offline))
+    thoughts = _thoughts(judge.config, tokenizer)
+    opened = thoughts is not None and thoughts.opened(render_chat([Message("user", "?")], tokenizer))
+    weights = weights_of(engine, special_tokens=thoughts is not None)
+    return replace(judge, weights=weights, engine=engine, thoughts=thoughts, opened=opened)
+
+
+def weights_of(engine: JudgeEngine, *, special_tokens: bool = False) -> str:
     """A hash of all that decides a local judge's replies: its files, number format, engine, template date.
+
+    `special_tokens`: they are written out in the replies.
 
     Raises:
         InputError: the model or its chat template is missing.
@@ -205,8 +283,14 @@ def weights_of(engine: JudgeEngine) -> str:
 
     found = identify(engine.model, engine.options, engine.dtype, offline=engine.offline)
     date = clock_date(load_tokenizer(found.model))
-    made_of = {"model": found.model.identity, "dtype": found.dtype, "engine_family": found.family}
-    return text_sha256(canonical_json(made_of | ({"template_date": date} if date else {})))[:16]
+    made_of: dict[str, Any] = {
+        "model": found.model.identity,
+        "dtype": found.dtype,
+        "engine_family": found.family,
+    }
+    made_of |= {"template_date": date} if date else {}
+    made_of |= {"special_tokens": True} if special_tokens else {}
+    return text_sha256(canonical_json(made_of))[:16]
 
 
 def open_service(judge: Judge) -> Service:

@@ -16,6 +16,8 @@ from evalkit.services.replies import Reply
 
 LENGTHS = ("max_tokens", "max_completion_tokens")
 SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
+# For the chat template (`template_args`).
+TEMPLATE = ("reasoning_effort", "chat_template_kwargs")
 DEFAULT_LENGTH = 2048
 
 
@@ -44,7 +46,13 @@ def ask_locally(judge: Judge, calls: Sequence[JudgeCall], store: JudgmentStore) 
             store.refresh()
             requests = [
                 Request(
-                    key, with_system(call.messages, takes_system), length, (), sampling, seed + call.repeat
+                    key,
+                    with_system(call.messages, takes_system),
+                    length,
+                    (),
+                    sampling,
+                    seed + call.repeat,
+                    keep_special=judge.thoughts is not None,
                 )
                 for key, call in keys.items()
                 if key not in store
@@ -77,12 +85,12 @@ def _reply(completion: Completion, model: str) -> Reply:
 
 
 def _options(parameters: dict[str, Any]) -> tuple[Sampling, int, int]:
-    unknown = set(parameters) - {*SAMPLING, *LENGTHS, "n"}
+    unknown = set(parameters) - {*SAMPLING, *LENGTHS, *TEMPLATE, "n"}
     if unknown or parameters.get("n", 1) != 1:
         raise InputError(
             f"a local judge does not know {', '.join(sorted(unknown)) or 'n other than 1'}",
             where="option judge.parameters",
-            fix=f"known: {', '.join((*SAMPLING, *LENGTHS))}",
+            fix=f"known: {', '.join((*SAMPLING, *LENGTHS, *TEMPLATE))}",
         )
     temperature = float(parameters.get("temperature", 1.0))
     sampling = Sampling(

@@ -30,7 +30,11 @@ CLAIM_SECONDS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class CachedReply:
-    """What the service answered: everything a judgment is read from."""
+    """What the service answered: everything a judgment is read from.
+
+    `text` is whole, also where a rule splits a thought off; `thought` is what the service returned apart
+    from it.
+    """
 
     id: str
     status: str
@@ -40,6 +44,7 @@ class CachedReply:
     input_tokens: int | None
     output_tokens: int | None
     error: str | None = None
+    thought: str | None = None
 
     @classmethod
     def of(cls, key: str, reply: Reply) -> "CachedReply":
@@ -53,11 +58,16 @@ class CachedReply:
             input_tokens=reply.input_tokens,
             output_tokens=reply.output_tokens,
             error=reply.error,
+            thought=reply.thought,
         )
+
+    def has_words(self) -> bool:
+        """Whether anything was written, be it a thought alone."""
+        return bool((self.text or "").strip() or (self.thought or "").strip())
 
     def is_lost(self) -> bool:
         """Whether it was stored as an answer and is none: a failure of the service, or an empty text."""
-        return self.status == "ok" and is_lost(self.finish_reason, self.text)
+        return self.status == "ok" and is_lost(self.finish_reason, self.text, self.thought)
 
 
 def judgment_key(

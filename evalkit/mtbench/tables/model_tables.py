@@ -6,7 +6,7 @@
       "preset":    {name, source, sha256, not_given, files, prompts (a local file)},
       "mt_bench":  {<model>: {<rule>: {<scope>: number or null}}},
       "tables":    {<model>: ModelTable},
-      "answers":   {<model>: {turns, truncated, empty, errors, over_context}}
+      "answers":   {<model>: {turns, truncated, empty, errors, over_context, thoughts (ThoughtRates)}}
       "partial":   {"partial": bool, "reasons": [...]},
       "replay":    {<model>: Fidelity}          of replayed logs
       "pairwise":  {...}                        of pairwise matches
@@ -40,7 +40,7 @@ from evalkit.mtbench.tables.aggregate import (
     intervals,
     table,
 )
-from evalkit.records.results import PROTOCOL_RESAMPLES, Figure
+from evalkit.records.results import PROTOCOL_RESAMPLES, Figure, ThoughtRates
 from evalkit.records.run_folder import SampleRecord
 
 SCHEMA_VERSION = 1
@@ -71,11 +71,7 @@ class ModelTable:
 
 def preset_sha256(preset: Preset) -> str:
     """A hash of everything a preset says; of a local judge prompt file its hash, not its path."""
-    content = asdict(preset)
-    # Left out where there is none: presets keep the hashes that older runs recorded.
-    if content["prompts"].pop("file"):
-        content["prompts"] = {"sha256": preset.prompts.sha256}
-    return text_sha256(canonical_json(_plain(content)))
+    return text_sha256(canonical_json(_plain(preset.content())))
 
 
 def preset_record(preset: Preset) -> dict[str, Any]:
@@ -97,7 +93,7 @@ def scored(judgments: Sequence[Judgment], preset: Preset) -> list[Scored]:
     rows = []
     for judgment in judgments:
         status, value = _reading(judgment, preset.parser)
-        counts = preset.statuses[status]
+        counts = preset.counts(status)
         if counts is Counts.drop:
             continue
         if counts is Counts.minus_one or value is None:
@@ -131,7 +127,7 @@ def _reading(judgment: Judgment, parser: Parser) -> tuple[EndStatus, float | Non
     return status, judgment.rating
 
 
-_UNREADABLE = (EndStatus.filtered, EndStatus.overflow, EndStatus.api_error)
+_UNREADABLE = (EndStatus.answerless, EndStatus.filtered, EndStatus.overflow, EndStatus.api_error)
 
 
 def model_table(
@@ -244,14 +240,20 @@ def _sound_scopes(
     return {name: {**cell, "ci95": ends[name]} for name, cell in scopes.items()}
 
 
-def answer_counts(turns: Sequence[SampleRecord]) -> dict[str, int]:
-    """How many answered turns there are, and how many are cut off, empty or failed."""
+def answer_counts(turns: Sequence[SampleRecord]) -> dict[str, Any]:
+    """How many answered turns there are, and how many are cut off, empty or failed.
+
+    Of a model that thinks also `thoughts`: the shares of what became of its answers (`ThoughtRates`).
+    """
+    split = [turn.split for turn in turns if turn.split is not None]
+    thoughts = ThoughtRates.of([(one.status, one.thought_tokens) for one in split])
     return {
         "turns": len(turns),
         "truncated": sum(turn.truncated for turn in turns),
         "empty": sum(not turn.completion.strip() for turn in turns),
         "errors": sum(turn.error is not None for turn in turns),
         "over_context": sum(turn.over_context for turn in turns),
+        **({"thoughts": asdict(thoughts)} if thoughts else {}),
     }
 
 

@@ -156,7 +156,12 @@ def _counted(
     # The answers to one question have one prompt, which is rendered once.
     asked_once = [_text(one.prompt, tokenizer) for _, asked in here for one in asked[:: asking.samples]]
     prompts = [ids for ids in counter.ids(asked_once) for _ in range(asking.samples)]
-    golds = [_lengths(counter, [sample.gold for sample in task.samples]) for task, _ in here]
+    golds = [
+        [TYPICAL_ANSWER] * len(task.samples)
+        if task.spec.verbatim
+        else _lengths(counter, [sample.gold for sample in task.samples])
+        for task, _ in here
+    ]
     lengths = iter(map(counter.lengths, prompts))
     items = [
         Item(

@@ -75,12 +75,12 @@ def test_where_few_rows_gain_many_rows_use_the_default_product(monkeypatch: pyte
         return product(rows, *rest)
 
     made = model()
-    few, many = logits(made, 64), logits(made, 65)
+    few, many = logits(made, 128), logits(made, 129)
     linears.speed_up(made)
     monkeypatch.setattr(linears, "product", counted)
-    torch.testing.assert_close(logits(made, 64), few)
-    assert torch.equal(logits(made, 65), many)
-    assert asked == [64, 64, 64]
+    torch.testing.assert_close(logits(made, 128), few)
+    assert torch.equal(logits(made, 129), many)
+    assert asked == [128, 128, 128]
 
 
 def test_what_gains_nothing_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

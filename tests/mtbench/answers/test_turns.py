@@ -8,15 +8,19 @@ from typing import Any
 import pytest
 from fault_server import FaultServer
 from little_bench import Bench, make_bench
+from transformers import AutoTokenizer
 
 from evalkit.__main__ import main
-from evalkit.core.config import Config, EngineConfig, ModelConfig, RandomShape
+from evalkit.core.config import Config, EngineConfig, ModelConfig, RandomShape, ReasoningConfig
 from evalkit.core.errors import InputError
-from evalkit.core.types import Message
+from evalkit.core.text import text_sha256
+from evalkit.core.types import Completion, Message
+from evalkit.engines.local.chat_template import render_chat
 from evalkit.mtbench.answers.chat import takes_system_message, with_system
 from evalkit.mtbench.answers.turns import (
     AnswerRules,
     answer_rules,
+    answered,
     choose_questions,
     clean_answer,
     requests_of_turn,
@@ -26,7 +30,10 @@ from evalkit.mtbench.folder import MtBenchFolder, turn_id
 from evalkit.mtbench.presets import LengthRule, load_preset
 from evalkit.mtbench.questions import CATEGORIES, Question
 from evalkit.records.run_folder import SampleRecord
+from evalkit.tasks.thoughts import Thoughts
 from tests.engines.models import save_model
+from tests.serving import serving
+from tests.thinking import END, START, save_thinking_model
 from tests.tiny import engine_of
 
 LLM_JP_TEMPLATE = (
@@ -370,3 +377,128 @@ def test_other_weights_in_the_same_folder_are_another_judge(
         capsys.readouterr()
         assert main([*words, f"run={out}", "--dry-run"]) == 0
         assert f"{calls} calls to make" in capsys.readouterr().out
+
+
+THOUGHT = "よく考える。\n\n答えは4かな。いや、"
+
+
+@pytest.fixture(scope="module")
+def thinker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_thinking_model(tmp_path_factory.mktemp("models") / "thinking")
+
+
+def think(bench: Bench, out: Path, model: Path, *more: str) -> MtBenchFolder:
+    words = ["model=hf", f"model.path={model}", "model.name=thinker", "suite=mt-bench-ja", f"out={out}"]
+    words += [f"preset={bench.preset}", f"mirror={bench.mirror}", "engine.threads=1", "offline=true"]
+    assert main([*words, *more]) == 0
+    (path,) = (out / "thinker" / "mt-bench-ja").iterdir()
+    return MtBenchFolder(path)
+
+
+def test_answers_go_on_without_their_thoughts(
+    thinker: Path, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Local, from a server, and continued after a stop: equal records."""
+    bench = make_bench(tmp_path, 1)
+    folder = think(bench, tmp_path / "local", thinker, "reasoning.thought_length=50")
+    told = capsys.readouterr()
+    assert "reasoning.parser=think, by the chat template" in told.err
+    assert "thoughts: 0% never ended" in told.out and "median length 4 tokens" in told.out
+    turns = {turn.id: turn for turn in folder.turns()}
+    assert len(turns) == 16
+    for turn in turns.values():
+        assert turn.split is not None
+        assert (turn.completion, turn.raw_text) == ("3", f"{START}{THOUGHT}{END}\n3")
+        assert (turn.split.thought, turn.split.status, turn.split.rule) == (THOUGHT, "answered", "think")
+    book = Books(load_preset(str(bench.preset)), pinned_files(str(bench.mirror))).in_language("ja")
+    question, tokenizer = book.questions[1], AutoTokenizer.from_pretrained(thinker)
+    chat = [Message("user", question.turns[0]), Message("assistant", "3"), Message("user", question.turns[1])]
+    second = turns[turn_id("thinker", 1, 2, 0)]
+    assert second.prompt_sha256 == text_sha256(render_chat(chat, tokenizer))
+    content = json.loads(folder.results_path.read_text(encoding="utf-8"))
+    assert content["answers"]["thinker"]["thoughts"] == {
+        "n": 16,
+        "unclosed": 0,
+        "empty": 0,
+        "cut_off": 0,
+        "no_thought": 0,
+        "late_thought": 0,
+        "tool_call": 0,
+        "median_thought_tokens": 4,
+    }
+    lines = folder.samples_path.read_bytes().splitlines(keepends=True)
+    folder.samples_path.write_bytes(b"".join(lines[:5]) + lines[5][:40])
+    folder.results_path.unlink()
+    again = think(bench, tmp_path / "local", thinker, "reasoning.thought_length=50")
+    assert {turn.id: turn for turn in again.turns()} == turns
+    config = Config(
+        model=ModelConfig(name="thinker", path=str(thinker)),
+        engine=EngineConfig(name="local", device="cpu", threads=1),
+    )
+    with serving(config) as server:
+        words = ("reasoning.thought_length=50", "engine=api", f"engine.base_url={server.url}")
+        served = think(bench, tmp_path / "served", thinker, *words)
+    made = ("completion", "raw_text", "split", "prompt_sha256", "truncated")
+    both = [
+        {turn.id: [getattr(turn, name) for name in made] for turn in records}
+        for records in (served.turns(), turns.values())
+    ]
+    assert both[0] == both[1]
+
+
+def test_an_unclosed_thought_is_an_empty_answer_that_is_judged(
+    thinker: Path,
+    tmp_path: Path,
+    cache: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789abcdef")
+    bench = make_bench(tmp_path, 1, length={"rule": "new", "tokens": 1})
+    folder = think(bench, tmp_path / "out", thinker, "reasoning.thought_length=2")
+    assert "thoughts: 100% never ended" in capsys.readouterr().out
+    turns = folder.turns()
+    assert {(turn.completion, turn.split.status) for turn in turns if turn.split} == {("", "unclosed")}
+    words = ["judge", f"run={folder.path}", f"mirror={bench.mirror}", "judge=gpt-4", "metrics.resamples=20"]
+    with FaultServer() as server:
+        assert main([*words, f"judge.base_url={server.url}", "judge.identity=test"]) == 0
+        assert len(server.calls) == 16 and not any("よく考える" in text for text in server.calls)
+        assert any(text.endswith("[Answer]\n") for text in server.calls)
+    content = json.loads(folder.results_path.read_text(encoding="utf-8"))
+    answers = content["answers"]["thinker"]
+    assert (answers["empty"], answers["thoughts"]["unclosed"]) == (16, 1)
+    assert content["tables"]["thinker"]["statuses"] == {"ok": 16} and not content["partial"]["partial"]
+    told = capsys.readouterr().out
+    assert "warning: where the thought never ended" in told
+
+
+def test_a_thought_that_a_server_split_off_is_no_part_of_the_answer() -> None:
+    rules = AnswerRules({}, 0.0, 50, 1.0, 1.0, 1, 0, LengthRule.new, 8, None, (), ())
+    thoughts = Thoughts.named(ReasoningConfig(thought_length=50), "think")
+    (ask,) = requests_of_turn(1, "m", [Question(1, "math", ("a", "b"))], rules, None, {}, thoughts)
+    assert (ask.request.max_new_tokens, ask.request.keep_special) == (58, True)
+    done = Completion("x", "答え", "答え", "stop", 1, 1, served_thought="考え")
+    record = answered(ask, done, [], thoughts)
+    assert record.split is not None
+    assert (record.completion, record.split.thought, record.split.served_thought) == ("答え", "考え", "考え")
+    assert SampleRecord.from_line(record.line(), Path("x.jsonl")) == record
+
+
+def test_a_pattern_that_takes_too_long_costs_one_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = AnswerRules({}, 0.0, 50, 1.0, 1.0, 1, 0, LengthRule.new, 8, None, (), ())
+    thoughts = Thoughts.named(ReasoningConfig(pattern="(?P<answer>(a|aa)+)c"), "regex")
+    (ask,) = requests_of_turn(1, "m", [Question(1, "math", ("a", "b"))], rules, None, {}, thoughts)
+    monkeypatch.setattr("evalkit.tasks.answers._SECONDS", 0.2)
+    text = "a" * 60 + "b"
+    record = answered(ask, Completion("x", text, text, "stop", 1, 1), [], thoughts)
+    assert (record.completion, record.raw_text, record.split) == ("", text, None)
+    assert record.error and "takes more than" in record.error
+
+
+def test_what_a_preset_sends_is_not_the_models_to_choose(tokenizer: Any) -> None:
+    own = {"top_p": 0.9, "top_k": 20, "repetition_penalty": 1.05}
+    rules = answer_rules(load_preset("llm-jp-judge-2"), tokenizer, own)
+    writing = rules.sampling("writing")
+    assert (writing.temperature, writing.top_k, writing.top_p) == (0.7, 0, 1.0)
+    assert rules.from_model == ("repetition_penalty",)
+    assert rules.new_tokens(5000) == 1024

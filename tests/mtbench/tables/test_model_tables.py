@@ -73,6 +73,15 @@ def test_a_preset_may_read_strictly() -> None:
     assert scores(parser=Parser.strict) == {1: 8, 2: 9, 3: -1, 4: -1, 5: -1, 6: -1}
 
 
+def test_an_answerless_judgment_counts_as_an_unparsed_one_unless_the_preset_says_otherwise() -> None:
+    none = judgment(7, "answerless", None, None)
+    card = load_preset("llm-jp-3-card")
+    assert [row.score for row in scored([none], card)] == [-1]
+    assert [row.score for row in scored([none], replace(card, parser=Parser.strict))] == [-1]
+    dropping = replace(card, statuses=card.statuses | {EndStatus.answerless: Counts.drop})
+    assert scored([none], dropping) == scored([none], load_preset("llm-jp-judge-2")) == []
+
+
 def test_a_table_counts_what_happened() -> None:
     preset = load_preset("fastchat")
     table = model_table(JUDGMENTS, scored(JUDGMENTS, preset), preset, resamples=20, reduce=Reduce.mean)

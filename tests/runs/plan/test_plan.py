@@ -59,6 +59,17 @@ def test_172b_has_the_non_embedding_parameters_of_its_card() -> None:
     assert shape.parameters - 2 * shape.vocab * shape.hidden == 169_947_181_056
 
 
+def test_llm_jp_3_1_has_the_parameters_of_its_cards() -> None:
+    for model, parameters in (
+        ("3.1-1.8b", 1_867_216_896),
+        ("3.1-8x13b-instruct4", 73_162_828_800 - 1_638_400),
+    ):
+        config = config_of(f"model={model}")
+        assert config.model is not None
+        assert shape_of(config.model)[0].parameters == parameters
+    assert shape_of(ModelConfig(path="llm-jp/llm-jp-3.1-13b"))[0].active == 1
+
+
 def test_a_random_model_has_the_parameters_torch_counts(tmp_path: Path) -> None:
     from evalkit.engines.local.random_model import byte_tokenizer, random_model
 
