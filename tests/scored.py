@@ -3,18 +3,19 @@
 import random
 from collections.abc import Sequence
 
+from evalkit.core import assets
 from evalkit.core.config import Config, MetricsConfig, ProtocolConfig
+from evalkit.core.files import read_yaml
 from evalkit.core.types import Sample
 from evalkit.records.results import ProtocolRecord
 from evalkit.runs.identity import protocol_record
-from evalkit.scoring.categories import category_members
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, TaskScores, score_tasks
 from evalkit.tasks.spec import AnswerKind, TaskSpec, load_spec
 
 TEXTS = ("東京都 positive\n大阪府 neutral", "猫が寝ている。", "The cat sleeps.", "トヨタ自動車 negative")
 
 # The datasets of llm-jp-eval.
-JASTER = sorted(name for names in category_members().values() for name in names)
+JASTER: list[str] = sorted(read_yaml(assets.CONF / "suite" / "jaster.yaml")["tasks"])
 
 
 def golds(spec: TaskSpec, n: int, rng: random.Random) -> list[str]:

@@ -12,8 +12,9 @@ reasoning.parser= splits thought and answer anew.
 
 completions=DIR holds completions made anywhere: one <dataset>.jsonl per dataset, a line for each
 sample with `id` (as in the `prompts` dump) and `completion`; or llm-jp-eval's own result JSON.
-allow_missing=true scores what is there and marks the result partial. For suite=pfgen it is a published
-trials.jsonl(.xz), with config.json beside it, or a folder with pfgen.jsonl (ids like Q01/1).
+allow_missing=true scores what is there and marks the result partial. For suite=mifeval-ja it may be one
+file with lines of `prompt` and `response`. For suite=pfgen it is a published trials.jsonl(.xz), with
+config.json beside it, or a folder with pfgen.jsonl (ids like Q01/1).
 """
 
 from pathlib import Path

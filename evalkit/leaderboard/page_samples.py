@@ -122,7 +122,7 @@ def _dataset_answers(dataset: _Dataset, run: Run, name: str, prompts: _Prompts) 
             metric: [_score(row, metric) for row in rows.values()]
             for metric in results.datasets[name].metrics
         },
-        **_verdicts(rows.values()),
+        **_verdicts(lines),
     }
     if len(lines) > len(rows):
         content["own"] = {metric: [_score(line, metric) for line in lines] for metric in lines[0]["values"]}

@@ -70,7 +70,8 @@ class Regrading:
             split = self._made.again(record, output_length, None, spec.ends)
         if split is None:
             self._unsplit += choose_rule(record.completion) != "none"
-            return GivenAnswer(record.completion, record.finish_reason)
+            raw = record.raw_text if spec.verbatim else None
+            return GivenAnswer(record.completion if raw is None else raw, record.finish_reason)
         thought = split.thought if thoughts is not None else None
         return GivenAnswer(split.answer, record.finish_reason, split.status, split.thought_tokens, thought)
 

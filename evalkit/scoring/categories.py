@@ -17,6 +17,7 @@ from evalkit.metrics import METRICS
 from evalkit.metrics import intervals as statistics
 from evalkit.metrics.base import InstructionMetric
 from evalkit.metrics.intervals import Interval
+from evalkit.metrics.repeats import single_name
 from evalkit.records.results import (
     AVERAGE,
     PROTOCOL_LIMIT,
@@ -234,7 +235,7 @@ def _is_open(value: Figure) -> bool:
 def _spread_again(
     value: Figure, metric: str, rows: Sequence[Mapping[str, Any]], results: Results
 ) -> statistics.Spread:
-    if isinstance(METRICS.get(metric.partition("_avg@")[0]), InstructionMetric):
+    if isinstance(METRICS.get(single_name(metric)), InstructionMetric):
         return statistics.Spread(value.ci95, value.stderr, value.ci95)
     values = [row["values"].get(metric) for row in rows if isinstance(row.get("values"), dict)]
     numbers = [float(number) for number in values if is_number(number)]

@@ -45,8 +45,8 @@ def results(folder: Path) -> dict[str, Any]:
 def test_a_chat_model_is_asked_and_checked_verbatim(
     task: Path, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # The digit stands behind a blank line.
-    model = save_thinking_model(tmp_path / "model", ("漢字", "\n\n", "は1"), template=TEMPLATE)
+    # The digit stands behind a blank line; llm-jp-eval's clean-up would remove the space.
+    model = save_thinking_model(tmp_path / "model", ("漢字", " .", "\n\n", "は1"), template=TEMPLATE)
     command = ["model=hf", f"model.path={model}", "model.name=chat", "suite=task", f"suite.tasks=[{task}]"]
     command += ["offline=true", "engine.threads=1", f"out={tmp_path / 'out'}"]
     assert main(command) == 2
@@ -54,8 +54,9 @@ def test_a_chat_model_is_asked_and_checked_verbatim(
     assert main([*command, "suite.chat=true"]) == 0
     (folder,) = (path.parent for path in (tmp_path / "out").rglob("results.json"))
     first, second = read_log(folder / "samples" / "mine.jsonl")[0].values()
-    assert first["completion"] == second["completion"] == "漢字\n\nは1"
+    assert first["completion"] == second["completion"] == "漢字.\n\nは1"
     scores = read_log(folder / "scores" / "mine.jsonl")[0]
+    assert scores["mine/own/0"]["prediction"] == "漢字 .\n\nは1"
     assert [v["strict"] for v in scores["mine/own/0"]["verdicts"]] == [True, False]
     assert results(folder)["scores"]["mine_instruction_strict"]["value"] == 1 / 3
     capsys.readouterr()

@@ -128,14 +128,14 @@ const answerBox = (dataset, row, place, query, other) => {
       text === null ? el("p", { class: "soft small" }, t("not kept in this run")) : el("pre", { class: "completion", lang: "ja" }, show(text, beside("text"))),
       el("div", { class: "label" }, t("prediction")),
       el("pre", { class: "prediction", lang: "ja" }, show(run.prediction[at], beside("prediction"))),
+      ...verdictList(dataset, run, at, place),
       el("p", { class: "small" }, [...own, `${t("finish reason")}: ${run.finish[at] ?? "–"}`, run.tokens[at] === null ? null : t("{n} tokens", { n: run.tokens[at] })].filter(Boolean).join(" · ")),
     ];
   };
   return el("div", { class: "answer" },
     el("h3", {}, rowName(row), " ", el("span", { class: verdict }, `${SIGNS[verdict]} ${{ right: t("right"), partly: t("partly right"), wrong: t("wrong") }[verdict]}`)),
     run.each === 1 ? null : el("p", { class: "small" }, scores.join(" · ")),
-    Array.from({ length: run.each }, (_, repeat) => one(repeat)).flat(),
-    verdictList(dataset, run, index, place));
+    Array.from({ length: run.each }, (_, repeat) => one(repeat)).flat());
 };
 
 const sampleDetail = (dataset, place, row, other, query) => {
