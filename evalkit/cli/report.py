@@ -1,6 +1,6 @@
 """The end of a run in the terminal: the nine categories, the datasets, what to do next."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -12,7 +12,7 @@ from evalkit.core.errors import InputError
 from evalkit.core.text import command
 from evalkit.core.words import shown, t
 from evalkit.leaderboard.card import has_row
-from evalkit.leaderboard.runs import data_differences, option_differences
+from evalkit.leaderboard.runs import coverage_differences, data_differences, option_differences
 from evalkit.metrics.repeats import single_name
 from evalkit.records.environment import read_timings
 from evalkit.records.results import AVERAGE, DatasetRates, Figure, MissingMetric, Results, read_results
@@ -95,24 +95,33 @@ def _next_commands(results: Results, folder: Path) -> Iterator[str]:
     if has_row(results.run.get("model")):
         yield command("reproduce", f"run={folder}")
     # results/<model>/<suite>/<run id>: another model's run of the same suite.
-    same_suite = folder.parents[2].glob(f"*/{folder.parent.name}/*/results.json")
-    others = [path for path in same_suite if path.parents[2] != folder.parents[1] and _alike(path, results)]
-    if others:
-        newest = max(others, key=lambda path: path.stat().st_mtime)
-        yield command("compare", str(folder), str(newest.parent))
+    same_suite = list(folder.parents[2].glob(f"*/{folder.parent.name}/*/results.json"))
+    others = [path for path in same_suite if path.parents[2] != folder.parents[1]]
+    if newest := _newest(others, results, across_rules=False):
+        yield command("compare", str(folder), str(newest))
+    # The same model under other rules: chat beside plain, one rule for thoughts beside another.
+    own = [path for path in same_suite if path.parents[2] == folder.parents[1] and path.parent != folder]
+    if newest := _newest(own, results, across_rules=True):
+        yield command("compare", str(folder), str(newest), "--across-rules")
     partial = ["--partial"] if results.partial.partial else []
     yield command("leaderboard", str(folder.parents[2]), *partial)
     yield command("score", f"run={folder}", "protocol.strip=true")
 
 
-def _alike(path: Path, results: Results) -> bool:
-    """Whether another run answered the same datasets under the same rules, so that the two compare."""
+def _newest(paths: Sequence[Path], results: Results, *, across_rules: bool) -> Path | None:
+    """The folder of the newest of these runs that compares with `results`, or does so across rules."""
+    found = [path for path in paths if _compares(path, results, across_rules)]
+    return max(found, key=lambda path: path.stat().st_mtime).parent if found else None
+
+
+def _compares(path: Path, results: Results, across_rules: bool) -> bool:
     try:
         other = read_results(path)
     except InputError:
         return False
-    same = other.datasets.keys() == results.datasets.keys()
-    return same and not (option_differences(other, results) or data_differences(other, results))
+    if data_differences(other, results) or coverage_differences(other, results):
+        return False
+    return bool(option_differences(other, results)) is across_rules
 
 
 def _category_table(results: Results) -> Table:

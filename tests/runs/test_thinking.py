@@ -167,6 +167,19 @@ def test_the_terminal_says_what_became_of_the_thoughts(run: Run, capsys: pytest.
     assert "thoughts are split off by the rule: think" in report
 
 
+def test_chat_is_offered_for_comparison_with_plain(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = run()
+    capsys.readouterr()
+    chat = run("suite.chat=true", "reasoning.thought_length=50")
+    said = capsys.readouterr().out
+    assert f"compare {chat} {plain} --across-rules" in said.replace("\n", "")
+    assert main(["compare", str(chat), str(plain), "--across-rules"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "across rules: reasoning.parser differs: think and none" in said
+    assert "across rules: suite.chat differs: True and False" in said
+    assert f"thinker ({chat.name}) - thinker ({plain.name})" in said
+
+
 def test_a_scoring_by_another_rule_leaves_no_words_of_the_one_before(run: Run, tmp_path: Path) -> None:
     folder = run("suite.chat=true", "reasoning.thought_length=2")
     assert results(folder)["run"]["warnings"]

@@ -72,7 +72,9 @@ def test_scores_equal_the_reference_libraries(
     spoil: Spoiler,
 ) -> None:
     monkeypatch.setenv("EVALKIT_CACHE", str(tmp_path / "cache"))
-    files = {path.stem: path for path in (data_dir / "1.3.1" / "evaluation" / "dev").glob("*.json")}
+    dev = data_dir / "1.3.1" / "evaluation" / "dev"
+    # Instructions have checkers in place of metrics, and a test of their own.
+    files = {path.stem: path for path in dev.glob("*.json") if path.stem != "mifeval-ja"}
     assert len(files) == AVAILABLE
     completions = {name: _completions(name, path, spoil) for name, path in files.items()}
     results = _evalkit(data_dir, tmp_path, completions)

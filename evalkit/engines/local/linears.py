@@ -213,7 +213,8 @@ def _switch(module: Any, pack: bool, most: int | None) -> None:
 @torch.inference_mode()
 def _is_gated(module: Any) -> bool:
     """Whether a block computes down(act(gate(x)) * up(x)): tried, since its code may do more."""
-    parts: list[Any] = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
+    names = ("gate_proj", "up_proj", "down_proj")
+    parts: list[Any] = [getattr(module, name, None) for name in names]
     if not all(isinstance(part, nn.Linear) for part in parts) or not hasattr(module, "act_fn"):
         return False
     gate, last = parts[0], parts[2]
