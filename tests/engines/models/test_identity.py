@@ -18,6 +18,7 @@ from evalkit.engines.base import Identified
 from evalkit.engines.models import check_unchanged, digests, resolve, resolve_without_weights
 from evalkit.runs.identity import run_identity
 from evalkit.tasks.load import Task, load_task
+from evalkit.tasks.prompts import Asking, PromptTemplate
 from evalkit.tasks.spec import load_spec
 
 LARGE = (1 << 20) + 4096
@@ -488,9 +489,8 @@ def run_of(task: Task, protocol: ProtocolConfig | None = None) -> dict[str, Any]
     config = Config(protocol=protocol or ProtocolConfig())
     model = resolve(ModelConfig(name="random", random=RandomShape()), offline=True)
     identified = Identified(model, "local", "float32")
-    return run_identity(
-        identified, (task,), config.protocol, config.generation, config.data, seed=config.seed
-    )
+    asking = Asking(PromptTemplate.of(config.protocol), seed=config.seed)
+    return run_identity(identified, (task,), config.protocol, config.generation, config.data, asking)
 
 
 def own_task(folder: Path, columns: str) -> Task:
