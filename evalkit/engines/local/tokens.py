@@ -70,11 +70,11 @@ def _as_ids(value: int | list[int] | None) -> frozenset[int]:
 
 
 def encode(
-    requests: Sequence[Request], tokenizer: Any, ends: EndIds, bos: BosRule, context: int | None
+    requests: Sequence[Request], tokenizer: Any, ends: EndIds, bos: BosRule, context: int | None = None
 ) -> list[Encoded]:
     """The requests' prompts as token ids, in order; `bos` is the rule for text, chats are rendered.
 
-    `context` is the model's number of positions; `REST_OF_CONTEXT` becomes what a prompt leaves of it.
+    `context` is the model's number of positions, where known; `REST_OF_CONTEXT` becomes what a prompt leaves of it.
 
     Raises:
         InputError: a chat request for a tokenizer without a chat template, or with one that may
