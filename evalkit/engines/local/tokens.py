@@ -74,7 +74,8 @@ def encode(
 ) -> list[Encoded]:
     """The requests' prompts as token ids, in order; `bos` is the rule for text, chats are rendered.
 
-    `context` is the model's number of positions, where known; `REST_OF_CONTEXT` becomes what a prompt leaves of it.
+    `context` is the model's number of positions, where known; `REST_OF_CONTEXT` becomes what a prompt
+    leaves of it.
 
     Raises:
         InputError: a chat request for a tokenizer without a chat template, or with one that may
