@@ -4,6 +4,7 @@ Inputs, questions and the texts of answers are embedded once, answers by the ind
 prompts are rendered from is read once for all runs that were made from it.
 """
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,20 +13,30 @@ from typing import Any, NamedTuple
 from evalkit.core.config import given_suite
 from evalkit.core.durable import read_log
 from evalkit.core.errors import EvalkitError
-from evalkit.core.files import read_json_object
+from evalkit.core.files import read_json_object, read_text
 from evalkit.core.reasons import sentences_in, with_sentences
 from evalkit.core.text import text_sha256
+from evalkit.leaderboard.rows import PFGEN
 from evalkit.leaderboard.runs import MtBenchRun, Run
 from evalkit.metrics.prediction import gold
 from evalkit.mtbench.data import BookOptions
+from evalkit.records.environment import CONFIG
 from evalkit.records.run_folder import RunDirectory, SampleRecord
 from evalkit.runs.rescore import kept_config
 from evalkit.runs.suite import load_suite
+from evalkit.sources.fetch import Fetcher
+from evalkit.sources.pfgen import read_pool
+from evalkit.sources.pins import pins_of
 from evalkit.tasks.load import Task
 from evalkit.tasks.prompts import PromptTemplate
 
 # Replaces the input while a prompt is rendered; no dataset contains it.
 _PLACEHOLDER = "\ufdd0input\ufdd1"
+
+
+# What a run's configuration says of the run alone: its checksum, its model and its folder.
+_OF_ONE_RUN = re.compile(r"(?ms)^(# check:|out:)[^\n]*\n|^model:.*?(?=^\w)")
+_Suites = dict[str, tuple[dict[str, Task], PromptTemplate]]
 
 
 class _PromptFrame(NamedTuple):
@@ -57,7 +68,7 @@ def dataset_samples(
     """
     found: dict[str, _Dataset] = {}
     tokens: dict[Path, int] = {}
-    suites: dict[str, dict[str, Task]] = {}
+    suites: _Suites = {}
     for row, run in runs.items():
         for leaf in run.leaves:
             prompts = _Prompts(leaf.folder, data_dir, suites)
@@ -76,23 +87,23 @@ class _Prompts:
     is rendered again; it is shown only when every hash is the same.
     """
 
-    def __init__(self, folder: Path, data_dir: str | None, suites: dict[str, dict[str, Task]]) -> None:
-        """`suites` holds the tasks that were read before, by the options that decide them."""
+    def __init__(self, folder: Path, data_dir: str | None, suites: _Suites) -> None:
+        """`suites` holds what was read before, by the configuration of the runs."""
         self._tasks: dict[str, Task] = {}
         self._template = PromptTemplate()
         try:
-            config = kept_config(folder / "config.yaml")
-            self._template = PromptTemplate.of(config.protocol)
-            data_dir = data_dir if data_dir is not None else config.data_dir
-            config = replace(config, data_dir=data_dir, offline=True, allow_missing=True, limit=1)
-            suite, key = given_suite(config.suite), repr((config.suite, config.data))
+            key = _OF_ONE_RUN.sub("", read_text(folder / CONFIG))
             if key not in suites:
-                suites[key] = {}
-                loaded = load_suite(suite, config.data, say=lambda line: None)
-                suites[key] = {task.name: task for task in loaded.tasks}
+                suites[key] = {}, PromptTemplate()
+                config = kept_config(folder / CONFIG)
+                data_dir = data_dir if data_dir is not None else config.data_dir
+                config = replace(config, data_dir=data_dir, offline=True, allow_missing=True, limit=1)
+                loaded = load_suite(given_suite(config.suite), config.data, say=lambda line: None)
+                tasks = {task.name: task for task in loaded.tasks}
+                suites[key] = tasks, PromptTemplate.of(config.protocol)
+            self._tasks, self._template = suites[key]
         except EvalkitError:
             return
-        self._tasks = suites[key]
 
     def frame(self, dataset: str) -> _PromptFrame | None:
         """The text before and after the input, where it is known."""
@@ -116,10 +127,11 @@ def _dataset_answers(dataset: _Dataset, run: Run, name: str, prompts: _Prompts) 
     # Completions that another tool generated have scores, but no records.
     kept = RunDirectory(run.folder).records(name)
     records = {line["id"]: kept[line["id"]] for line in lines if line["id"] in kept}
-    at = []
+    at, questions = [], _pfgen_questions() if name == PFGEN and not records else {}
     for key, given in answers.items():
         record = records.get(given[0]["id"])
-        sample = (key, record.input if record else "", gold(record.gold) if record else "")
+        asked = record.input if record else questions.get(key, "")
+        sample = (key, asked, gold(record.gold) if record else "")
         at.append(dataset.places.setdefault(sample, len(dataset.places)))
     found = [records.get(line["id"]) for line in lines]
     results = run.results
@@ -155,6 +167,14 @@ def _dataset_answers(dataset: _Dataset, run: Run, name: str, prompts: _Prompts) 
         ]
         content["thought"] = _column([_place(dataset, thought) for thought in thoughts])
     return content, sum(filter(None, tokens))
+
+
+def _pfgen_questions() -> dict[str, str]:
+    """The questions of pfgen by id, which published answers lack; none where they are not in the cache."""
+    pins = [pin for pin in pins_of(PFGEN) if pin.role == "pool"]
+    files = Fetcher(offline=True).fetch(pins).values()
+    pools = [read_pool(file.path) for file in files if not isinstance(file, EvalkitError)]
+    return {sample.id: sample.input for pool in pools for sample in pool}
 
 
 def _place(dataset: _Dataset, text: str | None) -> int | None:

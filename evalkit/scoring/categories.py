@@ -220,7 +220,8 @@ def join_results(parts: Sequence[tuple[Results, Path]]) -> Results:
     }
     incomplete = {name: category.reasons for name, category in categories.items() if category.reasons}
     whole = dict.fromkeys(why for part, _ in parts for why in part.partial.reasons if why not in solved)
-    datasets = {name: part.datasets[name] for name, (part, _) in source.items()}
+    ordered = [name for names in category_members().values() for name in names if name in source]
+    datasets = {name: source[name][0].datasets[name] for name in dict.fromkeys([*ordered, *source])}
     return replace(
         parts[0][0],
         scores={

@@ -60,7 +60,7 @@ const around = (ranges) => {
   return ends.length ? { suggestedMin: Math.min(...ends), suggestedMax: Math.max(...ends) } : {};
 };
 const axis = (extra = {}) => ({ ticks: { color: ink("--soft") }, grid: { color: ink("--line") }, ...extra });
-const legend = () => ({ labels: { color: ink("--ink"), boxWidth: 14, usePointStyle: true } });
+const legend = () => ({ labels: { color: ink("--ink"), boxWidth: 8, boxHeight: 8, usePointStyle: true } });
 
 const charted = (table) => table.rows.filter((row) => matches(row) && state.charted[table.id].has(row));
 

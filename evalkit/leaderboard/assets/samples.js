@@ -145,9 +145,9 @@ const answerBox = (dataset, row, place, query, other) => {
       run.each === 1 ? null : el("h4", {}, t("answer {n} of {all}", { n: repeat + 1, all: run.each })),
       run.rule ? el("p", { class: "small" }, statusLabel(run.status[at]), " ", el("span", { class: "soft" }, t("rule: {rule}", { rule: run.rule }))) : null,
       run.rule ? thoughtBox(run.thought[at], query) : null,
-      el("div", { class: "label" }, run.rule && !run.anew ? t("answer") : t("completion")),
-      text === null ? el("p", { class: "soft small" }, t("not kept in this run")) : el("pre", { class: "completion", lang: "ja" }, show(text, beside("text"))),
-      el("div", { class: "label" }, t("prediction")),
+      text === null && data.datasets[dataset].scored ? null : el("div", { class: "label" }, run.rule && !run.anew ? t("answer") : t("completion")),
+      text === null ? data.datasets[dataset].scored ? null : el("p", { class: "soft small" }, t("not kept in this run")) : el("pre", { class: "completion", lang: "ja" }, show(text, beside("text"))),
+      el("div", { class: "label" }, text === null ? t("answer") : t("prediction")),
       el("pre", { class: "prediction", lang: "ja" }, show(run.prediction[at], beside("prediction"))),
       ...verdictList(dataset, run, at, place),
       run.missing?.[at]?.length ? el("p", { class: "small" }, t("missing keywords: {names}", { names: run.missing[at].join(", ") })) : null,
@@ -172,7 +172,7 @@ const sampleDetail = (dataset, place, row, other, query) => {
   return el("section", { class: "detail", "aria-label": ids[place] },
     el("div", { class: "soft small" }, ids[place]),
     el("div", { class: "label" }, t("input")), el("pre", { class: "input", lang: "ja" }, marked(inputs[place], query)), whole,
-    el("div", { class: "label" }, t("gold answer")), el("pre", { class: "gold", lang: "ja" }, marked(golds[place], query)),
+    ...(data.datasets[dataset].scored ? [] : [el("div", { class: "label" }, t("gold answer")), el("pre", { class: "gold", lang: "ja" }, marked(golds[place], query))]),
     el("div", { class: other === null ? "" : "two" }, answerBox(dataset, row, place, query, other), other === null ? null : answerBox(dataset, other, place, query, row)));
 };
 
