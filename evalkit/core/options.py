@@ -69,7 +69,7 @@ def parse(argv: Iterable[str], verbs: Iterable[str]) -> CommandLine:
     launcher: list[str] = []
     folders: list[str] = []
     flags: list[tuple[str, str | bool]] = []
-    given = [_unicode(word) for word in argv]
+    given = _with_family([_unicode(word) for word in argv])
     words = iter(given)
     for word in words:
         if word in ("-h", "--help"):
@@ -105,6 +105,15 @@ def parse(argv: Iterable[str], verbs: Iterable[str]) -> CommandLine:
         raise InputError(f"{launcher[0]} is for several jobs", fix="python -m evalkit -m ...")
     line = CommandLine(verb or "run", tuple(overrides), tuple(folders), tuple(flags), wants_help)
     return dataclasses.replace(line, multirun=multirun, launcher=tuple(launcher))
+
+
+def _with_family(words: list[str]) -> list[str]:
+    """The words with `--reference` made whole where it names no rows: those of the card's family."""
+    if not {"card", "leaderboard"} & {*words}:
+        return words
+    pairs = zip(words, [*words[1:], "-"], strict=True)
+    bare = [word == "--reference" and (rest.startswith("-") or _is_override(rest)) for word, rest in pairs]
+    return [f"{word}=llm-jp-3" if alone else word for word, alone in zip(words, bare, strict=True)]
 
 
 def _unicode(word: str) -> str:
