@@ -204,7 +204,7 @@ def _compose(overrides: tuple[str, ...]) -> "Config":
         key, _, value = word.partition("=")
         kind = check_key(key)
         if kind == "group":
-            member, texts = _member(key, value)
+            member, texts = member_of(key, value)
             if texts and texts[0] in chosen:
                 raise InputError(
                     f"{word} and {texts[0]}= both are given", fix=f"{key}={member} {texts[0]}=..."
@@ -349,7 +349,7 @@ def check_key(key: str) -> Any:
     return known[key].kind
 
 
-def _member(group: str, given: str) -> tuple[str, tuple[str, Any] | None]:
+def member_of(group: str, given: str) -> tuple[str, tuple[str, Any] | None]:
     """The member of a group that is given, and an option with its value where another name stands for one.
 
     `model=` also takes a hub name or a folder, `suite=` datasets and task files.
