@@ -186,6 +186,7 @@ def load_config(line: CommandLine) -> "Config":
 
 
 def _compose(overrides: tuple[str, ...]) -> "Config":
+    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -198,7 +199,8 @@ def _compose(overrides: tuple[str, ...]) -> "Config":
         if inner and group not in chosen:
             example = {"model": "hf", "suite": "task", "judge": "openai"}[group]
             raise InputError(f"{inner}= is given without {group}=", fix=f"add {group}={example}")
-    for_hydra: list[str] = []
+    members: list[str] = []
+    values: list[str] = []
     verbatim: list[tuple[str, Any]] = []
     for word in overrides:
         key, _, value = word.partition("=")
@@ -209,7 +211,7 @@ def _compose(overrides: tuple[str, ...]) -> "Config":
                 raise InputError(
                     f"{word} and {texts[0]}= both are given", fix=f"{key}={member} {texts[0]}=..."
                 )
-            for_hydra.append(f"{key}={member}")
+            members.append(f"{key}={member}")
             verbatim += [texts] if texts else []
         elif kind == "text":
             verbatim.append((key, None if value == "null" else as_text(value)))
@@ -218,18 +220,24 @@ def _compose(overrides: tuple[str, ...]) -> "Config":
         elif kind == "count":
             verbatim.append((TASK_COUNTS, {key.removeprefix(f"{TASK_COUNTS}."): value}))
         elif isinstance(kind, type) and issubclass(kind, Enum):
-            for_hydra.append(f"{key}={_enum_name(key, value, kind)}")
-        elif kind is dict:
-            for_hydra.append(f"++{word}")
+            values.append(f"{key}={_enum_name(key, value, kind)}")
         else:
-            for_hydra.append(word)
+            values.append(f"++{word}" if kind is dict else word)
+    word = ""
     try:
-        composed = copy.deepcopy(_composed(str(assets.CONF), tuple(for_hydra)))
+        composed = copy.deepcopy(_composed(str(assets.CONF), tuple(members)))
+        for word in values:
+            (override,) = OverridesParser.create().parse_overrides([word])
+            if override.is_sweep_override():
+                fix = f"one job for each: evalkit -m {word}"
+                raise InputError(f"{word} gives several values", where=word, fix=fix)
+            _set(composed, override.key_or_group, override.value(), add=override.is_force_add())
+        word = ""
         for key, text in verbatim:
-            OmegaConf.update(composed, key, text, force_add=key == TASK_COUNTS)
+            _set(composed, key, text, add=key == TASK_COUNTS)
         config = OmegaConf.to_object(composed)
     except (HydraException, OmegaConfBaseException) as error:
-        raise _readable(error, for_hydra) from None
+        raise _readable(error, word) from None
     assert isinstance(config, Config)
     return config
 
@@ -247,14 +255,26 @@ def _hydra_of_our_own() -> Iterator[None]:
         GlobalHydra.instance().hydra = outer
 
 
+def _set(composed: Any, key: str, value: Any, *, add: bool) -> None:
+    from omegaconf import OmegaConf
+
+    outer = key.rpartition(".")[0]
+    if outer and not add and OmegaConf.select(composed, outer) is None:
+        group = key.partition(".")[0]
+        raise InputError(
+            f"this {group} has no {outer}", where=f"option {key}", fix=f"leave it out, or another {group}="
+        )
+    OmegaConf.update(composed, key, value, force_add=add)
+
+
 @cache
-def _composed(folder: str, words: tuple[str, ...]) -> Any:
-    """What Hydra makes of these words, which takes 0.15 s; a caller changes a copy."""
+def _composed(folder: str, members: tuple[str, ...]) -> Any:
+    """The configuration of these members of groups, which takes 0.15 s; a caller changes a copy."""
     from hydra import compose, initialize_config_dir
 
     _store_schema()
     with _hydra_of_our_own(), initialize_config_dir(config_dir=folder, version_base="1.3"):
-        return compose(config_name="config", overrides=list(words))
+        return compose(config_name="config", overrides=list(members))
 
 
 @cache
@@ -453,19 +473,12 @@ def _without_none(hint: Any) -> Any:
     return hint
 
 
-def _readable(error: Exception, overrides: list[str]) -> InputError:
+def _readable(error: Exception, word: str) -> InputError:
     text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    key = getattr(error, "full_key", None) or next(
-        (word for word in overrides if word in str(error)), "command line"
-    )
     detail = error.__cause__
     while detail is not None and detail.__cause__ is not None:
         detail = detail.__cause__
     if detail is not None and str(detail):
         text = str(detail).splitlines()[0]
-    if "--multirun" in str(error):
-        word = next((word for word in overrides if "," in word), key)
-        return InputError(
-            f"{word} gives several values", where=word, fix=f"one job for each: evalkit -m {word}"
-        )
-    return InputError(f"the configuration is not valid: {text}", where=key, fix="evalkit --help")
+    where = word.removeprefix("++") or getattr(error, "full_key", None) or "command line"
+    return InputError(f"the configuration is not valid: {text}", where=where, fix="evalkit --help")

@@ -127,6 +127,8 @@ def test_numbers_of_few_shots_are_given_by_the_name_of_a_task() -> None:
         (["suite=jamp", "suite.tasks=[jnli]"], "both are given"),
         (["suite=jcommonsenseqa,jampp"], "-m suite="),
         (["suite=jcommonsensqa"], "'jcommonsenseqa'"),
+        (["model=hf", "model.random.layers=3"], "this model has no model.random"),
+        (["seed={a"], "seed={a"),
         (["split=tset"], "'test'"),
         (["num_few_shots=-1"], "below 0"),
         (["suite=mc", "suite.num_few_shots.jcommonsenseqa=x"], "suite.num_few_shots.jcommonsenseqa"),
