@@ -7,6 +7,7 @@ other values have Hydra's syntax.
 
 import copy
 import dataclasses
+import itertools
 import math
 import os
 import re
@@ -75,8 +76,10 @@ def parse(argv: Iterable[str], verbs: Iterable[str]) -> CommandLine:
     launcher: list[str] = []
     folders: list[str] = []
     flags: list[tuple[str, str | bool]] = []
-    words, habits = deque(_with_family([_unicode(word) for word in argv])), Habits(all_options)
-    while words and (word := words.popleft()) != _COMMENT:
+    given = itertools.takewhile(lambda word: word != _COMMENT, map(_unicode, argv))
+    words, habits = deque(_with_family(list(given))), Habits(all_options)
+    while words:
+        word = words.popleft()
         name = word.split("=", 1)[0]
         if word in FLAGS:
             flags.append((FLAGS[word], True))
