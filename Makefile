@@ -1,4 +1,4 @@
-# Everything in one command each. Python 3.11 or 3.12 with venv and pip is all that is needed.
+# Everything in one command each. Python 3.11 to 3.14 with venv and pip is all that is needed.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin

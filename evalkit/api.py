@@ -19,6 +19,7 @@ from evalkit.core.progress import say
 if TYPE_CHECKING:
     import pandas as pd
 
+    from evalkit.core.config import Config
     from evalkit.records.results import Results
 
 
@@ -43,7 +44,21 @@ def evaluate(
         EvalkitError: something failed on the way; finished completions are kept.
         KeyboardInterrupt: Ctrl-C or a signal; finished completions are kept.
     """
-    config = load_config(CommandLine("run", tuple(words_of({"model": model, "suite": suite, **options}))))
+    try:
+        config = load_config(CommandLine("run", tuple(words_of({"model": model, "suite": suite, **options}))))
+        _check(config)
+        from evalkit.runs.run import evaluate as run
+
+        prepare_process(config)
+        outcome = run(config, say=say)
+    except Exception as error:
+        if known := environment_error(error):
+            raise known from error
+        raise
+    return replace(outcome.results, run={**outcome.results.run, "folder": str(outcome.folder)})
+
+
+def _check(config: "Config") -> None:
     if config.watch is not None:
         raise InputError("watch= belongs to the command line", fix="evalkit watch=FOLDER suite=NAME")
     if config.suite is not None and config.suite.mt_bench is not None:
@@ -52,16 +67,6 @@ def evaluate(
             where="suite",
             fix=f"evalkit model=NAME suite={config.suite.name}, then evalkit judge run=FOLDER",
         )
-    from evalkit.runs.run import evaluate as run
-
-    try:
-        prepare_process(config)
-        outcome = run(config, say=say)
-    except Exception as error:
-        if known := environment_error(error):
-            raise known from error
-        raise
-    return replace(outcome.results, run={**outcome.results.run, "folder": str(outcome.folder)})
 
 
 def load(folder: str | os.PathLike[str], samples: bool = False) -> "pd.DataFrame":

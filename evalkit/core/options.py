@@ -7,6 +7,7 @@ other values have Hydra's syntax.
 
 import copy
 import dataclasses
+import itertools
 import math
 import os
 import re
@@ -75,8 +76,10 @@ def parse(argv: Iterable[str], verbs: Iterable[str]) -> CommandLine:
     launcher: list[str] = []
     folders: list[str] = []
     flags: list[tuple[str, str | bool]] = []
-    words, habits = deque(_with_family([_unicode(word) for word in argv])), Habits(all_options)
-    while words and (word := words.popleft()) != _COMMENT:
+    given = itertools.takewhile(lambda word: word != _COMMENT, map(_unicode, argv))
+    words, habits = deque(_with_family(list(given))), Habits(all_options)
+    while words:
+        word = words.popleft()
         name = word.split("=", 1)[0]
         if word in FLAGS:
             flags.append((FLAGS[word], True))
@@ -206,7 +209,7 @@ def _compose(overrides: tuple[str, ...]) -> "Config":
         key, _, value = word.partition("=")
         kind = check_key(key)
         if kind == "group":
-            member, texts = _member(key, value)
+            member, texts = member_of(key, value)
             if texts and texts[0] in chosen:
                 raise InputError(
                     f"{word} and {texts[0]}= both are given", fix=f"{key}={member} {texts[0]}=..."
@@ -242,18 +245,6 @@ def _compose(overrides: tuple[str, ...]) -> "Config":
     return config
 
 
-def _set(composed: Any, key: str, value: Any, *, add: bool) -> None:
-    from omegaconf import OmegaConf
-
-    outer = key.rpartition(".")[0]
-    if outer and not add and OmegaConf.select(composed, outer) is None:
-        group = key.partition(".")[0]
-        raise InputError(
-            f"this {group} has no {outer}", where=f"option {key}", fix=f"leave it out, or another {group}="
-        )
-    OmegaConf.update(composed, key, value, force_add=add)
-
-
 @contextmanager
 def _hydra_of_our_own() -> Iterator[None]:
     """Sets aside the Hydra of a program that calls evalkit: there can be only one."""
@@ -265,6 +256,18 @@ def _hydra_of_our_own() -> Iterator[None]:
         yield
     finally:
         GlobalHydra.instance().hydra = outer
+
+
+def _set(composed: Any, key: str, value: Any, *, add: bool) -> None:
+    from omegaconf import OmegaConf
+
+    outer = key.rpartition(".")[0]
+    if outer and not add and OmegaConf.select(composed, outer) is None:
+        group = key.partition(".")[0]
+        raise InputError(
+            f"this {group} has no {outer}", where=f"option {key}", fix=f"leave it out, or another {group}="
+        )
+    OmegaConf.update(composed, key, value, force_add=add)
 
 
 @cache
@@ -369,7 +372,7 @@ def check_key(key: str) -> Any:
     return known[key].kind
 
 
-def _member(group: str, given: str) -> tuple[str, tuple[str, Any] | None]:
+def member_of(group: str, given: str) -> tuple[str, tuple[str, Any] | None]:
     """The member of a group that is given, and an option with its value where another name stands for one.
 
     `model=` also takes a hub name or a folder, `suite=` datasets and task files.
