@@ -391,10 +391,10 @@ def member_of(group: str, given: str) -> tuple[str, tuple[str, Any] | None]:
         tasks = [path.stem for path in assets.TASKS.glob("*.yaml")]
         items = [task for item in _items(given) for task in _tasks_of_suite(item) or [item]]
         # A suite with rules of its own, as mifeval-ja, stays alone.
-        known = set(tasks) - set(members)
+        known = [task for task in tasks if task not in members]
         if items and all(item in known or item.endswith((".yaml", ".yml")) for item in items):
             return "task", ("suite.tasks", as_text(items))
-        names += tasks
+        names += known
         fix += ", evalkit list tasks"
     elif group == "model":
         fix = f"a hub name (owner/name) or a folder that is there; {fix}"
