@@ -35,7 +35,7 @@ def evaluate(
 
     Args:
         model: a name of `evalkit list models`, a hub name, or a folder.
-        suite: a name of `evalkit list suites`, a dataset, a task file, or several of the last two.
+        suite: a name of `evalkit list suites`, a dataset, a task file, or several of these.
         options: every option of the verb run: `limit=20`; one with a full stop in its name as
             `**{"engine.batch_size": 8}` or `engine={"batch_size": 8}`.
 

@@ -5,7 +5,7 @@ unfinished run and finds a finished one. Everything is kept in results/<model>/<
 
     python -m evalkit model=smollm2-135m suite=sample
     python -m evalkit model=1.8b-instruct suite=jaster data_dir=DATA
-    python -m evalkit model=hf model.path=/checkpoints/step-1000 suite=nli limit=20
+    python -m evalkit model=/checkpoints/step-1000 suite=nli limit=20
     python -m evalkit model=1.8b-instruct suite=mt-bench-ja       (answers; then the verb judge)
     python -m evalkit model=1.8b suite=jaster engine=api engine.base_url=http://gpu1:8000/v1
     python -m evalkit model=served model.name=NAME suite=qa engine=api engine.base_url=http://a/v1

@@ -424,7 +424,7 @@ class Config:
 
     model: ModelConfig | None = option(None, "a name of `list models`, a hub name (owner/name) or a folder")
     suite: SuiteConfig | None = option(
-        None, "a name of `list suites`, a dataset, a task file, or several of these two: [jamp,my.yaml]"
+        None, "a name of `list suites`, a dataset, a task file, or several: nli,jamp,my.yaml"
     )
     engine: EngineConfig = option(EngineConfig, "local (the default), ray, vllm, or api (servers)")
     judge: JudgeConfig | None = option(None, "a name of `list judges`")

@@ -24,7 +24,7 @@ from typing import Any
 
 from evalkit.core import assets
 from evalkit.core.errors import InputError
-from evalkit.core.files import as_text
+from evalkit.core.files import as_text, read_yaml
 from evalkit.core.habits import HABITS, Habits
 from evalkit.core.text import did_you_mean, half_character
 
@@ -375,7 +375,7 @@ def check_key(key: str) -> Any:
 def member_of(group: str, given: str) -> tuple[str, tuple[str, Any] | None]:
     """The member of a group that is given, and an option with its value where another name stands for one.
 
-    `model=` also takes a hub name or a folder, `suite=` datasets and task files.
+    `model=` also takes a hub name or a folder, `suite=` several suites, datasets and task files.
 
     Raises:
         InputError: no such name (with the near ones).
@@ -389,10 +389,12 @@ def member_of(group: str, given: str) -> tuple[str, tuple[str, Any] | None]:
     fix = f"evalkit list {group}s"
     if group == "suite":
         tasks = [path.stem for path in assets.TASKS.glob("*.yaml")]
-        items = _items(given)
-        if items and all(item in tasks or item.endswith((".yaml", ".yml")) for item in items):
+        items = [task for item in _items(given) for task in _tasks_of_suite(item) or [item]]
+        # A suite with rules of its own, as mifeval-ja, stays alone.
+        known = [task for task in tasks if task not in members]
+        if items and all(item in known or item.endswith((".yaml", ".yml")) for item in items):
             return "task", ("suite.tasks", as_text(items))
-        names += tasks
+        names += known
         fix += ", evalkit list tasks"
     elif group == "model":
         fix = f"a hub name (owner/name) or a folder that is there; {fix}"
@@ -401,6 +403,14 @@ def member_of(group: str, given: str) -> tuple[str, tuple[str, Any] | None]:
     if "," in given:
         fix = f"several, one after another: evalkit -m {group}={given}"
     raise InputError(f"unknown {group} {given!r}{did_you_mean(given, names)}", fix=fix)
+
+
+def _tasks_of_suite(name: str) -> list[str]:
+    """The datasets of a suite that is nothing but a list of them; else none."""
+    path = assets.CONF / "suite" / f"{name}.yaml"
+    content = read_yaml(path) if name in group_members("suite") else {}
+    assert isinstance(content, dict)
+    return list(content["tasks"]) if content.keys() == {"name", "tasks"} else []
 
 
 def _is_place(model: str) -> bool:

@@ -216,7 +216,7 @@ def log_to_wandb(rows: Sequence[Row], out: Path) -> list[str]:
     out.mkdir(parents=True, exist_ok=True)
     lines = []
     for name, points in _by_series(measured(rows)).items():
-        last = points[-1][1]
+        last_step, last = points[-1]
         try:
             run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", WANDB_PROJECT),
@@ -231,7 +231,8 @@ def log_to_wandb(rows: Sequence[Row], out: Path) -> list[str]:
                 reinit="finish_previous",
                 settings=wandb.Settings(silent=True, console="off"),
             )
-            run.define_metric("*", step_metric="step")
+            if last_step is not None:
+                run.define_metric("*", step_metric="step")
             for step, row in points:
                 run.log(_wandb_figures(row) | ({} if step is None else {"step": step}))
             if last.run is not None:
@@ -242,7 +243,9 @@ def log_to_wandb(rows: Sequence[Row], out: Path) -> list[str]:
             run.finish()
         except wandb.errors.Error as error:
             raise EvalkitError(f"W&B refused: {error}", fix="WANDB_MODE=offline") from None
-        lines.append(f"wandb: {name[0]} ({run.settings.mode}) -> {Path(folder).parent}")
+        place = str(Path(folder).parent)
+        sync = f"   (to send it: wandb sync {place})" if run.settings.mode == "offline" else ""
+        lines.append(f"wandb: {name[0]} ({run.settings.mode}) -> {place}{sync}")
     return lines
 
 

@@ -126,6 +126,7 @@ def test_numbers_of_few_shots_are_given_by_the_name_of_a_task() -> None:
         (["model=a/b", "model.path=c"], "both are given"),
         (["suite=jamp", "suite.tasks=[jnli]"], "both are given"),
         (["suite=jcommonsenseqa,jampp"], "-m suite="),
+        (["suite=nli,mifeval-ja,mt-bench-ja"], "-m suite="),
         (["suite=jcommonsensqa"], "'jcommonsenseqa'"),
         (["model=hf", "model.random.layers=3"], "this model has no model.random"),
         (["seed={a"], "seed={a"),
@@ -164,6 +165,8 @@ def test_datasets_and_task_files_are_a_suite(value: str) -> None:
     config = config_of(f"suite={value}", "suite.num_few_shots.jamp=2")
     long = config_of("suite=task", f"suite.tasks={value}", "suite.num_few_shots.jamp=2")
     assert config == replace(long, given=ANY)
+    several = config_of(f"suite=qa,{value}") if value[0] != "[" else config_of("suite=[qa,'a,b.yaml']")
+    assert several.suite is not None and several.suite.tasks[:2] == ["jemhopqa", "niilc"]
 
 
 @pytest.mark.parametrize(
