@@ -23,6 +23,8 @@ import evalkit.runs.mt_bench
 import evalkit.runs.watch.watcher
 import evalkit.scoring.categories
 
+# As in tests/conftest.py.
+os.fsync = lambda descriptor: None
 WORDS = ["model=random", "suite=sample", "suite.tasks=[jamp,mawps,jsts,jemhopqa]", "limit=1"]
 
 
