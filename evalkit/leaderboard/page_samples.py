@@ -134,8 +134,8 @@ def _dataset_answers(dataset: _Dataset, run: Run, name: str, prompts: _Prompts) 
         sample = (key, asked, gold(record.gold) if record else "")
         at.append(dataset.places.setdefault(sample, len(dataset.places)))
     found = [records.get(line["id"]) for line in lines]
-    results = run.results
-    text = [None if record is None else _text(record, results.split_anew) for record in found]
+    results, anew = run.results, run.results.split_anew
+    text = [None if record is None else _text(record, anew) for record in found]
     tokens = [record and record.new_tokens for record in found]
     content = {
         "prompt": _frame_index(dataset, prompts.frame(name), records.values()),
@@ -160,11 +160,9 @@ def _dataset_answers(dataset: _Dataset, run: Run, name: str, prompts: _Prompts) 
         content["missing"] = [line.get("missing") or [] for line in lines]
     if results.datasets[name].thoughts is not None:
         content["rule"] = results.split_by
-        content["anew"] = results.split_anew
+        content["anew"] = anew
         content["status"] = _column([line.get("status") for line in lines])
-        thoughts = [
-            _thought(line, record, results.split_anew) for line, record in zip(lines, found, strict=True)
-        ]
+        thoughts = [_thought(line, record, anew) for line, record in zip(lines, found, strict=True)]
         content["thought"] = _column([_place(dataset, thought) for thought in thoughts])
     return content, sum(filter(None, tokens))
 

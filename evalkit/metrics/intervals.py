@@ -199,7 +199,7 @@ def _drawn_indices(n: int, resamples: int) -> Iterator[IntArray]:
 def resampled_means(values: Sequence[float], resamples: int) -> FloatArray:
     """The mean of `values` (length n >= 1) in each resample: [resamples]."""
     array = np.asarray(values, dtype=np.float64)
-    blocks = [array[indices].mean(axis=1) for indices in resample_indices(len(array), resamples)]
+    blocks = [array.take(indices).mean(axis=1) for indices in resample_indices(len(array), resamples)]
     return np.concatenate(blocks) if blocks else np.empty(0)
 
 

@@ -48,8 +48,8 @@ const modelCell = (table, row, note, redraw) => {
   const box = table.columns.length < 2 ? null : el("input", { type: "checkbox", checked: chosen.has(row), "aria-label": `${model}: ${t("in the chart")}`,
     style: place < 0 ? null : `accent-color: ${hue(place)}`, onchange: () => { if (!chosen.delete(row)) chosen.add(row); redraw(); } });
   return el("th", { scope: "row", title: [model, ...[...reasons, ...remarks].map(shown)].join("\n") },
-    box, " ", name, " ", kind === "run" ? null : el("span", { class: "kind" }, t(kind)),
-    note ? el("sup", {}, String(note)) : null);
+    el("div", { class: "name" }, box, el("span", {}, name), note ? el("sup", {}, String(note))
+      : kind === "run" ? null : el("span", { class: "kind" }, t(kind))));
 };
 
 const openCell = (table, column, row) => {
