@@ -122,7 +122,8 @@ def compare(
             difference.
     """
     if a.model == b.model and a.folder != b.folder:
-        a, b = (replace(run, label=f"{run.model} ({run.folder.name})") for run in (a, b))
+        names = [run.folder.name if a.folder.name != b.folder.name else str(run.folder) for run in (a, b)]
+        a, b = (replace(run, label=f"{run.model} ({name})") for run, name in zip((a, b), names, strict=True))
     options, data = differences(a, b)
     coverage = coverage_differences(a.results, b.results)
     refused = [*([] if across_rules else options), *data, *([] if partial else coverage)]

@@ -131,26 +131,34 @@ def _row(row: Row, tokens: Mapping[Path, int]) -> dict[str, Any]:
             for name, rates in datasets.items()
             if (found := rates.thoughts) is not None
         },
-        "facts": [_facts(run, tokens.get(run.folder, 0)) for run in (row.run.leaves if row.run else ())],
+        "facts": [
+            *(
+                _facts(run.folder, run.results.run.get("suite"), run.identity, tokens)
+                for run in (row.run.leaves if row.run else ())
+            ),
+            *(_facts(one.folder, "MT-Bench", one.identity, tokens) for one in [row.mt_bench_run] if one),
+        ],
         "series": checkpoint.series if checkpoint else None,
         "step": checkpoint.step if checkpoint else None,
     }
 
 
-def _facts(run: Run, tokens: int) -> dict[str, Any]:
+def _facts(
+    folder: Path, suite: str | None, identity: Mapping[str, Any], tokens: Mapping[Path, int]
+) -> dict[str, Any]:
     """How a run was made: time, tokens, versions, machine, configuration; null where it is not known."""
-    environment = kept_environment(run.folder) or {}
-    seconds = sum(read_timings(run.folder).values())
+    environment = kept_environment(folder) or {}
+    seconds, generated = sum(read_timings(folder).values()), tokens.get(folder, 0)
     packages = {"evalkit": environment.get("evalkit"), **environment.get("packages", {})}
-    config = run.folder / CONFIG
+    config = folder / CONFIG
     return {
-        "suite": run.results.run.get("suite"),
-        "folder": str(run.folder),
+        "suite": suite,
+        "folder": str(folder),
         "seconds": round(seconds, 1) if seconds else None,
-        "tokens": tokens or None,
-        "speed": round(tokens / seconds) if tokens and seconds else None,
-        "engine": run.identity.get("engine_family"),
-        "dtype": run.identity.get("dtype"),
+        "tokens": generated or None,
+        "speed": round(generated / seconds) if generated and seconds else None,
+        "engine": identity.get("engine_family"),
+        "dtype": identity.get("dtype"),
         "versions": ", ".join(f"{name} {packages[name]}" for name in _VERSIONS if packages.get(name)) or None,
         "machine": environment.get("platform"),
         "config": config.read_text(encoding="utf-8") if is_whole_text(config) else None,
