@@ -11,7 +11,7 @@ from evalkit.core.config import Lang
 from evalkit.core.durable import is_whole_text
 from evalkit.core.errors import EvalkitError
 from evalkit.core.reasons import sentences_in
-from evalkit.leaderboard.board import Board
+from evalkit.leaderboard.board import Board, natural_order
 from evalkit.leaderboard.compare import Comparison, compare_samples, differences
 from evalkit.leaderboard.comparison_report import sentences
 from evalkit.leaderboard.rows import PFGEN, Row, Table, tables_of
@@ -50,7 +50,11 @@ def page_data(
         "rows": [_row(row, tokens) for row in board.rows],
         "notes": [[models, note] for note, models in notes_by_text(board.rows).items()],
         "leftOut": [
-            [list(dict.fromkeys(e.model for e in entries if e.model)), [str(e.path) for e in entries], why]
+            [
+                sorted({e.model for e in entries if e.model}, key=natural_order),
+                [str(e.path) for e in entries],
+                why,
+            ]
             for why, entries in left_out_by_reason(board).items()
         ],
         "talks": [place for place, row in enumerate(board.rows) if row.mt_bench_run is not None],
