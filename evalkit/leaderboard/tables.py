@@ -177,8 +177,9 @@ def _is_measured(cell: Figure) -> bool:
 
 
 def _folders(row: Row) -> str:
-    runs = [*(row.run.leaves if row.run else ()), *([row.mt_bench_run] if row.mt_bench_run else [])]
-    return "; ".join(run.folder.as_posix() for run in runs)
+    folders = [run.folder for run in row.run.leaves] if row.run else []
+    folders += [row.mt_bench_run.folder] if row.mt_bench_run else []
+    return "; ".join(folder.as_posix() for folder in folders)
 
 
 def spreadsheet_text(text: str) -> str:
