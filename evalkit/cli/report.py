@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -43,11 +44,12 @@ def print_results(results: Results, console: Console) -> None:
     if results.protocol.deviations:
         listed = ", ".join(f"{key}={value}" for key, value in results.protocol.deviations.items())
         print_line(console, t("protocol: {name} with {options}", name=results.protocol.name, options=listed))
+    if details := results.run.get("pfgen"):
+        _print_pfgen(details, console)
 
 
-def print_pfgen(results: Results, console: Console) -> None:
+def _print_pfgen(details: dict[str, Any], console: Console) -> None:
     """Prints what belongs to the figures of pfgen: their scale, their spread, and the published figures."""
-    details = results.run["pfgen"]
     print_line(console, t("scale: the published ground truth scores {value}", value=details["ground_truth"]))
     print_line(console, t("resampled for the intervals: {what}", what=t(details["resampled"])))
     if shares := details["variance"]:
@@ -92,7 +94,7 @@ def _half_width(results: Results, dataset: str) -> float | None:
 
 
 def _next_commands(results: Results, folder: Path) -> Iterator[str]:
-    if has_row(results.run.get("model")):
+    if results.categories and has_row(results.run.get("model")):
         yield command("reproduce", f"run={folder}")
     # results/<model>/<suite>/<run id>: another model's run of the same suite.
     same_suite = list(folder.parents[2].glob(f"*/{folder.parent.name}/*/results.json"))
@@ -105,7 +107,8 @@ def _next_commands(results: Results, folder: Path) -> Iterator[str]:
         yield command("compare", str(folder), str(newest), "--across-rules")
     partial = ["--partial"] if results.partial.partial else []
     yield command("leaderboard", str(folder.parents[2]), *partial)
-    yield command("score", f"run={folder}", "protocol.strip=true")
+    strips = [] if "pfgen" in results.datasets else ["protocol.strip=true"]
+    yield command("score", f"run={folder}", *strips)
 
 
 def _newest(paths: Sequence[Path], results: Results, *, across_rules: bool) -> Path | None:
