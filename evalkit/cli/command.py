@@ -35,6 +35,7 @@ VERBS = {
     "prompts": "write the exact prompts of a suite, to generate elsewhere",
     "score": "score kept or foreign completions again, no model needed",
     "reproduce": "print a run next to the published llm-jp-3 table",
+    "card": "print the evaluation section of a model card",
     "leaderboard": "collect runs into CSV, Markdown and one offline page",
     "compare": "say which of two runs is better, with paired intervals",
     "judge": "have a judge model rate the MT-Bench answers of a run",

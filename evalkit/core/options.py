@@ -5,6 +5,7 @@ literally: a path with `=`, commas, spaces or Japanese needs no quotes (an item 
 other values have Hydra's syntax.
 """
 
+import copy
 import dataclasses
 import math
 import os
@@ -68,7 +69,7 @@ def parse(argv: Iterable[str], verbs: Iterable[str]) -> CommandLine:
     launcher: list[str] = []
     folders: list[str] = []
     flags: list[tuple[str, str | bool]] = []
-    given = [_unicode(word) for word in argv]
+    given = _with_family([_unicode(word) for word in argv])
     words = iter(given)
     for word in words:
         if word in ("-h", "--help"):
@@ -104,6 +105,15 @@ def parse(argv: Iterable[str], verbs: Iterable[str]) -> CommandLine:
         raise InputError(f"{launcher[0]} is for several jobs", fix="python -m evalkit -m ...")
     line = CommandLine(verb or "run", tuple(overrides), tuple(folders), tuple(flags), wants_help)
     return dataclasses.replace(line, multirun=multirun, launcher=tuple(launcher))
+
+
+def _with_family(words: list[str]) -> list[str]:
+    """The words with `--reference` made whole where it names no rows: those of the card's family."""
+    if not {"card", "leaderboard"} & {*words}:
+        return words
+    pairs = zip(words, [*words[1:], "-"], strict=True)
+    bare = [word == "--reference" and (rest.startswith("-") or _is_override(rest)) for word, rest in pairs]
+    return [f"{word}=llm-jp-3" if alone else word for word, alone in zip(words, bare, strict=True)]
 
 
 def _unicode(word: str) -> str:
@@ -162,7 +172,7 @@ def load_config(line: CommandLine) -> "Config":
 
 
 def _compose(overrides: tuple[str, ...]) -> "Config":
-    from hydra import compose, initialize_config_dir
+    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -175,15 +185,15 @@ def _compose(overrides: tuple[str, ...]) -> "Config":
         if inner and group not in chosen:
             example = {"model": "hf", "suite": "task", "judge": "openai"}[group]
             raise InputError(f"{inner}= is given without {group}=", fix=f"add {group}={example}")
-    _store_schema()
-    for_hydra: list[str] = []
+    members: list[str] = []
+    values: list[str] = []
     verbatim: list[tuple[str, Any]] = []
     for word in overrides:
         key, _, value = word.partition("=")
         kind = check_key(key)
         if kind == "group":
             _check_member(key, value)
-            for_hydra.append(word)
+            members.append(word)
         elif kind == "text":
             verbatim.append((key, None if value == "null" else as_text(value)))
         elif kind == "texts":
@@ -191,21 +201,48 @@ def _compose(overrides: tuple[str, ...]) -> "Config":
         elif kind == "count":
             verbatim.append((TASK_COUNTS, {key.removeprefix(f"{TASK_COUNTS}."): value}))
         elif isinstance(kind, type) and issubclass(kind, Enum):
-            for_hydra.append(f"{key}={_enum_name(key, value, kind)}")
-        elif kind is dict:
-            for_hydra.append(f"++{word}")
+            values.append(f"{key}={_enum_name(key, value, kind)}")
         else:
-            for_hydra.append(word)
+            values.append(f"++{word}" if kind is dict else word)
+    word = ""
     try:
-        with initialize_config_dir(config_dir=str(assets.CONF), version_base="1.3"):
-            composed = compose(config_name="config", overrides=for_hydra)
+        composed = copy.deepcopy(_composed(str(assets.CONF), tuple(members)))
+        for word in values:
+            (override,) = OverridesParser.create().parse_overrides([word])
+            if override.is_sweep_override():
+                fix = f"one job for each: python -m evalkit -m {word}"
+                raise InputError(f"{word} gives several values", where=word, fix=fix)
+            _set(composed, override.key_or_group, override.value(), add=override.is_force_add())
+        word = ""
         for key, text in verbatim:
-            OmegaConf.update(composed, key, text, force_add=key == TASK_COUNTS)
+            _set(composed, key, text, add=key == TASK_COUNTS)
         config = OmegaConf.to_object(composed)
     except (HydraException, OmegaConfBaseException) as error:
-        raise _readable(error, for_hydra) from None
+        raise _readable(error, word) from None
     assert isinstance(config, Config)
     return config
+
+
+def _set(composed: Any, key: str, value: Any, *, add: bool) -> None:
+    from omegaconf import OmegaConf
+
+    outer = key.rpartition(".")[0]
+    if outer and not add and OmegaConf.select(composed, outer) is None:
+        group = key.partition(".")[0]
+        raise InputError(
+            f"this {group} has no {outer}", where=f"option {key}", fix=f"leave it out, or another {group}="
+        )
+    OmegaConf.update(composed, key, value, force_add=add)
+
+
+@cache
+def _composed(folder: str, members: tuple[str, ...]) -> Any:
+    """The configuration of these members of groups, which takes 0.15 s; a caller changes a copy."""
+    from hydra import compose, initialize_config_dir
+
+    _store_schema()
+    with initialize_config_dir(config_dir=folder, version_base="1.3"):
+        return compose(config_name="config", overrides=list(members))
 
 
 @cache
@@ -349,19 +386,12 @@ def _without_none(hint: Any) -> Any:
     return hint
 
 
-def _readable(error: Exception, overrides: list[str]) -> InputError:
+def _readable(error: Exception, word: str) -> InputError:
     text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    key = getattr(error, "full_key", None) or next(
-        (word for word in overrides if word in str(error)), "command line"
-    )
     detail = error.__cause__
     while detail is not None and detail.__cause__ is not None:
         detail = detail.__cause__
     if detail is not None and str(detail):
         text = str(detail).splitlines()[0]
-    if "--multirun" in str(error):
-        word = next((word for word in overrides if "," in word), key)
-        return InputError(
-            f"{word} gives several values", where=word, fix=f"one job for each: python -m evalkit -m {word}"
-        )
-    return InputError(f"the configuration is not valid: {text}", where=key, fix="python -m evalkit --help")
+    where = word.removeprefix("++") or getattr(error, "full_key", None) or "command line"
+    return InputError(f"the configuration is not valid: {text}", where=where, fix="python -m evalkit --help")

@@ -9,6 +9,7 @@ from typing import Any
 from evalkit.core.durable import read_checked_json, read_log
 from evalkit.core.errors import InputError
 from evalkit.core.reasons import Reason, with_sentences
+from evalkit.leaderboard.join import LeftOut, join_runs
 from evalkit.leaderboard.runs import MtBenchRun, Run
 from evalkit.mtbench.tables.model_tables import with_own_intervals
 from evalkit.records.results import Results, read_results
@@ -16,16 +17,9 @@ from evalkit.records.run_folder import RunDirectory
 from evalkit.scoring.categories import with_intervals
 
 RESULTS = "results.json"
+_OF_THE_RUN = ("metric_versions", "protocol", "deviations")
 # Files that only a run directory has, finished or not.
 _RUN_FILES = ("samples", "config.yaml", "mt_bench.json")
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """A folder or file that is not shown, and why."""
-
-    path: Path
-    reason: str
 
 
 @dataclass
@@ -90,8 +84,9 @@ def _add(found: Collection, folder: Path) -> None:
             found.mt_bench += _mt_bench(folder, content)
             return
         results = read_results(path)
-        _check_scores(folder, results)
-        found.runs.append(Run(folder, with_intervals(results, folder), path.stat().st_mtime))
+        scores = _checked_scores(folder, results)
+        finished = path.stat().st_mtime
+        found.runs.append(Run(folder, with_intervals(results, folder), finished, _scores=scores))
     except InputError as error:
         found.left_out.append(LeftOut(folder, error.what))
     except (OSError, ValueError) as error:
@@ -101,14 +96,15 @@ def _add(found: Collection, folder: Path) -> None:
         found.left_out.append(LeftOut(folder, why))
 
 
-def _check_scores(folder: Path, results: Results) -> None:
-    """Checks that scores/ has every sample that results.json counts.
+def _checked_scores(folder: Path, results: Results) -> dict[str, dict[str, dict[str, Any]]]:
+    """The lines of scores/ by dataset and sample, which has every sample that results.json counts.
 
     Raises:
         InputError: a file is missing, damaged or shorter.
     """
     directory = RunDirectory(folder)
     fix = f"python -m evalkit score run={folder}"
+    found = {}
     for name, rates in results.datasets.items():
         path = directory.scores_path(name)
         if not path.exists():
@@ -120,6 +116,12 @@ def _check_scores(folder: Path, results: Results) -> None:
         if len(rows) != rates.n:
             text = "damaged: scores/{name}.jsonl: {n} of {all} samples; {fix}"
             raise InputError(Reason(text, name=name, n=len(rows), all=rates.n, fix=fix))
+        # What every line says of the run takes memory that thousands of runs do not have.
+        found[name] = {
+            key: {name: value for name, value in row.items() if name not in _OF_THE_RUN}
+            for key, row in rows.items()
+        }
+    return found
 
 
 def _mt_bench(folder: Path, content: dict[str, Any]) -> list[MtBenchRun]:
@@ -145,8 +147,8 @@ def _drop_copies(found: Collection) -> None:
         name = run.results.run.get("id") or str(run.folder)
         key = json.dumps([name, run.results.protocol.options], default=str)
         if key in kept:
-            why = Reason("the same run as {folder}", folder=kept[key].folder)
-            found.left_out.append(LeftOut(run.folder, why))
+            why = "the same run as another folder"
+            found.left_out.append(LeftOut(run.folder, why, run.model, kept[key].folder))
         else:
             kept[key] = run
     found.runs = list(kept.values())
@@ -163,14 +165,15 @@ def _with_preset_hashes(runs: Sequence[MtBenchRun]) -> list[MtBenchRun]:
 
 
 def find_run(place: Path) -> Run:
-    """The run of a folder: a run directory, or a folder with just one finished run in it.
+    """The run of a folder: a run directory, or a folder with one finished run in it or runs that join.
 
     Raises:
         InputError: none, several, or an unfinished one.
     """
     found = collect([place])
-    if len(found.runs) == 1:
-        return found.runs[0]
+    joined, left_out = join_runs(found.runs, partial=True)
+    if len(joined) == 1 and not left_out:
+        return joined[0]
     if found.runs:
         listed = "".join(f"\n  {run.folder}" for run in sorted(found.runs, key=lambda run: -run.finished))
         raise InputError(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from evalkit import __version__
 from evalkit.core.errors import EvalkitError
 from evalkit.core.text import folder_name
-from evalkit.leaderboard.rows import TABLES, Kind, Row, Table, measured
+from evalkit.leaderboard.rows import Kind, Row, Table, measured, tables_of
 from evalkit.leaderboard.runs import Run
 from evalkit.leaderboard.tables import markdown_tables
 from evalkit.records.results import AVERAGE, Figure, Results
@@ -27,7 +27,12 @@ if TYPE_CHECKING:
 
 BEGIN, END = "<!-- evalkit: begin -->", "<!-- evalkit: end -->"
 # The hub's names of the benchmarks.
-_HUB_DATASETS = {"jaster": "llm-jp-eval", "mt": "mt-bench-ja", "instructions": "m-ifeval"}
+_HUB_DATASETS = {
+    "jaster": "llm-jp-eval",
+    "mt": "mt-bench-ja",
+    "instructions": "m-ifeval",
+    "pfgen": "pfgen-bench",
+}
 # lm-eval names a filter after the metric; none was applied.
 _FILTER = "none"
 _GROUP_METRIC = "score"
@@ -63,7 +68,7 @@ def model_card_files(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
 def _metadata(row: Row) -> str:
     from huggingface_hub import ModelCardData
 
-    results = [result for table in TABLES for result in _hub_results(row, table)]
+    results = [result for table in tables_of([row]) for result in _hub_results(row, table)]
     if not results:
         return ""
     data = ModelCardData(model_name=row.model, eval_results=results)
@@ -80,7 +85,7 @@ def _hub_results(row: Row, table: Table) -> "Iterator[EvalResult]":
             continue
         yield EvalResult(
             task_type="text-generation",
-            dataset_type=_HUB_DATASETS[table.name],
+            dataset_type=_HUB_DATASETS.get(table.name, column),
             dataset_name=f"{table.title} {column}",
             dataset_config=column,
             dataset_args={"protocol": str(table.rules(row)), "samples": cell.n},
@@ -125,9 +130,12 @@ def lm_eval_json(run: Run) -> dict[str, Any]:
         },
         "groups": groups,
         "group_subtasks": _subtasks(results),
-        "configs": {name: _task_config(results, name) for name in metrics},
-        "versions": dict.fromkeys((*metrics, *groups), results.protocol.name),
-        "n-shot": {name: _few_shots(results, name) for name in metrics},
+        "configs": {name: _task_config(run.leaf(name).results, name) for name in metrics},
+        "versions": {
+            **{name: run.leaf(name).results.protocol.name for name in metrics},
+            **dict.fromkeys(groups, results.protocol.name),
+        },
+        "n-shot": {name: _few_shots(run.leaf(name).results, name) for name in metrics},
         "higher_is_better": {name: dict.fromkeys(computed, True) for name, computed in metrics.items()},
         "n-samples": {
             name: {"original": dataset.n, "effective": dataset.n}

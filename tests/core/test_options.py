@@ -118,6 +118,8 @@ def test_numbers_of_few_shots_are_given_by_the_name_of_a_task() -> None:
         (["dtype=floa32"], "'float32'"),
         (["model=hf", "model.pth=x"], "'model.path'"),
         (["model.path=x"], "model=hf"),
+        (["model=hf", "model.random.layers=3"], "this model has no model.random"),
+        (["seed={a"], "seed={a"),
         (["model=meta/llama"], "model.path=meta/llama"),
         (["split=tset"], "'test'"),
         (["num_few_shots=-1"], "below 0"),

@@ -116,5 +116,7 @@ def test_slurm_gets_one_array_with_what_was_asked_for(
 
 
 def test_without_slurm_it_says_so(sweep: Sweep) -> None:
+    # This machine may have SLURM's commands.
+    sweep.environment["PATH"] = str(sweep.folder)
     done = sweep.run(*SEEDS, "hydra/launcher=slurm", code=1)
     assert "the launcher failed" in done.err and "srun" in done.err
