@@ -264,7 +264,12 @@ def _scored(
     """The scores of the datasets, and what the section `run` of the result says of them."""
     if not suite.questions:
         return score_tasks(answers, protocol, metrics, offline=offline), {}
-    mode, stop = PfgenMode(identity[PFGEN]["mode"]), identity[PFGEN]["stop"]
+    if (made := identity.get(PFGEN)) is None:
+        raise InputError(
+            "the run does not say how pfgen was asked: its environment.json is lost",
+            fix="run the same command again",
+        )
+    mode, stop = PfgenMode(made["mode"]), made["stop"]
     given = {
         key: replace(answer, text=answer_of(answer.text, mode, stop))
         for task in answers

@@ -1,6 +1,7 @@
 """Runs of suite=pfgen through the command line: trials that continue, empty answers, every verb."""
 
 import json
+import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -286,3 +287,13 @@ def test_smollm2_answers_the_published_questions(
     assert list(rows(folder)) == ["Q01/1", "Q02/1", "Q01/2", "Q02/2"]
     assert main(["score", f"run={folder}"]) == 0
     assert "nothing moved" in capsys.readouterr().out
+    bundle = tmp_path / "bundle.tar"
+    assert main(["bundle", "suite=pfgen", f"mirror={mirror}", f"out={bundle}"]) == 0
+    with tarfile.open(bundle) as tar:
+        tar.extractall(tmp_path, filter="data")
+    # The files of a bundle replace those of the machine, by these variables.
+    for name in ("EVALKIT_CACHE", "HF_HUB_CACHE"):
+        monkeypatch.setenv(name, str(tmp_path / "nothing"))
+    command = [*command[:3], f"data_dir={tmp_path / 'bundle'}", "offline=true"]
+    there = run(tmp_path / "there", "samples=1", "limit=1", command=command)
+    assert there.name == folder.name and rows(there)["Q01/1"] == rows(folder)["Q01/1"]
