@@ -55,6 +55,7 @@ MODEL = ("model", "model.")
 SUITE = ("suite", "suite.tasks")
 SAMPLES = ("limit", "num_few_shots", "suite.num_few_shots")
 CHAT = ("suite.chat", "suite.chat_turns", "suite.system", "reasoning.")
+PFGEN = ("samples", "pfgen.")
 DATA = ("data_dir", "mirror", "offline", "allow_missing")
 TEMPLATES = ("protocol.custom_prompt_template", "protocol.custom_fewshots_template")
 

@@ -58,7 +58,7 @@ def _suites(long: bool) -> Iterable[str]:
         if content.get("mt_bench"):
             yield f"{name:<24}80 questions of two turns, preset {content['preset']}"
             continue
-        if content.get("pfgen"):
+        if content.get("suite", content).get("pfgen"):
             yield f"{name:<24}50 questions, answers compared with 127,000 reference texts"
             continue
         tasks = content.get("tasks") or []

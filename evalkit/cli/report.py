@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -43,6 +44,8 @@ def print_results(results: Results, console: Console, folder: Path | None = None
         print_line(console, t("protocol: {name} with {options}", name=results.protocol.name, options=listed))
     for line in _to_look_at(results, folder) if folder else ():
         print_line(console, line)
+    if details := results.run.get("pfgen"):
+        _print_pfgen(details, console)
     if results.categories:
         console.print(_category_table(results))
     if results.partial.partial:
@@ -51,9 +54,8 @@ def print_results(results: Results, console: Console, folder: Path | None = None
             print_line(console, f"  - {reason}")
 
 
-def print_pfgen(results: Results, console: Console) -> None:
+def _print_pfgen(details: dict[str, Any], console: Console) -> None:
     """Prints what belongs to the figures of pfgen: their scale, their spread, and the published figures."""
-    details = results.run["pfgen"]
     print_line(console, t("scale: the published ground truth scores {value}", value=details["ground_truth"]))
     print_line(console, t("resampled for the intervals: {what}", what=t(details["resampled"])))
     if shares := details["variance"]:
@@ -100,7 +102,7 @@ def _next_commands(results: Results, folder: Path) -> Iterator[str]:
     for fetch in dict.fromkeys(entry.command for entry in _missing(results, counting=True)):
         if fetch and "evalkit prepare" in fetch:
             yield f"{fetch} && {command('score', f'run={folder}')}"
-    if has_row(results.run.get("model")):
+    if results.categories and has_row(results.run.get("model")):
         yield command("reproduce", f"run={folder}")
     # results/<model>/<suite>/<run id>: another model's run of the same suite.
     same_suite = list(folder.parents[2].glob(f"*/{folder.parent.name}/*/results.json"))
