@@ -111,7 +111,8 @@ def _launch(
         raise
     # SLURM's commands and submitit raise exceptions of any type.
     except Exception as error:
-        why = f"the launcher failed: {slurm_text(str(error)) or reason(error)}"
+        text = slurm_text(str(error))
+        why = f"the launcher failed: {text if ' ' in text else reason(error)}"
         if queue is None:
             fix = "python -m evalkit list launchers --long" if isinstance(options, SlurmOptions) else None
             raise EvalkitError(why, where=str(folder), fix=fix) from error

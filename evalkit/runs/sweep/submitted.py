@@ -287,16 +287,18 @@ class SubmittedJob:
         """Puts an interrupted job back into the queue, where nobody asked for its end."""
         job, preempted = Job.read(path), _preempted()
         if preempted:
-            why = "SLURM preempts it"
+            why = "SLURM preempts this job"
         elif time_is_up:
-            why = f"its time is up, {job.timeouts} times before"
-            if job.timeouts >= self.most:
-                replace(job, why=f"{why} (hydra.launcher.max_num_timeout={self.most})").write(path)
+            count = job.timeouts + 1
+            if count > self.most:
+                why = f"its time was up {count} times (hydra.launcher.max_num_timeout={self.most})"
+                replace(job, why=why).write(path)
                 return
-            job = replace(job, timeouts=job.timeouts + 1).write(path)
+            why = f"its time is up ({count} of {self.most} times)"
+            job = replace(job, timeouts=count).write(path)
         else:
             return
-        print(f"{why}; what is finished is kept, and the job goes back into the queue", flush=True)
+        print(f"{why}: what is finished is kept, the job goes back into the queue", flush=True)
         try:
             environment._requeue(self.most - job.timeouts)
         except (OSError, subprocess.SubprocessError) as error:

@@ -147,7 +147,7 @@ RUNNING = "JobId=7 JobState=RUNNING Reason=None PreemptEligibleTime=2026-01-01T0
     ("time_is_up", "timeouts", "scontrol", "requeued", "why"),
     [
         (True, 0, RUNNING + "None", True, "stopped"),
-        (True, 2, RUNNING + "None", False, "its time is up, 2 times before"),
+        (True, 2, RUNNING + "None", False, "its time was up 3 times"),
         (True, 2, RUNNING + "2026-01-01T00:00:00", True, "stopped"),
         (False, 0, RUNNING + "None", False, "stopped"),
         (False, 0, RUNNING + "2026-01-01T00:00:00", True, "stopped"),
