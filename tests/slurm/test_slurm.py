@@ -133,7 +133,7 @@ def test_whatever_happens_to_a_job_the_command_notices(slow: Slow, cluster: Clus
     assert f"SLURM job {array}_3: CANCELLED" in lines["cancelled"]
     assert f"SLURM job {array}_4: CANCELLED, before evalkit started" in lines["waiting"]
     assert "log:" not in lines["waiting"] and "sacct" not in ended.err
-    assert [job["timeouts"] for job in slow.sweep.jobs()] == [1, 0, 0, 0, 0]
+    assert [job["timeouts"] > 0 for job in slow.sweep.jobs()] == [True, False, False, False, False]
     states = cluster.states(array)
     assert [states[f"{array}_{at}"][0] for at in range(5)] == [
         "COMPLETED",

@@ -48,7 +48,9 @@ class State:
         return self.word in _ENDED
 
     def __str__(self) -> str:
-        return f"{self.word} ({self.reason})" if self.reason not in ("", "None") else self.word
+        # A cancelled job keeps the reason for which it was waiting.
+        shown = self.reason not in ("", "None") and self.word != "CANCELLED"
+        return f"{self.word} ({self.reason})" if shown else self.word
 
 
 class QueueError(Exception):
@@ -228,13 +230,16 @@ def slurm_text(text: str) -> str:
 
 
 def _last_line(log: Path) -> str:
+    """The last line of a log, or the error shortly before it; empty where there is none."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 2000))
-            lines = file.read().decode("utf-8", errors="replace").split("\n")
+            text = file.read().decode("utf-8", errors="replace")
     except OSError:
         return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    lines = [line.strip() for line in text.split("\n") if line.strip()][-5:]
+    errors = [line for line in lines if "error" in line.lower()]
+    return (errors or lines or [""])[-1]
 
 
 @dataclass(frozen=True)

@@ -103,9 +103,9 @@ def test_jobs_end_when_they_or_slurm_say_so(
         JOB,
         replace(JOB, pid=1, code=130, why="stopped by SIGTERM"),
     ]
-    ended = {1: "FAILED NonZeroExitCode", 2: "CANCELLED", 3: "CANCELLED"}
+    ended = {1: "FAILED NonZeroExitCode", 2: "CANCELLED Priority", 3: "CANCELLED"}
     queue, paths = queue_of(tmp_path, monkeypatch, [{2: "PENDING Priority"}, "no route", {}, ended], jobs)
-    (tmp_path / "1.log").write_text("starting\nsrun: error: node: task 0: Killed\n\n")
+    (tmp_path / "1.log").write_text("starting\nsrun: error: node: task 0: Killed\nsrun: Force Terminated\n\n")
     queue.wait(paths)
     codes = {job.code: job.why for job in map(Job.read, paths[1:3])}
     assert codes == {
