@@ -34,7 +34,7 @@ demo: $(BIN)/.evalkit
 
 # Two test files at a time, each on one core; in their order, for the last ones are short.
 test: $(BIN)/.evalkit-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-faults: $(BIN)/.evalkit-dev
 	$(BIN)/python -m pytest tests/faults -m "campaign or not campaign"

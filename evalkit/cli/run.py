@@ -73,7 +73,7 @@ def run(config: Config, *, opened: Callable[[Path], None] = lambda folder: None)
     if not outcome.generated:
         text = "finished already: all {n} completions are kept, nothing was generated"
         console.print(t(text, n=outcome.kept))
-    print_results(outcome.results, console)
+    print_results(outcome.results, console, outcome.folder)
     print_next(outcome.results, outcome.folder, console)
     return 0
 

@@ -25,7 +25,6 @@ from evalkit.core import assets
 from evalkit.core.durable import read_checked_json, write_checked_text, write_json_atomic
 from evalkit.core.errors import EvalkitError
 from evalkit.core.secrets import hide, without_credentials
-from evalkit.core.text import everywhere
 from evalkit.core.types import Completion
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ def config_text(config: "Config") -> str:
         address = (content.get(group) or {}).get("base_url")
         if address:
             content[group]["base_url"] = without_credentials(address)
-    return yaml.safe_dump(everywhere(content, hide), allow_unicode=True, sort_keys=False)
+    return yaml.safe_dump(hide(content), allow_unicode=True, sort_keys=False)
 
 
 def read_timings(folder: Path) -> dict[str, float]:

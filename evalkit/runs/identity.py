@@ -55,31 +55,6 @@ def run_identity(
         left_out: tokens that the tokenizer would put behind every prompt.
         chat_template: of chats; None: prompts are text, or only a server has it.
     """
-    template = asking.template
-    chosen: dict[str, Any] = {"do_sample": generation.do_sample, "from_model": generation.from_model}
-    if any(chosen.values()):
-        chosen["sampling_version"] = SAMPLING_VERSION
-    usual = asdict(Sampling())
-    chosen |= {key: value for key, value in asdict(asking.sampling).items() if value != usual[key]}
-    own: dict[str, Any] = {}
-    counts = {task.name: len(task.few_shots) for task in tasks}
-    if shots := differing_few_shots(counts, data.num_few_shots):
-        own["task_few_shots"] = shots
-    if columns := {task.name: _columns(task.spec.data) for task in tasks if task.spec.data is not None}:
-        own["columns"] = columns
-    if template != PromptTemplate():
-        own["template"] = {"prompt": template.prompt, "few_shot": template.few_shot}
-    if asking.chat is not None:
-        own["chat"] = {**asdict(asking.chat), "template_args": identified.model.config.chat_template_args}
-        if chat_template is not None:
-            own["chat"]["template_sha256"] = text_sha256(chat_template)
-            if chat_template.has_clock and identified.family != "api":
-                own["template_date"] = chat_template.date
-    if asking.thoughts is not None:
-        own["reasoning"] = asking.thoughts.identity
-    if asking.samples > 1:
-        # More samples continue fewer; a single one has the seed of the run.
-        own["seeds"] = "of each sample"
     return {
         "generation_version": GENERATION_VERSION,
         "protocol": protocol.name,
@@ -91,12 +66,51 @@ def run_identity(
         "split": data.split.value,
         "num_few_shots": data.num_few_shots,
         "seed": asking.seed,
-        "generation": chosen,
+        "generation": _sampling(generation, asking.sampling),
         "dtype": identified.dtype,
         "engine_family": identified.family,
         **({"left_out": list(left_out)} if left_out else {}),
-        **own,
+        **_unusual(identified, tasks, data, asking, chat_template),
     }
+
+
+def _sampling(generation: GenerationConfig, sampling: Sampling) -> dict[str, Any]:
+    """How tokens are chosen: what is not greedy."""
+    chosen: dict[str, Any] = {"do_sample": generation.do_sample, "from_model": generation.from_model}
+    if any(chosen.values()):
+        chosen["sampling_version"] = SAMPLING_VERSION
+    usual = asdict(Sampling())
+    return chosen | {key: value for key, value in asdict(sampling).items() if value != usual[key]}
+
+
+def _unusual(
+    identified: Identified,
+    tasks: Sequence[Task],
+    data: DataOptions,
+    asking: Asking,
+    chat_template: ChatTemplate | None,
+) -> dict[str, Any]:
+    """What a run of the protocol's own prompts has not, so that its id stays."""
+    own: dict[str, Any] = {}
+    counts = {task.name: len(task.few_shots) for task in tasks}
+    if shots := differing_few_shots(counts, data.num_few_shots):
+        own["task_few_shots"] = shots
+    if columns := {task.name: _columns(task.spec.data) for task in tasks if task.spec.data is not None}:
+        own["columns"] = columns
+    if asking.template != PromptTemplate():
+        own["template"] = {"prompt": asking.template.prompt, "few_shot": asking.template.few_shot}
+    if asking.chat is not None:
+        own["chat"] = {**asdict(asking.chat), "template_args": identified.model.config.chat_template_args}
+        if chat_template is not None:
+            own["chat"]["template_sha256"] = text_sha256(chat_template)
+            if chat_template.has_clock and identified.family != "api":
+                own["template_date"] = chat_template.date
+    if asking.thoughts is not None:
+        own["reasoning"] = asking.thoughts.identity
+    if asking.samples > 1:
+        # More samples continue fewer; a single one has the seed of the run.
+        own["seeds"] = "of each sample"
+    return own
 
 
 def differing_few_shots(shots: Mapping[str, int], usual: int) -> dict[str, int]:

@@ -163,7 +163,12 @@ def _version(text: str) -> tuple[int, ...]:
 
 def task_names() -> list[str]:
     """The names of all shipped tasks, sorted."""
-    return sorted(path.stem for path in assets.TASKS.glob("*.yaml"))
+    return list(_names_in(assets.TASKS))
+
+
+@cache
+def _names_in(folder: Path) -> tuple[str, ...]:
+    return tuple(sorted(path.stem for path in folder.glob("*.yaml")))
 
 
 def is_task_file(name: str) -> bool:
