@@ -19,7 +19,7 @@ this process. docs/servers.md
 
 -m runs one job for each combination of values: commas outside quotes and brackets separate them
 (see: list launchers). watch= evaluates every checkpoint in a folder once it is whole, lowest step
-first, once each. engine=ray uses every GPU of a machine or a cluster. All three: docs/cluster.md.
+first, once each. engine=ray uses every GPU of a machine or a cluster. All three: docs/clusters.md.
 """
 
 from collections.abc import Callable
