@@ -5,7 +5,7 @@ The reports of several servers must agree with each other and with the command.
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
@@ -17,6 +17,7 @@ from evalkit.core.secrets import public_address, refuse_keys
 from evalkit.core.text import did_you_mean, folder_name
 from evalkit.engines.base import Identified
 from evalkit.engines.models import resolve_without_weights
+from evalkit.services.ask_all import streamed
 from evalkit.services.client import ApiClient, Service, ServiceError
 from evalkit.services.replies import Reply
 
@@ -248,10 +249,16 @@ def ask_servers(model: ModelConfig, options: EngineConfig) -> ServerFacts:
     """
     found = addresses(options)
     name = model.name if model.served else None
+
+    async def look(put: Callable[[list[ServerFacts | Reply]], None]) -> None:
+        put(await _look(options, found, name))
+
+    # In a thread of its own: a notebook has a loop already.
+    (answers,) = streamed(look)
     alive: list[tuple[str, ServerFacts]] = []
     problems: list[str] = []
     reachable = False
-    for address, told in zip(found, asyncio.run(_look(options, found, name)), strict=True):
+    for address, told in zip(found, answers, strict=True):
         shown = public_address(address)
         if isinstance(told, ServerFacts):
             alive.append((shown, told))
