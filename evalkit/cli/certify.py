@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from evalkit.cli.command import CHAT, DATA, MODEL, SAMPLES, SUITE
 from evalkit.core.config import Config, given_model, given_suite
 from evalkit.core.errors import InputError
-from evalkit.core.progress import say
-from evalkit.engines import build_engine
+from evalkit.core.progress import phase, say
+from evalkit.core.words import t
+from evalkit.engines import build_engine, check
 from evalkit.engines.models import resolve
 from evalkit.runs.suite import load_suite
 from evalkit.tasks.prompts import Asking
@@ -44,17 +45,19 @@ def run(config: Config) -> int:
     model = given_model(config.model)
     if config.engine.name != "local":
         raise InputError("certify is about the local engine", where="option engine", fix="engine=local")
+    check(model, config.engine, offline=config.data.offline)
     suite = load_suite(given_suite(config.suite), config.data, say=say)
     from evalkit.engines.local.engine import LocalEngine
     from evalkit.runs.certify import certify
 
-    built = build_engine(
-        resolve(model, offline=config.data.offline),
-        config.engine,
-        config.dtype,
-        bos=config.protocol.bos,
-        follow_generation_config=config.generation.from_model,
-    )
+    with phase(t("loading the model")):
+        built = build_engine(
+            resolve(model, offline=config.data.offline),
+            config.engine,
+            config.dtype,
+            bos=config.protocol.bos,
+            follow_generation_config=config.generation.from_model,
+        )
     with built as engine:
         assert isinstance(engine, LocalEngine)
         facts = engine.describe()

@@ -41,10 +41,10 @@ def run(config: Config) -> int:
     if config.out is None:
         raise InputError("where to? No folder is given", where="option out", fix="out=DIR")
     chosen = given_suite(config.suite)
-    suite = load_suite(chosen, config.data, say=lambda line: print(line, file=sys.stderr))
     tokenizer = (
         _tokenizer(config.model, offline=config.data.offline) if config.model and chosen.chat else None
     )
+    suite = load_suite(chosen, config.data, say=lambda line: print(line, file=sys.stderr))
     asking = Asking.of(
         chosen,
         config.protocol,

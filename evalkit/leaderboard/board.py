@@ -112,7 +112,8 @@ def _grouped(runs: Sequence[AnyRun], partial: bool) -> tuple[list[list[AnyRun]],
 def _add_mt_bench(rows: dict[tuple[str, str], Row], bench: MtBenchRun) -> None:
     """Puts an MT-Bench table into the model's row, or into a separate row."""
     figures = scope_figures(bench.table, partial=bool(bench.reasons))
-    cells = {column: figures[column] for column in MT_BENCH_COLUMNS if column in figures}
+    known = {name: figure for name, figure in figures.items() if figure.value is not None}
+    cells = {column: known[column] for column in MT_BENCH_COLUMNS if column in known}
     reasons = tuple(Reason("MT-Bench: {reason}", reason=reason) for reason in bench.reasons)
     # A row of pfgen has rules of its own and stays alone.
     free = (k for k, row in rows.items() if row.mt_bench_run is None and "pfgen_score" not in row.datasets)

@@ -19,7 +19,7 @@ from evalkit.core.text import folder_name
 from evalkit.leaderboard.rows import TABLES, Kind, Row, Table, measured
 from evalkit.leaderboard.runs import Run
 from evalkit.leaderboard.tables import markdown_tables
-from evalkit.records.results import AVERAGE, Figure, Results
+from evalkit.records.results import AVERAGE, WITHOUT_MT, Figure, Results
 from evalkit.scoring.categories import category_members
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ def lm_eval_json(run: Run) -> dict[str, Any]:
     groups = {
         name: _figures_of(name, {_GROUP_METRIC: value})
         for name, value in {**results.categories, **results.average}.items()
+        if name != WITHOUT_MT
     }
     return {
         "results": {

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from evalkit.core.errors import InputError
 from evalkit.leaderboard.runs import MtBenchRun, Run
-from evalkit.records.results import AVERAGE, Figure
+from evalkit.records.results import AVERAGE, WITHOUT_MT, Figure
 
 # The order and the rounding of the tables; the first two are the model card's.
 JASTER_COLUMNS = (AVERAGE, "EL", "FA", "HE", "MC", "MR", "MT", "NLI", "QA", "RC")
@@ -100,7 +100,7 @@ TABLES = (
     Table(
         name="jaster",
         title="llm-jp-eval v1.3.1",
-        columns=JASTER_COLUMNS,
+        columns=(*JASTER_COLUMNS, WITHOUT_MT),
         digits=JASTER_DIGITS,
         prefix="",
         cells=lambda row: row.cells,
@@ -165,6 +165,8 @@ def jaster_row(run: Run, remarks: Iterable[str] = ()) -> Row:
     average = results.average.get(AVERAGE)
     if average is not None and average.value is not None:
         cells[AVERAGE] = replace(average, partial=whole)
+    if (others := results.average.get(WITHOUT_MT)) is not None:
+        cells[WITHOUT_MT] = replace(others, partial=True)
     return Row(
         model=run.model,
         kind=Kind.run,

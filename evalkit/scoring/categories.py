@@ -22,11 +22,13 @@ from evalkit.records.results import (
     AVERAGE,
     PROTOCOL_LIMIT,
     PROTOCOL_RESAMPLES,
+    WITHOUT_MT,
     Figure,
     Partial,
     ProtocolRecord,
     Results,
     is_number,
+    missing_reasons,
 )
 from evalkit.records.run_folder import RunDirectory
 from evalkit.scoring.scores import Measured, TaskScores, metric_spread
@@ -143,6 +145,7 @@ def _category(
     """A category of the protocol's `members` and the user's `own` datasets."""
     reasons: list[str] = [Reason("{name} is not one of the protocol's datasets", name=name) for name in own]
     counted: list[tuple[str, Measured]] = []
+    lacking: list[TaskScores] = []
     for member in (*members, *own):
         task = scored.get(member)
         if task is None:
@@ -155,9 +158,10 @@ def _category(
         if measured := task.counted:
             counted.append((task.spec.counts or "", measured))
         else:
-            reasons.extend(
-                _missing_counting_metrics([task]) or [Reason("{name}: no metric counts", name=member)]
-            )
+            lacking.append(task)
+            if not _missing_counting_metrics([task]):
+                reasons.append(Reason("{name}: no metric counts", name=member))
+    reasons += _missing_counting_metrics(lacking)
     versions = tuple(f"{metric} {measured.value.metric_version}" for metric, measured in counted)
     value, carried = _mean([measured for _, measured in counted], versions)
     return _Category(value, carried, versions, reasons)
@@ -188,9 +192,14 @@ def _average(categories: Mapping[str, _Category]) -> dict[str, Figure]:
         return {}
     parts = list(categories.values())
     versions = [version for part in parts for version in part.versions]
-    if any(part.reasons for part in parts):
-        return {AVERAGE: Figure(None, sum(part.value.n for part in parts), None, None, _joined(versions))}
-    return {AVERAGE: _mean(parts, versions)[0]}
+    if not (incomplete := [name for name, part in categories.items() if part.reasons]):
+        return {AVERAGE: _mean(parts, versions)[0]}
+    found = {AVERAGE: Figure(None, sum(part.value.n for part in parts), None, None, _joined(versions))}
+    if incomplete == ["MT"]:
+        others = [part for name, part in categories.items() if name != "MT"]
+        versions = [version for part in others for version in part.versions]
+        found[WITHOUT_MT] = _mean(others, versions)[0]
+    return found
 
 
 def with_intervals(results: Results, folder: Path) -> Results:
@@ -210,7 +219,7 @@ def with_intervals(results: Results, folder: Path) -> Results:
             spread = _spread_again(value, metric, rows, results)
             scores[key] = replace(value, ci95=spread.interval, stderr=spread.error)
             carried[key] = spread.carried
-    categories, above = {}, []
+    categories, above = {}, {}
     for name, value in results.categories.items():
         keys = [f"{member}_{results.named(load_spec(member).counts)}" for member in category_members()[name]]
         parts = [(scores[key], carried[key]) for key in keys if key in scores]
@@ -218,11 +227,12 @@ def with_intervals(results: Results, folder: Path) -> Results:
         if value.value is not None and _is_mean(value.value, [part.value for part, _ in parts]):
             spread = mean_spread(parts)
         categories[name] = replace(value, ci95=spread.interval, stderr=spread.error)
-        above.append((categories[name], spread.carried))
+        above[name] = (categories[name], spread.carried)
     average = {
         name: replace(value, ci95=spread.interval, stderr=spread.error)
         for name, value in results.average.items()
-        for spread in [mean_spread(above) if value.value is not None else statistics.Spread()]
+        for parts in [[part for key, part in above.items() if (name, key) != (WITHOUT_MT, "MT")]]
+        for spread in [mean_spread(parts) if value.value is not None else statistics.Spread()]
     }
     return replace(results, scores={**results.scores, **scores}, categories=categories, average=average)
 
@@ -257,5 +267,7 @@ def _joined(versions: Iterable[str]) -> str:
     return ", ".join(sorted(set(versions)))
 
 
-def _missing_counting_metrics(tasks: Iterable[TaskScores]) -> list[str]:
-    return [entry.sentence for task in tasks for entry in task.missing if entry.metric == task.spec.counts]
+def _missing_counting_metrics(tasks: Iterable[TaskScores]) -> list[Reason]:
+    return missing_reasons(
+        entry for task in tasks for entry in task.missing if entry.metric == task.spec.counts
+    )
