@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evalkit.core import words as language
 from evalkit.core.errors import (
     EvalkitError,
     InputError,
@@ -36,6 +37,7 @@ VERBS = {
     "prompts": "write the exact prompts of a suite, to generate elsewhere",
     "score": "score kept or foreign completions again, no model needed",
     "reproduce": "print a run next to the published llm-jp-3 table",
+    "card": "print the evaluation section of a model card",
     "leaderboard": "collect runs into CSV, Markdown and one offline page",
     "compare": "say which of two runs is better, with paired intervals",
     "judge": "have a judge model rate the MT-Bench answers of a run",
@@ -64,6 +66,7 @@ MODEL = ("model", "model.")
 SUITE = ("suite", "suite.tasks")
 SAMPLES = ("limit", "num_few_shots", "suite.num_few_shots")
 CHAT = ("suite.chat", "suite.chat_turns", "suite.system", "reasoning.")
+PFGEN = ("samples", "pfgen.")
 DATA = ("data_dir", "mirror", "offline", "allow_missing")
 TEMPLATES = ("protocol.custom_prompt_template", "protocol.custom_fewshots_template")
 
@@ -91,12 +94,12 @@ def attempt(action: Callable[[], int]) -> Ended:
         print("evalkit: interrupted; the same command continues where this one stopped", file=sys.stderr)
         return Ended(130, "interrupted")
     except Exception as error:
-        failure = _environment_error(error) or _unexpected(error)
+        failure = environment_error(error) or _unexpected(error)
         print(f"evalkit: {printable(hide(str(failure)))}", file=sys.stderr)
         return Ended(failure.exit_code, hide(failure.what))
 
 
-def _environment_error(error: Exception) -> EvalkitError | None:
+def environment_error(error: Exception) -> EvalkitError | None:
     """The message for an exception that is about this machine or this account; None for any other."""
     text = str(error)
     if isinstance(error, OSError):
@@ -170,8 +173,10 @@ def _elsewhere(error: EvalkitError, config: "Config") -> EvalkitError:
     from evalkit.runs.suite import prepare_command
 
     whole = prepare_command(model=config.model, suite=config.suite, data_dir=config.data_dir)
-    kind = InputError if isinstance(error, MissingDataError) else UnreachableError
-    return kind(error.what, where=error.where, fix=f"on a machine with a network: {whole}")
+    fix = f"on a machine with a network: {whole}"
+    if isinstance(error, MissingDataError):
+        return InputError(error.what, where=error.where, fix=f"{fix}   (or allow_missing=true)")
+    return UnreachableError(error.what, where=error.where, fix=fix)
 
 
 def path_of(option: str | None) -> Path | None:
@@ -181,10 +186,7 @@ def path_of(option: str | None) -> Path | None:
 
 def prepare_process(config: "Config") -> None:
     """Sets the language, and the files of a bundle, for every verb of a command."""
-    if config.lang.value != "en":
-        from evalkit.core import words as language
-
-        language.use(config.lang)
+    language.use(config.lang)
     if config.data_dir is not None:
         from evalkit.records.unpacked import use
 

@@ -73,7 +73,7 @@ def _prepare_suite(config: Config) -> int:
         files = fetch_all(BookOptions.of(config), config.suite.mt_bench)
         print(t("MT-Bench: {n} files of its presets are here, as they are pinned", n=len(files)))
         return 0
-    if config.suite.pfgen is not None:
+    if config.suite.pfgen:
         return _prepare_pfgen(config)
     specs = suite_specs(config.suite)
     if config.suite.data is SuiteData.bundled:
@@ -102,7 +102,7 @@ def _prepare_pfgen(config: Config) -> int:
     from evalkit.metrics.pfgen import tables_of
     from evalkit.sources.pfgen import fetch_data
 
-    questions = fetch_data(path_of(config.mirror), offline=bool(config.offline))
+    questions, _ = fetch_data(path_of(config.mirror), offline=bool(config.offline))
     for question in questions:
         tables_of(question)
     print(t("pfgen: {n} questions are here, and the tables of their references", n=len(questions)))

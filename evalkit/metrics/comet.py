@@ -5,7 +5,7 @@ Comet("wmt22-comet-da", encoder="xlm-roberta-large").score([{"src": ..., "mt": .
 """
 
 from collections.abc import Iterable, Sequence
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 
 from evalkit.core.assets import cache_dir
 from evalkit.core.errors import foreign
+from evalkit.core.files import file_sha256
 from evalkit.core.progress import bar
 from evalkit.core.words import t
 from evalkit.metrics.base import MetricUnavailableError, Triple
@@ -152,6 +153,5 @@ def _model_hash(weights: Path, encoder: Path) -> str:
             fix="metrics.comet.encoder must be a folder with config.json and a tokenizer",
         )
     for path in (weights, *files):
-        with path.open("rb") as file:
-            digest.update(f"{path.name}:{file_digest(file, 'sha256').hexdigest()}\n".encode())
+        digest.update(f"{path.name}:{file_sha256(path)}\n".encode())
     return digest.hexdigest()

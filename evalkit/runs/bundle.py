@@ -75,6 +75,8 @@ def collect(config: Config, *, say: Callable[[str], None]) -> Contents:
         if config.suite.mt_bench is not None:
             language = config.suite.mt_bench
             _add_mt_bench(contents, language, fetch_all(books, language))
+        elif config.suite.pfgen:
+            _add_pfgen(contents, config.data)
         else:
             specs = suite_specs(config.suite)
             if config.suite.data is SuiteData.prepared:
@@ -94,6 +96,20 @@ def collect(config: Config, *, say: Callable[[str], None]) -> Contents:
 def _add_mt_bench(contents: Contents, language: str, files: Mapping[str, Path]) -> None:
     contents.files |= {f"cache/{inside}": path for inside, path in files.items()}
     contents.facts["mt_bench"] = language
+
+
+def _add_pfgen(contents: Contents, data: DataOptions) -> None:
+    """The questions with their references, and the tables of these."""
+    from evalkit.metrics.pfgen import table_path, tables_of
+    from evalkit.sources.pfgen import fetch_files, read_data
+
+    files = fetch_files(data.mirror, offline=data.offline)
+    contents.files |= {f"cache/sources/{name}": path for name, path in files.items()}
+    for question in read_data([*files.values()][:-1]):
+        tables_of(question)
+        if (path := table_path(question)).is_file():
+            contents.files[f"cache/pfgen/{path.name}"] = path
+    contents.facts["datasets"] = ["pfgen"]
 
 
 def _add_data(

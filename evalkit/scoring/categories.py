@@ -24,6 +24,7 @@ from evalkit.records.results import (
     PROTOCOL_RESAMPLES,
     WITHOUT_MT,
     Figure,
+    MissingMetric,
     Partial,
     ProtocolRecord,
     Results,
@@ -33,6 +34,11 @@ from evalkit.records.results import (
 from evalkit.records.run_folder import RunDirectory
 from evalkit.scoring.scores import Measured, TaskScores, metric_spread
 from evalkit.tasks.spec import CATEGORIES, load_spec, task_names
+
+# The sections of a run's identity that have an entry for each dataset.
+PER_DATASET = ("data", "prompts", "max_new_tokens", "task_few_shots", "columns")
+OWN_DATASET = "{name} is not one of the protocol's datasets"
+_NOT_IN_SUITE = Reason("not in this suite")
 
 
 @dataclass(frozen=True)
@@ -143,13 +149,13 @@ def _category(
     gaps: Mapping[str, str],
 ) -> _Category:
     """A category of the protocol's `members` and the user's `own` datasets."""
-    reasons: list[str] = [Reason("{name} is not one of the protocol's datasets", name=name) for name in own]
+    reasons: list[str] = [Reason(OWN_DATASET, name=name) for name in own]
     counted: list[tuple[str, Measured]] = []
     lacking: list[TaskScores] = []
     for member in (*members, *own):
         task = scored.get(member)
         if task is None:
-            reasons.append(missing_dataset(member, absent.get(member, Reason("not in this suite"))))
+            reasons.append(missing_dataset(member, absent.get(member, _NOT_IN_SUITE)))
             continue
         if member not in own and task.spec != load_spec(member):
             reasons.append(Reason("{name}: its task file is not the shipped one", name=member))
@@ -161,8 +167,12 @@ def _category(
             lacking.append(task)
             if not _missing_counting_metrics([task]):
                 reasons.append(Reason("{name}: no metric counts", name=member))
-    reasons += _missing_counting_metrics(lacking)
-    versions = tuple(f"{metric} {measured.value.metric_version}" for metric, measured in counted)
+    return _category(counted, [*reasons, *_missing_counting_metrics(lacking)])
+
+
+def _category(counted: Sequence[tuple[str, Measured]], reasons: list[str]) -> _Category:
+    """The mean of the figures that count, each with the name of its metric."""
+    versions = tuple(f"{counts} {measured.value.metric_version}" for counts, measured in counted)
     value, carried = _mean([measured for _, measured in counted], versions)
     return _Category(value, carried, versions, reasons)
 
@@ -200,6 +210,104 @@ def _average(categories: Mapping[str, _Category]) -> dict[str, Figure]:
         versions = [version for part in others for version in part.versions]
         found[WITHOUT_MT] = _mean(others, versions)[0]
     return found
+
+
+def join_results(parts: Sequence[tuple[Results, Path]]) -> Results:
+    """The results of runs that differ in their datasets alone, as one run of them all has them.
+
+    Args:
+        parts: results, each with its folder; of a dataset that several have, the first counts.
+
+    Categories are those of the protocol's datasets: a user's own dataset is in none of them.
+    """
+    source: dict[str, tuple[Results, Path]] = {}
+    for part in parts:
+        for name in part[0].datasets:
+            source.setdefault(name, part)
+    absent = {name: why for part, _ in parts for name, why in part.partial.datasets.items()}
+    solved = {missing_dataset(name, why) for name, why in absent.items() if name in source}
+    solved |= {missing_dataset(name, _NOT_IN_SUITE) for name in source}
+    categories = {
+        name: _joined_category(members, source, absent, solved)
+        for name, members in category_members().items()
+        if any(member in source for member in members)
+    }
+    incomplete = {name: category.reasons for name, category in categories.items() if category.reasons}
+    whole = dict.fromkeys(why for part, _ in parts for why in part.partial.reasons if why not in solved)
+    ordered = [name for names in category_members().values() for name in names if name in source]
+    datasets = {name: source[name][0].datasets[name] for name in dict.fromkeys([*ordered, *source])}
+    return replace(
+        parts[0][0],
+        scores={
+            f"{name}_{metric}": source[name][0].scores[f"{name}_{metric}"]
+            for name, rates in datasets.items()
+            for metric in rates.metrics
+        },
+        categories={name: category.value for name, category in categories.items()},
+        average=_average({name: categories[name] for name in CATEGORIES if name in categories}),
+        datasets=datasets,
+        partial=Partial(
+            bool(whole or incomplete),
+            list(whole),
+            incomplete,
+            {name: why for name, why in absent.items() if name not in source},
+        ),
+        missing_metrics=[
+            entry
+            for part, _ in parts
+            for entry in part.missing_metrics
+            if entry.dataset not in source or source[entry.dataset][0] is part
+        ],
+        run=_joined_facts([part.run for part, _ in parts]),
+    )
+
+
+def _joined_category(
+    members: Sequence[str],
+    source: Mapping[str, tuple[Results, Path]],
+    absent: Mapping[str, str],
+    solved: set[Reason],
+) -> _Category:
+    reasons: list[str] = [
+        missing_dataset(name, absent.get(name, _NOT_IN_SUITE)) for name in members if name not in source
+    ]
+    counted: list[tuple[str, Measured]] = []
+    lacking: list[MissingMetric] = []
+    for name in members:
+        if name not in source:
+            continue
+        results, folder = source[name]
+        said = (why for whys in results.partial.categories.values() for why in whys)
+        of_name = (why for why in said if why.startswith(f"{name}: "))
+        reasons += [why for why in of_name if why not in solved and why not in reasons]
+        counts = load_spec(name).counts or ""
+        lacking += [one for one in results.missing_metrics if (one.dataset, one.metric) == (name, counts)]
+        metric = results.named(counts)
+        value = results.scores.get(f"{name}_{metric}")
+        if metric is not None and value is not None:
+            carried = value.ci95 or _carried(value, metric, results, RunDirectory(folder).scores_path(name))
+            counted.append((counts, Measured(value, carried)))
+    reasons += missing_reasons(one for one in lacking if one.sentence not in reasons)
+    return _category(counted, reasons)
+
+
+def _carried(value: Figure, metric: str, results: Results, scores: Path) -> Interval | None:
+    """What a figure without an interval contributes to a mean, by its samples."""
+    return _spread_again(value, metric, list(read_log(scores)[0].values()), results).carried
+
+
+def _joined_facts(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The section `run` of joined results: what is recorded by dataset together, the rest of the first."""
+    facts, identity = dict(runs[0]), dict(runs[0].get("identity", {}))
+    for name in ("datasets", "other_data"):
+        facts[name] = {key: entry for run in reversed(runs) for key, entry in run.get(name, {}).items()}
+    for name in PER_DATASET:
+        if found := [run.get("identity", {}).get(name, {}) for run in reversed(runs)]:
+            identity[name] = {key: entry for part in found for key, entry in part.items()}
+    facts["warnings"] = list(dict.fromkeys(line for run in runs for line in run.get("warnings", ())))
+    for name in ("id", "suite"):
+        facts[name] = ", ".join(str(run[name]) for run in runs if run.get(name))
+    return facts | ({"identity": identity} if runs[0].get("identity") else {})
 
 
 def with_intervals(results: Results, folder: Path) -> Results:

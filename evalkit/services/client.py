@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.secrets import credentials, hide_known, public_address, redact
-from evalkit.core.text import everywhere
 from evalkit.services.refusals import Refusal, refusal_of
 from evalkit.services.replies import Reply, json_of, read_object, read_reply
 
@@ -336,7 +335,7 @@ class ApiClient:
         """A reply without the caller's key: a server may repeat its request."""
         kept = ("text", "model", "error", "finish_reason", "body")
         values = {name: getattr(reply, name) for name in kept}
-        return replace(reply, **everywhere(values, lambda text: hide_known(text, *self.service.secrets)))
+        return replace(reply, **hide_known(values, *self.service.secrets))
 
 
 def _refusal_in(error: "openai.APIStatusError") -> Refusal:

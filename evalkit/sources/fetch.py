@@ -31,10 +31,11 @@ from tenacity.wait import wait_base
 from evalkit import __version__
 from evalkit.core import assets
 from evalkit.core.errors import EvalkitError, FetchError, UnreachableError, no_connection, write_error
+from evalkit.core.files import file_sha256
 from evalkit.core.progress import Bar, bars, say
 from evalkit.core.words import t
 from evalkit.sources.mirror import Mirror
-from evalkit.sources.pins import Pin, SourceFile, mismatch, sha256_of
+from evalkit.sources.pins import Pin, SourceFile, mismatch
 
 CONNECTIONS = 6
 ATTEMPTS = 5
@@ -101,7 +102,7 @@ class Fetcher:
             return SourceFile(path, pin, digest)
         cached = self.cached(pin)
         if cached.is_file() and mismatch(cached, pin) is None:
-            return SourceFile(cached, pin, sha256_of(cached))
+            return SourceFile(cached, pin, file_sha256(cached))
         if self.mirror is not None:
             raise FetchError(f"{pin.name} is not in the mirror {self.mirror.root}", where=pin.url)
         if self.offline:
@@ -143,7 +144,7 @@ class Fetcher:
         target = self.cached(pin)
         try:
             downloader.download(pin, target, on_progress)
-            return SourceFile(target, pin, sha256_of(target))
+            return SourceFile(target, pin, file_sha256(target))
         except UnreachableError as error:
             # Where another host answers there is a network, and this is about one file.
             if downloader.answered.wait(grace):

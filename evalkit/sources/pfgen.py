@@ -46,20 +46,31 @@ class AnswerSet:
     answers: dict[str, tuple[str, ...]]
 
 
-def fetch_data(mirror: Path | None = None, *, offline: bool = False) -> tuple[Question, ...]:
-    """The questions of the pinned files from the mirror, the cache or the network.
+def fetch_files(mirror: Path | None = None, *, offline: bool = False) -> dict[str, Path]:
+    """The pinned files from the mirror, the cache or the network, by their names in the cache.
 
     Raises:
         EvalkitError: a file is not to be had, or is not the pinned one.
     """
-    pins = [pin for pin in pins_of("pfgen") if pin.role == "data"]
-    found = Fetcher(Mirror.open(mirror) if mirror else None, offline).fetch(pins)
-    files = []
+    pins, fetcher = pins_of("pfgen"), Fetcher(Mirror.open(mirror) if mirror else None, offline)
+    found, files = fetcher.fetch(pins), {}
     for pin in pins:
         if isinstance(file := found[pin], EvalkitError):
             raise file
-        files.append(file.path)
-    return read_data(files)
+        files[fetcher.cached(pin).name] = file.path
+    return files
+
+
+def fetch_data(
+    mirror: Path | None = None, *, offline: bool = False
+) -> tuple[tuple[Question, ...], tuple[Sample, ...]]:
+    """The questions with their references, and the pairs that few-shots are drawn from.
+
+    Raises:
+        EvalkitError: a file is not to be had, or is not the pinned one.
+    """
+    *data, pool = fetch_files(mirror, offline=offline).values()
+    return read_data(data), read_pool(pool)
 
 
 def read_data(paths: Sequence[Path]) -> tuple[Question, ...]:

