@@ -137,11 +137,11 @@ def _categories(
     for name, members in category_members().items():
         own = [t.spec.name for t in tasks if t.spec.category == name and t.spec.name not in members]
         if own or any(member in scored or member in absent for member in members):
-            categories[name] = _category(members, own, scored, absent, gaps)
+            categories[name] = _summed(members, own, scored, absent, gaps)
     return categories
 
 
-def _category(
+def _summed(
     members: Sequence[str],
     own: Sequence[str],
     scored: Mapping[str, TaskScores],
