@@ -26,7 +26,7 @@ from evalkit.leaderboard.rows import Kind, Row, Table, measured, tables_of
 from evalkit.leaderboard.runs import Run
 from evalkit.leaderboard.steps import checkpoint_of
 from evalkit.leaderboard.tables import markdown_tables
-from evalkit.records.results import AVERAGE, Figure, Results
+from evalkit.records.results import AVERAGE, WITHOUT_MT, Figure, Results
 from evalkit.scoring.categories import category_members
 
 if TYPE_CHECKING:
@@ -127,6 +127,7 @@ def lm_eval_json(run: Run) -> dict[str, Any]:
     groups = {
         name: _figures_of(name, {_GROUP_METRIC: value})
         for name, value in {**results.categories, **results.average}.items()
+        if name != WITHOUT_MT
     }
     return {
         "results": {
