@@ -32,7 +32,7 @@ from evalkit.records.run_folder import RunDirectory, SampleRecord, SplitRecord
 from evalkit.runs.identity import protocol_record, run_identity
 from evalkit.runs.life import Opened, Outcome, Run, Say, complete, finished
 from evalkit.runs.regrading import Regrading, thought_warnings
-from evalkit.runs.suite import LoadedSuite, asking_of, load_suite
+from evalkit.runs.suite import LoadedSuite, asking_of, check_options, load_suite
 from evalkit.scoring.categories import summarise, with_intervals
 from evalkit.scoring.pfgen import score_pfgen
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, TaskScores, score_tasks
@@ -65,6 +65,7 @@ def evaluate(config: Config, *, say: Say, opened: Opened = lambda folder: None) 
     given_model(config.model)
     # An invalid regular expression is found now, not after hours of generation.
     prediction("", answer_regex=config.protocol.answer_regex)
+    check_options(given_suite(config.suite), config.given, config.samples)
     suite = load_suite(given_suite(config.suite), config.data, say=say)
     for line in suite.remarks:
         say(line)
