@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evalkit.core import words as language
 from evalkit.core.errors import (
     EvalkitError,
     InputError,
@@ -82,12 +83,12 @@ def attempt(action: Callable[[], int]) -> Ended:
         print("evalkit: interrupted; the same command continues where this one stopped", file=sys.stderr)
         return Ended(130, "interrupted")
     except Exception as error:
-        failure = _environment_error(error) or _unexpected(error)
+        failure = environment_error(error) or _unexpected(error)
         print(f"evalkit: {printable(hide(str(failure)))}", file=sys.stderr)
         return Ended(failure.exit_code, hide(failure.what))
 
 
-def _environment_error(error: Exception) -> EvalkitError | None:
+def environment_error(error: Exception) -> EvalkitError | None:
     """The message for an exception that is about this machine or this account; None for any other."""
     text = str(error)
     if isinstance(error, OSError):
@@ -156,10 +157,7 @@ def path_of(option: str | None) -> Path | None:
 
 def prepare_process(config: "Config") -> None:
     """Sets the language, and the files of a bundle, for every verb of a command."""
-    if config.lang.value != "en":
-        from evalkit.core import words as language
-
-        language.use(config.lang)
+    language.use(config.lang)
     if config.data_dir is not None:
         from evalkit.records.unpacked import use
 

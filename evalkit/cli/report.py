@@ -24,28 +24,34 @@ from evalkit.tasks.spec import load_spec, task_names
 _FEW = 3
 
 
-def print_results(results: Results, console: Console) -> None:
-    """Prints both tables and, when the result is partial, every reason."""
+def print_results(results: Results, console: Console, folder: Path | None = None) -> None:
+    """Prints the datasets, what is to know about them, and last the categories and why they are partial.
+
+    Args:
+        results: of a run.
+        console: where.
+        folder: the run's folder, for what to look at.
+    """
     console.print(_dataset_table(results))
+    for line in _missing_lines(results, counting=False):
+        print_line(console, f"{t('not computed: ')}{line}")
+    for name, what in results.run.get("other_data", {}).items():
+        print_line(console, f"{name}: {shown(what)}", style="yellow")
+    if results.split_by != "none":
+        print_line(console, t("thoughts are split off by the rule: {rule}", rule=results.split_by))
+    if results.protocol.deviations:
+        listed = ", ".join(f"{key}={value}" for key, value in results.protocol.deviations.items())
+        print_line(console, t("protocol: {name} with {options}", name=results.protocol.name, options=listed))
+    for line in _to_look_at(results, folder) if folder else ():
+        print_line(console, line)
+    if details := results.run.get("pfgen"):
+        _print_pfgen(details, console)
     if results.categories:
         console.print(_category_table(results))
     if results.partial.partial:
         console.print(f"[yellow]{t('* partial result')}[/]", highlight=False)
         for reason in _reasons(results):
             print_line(console, f"  - {reason}")
-    for line in _missing_lines(results, counting=False):
-        print_line(console, f"{t('not computed: ')}{line}")
-    for name, what in results.run.get("other_data", {}).items():
-        print_line(console, f"{name}: {shown(what)}", style="yellow")
-    for license, datasets in _licenses(results).items():
-        console.print(f"{t('data: ')}{escape(license)}: {', '.join(datasets)}", style="dim", highlight=False)
-    if results.split_by != "none":
-        print_line(console, t("thoughts are split off by the rule: {rule}", rule=results.split_by))
-    if results.protocol.deviations:
-        listed = ", ".join(f"{key}={value}" for key, value in results.protocol.deviations.items())
-        print_line(console, t("protocol: {name} with {options}", name=results.protocol.name, options=listed))
-    if details := results.run.get("pfgen"):
-        _print_pfgen(details, console)
 
 
 def _print_pfgen(details: dict[str, Any], console: Console) -> None:
@@ -61,9 +67,7 @@ def _print_pfgen(details: dict[str, Any], console: Console) -> None:
 
 
 def print_next(results: Results, folder: Path, console: Console) -> None:
-    """Prints what to look at, where the results are, and the commands that go on from here."""
-    for line in _to_look_at(results, folder):
-        print_line(console, line)
+    """Prints where the results are, and the commands that go on from here."""
     console.print(f"{t('results: ')}[bold]{escape(str(folder))}[/]", soft_wrap=True, highlight=False)
     for offered in _next_commands(results, folder):
         print_line(console, f"  {t('next: ')}{offered}", style="dim")
@@ -94,6 +98,10 @@ def _half_width(results: Results, dataset: str) -> float | None:
 
 
 def _next_commands(results: Results, folder: Path) -> Iterator[str]:
+    # What is missing of the table is fetched, and then scored without the model.
+    for fetch in dict.fromkeys(entry.command for entry in _missing(results, counting=True)):
+        if fetch and "evalkit prepare" in fetch:
+            yield f"{fetch} && {command('score', f'run={folder}')}"
     if results.categories and has_row(results.run.get("model")):
         yield command("reproduce", f"run={folder}")
     # results/<model>/<suite>/<run id>: another model's run of the same suite.
@@ -105,10 +113,9 @@ def _next_commands(results: Results, folder: Path) -> Iterator[str]:
     own = [path for path in same_suite if path.parents[2] == folder.parents[1] and path.parent != folder]
     if newest := _newest(own, results, across_rules=True):
         yield command("compare", str(folder), str(newest), "--across-rules")
-    partial = ["--partial"] if results.partial.partial else []
-    yield command("leaderboard", str(folder.parents[2]), *partial)
-    strips = [] if "pfgen" in results.datasets else ["protocol.strip=true"]
-    yield command("score", f"run={folder}", *strips)
+    place, partial = folder.parents[2], ["--partial"] if results.partial.partial else []
+    page = t("the page with every answer: {path}", path=place / "leaderboard.html")
+    yield f"{command('leaderboard', str(place), *partial)}   # {page}"
 
 
 def _newest(paths: Sequence[Path], results: Results, *, across_rules: bool) -> Path | None:
@@ -216,14 +223,6 @@ def _missing_lines(results: Results, *, counting: bool) -> list[str]:
         line = t("{metrics} of {names}: {reason}", metrics=metric, names=", ".join(names), reason=reason)
         lines.append(line + (t("; fetch it with: {command}", command=fetch) if fetch else ""))
     return lines
-
-
-def _licenses(results: Results) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for name, facts in results.run.get("datasets", {}).items():
-        if facts.get("license"):
-            found.setdefault(facts["license"], []).append(name)
-    return found
 
 
 def _interval(value: Figure) -> str:

@@ -5,7 +5,7 @@ unfinished run and finds a finished one. Everything is kept in results/<model>/<
 
     python -m evalkit model=smollm2-135m suite=sample
     python -m evalkit model=1.8b-instruct suite=jaster data_dir=DATA
-    python -m evalkit model=hf model.path=/checkpoints/step-1000 suite=nli limit=20
+    python -m evalkit model=/checkpoints/step-1000 suite=nli limit=20
     python -m evalkit model=1.8b-instruct suite=mt-bench-ja       (answers; then the verb judge)
     python -m evalkit model=1.8b suite=pfgen [samples=100] [pfgen.mode=qa]
     python -m evalkit model=1.8b suite=jaster engine=api engine.base_url=http://gpu1:8000/v1
@@ -19,7 +19,7 @@ this process. docs/servers.md
 
 -m runs one job for each combination of values: commas outside quotes and brackets separate them
 (see: list launchers). watch= evaluates every checkpoint in a folder once it is whole, lowest step
-first, once each. engine=ray uses every GPU of a machine or a cluster. All three: docs/cluster.md.
+first, once each. engine=ray uses every GPU of a machine or a cluster. All three: docs/clusters.md.
 """
 
 from collections.abc import Callable
@@ -74,7 +74,7 @@ def run(config: Config, *, opened: Callable[[Path], None] = lambda folder: None)
     if not outcome.generated:
         text = "finished already: all {n} completions are kept, nothing was generated"
         console.print(t(text, n=outcome.kept))
-    print_results(outcome.results, console)
+    print_results(outcome.results, console, outcome.folder)
     print_next(outcome.results, outcome.folder, console)
     return 0
 

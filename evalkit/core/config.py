@@ -435,8 +435,10 @@ class DataOptions:
 class Config:
     """Every option of every verb; each verb's module lists those it reads."""
 
-    model: ModelConfig | None = option(None, "a name of `list models`; model=hf takes model.path=")
-    suite: SuiteConfig | None = option(None, "a name of `list suites`; suite=task takes suite.tasks=")
+    model: ModelConfig | None = option(None, "a name of `list models`, a hub name (owner/name) or a folder")
+    suite: SuiteConfig | None = option(
+        None, "a name of `list suites`, a dataset, a task file, or several: nli,jamp,my.yaml"
+    )
     engine: EngineConfig = option(EngineConfig, "local (the default), ray, vllm, or api (servers)")
     judge: JudgeConfig | None = option(None, "a name of `list judges`")
     preset: str | None = option(
@@ -480,7 +482,9 @@ class Config:
     watch_timeout: float | None = option(
         None, "end after so many seconds without a new one; null: never", least=0
     )
-    run: str | None = option(None, "a run folder: results/<model>/<suite>/<run id>")
+    run: str | None = option(
+        None, "a run: results/<model>/<suite>/<run id>, or any folder with one run in it"
+    )
     completions: str | None = option(None, "a folder of <dataset>.jsonl, or llm-jp-eval's own result JSON")
     folders: list[str] = option(list, "the words of the command line", listed=False)
     long: bool = option(False, "show more")

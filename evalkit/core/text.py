@@ -60,13 +60,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def command(*words: str) -> str:
-    """`python -m evalkit` with these words, those quoted that a shell would take apart."""
-    return " ".join(["python -m evalkit", *map(_quoted, words)])
+    """`evalkit` with these words, those quoted that bash or zsh would take apart."""
+    return " ".join(["evalkit", *map(_quoted, words)])
 
 
 def _quoted(word: str) -> str:
     # shlex quotes everything beyond ASCII too; a shell takes Japanese as it is.
-    return shlex.quote(word) if re.search(r"[^\w@%+=:,./\[\]-]", word) else word
+    return shlex.quote(word) if re.search(r"[^\w@%+=:,./-]", word) else word
 
 
 def folder_name(name: str) -> str:

@@ -1,7 +1,7 @@
 """Folders -> the finished runs in them, and the reason for every folder that is not used."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,10 @@ from evalkit.leaderboard.join import LeftOut, join_runs
 from evalkit.leaderboard.runs import MtBenchRun, Run
 from evalkit.mtbench.tables.model_tables import with_own_intervals
 from evalkit.records.results import Results, read_results
-from evalkit.records.run_folder import RunDirectory
+from evalkit.records.run_folder import RESULTS, RunDirectory, run_folders
 from evalkit.scoring.categories import with_intervals
 
-RESULTS = "results.json"
 _OF_THE_RUN = ("metric_versions", "protocol", "deviations")
-# Files that only a run directory has, finished or not.
-_RUN_FILES = ("samples", "config.yaml", "mt_bench.json")
 
 
 @dataclass
@@ -30,6 +27,11 @@ class Collection:
     mt_bench: list[MtBenchRun] = field(default_factory=list)
     llm_jp_eval: list[Path] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
+
+    def unreadable(self, place: Path, error: OSError) -> None:
+        """Adds a folder that cannot be searched."""
+        why = Reason("the folder cannot be read: {error}", error=error.strerror)
+        self.left_out.append(LeftOut(place, why))
 
 
 def collect(places: Sequence[Path]) -> Collection:
@@ -45,32 +47,11 @@ def collect(places: Sequence[Path]) -> Collection:
         if place.is_file():
             found.llm_jp_eval.append(place)
             continue
-        for folder in _run_folders(place, found, seen):
+        for folder in run_folders(place, seen, found.unreadable):
             _add(found, folder)
     _drop_copies(found)
     found.mt_bench = _with_preset_hashes(found.mt_bench)
     return found
-
-
-def _run_folders(place: Path, found: Collection, seen: set[Path]) -> Iterator[Path]:
-    """The run directories at or below a folder, in order; the inside of one is not searched.
-
-    A folder that is reached twice, by links or arguments, counts once.
-    """
-    if (real := place.resolve()) in seen:
-        return
-    seen.add(real)
-    if (place / RESULTS).exists() or any((place / name).exists() for name in _RUN_FILES):
-        yield place
-        return
-    try:
-        inner = sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
-    except OSError as error:
-        why = Reason("the folder cannot be read: {error}", error=error.strerror)
-        found.left_out.append(LeftOut(place, why))
-        return
-    for folder in inner:
-        yield from _run_folders(folder, found, seen)
 
 
 def _add(found: Collection, folder: Path) -> None:

@@ -56,9 +56,15 @@ class Run:
     def rules(self) -> str:
         """The protocol with its deviations: runs are comparable when these are equal.
 
-        Of joined runs that of the first, which has the categories.
+        Of joined runs those of the first, which has categories where any has.
         """
-        return self.parts[0].rules if self.parts else rules_of(self.results)
+        same = [run.results for run in self.leaves if run.protocol == self.protocol]
+        return next((rules_of(one) for one in same if one.run.get("other_data")), self.protocol)
+
+    @property
+    def protocol(self) -> str:
+        """The rules, whatever the data."""
+        return protocol_of(self.leaves[0].results)
 
     @property
     def leaves(self) -> tuple["Run", ...]:
@@ -207,16 +213,21 @@ class MtBenchRun:
 
 def rules_of(results: Results) -> str:
     """The protocol's name with every deviation that can change a score, and whether the data differ."""
+    rules = protocol_of(results)
+    if results.run.get("other_data"):
+        return Reason("{rules}, other data than published", rules=rules)
+    return rules
+
+
+def protocol_of(results: Results) -> str:
+    """The protocol's name with every deviation that can change a score."""
     deviations = {k: v for k, v in results.protocol.deviations.items() if k not in AMOUNT_OPTIONS}
     if results.split_by != "none":
         # `auto` is no deviation, and the rule it chose decides what is graded.
         deviations.setdefault("reasoning.parser", results.split_by.partition(" ")[0])
-    rules = ", ".join(
+    return ", ".join(
         [results.protocol.name, *(f"{key}={value}" for key, value in sorted(deviations.items()))]
     )
-    if results.run.get("other_data"):
-        return Reason("{rules}, other data than published", rules=rules)
-    return rules
 
 
 # --- comparable runs ------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from evalkit.core.reasons import Reason
 from evalkit.core.types import Sample
 from evalkit.records.environment import CONFIG, kept_environment
 from evalkit.records.results import Results, read_results
-from evalkit.records.run_folder import RunDirectory, SampleRecord
+from evalkit.records.run_folder import RunDirectory, SampleRecord, one_run
 from evalkit.runs.foreign import listed, output_directory
 from evalkit.runs.identity import protocol_record
 from evalkit.runs.regrading import Regrading, of_regrading
@@ -55,7 +55,7 @@ def rescore(given: Config) -> Rescored:
         InputError: no run there, an option that decided the completions, or completions that are
             missing (without `allow_missing`).
     """
-    directory = RunDirectory(Path(given.run or ".").expanduser())
+    directory = RunDirectory(one_run(given.run or ".", mt_bench=False))
     before = _kept_results(directory)
     config = kept_config(directory.path / CONFIG)
     _replace_scoring_options(config, given)

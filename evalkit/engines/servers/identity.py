@@ -6,7 +6,7 @@ The reports of several servers must agree with each other and with the command.
 import asyncio
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,6 +17,7 @@ from evalkit.core.secrets import public_address, refuse_keys
 from evalkit.core.text import did_you_mean, folder_name
 from evalkit.engines.base import Identified
 from evalkit.engines.models import resolve_without_weights
+from evalkit.services.ask_all import streamed
 from evalkit.services.client import ApiClient, Service, ServiceError
 from evalkit.services.replies import Reply
 
@@ -191,7 +192,12 @@ def ask_servers(model: ModelConfig, options: EngineConfig) -> ServerFacts:
     """
     found = addresses(options)
     name = model.name if model.served else None
-    answers = asyncio.run(_look(options, found, name))
+
+    async def look(put: Callable[[list[ServerFacts | None]], None]) -> None:
+        put(await _look(options, found, name))
+
+    # In a thread of its own: a notebook has a loop already.
+    (answers,) = streamed(look)
     alive = [(address, facts) for address, facts in zip(found, answers, strict=True) if facts is not None]
     for address in (address for address, facts in zip(found, answers, strict=True) if facts is None):
         log.warning("the server does not answer: %s", public_address(address))

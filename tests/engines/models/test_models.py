@@ -133,7 +133,7 @@ def test_terms_must_be_accepted() -> None:
     ],
 )
 def test_the_command_that_prepares(model: ModelConfig, command: str) -> None:
-    assert prepare_command(model) == f"python -m evalkit prepare {command}"
+    assert prepare_command(model) == f"evalkit prepare {command}"
 
 
 def test_offline_says_what_to_run_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
