@@ -32,7 +32,7 @@ from evalkit.records.run_folder import RunDirectory, SampleRecord, SplitRecord
 from evalkit.runs.identity import protocol_record, run_identity
 from evalkit.runs.life import Opened, Outcome, Run, Say, complete, finished
 from evalkit.runs.regrading import Regrading, thought_warnings
-from evalkit.runs.suite import LoadedSuite, asking_of, load_suite
+from evalkit.runs.suite import LoadedSuite, asking_of, check_options, load_suite
 from evalkit.scoring.categories import summarise, with_intervals
 from evalkit.scoring.pfgen import score_pfgen
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, TaskScores, score_tasks
@@ -67,6 +67,7 @@ def evaluate(config: Config, *, say: Say, opened: Opened = lambda folder: None) 
     chosen, asked = given_model(config.model), given_suite(config.suite)
     # An invalid regular expression is found now, not after hours of generation.
     prediction("", answer_regex=config.protocol.answer_regex)
+    check_options(asked, config.given, config.samples)
     with phase(t("looking for the model")):
         check(chosen, config.engine, offline=config.data.offline)
     suite = load_suite(asked, config.data, say=say)
