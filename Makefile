@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 .PHONY: help install demo test test-faults test-slurm test-servers lint format bench clean
 
 help:
-	@echo "make demo      evaluate a small real model on the bundled samples"
+	@echo "make demo      evaluate a small real model on a few bundled samples, and make the page"
 	@echo "make test      install what the tests need and run them"
 	@echo "make test-faults   kill, fill up, damage: the whole fault campaign"
 	@echo "make test-slurm    the jobs on a real SLURM of one node (root, Debian packages)"
@@ -30,8 +30,10 @@ $(BIN)/.evalkit-dev: $(BIN)/.evalkit
 install: $(BIN)/.evalkit-dev
 
 demo: $(BIN)/.evalkit
-	$(BIN)/python -m evalkit prepare model=smollm2-135m
-	$(BIN)/python -m evalkit model=smollm2-135m suite=sample
+	$(BIN)/evalkit prepare model=smollm2-135m
+	$(BIN)/evalkit model=smollm2-135m suite=sample limit=2 offline=true out=results/demo
+	$(BIN)/evalkit replay judgments=example out=results/demo/mt-bench-example
+	$(BIN)/evalkit leaderboard results/demo --partial
 
 # Two test files at a time, each on one core; in their order, for the last ones are short.
 test: $(BIN)/.evalkit-dev

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from evalkit.cli.command import CHAT, DATA, MODEL, SAMPLES, SUITE
 from evalkit.core.config import Config, given_model, given_suite
 from evalkit.core.errors import InputError
-from evalkit.core.progress import say
-from evalkit.engines import build_engine
+from evalkit.core.progress import phase, say
+from evalkit.core.words import t
+from evalkit.engines import build_engine, check
 from evalkit.engines.models import resolve
 from evalkit.runs.suite import asking_of, load_suite
 
@@ -50,17 +51,19 @@ def run(config: Config) -> int:
             where="suite=pfgen",
             fix="the same model and engine with another suite: suite=sample",
         )
+    check(model, config.engine, offline=config.data.offline)
     suite = load_suite(given_suite(config.suite), config.data, say=say)
     from evalkit.engines.local.engine import LocalEngine
     from evalkit.runs.certify import certify
 
-    built = build_engine(
-        resolve(model, offline=config.data.offline),
-        config.engine,
-        config.dtype,
-        bos=config.protocol.bos,
-        follow_generation_config=config.generation.from_model,
-    )
+    with phase(t("loading the model")):
+        built = build_engine(
+            resolve(model, offline=config.data.offline),
+            config.engine,
+            config.dtype,
+            bos=config.protocol.bos,
+            follow_generation_config=config.generation.from_model,
+        )
     with built as engine:
         assert isinstance(engine, LocalEngine)
         facts = engine.describe()

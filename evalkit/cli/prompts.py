@@ -43,11 +43,12 @@ def run(config: Config) -> int:
     if config.out is None:
         raise InputError("where to? No folder is given", where="option out", fix="out=DIR")
     chosen = given_suite(config.suite)
-    suite = load_suite(chosen, config.data, say=lambda line: print(line, file=sys.stderr))
     tokenizer = None
     if config.model and (chosen.chat or chosen.pfgen):
         tokenizer = _tokenizer(config.model, offline=config.data.offline)
+    suite = load_suite(chosen, config.data, say=lambda line: print(line, file=sys.stderr))
     asking = asking_of(config if chosen.pfgen else replace(config, samples=1), tokenizer)
+    suite = load_suite(chosen, config.data, say=lambda line: print(line, file=sys.stderr))
     out = Path(config.out).expanduser()
     for task in suite.tasks:
         lines = [

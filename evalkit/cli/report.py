@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from evalkit.cli.printing import new_table, number, print_line
+from evalkit.cli.printing import SHORT, new_table, number, print_line
 from evalkit.core.errors import InputError
 from evalkit.core.text import command
 from evalkit.core.words import shown, t
@@ -16,7 +16,17 @@ from evalkit.leaderboard.card import has_row
 from evalkit.leaderboard.runs import coverage_differences, data_differences, option_differences
 from evalkit.metrics.repeats import single_name
 from evalkit.records.environment import read_timings
-from evalkit.records.results import AVERAGE, DatasetRates, Figure, MissingMetric, Results, read_results
+from evalkit.records.results import (
+    AVERAGE,
+    MISSING_METRIC,
+    WITHOUT_MT,
+    DatasetRates,
+    Figure,
+    MissingMetric,
+    Results,
+    missing_reasons,
+    read_results,
+)
 from evalkit.scoring.categories import category_members
 from evalkit.tasks.spec import load_spec, task_names
 
@@ -149,6 +159,9 @@ def _category_table(results: Results) -> Table:
         mark = " *" if results.partial.partial else ""
         what = t("the nine categories") if average.value is not None else t("needs all nine categories")
         table.add_row(f"{AVERAGE}{mark}", number(average.value, 4), _interval(average), what, style="bold")
+    if others := results.average.get(WITHOUT_MT):
+        name, what = f"{SHORT[WITHOUT_MT]} *", t("the eight others")
+        table.add_row(name, number(others.value, 4), _interval(others), what)
     return table
 
 
@@ -198,7 +211,8 @@ def _describe(rates: DatasetRates) -> str:
 
 
 def _reasons(results: Results) -> list[str]:
-    by_metric = [entry.sentence for entry in _missing(results, counting=True)]
+    entries = _missing(results, counting=True)
+    by_metric = [*(entry.sentence for entry in entries), *missing_reasons(entries)]
     reasons = [shown(reason) for reason in results.partial.reasons if reason not in by_metric]
     return [*reasons, *_missing_lines(results, counting=True)]
 
@@ -220,7 +234,7 @@ def _missing_lines(results: Results, *, counting: bool) -> list[str]:
         missing.setdefault((entry.metric, entry.reason, entry.command), []).append(entry.dataset)
     lines = []
     for (metric, reason, fetch), names in missing.items():
-        line = t("{metrics} of {names}: {reason}", metrics=metric, names=", ".join(names), reason=reason)
+        line = t(MISSING_METRIC, metrics=metric, names=", ".join(names), reason=reason)
         lines.append(line + (t("; fetch it with: {command}", command=fetch) if fetch else ""))
     return lines
 

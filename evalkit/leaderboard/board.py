@@ -103,6 +103,7 @@ def _mt_bench_runs(
 def _add_mt_bench(rows: list[Row], bench: MtBenchRun) -> None:
     """Puts an MT-Bench table into the model's row, or into a separate row."""
     figures = scope_figures(bench.table, partial=bool(bench.reasons))
+    figures = {name: figure for name, figure in figures.items() if figure.value is not None}
     reasons = tuple(Reason("MT-Bench: {reason}", reason=reason) for reason in bench.reasons)
     row, remarks = Row(model=bench.model, kind=Kind.run), []
     for place, other in enumerate(rows):

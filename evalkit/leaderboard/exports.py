@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from netrc import NetrcParseError, netrc
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from evalkit import __version__
@@ -26,7 +26,7 @@ from evalkit.leaderboard.rows import Kind, Row, Table, measured, tables_of
 from evalkit.leaderboard.runs import Run
 from evalkit.leaderboard.steps import checkpoint_of
 from evalkit.leaderboard.tables import markdown_tables
-from evalkit.records.results import AVERAGE, Figure, Results
+from evalkit.records.results import AVERAGE, WITHOUT_MT, Figure, Results
 from evalkit.scoring.categories import category_members
 
 if TYPE_CHECKING:
@@ -127,6 +127,7 @@ def lm_eval_json(run: Run) -> dict[str, Any]:
     groups = {
         name: _figures_of(name, {_GROUP_METRIC: value})
         for name, value in {**results.categories, **results.average}.items()
+        if name != WITHOUT_MT
     }
     return {
         "results": {
@@ -249,7 +250,7 @@ def log_to_wandb(rows: Sequence[Row], out: Path) -> list[str]:
     return lines
 
 
-def _wandb_mode(settings: Any) -> str | None:
+def _wandb_mode(settings: Any) -> Literal["offline"] | None:
     """`offline` where W&B would find no key; None leaves it to WANDB_MODE and the user's settings."""
     if "WANDB_MODE" in os.environ or settings.api_key or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return None

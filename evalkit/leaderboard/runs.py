@@ -12,7 +12,7 @@ from evalkit.metrics import METRICS
 from evalkit.metrics.base import CorrelationMetric
 from evalkit.metrics.repeats import single_name
 from evalkit.records.environment import kept_environment
-from evalkit.records.results import Results, is_number
+from evalkit.records.results import MISSING_METRIC, Results, is_number
 from evalkit.records.run_folder import RunDirectory, SampleRecord
 from evalkit.scoring.categories import missing_dataset
 from evalkit.tasks.spec import load_spec, task_names
@@ -99,7 +99,11 @@ class Run:
         results = self.results
         of_one = {missing_dataset(name, why) for name, why in results.partial.datasets.items()}
         of_one |= {entry.sentence for entry in results.missing_metrics}
-        return [reason for reason in results.partial.reasons if reason not in of_one]
+        return [
+            reason
+            for reason in results.partial.reasons
+            if reason not in of_one and getattr(reason, "template", "") != MISSING_METRIC
+        ]
 
     @property
     def completeness(self) -> int:

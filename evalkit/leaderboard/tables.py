@@ -14,7 +14,7 @@ from evalkit.core.words import shown, t
 from evalkit.leaderboard.board import Board, natural_order
 from evalkit.leaderboard.join import LeftOut
 from evalkit.leaderboard.rows import Kind, Row, Table, escaped, tables_of
-from evalkit.records.results import Figure
+from evalkit.records.results import WITHOUT_MT, Figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -198,7 +198,9 @@ def rounded(value: float | None, digits: int) -> str:
 
 def _table(table: Table, rows: Sequence[Row], notes: Mapping[str, int]) -> str:
     rules = [table.rules(row) for row in rows]
-    columns = {name: table.column(name, rows) for name in table.columns}
+    # All of the card's columns; what stands in for its average only where a row has it.
+    names = [name for name in table.columns if name != WITHOUT_MT or name in table.filled(rows)]
+    columns = {name: table.column(name, rows) for name in names}
     marked = {name: marks(cells, rules) for name, cells in columns.items()}
     lines = [
         f"| {t('model')} | " + " | ".join(columns) + " |",

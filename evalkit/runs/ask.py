@@ -6,8 +6,10 @@ from typing import Any
 
 from evalkit.core.config import BosRule, Config, given_suite
 from evalkit.core.errors import InputError
+from evalkit.core.progress import phase
 from evalkit.core.text import did_you_mean
 from evalkit.core.types import Completion, Message, Request, Sampling
+from evalkit.core.words import t
 from evalkit.engines.bos import CHAT_RULE, token_ids
 from evalkit.engines.local.chat_template import as_text, render_chat
 from evalkit.mtbench.answers.chat import takes_system_message
@@ -62,7 +64,9 @@ def ask(config: Config) -> Asked:
     templated = not isinstance(prompt, str)
     thoughts = Thoughts.of(config.reasoning, tokenizer, chat=templated)
     limit = config.ask.max_new_tokens if given is None else SPEC.output_length
-    with build_engine(resolved, config.engine, config.dtype, bos=config.protocol.bos) as engine:
+    with phase(t("loading the model")):
+        built = build_engine(resolved, config.engine, config.dtype, bos=config.protocol.bos)
+    with built as engine:
         top_k = (engine.describe().get("generation_config") or {}).get("top_k")
         sampling = Sampling(
             do_sample=config.ask.temperature > 0,
@@ -101,10 +105,11 @@ def _of_suite(question: str, config: Config, tokenizer: Any | None) -> Request:
     suite = given_suite(config.suite)
     if not suite.pfgen:
         raise InputError("ask takes its question from the command line", where=f"suite={suite.name}")
+    asking = asking_of(config, tokenizer)
     (task,) = load_suite(suite, config.data, say=log.info).tasks
     names = {sample.input: sample.id for sample in task.samples}
     key = names.get(question, question)
-    for request in asking_of(config, tokenizer).requests(task):
+    for request in asking.requests(task):
         if request.id in (key, f"{key}/1"):
             return request
     raise InputError(

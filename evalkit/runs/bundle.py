@@ -26,6 +26,7 @@ from evalkit.core import assets
 from evalkit.core.config import Config, DataOptions, MetricsConfig, ModelConfig, SuiteData
 from evalkit.core.durable import atomic_file
 from evalkit.core.errors import EvalkitError, FetchError, InputError
+from evalkit.engines.models import check
 from evalkit.records.unpacked import MARK, SUMS
 from evalkit.runs.suite import suite_specs
 from evalkit.tasks.spec import TaskSpec
@@ -63,6 +64,8 @@ def collect(config: Config, *, say: Callable[[str], None]) -> Contents:
     """
     if config.suite is None and config.model is None:
         raise InputError("what shall be packed?", fix="suite=jaster and/or model=1.8b-instruct")
+    if config.model is not None:
+        check(config.model, offline=config.data.offline)
     contents = Contents(facts={"evalkit": __version__})
     if config.suite is not None:
         from evalkit.mtbench.data import BookOptions, fetch_all

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.core.config import Config, Parser, given_model, given_suite
 from evalkit.core.durable import read_checked_json, write_checked_json
-from evalkit.core.progress import watch
+from evalkit.core.progress import phase, watch
 from evalkit.core.reasons import Reason
 from evalkit.core.types import Message
 from evalkit.core.words import t
@@ -48,7 +48,12 @@ def answer_questions(
         FetchError: the question file cannot be fetched.
         EvalkitError: something failed on the way; finished turns are kept.
     """
-    run = MtBenchRun(config)
+    from evalkit.engines import check
+
+    with phase(t("looking for the model")):
+        check(given_model(config.model), config.engine, offline=config.data.offline)
+    with phase(t("reading the model's files and its tokenizer")):
+        run = MtBenchRun(config)
     if run.tokenizer is not None:
         _check_template(run.preset, run.tokenizer)
     if run.thoughts is not None and config.reasoning.parser is Parser.auto:
@@ -161,7 +166,9 @@ class MtBenchRun(Run[dict[str, Any]]):
                 continue
             log.info("turn %d: %d answers to make", turn, len(asks))
             by_id = {ask.request.id: ask for ask in asks}
-            for completion in watch(engine.generate([ask.request for ask in asks]), len(asks)):
+            requests = [ask.request for ask in asks]
+            title = f"{t('generating')}, {t(f'turn {turn}')}"
+            for completion in watch(engine.generate(requests), requests, title):
                 record = answered(
                     by_id[completion.id],
                     completion,

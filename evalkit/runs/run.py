@@ -18,7 +18,7 @@ from evalkit.core.config import (
 )
 from evalkit.core.durable import is_whole_text
 from evalkit.core.errors import InputError
-from evalkit.core.progress import watch
+from evalkit.core.progress import phase, watch
 from evalkit.core.reasons import Reason
 from evalkit.core.signals import stop_if_signalled
 from evalkit.core.types import Completion, Request
@@ -32,7 +32,7 @@ from evalkit.records.run_folder import RunDirectory, SampleRecord, SplitRecord
 from evalkit.runs.identity import protocol_record, run_identity
 from evalkit.runs.life import Opened, Outcome, Run, Say, complete, finished
 from evalkit.runs.regrading import Regrading, thought_warnings
-from evalkit.runs.suite import LoadedSuite, asking_of, load_suite
+from evalkit.runs.suite import LoadedSuite, asking_of, check_options, load_suite
 from evalkit.scoring.categories import summarise, with_intervals
 from evalkit.scoring.pfgen import score_pfgen
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, TaskScores, score_tasks
@@ -62,13 +62,19 @@ def evaluate(config: Config, *, say: Say, opened: Opened = lambda folder: None) 
         EvalkitError: something failed on the way; finished completions are kept.
         InterruptedRunError: a signal came; finished completions are kept.
     """
-    given_model(config.model)
+    from evalkit.engines import check
+
+    chosen, asked = given_model(config.model), given_suite(config.suite)
     # An invalid regular expression is found now, not after hours of generation.
     prediction("", answer_regex=config.protocol.answer_regex)
-    suite = load_suite(given_suite(config.suite), config.data, say=say)
+    check_options(asked, config.given, config.samples)
+    with phase(t("looking for the model")):
+        check(chosen, config.engine, offline=config.data.offline)
+    suite = load_suite(asked, config.data, say=say)
     for line in suite.remarks:
         say(line)
-    run = SuiteRun(config, suite)
+    with phase(t("reading the model's files and its tokenizer")):
+        run = SuiteRun(config, suite)
     if run.asking.thoughts is not None and config.reasoning.parser is Parser.auto:
         say(t("reasoning.parser={rule}, by the chat template", rule=run.asking.thoughts.rule))
     return complete(run, say=say, opened=opened)
@@ -184,13 +190,11 @@ class SuiteRun(Run[Results]):
         }
         asked, attempt = {request.id: request for request in self._pending}, 1
         while asked:
+            requests, again = list(asked.values()), {}
             completions = timed(
-                engine.generate(list(asked.values())),
-                self.directory.path,
-                lambda key: samples[key][0].name,
+                engine.generate(requests), self.directory.path, lambda key: samples[key][0].name
             )
-            again = {}
-            for completion in watch(completions, len(asked)):
+            for completion in watch(completions, requests):
                 task, sample = samples[completion.id]
                 request, split = asked[completion.id], None
                 prompt, failed = as_text(request.prompt, self._tokenizer), completion.finish_reason == "error"
