@@ -61,6 +61,18 @@ class _Terminal(logging.Handler):
         say(self.format(record))
 
 
+class _Libraries(logging.Handler):
+    """Passes on to the log of a run what is not evalkit's own, which it has already."""
+
+    def __init__(self, file: logging.Handler) -> None:
+        super().__init__()
+        self._file = file
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name.partition(".")[0] != "evalkit":
+            self._file.handle(record)
+
+
 class _RunLog(logging.FileHandler):
     """A log file that never stops a run: the first failed write is reported, later ones are ignored."""
 
@@ -96,8 +108,10 @@ def log_to(path: Path) -> Iterator[logging.Logger]:
     terminal.setFormatter(_SafeFormatter("%(levelname)s: %(message)s"))
     level = logger.level
     logger.setLevel(logging.INFO)
-    root.addHandler(file)
-    logger.addHandler(terminal)
+    libraries = _Libraries(file)
+    root.addHandler(libraries)
+    for handler in (file, terminal):
+        logger.addHandler(handler)
     try:
         with _libraries_too():
             yield logger
@@ -108,6 +122,7 @@ def log_to(path: Path) -> Iterator[logging.Logger]:
         raise
     finally:
         logger.setLevel(level)
-        logger.removeHandler(terminal)
-        root.removeHandler(file)
-        file.close()
+        root.removeHandler(libraries)
+        for handler in (file, terminal):
+            logger.removeHandler(handler)
+            handler.close()
