@@ -4,13 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test test-faults test-slurm lint format bench clean
+.PHONY: help install demo test test-faults test-slurm test-servers lint format bench clean
 
 help:
 	@echo "make demo      evaluate a small real model on a few bundled samples, and make the page"
 	@echo "make test      install what the tests need and run them"
 	@echo "make test-faults   kill, fill up, damage: the whole fault campaign"
 	@echo "make test-slurm    the jobs on a real SLURM of one node (root, Debian packages)"
+	@echo "make test-servers  real vLLM, llama-server and transformers serve, on the CPU"
 	@echo "make install   everything for development into $(VENV)"
 	@echo "make lint      ruff, mypy and an audit of the pinned dependencies"
 	@echo "make bench     the measured times and ratios beside their targets"
@@ -40,6 +41,11 @@ test: $(BIN)/.evalkit-dev
 
 test-faults: $(BIN)/.evalkit-dev
 	$(BIN)/python -m pytest tests/faults -m "campaign or not campaign"
+
+# Their environments are built once, in $$EVALKIT_SERVERS (.venv-servers).
+test-servers: $(BIN)/.evalkit-dev
+	$(BIN)/python -m evalkit prepare model=smollm2-135m
+	$(BIN)/python -m pytest tests/engines/servers/test_real_servers.py -m servers
 
 # As root it installs Debian's packages. Without them the tests are skipped and say why. Jobs mostly wait.
 SLURM := slurm-wlm munge slurmdbd mariadb-server

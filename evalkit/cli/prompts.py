@@ -48,6 +48,7 @@ def run(config: Config) -> int:
         tokenizer = _tokenizer(config.model, offline=config.data.offline)
     suite = load_suite(chosen, config.data, say=lambda line: print(line, file=sys.stderr))
     asking = asking_of(config if chosen.pfgen else replace(config, samples=1), tokenizer)
+    suite = load_suite(chosen, config.data, say=lambda line: print(line, file=sys.stderr))
     out = Path(config.out).expanduser()
     for task in suite.tasks:
         lines = [

@@ -3,14 +3,17 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
 from evalkit.core.errors import EvalkitError, write_error
 from evalkit.core.progress import say
 from evalkit.core.secrets import hide, printable
 
+# Seconds to wait for the last lines of other programs.
+_LONGEST_WAIT = 5.0
 # Libraries with handlers of their own, which write to the terminal.
 _LIBRARIES = ("transformers", "huggingface_hub", "datasets", "accelerate")
 
@@ -61,18 +64,6 @@ class _Terminal(logging.Handler):
         say(self.format(record))
 
 
-class _Libraries(logging.Handler):
-    """Passes on to the log of a run what is not evalkit's own, which it has already."""
-
-    def __init__(self, file: logging.Handler) -> None:
-        super().__init__()
-        self._file = file
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.name.partition(".")[0] != "evalkit":
-            self._file.handle(record)
-
-
 class _RunLog(logging.FileHandler):
     """A log file that never stops a run: the first failed write is reported, later ones are ignored."""
 
@@ -108,10 +99,8 @@ def log_to(path: Path) -> Iterator[logging.Logger]:
     terminal.setFormatter(_SafeFormatter("%(levelname)s: %(message)s"))
     level = logger.level
     logger.setLevel(logging.INFO)
-    libraries = _Libraries(file)
-    root.addHandler(libraries)
-    for handler in (file, terminal):
-        logger.addHandler(handler)
+    root.addHandler(file)
+    logger.addHandler(terminal)
     try:
         with _libraries_too():
             yield logger
@@ -122,7 +111,56 @@ def log_to(path: Path) -> Iterator[logging.Logger]:
         raise
     finally:
         logger.setLevel(level)
-        root.removeHandler(libraries)
-        for handler in (file, terminal):
-            logger.removeHandler(handler)
-            handler.close()
+        logger.removeHandler(terminal)
+        root.removeHandler(file)
+        file.close()
+
+
+@contextmanager
+def output_to(logger: logging.Logger) -> Iterator[Callable[[], None]]:
+    """Turns standard output and error into lines of the run's log while the block runs.
+
+    This covers libraries; what takes a stream in the block and keeps it, as their logging does, and
+    child processes that start in the block write to the log after it too. Yields a function that waits
+    until all that was written is there. Without a run's log nothing is changed.
+    """
+    if not any(isinstance(handler, _RunLog) for handler in logging.getLogger().handlers):
+        yield lambda: None
+        return
+    reading, writing = os.pipe()
+    last, seen = f"evalkit {os.urandom(8).hex()}", threading.Event()
+
+    def read() -> None:
+        # Progress bars end their lines with a carriage return: universal newlines take it for an end too.
+        with os.fdopen(reading, encoding="utf-8", errors="backslashreplace") as lines:
+            for line in lines:
+                if line.rstrip() == last:
+                    seen.set()
+                elif line.strip():
+                    logger.info("%s", line.rstrip())
+
+    def wait() -> None:
+        seen.clear()
+        print(f"\n{last}", file=stream)
+        seen.wait(_LONGEST_WAIT)
+
+    threading.Thread(target=read, name="evalkit-output", daemon=True).start()
+    stream = os.fdopen(writing, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+    terminal = {number: os.dup(number) for number in (1, 2)}
+    _flush()
+    try:
+        for number in terminal:
+            os.dup2(writing, number)
+        with redirect_stdout(stream), redirect_stderr(stream):
+            yield wait
+    finally:
+        _flush()
+        for number, kept in terminal.items():
+            os.dup2(kept, number)
+            os.close(kept)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from netrc import NetrcParseError, netrc
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from evalkit import __version__
@@ -250,7 +250,7 @@ def log_to_wandb(rows: Sequence[Row], out: Path) -> list[str]:
     return lines
 
 
-def _wandb_mode(settings: Any) -> str | None:
+def _wandb_mode(settings: Any) -> Literal["offline"] | None:
     """`offline` where W&B would find no key; None leaves it to WANDB_MODE and the user's settings."""
     if "WANDB_MODE" in os.environ or settings.api_key or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return None

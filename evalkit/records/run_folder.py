@@ -7,7 +7,7 @@ A damaged line of a sample log, which a crash or a bad disk left, is dropped whe
 again, so that its sample is simply asked once more.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
@@ -295,12 +295,16 @@ class RunDirectory:
         rows, _ = read_log(path)
         return {key: SampleRecord.from_line(row, path) for key, row in rows.items()}
 
-    def recover(self, task: str) -> int:
-        """Drops what a crash left in a task's log (torn or damaged lines); returns how many lines."""
+    def recover(self, task: str, drop: Container[str] = ()) -> int:
+        """Drops what a crash left in a task's log (torn or damaged lines), and the records named in `drop`.
+
+        Returns how many lines were damaged.
+        """
         path = self.samples_path(task)
         rows, damaged = read_log(path)
-        if damaged:
-            write_lines_atomic(path, rows.values())
+        kept = [row for key, row in rows.items() if key not in drop]
+        if damaged or len(kept) < len(rows):
+            write_lines_atomic(path, kept)
         return damaged
 
     def append(self, task: str, record: SampleRecord) -> None:

@@ -105,10 +105,11 @@ def _of_suite(question: str, config: Config, tokenizer: Any | None) -> Request:
     suite = given_suite(config.suite)
     if not suite.pfgen:
         raise InputError("ask takes its question from the command line", where=f"suite={suite.name}")
+    asking = asking_of(config, tokenizer)
     (task,) = load_suite(suite, config.data, say=log.info).tasks
     names = {sample.input: sample.id for sample in task.samples}
     key = names.get(question, question)
-    for request in asking_of(config, tokenizer).requests(task):
+    for request in asking.requests(task):
         if request.id in (key, f"{key}/1"):
             return request
     raise InputError(

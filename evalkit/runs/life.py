@@ -66,6 +66,17 @@ class Run(ABC, Generic[Content]):
         """Whether the engine samples as the model's own generation_config says."""
         return self.config.generation.from_model
 
+    @property
+    def has_more_context(self) -> bool:
+        """Whether the server allows longer prompts than when the kept records were made.
+
+        Prompts that are kept as too long are then asked again.
+        """
+        now = self.identified.context
+        engine = (kept_environment(self.directory.path) or {}).get("engine")
+        before = engine.get("context") if isinstance(engine, dict) else None
+        return now is not None and now > (before or 0)
+
     @abstractmethod
     def recover(self, say: Say) -> tuple[int, int]:
         """Drops what a crash left in the logs; returns how many records are kept and how many are missing."""

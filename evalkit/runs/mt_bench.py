@@ -99,10 +99,14 @@ class MtBenchRun(Run[dict[str, Any]]):
 
     def recover(self, say: Say) -> tuple[int, int]:
         """Counts turns; the turns of damaged lines are missing."""
-        if damaged := self.directory.recover(SAMPLES):
+        too_long = self._asked_again()
+        if damaged := self.directory.recover(SAMPLES, too_long):
             log.warning(
                 "%d damaged lines of an earlier stop are dropped, their turns are asked again", damaged
             )
+        if too_long:
+            text = "{n} prompts were too long for the server; its context has grown, and they are asked again"
+            say(t(text, n=len(too_long)))
         self._kept = self.directory.records(SAMPLES)
         return len(self._kept), self._missing(self._kept.values())
 
@@ -112,7 +116,20 @@ class MtBenchRun(Run[dict[str, Any]]):
             results = read_checked_json(self.directory.results_path)
         except (OSError, ValueError):
             return None
-        return None if self._missing(self.directory.records(SAMPLES).values()) else results
+        records = self.directory.records(SAMPLES)
+        return None if self._asked_again() or self._missing(records.values()) else results
+
+    def _asked_again(self) -> list[str]:
+        """The ids of turns that were too long for the server and may fit now, and of later ones on them."""
+        if not self.has_more_context:
+            return []
+        turns = self.directory.records(SAMPLES).values()
+        too_long = {(one.question_id, one.answer, one.turn) for one in turns if one.over_context}
+        return [
+            one.id
+            for one in turns
+            if any((one.question_id, one.answer, turn) in too_long for turn in range(1, one.turn + 1))
+        ]
 
     def _missing(self, kept: Iterable[SampleRecord]) -> int:
         """How many of the turns that are asked for are not kept."""

@@ -89,7 +89,7 @@ def _mode(name: str, path: Path) -> PfgenMode:
         raise InputError(
             f"unknown mode {name!r}",
             where=f"{path.with_name('config.json')}, field mode",
-            fix=f"one of {', '.join(PfgenMode)}",
+            fix=f"one of {', '.join(mode.value for mode in PfgenMode)}",
         ) from None
 
 

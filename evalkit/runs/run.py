@@ -32,7 +32,7 @@ from evalkit.records.run_folder import RunDirectory, SampleRecord, SplitRecord
 from evalkit.runs.identity import protocol_record, run_identity
 from evalkit.runs.life import Opened, Outcome, Run, Say, complete, finished
 from evalkit.runs.regrading import Regrading, thought_warnings
-from evalkit.runs.suite import LoadedSuite, asking_of, load_suite
+from evalkit.runs.suite import LoadedSuite, asking_of, check_options, load_suite
 from evalkit.scoring.categories import summarise, with_intervals
 from evalkit.scoring.pfgen import score_pfgen
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, TaskScores, score_tasks
@@ -67,6 +67,7 @@ def evaluate(config: Config, *, say: Say, opened: Opened = lambda folder: None) 
     chosen, asked = given_model(config.model), given_suite(config.suite)
     # An invalid regular expression is found now, not after hours of generation.
     prediction("", answer_regex=config.protocol.answer_regex)
+    check_options(asked, config.given, config.samples)
     with phase(t("looking for the model")):
         check(chosen, config.engine, offline=config.data.offline)
     suite = load_suite(asked, config.data, say=say)
@@ -132,9 +133,11 @@ class SuiteRun(Run[Results]):
         """Counts the samples of all datasets and prepares the requests of those without a completion."""
         if left_out := self.identity.get("left_out"):
             log.warning("the tokenizer puts %s behind every text: the prompts go without", " ".join(left_out))
-        kept = 0
+        kept, again = 0, 0
         for task in self._suite.tasks:
-            self.directory.recover(task.name)
+            too_long = self._asked_again(task.name)
+            again += len(too_long)
+            self.directory.recover(task.name, too_long)
             records = self.directory.records(task.name)
             for request in self.asking.requests(task):
                 if request.id in records:
@@ -142,10 +145,19 @@ class SuiteRun(Run[Results]):
                 else:
                     self._pending.append(request)
         missing = len(self._pending)
+        if again:
+            text = "{n} prompts were too long for the server; its context has grown, and they are asked again"
+            say(t(text, n=again))
         if kept and missing:
             text = "continuing: {kept} of {all} completions are kept"
             say(t(text, kept=kept, all=kept + missing))
         return kept, missing
+
+    def _asked_again(self, task: str) -> list[str]:
+        """The ids of a task's prompts that were too long for the server and may fit now."""
+        if not self.has_more_context:
+            return []
+        return [key for key, record in self.directory.records(task).items() if record.over_context]
 
     def kept_results(self) -> Results | None:
         """results.json when it covers what is asked for, lacks no metric, and the run's files are whole."""
@@ -162,6 +174,8 @@ class SuiteRun(Run[Results]):
         trials = self.config.samples
         covers &= results.run.get(PFGEN, {}).get("trials", trials) >= trials
         if not covers or options != wanted or results.missing_metrics or not scores_fit(directory, results):
+            return None
+        if any(self._asked_again(task.name) for task in self._suite.tasks):
             return None
         whole = is_whole_text(directory.path / CONFIG) and kept_environment(directory.path)
         return with_intervals(results, directory.path) if whole else None

@@ -162,7 +162,7 @@ def asking_of(config: Config, tokenizer: Any | None) -> Asking:
             used, or chats for a model without one.
     """
     suite = given_suite(config.suite)
-    check_options(suite, config.given)
+    check_options(suite, config.given, config.samples)
     kind = pfgen.PfgenAsking if suite.pfgen else Asking
     asking = kind.of(
         suite,
@@ -175,12 +175,6 @@ def asking_of(config: Config, tokenizer: Any | None) -> Asking:
     )
     if not isinstance(asking, pfgen.PfgenAsking):
         return asking
-    if config.samples > pfgen.MOST_TRIALS:
-        raise InputError(
-            f"pfgen has at most {pfgen.MOST_TRIALS} trials",
-            where=f"option samples={config.samples}",
-            fix=f"samples={pfgen.MOST_TRIALS} or fewer",
-        )
     mode = config.pfgen.mode
     special = [] if tokenizer is None else filter(None, (tokenizer.eos_token, tokenizer.bos_token))
     # The seed that every run has by default stands for the protocol's own.
@@ -188,16 +182,23 @@ def asking_of(config: Config, tokenizer: Any | None) -> Asking:
     return replace(asking, mode=mode, seed_text=seed, stop=pfgen.stop_strings(mode, list(map(str, special))))
 
 
-def check_options(suite: SuiteConfig, given: Sequence[str]) -> None:
+def check_options(suite: SuiteConfig, given: Sequence[str], samples: int = 1) -> None:
     """Refuses options that a suite's protocol decides, and those of another suite.
 
     Args:
         suite: the suite.
         given: the options that the command line names.
+        samples: answers to each question.
 
     Raises:
         InputError: there is such an option.
     """
+    if suite.pfgen and samples > pfgen.MOST_TRIALS:
+        raise InputError(
+            f"pfgen has at most {pfgen.MOST_TRIALS} trials",
+            where=f"option samples={samples}",
+            fix=f"samples={pfgen.MOST_TRIALS} or fewer",
+        )
     for option in given:
         if suite.pfgen and (option == "generation" or option.startswith(_PFGEN_DECIDES)):
             what, fix = "pfgen asks and reads answers by its own protocol", "pfgen.mode=, samples=, limit="

@@ -1,3 +1,4 @@
+import itertools
 import subprocess
 import sys
 from dataclasses import replace
@@ -51,11 +52,14 @@ def test_groups_fill_the_structured_config() -> None:
 
 
 def test_every_group_member_composes() -> None:
-    for group in ("model", "suite", "engine", "judge"):
-        names = [path.stem for path in Path(assets.CONF, group).glob("*.yaml")]
-        assert len(names) > 1
-        for name in names:
-            assert getattr(config_of(f"{group}={name}"), group) is not None, name
+    groups = ("model", "suite", "engine", "judge")
+    names = [[path.stem for path in Path(assets.CONF, group).glob("*.yaml")] for group in groups]
+    assert all(len(members) > 1 for members in names)
+    for chosen in itertools.zip_longest(*names):
+        words = [f"{group}={name}" for group, name in zip(groups, chosen, strict=True) if name]
+        config = config_of(*words)
+        for word in words:
+            assert getattr(config, word.partition("=")[0]) is not None, word
 
 
 @pytest.mark.parametrize(

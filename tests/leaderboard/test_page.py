@@ -106,7 +106,7 @@ def at(browser: Browser, page: Path) -> Iterator[Any]:
         browser.get("about:blank")
         browser.get(f"{of.as_uri()}{where}")
         ready = "return document.documentElement.dataset.ready === 'true'"
-        WebDriverWait(browser, 10).until(lambda b: b.execute_script(ready))
+        WebDriverWait(browser, 10, 0.02).until(lambda b: b.execute_script(ready))
         return browser
 
     browser.get_log("browser")
@@ -202,7 +202,7 @@ def test_a_cell_opens_its_samples_and_model_text_stays_text(at: Any) -> None:
 def test_the_whole_prompt_is_the_prompt(at: Any, world: World) -> None:
     browser = at("#samples/mawps?id=mawps%2Fdev%2F3")
     one(browser, "summary").click()
-    shown = WebDriverWait(browser, 10).until(lambda b: all_of(b, "pre.prompt"))
+    shown = WebDriverWait(browser, 10, 0.02).until(lambda b: all_of(b, "pre.prompt"))
     prompt = shown[0].get_attribute("textContent") or ""
     assert prompt.startswith("以下は、タスクを説明する指示") and prompt.endswith("（3）\n\n### 応答:\n")
     assert prompt.count("### 入力:") == 5
@@ -256,7 +256,7 @@ def test_without_a_mouse(at: Any) -> None:
     # A choice made with the keyboard keeps its place, though the view is drawn anew.
     select = all_of(browser, "main select")[0]
     select.send_keys(Keys.ARROW_DOWN)
-    WebDriverWait(browser, 10).until(lambda b: "samples/alt-j-to-e" in b.current_url)
+    WebDriverWait(browser, 10, 0.02).until(lambda b: "samples/alt-j-to-e" in b.current_url)
     assert browser.switch_to.active_element == all_of(browser, "main select")[0]
     browser.switch_to.active_element.send_keys(Keys.ESCAPE)
     assert browser.execute_script(active) == "BODY"
@@ -514,7 +514,7 @@ def test_a_large_board_is_packed_and_reads_its_data_once(
     page = tmp_path / "page.html"
     page.write_text(text, encoding="utf-8")
     browser = at("#samples/jamp?a=3", page)
-    WebDriverWait(browser, 10).until(lambda b: all_of(b, ".list button[data-place]"))
+    WebDriverWait(browser, 10, 0.02).until(lambda b: all_of(b, ".list button[data-place]"))
     assert len(all_of(browser, ".list button[data-place]")) == 24 and "前提" in one(browser, "pre.input").text
 
 
@@ -531,7 +531,7 @@ def test_dark_and_japanese(at: Any) -> None:
     english = re.compile(r"\b[a-z]{2,} [a-z]{2,} [a-z]{2,}\b")
     for view in ("#table", "#samples", "#pair/0/1", f"#pair/0/{len(models(browser)) - 1}", "#mt", "#notes"):
         browser.execute_script("location.hash = arguments[0]", view)
-        WebDriverWait(browser, 10).until(lambda b, view=view: view in b.current_url)
+        WebDriverWait(browser, 10, 0.02).until(lambda b, view=view: view in b.current_url)
         text = one(browser, "main").text.split("\nデータ\n")[0]
         ours = [line for line in text.splitlines() if english.search(line)]
         # Names of columns, and texts of the data.
@@ -631,6 +631,6 @@ def test_a_thought_is_folded_and_every_answer_is_shown(
         assert "answered rule: think" in shown.text and "考える" not in shown.text
         assert ("answer 2 of 2" in shown.text) is (answers == 2)
         thoughts[0].find_element(By.CSS_SELECTOR, "summary").click()
-        text = WebDriverWait(browser, 10).until(lambda b: all_of(b, "details.thought pre"))[0].text
+        text = WebDriverWait(browser, 10, 0.02).until(lambda b: all_of(b, "details.thought pre"))[0].text
         assert text == (evil if answers == 1 else "もう一度。")
         assert not all_of(browser, "pre img")

@@ -85,7 +85,7 @@ def test_more_trials_continue_fewer_and_a_restart_is_the_same(
 ) -> None:
     folder = run(tmp_path / "out", "samples=2")
     two = rows(folder)
-    assert list(two) == [f"{one.id}/{trial}" for trial in (1, 2) for one in QUESTIONS]
+    assert set(two) == {f"{one.id}/{trial}" for trial in (1, 2) for one in QUESTIONS}
     identity = results(folder).run["identity"]
     assert identity["pfgen"]["mode"] == "completion" and identity["pfgen"]["stop"][:2] == ["Q:", "\n\n"]
     assert identity["protocol"] == "pfgen-bench" and identity["num_few_shots"] == 20
@@ -181,7 +181,7 @@ def test_empty_answers_are_asked_ten_times_in_all(
     assert "limit=3: the protocol takes 50" in reasons and "1 samples count as wrong" in reasons
 
 
-def test_chats_thoughts_and_servers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_chats_thoughts_and_servers(tmp_path: Path) -> None:
     script = ("<think>", "Q:は何か", "</think>", "\nA: ", "1は水", "です")
     model = save_thinking_model(tmp_path / "model", script)
     command = ["model=hf", f"model.path={model}", "model.name=chat", *RANDOM[1:4], "limit=2", "samples=1"]
@@ -203,8 +203,6 @@ def test_chats_thoughts_and_servers(tmp_path: Path, capsys: pytest.CaptureFixtur
             tmp_path / "served", *words, "engine=api", f"engine.base_url={server.url}", command=command
         )
     assert rows(served) == rows(folder)
-    assert main([*RANDOM, f"out={tmp_path / 'none'}", "pfgen.mode=qa"]) == 2
-    assert "no chat template" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -213,7 +211,7 @@ def test_chats_thoughts_and_servers(tmp_path: Path, capsys: pytest.CaptureFixtur
         ("samples=101", "pfgen has at most 100 trials"),
         ("samples=0", "samples=0 is below 1"),
         ("pfgen.mode=poem", "pfgen.mode=poem is not one of completion, qa, chat"),
-        ("suite.chat=true", "pfgen asks and reads answers by its own protocol (option suite.chat)"),
+        ("suite.chat=true", "by its own protocol\n  where: option suite.chat"),
         ("generation=swallow", "pfgen asks and reads answers by its own protocol"),
         ("num_few_shots=4", "pfgen asks and reads answers by its own protocol"),
         ("generation.do_sample=false", "temperature, top_p and top_k are for sampled generation"),
@@ -284,7 +282,7 @@ def test_smollm2_answers_the_published_questions(
         pytest.skip("SmolLM2 is not in the cache: python -m evalkit prepare model=smollm2-135m")
     command = ["model=hf", f"model.path={model}", "suite=pfgen", f"mirror={mirror}", "offline=true"]
     folder = run(tmp_path / "out", "samples=2", "limit=2", command=command)
-    assert list(rows(folder)) == ["Q01/1", "Q02/1", "Q01/2", "Q02/2"]
+    assert sorted(rows(folder)) == ["Q01/1", "Q01/2", "Q02/1", "Q02/2"]
     assert main(["score", f"run={folder}"]) == 0
     assert "nothing moved" in capsys.readouterr().out
     bundle = tmp_path / "bundle.tar"

@@ -43,6 +43,7 @@ def multirun(line: CommandLine, run_job: Callable[[Path], int]) -> int:
     print(f"{len(paths)} jobs, launcher {launcher}: {folder}", flush=True)
     interrupted, going = _launch(folder, paths, options, run_job)
     ended = [Job.read(path) for path in paths]
+    going = {at: name for at, name in going.items() if ended[at].code in (None, INTERRUPTED)}
     print()
     for text in lines(ended, going):
         print(text)
@@ -149,7 +150,7 @@ def lines(jobs: Sequence[Job], going: Mapping[int, str]) -> list[str]:
     shown = [f"{len(jobs)} {what}: {fine} ok" + (f", {len(jobs) - fine} not" if fine < len(jobs) else "")]
     for number, job in enumerate(jobs):
         state, why = _state(job), job.why or "it never started"
-        if number in going and job.code in (None, INTERRUPTED):
+        if number in going:
             state, why = "unfinished", f"it goes on as SLURM job {going[number]}"
         parts = [f"{number + 1:>4}  {job.label:<{width}}  {state:<11}  {job.folder or '-'}"]
         if job.code != 0:

@@ -27,6 +27,8 @@ from evalkit.runs.sweep.launchers import LocalOptions, SlurmOptions
 # Seconds between two looks at the jobs' files, and from one question to SLURM to the next.
 POLL = 1.0
 FIRST_QUESTION, LAST_QUESTION = 2.0, 30.0
+# A job that has said its exit code leaves the queue so soon, where SLURM answers: then SLURM has it too.
+LEAVING_SECONDS = 10.0
 # A file that a node wrote may be seen so much later on a file server.
 VISIBLE_SECONDS = 15.0
 # SLURM's words for a job that will not run again. It has more for those that will.
@@ -112,22 +114,28 @@ class Queue:
     def wait(self, paths: Sequence[Path]) -> None:
         """Waits until every job has ended, and says meanwhile how far they are.
 
-        A job ends by its own word, its exit code; one that was interrupted or died ends when the
-        queue says so, and then its file says why.
+        What a job says itself, its exit code, holds; one that was interrupted or died has ended when
+        the queue says so, and then its file says why.
         """
         ids = self.ids
         states: Mapping[str, State] = {}
+        # When to stop waiting for the end in the queue, and for a word of a job that has ended there.
+        leaving: dict[int, float] = {}
         gone: dict[int, float] = {}
         shown, pause, next_question = "", FIRST_QUESTION, 0.0
         while True:
-            jobs = {at: Job.read(paths[at]) for at in self.open}
             now = time.monotonic()
-            for at, job in jobs.items():
-                final = job.code not in (None, INTERRUPTED)
-                if final or (at in gone and now >= gone[at]):
+            for at, job in [(at, Job.read(paths[at])) for at in self.open]:
+                ended = ids[at] in states and states[ids[at]].ended
+                if job.code not in (None, INTERRUPTED):
+                    if at not in leaving:
+                        leaving[at] = now + (LEAVING_SECONDS if self.slurm else 0.0)
+                        pause, next_question = FIRST_QUESTION, now
+                    if ended or now >= leaving[at]:
+                        self.open.remove(at)
+                elif ended and now >= gone[at]:
                     self.open.remove(at)
-                    if not final:
-                        self._note_end(paths[at], self.jobs[at], states[ids[at]])
+                    self._note_end(paths[at], self.jobs[at], states[ids[at]])
             if not self.open:
                 return
             if now >= next_question:
@@ -138,8 +146,7 @@ class Queue:
                     problem = f"SLURM does not answer ({error})"
                 else:
                     visible = now + (VISIBLE_SECONDS if self.slurm else 0.0)
-                    ended = [at for at in self.open if states[ids[at]].ended]
-                    gone = {at: gone.get(at, visible) for at in ended}
+                    gone = {at: gone.get(at, visible) for at in self.open if states[ids[at]].ended}
                 text = problem or _summary([states[ids[at]] for at in self.open], len(paths))
                 if text != shown and self.slurm:
                     say(f"{time.strftime('%H:%M:%S')} {text}")

@@ -61,8 +61,11 @@ os.dup2(log, 1); os.dup2(log, 2)
 os.execv(command[0], command)
 """
 SQUEUE = """#!/bin/sh
-echo '4242_0|RUNNING|None'
-echo '4242_1|RUNNING|None'
+for task in 0 1; do
+    state=RUNNING
+    grep -q '"code": 0' results/.sweeps/*/000$((task + 1)).json && state=COMPLETED
+    echo "4242_$task|$state|None"
+done
 """
 
 

@@ -72,6 +72,7 @@ def queue_of(
 ) -> tuple[Queue, list[Path]]:
     """A queue that gives one answer after another: words of jobs by position, or why it does not answer."""
     monkeypatch.setattr(submitted, "VISIBLE_SECONDS", 0.0)
+    monkeypatch.setattr(submitted, "LEAVING_SECONDS", 0.0)
     monkeypatch.setattr(submitted, "FIRST_QUESTION", 0.0)
     monkeypatch.setattr(submitted, "POLL", 0.0)
     paths = []
@@ -138,6 +139,18 @@ def test_a_requeued_job_is_waited_for(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(submitted.time, "sleep", sleep)
     queue.wait(paths)
     assert Job.read(paths[0]).code == 0 and looks == 5
+
+
+@pytest.mark.parametrize(("answers", "seconds"), [([{}, {0: "COMPLETED"}], 2), (["no route"], 5)])
+def test_a_job_that_is_done_leaves_the_queue_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: list[dict[int, str] | str], seconds: int
+) -> None:
+    queue, paths = queue_of(tmp_path, monkeypatch, answers, [replace(JOB, pid=1, code=2, why="no")])
+    monkeypatch.setattr(submitted, "LEAVING_SECONDS", 5.0)
+    clock = iter(range(10))
+    monkeypatch.setattr(submitted.time, "monotonic", lambda: float(next(clock)))
+    queue.wait(paths)
+    assert next(clock) == seconds + 1 and Job.read(paths[0]) == replace(JOB, pid=1, code=2, why="no")
 
 
 RUNNING = "JobId=7 JobState=RUNNING Reason=None PreemptEligibleTime=2026-01-01T00:00:00 PreemptTime="
