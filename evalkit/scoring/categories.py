@@ -163,10 +163,10 @@ def _category(
             reasons.extend(
                 _missing_counting_metrics([task]) or [Reason("{name}: no metric counts", name=member)]
             )
-    return _category(counted, reasons)
+    return _mean_of(counted, reasons)
 
 
-def _category(counted: Sequence[tuple[str, Measured]], reasons: list[str]) -> _Category:
+def _mean_of(counted: Sequence[tuple[str, Measured]], reasons: list[str]) -> _Category:
     """The mean of the figures that count, each with the name of its metric."""
     versions = tuple(f"{counts} {measured.value.metric_version}" for counts, measured in counted)
     value, carried = _mean([measured for _, measured in counted], versions)
@@ -276,7 +276,7 @@ def _joined_category(
         if metric is not None and value is not None:
             carried = value.ci95 or _carried(value, metric, results, RunDirectory(folder).scores_path(name))
             counted.append((counts, Measured(value, carried)))
-    return _category(counted, reasons)
+    return _mean_of(counted, reasons)
 
 
 def _carried(value: Figure, metric: str, results: Results, scores: Path) -> Interval | None:
