@@ -7,7 +7,11 @@ from typing import Any
 __version__ = "0.1.0"
 # Where the public names are, found on first use: to import the version costs nothing. Their types
 # are in __init__.pyi.
-_PUBLIC = {"evaluate": "evalkit.api", "load": "evalkit.api", "split_answer": "evalkit.tasks.answers"}
+_PUBLIC = {
+    "evaluate": "evalkit.cli.python",
+    "load": "evalkit.cli.python",
+    "split_answer": "evalkit.tasks.answers",
+}
 __all__ = ["__version__", "evaluate", "load", "split_answer"]
 
 # OpenMP reads these once, when torch loads it, and child processes inherit them. Threads that wait for the

@@ -55,7 +55,7 @@ def test_evaluate_in_a_notebook(tmp_path: Path) -> None:
     [
         ({"model": "randm", "suite": "sample"}, "did you mean 'random'"),
         ({"model": "random", "suite": "sample", "num_fewshot": 3}, "num_few_shots"),
-        ({"model": "random", "suite": "sample", "limit": -1}, "limit"),
+        ({"model": "random", "suite": "sample", "limit": "many"}, "limit=many"),
         ({"model": "random", "suite": "mt-bench-ja"}, "judge"),
         ({"model": "random", "suite": "sample", "watch": "x"}, "command line"),
         ({"model": "/nowhere/m", "suite": "sample"}, "/nowhere/m"),

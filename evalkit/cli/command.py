@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from evalkit.core.errors import (
     EvalkitError,
     InputError,
     InterruptedRunError,
+    UnreachableError,
     is_disk_full,
     reason,
     write_error,
@@ -50,11 +51,22 @@ VERBS = {
 }
 
 
+# These say at once that they have begun: before a model is loaded, libraries are, which takes seconds.
+_LONG = ("run", "prepare", "bundle", "score", "judge", "pairwise", "calibrate", "ask", "certify")
+
+
+def takes_long(words: Sequence[str]) -> bool:
+    """Whether a command line does work that takes more than a moment."""
+    verb = next((word for word in words if word in VERBS), "run")
+    return verb in _LONG and bool(words) and not {"--help", "-h", "--version"} & set(words)
+
+
 # Options that several verbs take.
 MODEL = ("model", "model.")
 SUITE = ("suite", "suite.tasks")
 SAMPLES = ("limit", "num_few_shots", "suite.num_few_shots")
 CHAT = ("suite.chat", "suite.chat_turns", "suite.system", "reasoning.")
+PFGEN = ("samples", "pfgen.")
 DATA = ("data_dir", "mirror", "offline", "allow_missing")
 TEMPLATES = ("protocol.custom_prompt_template", "protocol.custom_fewshots_template")
 
@@ -144,9 +156,27 @@ def execute(verb: str, config: "Config", *, opened: Callable[[Path], None] | Non
     """
     prepare_process(config)
     module = importlib.import_module(f"evalkit.cli.{verb}")
-    code = module.run(config, opened=opened) if verb == "run" and opened else module.run(config)
+    try:
+        code = module.run(config, opened=opened) if verb == "run" and opened else module.run(config)
+    except EvalkitError as error:
+        raise _elsewhere(error, config) from error
     assert isinstance(code, int)
     return code
+
+
+def _elsewhere(error: EvalkitError, config: "Config") -> EvalkitError:
+    """The error; where something is not here, its fix is the command that fetches all the command needs."""
+    from evalkit.tasks.load import MissingDataError
+
+    if not isinstance(error, UnreachableError | MissingDataError) or not (config.model or config.suite):
+        return error
+    from evalkit.runs.suite import prepare_command
+
+    whole = prepare_command(model=config.model, suite=config.suite, data_dir=config.data_dir)
+    fix = f"on a machine with a network: {whole}"
+    if isinstance(error, MissingDataError):
+        return InputError(error.what, where=error.where, fix=f"{fix}   (or allow_missing=true)")
+    return UnreachableError(error.what, where=error.where, fix=fix)
 
 
 def path_of(option: str | None) -> Path | None:

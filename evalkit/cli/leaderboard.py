@@ -70,8 +70,8 @@ def _print_board(board: Board, console: Console) -> None:
             console.print(_grid(names, figures, table.digits if fits else min(table.digits, 3)))
             for rule, note in notes.items():
                 print_line(console, f"  [{note}] {shown(rule)}")
-    for note in row_notes(board.rows):
-        print_line(console, f"  {note}")
+    for line in row_notes(board.rows):
+        print_line(console, f"  {line}")
     if board.left_out:
         console.print(t("not shown:"))
     for why, entries in not_shown(board):

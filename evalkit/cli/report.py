@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from evalkit.cli.printing import new_table, number, print_line
+from evalkit.cli.printing import SHORT, new_table, number, print_line
 from evalkit.core.errors import InputError
 from evalkit.core.text import command
 from evalkit.core.words import shown, t
@@ -15,7 +16,17 @@ from evalkit.leaderboard.card import has_row
 from evalkit.leaderboard.runs import coverage_differences, data_differences, option_differences
 from evalkit.metrics.repeats import single_name
 from evalkit.records.environment import read_timings
-from evalkit.records.results import AVERAGE, DatasetRates, Figure, MissingMetric, Results, read_results
+from evalkit.records.results import (
+    AVERAGE,
+    MISSING_METRIC,
+    WITHOUT_MT,
+    DatasetRates,
+    Figure,
+    MissingMetric,
+    Results,
+    missing_reasons,
+    read_results,
+)
 from evalkit.scoring.categories import category_members
 from evalkit.tasks.spec import load_spec, task_names
 
@@ -43,6 +54,8 @@ def print_results(results: Results, console: Console, folder: Path | None = None
         print_line(console, t("protocol: {name} with {options}", name=results.protocol.name, options=listed))
     for line in _to_look_at(results, folder) if folder else ():
         print_line(console, line)
+    if details := results.run.get("pfgen"):
+        _print_pfgen(details, console)
     if results.categories:
         console.print(_category_table(results))
     if results.partial.partial:
@@ -51,9 +64,8 @@ def print_results(results: Results, console: Console, folder: Path | None = None
             print_line(console, f"  - {reason}")
 
 
-def print_pfgen(results: Results, console: Console) -> None:
+def _print_pfgen(details: dict[str, Any], console: Console) -> None:
     """Prints what belongs to the figures of pfgen: their scale, their spread, and the published figures."""
-    details = results.run["pfgen"]
     print_line(console, t("scale: the published ground truth scores {value}", value=details["ground_truth"]))
     print_line(console, t("resampled for the intervals: {what}", what=t(details["resampled"])))
     if shares := details["variance"]:
@@ -100,7 +112,7 @@ def _next_commands(results: Results, folder: Path) -> Iterator[str]:
     for fetch in dict.fromkeys(entry.command for entry in _missing(results, counting=True)):
         if fetch and "evalkit prepare" in fetch:
             yield f"{fetch} && {command('score', f'run={folder}')}"
-    if has_row(results.run.get("model")):
+    if results.categories and has_row(results.run.get("model")):
         yield command("reproduce", f"run={folder}")
     # results/<model>/<suite>/<run id>: another model's run of the same suite.
     same_suite = list(folder.parents[2].glob(f"*/{folder.parent.name}/*/results.json"))
@@ -147,6 +159,9 @@ def _category_table(results: Results) -> Table:
         mark = " *" if results.partial.partial else ""
         what = t("the nine categories") if average.value is not None else t("needs all nine categories")
         table.add_row(f"{AVERAGE}{mark}", number(average.value, 4), _interval(average), what, style="bold")
+    if others := results.average.get(WITHOUT_MT):
+        name, what = f"{SHORT[WITHOUT_MT]} *", t("the eight others")
+        table.add_row(name, number(others.value, 4), _interval(others), what)
     return table
 
 
@@ -196,7 +211,8 @@ def _describe(rates: DatasetRates) -> str:
 
 
 def _reasons(results: Results) -> list[str]:
-    by_metric = [entry.sentence for entry in _missing(results, counting=True)]
+    entries = _missing(results, counting=True)
+    by_metric = [*(entry.sentence for entry in entries), *missing_reasons(entries)]
     reasons = [shown(reason) for reason in results.partial.reasons if reason not in by_metric]
     return [*reasons, *_missing_lines(results, counting=True)]
 
@@ -218,7 +234,7 @@ def _missing_lines(results: Results, *, counting: bool) -> list[str]:
         missing.setdefault((entry.metric, entry.reason, entry.command), []).append(entry.dataset)
     lines = []
     for (metric, reason, fetch), names in missing.items():
-        line = t("{metrics} of {names}: {reason}", metrics=metric, names=", ".join(names), reason=reason)
+        line = t(MISSING_METRIC, metrics=metric, names=", ".join(names), reason=reason)
         lines.append(line + (t("; fetch it with: {command}", command=fetch) if fetch else ""))
     return lines
 

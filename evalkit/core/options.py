@@ -6,6 +6,7 @@ other values have Hydra's syntax.
 """
 
 import dataclasses
+import itertools
 import math
 import os
 import pickle
@@ -23,7 +24,7 @@ from typing import Any
 
 from evalkit.core import assets
 from evalkit.core.errors import InputError
-from evalkit.core.files import as_text
+from evalkit.core.files import as_text, read_yaml
 from evalkit.core.habits import HABITS, Habits
 from evalkit.core.text import did_you_mean, half_character
 
@@ -75,8 +76,10 @@ def parse(argv: Iterable[str], verbs: Iterable[str]) -> CommandLine:
     launcher: list[str] = []
     folders: list[str] = []
     flags: list[tuple[str, str | bool]] = []
-    words, habits = deque(_with_family([_unicode(word) for word in argv])), Habits(all_options)
-    while words and (word := words.popleft()) != _COMMENT:
+    given = itertools.takewhile(lambda word: word != _COMMENT, map(_unicode, argv))
+    words, habits = deque(_with_family(list(given))), Habits(all_options)
+    while words:
+        word = words.popleft()
         name = word.split("=", 1)[0]
         if word in FLAGS:
             flags.append((FLAGS[word], True))
@@ -206,7 +209,7 @@ def _compose(overrides: tuple[str, ...]) -> "Config":
         key, _, value = word.partition("=")
         kind = check_key(key)
         if kind == "group":
-            member, texts = _member(key, value)
+            member, texts = member_of(key, value)
             if texts and texts[0] in chosen:
                 raise InputError(
                     f"{word} and {texts[0]}= both are given", fix=f"{key}={member} {texts[0]}=..."
@@ -242,18 +245,6 @@ def _compose(overrides: tuple[str, ...]) -> "Config":
     return config
 
 
-def _set(composed: Any, key: str, value: Any, *, add: bool) -> None:
-    from omegaconf import OmegaConf
-
-    outer = key.rpartition(".")[0]
-    if outer and not add and OmegaConf.select(composed, outer) is None:
-        group = key.partition(".")[0]
-        raise InputError(
-            f"this {group} has no {outer}", where=f"option {key}", fix=f"leave it out, or another {group}="
-        )
-    OmegaConf.update(composed, key, value, force_add=add)
-
-
 @contextmanager
 def _hydra_of_our_own() -> Iterator[None]:
     """Sets aside the Hydra of a program that calls evalkit: there can be only one."""
@@ -265,6 +256,18 @@ def _hydra_of_our_own() -> Iterator[None]:
         yield
     finally:
         GlobalHydra.instance().hydra = outer
+
+
+def _set(composed: Any, key: str, value: Any, *, add: bool) -> None:
+    from omegaconf import OmegaConf
+
+    outer = key.rpartition(".")[0]
+    if outer and not add and OmegaConf.select(composed, outer) is None:
+        group = key.partition(".")[0]
+        raise InputError(
+            f"this {group} has no {outer}", where=f"option {key}", fix=f"leave it out, or another {group}="
+        )
+    OmegaConf.update(composed, key, value, force_add=add)
 
 
 @cache
@@ -369,10 +372,10 @@ def check_key(key: str) -> Any:
     return known[key].kind
 
 
-def _member(group: str, given: str) -> tuple[str, tuple[str, Any] | None]:
+def member_of(group: str, given: str) -> tuple[str, tuple[str, Any] | None]:
     """The member of a group that is given, and an option with its value where another name stands for one.
 
-    `model=` also takes a hub name or a folder, `suite=` datasets and task files.
+    `model=` also takes a hub name or a folder, `suite=` several suites, datasets and task files.
 
     Raises:
         InputError: no such name (with the near ones).
@@ -386,10 +389,12 @@ def _member(group: str, given: str) -> tuple[str, tuple[str, Any] | None]:
     fix = f"evalkit list {group}s"
     if group == "suite":
         tasks = [path.stem for path in assets.TASKS.glob("*.yaml")]
-        items = _items(given)
-        if items and all(item in tasks or item.endswith((".yaml", ".yml")) for item in items):
+        items = [task for item in _items(given) for task in _tasks_of_suite(item) or [item]]
+        # A suite with rules of its own, as mifeval-ja, stays alone.
+        known = [task for task in tasks if task not in members]
+        if items and all(item in known or item.endswith((".yaml", ".yml")) for item in items):
             return "task", ("suite.tasks", as_text(items))
-        names += tasks
+        names += known
         fix += ", evalkit list tasks"
     elif group == "model":
         fix = f"a hub name (owner/name) or a folder that is there; {fix}"
@@ -398,6 +403,14 @@ def _member(group: str, given: str) -> tuple[str, tuple[str, Any] | None]:
     if "," in given:
         fix = f"several, one after another: evalkit -m {group}={given}"
     raise InputError(f"unknown {group} {given!r}{did_you_mean(given, names)}", fix=fix)
+
+
+def _tasks_of_suite(name: str) -> list[str]:
+    """The datasets of a suite that is nothing but a list of them; else none."""
+    path = assets.CONF / "suite" / f"{name}.yaml"
+    content = read_yaml(path) if name in group_members("suite") else {}
+    assert isinstance(content, dict)
+    return list(content["tasks"]) if content.keys() == {"name", "tasks"} else []
 
 
 def _is_place(model: str) -> bool:

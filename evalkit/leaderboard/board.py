@@ -103,6 +103,7 @@ def _mt_bench_runs(
 def _add_mt_bench(rows: list[Row], bench: MtBenchRun) -> None:
     """Puts an MT-Bench table into the model's row, or into a separate row."""
     figures = scope_figures(bench.table, partial=bool(bench.reasons))
+    figures = {name: figure for name, figure in figures.items() if figure.value is not None}
     reasons = tuple(Reason("MT-Bench: {reason}", reason=reason) for reason in bench.reasons)
     row, remarks = Row(model=bench.model, kind=Kind.run), []
     for place, other in enumerate(rows):
@@ -139,10 +140,10 @@ def _order(row: Row) -> tuple[Any, ...]:
     average = row.cells.get(AVERAGE) or NO_FIGURE
     values = [cell.value for cell in row.cells.values() if cell.value is not None]
     mean = sum(values) / len(values) if values else 0.0
-    return (average.value is None, -(average.value or 0.0), -mean, _natural(row.model))
+    return (average.value is None, -(average.value or 0.0), -mean, natural_order(row.model))
 
 
-def _natural(name: str) -> tuple[tuple[int, int | str], ...]:
+def natural_order(name: str) -> tuple[tuple[int, int | str], ...]:
     """A sort key that puts step-900 before step-1000."""
     parts = re.split(r"(\d+)", name)
     return tuple((0, int(part)) if part.isdigit() else (1, part) for part in parts)

@@ -122,7 +122,8 @@ def compare(
             difference.
     """
     if a.model == b.model and a.folder != b.folder:
-        a, b = (replace(run, label=f"{run.model} ({run.folder.name})") for run in (a, b))
+        names = [run.folder.name if a.folder.name != b.folder.name else str(run.folder) for run in (a, b)]
+        a, b = (replace(run, label=f"{run.model} ({name})") for run, name in zip((a, b), names, strict=True))
     options, data = differences(a, b)
     coverage = coverage_differences(a.results, b.results)
     refused = [*([] if across_rules else options), *data, *([] if partial else coverage)]
@@ -165,7 +166,8 @@ def compare_samples(a: Run, b: Run, *, resamples: int = 10_000) -> Comparison:
     remarks = list(_remarks(a, b))
     for name in common(a.results, b.results):
         metric, other = (run.metric(name) for run in (a, b))
-        ids = [key for key in a.scores(name) if key in b.scores(name)]
+        others = b.scores(name)
+        ids = [key for key in a.scores(name) if key in others]
         correlated = isinstance(METRICS.get(single_name(metric or "")), CorrelationMetric)
         golds = _golds(a, b, name, ids) if correlated else []
         if metric is None or other is None:
@@ -266,9 +268,10 @@ def _corrected(parts: Collection[_Part]) -> tuple[Compared, ...]:
 def _flips(
     a: Run, b: Run, name: str, ids: Sequence[str], first: Sequence[float], second: Sequence[float]
 ) -> Iterator[Flip]:
+    rows = a.scores(name), b.scores(name)
     for key, x, y in zip(ids, first, second, strict=True):
         if x != y:
-            yield Flip(name, key, x, y, *(_predictions(run.scores(name)[key]) for run in (a, b)))
+            yield Flip(name, key, x, y, *(_predictions(side[key]) for side in rows))
 
 
 def _predictions(row: Mapping[str, Any]) -> str:

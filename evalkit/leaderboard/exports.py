@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from netrc import NetrcParseError, netrc
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from evalkit import __version__
@@ -26,7 +26,7 @@ from evalkit.leaderboard.rows import Kind, Row, Table, measured, tables_of
 from evalkit.leaderboard.runs import Run
 from evalkit.leaderboard.steps import checkpoint_of
 from evalkit.leaderboard.tables import markdown_tables
-from evalkit.records.results import AVERAGE, Figure, Results
+from evalkit.records.results import AVERAGE, WITHOUT_MT, Figure, Results
 from evalkit.scoring.categories import category_members
 
 if TYPE_CHECKING:
@@ -127,6 +127,7 @@ def lm_eval_json(run: Run) -> dict[str, Any]:
     groups = {
         name: _figures_of(name, {_GROUP_METRIC: value})
         for name, value in {**results.categories, **results.average}.items()
+        if name != WITHOUT_MT
     }
     return {
         "results": {
@@ -216,7 +217,7 @@ def log_to_wandb(rows: Sequence[Row], out: Path) -> list[str]:
     out.mkdir(parents=True, exist_ok=True)
     lines = []
     for name, points in _by_series(measured(rows)).items():
-        last = points[-1][1]
+        last_step, last = points[-1]
         try:
             run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", WANDB_PROJECT),
@@ -231,7 +232,8 @@ def log_to_wandb(rows: Sequence[Row], out: Path) -> list[str]:
                 reinit="finish_previous",
                 settings=wandb.Settings(silent=True, console="off"),
             )
-            run.define_metric("*", step_metric="step")
+            if last_step is not None:
+                run.define_metric("*", step_metric="step")
             for step, row in points:
                 run.log(_wandb_figures(row) | ({} if step is None else {"step": step}))
             if last.run is not None:
@@ -242,11 +244,13 @@ def log_to_wandb(rows: Sequence[Row], out: Path) -> list[str]:
             run.finish()
         except wandb.errors.Error as error:
             raise EvalkitError(f"W&B refused: {error}", fix="WANDB_MODE=offline") from None
-        lines.append(f"wandb: {name[0]} ({run.settings.mode}) -> {Path(folder).parent}")
+        place = str(Path(folder).parent)
+        sync = f"   (to send it: wandb sync {place})" if run.settings.mode == "offline" else ""
+        lines.append(f"wandb: {name[0]} ({run.settings.mode}) -> {place}{sync}")
     return lines
 
 
-def _wandb_mode(settings: Any) -> str | None:
+def _wandb_mode(settings: Any) -> Literal["offline"] | None:
     """`offline` where W&B would find no key; None leaves it to WANDB_MODE and the user's settings."""
     if "WANDB_MODE" in os.environ or settings.api_key or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return None

@@ -42,7 +42,7 @@ def join_runs(runs: Sequence[Run], *, partial: bool) -> tuple[list[Run], list[Le
         if not partial and _lasting_reasons(run):
             left_out.append(_refused(run))
         elif members & run.results.datasets.keys():
-            groups.setdefault((run.model, run.rules), []).append(run)
+            groups.setdefault((run.model, run.protocol), []).append(run)
         else:
             others.append(run)
     rows = [row for group in groups.values() for row in _joined_group(group, left_out, partial=partial)]
@@ -104,7 +104,7 @@ def _joined(runs: Sequence[Run]) -> Run:
         return first
     folders = [run.folder for run in runs]
     return Run(
-        folder=Path(os.path.commonpath(folders)) if len(runs) > 1 else first.folder,
+        folder=Path(os.path.commonpath(map(os.path.abspath, folders))) if len(runs) > 1 else first.folder,
         results=join_results([(run.results, run.folder) for run in runs]),
         finished=max(run.finished for run in runs),
         label=first.label,

@@ -11,7 +11,7 @@ from evalkit.core.config import Lang
 from evalkit.core.durable import is_whole_text
 from evalkit.core.errors import EvalkitError
 from evalkit.core.reasons import sentences_in
-from evalkit.leaderboard.board import Board
+from evalkit.leaderboard.board import Board, natural_order
 from evalkit.leaderboard.compare import Comparison, compare_samples, differences
 from evalkit.leaderboard.comparison_report import sentences
 from evalkit.leaderboard.rows import PFGEN, Row, Table, tables_of
@@ -50,7 +50,11 @@ def page_data(
         "rows": [_row(row, tokens) for row in board.rows],
         "notes": [[models, note] for note, models in notes_by_text(board.rows).items()],
         "leftOut": [
-            [list(dict.fromkeys(e.model for e in entries if e.model)), [str(e.path) for e in entries], why]
+            [
+                sorted({e.model for e in entries if e.model}, key=natural_order),
+                [str(e.path) for e in entries],
+                why,
+            ]
             for why, entries in left_out_by_reason(board).items()
         ],
         "talks": [place for place, row in enumerate(board.rows) if row.mt_bench_run is not None],
@@ -131,26 +135,34 @@ def _row(row: Row, tokens: Mapping[Path, int]) -> dict[str, Any]:
             for name, rates in datasets.items()
             if (found := rates.thoughts) is not None
         },
-        "facts": [_facts(run, tokens.get(run.folder, 0)) for run in (row.run.leaves if row.run else ())],
+        "facts": [
+            *(
+                _facts(run.folder, run.results.run.get("suite"), run.identity, tokens)
+                for run in (row.run.leaves if row.run else ())
+            ),
+            *(_facts(one.folder, "MT-Bench", one.identity, tokens) for one in [row.mt_bench_run] if one),
+        ],
         "series": checkpoint.series if checkpoint else None,
         "step": checkpoint.step if checkpoint else None,
     }
 
 
-def _facts(run: Run, tokens: int) -> dict[str, Any]:
+def _facts(
+    folder: Path, suite: str | None, identity: Mapping[str, Any], tokens: Mapping[Path, int]
+) -> dict[str, Any]:
     """How a run was made: time, tokens, versions, machine, configuration; null where it is not known."""
-    environment = kept_environment(run.folder) or {}
-    seconds = sum(read_timings(run.folder).values())
+    environment = kept_environment(folder) or {}
+    seconds, generated = sum(read_timings(folder).values()), tokens.get(folder, 0)
     packages = {"evalkit": environment.get("evalkit"), **environment.get("packages", {})}
-    config = run.folder / CONFIG
+    config = folder / CONFIG
     return {
-        "suite": run.results.run.get("suite"),
-        "folder": str(run.folder),
+        "suite": suite,
+        "folder": str(folder),
         "seconds": round(seconds, 1) if seconds else None,
-        "tokens": tokens or None,
-        "speed": round(tokens / seconds) if tokens and seconds else None,
-        "engine": run.identity.get("engine_family"),
-        "dtype": run.identity.get("dtype"),
+        "tokens": generated or None,
+        "speed": round(generated / seconds) if generated and seconds else None,
+        "engine": identity.get("engine_family"),
+        "dtype": identity.get("dtype"),
         "versions": ", ".join(f"{name} {packages[name]}" for name in _VERSIONS if packages.get(name)) or None,
         "machine": environment.get("platform"),
         "config": config.read_text(encoding="utf-8") if is_whole_text(config) else None,

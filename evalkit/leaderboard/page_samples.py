@@ -136,7 +136,7 @@ def _dataset_answers(dataset: _Dataset, run: Run, name: str, prompts: _Prompts) 
     found = [records.get(line["id"]) for line in lines]
     results, anew = run.results, run.results.split_anew
     text = [None if record is None else _text(record, anew) for record in found]
-    tokens = [record and record.new_tokens for record in found]
+    tokens = [record.new_tokens if record else None for record in found]
     content = {
         "prompt": _frame_index(dataset, prompts.frame(name), records.values()),
         "chat": bool(results.protocol.options.get("suite.chat")),
@@ -164,7 +164,7 @@ def _dataset_answers(dataset: _Dataset, run: Run, name: str, prompts: _Prompts) 
         content["status"] = _column([line.get("status") for line in lines])
         thoughts = [_thought(line, record, anew) for line, record in zip(lines, found, strict=True)]
         content["thought"] = _column([_place(dataset, thought) for thought in thoughts])
-    return content, sum(filter(None, tokens))
+    return content, sum(count or 0 for count in tokens)
 
 
 def _pfgen_questions() -> dict[str, str]:

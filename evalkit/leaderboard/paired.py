@@ -195,10 +195,10 @@ def _swapped(metric: CorrelationMetric, pairs: Pairs, golds: FloatArray, stream:
     """The difference of the correlations under random swaps: [DRAWS]."""
     from scipy.stats import rankdata
 
-    found = []
-    for swaps in _swaps(len(golds), stream):
+    found, n = [], len(golds)
+    for swaps in [_kept_signs(n, stream) < 0] if n <= _KEPT else _swaps(n, stream):
         rows = [np.where(swaps, pairs.b, pairs.a), np.where(swaps, pairs.a, pairs.b)]
-        gold = np.broadcast_to(golds, swaps.shape)
+        gold = golds[None, :]
         if metric.name == "spearman":
             rows, gold = [rankdata(row, axis=1) for row in rows], rankdata(gold, axis=1)
         first, second = (row_correlations(row, gold) for row in rows)

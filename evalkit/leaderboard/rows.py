@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from evalkit.core.errors import InputError
 from evalkit.leaderboard.runs import MtBenchRun, Run
-from evalkit.records.results import AVERAGE, Figure
+from evalkit.records.results import AVERAGE, WITHOUT_MT, Figure
 from evalkit.scoring.categories import category_members
 from evalkit.tasks.spec import task_names
 
@@ -115,7 +115,7 @@ TABLES = (
     Table(
         name="jaster",
         title="llm-jp-eval v1.3.1",
-        columns=JASTER_COLUMNS,
+        columns=(*JASTER_COLUMNS, WITHOUT_MT),
         digits=JASTER_DIGITS,
         prefix="",
         cells=lambda row: row.cells,
@@ -211,6 +211,8 @@ def jaster_row(run: Run, remarks: Iterable[str] = ()) -> Row:
     average = results.average.get(AVERAGE)
     if average is not None and average.value is not None:
         cells[AVERAGE] = replace(average, partial=bool(whole))
+    if (others := results.average.get(WITHOUT_MT)) is not None:
+        cells[WITHOUT_MT] = replace(others, partial=True)
     return Row(
         model=run.model,
         kind=Kind.run,

@@ -12,7 +12,7 @@ from evalkit.metrics import METRICS
 from evalkit.metrics.base import CorrelationMetric
 from evalkit.metrics.repeats import single_name
 from evalkit.records.environment import kept_environment
-from evalkit.records.results import Results, is_number
+from evalkit.records.results import MISSING_METRIC, Results, is_number
 from evalkit.records.run_folder import RunDirectory, SampleRecord
 from evalkit.scoring.categories import missing_dataset
 from evalkit.tasks.spec import load_spec, task_names
@@ -56,9 +56,15 @@ class Run:
     def rules(self) -> str:
         """The protocol with its deviations: runs are comparable when these are equal.
 
-        Of joined runs that of the first, which has the categories.
+        Of joined runs those of the first, which has categories where any has.
         """
-        return self.parts[0].rules if self.parts else rules_of(self.results)
+        same = [run.results for run in self.leaves if run.protocol == self.protocol]
+        return next((rules_of(one) for one in same if one.run.get("other_data")), self.protocol)
+
+    @property
+    def protocol(self) -> str:
+        """The rules, whatever the data."""
+        return protocol_of(self.leaves[0].results)
 
     @property
     def leaves(self) -> tuple["Run", ...]:
@@ -93,7 +99,11 @@ class Run:
         results = self.results
         of_one = {missing_dataset(name, why) for name, why in results.partial.datasets.items()}
         of_one |= {entry.sentence for entry in results.missing_metrics}
-        return [reason for reason in results.partial.reasons if reason not in of_one]
+        return [
+            reason
+            for reason in results.partial.reasons
+            if reason not in of_one and getattr(reason, "template", "") != MISSING_METRIC
+        ]
 
     @property
     def completeness(self) -> int:
@@ -207,16 +217,21 @@ class MtBenchRun:
 
 def rules_of(results: Results) -> str:
     """The protocol's name with every deviation that can change a score, and whether the data differ."""
+    rules = protocol_of(results)
+    if results.run.get("other_data"):
+        return Reason("{rules}, other data than published", rules=rules)
+    return rules
+
+
+def protocol_of(results: Results) -> str:
+    """The protocol's name with every deviation that can change a score."""
     deviations = {k: v for k, v in results.protocol.deviations.items() if k not in AMOUNT_OPTIONS}
     if results.split_by != "none":
         # `auto` is no deviation, and the rule it chose decides what is graded.
         deviations.setdefault("reasoning.parser", results.split_by.partition(" ")[0])
-    rules = ", ".join(
+    return ", ".join(
         [results.protocol.name, *(f"{key}={value}" for key, value in sorted(deviations.items()))]
     )
-    if results.run.get("other_data"):
-        return Reason("{rules}, other data than published", rules=rules)
-    return rules
 
 
 # --- comparable runs ------------------------------------------------------------------------------

@@ -9,11 +9,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
+from evalkit.core.reasons import Reason
 from evalkit.core.words import shown, t
-from evalkit.leaderboard.board import Board
+from evalkit.leaderboard.board import Board, natural_order
 from evalkit.leaderboard.join import LeftOut
 from evalkit.leaderboard.rows import Kind, Row, Table, escaped, tables_of
-from evalkit.records.results import Figure
+from evalkit.records.results import WITHOUT_MT, Figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,7 +99,7 @@ def notes_by_text(rows: Sequence[Row]) -> dict[str, list[str]]:
     for row in rows:
         for note in dict.fromkeys((*row.reasons, *row.remarks)):
             found.setdefault(note, []).append(row.model)
-    return found
+    return {note: sorted(models, key=natural_order) for note, models in found.items()}
 
 
 def row_notes(rows: Sequence[Row]) -> list[str]:
@@ -124,7 +125,9 @@ def not_shown(board: Board) -> list[tuple[str, list[LeftOut]]]:
 
 def _of_models(models: Sequence[str], note: str) -> str:
     """A sentence behind the names of the models that it is about, and their number."""
-    names = list(dict.fromkeys(models))
+    names = sorted(dict.fromkeys(models), key=natural_order)
+    # In a field only a reason is said in the reader's language.
+    note = note if isinstance(note, Reason) else Reason(note)
     if len(names) > 1:
         return t("{n} models ({names}): {note}", n=len(names), names=", ".join(names), note=note)
     return t("{model}: {note}", model=names[0], note=note) if names else shown(note)
@@ -174,8 +177,9 @@ def _is_measured(cell: Figure) -> bool:
 
 
 def _folders(row: Row) -> str:
-    runs = [*(row.run.leaves if row.run else ()), *([row.mt_bench_run] if row.mt_bench_run else [])]
-    return "; ".join(run.folder.as_posix() for run in runs)
+    folders = [run.folder for run in row.run.leaves] if row.run else []
+    folders += [row.mt_bench_run.folder] if row.mt_bench_run else []
+    return "; ".join(folder.as_posix() for folder in folders)
 
 
 def spreadsheet_text(text: str) -> str:
@@ -194,7 +198,9 @@ def rounded(value: float | None, digits: int) -> str:
 
 def _table(table: Table, rows: Sequence[Row], notes: Mapping[str, int]) -> str:
     rules = [table.rules(row) for row in rows]
-    columns = {name: table.column(name, rows) for name in table.columns}
+    # All of the card's columns; what stands in for its average only where a row has it.
+    names = [name for name in table.columns if name != WITHOUT_MT or name in table.filled(rows)]
+    columns = {name: table.column(name, rows) for name in names}
     marked = {name: marks(cells, rules) for name, cells in columns.items()}
     lines = [
         f"| {t('model')} | " + " | ".join(columns) + " |",

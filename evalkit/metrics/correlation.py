@@ -78,7 +78,7 @@ def _resampled(
 
 
 def row_correlations(x: "FloatArray", y: "FloatArray") -> "FloatArray":
-    """The correlation of each row of two arrays [rows, n]; 0.0 where a row is constant."""
+    """The correlation of each row of two arrays [rows, n]; one may be [1, n]. A constant row gives 0.0."""
     import numpy as np
 
     constant = (x == x[:, :1]).all(axis=1) | (y == y[:, :1]).all(axis=1)

@@ -7,7 +7,7 @@ A damaged line of a sample log, which a crash or a bad disk left, is dropped whe
 again, so that its sample is simply asked once more.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
@@ -95,6 +95,7 @@ class SampleRecord:
         generator_state: where the question's random generator stood after this turn (base64), for the
             turn after it.
         split: thought and answer, where the model thinks.
+        attempts: how often the sample was asked; a line has it only above 1.
     """
 
     id: str
@@ -117,6 +118,7 @@ class SampleRecord:
     over_context: bool = False
     error: str | None = None
     split: SplitRecord | None = None
+    attempts: int = 1
 
     @property
     def graded(self) -> str:
@@ -125,7 +127,12 @@ class SampleRecord:
 
     @classmethod
     def of(
-        cls, sample: Sample, prompt: str, completion: Completion, split: SplitRecord | None = None
+        cls,
+        sample: Sample,
+        prompt: str,
+        completion: Completion,
+        split: SplitRecord | None = None,
+        attempts: int = 1,
     ) -> "SampleRecord":
         """The record of `sample`, asked with `prompt` and answered by `completion`."""
         return cls(
@@ -141,6 +148,7 @@ class SampleRecord:
             over_context=completion.over_context,
             error=completion.error,
             split=split,
+            attempts=attempts,
         )
 
     @classmethod
@@ -161,14 +169,14 @@ class SampleRecord:
             if missing := [key for key in _SPLIT_KEYS if key not in whole]:
                 raise InputError(f"a record with a thought lacks {', '.join(missing)}", where=path)
             split = SplitRecord(**{key: whole[key] for key in _SPLIT_KEYS})
-        return cls(**{key: row[key] for key in known if key in row}, split=split)
+        return cls(**{key: row[key] for key in (*known, "attempts") if key in row}, split=split)
 
     def line(self) -> dict[str, Any]:
         """The line's keys and values, in their order on disk."""
         line = {key: getattr(self, key) for key in (_TURN_LINE if self.turn else _SAMPLE_LINE)}
         if self.split is not None:
             line |= {key: getattr(self.split, key) for key in _SPLIT_KEYS if key not in line}
-        return line
+        return line | ({"attempts": self.attempts} if self.attempts > 1 else {})
 
 
 def run_folders(place: Path, seen: set[Path], unreadable: Callable[[Path, OSError], None]) -> Iterator[Path]:
@@ -287,12 +295,16 @@ class RunDirectory:
         rows, _ = read_log(path)
         return {key: SampleRecord.from_line(row, path) for key, row in rows.items()}
 
-    def recover(self, task: str) -> int:
-        """Drops what a crash left in a task's log (torn or damaged lines); returns how many lines."""
+    def recover(self, task: str, drop: Container[str] = ()) -> int:
+        """Drops what a crash left in a task's log (torn or damaged lines), and the records named in `drop`.
+
+        Returns how many lines were damaged.
+        """
         path = self.samples_path(task)
         rows, damaged = read_log(path)
-        if damaged:
-            write_lines_atomic(path, rows.values())
+        kept = [row for key, row in rows.items() if key not in drop]
+        if damaged or len(kept) < len(rows):
+            write_lines_atomic(path, kept)
         return damaged
 
     def append(self, task: str, record: SampleRecord) -> None:

@@ -22,11 +22,14 @@ from evalkit.records.results import (
     AVERAGE,
     PROTOCOL_LIMIT,
     PROTOCOL_RESAMPLES,
+    WITHOUT_MT,
     Figure,
+    MissingMetric,
     Partial,
     ProtocolRecord,
     Results,
     is_number,
+    missing_reasons,
 )
 from evalkit.records.run_folder import RunDirectory
 from evalkit.scoring.scores import Measured, TaskScores, metric_spread
@@ -134,11 +137,11 @@ def _categories(
     for name, members in category_members().items():
         own = [t.spec.name for t in tasks if t.spec.category == name and t.spec.name not in members]
         if own or any(member in scored or member in absent for member in members):
-            categories[name] = _category(members, own, scored, absent, gaps)
+            categories[name] = _summed(members, own, scored, absent, gaps)
     return categories
 
 
-def _category(
+def _summed(
     members: Sequence[str],
     own: Sequence[str],
     scored: Mapping[str, TaskScores],
@@ -148,6 +151,7 @@ def _category(
     """A category of the protocol's `members` and the user's `own` datasets."""
     reasons: list[str] = [Reason(OWN_DATASET, name=name) for name in own]
     counted: list[tuple[str, Measured]] = []
+    lacking: list[TaskScores] = []
     for member in (*members, *own):
         task = scored.get(member)
         if task is None:
@@ -160,10 +164,10 @@ def _category(
         if measured := task.counted:
             counted.append((task.spec.counts or "", measured))
         else:
-            reasons.extend(
-                _missing_counting_metrics([task]) or [Reason("{name}: no metric counts", name=member)]
-            )
-    return _mean_of(counted, reasons)
+            lacking.append(task)
+            if not _missing_counting_metrics([task]):
+                reasons.append(Reason("{name}: no metric counts", name=member))
+    return _mean_of(counted, [*reasons, *_missing_counting_metrics(lacking)])
 
 
 def _mean_of(counted: Sequence[tuple[str, Measured]], reasons: list[str]) -> _Category:
@@ -198,9 +202,14 @@ def _average(categories: Mapping[str, _Category]) -> dict[str, Figure]:
         return {}
     parts = list(categories.values())
     versions = [version for part in parts for version in part.versions]
-    if any(part.reasons for part in parts):
-        return {AVERAGE: Figure(None, sum(part.value.n for part in parts), None, None, _joined(versions))}
-    return {AVERAGE: _mean(parts, versions)[0]}
+    if not (incomplete := [name for name, part in categories.items() if part.reasons]):
+        return {AVERAGE: _mean(parts, versions)[0]}
+    found = {AVERAGE: Figure(None, sum(part.value.n for part in parts), None, None, _joined(versions))}
+    if incomplete == ["MT"]:
+        others = [part for name, part in categories.items() if name != "MT"]
+        versions = [version for part in others for version in part.versions]
+        found[WITHOUT_MT] = _mean(others, versions)[0]
+    return found
 
 
 def join_results(parts: Sequence[tuple[Results, Path]]) -> Results:
@@ -263,6 +272,7 @@ def _joined_category(
         missing_dataset(name, absent.get(name, _NOT_IN_SUITE)) for name in members if name not in source
     ]
     counted: list[tuple[str, Measured]] = []
+    lacking: list[MissingMetric] = []
     for name in members:
         if name not in source:
             continue
@@ -271,11 +281,13 @@ def _joined_category(
         of_name = (why for why in said if why.startswith(f"{name}: "))
         reasons += [why for why in of_name if why not in solved and why not in reasons]
         counts = load_spec(name).counts or ""
+        lacking += [one for one in results.missing_metrics if (one.dataset, one.metric) == (name, counts)]
         metric = results.named(counts)
         value = results.scores.get(f"{name}_{metric}")
         if metric is not None and value is not None:
             carried = value.ci95 or _carried(value, metric, results, RunDirectory(folder).scores_path(name))
             counted.append((counts, Measured(value, carried)))
+    reasons += missing_reasons(one for one in lacking if one.sentence not in reasons)
     return _mean_of(counted, reasons)
 
 
@@ -315,7 +327,7 @@ def with_intervals(results: Results, folder: Path) -> Results:
             spread = _spread_again(value, metric, rows, results)
             scores[key] = replace(value, ci95=spread.interval, stderr=spread.error)
             carried[key] = spread.carried
-    categories, above = {}, []
+    categories, above = {}, {}
     for name, value in results.categories.items():
         keys = [f"{member}_{results.named(load_spec(member).counts)}" for member in category_members()[name]]
         parts = [(scores[key], carried[key]) for key in keys if key in scores]
@@ -323,11 +335,12 @@ def with_intervals(results: Results, folder: Path) -> Results:
         if value.value is not None and _is_mean(value.value, [part.value for part, _ in parts]):
             spread = mean_spread(parts)
         categories[name] = replace(value, ci95=spread.interval, stderr=spread.error)
-        above.append((categories[name], spread.carried))
+        above[name] = (categories[name], spread.carried)
     average = {
         name: replace(value, ci95=spread.interval, stderr=spread.error)
         for name, value in results.average.items()
-        for spread in [mean_spread(above) if value.value is not None else statistics.Spread()]
+        for parts in [[part for key, part in above.items() if (name, key) != (WITHOUT_MT, "MT")]]
+        for spread in [mean_spread(parts) if value.value is not None else statistics.Spread()]
     }
     return replace(results, scores={**results.scores, **scores}, categories=categories, average=average)
 
@@ -362,5 +375,7 @@ def _joined(versions: Iterable[str]) -> str:
     return ", ".join(sorted(set(versions)))
 
 
-def _missing_counting_metrics(tasks: Iterable[TaskScores]) -> list[str]:
-    return [entry.sentence for task in tasks for entry in task.missing if entry.metric == task.spec.counts]
+def _missing_counting_metrics(tasks: Iterable[TaskScores]) -> list[Reason]:
+    return missing_reasons(
+        entry for task in tasks for entry in task.missing if entry.metric == task.spec.counts
+    )

@@ -16,6 +16,7 @@ from evalkit.core.text import did_you_mean
 from evalkit.metrics import METRICS, metric_names
 from evalkit.metrics.base import InstructionMetric
 from evalkit.metrics.prediction import BLANK_LINE
+from evalkit.metrics.repeats import repeat_ids
 
 PROTOCOL_VERSION = "1.3.1"
 CATEGORIES = ("EL", "FA", "HE", "MC", "MR", "MT", "NLI", "QA", "RC")
@@ -145,6 +146,10 @@ class TaskSpec:
     def ends(self) -> tuple[str, ...]:
         """The texts that end an answer."""
         return () if self.verbatim else (BLANK_LINE,)
+
+    def ids(self, sample_id: str, samples: int) -> list[str]:
+        """The ids of the answers to a question that is asked `samples` times."""
+        return repeat_ids(sample_id, samples)
 
     def upstream_of(self, version: str = PROTOCOL_VERSION) -> UpstreamSpec | None:
         """The upstream that holds for a protocol version: that of the last version not after it."""

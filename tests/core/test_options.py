@@ -125,14 +125,15 @@ def test_numbers_of_few_shots_are_given_by_the_name_of_a_task() -> None:
         (["dtype=floa32"], "'float32'"),
         (["model=hf", "model.pth=x"], "'model.path'"),
         (["model.path=x"], "model=hf"),
-        (["model=hf", "model.random.layers=3"], "this model has no model.random"),
-        (["seed={a"], "seed={a"),
         (["model=llama"], "owner/name"),
         (["model=a/b,c/d"], "evalkit -m model=a/b,c/d"),
         (["model=a/b", "model.path=c"], "both are given"),
         (["suite=jamp", "suite.tasks=[jnli]"], "both are given"),
         (["suite=jcommonsenseqa,jampp"], "-m suite="),
+        (["suite=nli,mifeval-ja,mt-bench-ja"], "-m suite="),
         (["suite=jcommonsensqa"], "'jcommonsenseqa'"),
+        (["model=hf", "model.random.layers=3"], "this model has no model.random"),
+        (["seed={a"], "seed={a"),
         (["split=tset"], "'test'"),
         (["num_few_shots=-1"], "below 0"),
         (["suite=mc", "suite.num_few_shots.jcommonsenseqa=x"], "suite.num_few_shots.jcommonsenseqa"),
@@ -168,6 +169,8 @@ def test_datasets_and_task_files_are_a_suite(value: str) -> None:
     config = config_of(f"suite={value}", "suite.num_few_shots.jamp=2")
     long = config_of("suite=task", f"suite.tasks={value}", "suite.num_few_shots.jamp=2")
     assert config == replace(long, given=ANY)
+    several = config_of(f"suite=qa,{value}") if value[0] != "[" else config_of("suite=[qa,'a,b.yaml']")
+    assert several.suite is not None and several.suite.tasks[:2] == ["jemhopqa", "niilc"]
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,11 @@ def test_figures_are_those_of_the_results(at: Any, world: World) -> None:
     expected = [content["average"]["AVG"]["value"], *(content["categories"][n]["value"] for n in names)]
     assert [cell.rstrip("≈*") for cell in cells] == [f"{value:.4f}" for value in expected]
     low, high = content["average"]["AVG"]["ci95"]
-    assert f"{low:.4f}–{high:.4f}" in row.text
+    assert f"±{(high - low) / 2:.4f}" in row.text
+    average = row.find_element(By.CSS_SELECTOR, "td")
+    assert f"{low:.4f}–{high:.4f}" in (average.get_attribute("title") or "")
+    one(browser, "main .bar input[type=checkbox]").click()
+    assert "±" not in one(browser, "#table-jaster").text
 
 
 def test_a_cell_opens_its_samples_and_model_text_stays_text(at: Any) -> None:

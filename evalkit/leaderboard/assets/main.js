@@ -4,7 +4,7 @@ const LABELS = {
 };
 const runFacts = (row, { config, ...facts }) => el("details", { class: "small facts" }, el("summary", {}, `${row.model} · ${facts.suite || facts.folder}`),
   el("dl", {}, Object.entries(facts).filter(([, value]) => value !== null).flatMap(([name, value]) =>
-    [el("dt", {}, LABELS[name]()), el("dd", {}, String(value))])),
+    [el("dt", {}, LABELS[name]()), el("dd", {}, value.toLocaleString(state.lang))])),
   config ? el("details", {}, el("summary", {}, t("configuration")), el("pre", {}, config)) : null);
 
 views.notes = (view) => {

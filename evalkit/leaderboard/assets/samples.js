@@ -124,7 +124,7 @@ const distribution = (dataset, rows) => {
       el("thead", {}, el("tr", {}, [t("label"), ...columns.map(([name]) => name)].map((head) => el("th", { scope: "col" }, head)))),
       el("tbody", {}, lines.map((label) => el("tr", {}, el("th", { scope: "row", lang: "ja" }, label ?? t("anything else")),
         columns.map(([, found]) => el("td", {}, String(found.get(label) || 0), " ",
-          el("meter", { min: 0, max: most, value: found.get(label) || 0, "aria-hidden": "true" })))))))));
+          el("progress", { max: most, value: found.get(label) || 0, "aria-hidden": "true" })))))))));
 };
 
 const answerBox = (dataset, row, place, query, other) => {

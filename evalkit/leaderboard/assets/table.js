@@ -18,7 +18,7 @@ const ABOUT = {
   AVG: () => t("mean of the nine categories"), EL: () => t("entity linking"), FA: () => t("fundamental analysis"),
   HE: () => t("human examination"), MC: () => t("multiple choice"), MR: () => t("mathematical reasoning"),
   MT: () => t("machine translation"), NLI: () => t("natural language inference"), QA: () => t("question answering"),
-  RC: () => t("reading comprehension"),
+  RC: () => t("reading comprehension"), AVG_without_MT: () => t("the eight others"),
 };
 const explained = (column) => {
   if (!Object.hasOwn(ABOUT, column)) return null;

@@ -19,6 +19,7 @@ from evalkit.core.progress import say
 if TYPE_CHECKING:
     import pandas as pd
 
+    from evalkit.core.config import Config
     from evalkit.records.results import Results
 
 
@@ -34,7 +35,7 @@ def evaluate(
 
     Args:
         model: a name of `evalkit list models`, a hub name, or a folder.
-        suite: a name of `evalkit list suites`, a dataset, a task file, or several of the last two.
+        suite: a name of `evalkit list suites`, a dataset, a task file, or several of these.
         options: every option of the verb run: `limit=20`; one with a full stop in its name as
             `**{"engine.batch_size": 8}` or `engine={"batch_size": 8}`.
 
@@ -43,7 +44,21 @@ def evaluate(
         EvalkitError: something failed on the way; finished completions are kept.
         KeyboardInterrupt: Ctrl-C or a signal; finished completions are kept.
     """
-    config = load_config(CommandLine("run", tuple(words_of({"model": model, "suite": suite, **options}))))
+    try:
+        config = load_config(CommandLine("run", tuple(words_of({"model": model, "suite": suite, **options}))))
+        _check(config)
+        from evalkit.runs.run import evaluate as run
+
+        prepare_process(config)
+        outcome = run(config, say=say)
+    except Exception as error:
+        if known := environment_error(error):
+            raise known from error
+        raise
+    return replace(outcome.results, run={**outcome.results.run, "folder": str(outcome.folder)})
+
+
+def _check(config: "Config") -> None:
     if config.watch is not None:
         raise InputError("watch= belongs to the command line", fix="evalkit watch=FOLDER suite=NAME")
     if config.suite is not None and config.suite.mt_bench is not None:
@@ -52,16 +67,6 @@ def evaluate(
             where="suite",
             fix=f"evalkit model=NAME suite={config.suite.name}, then evalkit judge run=FOLDER",
         )
-    from evalkit.runs.run import evaluate as run
-
-    try:
-        prepare_process(config)
-        outcome = run(config, say=say)
-    except Exception as error:
-        if known := environment_error(error):
-            raise known from error
-        raise
-    return replace(outcome.results, run={**outcome.results.run, "folder": str(outcome.folder)})
 
 
 def load(folder: str | os.PathLike[str], samples: bool = False) -> "pd.DataFrame":
@@ -85,10 +90,11 @@ def load(folder: str | os.PathLike[str], samples: bool = False) -> "pd.DataFrame
 
     from evalkit.leaderboard.collect import collect
     from evalkit.leaderboard.frames import FIGURE_COLUMNS, SAMPLE_COLUMNS, figure_rows, sample_rows
+    from evalkit.leaderboard.runs import MtBenchRun, Run
 
     place = Path(folder).expanduser()
     found = collect([place])
-    runs = [*found.runs, *found.mt_bench]
+    runs: list[Run | MtBenchRun] = [*found.runs, *found.mt_bench]
     left_out = "".join(f"\n  {entry.path}: {entry.reason}" for entry in found.left_out)
     if not runs:
         raise InputError(f"no finished run is there{left_out}", where=place)
