@@ -167,10 +167,10 @@ def _summed(
             lacking.append(task)
             if not _missing_counting_metrics([task]):
                 reasons.append(Reason("{name}: no metric counts", name=member))
-    return _mean_of(counted, [*reasons, *_missing_counting_metrics(lacking)])
+    return _category(counted, [*reasons, *_missing_counting_metrics(lacking)])
 
 
-def _mean_of(counted: Sequence[tuple[str, Measured]], reasons: list[str]) -> _Category:
+def _category(counted: Sequence[tuple[str, Measured]], reasons: list[str]) -> _Category:
     """The mean of the figures that count, each with the name of its metric."""
     versions = tuple(f"{counts} {measured.value.metric_version}" for counts, measured in counted)
     value, carried = _mean([measured for _, measured in counted], versions)
@@ -288,7 +288,7 @@ def _joined_category(
             carried = value.ci95 or _carried(value, metric, results, RunDirectory(folder).scores_path(name))
             counted.append((counts, Measured(value, carried)))
     reasons += missing_reasons(one for one in lacking if one.sentence not in reasons)
-    return _mean_of(counted, reasons)
+    return _category(counted, reasons)
 
 
 def _carried(value: Figure, metric: str, results: Results, scores: Path) -> Interval | None:
