@@ -39,7 +39,7 @@ def main() -> int:
         made = time.perf_counter() - start
         path = root / "leaderboard.html"
         path.write_text(text, encoding="utf-8")
-        blocks = re.findall(r'(?s)<script type="application/json" id="samples-[^"]+">(.*?)</script>', text)
+        blocks = re.findall(r'(?s)<script type="application/\w+" id="samples-[^"]+">(.*?)</script>', text)
         samples = sum(len(block.encode()) for block in blocks)
         rest = len(text.encode()) - samples
         print(

@@ -8,15 +8,21 @@ import sys
 from collections.abc import Sequence
 
 from evalkit import __version__
-from evalkit.cli.command import VERBS, attempt, execute, prepare_process
+from evalkit.cli.command import VERBS, attempt, execute, prepare_process, takes_long
 from evalkit.core import terminal
+from evalkit.core.logs import quiet_libraries
+from evalkit.core.progress import say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code (0 done, 1 failed, 2 bad input, 130 interrupted)."""
+    words = list(sys.argv[1:] if argv is None else argv)
     if argv is None:
         terminal.prepare()
-    words = list(sys.argv[1:] if argv is None else argv)
+        quiet_libraries()
+        if takes_long(words):
+            # Before anything heavy is imported.
+            say(f"evalkit {__version__}: starting")
     if words == ["--version"]:
         print(f"evalkit {__version__}")
         return 0

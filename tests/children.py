@@ -1,7 +1,7 @@
 """evalkit commands as processes of their own that can be killed.
 
 A process start costs seconds of imports and would be most of a test. So most commands are forked
-from a process that has imported everything (multiprocessing's fork server) and runs nothing else: the
+from a process that has imported everything (multiprocessing's fork server; tests/preloaded.py): the
 command, its files, locks and signals are those of `python -m evalkit`. Some are started as people
 start them, which also puts moments into the imports.
 """

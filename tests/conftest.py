@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT.parent / "shared" / "sources"
 
+# Several processes test at once: torch with a thread for each core in each of them waits most of the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What tests start need not compile evalkit again, which may take longer than the command.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _seen() -> set[str]:
@@ -32,6 +38,14 @@ def _freeze_imports(_seen: set[str]) -> Iterator[None]:
         _seen |= sys.modules.keys()
         gc.collect()
         gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_sync() -> Iterator[None]:
+    """No test cuts the power; waiting for the disk would be a tenth of the time."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="session")

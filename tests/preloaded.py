@@ -1,6 +1,10 @@
 """What every command needs, imported once in the process the commands are forked from."""
 
 import gc
+import os
+import sys
+import tempfile
+from unittest.mock import patch
 
 import openai  # noqa: F401
 import scipy.stats  # noqa: F401
@@ -19,6 +23,28 @@ import evalkit.runs.mt_bench
 import evalkit.runs.watch.watcher
 import evalkit.scoring.categories
 
+# As in tests/conftest.py.
+os.fsync = lambda descriptor: None
+WORDS = ["model=random", "suite=sample", "suite.tasks=[jamp,mawps,jsts,jemhopqa]", "limit=1"]
+
+
+def run_once() -> None:
+    """A small run: it imports, composes and measures what the first command of a process has to."""
+    streams, nothing = {number: os.dup(number) for number in (1, 2)}, os.open(os.devnull, os.O_WRONLY)
+    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, EVALKIT_CACHE=f"{folder}/cache"):
+        for number in streams:
+            os.dup2(nothing, number)
+        code = evalkit.__main__.main([*WORDS, "engine.threads=1", "offline=true", f"out={folder}"])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for number, kept in streams.items():
+        os.dup2(kept, number)
+        os.close(kept)
+    os.close(nothing)
+    assert code == 0
+
+
+run_once()
 evalkit.scoring.categories.category_members()
 # The collector need not look through all of this again in every command.
 gc.collect()

@@ -1,4 +1,4 @@
-"""The job script of docs/cluster.md, run as a queue would: signalled, requeued, finished."""
+"""The job script of docs/clusters.md, run as a queue would: signalled, requeued, finished."""
 
 import os
 import re
@@ -29,7 +29,7 @@ def rows(out: Path) -> dict[str, object]:
 @pytest.fixture
 def script(tmp_path: Path) -> Path:
     """evaluate.sh as the page shows it, and a `scontrol` that notes what it is told."""
-    page = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "clusters.md").read_text(encoding="utf-8")
     (text,) = [block for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL) if "scontrol" in block]
     path = tmp_path / "evaluate.sh"
     path.write_text(text, encoding="utf-8")

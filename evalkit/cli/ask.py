@@ -8,6 +8,7 @@ A thought before the answer is shown apart, shortened unless --long is given; th
 ask.max_new_tokens, the thought reasoning.thought_length tokens at most.
 
     python -m evalkit ask model=1.8b-instruct "自然言語処理とは何か"
+    python -m evalkit ask model=1.8b suite=pfgen Q01        (a question of pfgen as a run asks it)
     python -m evalkit ask model=hf model.path=DIR model.chat_template=FILE.jinja "こんにちは"
 """
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from evalkit.runs.ask import Asked
 
 OPTIONS = (
-    *("model", "model.", "ask.", "reasoning.", "long"),
+    *("model", "model.", "suite", "pfgen.", "ask.", "reasoning.", "long"),
     *("seed", "dtype", "engine", "engine.", "offline", "protocol.bos"),
 )
 

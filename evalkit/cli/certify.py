@@ -6,16 +6,17 @@ nothing may change but ties of the two best logits (within 1e-4): exit code 1 ot
 outputs do change with batch size and order; how many is measured and shown.
 """
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from evalkit.cli.command import CHAT, DATA, MODEL, SAMPLES, SUITE
 from evalkit.core.config import Config, given_model, given_suite
 from evalkit.core.errors import InputError
-from evalkit.core.progress import say
-from evalkit.engines import build_engine
+from evalkit.core.progress import phase, say
+from evalkit.core.words import t
+from evalkit.engines import build_engine, check
 from evalkit.engines.models import resolve
-from evalkit.runs.suite import load_suite
-from evalkit.tasks.prompts import Asking
+from evalkit.runs.suite import asking_of, load_suite
 
 if TYPE_CHECKING:
     from evalkit.runs.certify import Comparison
@@ -44,17 +45,25 @@ def run(config: Config) -> int:
     model = given_model(config.model)
     if config.engine.name != "local":
         raise InputError("certify is about the local engine", where="option engine", fix="engine=local")
+    if given_suite(config.suite).pfgen:
+        raise InputError(
+            "certify compares greedy answers, and pfgen draws its answers",
+            where="suite=pfgen",
+            fix="the same model and engine with another suite: suite=sample",
+        )
+    check(model, config.engine, offline=config.data.offline)
     suite = load_suite(given_suite(config.suite), config.data, say=say)
     from evalkit.engines.local.engine import LocalEngine
     from evalkit.runs.certify import certify
 
-    built = build_engine(
-        resolve(model, offline=config.data.offline),
-        config.engine,
-        config.dtype,
-        bos=config.protocol.bos,
-        follow_generation_config=config.generation.from_model,
-    )
+    with phase(t("loading the model")):
+        built = build_engine(
+            resolve(model, offline=config.data.offline),
+            config.engine,
+            config.dtype,
+            bos=config.protocol.bos,
+            follow_generation_config=config.generation.from_model,
+        )
     with built as engine:
         assert isinstance(engine, LocalEngine)
         facts = engine.describe()
@@ -63,14 +72,7 @@ def run(config: Config) -> int:
             engine,
             config.protocol,
             config.metrics,
-            Asking.of(
-                given_suite(config.suite),
-                config.protocol,
-                config.generation,
-                config.reasoning,
-                seed=config.seed,
-                tokenizer=engine.tokenizer,
-            ),
+            asking_of(replace(config, samples=1), engine.tokenizer),
             say=say,
         )
     console = Console()

@@ -8,6 +8,7 @@ from pathlib import Path
 from evalkit.cli.command import VERBS, attempt, execute
 from evalkit.core import terminal
 from evalkit.core.errors import RunLockedError
+from evalkit.core.logs import quiet_libraries
 from evalkit.core.signals import stop_with_the_parent
 from evalkit.runs.jobs import Job
 
@@ -47,6 +48,7 @@ def run_job(path: Path) -> int:
 
 if __name__ == "__main__":
     terminal.prepare()
+    quiet_libraries()
     stop_with_the_parent()
     code = run_job(Path(sys.argv[1]))
     terminal.finish()

@@ -6,16 +6,18 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evalkit.core import words as language
 from evalkit.core.errors import (
     EvalkitError,
     InputError,
     InterruptedRunError,
+    UnreachableError,
     is_disk_full,
     reason,
     write_error,
@@ -35,6 +37,7 @@ VERBS = {
     "prompts": "write the exact prompts of a suite, to generate elsewhere",
     "score": "score kept or foreign completions again, no model needed",
     "reproduce": "print a run next to the published llm-jp-3 table",
+    "card": "print the evaluation section of a model card",
     "leaderboard": "collect runs into CSV, Markdown and one offline page",
     "compare": "say which of two runs is better, with paired intervals",
     "judge": "have a judge model rate the MT-Bench answers of a run",
@@ -48,11 +51,22 @@ VERBS = {
 }
 
 
+# These say at once that they have begun: before a model is loaded, libraries are, which takes seconds.
+_LONG = ("run", "prepare", "bundle", "score", "judge", "pairwise", "calibrate", "ask", "certify")
+
+
+def takes_long(words: Sequence[str]) -> bool:
+    """Whether a command line does work that takes more than a moment."""
+    verb = next((word for word in words if word in VERBS), "run")
+    return verb in _LONG and bool(words) and not {"--help", "-h", "--version"} & set(words)
+
+
 # Options that several verbs take.
 MODEL = ("model", "model.")
 SUITE = ("suite", "suite.tasks")
 SAMPLES = ("limit", "num_few_shots", "suite.num_few_shots")
 CHAT = ("suite.chat", "suite.chat_turns", "suite.system", "reasoning.")
+PFGEN = ("samples", "pfgen.")
 DATA = ("data_dir", "mirror", "offline", "allow_missing")
 TEMPLATES = ("protocol.custom_prompt_template", "protocol.custom_fewshots_template")
 
@@ -80,12 +94,12 @@ def attempt(action: Callable[[], int]) -> Ended:
         print("evalkit: interrupted; the same command continues where this one stopped", file=sys.stderr)
         return Ended(130, "interrupted")
     except Exception as error:
-        failure = _environment_error(error) or _unexpected(error)
+        failure = environment_error(error) or _unexpected(error)
         print(f"evalkit: {printable(hide(str(failure)))}", file=sys.stderr)
         return Ended(failure.exit_code, hide(failure.what))
 
 
-def _environment_error(error: Exception) -> EvalkitError | None:
+def environment_error(error: Exception) -> EvalkitError | None:
     """The message for an exception that is about this machine or this account; None for any other."""
     text = str(error)
     if isinstance(error, OSError):
@@ -142,9 +156,27 @@ def execute(verb: str, config: "Config", *, opened: Callable[[Path], None] | Non
     """
     prepare_process(config)
     module = importlib.import_module(f"evalkit.cli.{verb}")
-    code = module.run(config, opened=opened) if verb == "run" and opened else module.run(config)
+    try:
+        code = module.run(config, opened=opened) if verb == "run" and opened else module.run(config)
+    except EvalkitError as error:
+        raise _elsewhere(error, config) from error
     assert isinstance(code, int)
     return code
+
+
+def _elsewhere(error: EvalkitError, config: "Config") -> EvalkitError:
+    """The error; where something is not here, its fix is the command that fetches all the command needs."""
+    from evalkit.tasks.load import MissingDataError
+
+    if not isinstance(error, UnreachableError | MissingDataError) or not (config.model or config.suite):
+        return error
+    from evalkit.runs.suite import prepare_command
+
+    whole = prepare_command(model=config.model, suite=config.suite, data_dir=config.data_dir)
+    fix = f"on a machine with a network: {whole}"
+    if isinstance(error, MissingDataError):
+        return InputError(error.what, where=error.where, fix=f"{fix}   (or allow_missing=true)")
+    return UnreachableError(error.what, where=error.where, fix=fix)
 
 
 def path_of(option: str | None) -> Path | None:
@@ -154,10 +186,7 @@ def path_of(option: str | None) -> Path | None:
 
 def prepare_process(config: "Config") -> None:
     """Sets the language, and the files of a bundle, for every verb of a command."""
-    if config.lang.value != "en":
-        from evalkit.core import words as language
-
-        language.use(config.lang)
+    language.use(config.lang)
     if config.data_dir is not None:
         from evalkit.records.unpacked import use
 

@@ -29,7 +29,7 @@ from evalkit.core.errors import InputError
 from evalkit.core.secrets import printable
 from evalkit.core.words import shown, t
 from evalkit.leaderboard.collect import find_run
-from evalkit.leaderboard.compare import Compared, Comparison, Flip, compare
+from evalkit.leaderboard.compare import Compared, Comparison, compare
 from evalkit.leaderboard.comparison_report import sentences
 from evalkit.leaderboard.publish import write_comparisons, write_steps
 from evalkit.leaderboard.rows import JASTER_DIGITS, NO_FIGURE
@@ -39,8 +39,7 @@ from evalkit.leaderboard.tables import PARTIAL, rounded
 OPTIONS = ("partial", "across_rules", "long", "steps", "out", "metrics.resamples", "lang")
 
 
-# How many flipped samples of a dataset are shown, and how many characters of an answer.
-_SHOWN = 3
+# How many characters of an answer are shown.
 _WIDTH = 40
 # From this console width on there is room for four digits.
 _WIDE = 90
@@ -77,15 +76,15 @@ def run(config: Config) -> int:
 
 
 def _print_comparison(comparison: Comparison, console: Console, *, long: bool) -> None:
-    """Prints the sentences, the table and flipped samples (all of them with `long`)."""
+    """Prints the table, flipped samples with `long`, and last the result in sentences."""
     a, b = escape(comparison.a.model), escape(comparison.b.model)
     console.print(f"[bold]{a}[/] - [bold]{b}[/]", highlight=False)
-    for sentence in sentences(comparison):
-        print_line(console, f"  {sentence}")
     console.print(_comparison_table(comparison, digits=4 if console.width >= _WIDE else 3))
+    _print_flips(comparison, console, long)
     for remark in comparison.remarks:
         print_line(console, f"  {shown(remark)}")
-    _print_flips(comparison, console, long)
+    for sentence in sentences(comparison):
+        print_line(console, f"  {sentence}")
 
 
 def _comparison_table(comparison: Comparison, digits: int) -> Table:
@@ -121,17 +120,14 @@ def _print_flips(comparison: Comparison, console: Console, long: bool) -> None:
     if not comparison.flips:
         console.print(f"  {t('no sample is scored differently')}", highlight=False)
         return
+    if not long:
+        text = "{n} samples are scored differently (--long shows them, out=DIR writes them)"
+        console.print(f"  {t(text, n=len(comparison.flips))}", highlight=False)
+        return
     console.print(t("flipped samples (A's score, B's score, A's answer, B's answer):"), highlight=False)
-    by_dataset: dict[str, list[Flip]] = {}
     for flip in comparison.flips:
-        by_dataset.setdefault(flip.dataset, []).append(flip)
-    for flips in by_dataset.values():
-        for flip in flips if long else flips[:_SHOWN]:
-            answers = " | ".join(_short(text) for text in (flip.prediction_a, flip.prediction_b))
-            print_line(console, f"  {flip.id}  {flip.a:.3g} {flip.b:.3g}  {answers}")
-        if not long and len(flips) > _SHOWN:
-            more = t("and {n} more (--long, or out=DIR for a file)", n=len(flips) - _SHOWN)
-            console.print(f"  {more}", style="dim", highlight=False)
+        answers = " | ".join(_short(text) for text in (flip.prediction_a, flip.prediction_b))
+        print_line(console, f"  {flip.id}  {flip.a:.3g} {flip.b:.3g}  {answers}")
 
 
 def _short(text: str) -> str:

@@ -13,13 +13,13 @@ from evalkit.core.options import FLAGS, FLAGS_WITH_VALUE, Option, all_options
 WIDTH = 110
 
 GENERAL = """\
-usage: python -m evalkit [VERB] [key=value ...] [flags]
+usage: evalkit [VERB] [key=value ...] [flags]
 
-  python -m evalkit model=smollm2-135m suite=sample       try it: a small real model, bundled items
-  python -m evalkit prepare suite=jaster                  fetch and verify the data
-  python -m evalkit model=1.8b-instruct suite=jaster      the table of the llm-jp-3 model card
-  python -m evalkit model=hf model.path=DIR suite=mc      any model of the hub or in a folder
-  python -m evalkit -m model=1.8b,13b suite=jaster        several, one job each (-m or --multirun)
+  evalkit model=smollm2-135m suite=sample       try it: a small real model, bundled items
+  evalkit prepare suite=jaster                  fetch and verify the data
+  evalkit model=1.8b-instruct suite=jaster      the table of the llm-jp-3 model card
+  evalkit model=owner/name suite=mc,jamp        any model of the hub or in a folder; any datasets
+  evalkit -m model=1.8b,13b suite=jaster        several, one job each (-m or --multirun)
 
 verbs:
 {verbs}
@@ -28,7 +28,7 @@ options of run that are used most (key=value; the default in brackets, else null
 {options}
 
 exit codes: 0 done, 1 something failed (the rest is kept), 2 bad input, 130 interrupted (resumable)
-More: python -m evalkit VERB --help
+More: evalkit VERB --help
 """
 USED_MOST = (
     "model",

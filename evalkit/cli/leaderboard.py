@@ -27,8 +27,8 @@ from evalkit.core.words import shown, t
 from evalkit.leaderboard.board import Board, build_board
 from evalkit.leaderboard.page import PageOptions
 from evalkit.leaderboard.publish import formats_of, publish
-from evalkit.leaderboard.rows import TABLES, Kind, Row, Table
-from evalkit.leaderboard.tables import PARTIAL, TIE, Mark, marks, notes_of, rounded
+from evalkit.leaderboard.rows import Kind, Row, Table, tables_of
+from evalkit.leaderboard.tables import PARTIAL, TIE, Mark, marks, not_shown, notes_of, rounded, row_notes
 from evalkit.records.results import Figure
 
 OPTIONS = ("partial", "reference", "format", "out", "data_dir", "mirror", "lang")
@@ -57,26 +57,26 @@ def page_options(config: Config) -> PageOptions:
 
 
 def _print_board(board: Board, console: Console) -> None:
-    """Prints both tables and every run that is not shown, with the reason."""
-    for table in TABLES:
+    """Prints the tables, and what is not shown by its reason."""
+    for table in tables_of(board.rows):
         rows = table.rows(board.rows)
         if rows:
             figures = _figures(table, rows)
             # Where the card's four digits do not fit next to a name, three do; the files have all.
             fits = console.width >= _NAME_WIDTH + len(figures) * (table.digits + 5)
-            console.print(f"[bold]{table.title}[/]", highlight=False)
+            console.print(f"[bold]{t(table.title)}[/]", highlight=False)
             notes = notes_of([table.rules(row) for row in rows])
             names = [_name(row, notes.get(table.rules(row))) for row in rows]
             console.print(_grid(names, figures, table.digits if fits else min(table.digits, 3)))
             for rule, note in notes.items():
                 print_line(console, f"  [{note}] {shown(rule)}")
-    for row in board.rows:
-        for remark in (*row.reasons, *row.remarks):
-            print_line(console, f"  {row.model}: {shown(remark)}")
+    for line in row_notes(board.rows):
+        print_line(console, f"  {line}")
     if board.left_out:
         console.print(t("not shown:"))
-    for entry in board.left_out:
-        print_line(console, f"  {entry.path}: {shown(entry.reason)}")
+    for why, entries in not_shown(board):
+        more = [t("and {n} more", n=len(entries) - 1)] if len(entries) > 1 else []
+        print_line(console, f"  {' '.join([str(entries[0].path), *more])}: {why}")
 
 
 def _figures(table: Table, rows: Sequence[Row]) -> dict[str, list[tuple[Figure, Mark]]]:

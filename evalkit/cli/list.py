@@ -38,7 +38,7 @@ def _models(long: bool) -> Iterable[str]:
     for name in group_members("model"):
         content = _group_file("model", name)
         if name == "hf":
-            where = "any hub name or folder: model.path=..."
+            where = "any hub name or folder: model=owner/name or model=./folder is the same"
         elif content.get("served"):
             where = "what a server has: engine=api engine.base_url=..."
         elif "random" in content:
@@ -58,12 +58,12 @@ def _suites(long: bool) -> Iterable[str]:
         if content.get("mt_bench"):
             yield f"{name:<24}80 questions of two turns, preset {content['preset']}"
             continue
-        if content.get("pfgen"):
+        if content.get("suite", content).get("pfgen"):
             yield f"{name:<24}50 questions, answers compared with 127,000 reference texts"
             continue
         tasks = content.get("tasks") or []
         listed = ", ".join(tasks) if long or len(tasks) <= 5 else f"{len(tasks)} tasks"
-        yield f"{name:<24}{listed or 'suite.tasks=[NAME or FILE.yaml,...]'}"
+        yield f"{name:<24}{listed or 'any datasets and task files: suite=jamp,my-task.yaml is the same'}"
 
 
 def _tasks(long: bool) -> Iterable[str]:

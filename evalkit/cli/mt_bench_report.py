@@ -133,6 +133,8 @@ def _rule_table(models: Mapping[str, Any]) -> Table:
 
 def _count_lines(table: Mapping[str, Any]) -> Iterable[str]:
     yield t("{n} judgments by {judge}", n=table["rows"], judge=table["judge"])
+    if all(cell["value"] is None for cell in table["scopes"].values()):
+        yield t("no rating could be read: there is no score")
     failed = [f"{n} {t(STATUS_WORDS[name])}" for name, n in table["statuses"].items() if name != "ok"]
     if failed:
         yield ", ".join(failed)

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from evalkit.cli.command import CHAT, MODEL, SAMPLES, SUITE, TEMPLATES, path_of
+from evalkit.cli.command import CHAT, MODEL, PFGEN, SAMPLES, SUITE, TEMPLATES, path_of
 from evalkit.cli.printing import print_line
 from evalkit.core.config import Config
 from evalkit.core.durable import write_json_atomic
@@ -34,7 +34,7 @@ OPTIONS = (
     "split",
     *SAMPLES,
     *CHAT,
-    "samples",
+    *PFGEN,
     "generation",
     "generation.",
     "protocol.bos",

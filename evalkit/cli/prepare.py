@@ -18,8 +18,9 @@ from evalkit.cli.printing import print_line
 from evalkit.core.assets import default_data_dir
 from evalkit.core.config import Config, ModelConfig, SuiteData
 from evalkit.core.errors import InputError
+from evalkit.core.progress import phase
 from evalkit.core.words import shown, t
-from evalkit.runs.suite import suite_specs
+from evalkit.runs.suite import prepare_command, suite_specs
 from evalkit.sources.prepared import Status
 from evalkit.tasks.spec import SPLITS, CommercialUse, TaskSpec
 
@@ -56,7 +57,8 @@ def allow_network() -> None:
 def _prepare_model(model: ModelConfig, *, offline: bool) -> None:
     from evalkit.engines.models import resolve
 
-    resolved = resolve(model, offline=offline)
+    with phase(t("model {name}: fetching what is missing", name=model.name or model.path or "")):
+        resolved = resolve(model, offline=offline)
     where = resolved.path or t("built from its shape when it runs")
     print(t("model {name}: {path}", name=resolved.name, path=where))
 
@@ -71,7 +73,7 @@ def _prepare_suite(config: Config) -> int:
         files = fetch_all(BookOptions.of(config), config.suite.mt_bench)
         print(t("MT-Bench: {n} files of its presets are here, as they are pinned", n=len(files)))
         return 0
-    if config.suite.pfgen is not None:
+    if config.suite.pfgen:
         return _prepare_pfgen(config)
     specs = suite_specs(config.suite)
     if config.suite.data is SuiteData.bundled:
@@ -81,9 +83,7 @@ def _prepare_suite(config: Config) -> int:
     mirror = path_of(config.mirror)
     if data_dir.exists() and not data_dir.is_dir():
         raise InputError("the data folder is a file", where=f"data_dir={config.data_dir}")
-    reports = prepare(
-        specs, data_dir, mirror=mirror, offline=bool(config.offline), console=Console(stderr=True)
-    )
+    reports = prepare(specs, data_dir, mirror=mirror, offline=bool(config.offline))
     # A log has no width of its own; a table cut to 80 columns would lose the dataset names.
     print_reports(reports, Console(width=None if sys.stdout.isatty() else LOG_WIDTH))
     print(t("prepared data: {folder}", folder=data_dir))
@@ -91,6 +91,9 @@ def _prepare_suite(config: Config) -> int:
     forgiven = {Status.not_available} if config.allow_missing else set()
     found = {split.status for report in reports for split in report.splits.values()}
     prepared = all(status.usable for status in found - forgiven)
+    if config.offline and not prepared:
+        whole = prepare_command(model=config.model, suite=config.suite, data_dir=config.data_dir)
+        print(f"on a machine with a network: {whole}")
     models_here = _fetch_metric_models(specs, config) or config.allow_missing
     return 0 if prepared and models_here else 1
 
@@ -99,7 +102,7 @@ def _prepare_pfgen(config: Config) -> int:
     from evalkit.metrics.pfgen import tables_of
     from evalkit.sources.pfgen import fetch_data
 
-    questions = fetch_data(path_of(config.mirror), offline=bool(config.offline), console=Console(stderr=True))
+    questions, _ = fetch_data(path_of(config.mirror), offline=bool(config.offline))
     for question in questions:
         tables_of(question)
     print(t("pfgen: {n} questions are here, and the tables of their references", n=len(questions)))

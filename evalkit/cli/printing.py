@@ -10,6 +10,7 @@ from evalkit.core.words import t
 
 # Headings that leave room for a model's name on 80 columns.
 SHORT = {
+    "AVG_without_MT": "AVG w/o MT",
     "average": "avg",
     "coding": "code",
     "extraction": "extr",

@@ -3,23 +3,23 @@
 Writes DIR/<dataset>.jsonl: one line per evaluated sample, in order, with `id`, `prompt`,
 `max_new_tokens` and `stop`, for people who generate elsewhere. The completions come back with
 `score suite=NAME completions=DIR`. With suite.chat=true a line has the `messages` of the chat, and
-`prompt` is what the template of `model=` makes of them.
+`prompt` is what the template of `model=` makes of them. suite=pfgen: all trials, each line with its
+sampling and seed; with `model=` the texts of its EOS and BOS are stop strings too.
 """
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from evalkit.cli.command import CHAT, DATA, SAMPLES, SUITE, TEMPLATES
+from evalkit.cli.command import CHAT, DATA, PFGEN, SAMPLES, SUITE, TEMPLATES
 from evalkit.core.config import Config, ModelConfig, given_suite
 from evalkit.core.durable import write_text_atomic
 from evalkit.core.errors import InputError
 from evalkit.core.types import REST_OF_CONTEXT, Request
 from evalkit.engines.local.chat_template import as_text
-from evalkit.runs.suite import load_suite
-from evalkit.tasks.prompts import Asking
+from evalkit.runs.suite import asking_of, load_suite
 
 OPTIONS = (
     *SUITE,
@@ -29,6 +29,8 @@ OPTIONS = (
     "split",
     *TEMPLATES,
     *CHAT,
+    *PFGEN,
+    "seed",
     "model",
     "model.path",
     "model.chat_template",
@@ -41,18 +43,12 @@ def run(config: Config) -> int:
     if config.out is None:
         raise InputError("where to? No folder is given", where="option out", fix="out=DIR")
     chosen = given_suite(config.suite)
+    tokenizer = None
+    if config.model and (chosen.chat or chosen.pfgen):
+        tokenizer = _tokenizer(config.model, offline=config.data.offline)
     suite = load_suite(chosen, config.data, say=lambda line: print(line, file=sys.stderr))
-    tokenizer = (
-        _tokenizer(config.model, offline=config.data.offline) if config.model and chosen.chat else None
-    )
-    asking = Asking.of(
-        chosen,
-        config.protocol,
-        config.generation,
-        config.reasoning,
-        seed=config.seed,
-        tokenizer=tokenizer,
-    )
+    asking = asking_of(config if chosen.pfgen else replace(config, samples=1), tokenizer)
+    suite = load_suite(chosen, config.data, say=lambda line: print(line, file=sys.stderr))
     out = Path(config.out).expanduser()
     for task in suite.tasks:
         lines = [
@@ -82,4 +78,8 @@ def _line(request: Request, tokenizer: Any | None) -> dict[str, Any]:
     if isinstance(request.prompt, str) or tokenizer is not None:
         line["prompt"] = as_text(request.prompt, tokenizer)
     limit = None if request.max_new_tokens == REST_OF_CONTEXT else request.max_new_tokens
-    return line | {"max_new_tokens": limit, "stop": list(request.stop)}
+    line |= {"max_new_tokens": limit, "stop": list(request.stop)}
+    if request.sampling.do_sample:
+        line |= {"temperature": request.sampling.temperature, "top_p": request.sampling.top_p}
+        line["seed"] = request.seed
+    return line

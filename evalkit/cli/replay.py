@@ -6,8 +6,10 @@ counts how many equal the logged ones byte for byte, and prints all tables of ev
 logs too. No judge is called.
 
     python -m evalkit replay judgments=gpt-4_single.jsonl answers=model_answer/ preset=fastchat
+    python -m evalkit replay judgments=example      a made-up log that comes with evalkit
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -15,12 +17,15 @@ from rich.console import Console
 from evalkit.cli.command import path_of
 from evalkit.cli.mt_bench_report import print_results
 from evalkit.cli.printing import print_line
+from evalkit.core import assets
 from evalkit.core.config import Config
 from evalkit.core.errors import InputError
 from evalkit.core.words import t
 from evalkit.mtbench.data import BookOptions
 from evalkit.mtbench.replay import replay
 
+# judgments=example: the log in tasks/samples/mt_bench.
+EXAMPLE = "example"
 OPTIONS = (
     "judgments",
     "answers",
@@ -38,8 +43,13 @@ def run(config: Config) -> int:
     """Replays a log and prints its tables; exit code 0 also where prompts or scores differ."""
     if config.judgments is None:
         raise InputError("no judgments are given", fix="judgments=FILE.jsonl")
+    judgments = Path(config.judgments).expanduser()
+    if config.judgments == EXAMPLE and not judgments.exists():
+        own = assets.SAMPLES / "mt_bench"
+        judgments, answers, preset = (own / n for n in ("judgments.jsonl", "answers.jsonl", "preset.yaml"))
+        config = replace(config, answers=str(answers), preset=str(preset), mirror=str(own))
     folder, content = replay(
-        Path(config.judgments).expanduser(),
+        judgments,
         path_of(config.answers),
         BookOptions.of(config),
         out=path_of(config.out),

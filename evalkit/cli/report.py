@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from evalkit.cli.printing import new_table, number, print_line
+from evalkit.cli.printing import SHORT, new_table, number, print_line
 from evalkit.core.errors import InputError
 from evalkit.core.text import command
 from evalkit.core.words import shown, t
@@ -15,7 +16,17 @@ from evalkit.leaderboard.card import has_row
 from evalkit.leaderboard.runs import coverage_differences, data_differences, option_differences
 from evalkit.metrics.repeats import single_name
 from evalkit.records.environment import read_timings
-from evalkit.records.results import AVERAGE, DatasetRates, Figure, MissingMetric, Results, read_results
+from evalkit.records.results import (
+    AVERAGE,
+    MISSING_METRIC,
+    WITHOUT_MT,
+    DatasetRates,
+    Figure,
+    MissingMetric,
+    Results,
+    missing_reasons,
+    read_results,
+)
 from evalkit.scoring.categories import category_members
 from evalkit.tasks.spec import load_spec, task_names
 
@@ -23,31 +34,38 @@ from evalkit.tasks.spec import load_spec, task_names
 _FEW = 3
 
 
-def print_results(results: Results, console: Console) -> None:
-    """Prints both tables and, when the result is partial, every reason."""
+def print_results(results: Results, console: Console, folder: Path | None = None) -> None:
+    """Prints the datasets, what is to know about them, and last the categories and why they are partial.
+
+    Args:
+        results: of a run.
+        console: where.
+        folder: the run's folder, for what to look at.
+    """
     console.print(_dataset_table(results))
+    for line in _missing_lines(results, counting=False):
+        print_line(console, f"{t('not computed: ')}{line}")
+    for name, what in results.run.get("other_data", {}).items():
+        print_line(console, f"{name}: {shown(what)}", style="yellow")
+    if results.split_by != "none":
+        print_line(console, t("thoughts are split off by the rule: {rule}", rule=results.split_by))
+    if results.protocol.deviations:
+        listed = ", ".join(f"{key}={value}" for key, value in results.protocol.deviations.items())
+        print_line(console, t("protocol: {name} with {options}", name=results.protocol.name, options=listed))
+    for line in _to_look_at(results, folder) if folder else ():
+        print_line(console, line)
+    if details := results.run.get("pfgen"):
+        _print_pfgen(details, console)
     if results.categories:
         console.print(_category_table(results))
     if results.partial.partial:
         console.print(f"[yellow]{t('* partial result')}[/]", highlight=False)
         for reason in _reasons(results):
             print_line(console, f"  - {reason}")
-    for line in _missing_lines(results, counting=False):
-        print_line(console, f"{t('not computed: ')}{line}")
-    for name, what in results.run.get("other_data", {}).items():
-        print_line(console, f"{name}: {shown(what)}", style="yellow")
-    for license, datasets in _licenses(results).items():
-        console.print(f"{t('data: ')}{escape(license)}: {', '.join(datasets)}", style="dim", highlight=False)
-    if results.split_by != "none":
-        print_line(console, t("thoughts are split off by the rule: {rule}", rule=results.split_by))
-    if results.protocol.deviations:
-        listed = ", ".join(f"{key}={value}" for key, value in results.protocol.deviations.items())
-        print_line(console, t("protocol: {name} with {options}", name=results.protocol.name, options=listed))
 
 
-def print_pfgen(results: Results, console: Console) -> None:
+def _print_pfgen(details: dict[str, Any], console: Console) -> None:
     """Prints what belongs to the figures of pfgen: their scale, their spread, and the published figures."""
-    details = results.run["pfgen"]
     print_line(console, t("scale: the published ground truth scores {value}", value=details["ground_truth"]))
     print_line(console, t("resampled for the intervals: {what}", what=t(details["resampled"])))
     if shares := details["variance"]:
@@ -59,9 +77,7 @@ def print_pfgen(results: Results, console: Console) -> None:
 
 
 def print_next(results: Results, folder: Path, console: Console) -> None:
-    """Prints what to look at, where the results are, and the commands that go on from here."""
-    for line in _to_look_at(results, folder):
-        print_line(console, line)
+    """Prints where the results are, and the commands that go on from here."""
     console.print(f"{t('results: ')}[bold]{escape(str(folder))}[/]", soft_wrap=True, highlight=False)
     for offered in _next_commands(results, folder):
         print_line(console, f"  {t('next: ')}{offered}", style="dim")
@@ -92,7 +108,11 @@ def _half_width(results: Results, dataset: str) -> float | None:
 
 
 def _next_commands(results: Results, folder: Path) -> Iterator[str]:
-    if has_row(results.run.get("model")):
+    # What is missing of the table is fetched, and then scored without the model.
+    for fetch in dict.fromkeys(entry.command for entry in _missing(results, counting=True)):
+        if fetch and "evalkit prepare" in fetch:
+            yield f"{fetch} && {command('score', f'run={folder}')}"
+    if results.categories and has_row(results.run.get("model")):
         yield command("reproduce", f"run={folder}")
     # results/<model>/<suite>/<run id>: another model's run of the same suite.
     same_suite = list(folder.parents[2].glob(f"*/{folder.parent.name}/*/results.json"))
@@ -103,9 +123,9 @@ def _next_commands(results: Results, folder: Path) -> Iterator[str]:
     own = [path for path in same_suite if path.parents[2] == folder.parents[1] and path.parent != folder]
     if newest := _newest(own, results, across_rules=True):
         yield command("compare", str(folder), str(newest), "--across-rules")
-    partial = ["--partial"] if results.partial.partial else []
-    yield command("leaderboard", str(folder.parents[2]), *partial)
-    yield command("score", f"run={folder}", "protocol.strip=true")
+    place, partial = folder.parents[2], ["--partial"] if results.partial.partial else []
+    page = t("the page with every answer: {path}", path=place / "leaderboard.html")
+    yield f"{command('leaderboard', str(place), *partial)}   # {page}"
 
 
 def _newest(paths: Sequence[Path], results: Results, *, across_rules: bool) -> Path | None:
@@ -139,6 +159,9 @@ def _category_table(results: Results) -> Table:
         mark = " *" if results.partial.partial else ""
         what = t("the nine categories") if average.value is not None else t("needs all nine categories")
         table.add_row(f"{AVERAGE}{mark}", number(average.value, 4), _interval(average), what, style="bold")
+    if others := results.average.get(WITHOUT_MT):
+        name, what = f"{SHORT[WITHOUT_MT]} *", t("the eight others")
+        table.add_row(name, number(others.value, 4), _interval(others), what)
     return table
 
 
@@ -188,7 +211,8 @@ def _describe(rates: DatasetRates) -> str:
 
 
 def _reasons(results: Results) -> list[str]:
-    by_metric = [entry.sentence for entry in _missing(results, counting=True)]
+    entries = _missing(results, counting=True)
+    by_metric = [*(entry.sentence for entry in entries), *missing_reasons(entries)]
     reasons = [shown(reason) for reason in results.partial.reasons if reason not in by_metric]
     return [*reasons, *_missing_lines(results, counting=True)]
 
@@ -210,17 +234,9 @@ def _missing_lines(results: Results, *, counting: bool) -> list[str]:
         missing.setdefault((entry.metric, entry.reason, entry.command), []).append(entry.dataset)
     lines = []
     for (metric, reason, fetch), names in missing.items():
-        line = t("{metrics} of {names}: {reason}", metrics=metric, names=", ".join(names), reason=reason)
+        line = t(MISSING_METRIC, metrics=metric, names=", ".join(names), reason=reason)
         lines.append(line + (t("; fetch it with: {command}", command=fetch) if fetch else ""))
     return lines
-
-
-def _licenses(results: Results) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for name, facts in results.run.get("datasets", {}).items():
-        if facts.get("license"):
-            found.setdefault(facts["license"], []).append(name)
-    return found
 
 
 def _interval(value: Figure) -> str:

@@ -8,8 +8,6 @@ card's figure lies in the run's 95 % interval: llm-jp-eval's categories, or the 
     python -m evalkit reproduce run=DIR --reference llm-jp-3-1.8b     another model's row
 """
 
-from pathlib import Path
-
 from rich.console import Console
 from rich.table import Table
 
@@ -20,6 +18,7 @@ from evalkit.core.text import did_you_mean
 from evalkit.core.words import shown, t
 from evalkit.leaderboard.card import DIGITS, Card, RunTable, contains, load_cards, read_run_tables
 from evalkit.records.results import Figure
+from evalkit.records.run_folder import RESULTS, one_run
 
 OPTIONS = ("run", "reference", "lang")
 
@@ -28,8 +27,8 @@ def run(config: Config) -> int:
     """Prints the comparison; exit code 0 whatever it shows."""
     if config.run is None:
         raise InputError("which run? None is given", fix="reproduce run=results/<model>/<suite>/<run id>")
-    folder = Path(config.run).expanduser()
-    found = read_run_tables(folder / "results.json" if folder.is_dir() else folder)
+    folder = one_run(config.run)
+    found = read_run_tables(folder / RESULTS if folder.is_dir() else folder)
     cards = [_card(config.reference or own.model, own.table) for own in found]
     console = Console()
     for own, card in zip(found, cards, strict=True):

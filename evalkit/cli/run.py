@@ -5,8 +5,9 @@ unfinished run and finds a finished one. Everything is kept in results/<model>/<
 
     python -m evalkit model=smollm2-135m suite=sample
     python -m evalkit model=1.8b-instruct suite=jaster data_dir=DATA
-    python -m evalkit model=hf model.path=/checkpoints/step-1000 suite=nli limit=20
+    python -m evalkit model=/checkpoints/step-1000 suite=nli limit=20
     python -m evalkit model=1.8b-instruct suite=mt-bench-ja       (answers; then the verb judge)
+    python -m evalkit model=1.8b suite=pfgen [samples=100] [pfgen.mode=qa]
     python -m evalkit model=1.8b suite=jaster engine=api engine.base_url=http://gpu1:8000/v1
     python -m evalkit model=served model.name=NAME suite=qa engine=api engine.base_url=http://a/v1
     python -m evalkit -m model=1.8b,3.7b,13b suite=jaster [hydra/launcher=slurm ...]
@@ -18,7 +19,7 @@ this process. docs/servers.md
 
 -m runs one job for each combination of values: commas outside quotes and brackets separate them
 (see: list launchers). watch= evaluates every checkpoint in a folder once it is whole, lowest step
-first, once each. engine=ray uses every GPU of a machine or a cluster. All three: docs/cluster.md.
+first, once each. engine=ray uses every GPU of a machine or a cluster. All three: docs/clusters.md.
 """
 
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from evalkit.cli.command import CHAT, DATA, MODEL, SAMPLES, SUITE
+from evalkit.cli.command import CHAT, DATA, MODEL, PFGEN, SAMPLES, SUITE
 from evalkit.cli.printing import print_line
 from evalkit.cli.report import print_next, print_results
 from evalkit.core.config import Config
@@ -39,7 +40,7 @@ OPTIONS = (
     *SUITE,
     *SAMPLES,
     *CHAT,
-    "samples",
+    *PFGEN,
     "seed",
     "split",
     "dtype",
@@ -73,7 +74,7 @@ def run(config: Config, *, opened: Callable[[Path], None] = lambda folder: None)
     if not outcome.generated:
         text = "finished already: all {n} completions are kept, nothing was generated"
         console.print(t(text, n=outcome.kept))
-    print_results(outcome.results, console)
+    print_results(outcome.results, console, outcome.folder)
     print_next(outcome.results, outcome.folder, console)
     return 0
 

@@ -14,7 +14,7 @@ completions=DIR holds completions made anywhere: one <dataset>.jsonl per dataset
 sample with `id` (as in the `prompts` dump) and `completion`; or llm-jp-eval's own result JSON.
 allow_missing=true scores what is there and marks the result partial. For suite=mifeval-ja it may be one
 file with lines of `prompt` and `response`. For suite=pfgen it is a published trials.jsonl(.xz), with
-config.json beside it, or a folder with pfgen.jsonl (ids like Q01/1).
+config.json beside it, or a folder with pfgen.jsonl (ids like Q01/1) and pfgen.mode=.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ from rich.console import Console
 
 from evalkit.cli.command import DATA, SAMPLES, SUITE
 from evalkit.cli.printing import new_table, number, print_line
-from evalkit.cli.report import print_pfgen, print_results
+from evalkit.cli.report import print_results
 from evalkit.core.config import Config
 from evalkit.core.errors import InputError
 from evalkit.core.progress import say
@@ -42,6 +42,7 @@ OPTIONS = (
     "out",
     *DATA,
     *SAMPLES,
+    "pfgen.",
     "split",
     "reasoning.parser",
     "reasoning.start",
@@ -71,12 +72,11 @@ def run(config: Config) -> int:
         print_results(rescored.results, console)
         _print_changes(rescored, console)
         folder = rescored.folder
-    elif config.suite is not None and config.suite.pfgen is not None:
+    elif config.suite is not None and config.suite.pfgen:
         from evalkit.runs.pfgen import score_answers_of
 
         results = score_answers_of(config)
         print_results(results, console)
-        print_pfgen(results, console)
         folder = Path(config.out or ".")
     else:
         from evalkit.runs.foreign import score_completions

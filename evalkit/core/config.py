@@ -161,6 +161,14 @@ class Parser(Enum):
     shaberi = "shaberi"
 
 
+class PfgenMode(Enum):
+    """How pfgen asks: plain text that is continued, one user message, or system and user message."""
+
+    completion = "completion"
+    qa = "qa"
+    chat = "chat"
+
+
 class PairSource(Enum):
     """What decides a pairwise match: a pairwise judgment in both orders, or two single ratings."""
 
@@ -232,9 +240,7 @@ class SuiteConfig:
     data: SuiteData = option(SuiteData.prepared, "prepared upstream files, or the bundled ones", listed=False)
     mt_bench: str | None = option(None, "the language of an MT-Bench suite (ja, en)", listed=False)
     preset: str | None = option(None, "the MT-Bench preset unless `preset=` names another", listed=False)
-    pfgen: str | None = option(
-        None, "suite=pfgen: how answers were made: completion, qa or chat", listed=False
-    )
+    pfgen: bool = option(False, "its questions are those of pfgen-bench", listed=False)
 
 
 @dataclass
@@ -337,6 +343,13 @@ class AskConfig:
 
 
 @dataclass
+class PfgenConfig:
+    """`suite=pfgen`."""
+
+    mode: PfgenMode = option(PfgenMode.completion, "suite=pfgen: how the model is asked")
+
+
+@dataclass
 class PlanConfig:
     """`plan`: the peaks of one card for the bound of the time."""
 
@@ -422,8 +435,10 @@ class DataOptions:
 class Config:
     """Every option of every verb; each verb's module lists those it reads."""
 
-    model: ModelConfig | None = option(None, "a name of `list models`; model=hf takes model.path=")
-    suite: SuiteConfig | None = option(None, "a name of `list suites`; suite=task takes suite.tasks=")
+    model: ModelConfig | None = option(None, "a name of `list models`, a hub name (owner/name) or a folder")
+    suite: SuiteConfig | None = option(
+        None, "a name of `list suites`, a dataset, a task file, or several: nli,jamp,my.yaml"
+    )
     engine: EngineConfig = option(EngineConfig, "local (the default), ray, vllm, or api (servers)")
     judge: JudgeConfig | None = option(None, "a name of `list judges`")
     preset: str | None = option(
@@ -434,6 +449,7 @@ class Config:
     batch: BatchConfig = option(BatchConfig, "the Batch API")
     pairwise: PairwiseConfig = option(PairwiseConfig, "pairwise matches")
     ask: AskConfig = option(AskConfig, "the sampling of `ask`")
+    pfgen: PfgenConfig = option(PfgenConfig, "pfgen-bench")
     plan: PlanConfig = option(PlanConfig, "the card's peaks")
     gpus: int = option(1, "GPUs to plan for; 0: this machine's CPU", least=0)
     gpu_memory: float = option(80.0, "memory of one GPU in GB", above=0)
@@ -466,7 +482,9 @@ class Config:
     watch_timeout: float | None = option(
         None, "end after so many seconds without a new one; null: never", least=0
     )
-    run: str | None = option(None, "a run folder: results/<model>/<suite>/<run id>")
+    run: str | None = option(
+        None, "a run: results/<model>/<suite>/<run id>, or any folder with one run in it"
+    )
     completions: str | None = option(None, "a folder of <dataset>.jsonl, or llm-jp-eval's own result JSON")
     folders: list[str] = option(list, "the words of the command line", listed=False)
     long: bool = option(False, "show more")
@@ -482,6 +500,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.suite is not None and self.suite.protocol is not None:
             self.protocol.name = self.suite.protocol
+        if self.suite is not None and self.suite.pfgen:
+            self.suite.chat = self.pfgen.mode is not PfgenMode.completion
 
     @property
     def data(self) -> DataOptions:

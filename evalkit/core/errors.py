@@ -3,6 +3,7 @@
 import errno
 import logging
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -52,6 +53,10 @@ class InputError(EvalkitError):
 
 class FetchError(EvalkitError):
     """An upstream file could not be fetched: network, mirror, checksum or offline mode."""
+
+
+class UnreachableError(FetchError):
+    """Something is not on this machine, and it cannot be fetched: there is no network, or `offline=true`."""
 
 
 class RunLockedError(EvalkitError):
@@ -115,12 +120,39 @@ def reason(error: BaseException) -> str:
     return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]} ..."
 
 
-def _install(error: BaseException) -> str | None:
-    """The command that installs the package whose absence is behind an exception."""
+# How HTTP libraries and pip name an error of a connection that did not come about.
+_NO_CONNECTION = re.compile(
+    r"Connect(ion)?(Error|Timeout)|ConnectTimeoutError|NewConnectionError|NameResolutionError|ProxyError"
+    r"|OfflineModeIsEnabled"
+)
+_NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ECONNREFUSED, errno.ETIMEDOUT)
+
+
+def no_connection(error: BaseException) -> str | None:
+    """Why no connection to a host came about: its name, the route, a refusal, the time; else None.
+
+    An answer of a server, whatever it says, is a connection, and so is one that broke off.
+    """
+    for cause in _causes(error):
+        route = isinstance(cause, OSError) and cause.errno in _NO_ROUTE
+        if route or isinstance(cause, socket.gaierror) or _NO_CONNECTION.fullmatch(type(cause).__name__):
+            return re.sub(r"^\[Errno -?\d+\] ", "", reason(cause))
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An exception and those behind it."""
     seen: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in seen:
         seen.append(cause)
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def _install(error: BaseException) -> str | None:
+    """The command that installs the package whose absence is behind an exception."""
+    for cause in _causes(error):
         if isinstance(cause, ImportError):
             command = re.search(r"pip3? install ((?:-\w+ )?[\w.\[\],-]+)", " ".join(str(cause).split()))
             needs = re.search(r"install ([\w-]+) to|requires the (\w+) library", str(cause))
@@ -129,7 +161,6 @@ def _install(error: BaseException) -> str | None:
             )
             if name:
                 return f"pip install {name}"
-        cause = cause.__cause__ or cause.__context__
     return None
 
 

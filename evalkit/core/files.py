@@ -15,6 +15,7 @@ import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
+from hashlib import file_digest
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -71,6 +72,16 @@ def read_bytes(path: Path, what: str = "the file") -> bytes:
     except ValueError as error:
         # A path with a NUL, or one that the locale's encoding cannot spell.
         raise InputError(f"cannot read {what}: {error}", where=repr(str(path))) from None
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file's bytes, hex.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
 
 
 def read_text(path: Path, what: str = "the file") -> str:

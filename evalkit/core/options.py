@@ -6,20 +6,26 @@ other values have Hydra's syntax.
 """
 
 import dataclasses
+import itertools
 import math
 import os
+import pickle
 import re
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from evalkit.core import assets
 from evalkit.core.errors import InputError
-from evalkit.core.files import as_text
+from evalkit.core.files import as_text, read_yaml
+from evalkit.core.habits import HABITS, Habits
 from evalkit.core.text import did_you_mean, half_character
 
 if typing.TYPE_CHECKING:
@@ -38,6 +44,8 @@ FLAGS_WITH_VALUE = {"--reference": "reference", "--format": "format"}
 TASK_COUNTS = "suite.num_few_shots"
 # Verbs whose bare words are folders (for list: what to list; for ask: the question).
 WORDS = ("list", "leaderboard", "compare", "ask", "agreement", "pairwise")
+# What an interactive zsh hands on of a pasted line with a comment, and all behind it.
+_COMMENT = "#"
 
 
 @dataclass(frozen=True)
@@ -68,23 +76,31 @@ def parse(argv: Iterable[str], verbs: Iterable[str]) -> CommandLine:
     launcher: list[str] = []
     folders: list[str] = []
     flags: list[tuple[str, str | bool]] = []
-    given = [_unicode(word) for word in argv]
-    words = iter(given)
-    for word in words:
-        if word in ("-h", "--help"):
+    given = itertools.takewhile(lambda word: word != _COMMENT, map(_unicode, argv))
+    words, habits = deque(_with_family(list(given))), Habits(all_options)
+    while words:
+        word = words.popleft()
+        name = word.split("=", 1)[0]
+        if word in FLAGS:
+            flags.append((FLAGS[word], True))
+        elif name in FLAGS_WITH_VALUE:
+            value = _flag_value(word, words)
+            flags.append((FLAGS_WITH_VALUE[name], value))
+            word = f"{name}={value}"
+        elif habits.knows(word):
+            habits.take(word, words, verb)
+            continue
+        elif word in ("-h", "--help"):
             wants_help = True
         elif word in ("-m", "--multirun"):
             multirun = True
-        elif word in FLAGS:
-            flags.append((FLAGS[word], True))
-        elif (name := word.split("=", 1)[0]) in FLAGS_WITH_VALUE:
-            flags.append((FLAGS_WITH_VALUE[name], _flag_value(word, words)))
         elif word.startswith("-"):
             known = ["--help", "--version", "--multirun", *FLAGS, *FLAGS_WITH_VALUE]
+            known += [f"--{name}" for name in (*HABITS, *all_options())]
             raise InputError(
                 # The value is left out: it may be a key.
                 f"unknown flag {name}{did_you_mean(name, known)}",
-                fix="python -m evalkit --help",
+                fix="evalkit --help",
             )
         elif word.startswith(("hydra.", "hydra/")) and "=" in word:
             launcher.append(word)
@@ -98,12 +114,23 @@ def parse(argv: Iterable[str], verbs: Iterable[str]) -> CommandLine:
             what = f"{word!r} is no option of the verb {verb}" if verb else f"unknown verb {word!r}"
             raise InputError(
                 f"{what}{did_you_mean(word, verbs)}",
-                fix="options are written key=value; python -m evalkit --help",
+                fix="options are written key=value; evalkit --help",
             )
+        habits.words.append(word)
+    habits.check()
     if launcher and not multirun:
-        raise InputError(f"{launcher[0]} is for several jobs", fix="python -m evalkit -m ...")
+        raise InputError(f"{launcher[0]} is for several jobs", fix="evalkit -m ...")
     line = CommandLine(verb or "run", tuple(overrides), tuple(folders), tuple(flags), wants_help)
     return dataclasses.replace(line, multirun=multirun, launcher=tuple(launcher))
+
+
+def _with_family(words: list[str]) -> list[str]:
+    """The words with `--reference` made whole where it names no rows: those of the card's family."""
+    if not {"card", "leaderboard"} & {*words}:
+        return words
+    pairs = zip(words, [*words[1:], "-"], strict=True)
+    bare = [word == "--reference" and (rest.startswith("-") or _is_override(rest)) for word, rest in pairs]
+    return [f"{word}=llm-jp-3" if alone else word for word, alone in zip(words, bare, strict=True)]
 
 
 def _unicode(word: str) -> str:
@@ -125,10 +152,10 @@ def _unicode(word: str) -> str:
     raise InputError("a word of the command line is not UTF-8 text here", where=shown, fix=fix)
 
 
-def _flag_value(word: str, rest: Iterator[str]) -> str:
+def _flag_value(word: str, rest: deque[str]) -> str:
     name, given, value = word.partition("=")
     if not given:
-        value = next(rest, "")
+        value = rest.popleft() if rest else ""
     if not value:
         raise InputError(f"{name} needs a value", fix=f"{name} NAME")
     return value
@@ -162,7 +189,7 @@ def load_config(line: CommandLine) -> "Config":
 
 
 def _compose(overrides: tuple[str, ...]) -> "Config":
-    from hydra import compose, initialize_config_dir
+    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -175,15 +202,20 @@ def _compose(overrides: tuple[str, ...]) -> "Config":
         if inner and group not in chosen:
             example = {"model": "hf", "suite": "task", "judge": "openai"}[group]
             raise InputError(f"{inner}= is given without {group}=", fix=f"add {group}={example}")
-    _store_schema()
-    for_hydra: list[str] = []
+    members: list[str] = []
+    values: list[str] = []
     verbatim: list[tuple[str, Any]] = []
     for word in overrides:
         key, _, value = word.partition("=")
         kind = check_key(key)
         if kind == "group":
-            _check_member(key, value)
-            for_hydra.append(word)
+            member, texts = member_of(key, value)
+            if texts and texts[0] in chosen:
+                raise InputError(
+                    f"{word} and {texts[0]}= both are given", fix=f"{key}={member} {texts[0]}=..."
+                )
+            members.append(f"{key}={member}")
+            verbatim += [texts] if texts else []
         elif kind == "text":
             verbatim.append((key, None if value == "null" else as_text(value)))
         elif kind == "texts":
@@ -191,21 +223,61 @@ def _compose(overrides: tuple[str, ...]) -> "Config":
         elif kind == "count":
             verbatim.append((TASK_COUNTS, {key.removeprefix(f"{TASK_COUNTS}."): value}))
         elif isinstance(kind, type) and issubclass(kind, Enum):
-            for_hydra.append(f"{key}={_enum_name(key, value, kind)}")
-        elif kind is dict:
-            for_hydra.append(f"++{word}")
+            values.append(f"{key}={_enum_name(key, value, kind)}")
         else:
-            for_hydra.append(word)
+            values.append(f"++{word}" if kind is dict else word)
+    word = ""
     try:
-        with initialize_config_dir(config_dir=str(assets.CONF), version_base="1.3"):
-            composed = compose(config_name="config", overrides=for_hydra)
+        composed = pickle.loads(_composed(str(assets.CONF), tuple(members)))
+        for word in values:
+            (override,) = OverridesParser.create().parse_overrides([word])
+            if override.is_sweep_override():
+                fix = f"one job for each: evalkit -m {word}"
+                raise InputError(f"{word} gives several values", where=word, fix=fix)
+            _set(composed, override.key_or_group, override.value(), add=override.is_force_add())
+        word = ""
         for key, text in verbatim:
-            OmegaConf.update(composed, key, text, force_add=key == TASK_COUNTS)
+            _set(composed, key, text, add=key == TASK_COUNTS)
         config = OmegaConf.to_object(composed)
     except (HydraException, OmegaConfBaseException) as error:
-        raise _readable(error, for_hydra) from None
+        raise _readable(error, word) from None
     assert isinstance(config, Config)
     return config
+
+
+@contextmanager
+def _hydra_of_our_own() -> Iterator[None]:
+    """Sets aside the Hydra of a program that calls evalkit: there can be only one."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = outer
+
+
+def _set(composed: Any, key: str, value: Any, *, add: bool) -> None:
+    from omegaconf import OmegaConf
+
+    outer = key.rpartition(".")[0]
+    if outer and not add and OmegaConf.select(composed, outer) is None:
+        group = key.partition(".")[0]
+        raise InputError(
+            f"this {group} has no {outer}", where=f"option {key}", fix=f"leave it out, or another {group}="
+        )
+    OmegaConf.update(composed, key, value, force_add=add)
+
+
+@cache
+def _composed(folder: str, members: tuple[str, ...]) -> bytes:
+    """The configuration of these members of groups, which takes Hydra 0.15 s, pickled: for a copy each."""
+    from hydra import compose, initialize_config_dir
+
+    _store_schema()
+    with _hydra_of_our_own(), initialize_config_dir(config_dir=folder, version_base="1.3"):
+        return pickle.dumps(compose(config_name="config", overrides=list(members)))
 
 
 @cache
@@ -215,7 +287,7 @@ def _store_schema() -> None:
 
     from evalkit.core.config import Config
 
-    ConfigStore.instance().store(name="schema", node=Config)
+    ConfigStore.instance().store(name="evalkit_schema", node=Config)
 
 
 def _items(value: str) -> list[str]:
@@ -223,6 +295,37 @@ def _items(value: str) -> list[str]:
     inner = value[1:-1] if value.startswith("[") and value.endswith("]") else value
     items = re.findall(r"""\s*('[^']*'|"[^"]*"|[^,]+)\s*(?:,|$)""", inner)
     return [item[1:-1] if item[0] == item[-1] and item[0] in "'\"" else item.strip() for item in items]
+
+
+def words_of(options: Mapping[str, Any]) -> Iterator[str]:
+    """The words `key=value` of options that are given as Python values.
+
+    A mapping stands for the options below its key. None is null; paths, enums, booleans and lists are
+    written as on the command line.
+
+    Raises:
+        InputError: no option has this name.
+    """
+    for key, value in options.items():
+        if isinstance(value, Mapping):
+            yield from words_of({f"{key}.{inner}": item for inner, item in value.items()})
+        else:
+            # Below a mapping values keep their types: a text is quoted for Hydra.
+            yield f"{key}={_written(value, quoted=check_key(key) is dict)}"
+
+
+def _written(value: Any, *, quoted: bool = False, item: bool = False) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{','.join(_written(one, quoted=quoted, item=True) for one in value)}]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = str(value.value if isinstance(value, Enum) else value)
+    if quoted and isinstance(value, str):
+        text = text.replace("'", r"\'")
+        return f"'{text}'"
+    if item and "," in text:
+        return f'"{text}"' if "'" in text else f"'{text}'"
+    return text
 
 
 def check_ranges(config: "Config") -> None:
@@ -265,21 +368,55 @@ def check_key(key: str) -> Any:
         if outer is not None and outer.kind is dict:
             return dict
     if key not in known:
-        raise InputError(f"unknown option {key!r}{did_you_mean(key, known)}", fix="python -m evalkit --help")
+        raise InputError(f"unknown option {key!r}{did_you_mean(key, known)}", fix="evalkit --help")
     return known[key].kind
 
 
-def _check_member(group: str, member: str) -> None:
+def member_of(group: str, given: str) -> tuple[str, tuple[str, Any] | None]:
+    """The member of a group that is given, and an option with its value where another name stands for one.
+
+    `model=` also takes a hub name or a folder, `suite=` several suites, datasets and task files.
+
+    Raises:
+        InputError: no such name (with the near ones).
+    """
     members = group_members(group)
-    if member not in members:
-        fix = f"python -m evalkit list {group}s"
-        if group in ("engine", "generation"):
-            fix = f"one of {', '.join(members)}"
-        elif group == "model":
-            fix = f"a hub name or a folder: model=hf model.path={member}   (or {fix})"
-        if "," in member:
-            fix = f"several, one after another: python -m evalkit -m {group}={member}"
-        raise InputError(f"unknown {group} {member!r}{did_you_mean(member, members)}", fix=fix)
+    if given in members:
+        return given, None
+    if group == "model" and _is_place(given):
+        return "hf", ("model.path", as_text(given))
+    names = list(members)
+    fix = f"evalkit list {group}s"
+    if group == "suite":
+        tasks = [path.stem for path in assets.TASKS.glob("*.yaml")]
+        items = [task for item in _items(given) for task in _tasks_of_suite(item) or [item]]
+        # A suite with rules of its own, as mifeval-ja, stays alone.
+        known = [task for task in tasks if task not in members]
+        if items and all(item in known or item.endswith((".yaml", ".yml")) for item in items):
+            return "task", ("suite.tasks", as_text(items))
+        names += known
+        fix += ", evalkit list tasks"
+    elif group == "model":
+        fix = f"a hub name (owner/name) or a folder that is there; {fix}"
+    elif group in ("engine", "generation"):
+        fix = f"one of {', '.join(members)}"
+    if "," in given:
+        fix = f"several, one after another: evalkit -m {group}={given}"
+    raise InputError(f"unknown {group} {given!r}{did_you_mean(given, names)}", fix=fix)
+
+
+def _tasks_of_suite(name: str) -> list[str]:
+    """The datasets of a suite that is nothing but a list of them; else none."""
+    path = assets.CONF / "suite" / f"{name}.yaml"
+    content = read_yaml(path) if name in group_members("suite") else {}
+    assert isinstance(content, dict)
+    return list(content["tasks"]) if content.keys() == {"name", "tasks"} else []
+
+
+def _is_place(model: str) -> bool:
+    """Whether this is a hub name or a folder, not several of them."""
+    found = Path(model).expanduser().is_dir()
+    return found or ("/" in model and "," not in model)
 
 
 def group_members(group: str) -> list[str]:
@@ -349,19 +486,12 @@ def _without_none(hint: Any) -> Any:
     return hint
 
 
-def _readable(error: Exception, overrides: list[str]) -> InputError:
+def _readable(error: Exception, word: str) -> InputError:
     text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    key = getattr(error, "full_key", None) or next(
-        (word for word in overrides if word in str(error)), "command line"
-    )
     detail = error.__cause__
     while detail is not None and detail.__cause__ is not None:
         detail = detail.__cause__
     if detail is not None and str(detail):
         text = str(detail).splitlines()[0]
-    if "--multirun" in str(error):
-        word = next((word for word in overrides if "," in word), key)
-        return InputError(
-            f"{word} gives several values", where=word, fix=f"one job for each: python -m evalkit -m {word}"
-        )
-    return InputError(f"the configuration is not valid: {text}", where=key, fix="python -m evalkit --help")
+    where = word.removeprefix("++") or getattr(error, "full_key", None) or "command line"
+    return InputError(f"the configuration is not valid: {text}", where=where, fix="evalkit --help")

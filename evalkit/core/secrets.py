@@ -8,10 +8,13 @@ import base64
 import os
 import re
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 from evalkit.core.errors import InputError
-from evalkit.core.text import unicode_text
+from evalkit.core.text import everywhere, unicode_text
+
+Json = TypeVar("Json")
 
 HIDDEN = "[key]"
 # Shorter values are not keys, and hiding them would remove ordinary words.
@@ -27,21 +30,29 @@ _KEY_PARAMETERS = frozenset({"apikey", "key", "authorization", "token", "accesst
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def hide(text: str, *secrets: str) -> str:
-    """A text without keys: `secrets`, those of the environment, what looks like one, and credentials
-    inside addresses."""
-    text = hide_known(text, *secrets)
-    text = _SHAPES.sub(HIDDEN, text)
-    text = _USER.sub("", text)
-    return _QUERY.sub(rf"\1{HIDDEN}", text)
+def hide(value: Json, *secrets: str) -> Json:
+    """A text (or a JSON value with texts) without keys: `secrets`, those of the environment, what looks
+    like one, and credentials inside addresses."""
+
+    def clean(text: str) -> str:
+        text = _USER.sub("", _SHAPES.sub(HIDDEN, text))
+        return _QUERY.sub(rf"\1{HIDDEN}", text)
+
+    hidden: Json = everywhere(hide_known(value, *secrets), clean)
+    return hidden
 
 
-def hide_known(text: str, *secrets: str) -> str:
-    """A text without `secrets` and the keys of the environment; everything else as it is."""
+def hide_known(value: Json, *secrets: str) -> Json:
+    """As `hide`, but without `secrets` and the keys of the environment only."""
     known = {secret for secret in (*secrets, *_environment()) if len(secret) >= _SHORTEST}
-    for secret in sorted(known, key=len, reverse=True):
-        text = text.replace(secret, HIDDEN)
-    return text
+
+    def clean(text: str) -> str:
+        for secret in sorted(known, key=len, reverse=True):
+            text = text.replace(secret, HIDDEN)
+        return text
+
+    hidden: Json = everywhere(value, clean)
+    return hidden
 
 
 def refuse_keys(group: str, api_key_env: str | None, parameters: Iterable[str]) -> None:

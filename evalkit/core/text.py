@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 from hashlib import sha256
 from typing import Any
 
+# Made once: every line of a log is checked by it.
+_CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 _HALF = re.compile("[\ud800-\udfff]")
 _HALF_IN_JSON = re.compile("[\ud800-\udfff]|\\\\u[dD][89a-fA-F]")
 
@@ -31,7 +33,12 @@ def half_character(text: str) -> str | None:
 
 def may_hold_half_characters(json_text: str) -> bool:
     """Whether JSON text holds a surrogate, or an escape of one (which may be one of a proper pair)."""
-    return _HALF_IN_JSON.search(json_text) is not None
+    # The pattern is slow, and almost no text needs it.
+    try:
+        json_text.encode()
+    except UnicodeEncodeError:
+        return True
+    return "\\u" in json_text and _HALF_IN_JSON.search(json_text) is not None
 
 
 def everywhere(value: Any, change: Callable[[str], str]) -> Any:
@@ -53,13 +60,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def command(*words: str) -> str:
-    """`python -m evalkit` with these words, those quoted that a shell would take apart."""
-    return " ".join(["python -m evalkit", *map(_quoted, words)])
+    """`evalkit` with these words, those quoted that bash or zsh would take apart."""
+    return " ".join(["evalkit", *map(_quoted, words)])
 
 
 def _quoted(word: str) -> str:
     # shlex quotes everything beyond ASCII too; a shell takes Japanese as it is.
-    return shlex.quote(word) if re.search(r"[^\w@%+=:,./\[\]-]", word) else word
+    return shlex.quote(word) if re.search(r"[^\w@%+=:,./-]", word) else word
 
 
 def folder_name(name: str) -> str:
@@ -74,7 +81,7 @@ def text_sha256(text: str) -> str:
 
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal texts."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return _CANONICAL.encode(value)
 
 
 # step-1000, iter_0005000, checkpoint-500, global_step1000, ckpt-10k

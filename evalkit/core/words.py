@@ -6,23 +6,29 @@ English. `use` is called once, by the command line, before anything is printed.
 
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from evalkit.core.config import Lang
-from evalkit.core.files import read_yaml
 from evalkit.core.reasons import Reason, filled
 
-_chosen = Lang.en
+# Options and YAML are imported where they are needed: the first line on the terminal does not wait for them.
+if TYPE_CHECKING:
+    from evalkit.core.config import Lang
+
+# None: English.
+_chosen: "Lang | None" = None
 
 
-def use(lang: Lang) -> None:
+def use(lang: "Lang") -> None:
     """Chooses the language of everything that is shown from now on."""
     global _chosen
     _chosen = lang
 
 
-def chosen() -> Lang:
+def chosen() -> "Lang":
     """The language in use."""
-    return _chosen
+    from evalkit.core.config import Lang
+
+    return _chosen or Lang.en
 
 
 def t(text: str, /, **values: object) -> str:
@@ -32,7 +38,7 @@ def t(text: str, /, **values: object) -> str:
 
 def shown(text: str) -> str:
     """A sentence in the language in use: a reason by its template, another text where it has its Japanese."""
-    if _chosen is not Lang.ja:
+    if _chosen is None or _chosen.value != "ja":
         return str(text)
     if not isinstance(text, Reason):
         return catalogue().get(text, text)
@@ -51,6 +57,8 @@ def _field(value: str) -> str:
 @cache
 def catalogue() -> dict[str, str]:
     """English texts with their Japanese."""
+    from evalkit.core.files import read_yaml
+
     content = read_yaml(Path(__file__).with_name("words_ja.yaml"))
     assert isinstance(content, dict)
     return content

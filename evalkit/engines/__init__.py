@@ -6,8 +6,23 @@ from evalkit.core.config import BosRule, Dtype, EngineConfig, ModelConfig
 from evalkit.core.errors import EvalkitError, InputError
 from evalkit.engines.base import Engine, Identified
 from evalkit.engines.models import ResolvedModel, check_unchanged, resolve
+from evalkit.engines.models import check as check_files_of
 
 ENGINES = ("local", "ray", "api", "vllm")
+
+
+def check(model: ModelConfig, options: EngineConfig, *, offline: bool) -> None:
+    """Finds out in seconds whether a model can be had, before data are fetched or prepared.
+
+    Raises:
+        InputError, FetchError, EvalkitError: as `identify`.
+    """
+    if options.name == "api":
+        from evalkit.engines.servers.identity import ask_servers
+
+        ask_servers(model, options)
+    else:
+        check_files_of(model, offline=offline)
 
 
 def identify(model: ModelConfig, options: EngineConfig, dtype: Dtype, *, offline: bool) -> Identified:

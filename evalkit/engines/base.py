@@ -15,11 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Identified:
-    """What identifies a run before its engine is built: the model, the engine's family, the precision."""
+    """What identifies a run before its engine is built: the model, the engine's family, the precision.
+
+    `context`: the tokens that a server allows a prompt and its answer now; no part of the identity.
+    """
 
     model: "ResolvedModel"
     family: str
     dtype: str
+    context: int | None = None
 
 
 class Engine(ABC):

@@ -12,7 +12,10 @@ from typing import Any
 
 from evalkit.core.config import BosRule, Dtype, EngineConfig
 from evalkit.core.errors import EvalkitError, InputError, foreign
+from evalkit.core.logs import output_to
+from evalkit.core.progress import say
 from evalkit.core.types import Completion, FinishReason, Request
+from evalkit.core.words import t
 from evalkit.engines.base import Engine, distinct, from_generation_config
 from evalkit.engines.local.loading import check_files
 from evalkit.engines.local.rows import failed
@@ -28,6 +31,8 @@ INSTALL = (
     "python3 -m venv .venv-vllm && .venv-vllm/bin/pip install -c constraints-vllm.txt -e '.[vllm]'"
     "   then .venv-vllm/bin/python -m evalkit ..."
 )
+
+_SEE_LOG = "vLLM's own messages, in the run's run.log, name the cause"
 
 # Options of vllm.LLM about memory and machines; another number of GPUs continues a run.
 _RESOURCES = (
@@ -67,7 +72,6 @@ class VllmEngine(Engine):
         self._parameters = options.parameters
         self._bos = bos
         self._follow_generation_config = follow_generation_config
-        self._vllm = _import_vllm()
         if resolved.path is None:
             raise InputError(
                 "vLLM loads models from files, and this one has none", where=f"model={resolved.name}"
@@ -93,8 +97,14 @@ class VllmEngine(Engine):
             **({"max_num_seqs": options.batch_size} if options.batch_size else {}),
             **options.parameters,
         }
-        with foreign("vLLM cannot load the model", where=resolved.path, raises=EvalkitError):
-            self._llm: Any = self._vllm.LLM(**arguments)
+        # Its own messages, and those of its processes, would hide the progress.
+        say(t("vLLM loads the model"))
+        with output_to(log) as self._wait_for_log:
+            self._vllm = _import_vllm()
+            with foreign(
+                "vLLM cannot load the model", where=resolved.path, raises=EvalkitError, fix=_SEE_LOG
+            ):
+                self._llm: Any = self._vllm.LLM(**arguments)
         self._context = int(self._llm.llm_engine.model_config.max_model_len)
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
@@ -113,9 +123,15 @@ class VllmEngine(Engine):
                     prompt = {"prompt_token_ids": encoded.ids}
                     engine.add_request(encoded.request.id, prompt, self._sampling_parameters(encoded))
             while engine.has_unfinished_requests():
-                for output in engine.step():
+                with foreign("vLLM failed", where="engine=vllm", raises=EvalkitError, fix=_SEE_LOG):
+                    outputs = engine.step()
+                for output in outputs:
                     if output.finished:
                         yield self._completion(running.pop(output.request_id), output.outputs[0])
+        except EvalkitError:
+            # An engine that failed takes no further call.
+            running.clear()
+            raise
         finally:
             # The iterator may be closed early: abort what vLLM still runs.
             if running:
@@ -189,6 +205,7 @@ class VllmEngine(Engine):
         """See `Engine.close`."""
         self._llm = None
         gc.collect()
+        self._wait_for_log()
 
 
 def vllm_dtype(dtype: Dtype) -> str:

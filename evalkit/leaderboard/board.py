@@ -1,25 +1,26 @@
 """The leaderboard: the rows of the runs below some folders, best first.
 
-A model and protocol has one row: its newest run among the most complete ones.
+A model and protocol has one row: its runs that join, and of those that cover the same the newest one of the
+most complete.
 """
 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from evalkit.core.errors import InputError
 from evalkit.core.reasons import Reason
 from evalkit.leaderboard.card import published_rows
-from evalkit.leaderboard.collect import LeftOut, collect
+from evalkit.leaderboard.collect import collect
+from evalkit.leaderboard.join import LeftOut, join_runs, other_model
 from evalkit.leaderboard.llm_jp_eval import read_llm_jp_eval
 from evalkit.leaderboard.rows import MT_BENCH_COLUMNS, NO_FIGURE, Kind, Row, jaster_row
 from evalkit.leaderboard.runs import MtBenchRun, Run
 from evalkit.mtbench.tables.model_tables import scope_figures
 from evalkit.records.results import AVERAGE
-
-AnyRun = TypeVar("AnyRun", Run, MtBenchRun)
+from evalkit.tasks.spec import CATEGORIES
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,12 @@ def build_board(places: Sequence[Path], *, partial: bool = False, reference: str
         InputError: a place does not exist, nothing can be shown, or no published model has that name.
     """
     found = collect(places)
-    rows: dict[tuple[str, str], Row] = {}
-    left_out = list(found.left_out)
-    for row in _jaster_rows(found.runs, partial, left_out):
-        rows[row.model, row.rules] = row
+    runs, without = join_runs(found.runs, partial=partial)
+    left_out = [*found.left_out, *without]
+    rows = [jaster_row(run, _remarks(run, runs, without)) for run in runs]
     for bench in _mt_bench_runs(found.mt_bench, partial, left_out):
         _add_mt_bench(rows, bench)
-    board = [*rows.values(), *_llm_jp_eval_rows(found.llm_jp_eval, left_out)]
+    board = [*rows, *_llm_jp_eval_rows(found.llm_jp_eval, left_out)]
     if reference:
         board += published_rows(reference)
     if not board:
@@ -56,74 +56,72 @@ def build_board(places: Sequence[Path], *, partial: bool = False, reference: str
         raise InputError(
             f"nothing to show{listed}",
             where=", ".join(map(str, places)),
-            fix="--partial shows partial runs" if left_out else "a folder with finished runs: results/",
+            fix="--partial shows partial runs" if left_out and not partial else "a folder with finished runs",
         )
     return Board(tuple(sorted(board, key=_order)), tuple(left_out))
 
 
-def _jaster_rows(runs: Sequence[Run], partial: bool, left_out: list[LeftOut]) -> Iterator[Row]:
-    groups, refused = _grouped(runs, partial)
-    for run in refused:
-        reason = Reason("partial: {reasons} (--partial shows it)", reasons=run.reasons)
-        left_out.append(LeftOut(run.folder, reason))
-    for best, *others in groups:
-        for other in others:
-            reason = Reason(
-                "{model} has a newer run: {folder}"
-                if other.completeness == best.completeness
-                else "{model} has a more complete run: {folder}",
-                model=best.model,
-                folder=best.folder,
-            )
-            left_out.append(LeftOut(other.folder, reason))
-        remark = Reason("one of {n} runs of this model: {name}", n=1 + len(others), name=best.folder.name)
-        yield jaster_row(best, (remark,) if others else ())
+def _remarks(run: Run, rows: Sequence[Run], without: Sequence[LeftOut]) -> Iterator[str]:
+    """What a reader must know of a row: what it joins, what it lacks, and what it was chosen from."""
+    results = run.results
+    if len(run.parts) > 1:
+        suites = ", ".join(sorted(map(_suite, run.parts)))
+        yield Reason("joined of {n} runs: {suites}", n=len(run.parts), suites=suites)
+    missing = [name for name in CATEGORIES if name not in results.categories]
+    if missing and results.categories:
+        yield Reason("no AVG, as these are missing: {names}", names=", ".join(missing))
+    if others := [entry for entry in without if entry.beside == run.leaves[0].folder]:
+        yield Reason("one of {n} runs of this model", n=1 + len(others))
+    same = [other for other in rows if other.model == run.model and other is not run]
+    if not results.categories and same and (what := other_model(same[0].identity, run.identity)):
+        yield Reason("not joined with the model's other runs: {what} differs", what=", ".join(what))
+
+
+def _suite(run: Run) -> str:
+    """What a part of a row covers: its suite, or its datasets where the suite is a list of tasks."""
+    suite = run.results.run.get("suite")
+    return str(suite) if suite not in (None, "task") else ", ".join(run.results.datasets)
 
 
 def _mt_bench_runs(
     runs: Sequence[MtBenchRun], partial: bool, left_out: list[LeftOut]
 ) -> Iterator[MtBenchRun]:
-    groups, refused = _grouped(runs, partial)
-    for run in refused:
-        text = "{model} partial: {reasons} (--partial shows it)"
-        left_out.append(LeftOut(run.folder, Reason(text, model=run.model, reasons=run.reasons)))
-    for best, *others in groups:
-        newer = Reason("{model} has a newer MT-Bench run: {folder}", model=best.model, folder=best.folder)
-        left_out += [LeftOut(other.folder, newer) for other in others]
+    """The newest of the most complete runs of each model and set of rules."""
+    groups: dict[tuple[str, str], list[MtBenchRun]] = {}
+    for run in sorted(runs, key=lambda run: (-run.completeness, -run.finished)):
+        if run.reasons and not partial:
+            text = "MT-Bench is partial: {reasons} (--partial shows it)"
+            left_out.append(LeftOut(run.folder, Reason(text, reasons=run.reasons), run.model))
+        else:
+            groups.setdefault((run.model, run.rules), []).append(run)
+    for best, *others in groups.values():
+        newer = "a newer MT-Bench run of the model is shown"
+        left_out += [LeftOut(other.folder, newer, other.model, best.folder) for other in others]
         yield best
 
 
-def _grouped(runs: Sequence[AnyRun], partial: bool) -> tuple[list[list[AnyRun]], list[AnyRun]]:
-    """The runs of each model and protocol, best first, and the partial runs that may not be shown.
-
-    The best run is the newest of the most complete ones.
-    """
-    groups: dict[tuple[str, str], list[AnyRun]] = {}
-    refused = []
-    for run in runs:
-        if run.reasons and not partial:
-            refused.append(run)
-        else:
-            groups.setdefault((run.model, run.rules), []).append(run)
-    order = (sorted(group, key=lambda run: (-run.completeness, -run.finished)) for group in groups.values())
-    return list(order), refused
-
-
-def _add_mt_bench(rows: dict[tuple[str, str], Row], bench: MtBenchRun) -> None:
+def _add_mt_bench(rows: list[Row], bench: MtBenchRun) -> None:
     """Puts an MT-Bench table into the model's row, or into a separate row."""
     figures = scope_figures(bench.table, partial=bool(bench.reasons))
-    cells = {column: figures[column] for column in MT_BENCH_COLUMNS if column in figures}
+    figures = {name: figure for name, figure in figures.items() if figure.value is not None}
     reasons = tuple(Reason("MT-Bench: {reason}", reason=reason) for reason in bench.reasons)
-    # A row of pfgen has rules of its own and stays alone.
-    free = (k for k, row in rows.items() if row.mt_bench_run is None and "pfgen_score" not in row.datasets)
-    key = next((k for k in free if k[0] == bench.model), None)
-    row = rows[key] if key else Row(model=bench.model, kind=Kind.run)
-    rows[key or (bench.model, f"MT-Bench {bench.rules}")] = replace(
-        row,
-        mt_bench=cells,
-        mt_bench_rules=bench.rules,
-        mt_bench_run=bench,
-        reasons=(*row.reasons, *reasons),
+    row, remarks = Row(model=bench.model, kind=Kind.run), []
+    for place, other in enumerate(rows):
+        if other.model != bench.model or other.mt_bench_run is not None:
+            continue
+        if not (what := other_model(other.run.identity if other.run else {}, bench.identity)):
+            row = rows.pop(place)
+            break
+        remarks = [Reason("not joined with the model's other runs: {what} differs", what=", ".join(what))]
+    rows.append(
+        replace(
+            row,
+            mt_bench={column: figures[column] for column in MT_BENCH_COLUMNS if column in figures},
+            mt_bench_rules=bench.rules,
+            mt_bench_run=bench,
+            reasons=(*row.reasons, *reasons),
+            remarks=(*row.remarks, *(remarks if row.run is None else ())),
+        )
     )
 
 
@@ -142,10 +140,10 @@ def _order(row: Row) -> tuple[Any, ...]:
     average = row.cells.get(AVERAGE) or NO_FIGURE
     values = [cell.value for cell in row.cells.values() if cell.value is not None]
     mean = sum(values) / len(values) if values else 0.0
-    return (average.value is None, -(average.value or 0.0), -mean, _natural(row.model))
+    return (average.value is None, -(average.value or 0.0), -mean, natural_order(row.model))
 
 
-def _natural(name: str) -> tuple[tuple[int, int | str], ...]:
+def natural_order(name: str) -> tuple[tuple[int, int | str], ...]:
     """A sort key that puts step-900 before step-1000."""
     parts = re.split(r"(\d+)", name)
     return tuple((0, int(part)) if part.isdigit() else (1, part) for part in parts)

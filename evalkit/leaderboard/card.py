@@ -1,4 +1,7 @@
-"""The published figures (results/reference/*.csv), and a run's figures in the same columns."""
+"""The published figures (results/reference/*.csv), a run's figures in the same columns, the card's section.
+
+The section has the heading, sentences and column names of llm-jp/llm-jp-3-3.7b-instruct at 1f5a6d0.
+"""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -11,9 +14,26 @@ from evalkit.core.errors import InputError, foreign
 from evalkit.core.files import read_json_object
 from evalkit.core.reasons import with_sentences
 from evalkit.core.text import did_you_mean
-from evalkit.leaderboard.rows import HUB, JASTER_DIGITS, MT_BENCH_DIGITS, Kind, Row
+from evalkit.leaderboard.rows import (
+    HUB,
+    JASTER_DIGITS,
+    MT_BENCH_DIGITS,
+    NO_FIGURE,
+    TABLES,
+    Kind,
+    Row,
+    Table,
+    escaped,
+)
 from evalkit.mtbench.tables.model_tables import scope_figures, with_own_intervals
-from evalkit.records.results import AVERAGE, Figure, Results, read_results
+from evalkit.records.results import (
+    AVERAGE,
+    PROTOCOL_LIMIT,
+    PROTOCOL_SPLIT,
+    Figure,
+    Results,
+    read_results,
+)
 from evalkit.scoring.categories import with_intervals
 
 JASTER_TABLE = "llm-jp-eval v1.3.1"
@@ -21,7 +41,8 @@ MT_BENCH_TABLE = "Japanese MT-Bench gpt-4-0613"
 # The decimals of each published table.
 DIGITS = {JASTER_TABLE: JASTER_DIGITS, MT_BENCH_TABLE: MT_BENCH_DIGITS}
 # How the card's MT-Bench table was made.
-CARD_PRESET, CARD_JUDGE = "llm-jp-3-card", "gpt-4"
+CARD_PRESET, CARD_JUDGE, CARD_JUDGE_MODEL = "llm-jp-3-card", "gpt-4", "gpt-4-0613"
+_CODES = "https://github.com/llm-jp/llm-leaderboard/tree/main"
 PUBLISHED_RULES = "published by llm-jp, not measured here"
 
 
@@ -76,6 +97,73 @@ def published_rows(reference: str) -> list[Row]:
             fix="--reference llm-jp-3",
         )
     return [_published_row(name, _figures(jaster, name), _figures(bench, name)) for name in names]
+
+
+def card_section(rows: Sequence[Row], siblings: Sequence[Row] = ()) -> str:
+    """The evaluation section of a model card in Markdown, as the llm-jp-3 card has it.
+
+    Args:
+        rows: those of a board that were measured here, one set of rules in each table.
+        siblings: published rows, shown where `rows` have figures; one of the same model is left out.
+
+    Raises:
+        InputError: no figure is in the card's tables, or rows of one table have different rules.
+    """
+    parts = ["## Evaluation"]
+    for table, about in ((TABLES[0], _jaster_about), (TABLES[1], _mt_bench_about)):
+        own = [row for row in rows if table.cells(row)]
+        if not own:
+            continue
+        if len(found := sorted({str(table.rules(row)) for row in own})) > 1:
+            raise InputError(
+                "the card has one protocol in a table, and these runs have several: " + "; ".join(found),
+                where=table.title,
+                fix="run= one of them",
+            )
+        shown = {row.model: row for row in siblings if table.cells(row)} | {row.model: row for row in own}
+        names = ["average" if name == AVERAGE else name for name in table.columns]
+        partial = any(cell.partial for row in own for cell in table.cells(row).values())
+        notes = dict.fromkeys(reason for row in own for reason in row.reasons) if partial else {}
+        lines = [f"| {' | '.join(['Model name', *names])} |", f"| :--- |{' ---: |' * len(names)}"]
+        lines += [f"| {_linked(row)} | {' | '.join(_card_cells(row, table))} |" for row in shown.values()]
+        parts += [*about(own[0], len(shown) > len(own)), "\n".join(lines)]
+        parts += [f"\\*: partial, {'; '.join(notes)}"] if partial else []
+    if len(parts) == 1:
+        raise InputError("the card has no table for these runs", fix="a run of suite=jaster or mt-bench-ja")
+    return "\n\n".join(parts) + "\n"
+
+
+def _jaster_about(row: Row, beside: bool) -> list[str]:
+    options = row.run.results.protocol.options if row.run else {}
+    limit, split = options.get("limit", PROTOCOL_LIMIT), options.get("split", PROTOCOL_SPLIT)
+    usual = f"{PROTOCOL_LIMIT} examples from the {PROTOCOL_SPLIT} split"
+    given = f"{limit if limit > 0 else 'all'} examples from the {split} split"
+    other = [f"Published rows are of {usual}."] if beside and given != usual else []
+    return ["### llm-jp-eval (v1.3.1)", " ".join([f"We evaluated the models using {given}.", *other])]
+
+
+def _mt_bench_about(row: Row, beside: bool) -> list[str]:
+    heading = "### Japanese MT Bench"
+    judge = str(row.mt_bench_run.table["judge"]) if row.mt_bench_run else CARD_JUDGE
+    preset = row.mt_bench_run.content["preset"]["name"] if row.mt_bench_run else CARD_PRESET
+    if preset == CARD_PRESET and judge.removesuffix(" (log)") == CARD_JUDGE:
+        how = f"We evaluated the models using `{CARD_JUDGE_MODEL}`."
+        return [heading, f"{how} Please see the [codes]({_CODES}) for details."]
+    other = [f"Published rows were judged by `{CARD_JUDGE_MODEL}`."] if beside else []
+    return [heading, " ".join([f"We evaluated the models using `{judge}` (preset `{preset}`).", *other])]
+
+
+def _card_cells(row: Row, table: Table) -> list[str]:
+    cells = [table.cells(row).get(name, NO_FIGURE) for name in table.columns]
+    return [
+        "" if cell.value is None else f"{cell.value:.{table.digits}f}" + ("*" if cell.partial else "")
+        for cell in cells
+    ]
+
+
+def _linked(row: Row) -> str:
+    name = escaped(row.model)
+    return f"[{name}]({row.url.split('/tree/')[0]})" if row.url else name
 
 
 def _figures(cards: Mapping[str, Card], name: str) -> dict[str, Figure]:

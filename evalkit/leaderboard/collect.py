@@ -1,7 +1,7 @@
 """Folders -> the finished runs in them, and the reason for every folder that is not used."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,23 +9,14 @@ from typing import Any
 from evalkit.core.durable import read_checked_json, read_log
 from evalkit.core.errors import InputError
 from evalkit.core.reasons import Reason, with_sentences
+from evalkit.leaderboard.join import LeftOut, join_runs
 from evalkit.leaderboard.runs import MtBenchRun, Run
 from evalkit.mtbench.tables.model_tables import with_own_intervals
 from evalkit.records.results import Results, read_results
-from evalkit.records.run_folder import RunDirectory
+from evalkit.records.run_folder import RESULTS, RunDirectory, run_folders
 from evalkit.scoring.categories import with_intervals
 
-RESULTS = "results.json"
-# Files that only a run directory has, finished or not.
-_RUN_FILES = ("samples", "config.yaml", "mt_bench.json")
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """A folder or file that is not shown, and why."""
-
-    path: Path
-    reason: str
+_OF_THE_RUN = ("metric_versions", "protocol", "deviations")
 
 
 @dataclass
@@ -36,6 +27,11 @@ class Collection:
     mt_bench: list[MtBenchRun] = field(default_factory=list)
     llm_jp_eval: list[Path] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
+
+    def unreadable(self, place: Path, error: OSError) -> None:
+        """Adds a folder that cannot be searched."""
+        why = Reason("the folder cannot be read: {error}", error=error.strerror)
+        self.left_out.append(LeftOut(place, why))
 
 
 def collect(places: Sequence[Path]) -> Collection:
@@ -51,32 +47,11 @@ def collect(places: Sequence[Path]) -> Collection:
         if place.is_file():
             found.llm_jp_eval.append(place)
             continue
-        for folder in _run_folders(place, found, seen):
+        for folder in run_folders(place, seen, found.unreadable):
             _add(found, folder)
     _drop_copies(found)
     found.mt_bench = _with_preset_hashes(found.mt_bench)
     return found
-
-
-def _run_folders(place: Path, found: Collection, seen: set[Path]) -> Iterator[Path]:
-    """The run directories at or below a folder, in order; the inside of one is not searched.
-
-    A folder that is reached twice, by links or arguments, counts once.
-    """
-    if (real := place.resolve()) in seen:
-        return
-    seen.add(real)
-    if (place / RESULTS).exists() or any((place / name).exists() for name in _RUN_FILES):
-        yield place
-        return
-    try:
-        inner = sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
-    except OSError as error:
-        why = Reason("the folder cannot be read: {error}", error=error.strerror)
-        found.left_out.append(LeftOut(place, why))
-        return
-    for folder in inner:
-        yield from _run_folders(folder, found, seen)
 
 
 def _add(found: Collection, folder: Path) -> None:
@@ -90,8 +65,9 @@ def _add(found: Collection, folder: Path) -> None:
             found.mt_bench += _mt_bench(folder, content)
             return
         results = read_results(path)
-        _check_scores(folder, results)
-        found.runs.append(Run(folder, with_intervals(results, folder), path.stat().st_mtime))
+        scores = _checked_scores(folder, results)
+        finished = path.stat().st_mtime
+        found.runs.append(Run(folder, with_intervals(results, folder), finished, _scores=scores))
     except InputError as error:
         found.left_out.append(LeftOut(folder, error.what))
     except (OSError, ValueError) as error:
@@ -101,14 +77,15 @@ def _add(found: Collection, folder: Path) -> None:
         found.left_out.append(LeftOut(folder, why))
 
 
-def _check_scores(folder: Path, results: Results) -> None:
-    """Checks that scores/ has every sample that results.json counts.
+def _checked_scores(folder: Path, results: Results) -> dict[str, dict[str, dict[str, Any]]]:
+    """The lines of scores/ by dataset and sample, which has every sample that results.json counts.
 
     Raises:
         InputError: a file is missing, damaged or shorter.
     """
     directory = RunDirectory(folder)
     fix = f"python -m evalkit score run={folder}"
+    found = {}
     for name, rates in results.datasets.items():
         path = directory.scores_path(name)
         if not path.exists():
@@ -120,6 +97,12 @@ def _check_scores(folder: Path, results: Results) -> None:
         if len(rows) != rates.n:
             text = "damaged: scores/{name}.jsonl: {n} of {all} samples; {fix}"
             raise InputError(Reason(text, name=name, n=len(rows), all=rates.n, fix=fix))
+        # What every line says of the run takes memory that thousands of runs do not have.
+        found[name] = {
+            key: {name: value for name, value in row.items() if name not in _OF_THE_RUN}
+            for key, row in rows.items()
+        }
+    return found
 
 
 def _mt_bench(folder: Path, content: dict[str, Any]) -> list[MtBenchRun]:
@@ -145,8 +128,8 @@ def _drop_copies(found: Collection) -> None:
         name = run.results.run.get("id") or str(run.folder)
         key = json.dumps([name, run.results.protocol.options], default=str)
         if key in kept:
-            why = Reason("the same run as {folder}", folder=kept[key].folder)
-            found.left_out.append(LeftOut(run.folder, why))
+            why = "the same run as another folder"
+            found.left_out.append(LeftOut(run.folder, why, run.model, kept[key].folder))
         else:
             kept[key] = run
     found.runs = list(kept.values())
@@ -163,14 +146,15 @@ def _with_preset_hashes(runs: Sequence[MtBenchRun]) -> list[MtBenchRun]:
 
 
 def find_run(place: Path) -> Run:
-    """The run of a folder: a run directory, or a folder with just one finished run in it.
+    """The run of a folder: a run directory, or a folder with one finished run in it or runs that join.
 
     Raises:
         InputError: none, several, or an unfinished one.
     """
     found = collect([place])
-    if len(found.runs) == 1:
-        return found.runs[0]
+    joined, left_out = join_runs(found.runs, partial=True)
+    if len(joined) == 1 and not left_out:
+        return joined[0]
     if found.runs:
         listed = "".join(f"\n  {run.folder}" for run in sorted(found.runs, key=lambda run: -run.finished))
         raise InputError(

@@ -21,7 +21,6 @@ from evalkit.leaderboard.paired import (
 from evalkit.leaderboard.runs import (
     Run,
     common,
-    counting_metric,
     coverage_differences,
     data_differences,
     option_differences,
@@ -123,9 +122,10 @@ def compare(
             difference.
     """
     if a.model == b.model and a.folder != b.folder:
-        a, b = (replace(run, label=f"{run.model} ({run.folder.name})") for run in (a, b))
-    both = (a.results, b.results)
-    data, options, coverage = data_differences(*both), option_differences(*both), coverage_differences(*both)
+        names = [run.folder.name if a.folder.name != b.folder.name else str(run.folder) for run in (a, b)]
+        a, b = (replace(run, label=f"{run.model} ({name})") for run, name in zip((a, b), names, strict=True))
+    options, data = differences(a, b)
+    coverage = coverage_differences(a.results, b.results)
     refused = [*([] if across_rules else options), *data, *([] if partial else coverage)]
     if refused:
         more = len(refused) - _SHOWN
@@ -138,6 +138,17 @@ def compare(
     found = compare_samples(a, b, resamples=resamples)
     across = [Reason("across rules: {difference}", difference=one) for one in options]
     return replace(found, remarks=(*across, *found.remarks))
+
+
+def differences(a: Run, b: Run) -> tuple[list[str], list[str]]:
+    """What differs in options, and in protocol and data; of joined runs, between parts with common data."""
+    shared = common(a.results, b.results)
+    parts = list(dict.fromkeys((a.leaf(name).folder, b.leaf(name).folder) for name in shared))
+    first, second = ({run.folder: run.results for run in side.leaves} for side in (a, b))
+    pairs = [(first[x], second[y]) for x, y in parts] or [(a.results, b.results)]
+    options = dict.fromkeys(why for pair in pairs for why in option_differences(*pair))
+    data = dict.fromkeys(why for pair in pairs for why in data_differences(*pair))
+    return list(options), list(data)
 
 
 def _advice(data: Sequence[str], options: Sequence[str], refused: Sequence[str]) -> str:
@@ -154,8 +165,9 @@ def compare_samples(a: Run, b: Run, *, resamples: int = 10_000) -> Comparison:
     flips: list[Flip] = []
     remarks = list(_remarks(a, b))
     for name in common(a.results, b.results):
-        metric, other = (counting_metric(name, run.results) for run in (a, b))
-        ids = [key for key in a.scores(name) if key in b.scores(name)]
+        metric, other = (run.metric(name) for run in (a, b))
+        others = b.scores(name)
+        ids = [key for key in a.scores(name) if key in others]
         correlated = isinstance(METRICS.get(single_name(metric or "")), CorrelationMetric)
         golds = _golds(a, b, name, ids) if correlated else []
         if metric is None or other is None:
@@ -256,9 +268,10 @@ def _corrected(parts: Collection[_Part]) -> tuple[Compared, ...]:
 def _flips(
     a: Run, b: Run, name: str, ids: Sequence[str], first: Sequence[float], second: Sequence[float]
 ) -> Iterator[Flip]:
+    rows = a.scores(name), b.scores(name)
     for key, x, y in zip(ids, first, second, strict=True):
         if x != y:
-            yield Flip(name, key, x, y, *(_predictions(run.scores(name)[key]) for run in (a, b)))
+            yield Flip(name, key, x, y, *(_predictions(side[key]) for side in rows))
 
 
 def _predictions(row: Mapping[str, Any]) -> str:

@@ -3,23 +3,30 @@
 - model card: `model-index` metadata and the two tables.
 - lm-eval: `results` maps a task to `<metric>,none` and `<metric>_stderr,none`. Tasks are the datasets and,
   as groups, the nine categories and AVG, under the names evalkit gives them.
-- W&B: one run for each row in the project `evalkit` (WANDB_PROJECT). WANDB_MODE chooses online or
-  offline, which writes to <out>/wandb for a later `wandb sync`; without an API key it is offline.
+- W&B: one run for each model and protocol in the project `evalkit` (WANDB_PROJECT), with the figures of
+  its checkpoints by `step` and a table of samples. Its id is made of their names: another export updates
+  it. WANDB_MODE chooses online or offline, which writes to <out>/wandb for a later `wandb sync`; without
+  an API key, in the environment or from `wandb login`, it is offline.
 """
 
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from netrc import NetrcParseError, netrc
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
 from evalkit import __version__
 from evalkit.core.errors import EvalkitError
-from evalkit.core.text import folder_name
-from evalkit.leaderboard.rows import TABLES, Kind, Row, Table, measured
+from evalkit.core.text import folder_name, step_of, text_sha256
+from evalkit.leaderboard.frames import sample_rows
+from evalkit.leaderboard.rows import Kind, Row, Table, measured, tables_of
 from evalkit.leaderboard.runs import Run
+from evalkit.leaderboard.steps import checkpoint_of
 from evalkit.leaderboard.tables import markdown_tables
-from evalkit.records.results import AVERAGE, Figure, Results
+from evalkit.records.results import AVERAGE, WITHOUT_MT, Figure, Results
 from evalkit.scoring.categories import category_members
 
 if TYPE_CHECKING:
@@ -27,11 +34,17 @@ if TYPE_CHECKING:
 
 BEGIN, END = "<!-- evalkit: begin -->", "<!-- evalkit: end -->"
 # The hub's names of the benchmarks.
-_HUB_DATASETS = {"jaster": "llm-jp-eval", "mt": "mt-bench-ja", "instructions": "m-ifeval"}
+_HUB_DATASETS = {
+    "jaster": "llm-jp-eval",
+    "mt": "mt-bench-ja",
+    "instructions": "m-ifeval",
+    "pfgen": "pfgen-bench",
+}
 # lm-eval names a filter after the metric; none was applied.
 _FILTER = "none"
 _GROUP_METRIC = "score"
 WANDB_PROJECT = "evalkit"
+_WANDB_SAMPLE = ("dataset", "id", "metric", "value", "input", "prediction", "gold", "completion")
 
 
 def _file_name(stem: str, distinction: object, suffix: str, taken: set[str]) -> str:
@@ -63,7 +76,7 @@ def model_card_files(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
 def _metadata(row: Row) -> str:
     from huggingface_hub import ModelCardData
 
-    results = [result for table in TABLES for result in _hub_results(row, table)]
+    results = [result for table in tables_of([row]) for result in _hub_results(row, table)]
     if not results:
         return ""
     data = ModelCardData(model_name=row.model, eval_results=results)
@@ -80,7 +93,7 @@ def _hub_results(row: Row, table: Table) -> "Iterator[EvalResult]":
             continue
         yield EvalResult(
             task_type="text-generation",
-            dataset_type=_HUB_DATASETS[table.name],
+            dataset_type=_HUB_DATASETS.get(table.name, column),
             dataset_name=f"{table.title} {column}",
             dataset_config=column,
             dataset_args={"protocol": str(table.rules(row)), "samples": cell.n},
@@ -114,6 +127,7 @@ def lm_eval_json(run: Run) -> dict[str, Any]:
     groups = {
         name: _figures_of(name, {_GROUP_METRIC: value})
         for name, value in {**results.categories, **results.average}.items()
+        if name != WITHOUT_MT
     }
     return {
         "results": {
@@ -125,9 +139,12 @@ def lm_eval_json(run: Run) -> dict[str, Any]:
         },
         "groups": groups,
         "group_subtasks": _subtasks(results),
-        "configs": {name: _task_config(results, name) for name in metrics},
-        "versions": dict.fromkeys((*metrics, *groups), results.protocol.name),
-        "n-shot": {name: _few_shots(results, name) for name in metrics},
+        "configs": {name: _task_config(run.leaf(name).results, name) for name in metrics},
+        "versions": {
+            **{name: run.leaf(name).results.protocol.name for name in metrics},
+            **dict.fromkeys(groups, results.protocol.name),
+        },
+        "n-shot": {name: _few_shots(run.leaf(name).results, name) for name in metrics},
         "higher_is_better": {name: dict.fromkeys(computed, True) for name, computed in metrics.items()},
         "n-samples": {
             name: {"original": dataset.n, "effective": dataset.n}
@@ -188,7 +205,7 @@ def _figures_of(name: str, values: dict[str, Figure]) -> dict[str, Any]:
 
 
 def log_to_wandb(rows: Sequence[Row], out: Path) -> list[str]:
-    """Logs every measured row; returns a line for people on each.
+    """Logs every measured row; returns a line for people on each W&B run.
 
     Raises:
         EvalkitError: W&B is not installed, or refuses.
@@ -197,27 +214,63 @@ def log_to_wandb(rows: Sequence[Row], out: Path) -> list[str]:
         import wandb
     except ImportError:
         raise EvalkitError("W&B is not installed", fix="pip install 'evalkit[wandb]'") from None
-    if "WANDB_MODE" not in os.environ and "WANDB_API_KEY" not in os.environ:
-        os.environ["WANDB_MODE"] = "offline"
     out.mkdir(parents=True, exist_ok=True)
     lines = []
-    for row in measured(rows):
+    for name, points in _by_series(measured(rows)).items():
+        last_step, last = points[-1]
         try:
             run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", WANDB_PROJECT),
-                name=row.model,
+                id=text_sha256("\n".join(name))[:16],
+                resume="allow",
+                name=name[0],
                 dir=str(out),
-                config={**_wandb_facts(row), **(row.run.results.protocol.options if row.run else {})},
+                mode=_wandb_mode(wandb.setup().settings),
+                config={**_wandb_facts(last), **(last.run.results.protocol.options if last.run else {})},
+                # The run is there already: its options may have changed.
+                allow_val_change=True,
                 reinit="finish_previous",
                 settings=wandb.Settings(silent=True, console="off"),
             )
-            run.summary.update(_wandb_figures(row))
+            if last_step is not None:
+                run.define_metric("*", step_metric="step")
+            for step, row in points:
+                run.log(_wandb_figures(row) | ({} if step is None else {"step": step}))
+            if last.run is not None:
+                table = [[row.get(column) for column in _WANDB_SAMPLE] for row in sample_rows(last.run)]
+                run.log({"samples": wandb.Table(columns=list(_WANDB_SAMPLE), data=table)})
+            run.summary.update(_wandb_figures(last))
             folder = run.dir
             run.finish()
         except wandb.errors.Error as error:
             raise EvalkitError(f"W&B refused: {error}", fix="WANDB_MODE=offline") from None
-        lines.append(f"wandb: {row.model} ({run.settings.mode}) -> {Path(folder).parent}")
+        place = str(Path(folder).parent)
+        sync = f"   (to send it: wandb sync {place})" if run.settings.mode == "offline" else ""
+        lines.append(f"wandb: {name[0]} ({run.settings.mode}) -> {place}{sync}")
     return lines
+
+
+def _wandb_mode(settings: Any) -> Literal["offline"] | None:
+    """`offline` where W&B would find no key; None leaves it to WANDB_MODE and the user's settings."""
+    if "WANDB_MODE" in os.environ or settings.api_key or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return None
+    homes = (Path(os.path.expanduser("~")) / name for name in (".netrc", "_netrc"))  # noqa: PTH111
+    for path in [Path(os.environ["NETRC"])] if os.environ.get("NETRC") else homes:
+        # What `wandb login` leaves.
+        with suppress(OSError, NetrcParseError):
+            if {urlsplit(settings.base_url).netloc, "api.wandb.ai"} & netrc(path).hosts.keys():
+                return None
+    return "offline"
+
+
+def _by_series(rows: Sequence[Row]) -> dict[tuple[str, str], list[tuple[int | None, Row]]]:
+    """The rows by model without its step, and protocol; each with its step, in their order."""
+    found: dict[tuple[str, str], list[tuple[int | None, Row]]] = {}
+    for row in rows:
+        point = checkpoint_of(row.run) if row.run else None
+        series, step = (point.series, point.step) if point else step_of(row.model) or (row.model, None)
+        found.setdefault((series, row.rules or row.mt_bench_rules), []).append((step, row))
+    return {key: sorted(points, key=lambda point: point[0] or 0) for key, points in found.items()}
 
 
 def _wandb_figures(row: Row) -> dict[str, float]:

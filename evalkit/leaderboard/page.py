@@ -1,11 +1,12 @@
 """leaderboard.html: one file with data, styles and scripts in it; it needs no network and no server.
 
-Data is embedded as JSON in elements that do not run, with `<` escaped; the scripts put text on the
+Data is embedded as JSON in elements that do not run, with `<` escaped, or packed; the scripts put text on the
 page as text only. The page's content security policy allows the embedded scripts by hash and
 nothing else: text that a model wrote cannot run, and nothing is fetched.
 """
 
 import base64
+import gzip
 import json
 from dataclasses import dataclass
 from hashlib import sha256
@@ -18,6 +19,8 @@ from evalkit.leaderboard.page_data import page_data
 from evalkit.leaderboard.page_samples import conversations, dataset_samples
 from evalkit.records.results import PROTOCOL_RESAMPLES
 
+# A block of more characters is packed; the browser unpacks it when it is looked at.
+_PACKED_FROM = 300_000
 SCRIPTS = ("base", "table", "charts", "samples", "pair", "mt_bench", "steps", "main")
 
 
@@ -50,8 +53,8 @@ def page_html(board: Board, options: PageOptions) -> str:
     benches = {
         index: row.mt_bench_run for index, row in enumerate(board.rows) if row.mt_bench_run is not None
     }
-    blocks = {"data": page_data(board, runs, options.lang, options.resamples)}
-    samples = dataset_samples(runs, options.data_dir)
+    samples, tokens = dataset_samples(runs, options.data_dir)
+    blocks = {"data": page_data(board, runs, options.lang, options.resamples, tokens)}
     blocks |= {f"samples-{name}": found for name, found in samples.items()}
     if benches:
         blocks["mt-bench"] = conversations(benches, options.data_dir, options.mirror)
@@ -64,9 +67,17 @@ def page_html(board: Board, options: PageOptions) -> str:
         lang=options.lang.value,
         policy=_policy(scripts),
         style=_asset("page.css"),
-        blocks={name: embedded_json(content) for name, content in blocks.items()},
+        blocks={name: _block(name, content) for name, content in blocks.items()},
         scripts=scripts,
     )
+
+
+def _block(name: str, content: Any) -> tuple[str, str]:
+    """The type and the text of a block of data: JSON, packed where it is large."""
+    text = embedded_json(content)
+    if name == "data" or len(text) < _PACKED_FROM:
+        return "application/json", text
+    return "application/gzip", base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
 def embedded_json(content: Any) -> str:

@@ -2,29 +2,35 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 from evalkit import __version__
 from evalkit.core import words
 from evalkit.core.config import Lang
+from evalkit.core.durable import is_whole_text
 from evalkit.core.errors import EvalkitError
 from evalkit.core.reasons import sentences_in
-from evalkit.leaderboard.board import Board
-from evalkit.leaderboard.compare import Comparison, compare_samples
+from evalkit.leaderboard.board import Board, natural_order
+from evalkit.leaderboard.compare import Comparison, compare_samples, differences
 from evalkit.leaderboard.comparison_report import sentences
-from evalkit.leaderboard.rows import TABLES, Row, Table
-from evalkit.leaderboard.runs import Run, counting_metric, data_differences, option_differences
+from evalkit.leaderboard.rows import PFGEN, Row, Table, tables_of
+from evalkit.leaderboard.runs import Run
 from evalkit.leaderboard.steps import checkpoint_of
-from evalkit.leaderboard.tables import marks
+from evalkit.leaderboard.tables import left_out_by_reason, marks, notes_by_text
+from evalkit.records.environment import CONFIG, kept_environment, read_timings
 from evalkit.records.results import Figure
 from evalkit.scoring.categories import category_members
 from evalkit.tasks.spec import CATEGORIES
 
 # Pairs grow with the square of the rows: runs beyond this many are compared by `compare` only.
 MOST_PAIRED = 8
+_VERSIONS = ("evalkit", "torch", "transformers", "vllm")
 
 
-def page_data(board: Board, runs: Mapping[int, Run], lang: Lang, resamples: int) -> dict[str, Any]:
+def page_data(
+    board: Board, runs: Mapping[int, Run], lang: Lang, resamples: int, tokens: Mapping[Path, int]
+) -> dict[str, Any]:
     """The page's data without samples and conversations.
 
     Args:
@@ -32,16 +38,26 @@ def page_data(board: Board, runs: Mapping[int, Run], lang: Lang, resamples: int)
         runs: their runs, by the index of the row.
         lang: the language the page opens in.
         resamples: of the intervals of each pair of runs.
+        tokens: how many each run folder generated.
     """
     content = {
         "version": __version__,
         "lang": lang.value,
         "words": words.catalogue(),
-        "tables": [_table(table, board.rows) for table in TABLES],
+        "tables": [_table(table, board.rows) for table in tables_of(board.rows)],
         "categories": {name: category_members()[name] for name in CATEGORIES},
         "datasets": _datasets(runs),
-        "rows": [_row(row) for row in board.rows],
-        "leftOut": [[str(entry.path), entry.reason] for entry in board.left_out],
+        "rows": [_row(row, tokens) for row in board.rows],
+        "notes": [[models, note] for note, models in notes_by_text(board.rows).items()],
+        "leftOut": [
+            [
+                sorted({e.model for e in entries if e.model}, key=natural_order),
+                [str(e.path) for e in entries],
+                why,
+            ]
+            for why, entries in left_out_by_reason(board).items()
+        ],
+        "talks": [place for place, row in enumerate(board.rows) if row.mt_bench_run is not None],
         "pairs": _pairs(runs, resamples),
     }
     return content | {"reasons": sentences_in(content)}
@@ -84,7 +100,9 @@ def _datasets(runs: Mapping[int, Run]) -> dict[str, dict[str, Any]]:
         for name in results.datasets:
             entry = {
                 "category": members.get(name),
-                "metric": counting_metric(name, results),
+                "metric": run.metric(name),
+                # The scale of its scores has no right and wrong.
+                "scored": name == PFGEN,
                 "license": facts.get(name, {}).get("license"),
                 "citation": facts.get(name, {}).get("citation"),
             }
@@ -92,7 +110,7 @@ def _datasets(runs: Mapping[int, Run]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _row(row: Row, tokens: Mapping[Path, int]) -> dict[str, Any]:
     checkpoint = checkpoint_of(row.run) if row.run else None
     results = row.run.results if row.run else None
     datasets = results.datasets if results else {}
@@ -107,7 +125,7 @@ def _row(row: Row) -> dict[str, Any]:
         "datasets": {
             name: _cell(row.datasets[f"{name}_{metric}"])
             for name in datasets
-            if results and (metric := counting_metric(name, results)) is not None
+            if row.run and (metric := row.run.metric(name)) is not None
         },
         "rates": {
             name: [rates.empty, rates.truncated, rates.out_of_format] for name, rates in datasets.items()
@@ -117,8 +135,37 @@ def _row(row: Row) -> dict[str, Any]:
             for name, rates in datasets.items()
             if (found := rates.thoughts) is not None
         },
+        "facts": [
+            *(
+                _facts(run.folder, run.results.run.get("suite"), run.identity, tokens)
+                for run in (row.run.leaves if row.run else ())
+            ),
+            *(_facts(one.folder, "MT-Bench", one.identity, tokens) for one in [row.mt_bench_run] if one),
+        ],
         "series": checkpoint.series if checkpoint else None,
         "step": checkpoint.step if checkpoint else None,
+    }
+
+
+def _facts(
+    folder: Path, suite: str | None, identity: Mapping[str, Any], tokens: Mapping[Path, int]
+) -> dict[str, Any]:
+    """How a run was made: time, tokens, versions, machine, configuration; null where it is not known."""
+    environment = kept_environment(folder) or {}
+    seconds, generated = sum(read_timings(folder).values()), tokens.get(folder, 0)
+    packages = {"evalkit": environment.get("evalkit"), **environment.get("packages", {})}
+    config = folder / CONFIG
+    return {
+        "suite": suite,
+        "folder": str(folder),
+        "seconds": round(seconds, 1) if seconds else None,
+        "tokens": generated or None,
+        "speed": round(generated / seconds) if generated and seconds else None,
+        "engine": identity.get("engine_family"),
+        "dtype": identity.get("dtype"),
+        "versions": ", ".join(f"{name} {packages[name]}" for name in _VERSIONS if packages.get(name)) or None,
+        "machine": environment.get("platform"),
+        "config": config.read_text(encoding="utf-8") if is_whole_text(config) else None,
     }
 
 
@@ -130,9 +177,9 @@ def _pairs(runs: Mapping[int, Run], resamples: int) -> dict[str, dict[str, Any]]
 
 
 def _pair(a: Run, b: Run, resamples: int) -> dict[str, Any]:
-    both = (a.results, b.results)
-    if differences := [*option_differences(*both), *data_differences(*both)]:
-        return {"refused": differences}
+    options, data = differences(a, b)
+    if options or data:
+        return {"refused": [*options, *data]}
     try:
         comparison = compare_samples(a, b, resamples=resamples)
     except EvalkitError as error:

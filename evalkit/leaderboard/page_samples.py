@@ -1,9 +1,11 @@
 """The samples a page embeds: inputs and answers of datasets, and MT-Bench conversations.
 
-Inputs and questions are embedded once, answers by the index of their row.
+Inputs, questions and the texts of answers are embedded once, answers by the index of their row. The data that
+prompts are rendered from is read once for all runs that were made from it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,20 +13,30 @@ from typing import Any, NamedTuple
 from evalkit.core.config import given_suite
 from evalkit.core.durable import read_log
 from evalkit.core.errors import EvalkitError
-from evalkit.core.files import read_json_object
+from evalkit.core.files import read_json_object, read_text
 from evalkit.core.reasons import sentences_in, with_sentences
 from evalkit.core.text import text_sha256
-from evalkit.leaderboard.runs import MtBenchRun, Run, counting_metric
+from evalkit.leaderboard.rows import PFGEN
+from evalkit.leaderboard.runs import MtBenchRun, Run
 from evalkit.metrics.prediction import gold
 from evalkit.mtbench.data import BookOptions
-from evalkit.records.run_folder import SampleRecord
+from evalkit.records.environment import CONFIG
+from evalkit.records.run_folder import RunDirectory, SampleRecord
 from evalkit.runs.rescore import kept_config
 from evalkit.runs.suite import load_suite
+from evalkit.sources.fetch import Fetcher
+from evalkit.sources.pfgen import read_pool
+from evalkit.sources.pins import pins_of
 from evalkit.tasks.load import Task
 from evalkit.tasks.prompts import PromptTemplate
 
 # Replaces the input while a prompt is rendered; no dataset contains it.
 _PLACEHOLDER = "\ufdd0input\ufdd1"
+
+
+# What a run's configuration says of the run alone: its checksum, its model and its folder.
+_OF_ONE_RUN = re.compile(r"(?ms)^(# check:|out:)[^\n]*\n|^model:.*?(?=^\w)")
+_Suites = dict[str, tuple[dict[str, Task], PromptTemplate]]
 
 
 class _PromptFrame(NamedTuple):
@@ -40,23 +52,32 @@ class _Dataset:
 
     places: dict[tuple[str, str, str], int] = field(default_factory=dict)
     frames: list[_PromptFrame] = field(default_factory=list)
+    texts: dict[str, int] = field(default_factory=dict)
+    hashes: dict[tuple[_PromptFrame, str], str] = field(default_factory=dict)
     runs: dict[int, dict[str, Any]] = field(default_factory=dict)
 
 
-def dataset_samples(runs: Mapping[int, Run], data_dir: str | None) -> dict[str, dict[str, Any]]:
-    """The samples of every dataset, as plain JSON values.
+def dataset_samples(
+    runs: Mapping[int, Run], data_dir: str | None
+) -> tuple[dict[str, dict[str, Any]], dict[Path, int]]:
+    """The samples of every dataset, as plain JSON values, and the tokens that each run folder generated.
 
     Args:
         runs: the runs by the index of their row.
         data_dir: the prepared data for whole prompts; None: where each run found it.
     """
     found: dict[str, _Dataset] = {}
+    tokens: dict[Path, int] = {}
+    suites: _Suites = {}
     for row, run in runs.items():
-        prompts = _Prompts(run.folder, data_dir)
-        for name in run.results.datasets:
-            dataset = found.setdefault(name, _Dataset())
-            dataset.runs[row] = _dataset_answers(dataset, run, name, prompts)
-    return {name: _json(dataset) for name, dataset in found.items()}
+        for leaf in run.leaves:
+            prompts = _Prompts(leaf.folder, data_dir, suites)
+            for name in leaf.results.datasets:
+                if run.leaf(name) is leaf:
+                    dataset = found.setdefault(name, _Dataset())
+                    dataset.runs[row], count = _dataset_answers(dataset, leaf, name, prompts)
+                    tokens[leaf.folder] = tokens.get(leaf.folder, 0) + count
+    return {name: _json(dataset) for name, dataset in found.items()}, tokens
 
 
 class _Prompts:
@@ -66,74 +87,100 @@ class _Prompts:
     is rendered again; it is shown only when every hash is the same.
     """
 
-    def __init__(self, folder: Path, data_dir: str | None) -> None:
+    def __init__(self, folder: Path, data_dir: str | None, suites: _Suites) -> None:
+        """`suites` holds what was read before, by the configuration of the runs."""
         self._tasks: dict[str, Task] = {}
         self._template = PromptTemplate()
         try:
-            config = kept_config(folder / "config.yaml")
-            self._template = PromptTemplate.of(config.protocol)
-            data_dir = data_dir if data_dir is not None else config.data_dir
-            config = replace(config, data_dir=data_dir, offline=True, allow_missing=True, limit=1)
-            suite = load_suite(given_suite(config.suite), config.data, say=lambda line: None)
+            key = _OF_ONE_RUN.sub("", read_text(folder / CONFIG))
+            if key not in suites:
+                suites[key] = {}, PromptTemplate()
+                config = kept_config(folder / CONFIG)
+                data_dir = data_dir if data_dir is not None else config.data_dir
+                config = replace(config, data_dir=data_dir, offline=True, allow_missing=True, limit=1)
+                loaded = load_suite(given_suite(config.suite), config.data, say=lambda line: None)
+                tasks = {task.name: task for task in loaded.tasks}
+                suites[key] = tasks, PromptTemplate.of(config.protocol)
+            self._tasks, self._template = suites[key]
         except EvalkitError:
             return
-        self._tasks = {task.name: task for task in suite.tasks}
 
-    def frame(self, dataset: str, records: Mapping[str, SampleRecord]) -> _PromptFrame | None:
-        """The text before and after the input, where it is known and the same for all these records."""
+    def frame(self, dataset: str) -> _PromptFrame | None:
+        """The text before and after the input, where it is known."""
         task = self._tasks.get(dataset)
         if task is None:
             return None
         parts = self._template.render(task.spec.instruction, task.few_shots, _PLACEHOLDER).split(_PLACEHOLDER)
-        if len(parts) != 2:
-            return None
-        head, tail = parts
-        same = all(text_sha256(head + r.input + tail) == r.prompt_sha256 for r in records.values())
-        return _PromptFrame(head, tail) if same else None
+        return _PromptFrame(*parts) if len(parts) == 2 else None
 
 
-def _dataset_answers(dataset: _Dataset, run: Run, name: str, prompts: _Prompts) -> dict[str, Any]:
-    """The answers of a run: the scores of each question, and all else `each` times, once for each answer."""
+def _dataset_answers(dataset: _Dataset, run: Run, name: str, prompts: _Prompts) -> tuple[dict[str, Any], int]:
+    """The answers of a run, and the tokens generated.
+
+    The scores are of each question, all else `each` times, once for each answer. A text is its place among
+    the dataset's texts; a column whose entries are all equal is that entry.
+    """
     rows = run.scores(name)
     # The lines of the answers to each question; one that was asked once is its own.
     answers = {key: list(row.get("repeats") or [row]) for key, row in rows.items()}
     lines = [line for given in answers.values() for line in given]
     # Completions that another tool generated have scores, but no records.
-    ids = {line["id"] for line in lines}
-    records = {key: record for key, record in run.records(name).items() if key in ids}
-    at = []
+    kept = RunDirectory(run.folder).records(name)
+    records = {line["id"]: kept[line["id"]] for line in lines if line["id"] in kept}
+    at, questions = [], _pfgen_questions() if name == PFGEN and not records else {}
     for key, given in answers.items():
         record = records.get(given[0]["id"])
-        sample = (key, record.input if record else "", gold(record.gold) if record else "")
+        asked = record.input if record else questions.get(key, "")
+        sample = (key, asked, gold(record.gold) if record else "")
         at.append(dataset.places.setdefault(sample, len(dataset.places)))
     found = [records.get(line["id"]) for line in lines]
-    results = run.results
+    results, anew = run.results, run.results.split_anew
+    text = [None if record is None else _text(record, anew) for record in found]
+    tokens = [record.new_tokens if record else None for record in found]
     content = {
-        "prompt": _frame_index(dataset, prompts.frame(name, records)) if records else None,
+        "prompt": _frame_index(dataset, prompts.frame(name), records.values()),
         "chat": bool(results.protocol.options.get("suite.chat")),
-        "metric": counting_metric(name, results),
-        "at": at,
+        "metric": run.metric(name),
         "each": len(lines) // max(1, len(rows)),
-        "text": [None if record is None else _text(record, results.split_anew) for record in found],
-        "prediction": [str(line["prediction"]) for line in lines],
-        "finish": [record and record.finish_reason for record in found],
-        "tokens": [record and record.new_tokens for record in found],
+        "text": _column([_place(dataset, one) for one in text]),
+        "prediction": [_place(dataset, str(line["prediction"])) for line in lines],
+        "finish": _column([record and record.finish_reason for record in found]),
+        "tokens": _column(tokens),
         "scores": {
             metric: [_score(row, metric) for row in rows.values()]
             for metric in results.datasets[name].metrics
         },
         **_verdicts(lines),
     }
+    if at != list(range(len(at))):
+        content["at"] = at
     if len(lines) > len(rows):
         content["own"] = {metric: [_score(line, metric) for line in lines] for metric in lines[0]["values"]}
+    if any(line.get("missing") for line in lines):
+        content["missing"] = [line.get("missing") or [] for line in lines]
     if results.datasets[name].thoughts is not None:
         content["rule"] = results.split_by
-        content["anew"] = results.split_anew
-        content["status"] = [line.get("status") for line in lines]
-        content["thought"] = [
-            _thought(line, record, results.split_anew) for line, record in zip(lines, found, strict=True)
-        ]
-    return content
+        content["anew"] = anew
+        content["status"] = _column([line.get("status") for line in lines])
+        thoughts = [_thought(line, record, anew) for line, record in zip(lines, found, strict=True)]
+        content["thought"] = _column([_place(dataset, thought) for thought in thoughts])
+    return content, sum(count or 0 for count in tokens)
+
+
+def _pfgen_questions() -> dict[str, str]:
+    """The questions of pfgen by id, which published answers lack; none where they are not in the cache."""
+    pins = [pin for pin in pins_of(PFGEN) if pin.role == "pool"]
+    files = Fetcher(offline=True).fetch(pins).values()
+    pools = [read_pool(file.path) for file in files if not isinstance(file, EvalkitError)]
+    return {sample.id: sample.input for pool in pools for sample in pool}
+
+
+def _place(dataset: _Dataset, text: str | None) -> int | None:
+    return None if text is None else dataset.texts.setdefault(text, len(dataset.texts))
+
+
+def _column(values: list[Any]) -> Any:
+    return values[0] if values and all(value == values[0] for value in values) else values
 
 
 def _text(record: SampleRecord, anew: bool) -> str:
@@ -156,9 +203,18 @@ def _verdicts(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return {"verdicts": kept, "reasons": sentences_in(kept)} if any(kept) else {}
 
 
-def _frame_index(dataset: _Dataset, frame: _PromptFrame | None) -> int | None:
-    if frame is None:
+def _frame_index(
+    dataset: _Dataset, frame: _PromptFrame | None, records: Collection[SampleRecord]
+) -> int | None:
+    """The place of a prompt's frame, where it gives the recorded hash of every prompt."""
+    if frame is None or not records:
         return None
+    for record in records:
+        key = (frame, record.input)
+        if key not in dataset.hashes:
+            dataset.hashes[key] = text_sha256(frame.head + record.input + frame.tail)
+        if dataset.hashes[key] != record.prompt_sha256:
+            return None
     if frame not in dataset.frames:
         dataset.frames.append(frame)
     return dataset.frames.index(frame)
@@ -166,7 +222,8 @@ def _frame_index(dataset: _Dataset, frame: _PromptFrame | None) -> int | None:
 
 def _score(row: Mapping[str, Any], metric: str) -> float | None:
     value = row["values"].get(metric)
-    return None if value is None else round(float(value), 6)
+    # A whole number is written without its decimals.
+    return None if value is None else int(value) if value == int(value) else round(float(value), 6)
 
 
 def _json(dataset: _Dataset) -> dict[str, Any]:
@@ -176,6 +233,7 @@ def _json(dataset: _Dataset) -> dict[str, Any]:
         "ids": [sample[0] for sample in samples],
         "inputs": [sample[1] for sample in samples],
         "golds": [sample[2] for sample in samples],
+        "texts": list(dataset.texts),
         "runs": dataset.runs,
     }
 

@@ -11,6 +11,7 @@ and Smyth 2010). Holm's correction (Holm 1979) for families.
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,8 @@ from evalkit.metrics.correlation import row_correlations
 from evalkit.metrics.intervals import FloatArray, Interval, Spread
 
 DRAWS = 10_000
+# Signs of datasets up to this size are kept: 16 MB.
+_KEPT = 200
 # With up to this many differing samples every arrangement of signs is counted.
 _EXACT = 13
 # Swaps drawn per block: 4 million are 32 MB, whatever the size of the dataset.
@@ -177,17 +180,25 @@ def _swaps(n: int, stream: int) -> Iterator[NDArray[np.bool_]]:
 
 def _swapped_means(gaps: FloatArray, stream: int) -> FloatArray:
     """The mean of `gaps` [n] under random swaps: [DRAWS]."""
-    return np.concatenate([(swaps * -2.0 + 1.0) @ gaps / len(gaps) for swaps in _swaps(len(gaps), stream)])
+    n = len(gaps)
+    signs = [_kept_signs(n, stream)] if n <= _KEPT else (swaps * -2.0 + 1.0 for swaps in _swaps(n, stream))
+    return np.concatenate([block @ gaps / n for block in signs])
+
+
+@lru_cache(maxsize=32)
+def _kept_signs(n: int, stream: int) -> FloatArray:
+    """The signs of a small dataset's swaps, [DRAWS, n]: the same for each of many pairs of runs."""
+    return np.concatenate([swaps * -2.0 + 1.0 for swaps in _swaps(n, stream)])
 
 
 def _swapped(metric: CorrelationMetric, pairs: Pairs, golds: FloatArray, stream: int) -> FloatArray:
     """The difference of the correlations under random swaps: [DRAWS]."""
     from scipy.stats import rankdata
 
-    found = []
-    for swaps in _swaps(len(golds), stream):
+    found, n = [], len(golds)
+    for swaps in [_kept_signs(n, stream) < 0] if n <= _KEPT else _swaps(n, stream):
         rows = [np.where(swaps, pairs.b, pairs.a), np.where(swaps, pairs.a, pairs.b)]
-        gold = np.broadcast_to(golds, swaps.shape)
+        gold = golds[None, :]
         if metric.name == "spearman":
             rows, gold = [rankdata(row, axis=1) for row in rows], rankdata(gold, axis=1)
         first, second = (row_correlations(row, gold) for row in rows)

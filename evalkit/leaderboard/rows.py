@@ -3,12 +3,15 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import cache
 from typing import Any
 from urllib.parse import quote
 
 from evalkit.core.errors import InputError
 from evalkit.leaderboard.runs import MtBenchRun, Run
-from evalkit.records.results import AVERAGE, Figure
+from evalkit.records.results import AVERAGE, WITHOUT_MT, Figure
+from evalkit.scoring.categories import category_members
+from evalkit.tasks.spec import task_names
 
 # The order and the rounding of the tables; the first two are the model card's.
 JASTER_COLUMNS = (AVERAGE, "EL", "FA", "HE", "MC", "MR", "MT", "NLI", "QA", "RC")
@@ -23,6 +26,7 @@ MT_BENCH_COLUMNS = (
     "stem",
     "writing",
 )
+PFGEN = "pfgen"
 PFGEN_COLUMNS = ("score", "fluency", "truthfulness", "helpfulness")
 JASTER_DIGITS = 4
 MT_BENCH_DIGITS = 2
@@ -66,6 +70,17 @@ class Row:
         """Whether any figure covers less than the protocol requires."""
         return bool(self.reasons) or any(c.partial for c in (*self.cells.values(), *self.mt_bench.values()))
 
+    @property
+    def own_datasets(self) -> list[str]:
+        """The user's own tasks."""
+        return [name for name in self.run.results.datasets if name not in _shipped()] if self.run else []
+
+    def rules_of(self, datasets: Iterable[str]) -> str:
+        """The rules by which these datasets were scored, where the row has them."""
+        there = [name for name in datasets if self.run and name in self.run.results.datasets]
+        rules = list(dict.fromkeys(self.run.leaf(name).rules for name in there)) if self.run else []
+        return rules[0] if len(rules) == 1 else "; ".join(rules) or self.rules
+
 
 @dataclass(frozen=True)
 class Table:
@@ -100,7 +115,7 @@ TABLES = (
     Table(
         name="jaster",
         title="llm-jp-eval v1.3.1",
-        columns=JASTER_COLUMNS,
+        columns=(*JASTER_COLUMNS, WITHOUT_MT),
         digits=JASTER_DIGITS,
         prefix="",
         cells=lambda row: row.cells,
@@ -126,7 +141,7 @@ TABLES = (
             for name in INSTRUCTION_COLUMNS
             if (key := f"{INSTRUCTIONS}_{name}") in row.datasets
         },
-        rules=lambda row: row.rules,
+        rules=lambda row: row.rules_of([INSTRUCTIONS]),
     ),
     Table(
         name="pfgen",
@@ -137,9 +152,34 @@ TABLES = (
         cells=lambda row: {
             name: row.datasets[f"pfgen_{name}"] for name in PFGEN_COLUMNS if f"pfgen_{name}" in row.datasets
         },
-        rules=lambda row: row.rules,
+        rules=lambda row: row.rules_of([PFGEN]),
     ),
 )
+
+
+def tables_of(rows: Sequence[Row]) -> list[Table]:
+    """The tables of these rows: the shipped ones, and one of own tasks where there are some."""
+    names = tuple(sorted({name for row in rows for name in row.own_datasets}))
+    own = Table(
+        name="own",
+        title="Own tasks",
+        columns=names,
+        digits=JASTER_DIGITS,
+        prefix="task_",
+        cells=_own_cells,
+        rules=lambda row: row.rules_of(row.own_datasets),
+    )
+    return [*TABLES, own] if names else list(TABLES)
+
+
+def _own_cells(row: Row) -> dict[str, Figure]:
+    keys = {name: f"{name}_{row.run.metric(name)}" for name in row.own_datasets if row.run}
+    return {name: row.datasets[key] for name, key in keys.items() if key in row.datasets}
+
+
+@cache
+def _shipped() -> frozenset[str]:
+    return frozenset((*task_names(), PFGEN))
 
 
 def measured(rows: Sequence[Row]) -> list[Row]:
@@ -157,20 +197,34 @@ def measured(rows: Sequence[Row]) -> list[Row]:
 def jaster_row(run: Run, remarks: Iterable[str] = ()) -> Row:
     """The row of one run."""
     results = run.results
-    whole = bool(run.whole_reasons)
+    members = category_members()
+    whole = {
+        name
+        for leaf in run.leaves
+        for name, datasets in members.items()
+        if leaf.whole_reasons and leaf.results.datasets.keys() & {*datasets}
+    }
     cells = {
-        name: replace(value, partial=whole or name in results.partial.categories)
+        name: replace(value, partial=name in whole or name in results.partial.categories)
         for name, value in results.categories.items()
     }
     average = results.average.get(AVERAGE)
     if average is not None and average.value is not None:
-        cells[AVERAGE] = replace(average, partial=whole)
+        cells[AVERAGE] = replace(average, partial=bool(whole))
+    if (others := results.average.get(WITHOUT_MT)) is not None:
+        cells[WITHOUT_MT] = replace(others, partial=True)
     return Row(
         model=run.model,
         kind=Kind.run,
-        url=model_url(results.run.get("identity", {}).get("model", {})),
+        url=model_url(run.identity.get("model", {})),
         cells=cells,
-        datasets={key: replace(value, partial=whole) for key, value in results.scores.items()},
+        datasets={
+            f"{name}_{metric}": replace(
+                results.scores[f"{name}_{metric}"], partial=bool(run.leaf(name).whole_reasons)
+            )
+            for name, rates in results.datasets.items()
+            for metric in rates.metrics
+        },
         rules=run.rules,
         reasons=run.reasons,
         remarks=tuple(remarks),
@@ -185,3 +239,10 @@ def model_url(identity: Any) -> str | None:
         path = identity["hub"] + (f"/tree/{commit}" if commit else "")
         return HUB + quote(path)
     return None
+
+
+def escaped(text: str) -> str:
+    """A text with Markdown and HTML escaped, on one line: for a cell of a table."""
+    for sign in "\\`*_[]<>|":
+        text = text.replace(sign, f"\\{sign}" if sign not in "<>" else {"<": "&lt;", ">": "&gt;"}[sign])
+    return " ".join(text.split())

@@ -11,7 +11,8 @@ from evalkit.core.reasons import Reason
 from evalkit.metrics import METRICS
 from evalkit.metrics.base import CorrelationMetric
 from evalkit.metrics.repeats import single_name
-from evalkit.records.results import Results, is_number
+from evalkit.records.environment import kept_environment
+from evalkit.records.results import MISSING_METRIC, Results, is_number
 from evalkit.records.run_folder import RunDirectory, SampleRecord
 from evalkit.scoring.categories import missing_dataset
 from evalkit.tasks.spec import load_spec, task_names
@@ -28,14 +29,16 @@ _UNRECORDED: dict[str, Any] = {"suite.chat": False, "suite.chat_turns": False, "
 class Run:
     """A finished run: its folder, its results, and when results.json was written (seconds).
 
-    `label` stands for the model's name where two runs of one model are told apart. The scores and records
-    of its samples are read on demand, each file once.
+    `label` stands for the model's name where two runs of one model are told apart. `parts` are the runs it
+    joins (`evalkit.leaderboard.join`); none for a run of its own. The scores and records of its samples are
+    read on demand, each file once.
     """
 
     folder: Path
     results: Results
     finished: float
     label: str | None = None
+    parts: tuple["Run", ...] = ()
     _scores: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict, repr=False, compare=False)
     _records: dict[str, dict[str, SampleRecord]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -45,9 +48,36 @@ class Run:
         return self.label or str(self.results.run.get("model") or self.folder.name)
 
     @property
+    def identity(self) -> Mapping[str, Any]:
+        """What decided the completions; empty where another tool made them."""
+        return cast(Mapping[str, Any], self.results.run.get("identity") or {})
+
+    @property
     def rules(self) -> str:
-        """The protocol with its deviations: runs are comparable when these are equal."""
-        return rules_of(self.results)
+        """The protocol with its deviations: runs are comparable when these are equal.
+
+        Of joined runs those of the first, which has categories where any has.
+        """
+        same = [run.results for run in self.leaves if run.protocol == self.protocol]
+        return next((rules_of(one) for one in same if one.run.get("other_data")), self.protocol)
+
+    @property
+    def protocol(self) -> str:
+        """The rules, whatever the data."""
+        return protocol_of(self.leaves[0].results)
+
+    @property
+    def leaves(self) -> tuple["Run", ...]:
+        """The runs it joins, or itself."""
+        return self.parts or (self,)
+
+    def leaf(self, dataset: str) -> "Run":
+        """The run that a dataset's figures are from."""
+        return next((part for part in self.parts if dataset in part.results.datasets), self)
+
+    def metric(self, dataset: str) -> str | None:
+        """The metric of a dataset that is compared (`counting_metric`)."""
+        return counting_metric(dataset, self.leaf(dataset).results)
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -69,7 +99,11 @@ class Run:
         results = self.results
         of_one = {missing_dataset(name, why) for name, why in results.partial.datasets.items()}
         of_one |= {entry.sentence for entry in results.missing_metrics}
-        return [reason for reason in results.partial.reasons if reason not in of_one]
+        return [
+            reason
+            for reason in results.partial.reasons
+            if reason not in of_one and getattr(reason, "template", "") != MISSING_METRIC
+        ]
 
     @property
     def completeness(self) -> int:
@@ -84,6 +118,8 @@ class Run:
         Raises:
             InputError: lines are damaged.
         """
+        if (leaf := self.leaf(dataset)) is not self:
+            return leaf.scores(dataset)
         if dataset not in self._scores:
             path = RunDirectory(self.folder).scores_path(dataset)
             self._scores[dataset], damaged = read_log(path)
@@ -110,6 +146,8 @@ class Run:
 
     def records(self, dataset: str) -> Mapping[str, SampleRecord]:
         """The records by sample id; none where another tool generated the completions."""
+        if (leaf := self.leaf(dataset)) is not self:
+            return leaf.records(dataset)
         if dataset not in self._records:
             self._records[dataset] = RunDirectory(self.folder).records(dataset)
         return self._records[dataset]
@@ -144,6 +182,12 @@ class MtBenchRun:
                 raise TypeError("a text was expected")
 
     @property
+    def identity(self) -> Mapping[str, Any]:
+        """What decided the answers; empty where they were given."""
+        environment = kept_environment(self.folder) or {}
+        return cast(Mapping[str, Any], environment.get("identity") or {})
+
+    @property
     def preset_sha256(self) -> str:
         """The hash of the whole preset; empty where the results lack it."""
         return cast(str, self.content["preset"].get("sha256", ""))
@@ -173,16 +217,21 @@ class MtBenchRun:
 
 def rules_of(results: Results) -> str:
     """The protocol's name with every deviation that can change a score, and whether the data differ."""
+    rules = protocol_of(results)
+    if results.run.get("other_data"):
+        return Reason("{rules}, other data than published", rules=rules)
+    return rules
+
+
+def protocol_of(results: Results) -> str:
+    """The protocol's name with every deviation that can change a score."""
     deviations = {k: v for k, v in results.protocol.deviations.items() if k not in AMOUNT_OPTIONS}
     if results.split_by != "none":
         # `auto` is no deviation, and the rule it chose decides what is graded.
         deviations.setdefault("reasoning.parser", results.split_by.partition(" ")[0])
-    rules = ", ".join(
+    return ", ".join(
         [results.protocol.name, *(f"{key}={value}" for key, value in sorted(deviations.items()))]
     )
-    if results.run.get("other_data"):
-        return Reason("{rules}, other data than published", rules=rules)
-    return rules
 
 
 # --- comparable runs ------------------------------------------------------------------------------

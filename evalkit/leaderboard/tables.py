@@ -1,4 +1,4 @@
-"""Rows -> leaderboard.csv and leaderboard.md: the card's two tables, order and rounding.
+"""Rows -> leaderboard.csv and leaderboard.md: the card's tables, order and rounding.
 
 In Markdown the best figure of a column is bold; `≈` marks figures that the intervals do not
 distinguish from it, `*` partial figures. Only rows of one protocol are compared; published and
@@ -9,10 +9,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
+from evalkit.core.reasons import Reason
 from evalkit.core.words import shown, t
-from evalkit.leaderboard.board import Board
-from evalkit.leaderboard.rows import TABLES, Kind, Row, Table
-from evalkit.records.results import Figure
+from evalkit.leaderboard.board import Board, natural_order
+from evalkit.leaderboard.join import LeftOut
+from evalkit.leaderboard.rows import Kind, Row, Table, escaped, tables_of
+from evalkit.records.results import WITHOUT_MT, Figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +38,7 @@ def csv_frame(rows: Sequence[Row]) -> "pd.DataFrame":
         "partial": [row.partial for row in rows],
     }
     ends: dict[str, list[object]] = {}
-    for table in TABLES:
+    for table in tables_of(rows):
         for name in table.filled(rows):
             cells = table.column(name, rows)
             columns[table.prefix + name] = [rounded(cell.value, table.digits) for cell in cells]
@@ -48,7 +50,7 @@ def csv_frame(rows: Sequence[Row]) -> "pd.DataFrame":
     columns["url"] = [row.url or "" for row in rows]
     columns["protocol"] = [row.rules for row in rows]
     columns["mt_bench_rules"] = [row.mt_bench_rules for row in rows]
-    columns["run"] = [row.run.folder.as_posix() if row.run else "" for row in rows]
+    columns["run"] = [_folders(row) for row in rows]
     columns["remarks"] = [spreadsheet_text("; ".join((*row.reasons, *row.remarks))) for row in rows]
     return pd.DataFrame(columns)
 
@@ -68,29 +70,74 @@ def markdown(board: Board) -> str:
     parts = [f"# {t('Leaderboard')}", markdown_tables(board.rows)]
     if board.left_out:
         parts.append(f"## {t('Not shown')}")
-        listed = ((str(entry.path).replace("`", "'"), shown(entry.reason)) for entry in board.left_out)
-        parts.append("\n".join(f"- `{path}`: {_cell_text(reason)}" for path, reason in listed))
+        parts.append("\n".join(f"- {escaped(why)}: {_paths(entries)}" for why, entries in not_shown(board)))
     return "\n\n".join(parts) + "\n"
 
 
+def _paths(entries: Sequence[LeftOut]) -> str:
+    return ", ".join("`{}`".format(str(entry.path).replace("`", "'")) for entry in entries)
+
+
 def markdown_tables(rows: Sequence[Row], heading: str = "##") -> str:
-    """The two tables with their notes; a table without figures is left out."""
+    """The tables with their notes; a table without figures is left out."""
     parts = []
-    for table in TABLES:
+    for table in tables_of(rows):
         if shown := table.rows(rows):
             notes = notes_of([table.rules(row) for row in shown])
             parts += [
-                f"{heading} {table.title}",
+                f"{heading} {t(table.title)}",
                 _table(table, shown, notes),
                 "\n".join(_legend(table, shown, notes)),
             ]
+    parts.append("\n".join(f"- {escaped(line)}" for line in row_notes(rows)))
     return "\n\n".join(part for part in parts if part)
+
+
+def notes_by_text(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """What must be known of rows, and the models that each sentence is about."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        for note in dict.fromkeys((*row.reasons, *row.remarks)):
+            found.setdefault(note, []).append(row.model)
+    return {note: sorted(models, key=natural_order) for note, models in found.items()}
+
+
+def row_notes(rows: Sequence[Row]) -> list[str]:
+    """A line for each sentence about rows, said once for all models that share it."""
+    return [_of_models(models, note) for note, models in notes_by_text(rows).items()]
+
+
+def left_out_by_reason(board: Board) -> dict[str, list[LeftOut]]:
+    """What is not shown, by the reason."""
+    found: dict[str, list[LeftOut]] = {}
+    for entry in board.left_out:
+        found.setdefault(entry.reason, []).append(entry)
+    return found
+
+
+def not_shown(board: Board) -> list[tuple[str, list[LeftOut]]]:
+    """A line for each reason why something is not shown, with the folders."""
+    return [
+        (_of_models([entry.model for entry in entries if entry.model], why), entries)
+        for why, entries in left_out_by_reason(board).items()
+    ]
+
+
+def _of_models(models: Sequence[str], note: str) -> str:
+    """A sentence behind the names of the models that it is about, and their number."""
+    names = sorted(dict.fromkeys(models), key=natural_order)
+    # In a field only a reason is said in the reader's language.
+    note = note if isinstance(note, Reason) else Reason(note)
+    if len(names) > 1:
+        return t("{n} models ({names}): {note}", n=len(names), names=", ".join(names), note=note)
+    return t("{model}: {note}", model=names[0], note=note) if names else shown(note)
 
 
 def marks(cells: Sequence[Figure], rules: Sequence[str]) -> list[Mark]:
     """For a column: which figure is best among those of its rules, and which do not differ from it.
 
-    A figure gets no mark when it is the only one of its rules, is partial, or was not measured here.
+    A figure gets no mark when it is the only one of its rules, all share it, it is partial, or it was not
+    measured here.
     """
     result: list[Mark] = [""] * len(cells)
     for rule in dict.fromkeys(rules):
@@ -102,6 +149,8 @@ def marks(cells: Sequence[Figure], rules: Sequence[str]) -> list[Mark]:
         if len(group) < 2:
             continue
         best = max(group, key=lambda index: cells[index].value or 0.0)
+        if all(cells[index].value == cells[best].value for index in group):
+            continue
         for index in group:
             if cells[index].value == cells[best].value:
                 result[index] = "best"
@@ -127,6 +176,12 @@ def _is_measured(cell: Figure) -> bool:
     return cell.ci95 is not None or cell.n > 0
 
 
+def _folders(row: Row) -> str:
+    folders = [run.folder for run in row.run.leaves] if row.run else []
+    folders += [row.mt_bench_run.folder] if row.mt_bench_run else []
+    return "; ".join(folder.as_posix() for folder in folders)
+
+
 def spreadsheet_text(text: str) -> str:
     """The text, with a quote in front where a spreadsheet would run it as a formula.
 
@@ -143,7 +198,9 @@ def rounded(value: float | None, digits: int) -> str:
 
 def _table(table: Table, rows: Sequence[Row], notes: Mapping[str, int]) -> str:
     rules = [table.rules(row) for row in rows]
-    columns = {name: table.column(name, rows) for name in table.columns}
+    # All of the card's columns; what stands in for its average only where a row has it.
+    names = [name for name in table.columns if name != WITHOUT_MT or name in table.filled(rows)]
+    columns = {name: table.column(name, rows) for name in names}
     marked = {name: marks(cells, rules) for name, cells in columns.items()}
     lines = [
         f"| {t('model')} | " + " | ".join(columns) + " |",
@@ -163,7 +220,7 @@ def _cell(cell: Figure, mark: Mark, digits: int) -> str:
 
 
 def _name(row: Row, note: int | None) -> str:
-    name = _cell_text(row.model)
+    name = escaped(row.model)
     linked = f"[{name}]({row.url})" if row.url else name
     kind = f" ({t(row.kind.value)})" if row.kind is not Kind.run else ""
     return linked + kind + (f" <sup>{note}</sup>" if note else "")
@@ -183,15 +240,5 @@ def _legend(table: Table, rows: Sequence[Row], notes: Mapping[str, int]) -> list
         )
     if any(cell.partial for row in rows for cell in table.cells(row).values()):
         lines.append(t("\\*: partial, not comparable with complete figures."))
-    lines += [f"<sup>{number}</sup> {_cell_text(shown(rule))}" for rule, number in notes.items()]
-    for row in rows:
-        if remarks := [shown(remark) for remark in (*row.reasons, *row.remarks)]:
-            lines.append(f"{_cell_text(row.model)}: {_cell_text('; '.join(remarks))}")
+    lines += [f"<sup>{number}</sup> {escaped(shown(rule))}" for rule, number in notes.items()]
     return [f"- {line}" for line in lines]
-
-
-def _cell_text(text: str) -> str:
-    """The text with Markdown and HTML escaped, on one line."""
-    for sign in "\\`*_[]<>|":
-        text = text.replace(sign, f"\\{sign}" if sign not in "<>" else {"<": "&lt;", ">": "&gt;"}[sign])
-    return " ".join(text.split())

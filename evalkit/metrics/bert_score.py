@@ -4,13 +4,14 @@ An extra (`evalkit[bertscore]`) that is off by default; these scores enter no ca
 """
 
 from collections.abc import Sequence
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from evalkit.core.config import MetricsConfig
 from evalkit.core.errors import foreign
+from evalkit.core.files import file_sha256
 from evalkit.metrics.base import MetricUnavailableError, Triple
 from evalkit.metrics.model_files import PREPARE
 from evalkit.services.hub import locate
@@ -95,8 +96,8 @@ class BertScore:
         with foreign("the model of BERTScore cannot be loaded", where=folder, raises=MetricUnavailableError):
             self._scorer = BERTScorer(model_type=str(folder), num_layers=layers, device=device)
             _restore_tokenizer(self._scorer, folder)
-            with (folder / _WEIGHTS).open("rb") as file:
-                digest = sha256(file_digest(file, "sha256").digest() + bytes([layers])).hexdigest()
+            weights = bytes.fromhex(file_sha256(folder / _WEIGHTS))
+            digest = sha256(weights + bytes([layers])).hexdigest()
         self.version = f"{CODE_VERSION} (bert-score {version('bert-score')}, model {digest[:12]})"
 
     def score(self, triples: Sequence[Triple]) -> list[float]:

@@ -5,7 +5,7 @@ Comet("wmt22-comet-da", encoder="xlm-roberta-large").score([{"src": ..., "mt": .
 """
 
 from collections.abc import Iterable, Sequence
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,9 @@ import torch
 
 from evalkit.core.assets import cache_dir
 from evalkit.core.errors import foreign
+from evalkit.core.files import file_sha256
+from evalkit.core.progress import bar
+from evalkit.core.words import t
 from evalkit.metrics.base import MetricUnavailableError, Triple
 from evalkit.metrics.comet_model import (
     Estimator,
@@ -100,19 +103,19 @@ class Comet:
             zip(new, encoder.token_ids(list(new.values())), strict=True), key=lambda e: (-len(e[1]), e[0])
         )
         rows: dict[str, Embedding] = {}
-        position = 0
-        while position < len(order):
-            batch = order[position : position + self._batch_size]
-            try:
-                embedded = encoder([ids for _, ids in batch])
-            except torch.OutOfMemoryError:
-                self._halve_batches()
-                continue
-            rows.update((key, row.numpy()) for (key, _), row in zip(batch, embedded, strict=True))
-            position += len(batch)
-            if len(rows) >= ROWS_PER_SHARD:
-                self._cache.add(rows)
-                rows = {}
+        with bar(t("sentences for COMET"), len(order)) as progress:
+            while progress.done < len(order):
+                batch = order[progress.done : progress.done + self._batch_size]
+                try:
+                    embedded = encoder([ids for _, ids in batch])
+                except torch.OutOfMemoryError:
+                    self._halve_batches()
+                    continue
+                rows.update((key, row.numpy()) for (key, _), row in zip(batch, embedded, strict=True))
+                progress.advance(len(batch))
+                if len(rows) >= ROWS_PER_SHARD:
+                    self._cache.add(rows)
+                    rows = {}
         self._cache.add(rows)
 
     def _halve_batches(self) -> None:
@@ -150,6 +153,5 @@ def _model_hash(weights: Path, encoder: Path) -> str:
             fix="metrics.comet.encoder must be a folder with config.json and a tokenizer",
         )
     for path in (weights, *files):
-        with path.open("rb") as file:
-            digest.update(f"{path.name}:{file_digest(file, 'sha256').hexdigest()}\n".encode())
+        digest.update(f"{path.name}:{file_sha256(path)}\n".encode())
     return digest.hexdigest()

@@ -8,6 +8,7 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -51,16 +52,18 @@ def _defined(correlation: Callable[..., Any], predicted: Sequence[float], golds:
 
 def resampled_pearson(predicted: Sequence[float], golds: Sequence[float], resamples: int) -> "FloatArray":
     """Pearson's correlation in each bootstrap resample: [resamples]."""
-    return _resampled(predicted, golds, resamples, ranked=False)
+    return _resampled(tuple(predicted), tuple(golds), resamples, ranked=False)
 
 
 def resampled_spearman(predicted: Sequence[float], golds: Sequence[float], resamples: int) -> "FloatArray":
     """Spearman's correlation in each bootstrap resample, ranks taken anew in each: [resamples]."""
-    return _resampled(predicted, golds, resamples, ranked=True)
+    return _resampled(tuple(predicted), tuple(golds), resamples, ranked=True)
 
 
+# A board compares each run with several others.
+@lru_cache(maxsize=16)
 def _resampled(
-    predicted: Sequence[float], golds: Sequence[float], resamples: int, *, ranked: bool
+    predicted: tuple[float, ...], golds: tuple[float, ...], resamples: int, *, ranked: bool
 ) -> "FloatArray":
     import numpy as np
 
@@ -75,7 +78,7 @@ def _resampled(
 
 
 def row_correlations(x: "FloatArray", y: "FloatArray") -> "FloatArray":
-    """The correlation of each row of two arrays [rows, n]; 0.0 where a row is constant."""
+    """The correlation of each row of two arrays [rows, n]; one may be [1, n]. A constant row gives 0.0."""
     import numpy as np
 
     constant = (x == x[:, :1]).all(axis=1) | (y == y[:, :1]).all(axis=1)

@@ -8,18 +8,20 @@ are those of lightblue-tech/M-IFEval; docs/metrics.md lists the kinds.
 import json
 import operator
 import re
+import typing
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache, partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from evalkit.core.errors import InputError
-from evalkit.core.files import parse_json
+from evalkit.core.files import parse_json, read_yaml
 from evalkit.core.reasons import Reason
 from evalkit.core.text import canonical_json, did_you_mean
 from evalkit.metrics import intervals
@@ -35,11 +37,6 @@ _RELATIONS: dict[str, tuple[str, Callable[[int, int], bool]]] = {
     _BELOW: ("fewer than {n}", operator.lt),
     _EXACTLY: ("exactly {n}", operator.eq),
 }
-# What langdetect 1.0.9 can answer.
-_LANGUAGES = (
-    "af ar bg bn ca cs cy da de el en es et fa fi fr gu he hi hr hu id it ja kn ko lt lv mk ml mr ne nl no "
-    "pa pl pt ro ru sk sl so sq sv sw ta te th tl tr uk ur vi zh-cn zh-tw"
-)
 _CONSTRAINED = ("はい、そうです。", "いいえ、違います。", "どちらとも言えません。")
 _POSTSCRIPTS = {"P.S.": r"p\.\s?s\.", "P.P.S": r"p\.\s?p\.\s?s"}
 _FENCES = ("```json", "```Json", "```JSON", "```")
@@ -74,41 +71,45 @@ class Verdict:
     unsatisfiable: Reason | None = None
 
 
-def _number(value: Any, least: int = 0) -> str | None:
-    fits = isinstance(value, int) and not isinstance(value, bool) and value >= least
-    return None if fits else f"a whole number, {least} or more"
+class Kind(NamedTuple):
+    """How one kind of instruction is checked: an entry of ifeval.yaml."""
+
+    rule: str
+    arguments: Mapping[str, str] = {}
+    pattern: str = ""
+    number: str = ""
+    relation: str = ""
+
+    def check(self, text: str, arguments: Arguments) -> Outcome:
+        """Whether a text that is not blank passes, and what was found."""
+        found = _RULES[self.rule](text, {**arguments, "pattern": self.pattern})
+        if not self.number:
+            return typing.cast(Outcome, found)
+        return _quantity(found, arguments.get(self.relation, self.relation), arguments[self.number])
 
 
-def _text(value: Any) -> str | None:
-    return None if isinstance(value, str) and value.strip() else "a text that is not blank"
+_TABLE = read_yaml(Path(__file__).with_name("ifeval.yaml"))
+KINDS: dict[str, Kind] = {f"ja:{name}": Kind(**entry) for name, entry in _TABLE["kinds"].items()}
 
 
-def _texts(value: Any) -> str | None:
-    fits = isinstance(value, list | tuple) and value and not any(map(_text, value))
-    return None if fits else "a list of one or more texts, none blank"
-
-
-def _one_of(known: str, value: Any) -> str | None:
-    return None if isinstance(value, str) and value in known.split() else f"one of {known}"
-
-
-def _letter(value: Any) -> str | None:
-    return None if isinstance(value, str) and re.fullmatch("[ぁ-ん]", value) else "one hiragana from ぁ to ん"
-
-
-# What is wanted of each argument, where a value is not that; a name means the same in every kind.
-_ARGUMENTS: dict[str, Callable[[Any], str | None]] = {
-    **dict.fromkeys(("keywords", "forbidden_words"), _texts),
-    **dict.fromkeys(("keyword", "first_word", "postscript_marker", "section_spliter"), _text),
-    **dict.fromkeys(("prompt_to_repeat", "end_phrase", "ending"), _text),
-    **dict.fromkeys(("frequency", "let_frequency", "num_sentences", "num_letters"), _number),
-    **dict.fromkeys(("num_paragraphs", "num_placeholders", "num_bullets", "num_items"), _number),
-    **dict.fromkeys(("num_highlights", "num_sections", "count", "kanji_limit"), _number),
-    **dict.fromkeys(("relation", "let_relation"), partial(_one_of, f"{_AT_LEAST} {_BELOW}")),
-    "nth_paragraph": partial(_number, least=1),
-    "letter": _letter,
-    "language": partial(_one_of, _LANGUAGES),
-}
+def _wanted(value: Any, kind: str) -> str | None:
+    """What is wanted in place of an argument; None: it is of its kind."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    text = value if isinstance(value, str) else ""
+    texts = value if isinstance(value, list | tuple) else ()
+    fits, wanted = {
+        "number": (whole and value >= 0, "a whole number, 0 or more"),
+        "position": (whole and value >= 1, "a whole number, 1 or more"),
+        "text": (text.strip(), "a text that is not blank"),
+        "texts": (
+            texts and all(isinstance(one, str) and one.strip() for one in texts),
+            "a list of one or more texts, none blank",
+        ),
+        "relation": (text in (_AT_LEAST, _BELOW), f"one of {_AT_LEAST} {_BELOW}"),
+        "letter": (re.fullmatch("[ぁ-ん]", text), "one hiragana from ぁ to ん"),
+        "language": (text in _TABLE["languages"].split(), f"one of {_TABLE['languages']}"),
+    }[kind]
+    return None if fits else wanted
 
 
 def read_instructions(kinds: Any, arguments: Any, where: str) -> tuple[Instruction, ...]:
@@ -170,7 +171,7 @@ def _instruction(kind: str, given: Any, where: str) -> Instruction:
         if name not in known:
             what = f"{kind} has no argument {name!r}{did_you_mean(str(name), known)}"
             fix = f"its arguments: {', '.join(known) or 'none'}; remove this one or make it null"
-        elif wanted := _ARGUMENTS[name](arguments.get(name)):
+        elif wanted := _wanted(arguments.get(name), known[name]):
             found = repr(arguments[name]) if name in arguments else "missing"
             what, fix = f"{kind}: the argument {name!r} is {found}", f"give {wanted}"
         else:
@@ -225,30 +226,34 @@ def _surfaces(text: str) -> list[str]:
     return [surface for surface, _ in _tokens(text)]
 
 
-def _sentence_count(text: str, arguments: Arguments) -> int:
+def _sentences(text: str, arguments: Arguments) -> int:
     return len(list(_libraries().sentences(text)))
 
 
-def _keyword_count(text: str, arguments: Arguments) -> int:
+def _keyword(text: str, arguments: Arguments) -> int:
     return _surfaces(text).count(arguments["keyword"].strip())
 
 
-def _letter_count(text: str, arguments: Arguments) -> int:
+def _letters(text: str, arguments: Arguments) -> int:
     # 96 code points further is the same letter in katakana.
     return text.count(arguments["letter"]) + text.count(chr(ord(arguments["letter"]) + 96))
 
 
-def _section_count(text: str, arguments: Arguments) -> int:
+def _sections(text: str, arguments: Arguments) -> int:
     return len(re.split(rf"\s?第[\d０-９]+{re.escape(arguments['section_spliter'])}\s?", text)) - 1
 
 
-def _nominal_count(text: str, arguments: Arguments) -> int:
+def _nominals(text: str, arguments: Arguments) -> int:
     pairs = pairwise(_tokens(_without_quotations(text)))
     return sum(mark in "。！？" and part.startswith("名詞") for (_, part), (mark, _) in pairs)
 
 
-def _match_count(pattern: str, text: str, arguments: Arguments) -> int:
-    return sum(bool(found.strip()) for found in re.findall(pattern, text, re.MULTILINE))
+def _characters(text: str, arguments: Arguments) -> int:
+    return len(text)
+
+
+def _matches(text: str, arguments: Arguments) -> int:
+    return sum(bool(found.strip()) for found in re.findall(arguments["pattern"], text, re.MULTILINE))
 
 
 def _without_quotations(text: str) -> str:
@@ -290,12 +295,12 @@ def _ends(text: str, wanted: str) -> Outcome:
     )
 
 
-def _absent(pattern: str, text: str, arguments: Arguments) -> Outcome:
-    return _none_of(re.findall(pattern, text))
+def _absent(text: str, arguments: Arguments) -> Outcome:
+    return _none_of(re.findall(arguments["pattern"], text))
 
 
-def _only(letters: str, text: str, arguments: Arguments) -> Outcome:
-    others = re.sub(letters, "", text)
+def _only(text: str, arguments: Arguments) -> Outcome:
+    others = re.sub(arguments["pattern"], "", text)
     return _none_of([character for character in others if unicodedata.category(character)[0] == "L"])
 
 
@@ -398,70 +403,15 @@ def _furigana(text: str, arguments: Arguments) -> Outcome:
     return runs == read, Reason("{n} of {all} runs of kanji have furigana", n=read, all=runs)
 
 
-class Kind(NamedTuple):
-    """How one kind of instruction is checked, and what it takes."""
-
-    check: Callable[[str, Arguments], Outcome]
-    arguments: tuple[str, ...] = ()
-
-
-def _counting(count: Callable[[str, Arguments], int], n: str, relation: str, *more: str) -> Kind:
-    """A kind that compares a count with its argument `n`; `relation` is one, or names an argument."""
-
-    def check(text: str, arguments: Arguments) -> Outcome:
-        return _quantity(count(text, arguments), arguments.get(relation, relation), arguments[n])
-
-    return Kind(check, (*more, n) if relation in _RELATIONS else (*more, n, relation))
-
-
-_KINDS = {
-    "keywords:existence": Kind(_existence, ("keywords",)),
-    "keywords:frequency": _counting(_keyword_count, "frequency", "relation", "keyword"),
-    "keywords:forbidden_words": Kind(_forbidden, ("forbidden_words",)),
-    "keywords:letter_frequency": _counting(_letter_count, "let_frequency", "let_relation", "letter"),
-    "language:response_language": Kind(_language, ("language",)),
-    "length_constraints:number_sentences": _counting(_sentence_count, "num_sentences", "relation"),
-    "length_constraints:number_letters": _counting(lambda text, _: len(text), "num_letters", "relation"),
-    "length_constraints:number_paragraphs": Kind(_paragraphs, ("num_paragraphs",)),
-    "length_constraints:nth_paragraph_first_word": Kind(
-        _first_word, ("num_paragraphs", "nth_paragraph", "first_word")
-    ),
-    "detectable_content:number_placeholders": _counting(
-        partial(_match_count, r"\[.*?\]"), "num_placeholders", _AT_LEAST
-    ),
-    "detectable_content:postscript": Kind(_postscript, ("postscript_marker",)),
-    "detectable_format:number_bullet_lists": _counting(
-        partial(_match_count, r"^\s*・[^・].*$"), "num_bullets", _EXACTLY
-    ),
-    "detectable_format:number_numbered_lists": _counting(
-        partial(_match_count, r"^\s*\d+\.\s.*$"), "num_items", _EXACTLY
-    ),
-    "detectable_format:constrained_response": Kind(_constrained),
-    "detectable_format:number_highlighted_sections": _counting(
-        partial(_match_count, r"《([^\n《》]*)》"), "num_highlights", _AT_LEAST
-    ),
-    "detectable_format:multiple_sections": _counting(
-        _section_count, "num_sections", _AT_LEAST, "section_spliter"
-    ),
-    "detectable_format:json_format": Kind(_json),
-    "detectable_format:title": Kind(_title),
-    "detectable_format:nominal_ending": _counting(_nominal_count, "count", _AT_LEAST),
-    "combination:two_responses": Kind(_two_responses),
-    "combination:repeat_prompt": Kind(_repeat, ("prompt_to_repeat",)),
-    "startend:end_checker": Kind(_end, ("end_phrase",)),
-    "startend:quotation": Kind(_quotation),
-    "startend:sentence_unified_end": Kind(_unified_end, ("ending",)),
-    "letters:furigana": Kind(_furigana),
-    "letters:kanji": _counting(partial(_match_count, _KANJI), "kanji_limit", "relation"),
-    "letters:no_hiragana": Kind(partial(_absent, "[ぁ-ゖ]")),
-    "letters:hiragana_only": Kind(partial(_only, "[ぁ-んー]")),
-    "letters:no_katakana": Kind(partial(_absent, "[ァ-ヺｦ-ﾟ]")),
-    "letters:katakana_only": Kind(partial(_only, "[ァ-ンー・ｦ-ﾟ]")),
-    "letters:kansuuji": Kind(partial(_absent, r"\d")),
-    "punctuation:no_period": Kind(partial(_absent, "。")),
-    "punctuation:no_comma": Kind(partial(_absent, "、")),
-}
-KINDS: dict[str, Kind] = {f"ja:{name}": kind for name, kind in _KINDS.items()}
+# By the names of ifeval.yaml: first those that count, then those that pass or do not.
+_RULES: dict[str, Callable[[str, Arguments], Any]] = {
+    rule.__name__.strip("_"): rule
+    for rule in (
+        _keyword, _letters, _sentences, _characters, _sections, _nominals, _matches,
+        _existence, _forbidden, _language, _paragraphs, _two_responses, _first_word, _postscript,
+        _constrained, _title, _json, _repeat, _end, _quotation, _unified_end, _furigana, _absent, _only,
+    )
+}  # fmt: skip
 
 
 def verdicts(instructions: Sequence[Instruction], answer: str | None) -> list[Verdict]:

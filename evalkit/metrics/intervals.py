@@ -15,6 +15,7 @@ No interval has zero width, each contains its estimate, and none leaves the metr
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,8 @@ Z = 1.959963984540054
 FEWEST = 5
 # Index entries drawn per block: 4 million are 32 MB, whatever the size of the dataset.
 _CHUNK = 4_000_000
+# Index entries of a small dataset that are kept for the next of its size: 16 MB.
+_KEPT = 2_000_000
 # Resamples that differ by no more than this, relative to their size, differ by rounding alone.
 _ROUNDING = 1e-9
 
@@ -174,6 +177,19 @@ def resample_indices(n: int, resamples: int) -> Iterator[IntArray]:
 
     Every call starts from a fresh PCG64(0): a dataset's interval depends on its own scores alone.
     """
+    if n * resamples <= _KEPT:
+        yield _kept_indices(n, resamples)
+        return
+    yield from _drawn_indices(n, resamples)
+
+
+@lru_cache(maxsize=4)
+def _kept_indices(n: int, resamples: int) -> IntArray:
+    blocks = list(_drawn_indices(n, resamples))
+    return np.concatenate(blocks) if blocks else np.empty((0, n), dtype=np.int64)
+
+
+def _drawn_indices(n: int, resamples: int) -> Iterator[IntArray]:
     generator = np.random.Generator(np.random.PCG64(SEED))
     rows = max(1, _CHUNK // n)
     for start in range(0, resamples, rows):
@@ -183,7 +199,7 @@ def resample_indices(n: int, resamples: int) -> Iterator[IntArray]:
 def resampled_means(values: Sequence[float], resamples: int) -> FloatArray:
     """The mean of `values` (length n >= 1) in each resample: [resamples]."""
     array = np.asarray(values, dtype=np.float64)
-    blocks = [array[indices].mean(axis=1) for indices in resample_indices(len(array), resamples)]
+    blocks = [array.take(indices).mean(axis=1) for indices in resample_indices(len(array), resamples)]
     return np.concatenate(blocks) if blocks else np.empty(0)
 
 

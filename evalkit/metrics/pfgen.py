@@ -284,14 +284,16 @@ def _codes(points: IntArray, alphabet: IntArray) -> IntArray:
     return np.where(alphabet[places] == points, places + 1, 0)
 
 
-def tables_of(question: Question, *, folder: Path | None = None) -> Tables:
-    """The tables of a question: the kept ones of the same references, else built and kept.
-
-    `folder` is where tables are kept; None: in the cache folder.
-    """
+def table_path(question: Question, folder: Path | None = None) -> Path:
+    """Where the tables of a question's references are kept: in `folder`, or None: in the cache folder."""
     references = [[aspect, list(texts)] for aspect, texts in question.references.items()]
     name = f"{question.id}-{text_sha256(canonical_json(references))[:16]}-{TABLES_VERSION}.npz"
-    path = (folder or cache_dir() / "pfgen") / name
+    return (folder or cache_dir() / "pfgen") / name
+
+
+def tables_of(question: Question, *, folder: Path | None = None) -> Tables:
+    """The tables of a question: the kept ones of the same references, else built and kept in `folder`."""
+    path = table_path(question, folder)
     tables = Tables.load(path)
     if tables is None:
         tables = Tables.build(question.references)
@@ -304,15 +306,6 @@ def tables_of(question: Question, *, folder: Path | None = None) -> Tables:
 
 
 # --- one answer ----------------------------------------------------------------------------------
-
-
-def answer_of(text: str, mode: str, stop: Sequence[str]) -> str:
-    """The answer in a completion that may end with a stop string; empty: the model gave none."""
-    for end in stop:
-        text = text.removesuffix(end)
-    if mode != "completion" and "A:" in text:
-        text = text.split("A:", 1)[1]
-    return text.strip()
 
 
 def score_answers(question: Question, tables: Tables, answers: Sequence[str]) -> list[AnswerScore]:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evalkit.core.config import Config
-from evalkit.core.errors import EvalkitError, InputError
+from evalkit.core.errors import EvalkitError, InputError, UnreachableError
 from evalkit.core.files import read_rows
+from evalkit.core.text import command
 from evalkit.mtbench.judge_prompts import JudgePrompt, PromptBook, prompts_from
 from evalkit.mtbench.presets import (
     DEFAULT_PRESET,
@@ -142,7 +143,13 @@ def pinned_files(mirror: str | None, *, data_dir: str | None = None, offline: bo
 
     def get(file: PinnedFile) -> Path:
         pin = _pin(file)
-        found = fetcher.fetch([pin])[pin]
+        try:
+            found = fetcher.fetch([pin])[pin]
+        except UnreachableError as error:
+            found = error
+        if isinstance(found, UnreachableError):
+            fix = f"on a machine with a network: {command('prepare', 'suite=mt-bench-ja')}"
+            raise UnreachableError(found.what, where=found.where, fix=fix)
         if isinstance(found, EvalkitError):
             raise found
         return found.path

@@ -17,7 +17,7 @@ from evalkit.core.files import check_types
 from evalkit.core.text import folder_name
 from evalkit.core.types import Judgment
 from evalkit.mtbench.questions import Language, ModelAnswer
-from evalkit.records.run_folder import SampleRecord
+from evalkit.records.run_folder import SampleRecord, one_run
 
 SAMPLES = "mt_bench"
 Source = Literal["generated", "given", "replayed"]
@@ -147,7 +147,7 @@ def open_folder(path: str | None, option: str = "run") -> MtBenchFolder:
     """
     if path is None:
         raise InputError("no run is given", fix=f"{option}=results/<model>/mt-bench-ja/<run>")
-    folder = Path(path).expanduser()
+    folder = one_run(path, mt_bench=True)
     if not folder.is_dir():
         raise InputError("the run does not exist", where=f"{option}={path}")
     return MtBenchFolder(folder)

@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING
 
 from evalkit.core import assets
 from evalkit.core.errors import InputError, foreign
@@ -269,20 +269,14 @@ def load_preset(name: str, prompts: str | None = None) -> Preset:
             where="option preset",
             fix=f"one of {', '.join(preset_names())}, or the path of a YAML file",
         )
-    preset = (
-        _read_preset(Path(name).expanduser()) if own else _with_variants(_shipped_preset(shipped), variants)
-    )
+    path = Path(name).expanduser() if own else assets.CONF / "mtbench" / f"{shipped}.yaml"
+    preset = _with_variants(_read_preset(path, read_bytes(path, "the preset")), variants if not own else [])
     file = prompts or preset.prompts.file
     if file is None:
         return preset
     path = Path(file).expanduser().resolve()
     digest = sha256(read_bytes(path, "the judge prompts")).hexdigest()
     return replace(preset, prompts=PromptFile(sha256=digest, file=str(path)))
-
-
-@cache
-def _shipped_preset(name: str) -> Preset:
-    return _read_preset(assets.CONF / "mtbench" / f"{name}.yaml")
 
 
 def _with_variants(preset: Preset, names: list[str]) -> Preset:
@@ -305,7 +299,9 @@ def _with_variants(preset: Preset, names: list[str]) -> Preset:
     return replace(preset, name="+".join((preset.name, *chosen)), sets=sets)
 
 
-def _read_preset(path: Path) -> Preset:
+@cache
+def _read_preset(path: Path, content: bytes) -> Preset:
+    """The preset in a file with this content: a command reads it several times."""
     preset = read_options(path, Preset, "preset")
     with foreign("preset is not valid", where=path):
         _check(preset, path)
@@ -318,8 +314,6 @@ def _check(preset: Preset, path: Path) -> None:
     def refuse(field_name: str, problem: str) -> None:
         raise InputError(f"preset is not valid: {problem}", where=f"{path}, field {field_name}")
 
-    if empty := OmegaConf.missing_keys(preset):
-        refuse(sorted(empty)[0], "nothing is given")
     prompts = preset.prompts
     for name, value in (("url", prompts.url), ("sha256", prompts.sha256), ("license", prompts.license)):
         if value and prompts.file is not None:

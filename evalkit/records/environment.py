@@ -14,6 +14,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from enum import Enum
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +28,6 @@ from evalkit.core import assets
 from evalkit.core.durable import read_checked_json, write_checked_text, write_json_atomic
 from evalkit.core.errors import EvalkitError
 from evalkit.core.secrets import hide, without_credentials
-from evalkit.core.text import everywhere
 from evalkit.core.types import Completion
 
 if TYPE_CHECKING:
@@ -53,10 +55,11 @@ PACKAGES = (
 
 def describe_environment() -> dict[str, Any]:
     """Versions, commit and hardware of this process, as plain JSON values."""
+    commit = _git(assets.ROOT, "rev-parse", "HEAD")
     return {
         "evalkit": __version__,
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(_git("status", "--porcelain")) if _git("rev-parse", "HEAD") else None,
+        "git_commit": commit,
+        "git_dirty": bool(_git(assets.ROOT, "status", "--porcelain")) if commit else None,
         "python": sys.version.split()[0],
         "packages": {name: _version(name) for name in PACKAGES},
         "platform": platform.platform(),
@@ -82,15 +85,17 @@ def write_config(config: "Config", folder: Path) -> None:
 
 def config_text(config: "Config") -> str:
     """Every option as YAML, without keys and without credentials in addresses."""
-    from omegaconf import OmegaConf
-
-    content = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
-    assert isinstance(content, dict)
+    content = asdict(
+        config,
+        dict_factory=lambda fields: {
+            key: value.name if isinstance(value, Enum) else value for key, value in fields
+        },
+    )
     for group in ("engine", "judge"):
         address = (content.get(group) or {}).get("base_url")
         if address:
             content[group]["base_url"] = without_credentials(address)
-    return yaml.safe_dump(everywhere(content, hide), allow_unicode=True, sort_keys=False)
+    return yaml.safe_dump(hide(content), allow_unicode=True, sort_keys=False)
 
 
 def read_timings(folder: Path) -> dict[str, float]:
@@ -129,6 +134,7 @@ def timed(
             log.info("the timings are not kept: %s", error.what)
 
 
+@cache
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
@@ -136,10 +142,11 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git(*words: str) -> str | None:
-    if not (assets.ROOT / ".git").exists():
+@cache
+def _git(root: Path, *words: str) -> str | None:
+    if not (root / ".git").exists():
         return None
-    command = ["git", "-C", str(assets.ROOT), *words]
+    command = ["git", "-C", str(root), *words]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

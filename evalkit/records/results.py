@@ -4,7 +4,7 @@
       "schema_version": 1,
       "scores":     {"jamp_exact_match": Figure, ...},
       "categories": {"NLI": Figure, ...},
-      "average":    {"AVG": Figure},
+      "average":    {"AVG": Figure, "AVG_without_MT": Figure},
       "datasets":   {"jamp": DatasetRates, ...},
       "partial":    Partial,
       "missing_metrics": [MissingMetric, ...],
@@ -19,7 +19,7 @@ docs/results.md shows a whole file.
 
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -33,6 +33,10 @@ from evalkit.core.reasons import Reason, sentences_in, with_sentences
 
 SCHEMA_VERSION = 1
 AVERAGE = "AVG"
+# The mean of the eight other categories, where MT alone is incomplete: it needs COMET.
+WITHOUT_MT = "AVG_without_MT"
+# The reason why a result without a metric is partial, for all datasets that lack it for one reason.
+MISSING_METRIC = "{metrics} of {names} is missing: {reason}"
 # max_num_samples of the published runs.
 PROTOCOL_LIMIT = 100
 PROTOCOL_FEW_SHOTS = 4
@@ -196,9 +200,20 @@ class MissingMetric:
 
     @property
     def sentence(self) -> Reason:
-        """The reason why a result without it is partial."""
+        """The reason for a partial result in the files of earlier versions, one for each dataset."""
         text = "{name}: {metric} is missing: {reason}"
         return Reason(text, name=self.dataset, metric=self.metric, reason=self.reason)
+
+
+def missing_reasons(entries: Iterable[MissingMetric]) -> list[Reason]:
+    """Why a result without these metrics is partial: one sentence for each metric and reason."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for entry in entries:
+        names.setdefault((entry.metric, entry.reason), []).append(entry.dataset)
+    return [
+        Reason(MISSING_METRIC, metrics=metric, names=", ".join(listed), reason=reason)
+        for (metric, reason), listed in names.items()
+    ]
 
 
 @dataclass(frozen=True)
@@ -242,7 +257,8 @@ class Results:
         scores: by `<dataset>_<metric>`.
         categories: by category name; only those the suite has datasets of.
         average: `AVG`, the unweighted mean of the nine categories, where the suite covers all nine;
-            its value is null unless all nine are complete.
+            its value is null unless all nine are complete. `AVG_without_MT`, only where MT alone is
+            incomplete: the mean of the eight other categories, which is no AVG.
         run: what the scoring does not decide: model, run id, dataset hashes, engine, BOS, counts.
     """
 

@@ -7,6 +7,7 @@ A damaged line of a sample log, which a crash or a bad disk left, is dropped whe
 again, so that its sample is simply asked once more.
 """
 
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,9 @@ from evalkit.core.files import plain_name
 from evalkit.core.text import canonical_json, text_sha256
 from evalkit.core.types import Completion, FinishReason, Sample
 
+RESULTS = "results.json"
+# Files that only a run directory has, finished or not.
+_RUN_FILES = (RESULTS, "samples", "config.yaml", "mt_bench.json")
 # The keys of a line in their order on disk; the first ones are in every line of every version.
 _SAMPLE_KEYS = (
     "id",
@@ -91,6 +95,7 @@ class SampleRecord:
         generator_state: where the question's random generator stood after this turn (base64), for the
             turn after it.
         split: thought and answer, where the model thinks.
+        attempts: how often the sample was asked; a line has it only above 1.
     """
 
     id: str
@@ -113,6 +118,7 @@ class SampleRecord:
     over_context: bool = False
     error: str | None = None
     split: SplitRecord | None = None
+    attempts: int = 1
 
     @property
     def graded(self) -> str:
@@ -121,7 +127,12 @@ class SampleRecord:
 
     @classmethod
     def of(
-        cls, sample: Sample, prompt: str, completion: Completion, split: SplitRecord | None = None
+        cls,
+        sample: Sample,
+        prompt: str,
+        completion: Completion,
+        split: SplitRecord | None = None,
+        attempts: int = 1,
     ) -> "SampleRecord":
         """The record of `sample`, asked with `prompt` and answered by `completion`."""
         return cls(
@@ -137,6 +148,7 @@ class SampleRecord:
             over_context=completion.over_context,
             error=completion.error,
             split=split,
+            attempts=attempts,
         )
 
     @classmethod
@@ -157,14 +169,59 @@ class SampleRecord:
             if missing := [key for key in _SPLIT_KEYS if key not in whole]:
                 raise InputError(f"a record with a thought lacks {', '.join(missing)}", where=path)
             split = SplitRecord(**{key: whole[key] for key in _SPLIT_KEYS})
-        return cls(**{key: row[key] for key in known if key in row}, split=split)
+        return cls(**{key: row[key] for key in (*known, "attempts") if key in row}, split=split)
 
     def line(self) -> dict[str, Any]:
         """The line's keys and values, in their order on disk."""
         line = {key: getattr(self, key) for key in (_TURN_LINE if self.turn else _SAMPLE_LINE)}
         if self.split is not None:
             line |= {key: getattr(self.split, key) for key in _SPLIT_KEYS if key not in line}
-        return line
+        return line | ({"attempts": self.attempts} if self.attempts > 1 else {})
+
+
+def run_folders(place: Path, seen: set[Path], unreadable: Callable[[Path, OSError], None]) -> Iterator[Path]:
+    """The run directories at or below a folder, in order; the inside of one is not searched.
+
+    A folder that is reached twice, by links or in another call with the same `seen`, counts once.
+    """
+    if (real := place.resolve()) in seen:
+        return
+    seen.add(real)
+    if any((place / name).exists() for name in _RUN_FILES):
+        yield place
+        return
+    try:
+        inner = sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        unreadable(place, error)
+        return
+    for folder in inner:
+        yield from run_folders(folder, seen, unreadable)
+
+
+def one_run(given: str, *, mt_bench: bool | None = None) -> Path:
+    """The run directory that `run=` names: a folder with just one run at or below it.
+
+    Where there is none it is the path as given, and what reads it says what is missing.
+
+    Args:
+        given: the option's value.
+        mt_bench: search for runs of MT-Bench alone, or for others alone.
+
+    Raises:
+        InputError: there are several.
+    """
+    place = Path(given).expanduser()
+    found = list(run_folders(place, set(), lambda path, error: None)) if place.is_dir() else []
+    if mt_bench is not None and found != [place]:
+        found = [path for path in found if (path / "mt_bench.json").exists() is mt_bench]
+    if len(found) > 1:
+        newest = sorted(found, key=lambda path: -path.stat().st_mtime)
+        listed = "".join(f"\n  run={path}" for path in newest)
+        raise InputError(
+            f"several runs are there, newest first:{listed}", where=f"run={given}", fix="name one of them"
+        )
+    return found[0] if found else place
 
 
 def run_id(identity: dict[str, Any]) -> str:
@@ -186,7 +243,7 @@ class RunDirectory:
     @property
     def results_path(self) -> Path:
         """results.json: written last, its presence means that the run is done."""
-        return self.path / "results.json"
+        return self.path / RESULTS
 
     def samples_path(self, task: str) -> Path:
         """The append-only log of a task's completions."""
@@ -238,12 +295,16 @@ class RunDirectory:
         rows, _ = read_log(path)
         return {key: SampleRecord.from_line(row, path) for key, row in rows.items()}
 
-    def recover(self, task: str) -> int:
-        """Drops what a crash left in a task's log (torn or damaged lines); returns how many lines."""
+    def recover(self, task: str, drop: Container[str] = ()) -> int:
+        """Drops what a crash left in a task's log (torn or damaged lines), and the records named in `drop`.
+
+        Returns how many lines were damaged.
+        """
         path = self.samples_path(task)
         rows, damaged = read_log(path)
-        if damaged:
-            write_lines_atomic(path, rows.values())
+        kept = [row for key, row in rows.items() if key not in drop]
+        if damaged or len(kept) < len(rows):
+            write_lines_atomic(path, kept)
         return damaged
 
     def append(self, task: str, record: SampleRecord) -> None:

@@ -4,15 +4,20 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from evalkit.core.config import BosRule, Config
+from evalkit.core.config import BosRule, Config, given_suite
 from evalkit.core.errors import InputError
+from evalkit.core.progress import phase
+from evalkit.core.text import did_you_mean
 from evalkit.core.types import Completion, Message, Request, Sampling
+from evalkit.core.words import t
 from evalkit.engines.bos import CHAT_RULE, token_ids
 from evalkit.engines.local.chat_template import as_text, render_chat
 from evalkit.mtbench.answers.chat import takes_system_message
 from evalkit.mtbench.answers.turns import TOP_K
 from evalkit.mtbench.presets import DEFAULT_PRESET, load_preset
 from evalkit.records.run_folder import SplitRecord
+from evalkit.runs.suite import asking_of, load_suite
+from evalkit.tasks.pfgen import SPEC
 from evalkit.tasks.thoughts import Thoughts
 
 log = logging.getLogger(__name__)
@@ -47,18 +52,21 @@ def ask(config: Config) -> Asked:
 
     if config.model is None:
         raise InputError("no model is given", fix='ask model=1.8b-instruct "自然言語処理とは何か"')
-    question = " ".join(config.folders)
-    if not question.strip():
+    question = " ".join(config.folders).strip()
+    if not question:
         raise InputError("no question is given", fix='ask model=1.8b-instruct "自然言語処理とは何か"')
     identified = identify(config.model, config.engine, config.dtype, offline=config.data.offline)
     resolved = identified.model
     # For a model that only a server has, the conversation is shown as it is sent.
     tokenizer = load_tokenizer(resolved) if resolved.has_tokenizer else None
-    prompt = _prompt(question, config.ask.system, tokenizer)
+    given = _of_suite(question, config, tokenizer) if config.suite is not None else None
+    prompt = _prompt(question, config.ask.system, tokenizer) if given is None else given.prompt
     templated = not isinstance(prompt, str)
     thoughts = Thoughts.of(config.reasoning, tokenizer, chat=templated)
-    limit = config.ask.max_new_tokens
-    with build_engine(resolved, config.engine, config.dtype, bos=config.protocol.bos) as engine:
+    limit = config.ask.max_new_tokens if given is None else SPEC.output_length
+    with phase(t("loading the model")):
+        built = build_engine(resolved, config.engine, config.dtype, bos=config.protocol.bos)
+    with built as engine:
         top_k = (engine.describe().get("generation_config") or {}).get("top_k")
         sampling = Sampling(
             do_sample=config.ask.temperature > 0,
@@ -67,7 +75,7 @@ def ask(config: Config) -> Asked:
             top_k=TOP_K if top_k is None else int(top_k),
             repetition_penalty=config.ask.repetition_penalty,
         )
-        request = Request(
+        request = given or Request(
             id="ask",
             prompt=prompt,
             max_new_tokens=limit if thoughts is None else thoughts.limit(limit),
@@ -89,7 +97,26 @@ def ask(config: Config) -> Asked:
             keeps_special=identified.family != "api",
         )
     shown = _visible(prompt, tokenizer, config.protocol.bos)
-    return Asked(shown, templated, sampling, completion, split)
+    return Asked(shown, templated, request.sampling, completion, split)
+
+
+def _of_suite(question: str, config: Config, tokenizer: Any | None) -> Request:
+    """The request that a run of pfgen makes for a question: by its id, `Q01/3` for a trial, or its text."""
+    suite = given_suite(config.suite)
+    if not suite.pfgen:
+        raise InputError("ask takes its question from the command line", where=f"suite={suite.name}")
+    asking = asking_of(config, tokenizer)
+    (task,) = load_suite(suite, config.data, say=log.info).tasks
+    names = {sample.input: sample.id for sample in task.samples}
+    key = names.get(question, question)
+    for request in asking.requests(task):
+        if request.id in (key, f"{key}/1"):
+            return request
+    raise InputError(
+        f"no question of pfgen: {question!r}{did_you_mean(question, names)}",
+        where=f"suite=pfgen samples={config.samples}",
+        fix="Q01 to Q50, Q01/2 for its second trial, or the text of a question",
+    )
 
 
 def _prompt(question: str, system: str | None, tokenizer: Any | None) -> str | tuple[Message, ...]:

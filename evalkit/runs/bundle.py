@@ -26,6 +26,7 @@ from evalkit.core import assets
 from evalkit.core.config import Config, DataOptions, MetricsConfig, ModelConfig, SuiteData
 from evalkit.core.durable import atomic_file
 from evalkit.core.errors import EvalkitError, FetchError, InputError
+from evalkit.engines.models import check
 from evalkit.records.unpacked import MARK, SUMS
 from evalkit.runs.suite import suite_specs
 from evalkit.tasks.spec import TaskSpec
@@ -63,6 +64,8 @@ def collect(config: Config, *, say: Callable[[str], None]) -> Contents:
     """
     if config.suite is None and config.model is None:
         raise InputError("what shall be packed?", fix="suite=jaster and/or model=1.8b-instruct")
+    if config.model is not None:
+        check(config.model, offline=config.data.offline)
     contents = Contents(facts={"evalkit": __version__})
     if config.suite is not None:
         from evalkit.mtbench.data import BookOptions, fetch_all
@@ -72,6 +75,8 @@ def collect(config: Config, *, say: Callable[[str], None]) -> Contents:
         if config.suite.mt_bench is not None:
             language = config.suite.mt_bench
             _add_mt_bench(contents, language, fetch_all(books, language))
+        elif config.suite.pfgen:
+            _add_pfgen(contents, config.data)
         else:
             specs = suite_specs(config.suite)
             if config.suite.data is SuiteData.prepared:
@@ -91,6 +96,20 @@ def collect(config: Config, *, say: Callable[[str], None]) -> Contents:
 def _add_mt_bench(contents: Contents, language: str, files: Mapping[str, Path]) -> None:
     contents.files |= {f"cache/{inside}": path for inside, path in files.items()}
     contents.facts["mt_bench"] = language
+
+
+def _add_pfgen(contents: Contents, data: DataOptions) -> None:
+    """The questions with their references, and the tables of these."""
+    from evalkit.metrics.pfgen import table_path, tables_of
+    from evalkit.sources.pfgen import fetch_files, read_data
+
+    files = fetch_files(data.mirror, offline=data.offline)
+    contents.files |= {f"cache/sources/{name}": path for name, path in files.items()}
+    for question in read_data([*files.values()][:-1]):
+        tables_of(question)
+        if (path := table_path(question)).is_file():
+            contents.files[f"cache/pfgen/{path.name}"] = path
+    contents.facts["datasets"] = ["pfgen"]
 
 
 def _add_data(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from evalkit.core.config import MetricsConfig, ProtocolConfig
+from evalkit.core.progress import generation
 from evalkit.core.types import Completion, Message, Request
 from evalkit.engines.local.chat_template import as_text
 from evalkit.engines.local.engine import LocalEngine
@@ -94,16 +95,18 @@ def certify(
     """
     asked = [request for task in suite.tasks for request in asking.requests(task)]
     specs = {sample.id: task.spec for task in suite.tasks for sample in task.samples}
-    say(f"reference: {len(asked)} prompts, one at a time")
-    reference = _answers(engine, asking, specs, asked, alone=True)
+    variants = [Variant(size, shuffled) for size in BATCH_SIZES for shuffled in (False, True)]
+    title = f"1/{len(variants) + 1}: one prompt at a time"
+    reference = _answers(engine, asking, specs, asked, title, alone=True)
     before = _scores(suite, reference, protocol, metrics)
     comparisons = []
-    for variant in [Variant(size, shuffled) for size in BATCH_SIZES for shuffled in (False, True)]:
+    for place, variant in enumerate(variants, start=2):
         order = list(asked)
         if variant.shuffled:
             random.Random(variant.batch_size).shuffle(order)
         batched = engine.with_batch_size(variant.batch_size)
-        answers = _answers(batched, asking, specs, order, alone=False)
+        title = f"{place}/{len(variants) + 1}: {variant.name}"
+        answers = _answers(batched, asking, specs, order, title, alone=False)
         after = _scores(suite, answers, protocol, metrics)
         comparison = _compare(engine, variant, reference, answers, before, after)
         say(f"{variant.name}: {comparison.share:.1%} of the outputs differ")
@@ -116,10 +119,15 @@ def _answers(
     asking: Asking,
     specs: Mapping[str, TaskSpec],
     asked: Sequence[Request],
+    title: str,
     *,
     alone: bool,
 ) -> _Answers:
-    rows = list(engine.one_at_a_time(asked) if alone else engine.together(asked))
+    rows = []
+    with generation(title, asked) as work:
+        for row in engine.one_at_a_time(asked) if alone else engine.together(asked):
+            work.ended(row.request.id, len(row.ids), len(row.new))
+            rows.append(row)
     completions = {row.request.id: row.completion(None) for row in rows}
     prompts = {request.id: request.prompt for request in asked}
     return _Answers(

@@ -209,7 +209,7 @@ def _read_jsonl(path: Path, task: Task) -> Answers:
         if sample not in known:
             extra.append(sample)
             continue
-        answers[sample] = GivenAnswer(completion, _finish_reason(row, where))
+        answers[sample] = GivenAnswer(completion, finish_reason(row, where))
     if extra:
         raise InputError(
             f"{task.name} has no sample with the id {listed(extra)}",
@@ -219,7 +219,12 @@ def _read_jsonl(path: Path, task: Task) -> Answers:
     return answers
 
 
-def _finish_reason(row: Mapping[str, Any], where: str) -> str | None:
+def finish_reason(row: Mapping[str, Any], where: str) -> str | None:
+    """How the completion in a line ended; None: it does not say.
+
+    Raises:
+        InputError: it is none of the known ways.
+    """
     reason = row.get("finish_reason")
     if reason is not None and reason not in get_args(FinishReason):
         raise InputError(

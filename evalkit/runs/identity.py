@@ -7,6 +7,7 @@ clean-up and metric options (scoring can be repeated).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from enum import Enum
 from typing import Any
 
 from evalkit.core.config import (
@@ -14,7 +15,6 @@ from evalkit.core.config import (
     Config,
     DataOptions,
     GenerationConfig,
-    Parser,
     ProtocolConfig,
     SuiteConfig,
 )
@@ -29,6 +29,7 @@ from evalkit.records.results import (
     ProtocolRecord,
 )
 from evalkit.runs.suite import sample_limit, suite_specs
+from evalkit.tasks import pfgen
 from evalkit.tasks.load import Task
 from evalkit.tasks.prompts import Asking, PromptTemplate
 from evalkit.tasks.spec import DataSpec
@@ -55,20 +56,50 @@ def run_identity(
         left_out: tokens that the tokenizer would put behind every prompt.
         chat_template: of chats; None: prompts are text, or only a server has it.
     """
-    template = asking.template
+    return {
+        "generation_version": GENERATION_VERSION,
+        "protocol": protocol.name,
+        "bos": protocol.bos.value,
+        "model": identified.model.identity,
+        "data": {task.name: task.sha256 for task in tasks},
+        "prompts": {task.name: asking.words_sha256(task) for task in tasks},
+        "max_new_tokens": {task.name: asking.limit(task.spec) for task in tasks},
+        "split": data.split.value,
+        "num_few_shots": data.num_few_shots,
+        "seed": asking.seed,
+        "generation": _sampling(generation, asking.sampling),
+        "dtype": identified.dtype,
+        "engine_family": identified.family,
+        **({"left_out": list(left_out)} if left_out else {}),
+        **_unusual(identified, tasks, data, asking, chat_template),
+    }
+
+
+def _sampling(generation: GenerationConfig, sampling: Sampling) -> dict[str, Any]:
+    """How tokens are chosen: what is not greedy."""
     chosen: dict[str, Any] = {"do_sample": generation.do_sample, "from_model": generation.from_model}
     if any(chosen.values()):
         chosen["sampling_version"] = SAMPLING_VERSION
     usual = asdict(Sampling())
-    chosen |= {key: value for key, value in asdict(asking.sampling).items() if value != usual[key]}
+    return chosen | {key: value for key, value in asdict(sampling).items() if value != usual[key]}
+
+
+def _unusual(
+    identified: Identified,
+    tasks: Sequence[Task],
+    data: DataOptions,
+    asking: Asking,
+    chat_template: ChatTemplate | None,
+) -> dict[str, Any]:
+    """What a run of the protocol's own prompts has not, so that its id stays."""
     own: dict[str, Any] = {}
-    counts = {task.name: len(task.few_shots) for task in tasks}
+    counts = {task.name: asking.shots(task) for task in tasks}
     if shots := differing_few_shots(counts, data.num_few_shots):
         own["task_few_shots"] = shots
     if columns := {task.name: _columns(task.spec.data) for task in tasks if task.spec.data is not None}:
         own["columns"] = columns
-    if template != PromptTemplate():
-        own["template"] = {"prompt": template.prompt, "few_shot": template.few_shot}
+    if asking.template != PromptTemplate():
+        own["template"] = {"prompt": asking.template.prompt, "few_shot": asking.template.few_shot}
     if asking.chat is not None:
         own["chat"] = {**asdict(asking.chat), "template_args": identified.model.config.chat_template_args}
         if chat_template is not None:
@@ -77,26 +108,7 @@ def run_identity(
                 own["template_date"] = chat_template.date
     if asking.thoughts is not None:
         own["reasoning"] = asking.thoughts.identity
-    if asking.samples > 1:
-        # More samples continue fewer; a single one has the seed of the run.
-        own["seeds"] = "of each sample"
-    return {
-        "generation_version": GENERATION_VERSION,
-        "protocol": protocol.name,
-        "bos": protocol.bos.value,
-        "model": identified.model.identity,
-        "data": {task.name: task.sha256 for task in tasks},
-        "prompts": {task.name: _prompt_sha256(task, asking.template_of(task.spec)) for task in tasks},
-        "max_new_tokens": {task.name: asking.limit(task.spec) for task in tasks},
-        "split": data.split.value,
-        "num_few_shots": data.num_few_shots,
-        "seed": asking.seed,
-        "generation": chosen,
-        "dtype": identified.dtype,
-        "engine_family": identified.family,
-        **({"left_out": list(left_out)} if left_out else {}),
-        **own,
-    }
+    return own | asking.identity
 
 
 def differing_few_shots(shots: Mapping[str, int], usual: int) -> dict[str, int]:
@@ -123,17 +135,19 @@ def protocol_record(
         shots = {spec.name: spec.num_few_shots for spec in suite_specs(suite)}
         own = {"suite.limit": usual, "suite.chat": True}
         own |= {f"suite.num_few_shots.{task}": count for task, count in shots.items()}
+    if suite.pfgen:
+        own |= pfgen.PRESET
     pairs: dict[str, tuple[Any, Any]] = {
         "protocol.bos": (protocol.bos.value, standard.bos.value),
         "protocol.strip": (protocol.strip, standard.strip),
         "protocol.answer_regex": (protocol.answer_regex, None),
         "protocol.custom_prompt_template": (protocol.custom_prompt_template, None),
         "protocol.custom_fewshots_template": (protocol.custom_fewshots_template, None),
-        "generation.do_sample": (generation.do_sample, False),
+        "generation.do_sample": (generation.do_sample, own.get("generation.do_sample", False)),
         "generation.from_model": (generation.from_model, False),
         "split": (data.split.value, PROTOCOL_SPLIT),
         "limit": (sample_limit(data.limit), usual),
-        "num_few_shots": (data.num_few_shots, PROTOCOL_FEW_SHOTS),
+        "num_few_shots": (data.num_few_shots, own.get("num_few_shots", PROTOCOL_FEW_SHOTS)),
         "metrics.comet.checkpoint": (metrics.comet.checkpoint, CometConfig().checkpoint),
         "metrics.comet.dtype": (metrics.comet.dtype.value, "float32"),
         # On or off, BERTScore moves no other number.
@@ -162,8 +176,10 @@ def used_options(config: Config) -> dict[str, Any]:
     They are recorded only where they are used, so that the records of plain runs stay as they are.
     """
     used: dict[str, Any] = {"engine.prompts": "chat"} if config.engine.chat_prompts else {}
+    suite = config.suite or SuiteConfig()
     parts: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
-        ("suite", config.suite or SuiteConfig(), ("chat", "chat_turns", "system", "limit")),
+        ("suite", suite, ("chat", "chat_turns", "system", "limit")),
+        ("pfgen", config.pfgen, ("mode",)),
         ("generation", config.generation, ("temperature", "top_p", "top_k", "output_length")),
         ("reasoning", config.reasoning, ("parser", "start", "end", "pattern", "thought_length")),
     )
@@ -171,17 +187,14 @@ def used_options(config: Config) -> dict[str, Any]:
         usual = type(options)()
         for name in names:
             if (given := getattr(options, name)) != getattr(usual, name):
-                used[f"{section}.{name}"] = given.value if isinstance(given, Parser) else given
+                used[f"{section}.{name}"] = given.value if isinstance(given, Enum) else given
     for key, given in (config.model.chat_template_args if config.model else {}).items():
         used[f"model.chat_template_args.{key}"] = given
+    if suite.pfgen:
+        return used
     return used | ({"samples": config.samples} if config.samples > 1 else {})
 
 
 def _columns(data: DataSpec) -> dict[str, Any]:
     """How the rows of a user's own file become samples; the hash of the file does not tell."""
     return {"input": data.input, "output": data.output, "few_shots": data.few_shots}
-
-
-def _prompt_sha256(task: Task, template: PromptTemplate) -> str:
-    # The inputs are covered by the hash of the data (and the columns); this covers the words around them.
-    return text_sha256(template.render(task.spec.instruction, task.few_shots, ""))

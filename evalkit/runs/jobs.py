@@ -41,6 +41,7 @@ class Job:
         folder: its run directory, once known.
         code: the exit code; None while it waits or runs.
         why: what went wrong, in one sentence.
+        timeouts: how often its time was up and it went back into the queue.
     """
 
     words: tuple[str, ...]
@@ -52,6 +53,7 @@ class Job:
     folder: str | None = None
     code: int | None = None
     why: str = ""
+    timeouts: int = 0
 
     @classmethod
     def read(cls, path: Path) -> Self:

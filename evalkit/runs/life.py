@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from evalkit.core.config import Config, given_suite
 from evalkit.core.durable import is_whole_text, remove_file, write_checked_json
 from evalkit.core.logs import log_to
+from evalkit.core.progress import phase
 from evalkit.core.signals import signals_stop_the_run, stop_if_signalled
 from evalkit.core.text import folder_name
 from evalkit.core.words import t
@@ -64,6 +65,17 @@ class Run(ABC, Generic[Content]):
     def follow_generation_config(self) -> bool:
         """Whether the engine samples as the model's own generation_config says."""
         return self.config.generation.from_model
+
+    @property
+    def has_more_context(self) -> bool:
+        """Whether the server allows longer prompts than when the kept records were made.
+
+        Prompts that are kept as too long are then asked again.
+        """
+        now = self.identified.context
+        engine = (kept_environment(self.directory.path) or {}).get("engine")
+        before = engine.get("context") if isinstance(engine, dict) else None
+        return now is not None and now > (before or 0)
 
     @abstractmethod
     def recover(self, say: Say) -> tuple[int, int]:
@@ -123,13 +135,14 @@ def complete(run: Run[Content], *, say: Say, opened: Opened) -> Outcome[Content]
             from evalkit.engines import build_engine
 
             config = run.config
-            built = build_engine(
-                run.identified.model,
-                config.engine,
-                config.dtype,
-                bos=config.protocol.bos,
-                follow_generation_config=run.follow_generation_config,
-            )
+            with phase(t("loading the model")):
+                built = build_engine(
+                    run.identified.model,
+                    config.engine,
+                    config.dtype,
+                    bos=config.protocol.bos,
+                    follow_generation_config=run.follow_generation_config,
+                )
             with built as engine:
                 described = engine.describe()
                 environment |= {"engine": described, **run.engine_started(described)}
@@ -138,7 +151,10 @@ def complete(run: Run[Content], *, say: Say, opened: Opened) -> Outcome[Content]
                     directory.append(task, record)
                     generated += 1
                     stop_if_signalled()
-        return Outcome(directory.path, run.finish() if results is None else results, generated, kept)
+        if results is None:
+            with phase(t("scoring")):
+                results = run.finish()
+        return Outcome(directory.path, results, generated, kept)
 
 
 def finished(run: Run[Any]) -> Path | None:

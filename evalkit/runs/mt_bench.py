@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.core.config import Config, Parser, given_model, given_suite
 from evalkit.core.durable import read_checked_json, write_checked_json
-from evalkit.core.progress import watch
+from evalkit.core.progress import phase, watch
 from evalkit.core.reasons import Reason
 from evalkit.core.types import Message
 from evalkit.core.words import t
@@ -48,7 +48,12 @@ def answer_questions(
         FetchError: the question file cannot be fetched.
         EvalkitError: something failed on the way; finished turns are kept.
     """
-    run = MtBenchRun(config)
+    from evalkit.engines import check
+
+    with phase(t("looking for the model")):
+        check(given_model(config.model), config.engine, offline=config.data.offline)
+    with phase(t("reading the model's files and its tokenizer")):
+        run = MtBenchRun(config)
     if run.tokenizer is not None:
         _check_template(run.preset, run.tokenizer)
     if run.thoughts is not None and config.reasoning.parser is Parser.auto:
@@ -94,10 +99,14 @@ class MtBenchRun(Run[dict[str, Any]]):
 
     def recover(self, say: Say) -> tuple[int, int]:
         """Counts turns; the turns of damaged lines are missing."""
-        if damaged := self.directory.recover(SAMPLES):
+        too_long = self._asked_again()
+        if damaged := self.directory.recover(SAMPLES, too_long):
             log.warning(
                 "%d damaged lines of an earlier stop are dropped, their turns are asked again", damaged
             )
+        if too_long:
+            text = "{n} prompts were too long for the server; its context has grown, and they are asked again"
+            say(t(text, n=len(too_long)))
         self._kept = self.directory.records(SAMPLES)
         return len(self._kept), self._missing(self._kept.values())
 
@@ -107,7 +116,20 @@ class MtBenchRun(Run[dict[str, Any]]):
             results = read_checked_json(self.directory.results_path)
         except (OSError, ValueError):
             return None
-        return None if self._missing(self.directory.records(SAMPLES).values()) else results
+        records = self.directory.records(SAMPLES)
+        return None if self._asked_again() or self._missing(records.values()) else results
+
+    def _asked_again(self) -> list[str]:
+        """The ids of turns that were too long for the server and may fit now, and of later ones on them."""
+        if not self.has_more_context:
+            return []
+        turns = self.directory.records(SAMPLES).values()
+        too_long = {(one.question_id, one.answer, one.turn) for one in turns if one.over_context}
+        return [
+            one.id
+            for one in turns
+            if any((one.question_id, one.answer, turn) in too_long for turn in range(1, one.turn + 1))
+        ]
 
     def _missing(self, kept: Iterable[SampleRecord]) -> int:
         """How many of the turns that are asked for are not kept."""
@@ -144,7 +166,9 @@ class MtBenchRun(Run[dict[str, Any]]):
                 continue
             log.info("turn %d: %d answers to make", turn, len(asks))
             by_id = {ask.request.id: ask for ask in asks}
-            for completion in watch(engine.generate([ask.request for ask in asks]), len(asks)):
+            requests = [ask.request for ask in asks]
+            title = f"{t('generating')}, {t(f'turn {turn}')}"
+            for completion in watch(engine.generate(requests), requests, title):
                 record = answered(
                     by_id[completion.id],
                     completion,

@@ -1,22 +1,25 @@
 """suite=pfgen with answers made elsewhere -> results: a published set, or evalkit's own form."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from evalkit.core.config import Config, given_suite
+from evalkit.core.config import Config, PfgenConfig, PfgenMode, given_suite
 from evalkit.core.errors import InputError
 from evalkit.core.files import read_rows, text_field
 from evalkit.core.reasons import Reason
-from evalkit.metrics.pfgen import Question, answer_of
-from evalkit.records.results import PROTOCOL_RESAMPLES, ProtocolRecord, Results
-from evalkit.runs.foreign import listed, output_directory
+from evalkit.core.types import Sample
+from evalkit.records.results import Results
+from evalkit.runs.foreign import finish_reason, listed, output_directory
+from evalkit.runs.identity import protocol_record
+from evalkit.runs.suite import check_options, load_suite
 from evalkit.scoring.categories import summarise
-from evalkit.scoring.pfgen import DATASET, SPEC, score_pfgen
+from evalkit.scoring.pfgen import score_pfgen
+from evalkit.scoring.scores import GivenAnswer
 from evalkit.scoring.write import write_scored
-from evalkit.sources.pfgen import DATA_HASH, AnswerSet, fetch_data, read_answers
-from evalkit.tasks.pfgen import MODES, Mode, stop_strings
+from evalkit.sources.pfgen import read_answers
+from evalkit.tasks.pfgen import DATASET, answer_of, stop_strings
 
 _ID = re.compile(r"(Q\d\d)/([1-9]\d{0,4})")
 
@@ -30,65 +33,69 @@ def score_answers_of(config: Config) -> Results:
     """
     if config.completions is None or config.out is None:
         raise InputError("where shall the scores go? No folder is given", where="option out", fix="out=DIR")
-    out, data = output_directory(config.out), config.data
-    mode = given_mode(given_suite(config.suite).pfgen)
-    path = Path(config.completions).expanduser()
-    questions = fetch_data(data.mirror, offline=data.offline)
-    own = path.is_dir()
-    given = (
-        _read_own(path / f"{DATASET}.jsonl", questions, mode, allow_missing=data.allow_missing)
-        if own
-        else read_answers(path, questions, allow_missing=data.allow_missing)
-    )
-    mode = given_mode(given.mode or mode)
-    scores = score_pfgen(questions, given.answers, config.metrics.resamples, trials_known=own)
-    most = max(map(len, given.answers.values()))
-    lacking = len(questions) * most - sum(map(len, given.answers.values()))
-    reasons = (
-        [Reason("{n} of {all} answers are missing", n=lacking, all=len(questions) * most)] if lacking else []
-    )
-    deviations: dict[str, Any] = {} if mode == "completion" else {"suite.pfgen": mode}
-    if config.metrics.resamples != PROTOCOL_RESAMPLES:
-        deviations["metrics.resamples"] = config.metrics.resamples
+    suite = given_suite(config.suite)
+    check_options(suite, config.given)
+    out, path = output_directory(config.out), Path(config.completions).expanduser()
+    loaded = load_suite(suite, config.data, say=lambda line: None)
+    (task,) = loaded.tasks
+    model = config.model.name if config.model else None
+    if own := path.is_dir():
+        answers = _read_own(path / f"{DATASET}.jsonl", task.few_shots, config.pfgen.mode)
+    else:
+        given = read_answers(path, loaded.questions, allow_missing=config.allow_missing)
+        model = model or given.model
+        answers = {
+            f"{name}/{trial}": GivenAnswer(text)
+            for name, texts in given.answers.items()
+            for trial, text in enumerate(texts, start=1)
+        }
+        if given.mode is not None:
+            config = replace(config, pfgen=PfgenConfig(_mode(given.mode, path)))
+    trials = max(int(key.partition("/")[2]) for key in answers)
+    wanted = [key for sample in task.samples for key in task.spec.ids(sample.id, trials)]
+    lacking = [key for key in wanted if key not in answers]
+    answers = {key: answers[key] for key in wanted if key in answers}
+    if not answers or (own and lacking and not config.allow_missing):
+        raise InputError(
+            f"answers are missing: {listed(lacking)}",
+            where=path,
+            fix="add them, or score what is there: allow_missing=true",
+        )
+    missing = Reason("{n} of {all} answers are missing", n=len(lacking), all=len(wanted))
+    scored, details = score_pfgen(loaded.questions, answers, config.metrics.resamples, trials_known=own)
     results = summarise(
-        [scores.task],
-        ProtocolRecord(
-            "pfgen-bench", {"suite.pfgen": mode, "metrics.resamples": config.metrics.resamples}, deviations
-        ),
-        reasons=reasons,
+        [scored],
+        protocol_record(config),
+        reasons=[missing] if lacking else [],
         run={
             "completions": str(path),
-            "suite": DATASET,
-            "model": config.model.name if config.model else given.model,
-            "samples": len(scores.task.samples),
-            "datasets": {
-                DATASET: {"sha256": {}, "sha1": DATA_HASH, "license": SPEC.license, "citation": SPEC.citation}
-            },
-            DATASET: scores.details,
+            "suite": suite.name,
+            "model": model,
+            "samples": len(scored.samples),
+            "datasets": {DATASET: task.facts},
+            DATASET: details,
             "warnings": [],
         },
     )
     with out:
-        write_scored(out, [scores.task], results, config.export)
+        write_scored(out, [scored], results, config.export)
     return results
 
 
-def given_mode(name: str | None) -> Mode:
-    """The mode of that name.
+def _mode(name: str, path: Path) -> PfgenMode:
+    try:
+        return PfgenMode(name)
+    except ValueError:
+        raise InputError(
+            f"unknown mode {name!r}",
+            where=f"{path.with_name('config.json')}, field mode",
+            fix=f"one of {', '.join(mode.value for mode in PfgenMode)}",
+        ) from None
 
-    Raises:
-        InputError: there is none.
-    """
-    for mode in MODES:
-        if mode == name:
-            return mode
-    raise InputError(f"unknown mode {name!r}", where="option suite.pfgen", fix=f"one of {', '.join(MODES)}")
 
-
-def _read_own(path: Path, questions: Sequence[Question], mode: Mode, *, allow_missing: bool) -> AnswerSet:
-    """Lines with `id` (`Q01/1`: question and trial) and `completion`."""
-    known = {question.id: question for question in questions}
-    found: dict[tuple[str, int], str] = {}
+def _read_own(path: Path, samples: Sequence[Sample], mode: PfgenMode) -> Mapping[str, GivenAnswer]:
+    """Lines with `id` (`Q01/1`: question and trial), `completion` and perhaps `finish_reason`."""
+    known, found = {sample.id for sample in samples}, dict[str, GivenAnswer]()
     for place, row in read_rows(path, mend=True):
         key = text_field(row, "id", place)
         matched = _ID.fullmatch(key)
@@ -96,19 +103,10 @@ def _read_own(path: Path, questions: Sequence[Question], mode: Mode, *, allow_mi
             raise InputError(
                 f"no id of pfgen: {key!r}", where=f"{place}, field id", fix="Q01/1 to Q50/TRIALS"
             )
-        question, trial = matched[1], int(matched[2])
-        if (question, trial) in found:
+        if key in found:
             raise InputError(f"the id {key} is there twice", where=place)
-        found[question, trial] = answer_of(text_field(row, "completion", place), mode, stop_strings(mode))
+        text = answer_of(text_field(row, "completion", place), mode, stop_strings(mode))
+        found[key] = GivenAnswer(text, finish_reason(row, place))
     if not found:
         raise InputError("there are no answers", where=path)
-    trials = range(1, max(trial for _, trial in found) + 1)
-    lacking = [f"{key}/{trial}" for key in known for trial in trials if (key, trial) not in found]
-    if lacking and not allow_missing:
-        raise InputError(
-            f"answers are missing: {listed(lacking)}",
-            where=path,
-            fix="add them, or score what is there: allow_missing=true",
-        )
-    answers = {key: tuple(found[key, n] for n in trials if (key, n) in found) for key in known}
-    return AnswerSet(None, None, {key: texts for key, texts in answers.items() if texts})
+    return found

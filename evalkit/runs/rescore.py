@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalkit.core.config import Config, ReasoningConfig, SuiteConfig, SuiteData, given_suite
+from evalkit.core.config import Config, ReasoningConfig, SuiteData, given_suite
 from evalkit.core.durable import read_log
 from evalkit.core.errors import InputError
 from evalkit.core.files import read_options
@@ -13,12 +13,12 @@ from evalkit.core.reasons import Reason
 from evalkit.core.types import Sample
 from evalkit.records.environment import CONFIG, kept_environment
 from evalkit.records.results import Results, read_results
-from evalkit.records.run_folder import RunDirectory, SampleRecord
+from evalkit.records.run_folder import RunDirectory, SampleRecord, one_run
 from evalkit.runs.foreign import listed, output_directory
 from evalkit.runs.identity import protocol_record
 from evalkit.runs.regrading import Regrading, of_regrading
 from evalkit.runs.run import score_run
-from evalkit.runs.suite import LoadedSuite, sample_limit, suite_specs
+from evalkit.runs.suite import LoadedSuite, check_options, load_suite, sample_limit, suite_specs
 from evalkit.scoring.changes import Change, SampleScores, changed_samples, find_changes
 from evalkit.tasks.answers import options_of
 from evalkit.tasks.load import Task
@@ -29,7 +29,7 @@ _SCORING_OPTIONS = (
     *("protocol.strip", "protocol.answer_regex", "metrics.", "export"),
     *("reasoning.parser", "reasoning.start", "reasoning.end", "reasoning.pattern"),
 )
-_OTHER_OPTIONS = ("run", "out", "offline", "allow_missing", "lang")
+_OTHER_OPTIONS = ("run", "out", "offline", "allow_missing", "lang", "mirror")
 # Options of earlier versions and of other verbs: no completion or score depends on them.
 _PASSED_OVER = ("serve", "plan")
 
@@ -55,13 +55,11 @@ def rescore(given: Config) -> Rescored:
         InputError: no run there, an option that decided the completions, or completions that are
             missing (without `allow_missing`).
     """
-    directory = RunDirectory(Path(given.run or ".").expanduser())
+    directory = RunDirectory(one_run(given.run or ".", mt_bench=False))
     before = _kept_results(directory)
     config = kept_config(directory.path / CONFIG)
     _replace_scoring_options(config, given)
-    suite, gaps = _kept_suite(
-        directory, given_suite(config.suite), sample_limit(config.data.limit), config.samples, before
-    )
+    suite, gaps = _kept_suite(directory, config, before)
     if not given.allow_missing:
         _check_complete(directory.path, suite, gaps, before)
     into = output_directory(given.out, directory.path) if given.out else directory
@@ -94,13 +92,21 @@ def rescore(given: Config) -> Rescored:
 
 
 def _kept_suite(
-    directory: RunDirectory, suite: SuiteConfig, limit: int, samples: int, before: Results | None
+    directory: RunDirectory, config: Config, before: Results | None
 ) -> tuple[LoadedSuite, dict[str, int]]:
     """The run's datasets, made of the kept samples, and how many samples of each have no completion."""
+    suite, samples = given_suite(config.suite), config.samples
     absent = before.partial.datasets if before else {}
+    # The references of pfgen are no part of a run.
+    loaded = load_suite(suite, config.data, say=lambda line: None) if suite.pfgen else None
     tasks, missing, gaps = [], {}, {}
     for spec in suite_specs(suite):
-        records = _evaluated(directory.records(spec.name).values(), limit, samples)
+        kept = directory.records(spec.name)
+        if loaded is None:
+            records = _evaluated(kept.values(), sample_limit(config.data.limit), samples)
+        else:
+            asked = loaded.tasks[0].samples
+            records = [one for one in asked if kept.keys() >= set(spec.ids(one.id, samples))]
         rates = before.datasets.get(spec.name) if before else None
         if rates and len(records) < rates.n:
             gaps[spec.name] = rates.n - len(records)
@@ -112,7 +118,8 @@ def _kept_suite(
         raise InputError("the run has no completions", where=directory.path / "samples")
     warnings = tuple(w for w in before.run.get("warnings", ()) if not of_regrading(w)) if before else ()
     bundled = suite.data is SuiteData.bundled
-    return LoadedSuite(suite.name, tuple(tasks), missing, warnings, bundled), gaps
+    questions = loaded.questions if loaded else ()
+    return LoadedSuite(suite.name, tuple(tasks), missing, warnings, bundled, questions), gaps
 
 
 def kept_config(path: Path) -> Config:
@@ -131,6 +138,7 @@ def kept_config(path: Path) -> Config:
 
 
 def _replace_scoring_options(config: Config, given: Config) -> None:
+    check_options(given_suite(config.suite), given.given)
     for option in given.given:
         if option in _OTHER_OPTIONS:
             continue
@@ -146,7 +154,7 @@ def _replace_scoring_options(config: Config, given: Config) -> None:
         for part in path:
             source, target = getattr(source, part), getattr(target, part)
         setattr(target, name, getattr(source, name))
-    config.offline = given.offline
+    config.offline, config.mirror = given.offline, given.mirror or config.mirror
     if "reasoning.parser" in given.given:
         # The run's own tags and pattern stay where the new rule reads them.
         unread = {"start", "end", "pattern"}.difference(options_of(config.reasoning.parser.value))

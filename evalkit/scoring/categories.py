@@ -22,15 +22,23 @@ from evalkit.records.results import (
     AVERAGE,
     PROTOCOL_LIMIT,
     PROTOCOL_RESAMPLES,
+    WITHOUT_MT,
     Figure,
+    MissingMetric,
     Partial,
     ProtocolRecord,
     Results,
     is_number,
+    missing_reasons,
 )
 from evalkit.records.run_folder import RunDirectory
 from evalkit.scoring.scores import Measured, TaskScores, metric_spread
 from evalkit.tasks.spec import CATEGORIES, load_spec, task_names
+
+# The sections of a run's identity that have an entry for each dataset.
+PER_DATASET = ("data", "prompts", "max_new_tokens", "task_few_shots", "columns")
+OWN_DATASET = "{name} is not one of the protocol's datasets"
+_NOT_IN_SUITE = Reason("not in this suite")
 
 
 @dataclass(frozen=True)
@@ -129,11 +137,11 @@ def _categories(
     for name, members in category_members().items():
         own = [t.spec.name for t in tasks if t.spec.category == name and t.spec.name not in members]
         if own or any(member in scored or member in absent for member in members):
-            categories[name] = _category(members, own, scored, absent, gaps)
+            categories[name] = _summed(members, own, scored, absent, gaps)
     return categories
 
 
-def _category(
+def _summed(
     members: Sequence[str],
     own: Sequence[str],
     scored: Mapping[str, TaskScores],
@@ -141,12 +149,13 @@ def _category(
     gaps: Mapping[str, str],
 ) -> _Category:
     """A category of the protocol's `members` and the user's `own` datasets."""
-    reasons: list[str] = [Reason("{name} is not one of the protocol's datasets", name=name) for name in own]
+    reasons: list[str] = [Reason(OWN_DATASET, name=name) for name in own]
     counted: list[tuple[str, Measured]] = []
+    lacking: list[TaskScores] = []
     for member in (*members, *own):
         task = scored.get(member)
         if task is None:
-            reasons.append(missing_dataset(member, absent.get(member, Reason("not in this suite"))))
+            reasons.append(missing_dataset(member, absent.get(member, _NOT_IN_SUITE)))
             continue
         if member not in own and task.spec != load_spec(member):
             reasons.append(Reason("{name}: its task file is not the shipped one", name=member))
@@ -155,10 +164,15 @@ def _category(
         if measured := task.counted:
             counted.append((task.spec.counts or "", measured))
         else:
-            reasons.extend(
-                _missing_counting_metrics([task]) or [Reason("{name}: no metric counts", name=member)]
-            )
-    versions = tuple(f"{metric} {measured.value.metric_version}" for metric, measured in counted)
+            lacking.append(task)
+            if not _missing_counting_metrics([task]):
+                reasons.append(Reason("{name}: no metric counts", name=member))
+    return _category(counted, [*reasons, *_missing_counting_metrics(lacking)])
+
+
+def _category(counted: Sequence[tuple[str, Measured]], reasons: list[str]) -> _Category:
+    """The mean of the figures that count, each with the name of its metric."""
+    versions = tuple(f"{counts} {measured.value.metric_version}" for counts, measured in counted)
     value, carried = _mean([measured for _, measured in counted], versions)
     return _Category(value, carried, versions, reasons)
 
@@ -188,9 +202,112 @@ def _average(categories: Mapping[str, _Category]) -> dict[str, Figure]:
         return {}
     parts = list(categories.values())
     versions = [version for part in parts for version in part.versions]
-    if any(part.reasons for part in parts):
-        return {AVERAGE: Figure(None, sum(part.value.n for part in parts), None, None, _joined(versions))}
-    return {AVERAGE: _mean(parts, versions)[0]}
+    if not (incomplete := [name for name, part in categories.items() if part.reasons]):
+        return {AVERAGE: _mean(parts, versions)[0]}
+    found = {AVERAGE: Figure(None, sum(part.value.n for part in parts), None, None, _joined(versions))}
+    if incomplete == ["MT"]:
+        others = [part for name, part in categories.items() if name != "MT"]
+        versions = [version for part in others for version in part.versions]
+        found[WITHOUT_MT] = _mean(others, versions)[0]
+    return found
+
+
+def join_results(parts: Sequence[tuple[Results, Path]]) -> Results:
+    """The results of runs that differ in their datasets alone, as one run of them all has them.
+
+    Args:
+        parts: results, each with its folder; of a dataset that several have, the first counts.
+
+    Categories are those of the protocol's datasets: a user's own dataset is in none of them.
+    """
+    source: dict[str, tuple[Results, Path]] = {}
+    for part in parts:
+        for name in part[0].datasets:
+            source.setdefault(name, part)
+    absent = {name: why for part, _ in parts for name, why in part.partial.datasets.items()}
+    solved = {missing_dataset(name, why) for name, why in absent.items() if name in source}
+    solved |= {missing_dataset(name, _NOT_IN_SUITE) for name in source}
+    categories = {
+        name: _joined_category(members, source, absent, solved)
+        for name, members in category_members().items()
+        if any(member in source for member in members)
+    }
+    incomplete = {name: category.reasons for name, category in categories.items() if category.reasons}
+    whole = dict.fromkeys(why for part, _ in parts for why in part.partial.reasons if why not in solved)
+    ordered = [name for names in category_members().values() for name in names if name in source]
+    datasets = {name: source[name][0].datasets[name] for name in dict.fromkeys([*ordered, *source])}
+    return replace(
+        parts[0][0],
+        scores={
+            f"{name}_{metric}": source[name][0].scores[f"{name}_{metric}"]
+            for name, rates in datasets.items()
+            for metric in rates.metrics
+        },
+        categories={name: category.value for name, category in categories.items()},
+        average=_average({name: categories[name] for name in CATEGORIES if name in categories}),
+        datasets=datasets,
+        partial=Partial(
+            bool(whole or incomplete),
+            list(whole),
+            incomplete,
+            {name: why for name, why in absent.items() if name not in source},
+        ),
+        missing_metrics=[
+            entry
+            for part, _ in parts
+            for entry in part.missing_metrics
+            if entry.dataset not in source or source[entry.dataset][0] is part
+        ],
+        run=_joined_facts([part.run for part, _ in parts]),
+    )
+
+
+def _joined_category(
+    members: Sequence[str],
+    source: Mapping[str, tuple[Results, Path]],
+    absent: Mapping[str, str],
+    solved: set[Reason],
+) -> _Category:
+    reasons: list[str] = [
+        missing_dataset(name, absent.get(name, _NOT_IN_SUITE)) for name in members if name not in source
+    ]
+    counted: list[tuple[str, Measured]] = []
+    lacking: list[MissingMetric] = []
+    for name in members:
+        if name not in source:
+            continue
+        results, folder = source[name]
+        said = (why for whys in results.partial.categories.values() for why in whys)
+        of_name = (why for why in said if why.startswith(f"{name}: "))
+        reasons += [why for why in of_name if why not in solved and why not in reasons]
+        counts = load_spec(name).counts or ""
+        lacking += [one for one in results.missing_metrics if (one.dataset, one.metric) == (name, counts)]
+        metric = results.named(counts)
+        value = results.scores.get(f"{name}_{metric}")
+        if metric is not None and value is not None:
+            carried = value.ci95 or _carried(value, metric, results, RunDirectory(folder).scores_path(name))
+            counted.append((counts, Measured(value, carried)))
+    reasons += missing_reasons(one for one in lacking if one.sentence not in reasons)
+    return _category(counted, reasons)
+
+
+def _carried(value: Figure, metric: str, results: Results, scores: Path) -> Interval | None:
+    """What a figure without an interval contributes to a mean, by its samples."""
+    return _spread_again(value, metric, list(read_log(scores)[0].values()), results).carried
+
+
+def _joined_facts(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The section `run` of joined results: what is recorded by dataset together, the rest of the first."""
+    facts, identity = dict(runs[0]), dict(runs[0].get("identity", {}))
+    for name in ("datasets", "other_data"):
+        facts[name] = {key: entry for run in reversed(runs) for key, entry in run.get(name, {}).items()}
+    for name in PER_DATASET:
+        if found := [run.get("identity", {}).get(name, {}) for run in reversed(runs)]:
+            identity[name] = {key: entry for part in found for key, entry in part.items()}
+    facts["warnings"] = list(dict.fromkeys(line for run in runs for line in run.get("warnings", ())))
+    for name in ("id", "suite"):
+        facts[name] = ", ".join(str(run[name]) for run in runs if run.get(name))
+    return facts | ({"identity": identity} if runs[0].get("identity") else {})
 
 
 def with_intervals(results: Results, folder: Path) -> Results:
@@ -210,7 +327,7 @@ def with_intervals(results: Results, folder: Path) -> Results:
             spread = _spread_again(value, metric, rows, results)
             scores[key] = replace(value, ci95=spread.interval, stderr=spread.error)
             carried[key] = spread.carried
-    categories, above = {}, []
+    categories, above = {}, {}
     for name, value in results.categories.items():
         keys = [f"{member}_{results.named(load_spec(member).counts)}" for member in category_members()[name]]
         parts = [(scores[key], carried[key]) for key in keys if key in scores]
@@ -218,11 +335,12 @@ def with_intervals(results: Results, folder: Path) -> Results:
         if value.value is not None and _is_mean(value.value, [part.value for part, _ in parts]):
             spread = mean_spread(parts)
         categories[name] = replace(value, ci95=spread.interval, stderr=spread.error)
-        above.append((categories[name], spread.carried))
+        above[name] = (categories[name], spread.carried)
     average = {
         name: replace(value, ci95=spread.interval, stderr=spread.error)
         for name, value in results.average.items()
-        for spread in [mean_spread(above) if value.value is not None else statistics.Spread()]
+        for parts in [[part for key, part in above.items() if (name, key) != (WITHOUT_MT, "MT")]]
+        for spread in [mean_spread(parts) if value.value is not None else statistics.Spread()]
     }
     return replace(results, scores={**results.scores, **scores}, categories=categories, average=average)
 
@@ -257,5 +375,7 @@ def _joined(versions: Iterable[str]) -> str:
     return ", ".join(sorted(set(versions)))
 
 
-def _missing_counting_metrics(tasks: Iterable[TaskScores]) -> list[str]:
-    return [entry.sentence for task in tasks for entry in task.missing if entry.metric == task.spec.counts]
+def _missing_counting_metrics(tasks: Iterable[TaskScores]) -> list[Reason]:
+    return missing_reasons(
+        entry for task in tasks for entry in task.missing if entry.metric == task.spec.counts
+    )

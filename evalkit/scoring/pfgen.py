@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,81 +10,93 @@ import numpy as np
 
 from evalkit.core.types import Sample, Score
 from evalkit.metrics import intervals as statistics
+from evalkit.metrics.intervals import FloatArray
 from evalkit.metrics.pfgen import (
     VERSION,
     AnswerScore,
     Question,
+    SetFigures,
     category_scores,
     score_answers,
     set_figures,
     tables_of,
 )
-from evalkit.records.results import DatasetRates, Figure
-from evalkit.scoring.scores import Measured, TaskScores
-from evalkit.tasks.pfgen import MAX_NEW_TOKENS
-from evalkit.tasks.spec import TaskSpec
+from evalkit.records.results import Figure
+from evalkit.scoring.scores import GivenAnswer, Measured, TaskScores, answer_rates
+from evalkit.tasks.pfgen import FIGURES, SPEC
 
-DATASET = "pfgen"
-FIGURES = ("score", "fluency", "truthfulness", "helpfulness", "length")
 # The score of the published ground truth, which no scale ends at.
 GROUND_TRUTH = 1.05
-SPEC = TaskSpec(
-    name=DATASET,
-    instruction="",
-    output_length=MAX_NEW_TOKENS,
-    metrics=list(FIGURES),
-    counts="score",
-    license="Apache-2.0",
-    citation="Imajo et al. (2025), arXiv 2502.09316",
-)
-
-
-@dataclass(frozen=True)
-class PfgenScores:
-    """The scores of a set of answers.
-
-    Attributes:
-        task: with a score for each question, and in its `repeats` one for each answer.
-        details: for the section `run` of the result: the published figures, those of aspects and categories,
-            what was resampled, and the shares of the variance.
-    """
-
-    task: TaskScores
-    details: dict[str, Any]
+# What a score says of an answer that did not end by itself.
+_STATUS = {"length": "cut_off", "error": "failed"}
+_PUBLISHED = ("score", "score_std", "length", "length_std", "helpfulness", "average")
 
 
 def score_pfgen(
     questions: Sequence[Question],
-    answers: Mapping[str, Sequence[str]],
+    answers: Mapping[str, GivenAnswer],
     resamples: int,
     *,
     trials_known: bool,
     tables: Path | None = None,
-) -> PfgenScores:
+) -> tuple[TaskScores, dict[str, Any]]:
     """Scores answers to one or more questions.
 
     Args:
         questions: those of the benchmark; one without answers is left out.
-        answers: by question id, one or more; with `trials_known` the i-th answers of all are one trial.
+        answers: by question and trial (`Q01/1`), as `evalkit.tasks.pfgen.answer_of` gives them.
         resamples: of the bootstrap.
-        trials_known: trials are resampled, else answers within questions.
+        trials_known: the answers of one number are a trial, and trials are resampled; else answers within
+            questions, as also where a trial lacks answers.
         tables: where tables are kept; None: in the cache folder.
+
+    Returns:
+        A score for each question, with one for each answer in its `repeats`; and for the section `run` of the
+        result the published figures, those of aspects and categories, and what the spread consists of.
     """
-    questions = [question for question in questions if answers.get(question.id)]
-    scored = {one.id: score_answers(one, tables_of(one, folder=tables), answers[one.id]) for one in questions}
+    keys: dict[str, list[str]] = {one.id: [] for one in questions}
+    for key in sorted(answers, key=lambda key: int(key.partition("/")[2])):
+        keys[key.partition("/")[0]].append(key)
+    questions = [one for one in questions if keys[one.id]]
+    scored = {
+        one.id: score_answers(one, tables_of(one, folder=tables), [answers[key].text for key in keys[one.id]])
+        for one in questions
+    }
     values = [np.array([_values(answer) for answer in scored[one.id]]) for one in questions]
     equal = len({len(rows) for rows in values}) == 1
-    trials_known = trials_known and equal
+    trials_known &= len({tuple(key[len(name) :] for key in keys[name]) for name in scored}) == 1
+    published = set_figures(scored)
+    shares = (
+        statistics.variance_shares(np.stack(values)[:, :, 0], trials_known=trials_known) if equal else None
+    )
+    details = {
+        "trials": published.trials,
+        "aspects": {"fluency": published.fluency, "truthfulness": published.truthfulness},
+        "categories": category_scores(questions, scored),
+        "published": {name: getattr(published, name) for name in _PUBLISHED},
+        "resampled": "questions and trials" if trials_known else "questions, and answers within questions",
+        "variance": asdict(shares) if shares else None,
+        "ground_truth": GROUND_TRUTH,
+    }
+    measured = _measured(values, published, resamples, trials_known=trials_known)
+    rows = tuple(_question(one.id, keys[one.id], answers, scored[one.id]) for one in questions)
+    given = [answers[key] for one in questions for key in keys[one.id]]
+    rates = answer_rates(SPEC, given, [answer.text for answer in given], list(FIGURES), len(questions))
+    samples = tuple(Sample(one.id, one.text, "") for one in questions)
+    return TaskScores(SPEC, samples, rows, measured, rates, ()), details
+
+
+def _measured(
+    values: Sequence[FloatArray], published: SetFigures, resamples: int, *, trials_known: bool
+) -> dict[str, Measured]:
+    """The figures of the set with their intervals, from each question's values: [answers, figures]."""
     distribution = (
         statistics.resampled_two_ways(np.stack(values), resamples)
         if trials_known
         else statistics.resampled_within(values, resamples)
     )
-    published = set_figures(scored)
-    means = [
-        math.fsum(column) / len(values)
-        for column in zip(*(rows.mean(axis=0) for rows in values), strict=True)
-    ]
+    columns = zip(*(rows.mean(axis=0) for rows in values), strict=True)
+    means = [math.fsum(column) / len(values) for column in columns]
     # The protocol adds up rounded parts, and so its parts differ from plain means in the fifth digit.
     parts = (math.fsum(published.fluency.values()), math.fsum(published.truthfulness.values()))
     means[1:4] = [round(parts[0], 5), round(parts[1], 5), published.helpfulness]
@@ -93,36 +105,7 @@ def score_pfgen(
         spread = statistics.of_statistic(means[place], distribution[:, place], len(values))
         figure = Figure(means[place], len(values), spread.error, spread.interval, VERSION)
         measured[name] = Measured(figure, spread.carried)
-    shares = (
-        statistics.variance_shares(np.stack(values)[:, :, 0], trials_known=trials_known) if equal else None
-    )
-    texts = [text for one in questions for text in answers[one.id]]
-    rates = DatasetRates(
-        metrics=list(FIGURES),
-        n=len(questions),
-        empty=sum(not text for text in texts) / len(texts),
-        truncated=None,
-        out_of_format=None,
-    )
-    details = {
-        "trials": published.trials,
-        "aspects": {"fluency": published.fluency, "truthfulness": published.truthfulness},
-        "categories": category_scores(questions, scored),
-        "published": {
-            "score": published.score,
-            "score_std": published.score_std,
-            "length": published.length,
-            "length_std": published.length_std,
-            "helpfulness": published.helpfulness,
-            "average": published.average,
-        },
-        "resampled": "questions and trials" if trials_known else "questions, and answers within questions",
-        "variance": asdict(shares) if shares else None,
-        "ground_truth": GROUND_TRUTH,
-    }
-    samples = tuple(Sample(one.id, one.text, "") for one in questions)
-    rows = tuple(_question(one.id, answers[one.id], scored[one.id]) for one in questions)
-    return PfgenScores(TaskScores(SPEC, samples, rows, measured, rates, ()), details)
+    return measured
 
 
 def _values(answer: AnswerScore) -> list[float]:
@@ -131,11 +114,22 @@ def _values(answer: AnswerScore) -> list[float]:
     return [answer.score, fluency, truthfulness, answer.helpfulness, float(answer.length)]
 
 
-def _question(key: str, texts: Sequence[str], scores: Sequence[AnswerScore]) -> Score:
+def _question(
+    name: str, keys: Sequence[str], answers: Mapping[str, GivenAnswer], scores: Sequence[AnswerScore]
+) -> Score:
     columns = [_values(answer) for answer in scores]
     repeats = tuple(
-        Score(f"{key}/{trial}", text, dict(zip(FIGURES, column, strict=True)), missing=answer.missing)
-        for trial, (text, column, answer) in enumerate(zip(texts, columns, scores, strict=True), start=1)
+        Score(
+            key,
+            given.text,
+            dict(zip(FIGURES, column, strict=True)),
+            given.status or _STATUS.get(given.finish_reason or "") or (None if given.text else "empty"),
+            given.thought,
+            missing=answer.missing,
+        )
+        for key, given, column, answer in zip(
+            keys, [answers[key] for key in keys], columns, scores, strict=True
+        )
     )
     means = [math.fsum(column) / len(columns) for column in zip(*columns, strict=True)]
-    return Score(key, texts[0], dict(zip(FIGURES, means, strict=True)), repeats=repeats)
+    return Score(name, repeats[0].prediction, dict(zip(FIGURES, means, strict=True)), repeats=repeats)

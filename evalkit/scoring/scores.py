@@ -16,7 +16,9 @@ from typing import Protocol
 from evalkit import metrics as registry
 from evalkit.core.config import MetricsConfig, ProtocolConfig
 from evalkit.core.errors import InputError
+from evalkit.core.progress import phase
 from evalkit.core.types import Sample, Score
+from evalkit.core.words import t
 from evalkit.metrics import ifeval
 from evalkit.metrics import intervals as statistics
 from evalkit.metrics.base import (
@@ -162,7 +164,8 @@ def score_tasks(
     for name in dict.fromkeys(name for draft in drafts for name in draft.names):
         metric = registry.get_metric(name)
         if isinstance(metric, ModelMetric):
-            _compute_with_model(metric, [d for d in drafts if name in d.names], metrics, offline)
+            with phase(t("computing {metric}", metric=name)):
+                _compute_with_model(metric, [d for d in drafts if name in d.names], metrics, offline)
     return [draft.finished() for draft in drafts]
 
 

@@ -9,7 +9,7 @@ from evalkit.core.durable import read_log, write_checked_json, write_json_atomic
 from evalkit.core.reasons import sentences_in
 from evalkit.core.types import Score
 from evalkit.metrics.prediction import gold
-from evalkit.records.results import Results
+from evalkit.records.results import AVERAGE, Results
 from evalkit.records.run_folder import RunDirectory
 from evalkit.scoring.scores import TaskScores
 
@@ -75,7 +75,7 @@ def llm_jp_eval_json(tasks: Sequence[TaskScores], results: Results) -> dict[str,
     """
     reference_keys = {f"{task.spec.name}_{metric}" for task in tasks for metric in task.spec.metrics}
     complete = {
-        **results.average,
+        **{name: value for name, value in results.average.items() if name == AVERAGE},
         **{name: v for name, v in results.categories.items() if name not in results.partial.categories},
         **{key: value for key, value in results.scores.items() if key in reference_keys},
     }

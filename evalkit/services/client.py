@@ -10,28 +10,33 @@ model, no credit) is a `ServiceError`.
 """
 
 import asyncio
+import logging
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.secrets import credentials, hide_known, public_address, redact
-from evalkit.core.text import everywhere
 from evalkit.services.refusals import Refusal, refusal_of
 from evalkit.services.replies import Reply, json_of, read_object, read_reply
 
 if TYPE_CHECKING:
     import openai
 
+log = logging.getLogger(__name__)
+
 OnLost = Callable[[bool], Awaitable[None]]
 # A service that asks for a longer pause (seconds) counts as unavailable.
 LONGEST_PAUSE = 900.0
 # Rate limits are not the fault of a request: this many are allowed for each retry.
 RATE_LIMITS_PER_RETRY = 10
+# Seconds after which a service that gives nothing but failures is reported; then every hour.
+_REPORTS = (2.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +174,39 @@ class AdaptiveLimit:
             loop.call_at(self._paused_until, self._wake)
 
 
+class _Absence:
+    """How long a service has given nothing but failures; says so from time to time."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._since: datetime | None = None
+        self._reports = 0
+
+    def __str__(self) -> str:
+        """Since when, for messages; empty while it answers."""
+        if self._since is None:
+            return ""
+        form = "%H:%M:%S" if self._since.date() == datetime.now().date() else "%Y-%m-%d %H:%M:%S"
+        return f"since {self._since:{form}}"
+
+    def failed(self, error: str, *, reachable: bool) -> None:
+        """Records a failed attempt."""
+        now = datetime.now()
+        self._since = self._since or now
+        seconds = (now - self._since).total_seconds()
+        reached = sum(seconds >= step for step in _REPORTS) + int(seconds // 3600) - (seconds >= 3600)
+        if reached > self._reports:
+            self._reports = reached
+            how = "fails" if reachable else "does not answer"
+            log.warning("%s %s %s (%s): it is tried again", self._address, how, str(self), error)
+
+    def answered(self) -> None:
+        """Records an answer, a refusal included."""
+        if self._reports:
+            log.warning("%s answers again; it was away %s", self._address, str(self))
+        self._since, self._reports = None, 0
+
+
 class ApiClient:
     """Sends requests to one service; use as an asynchronous context manager.
 
@@ -198,6 +236,7 @@ class ApiClient:
         self.retries = retries
         self._first_wait = first_wait
         self._max_wait = max_wait
+        self.absence = _Absence(public_address(service.base_url or "https://api.openai.com/v1"))
         self.api = _new_api(service)
 
     async def __aenter__(self) -> Self:
@@ -253,10 +292,14 @@ class ApiClient:
                     outcome = self._failure(raised)
                 if isinstance(outcome, Reply):
                     self.limit.succeeded()
+                    self.absence.answered()
                     return replace(self._redacted(outcome), attempts=failures + rate_limits + 1)
                 wait = self._wait(rate_limits if outcome.rate_limited else failures, outcome.after)
                 if outcome.rate_limited:
                     self.limit.slow_down(started, wait)
+                    self.absence.answered()
+                else:
+                    self.absence.failed(self._clean(str(outcome)), reachable=outcome.reachable)
             failures += not outcome.rate_limited
             rate_limits += outcome.rate_limited
             last = failures > self.retries or rate_limits > RATE_LIMITS_PER_RETRY * (self.retries + 1)
@@ -336,7 +379,7 @@ class ApiClient:
         """A reply without the caller's key: a server may repeat its request."""
         kept = ("text", "model", "error", "finish_reason", "body")
         values = {name: getattr(reply, name) for name in kept}
-        return replace(reply, **everywhere(values, lambda text: hide_known(text, *self.service.secrets)))
+        return replace(reply, **hide_known(values, *self.service.secrets))
 
 
 def _refusal_in(error: "openai.APIStatusError") -> Refusal:

@@ -1,11 +1,15 @@
 """Models from a hub, kept in the hub library's own cache."""
 
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from evalkit.core.errors import EvalkitError, FetchError, InputError
+from evalkit.core.errors import EvalkitError, FetchError, InputError, UnreachableError, no_connection
+from evalkit.core.progress import AddBar, Bar, bars
 from evalkit.core.reasons import Reason
+from evalkit.core.words import t
 
 _SMALL_FILES = ["*.json", "*.model", "*.txt", "*.jinja"]
 # Copies of the weights in other layouts than the one transformers reads.
@@ -30,7 +34,8 @@ def snapshot(
 
     Raises:
         InputError: no such repository or revision, or a name that cannot be one.
-        FetchError: offline and not in the cache, no access, or a failing connection.
+        UnreachableError: not in the cache, and offline or no network.
+        FetchError: no access, or a connection that breaks off.
     """
     patterns = [*_SMALL_FILES, *(["*.safetensors"] if weights else []), *(["*.py"] if remote_code else [])]
     found = _download(name, patterns, local_only=offline, revision=revision, ignore_patterns=_COPIES)
@@ -68,12 +73,26 @@ def _snapshot_error(
                 where=where,
                 fix="check model.path and model.revision; for a private model: hf auth login",
             )
-        case LocalEntryNotFoundError():
-            reason = "and offline=true fetches nothing" if offline else "and the hub cannot be reached"
-            what, fix = f"the model is not in the hub cache, {reason}", "on a machine with a connection: "
-        case _:
-            what, fix = f"the model could not be fetched: {_first_line(error)}", "again: "
-    return FetchError(what, where=where, fix=fix + prepare)
+        case LocalEntryNotFoundError() if offline:
+            what = "the model is not in the hub cache, and offline=true fetches nothing"
+            return UnreachableError(what, where=where, fix=f"on a machine with a network: {prepare}")
+    why = unreachable(error)
+    if why is None and isinstance(error, LocalEntryNotFoundError):
+        why = f"the hub cannot be reached ({_first_line(error.__cause__ or error)})"
+    if why is not None:
+        what = f"{why}, and the model is not in the hub cache"
+        return UnreachableError(what, where=where, fix=f"on a machine with a network: {prepare}")
+    what = f"the model could not be fetched: {_first_line(error)}"
+    return FetchError(what, where=where, fix=f"again: {prepare}")
+
+
+def unreachable(error: BaseException) -> str | None:
+    """That the hub cannot be reached, and why; None where something else went wrong."""
+    if (why := no_connection(error)) is None:
+        return None
+    from huggingface_hub import constants
+
+    return f"no network: {urlsplit(constants.ENDPOINT).hostname} is unreachable ({why})"
 
 
 def locate(
@@ -114,6 +133,9 @@ def locate(
         )
     fetched = _download(name, wanted, local_only=False)
     if isinstance(fetched, Exception):
+        if unreachable(fetched):
+            text = "{name} is not in the hub's cache, and the hub is unreachable (no network)"
+            raise raises(Reason(text, name=name), fix=command)
         raise raises(
             Reason("{name} could not be fetched: {error}", name=name, error=_first_line(fetched)), fix=command
         )
@@ -132,17 +154,41 @@ def _download(name: str, wanted: Sequence[str], *, local_only: bool, **options: 
 
     # The base of the hub's errors is the error of its HTTP library, httpx or httpx2 by version.
     kinds: tuple[type[Exception], ...] = (OSError, ValueError, *HfHubHTTPError.__bases__)
+    options |= {"allow_patterns": list(wanted), "local_files_only": local_only}
     try:
-        return Path(
-            snapshot_download(name, allow_patterns=list(wanted), local_files_only=local_only, **options)
-        )
+        with bars() as add:
+            return Path(snapshot_download(name, tqdm_class=_reporting(name, add), **options))
     except kinds as error:
         return error
+
+
+def _reporting(name: str, add: AddBar) -> Any:
+    """A class like the hub library's own progress bars, whose bytes a bar of ours shows."""
+    from tqdm import tqdm
+
+    bar: Bar | None = None
+
+    class Reporting(tqdm):  # type: ignore[misc]
+        """Draws nothing."""
+
+        def __init__(self, *given: Any, **options: Any) -> None:
+            super().__init__(*given, **options | {"file": StringIO(), "disable": False})
+
+        def update(self, n: float | None = 1) -> Any:
+            nonlocal bar
+            drawn = super().update(n)
+            if self.unit == "B" and self.total:
+                bar = bar or add(t("fetching {name}", name=name), None, "bytes")
+                # Bytes received and bytes written are counted apart.
+                bar.update(max(bar.done, int(self.n)), max(bar.total or 0, int(self.total)))
+            return drawn
+
+    return Reporting
 
 
 def _complete(folder: Path, required: Sequence[str]) -> bool:
     return all(any((folder / option).is_file() for option in name.split("|")) for name in required)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

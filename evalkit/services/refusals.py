@@ -47,12 +47,17 @@ _LONG_CODES = re.compile(
 )
 _QUOTA_CODES = re.compile(
     r"insufficient_?(quota|balance|credit|fund)|billing|exceeded_current_quota|arrearage|payment_?required"
+    r"|budget_?exceeded"
 )
 _RATE_CODES = re.compile(
     r"rate_?limit|too_?many_?requests|throttl|resource_?exhausted|overloaded|capacity_exceeded"
 )
-_KEY_CODES = re.compile(r"api_?key|authentication|unauthori[sz]ed|unauthenticated")
-_MODEL_CODES = re.compile(r"model_?not_?(found|exist)|deployment_?not_?found")
+# litellm without a database knows its one key only, and says of every other that it has no database.
+_KEY_CODES = re.compile(
+    r"api_?key|authentication|unauthori[sz]ed|unauthenticated|\bauth_error|no_db_connection|expired_key"
+    r"|(token|key)_?not_?found|invalid_(access_)?token"
+)
+_MODEL_CODES = re.compile(r"model_?not_?(found|exist)|deployment_?not_?found|model_access_denied")
 
 # Messages, for errors whose code does not tell.
 _FILTER_WORDS = re.compile(
@@ -98,8 +103,16 @@ _OTHER_WORDS = re.compile(
     r"|maximum allowed number of output tokens|deadline|timed out|time ?(out|limit)",
     re.I,
 )
-_KEY_WORDS = re.compile(r"(invalid|incorrect) api key|api key (is )?(not valid|invalid)", re.I)
-_MODEL_WORDS = re.compile(r"model not exist|invalid model\b|\bmodel\b.{0,80}(does not exist|not found)", re.I)
+_KEY_WORDS = re.compile(
+    r"(invalid|incorrect|expired|missing|no) api key\b|api key\b.{0,20}(not valid|invalid|expired|missing)"
+    r"|\bauthentication ?(error|failed)|invalid (proxy server|access|auth\w*|bearer) token",
+    re.I,
+)
+_MODEL_WORDS = re.compile(
+    r"model not exist|(invalid|unknown|no such) model\b|\bmodel\b.{0,80}(does not exist|not found)"
+    r"|no healthy deployments? for|llm provider not provided",
+    re.I,
+)
 # More tokens in one request than a whole minute may have: no pause helps.
 _ALLOWANCE = re.compile(r"\blimit:? (\d+)\b.{0,60}\brequested:? (\d+)", re.I | re.S)
 

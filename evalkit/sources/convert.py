@@ -17,9 +17,11 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 
 from evalkit.core.errors import EvalkitError, InputError, write_error
+from evalkit.core.progress import bar
 from evalkit.core.signals import stop_with_the_parent
 from evalkit.core.text import did_you_mean
 from evalkit.core.types import Row
+from evalkit.core.words import t
 from evalkit.sources.archives import SourceWarning
 from evalkit.sources.readers import Files
 from evalkit.sources.splits import Pools, SplitRows, split
@@ -173,6 +175,19 @@ def convert_all(conversions: Sequence[Conversion], workers: int | None) -> Itera
     """
     conversions = sorted(conversions, key=lambda conversion: conversion.weight, reverse=True)
     count = min(workers or _cores(), len(conversions))
+    with bar(t("converting"), len(conversions)) as progress:
+        # The processes work on the first ones that are not done.
+        waiting = [[spec.name for spec, _ in conversion.datasets] for conversion in conversions]
+        progress.detail = ", ".join(name for names in waiting[:count] for name in names)
+        for outcomes in _converted(conversions, count):
+            waiting.remove([outcome.dataset for outcome in outcomes])
+            progress.detail = ", ".join(name for names in waiting[:count] for name in names)
+            progress.advance()
+            yield outcomes
+
+
+def _converted(conversions: Sequence[Conversion], count: int) -> Iterator[list[Converted]]:
+    """The outcomes of conversions in so many processes, as they are done."""
     if count <= 1:
         yield from map(convert, conversions)
         return

@@ -7,18 +7,18 @@ pause. No file takes its final name before it matches its pin.
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import httpx
 from filelock import FileLock
 from tenacity import (
     Retrying,
-    retry_if_exception_type,
+    retry_if_exception,
     sleep_using_event,
     stop_after_attempt,
     stop_any,
@@ -30,17 +30,18 @@ from tenacity.wait import wait_base
 
 from evalkit import __version__
 from evalkit.core import assets
-from evalkit.core.errors import EvalkitError, FetchError, write_error
-from evalkit.core.progress import Bar, bars
+from evalkit.core.errors import EvalkitError, FetchError, UnreachableError, no_connection, write_error
+from evalkit.core.files import file_sha256
+from evalkit.core.progress import Bar, bars, say
+from evalkit.core.words import t
 from evalkit.sources.mirror import Mirror
-from evalkit.sources.pins import Pin, SourceFile, mismatch, sha256_of
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from evalkit.sources.pins import Pin, SourceFile, mismatch
 
 CONNECTIONS = 6
 ATTEMPTS = 5
-TIMEOUT = httpx.Timeout(30.0)
+TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+# How long another host has to answer where one cannot be reached, before that means: no network.
+GRACE_SECONDS = 3.0
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 Fetched = dict[Pin, SourceFile | EvalkitError]
@@ -68,17 +69,16 @@ class Fetcher:
         self,
         pins: Sequence[Pin],
         *,
-        console: "Console | None" = None,
         downloader: "Downloader | None" = None,
     ) -> Fetched:
         """Every file, or the error that says why it is not available; one failure stops no other file.
 
         Args:
             pins: the files wanted.
-            console: where progress is shown when it is a terminal.
             downloader: how the network is used; by default a new client.
 
         Raises:
+            UnreachableError: a host cannot be reached and no other answers; what was fetched is kept.
             KeyboardInterrupt: the finished files are kept, the next command fetches the others.
         """
         found: Fetched = {}
@@ -91,7 +91,7 @@ class Fetcher:
                     wanted.append(pin)
             except EvalkitError as error:
                 found[pin] = error
-        return found | (self._download(wanted, console, downloader) if wanted else {})
+        return found | (self._download(wanted, downloader) if wanted else {})
 
     def _local(self, pin: Pin) -> SourceFile | None:
         """The file from the mirror or the cache; None: it must be downloaded."""
@@ -102,12 +102,12 @@ class Fetcher:
             return SourceFile(path, pin, digest)
         cached = self.cached(pin)
         if cached.is_file() and mismatch(cached, pin) is None:
-            return SourceFile(cached, pin, sha256_of(cached))
+            return SourceFile(cached, pin, file_sha256(cached))
         if self.mirror is not None:
             raise FetchError(f"{pin.name} is not in the mirror {self.mirror.root}", where=pin.url)
         if self.offline:
             fix = "run prepare on a machine with a network, or give mirror=DIR"
-            raise FetchError(f"{pin.name} is not in the cache (offline)", where=pin.url, fix=fix)
+            raise UnreachableError(f"{pin.name} is not in the cache (offline)", where=pin.url, fix=fix)
         return None
 
     def discard(self, file: SourceFile) -> None:
@@ -119,28 +119,37 @@ class Fetcher:
         """Where a fetched file is kept, whether or not it is there."""
         return self.cache / f"{hashlib.sha256(pin.url.encode()).hexdigest()[:16]}-{pin.name}"
 
-    def _download(
-        self, pins: Sequence[Pin], console: "Console | None", downloader: "Downloader | None"
-    ) -> Fetched:
+    def _download(self, pins: Sequence[Pin], downloader: "Downloader | None") -> Fetched:
         with (
             new_client() as client,
-            _progress(pins, console) as reporter,
+            _progress(pins) as reporter,
             ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="fetch") as threads,
         ):
             downloader = downloader or Downloader(client)
-            futures = {pin: threads.submit(self._one, downloader, pin, reporter(pin)) for pin in pins}
+            # A host that is the only one is waited for in vain.
+            grace = GRACE_SECONDS if len({urlsplit(pin.url).hostname for pin in pins}) > 1 else 0.0
+            futures = {pin: threads.submit(self._one, downloader, pin, reporter(pin), grace) for pin in pins}
             try:
+                for future in wait(futures.values(), return_when=FIRST_EXCEPTION).done:
+                    future.result()
                 return {pin: future.result() for pin, future in futures.items()}
             except BaseException:
                 downloader.stop.set()
                 threads.shutdown(wait=True, cancel_futures=True)
                 raise
 
-    def _one(self, downloader: "Downloader", pin: Pin, on_progress: OnProgress) -> SourceFile | EvalkitError:
+    def _one(
+        self, downloader: "Downloader", pin: Pin, on_progress: OnProgress, grace: float
+    ) -> SourceFile | EvalkitError:
         target = self.cached(pin)
         try:
             downloader.download(pin, target, on_progress)
-            return SourceFile(target, pin, sha256_of(target))
+            return SourceFile(target, pin, file_sha256(target))
+        except UnreachableError as error:
+            # Where another host answers there is a network, and this is about one file.
+            if downloader.answered.wait(grace):
+                return error
+            raise
         except EvalkitError as error:
             return error
         except OSError as error:
@@ -155,13 +164,14 @@ def new_client() -> httpx.Client:
 
 @dataclass(frozen=True)
 class Downloader:
-    """Downloads pinned files; `stop` ends all of them at the next block."""
+    """Downloads pinned files; `stop` ends all of them at the next block, `answered`: a host has answered."""
 
     client: httpx.Client
     stop: Event = field(default_factory=Event)
     wait: wait_base = field(
         default_factory=lambda: wait_exponential(multiplier=0.5, max=20) + wait_random(0, 1)
     )
+    answered: Event = field(default_factory=Event)
 
     def download(self, pin: Pin, target: Path, on_progress: OnProgress = lambda done, size: None) -> None:
         """Makes `target` the pinned file, or leaves nothing.
@@ -194,7 +204,7 @@ class Downloader:
 
     def _retry(self, pin: Pin, part: Path, on_progress: OnProgress) -> None:
         retrying = Retrying(
-            retry=retry_if_exception_type((httpx.TransportError, _TransientError)),
+            retry=retry_if_exception(_is_transient),
             stop=stop_any(stop_after_attempt(ATTEMPTS), stop_when_event_set(self.stop)),
             wait=self.wait,
             sleep=sleep_using_event(self.stop),
@@ -205,6 +215,13 @@ class Downloader:
         except (httpx.HTTPError, httpx.InvalidURL, _TransientError) as error:
             if self.stop.is_set():
                 raise StoppedError from None
+            if (why := no_connection(error)) is not None:
+                host = urlsplit(pin.url).hostname
+                raise UnreachableError(
+                    f"no network: {host} is unreachable ({why})",
+                    where=pin.url,
+                    fix="fetch it on a machine with a network; behind a proxy set HTTPS_PROXY, or mirror=DIR",
+                ) from None
             raise FetchError(
                 f"{pin.name} could not be fetched: {str(error) or type(error).__name__}",
                 where=pin.url,
@@ -214,6 +231,7 @@ class Downloader:
 
     def _transfer(self, pin: Pin, part: Path, on_progress: OnProgress) -> None:
         with self.client.stream("GET", pin.url) as response:
+            self.answered.set()
             if response.status_code in _TRANSIENT:
                 raise _TransientError(f"the server answered {response.status_code}")
             if response.status_code != httpx.codes.OK:
@@ -233,17 +251,18 @@ class Downloader:
                     on_progress(stream.tell(), size)
 
 
-@contextmanager
-def _progress(pins: Sequence[Pin], console: "Console | None") -> Iterator[Callable[[Pin], OnProgress]]:
-    """Gives, for each file, the function its download reports to.
+def _is_transient(error: BaseException) -> bool:
+    """Whether the same request may succeed in a moment; where there is no connection none is awaited."""
+    if isinstance(error, httpx.TransportError):
+        return no_connection(error) is None
+    return isinstance(error, _TransientError)
 
-    On a terminal each file has a bar; a log gets one line for all of them.
-    """
-    if console is None:
-        yield lambda pin: lambda done, size: None
-        return
-    console.print(f"fetching {len(pins)} file{'s' if len(pins) != 1 else ''}", highlight=False)
-    with bars(console, quiet=False) as add:
+
+@contextmanager
+def _progress(pins: Sequence[Pin]) -> Iterator[Callable[[Pin], OnProgress]]:
+    """Gives, for each file, the function its download reports to; each has a bar once it begins."""
+    say(t("fetching {n} files", n=len(pins)) if len(pins) > 1 else t("fetching {name}", name=pins[0].name))
+    with bars() as add:
 
         def reporter(pin: Pin) -> OnProgress:
             bar: Bar | None = None

@@ -4,8 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from evalkit.core.errors import FetchError, InputError
-from evalkit.core.files import parse_table, read_text
-from evalkit.sources.pins import sha256_of
+from evalkit.core.files import file_sha256, parse_table, read_text
 
 MANIFEST = "MANIFEST.csv"
 _COLUMNS = ("local_path", "sha256", "upstream_url")
@@ -53,7 +52,7 @@ class Mirror:
         problem = None
         for file in self.files.get(url, ()):
             try:
-                digest = sha256_of(file.path)
+                digest = file_sha256(file.path)
             except OSError as error:
                 problem = FetchError(
                     f"a file of the mirror cannot be read: {error.strerror}", where=f"{file.path} ({url})"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha1
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.files import (
@@ -22,9 +22,6 @@ from evalkit.metrics.pfgen import Question
 from evalkit.sources.fetch import Fetcher
 from evalkit.sources.mirror import Mirror
 from evalkit.sources.pins import pins_of
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 # Of the data of every published set that can be compared: `metadata_hash` in its result.json.
 DATA_HASH = "13581cc9df3fb849ec9293bcec2b03de1a48ecc2"
@@ -49,22 +46,31 @@ class AnswerSet:
     answers: dict[str, tuple[str, ...]]
 
 
-def fetch_data(
-    mirror: Path | None = None, *, offline: bool = False, console: "Console | None" = None
-) -> tuple[Question, ...]:
-    """The questions of the pinned files from the mirror, the cache or the network.
+def fetch_files(mirror: Path | None = None, *, offline: bool = False) -> dict[str, Path]:
+    """The pinned files from the mirror, the cache or the network, by their names in the cache.
 
     Raises:
         EvalkitError: a file is not to be had, or is not the pinned one.
     """
-    pins = [pin for pin in pins_of("pfgen") if pin.role == "data"]
-    found = Fetcher(Mirror.open(mirror) if mirror else None, offline).fetch(pins, console=console)
-    files = []
+    pins, fetcher = pins_of("pfgen"), Fetcher(Mirror.open(mirror) if mirror else None, offline)
+    found, files = fetcher.fetch(pins), {}
     for pin in pins:
         if isinstance(file := found[pin], EvalkitError):
             raise file
-        files.append(file.path)
-    return read_data(files)
+        files[fetcher.cached(pin).name] = file.path
+    return files
+
+
+def fetch_data(
+    mirror: Path | None = None, *, offline: bool = False
+) -> tuple[tuple[Question, ...], tuple[Sample, ...]]:
+    """The questions with their references, and the pairs that few-shots are drawn from.
+
+    Raises:
+        EvalkitError: a file is not to be had, or is not the pinned one.
+    """
+    *data, pool = fetch_files(mirror, offline=offline).values()
+    return read_data(data), read_pool(pool)
 
 
 def read_data(paths: Sequence[Path]) -> tuple[Question, ...]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from evalkit.core import assets
 from evalkit.core.errors import InputError
+from evalkit.core.files import file_sha256
 
 _HTML_HEADS = (b"<!doctype html", b"<html", b"<head")
 _LFS_HEAD = b"version https://git-lfs"
@@ -100,12 +101,6 @@ def _pin(row: dict[str, str]) -> Pin:
     )
 
 
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file, hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def git_blob_of(path: Path) -> str:
     """The id git gives a file with this content (SHA-1 repositories), hex."""
     digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
@@ -119,7 +114,7 @@ def mismatch(path: Path, pin: Pin) -> str | None:
     """Why the file is not the pinned one, with both hashes; None: it matches everything that is known."""
     expected, got, what = pin.sha256, "", "sha256"
     if expected:
-        got = sha256_of(path)
+        got = file_sha256(path)
     elif pin.git_blob:
         expected, got, what = pin.git_blob, git_blob_of(path), "git blob id"
     if expected == got:

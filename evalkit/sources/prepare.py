@@ -7,7 +7,6 @@ prepare([load_spec("jamp")], Path("data"), mirror=Path("mirror"))
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from evalkit import __version__
 from evalkit.core.errors import EvalkitError, InputError
@@ -19,9 +18,6 @@ from evalkit.sources.pins import Pin, SourceFile, pins_of
 from evalkit.sources.prepared import PreparedFolder, PreparedSplit, Status
 from evalkit.tasks.own import load_own
 from evalkit.tasks.spec import PROTOCOL_VERSION, TaskSpec, UpstreamSpec
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,6 @@ def prepare(
     mirror: Path | None = None,
     offline: bool = False,
     version: str = PROTOCOL_VERSION,
-    console: "Console | None" = None,
     workers: int | None = None,
     fetcher: Fetcher | None = None,
 ) -> list[PreparedReport]:
@@ -65,7 +60,6 @@ def prepare(
         mirror: a folder with manifests that replaces the network.
         offline: take upstream files from the mirror and the cache only.
         version: the protocol version whose files are written.
-        console: where progress is shown.
         workers: processes that convert; by default one for each core.
         fetcher: replaces the one that `mirror` and `offline` describe.
 
@@ -80,7 +74,7 @@ def prepare(
     folder = PreparedFolder(data_dir, version)
     datasets = {spec.name: _dataset(spec, folder) for spec in specs if spec.data is None}
     unfinished = [dataset for dataset in datasets.values() if not dataset.finished]
-    fetched = fetcher.fetch([pin for dataset in unfinished for pin in dataset.pins], console=console)
+    fetched = fetcher.fetch([pin for dataset in unfinished for pin in dataset.pins])
     changed = [
         dataset
         for dataset in unfinished

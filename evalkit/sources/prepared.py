@@ -15,8 +15,8 @@ from pathlib import Path
 
 from evalkit.core.durable import is_abandoned, process_tag, write_text_atomic
 from evalkit.core.errors import write_error
+from evalkit.core.files import file_sha256
 from evalkit.sources.convert import Converted, StagedSplit
-from evalkit.sources.pins import sha256_of
 from evalkit.tasks.load import prepared_path
 from evalkit.tasks.spec import SPLITS, TaskSpec
 
@@ -163,7 +163,7 @@ class PreparedFolder:
     def _digest(self, split: str, dataset: str) -> str | None:
         """The sha256 of a split's file; None when there is none."""
         path = self._path(split, dataset)
-        return sha256_of(path) if path.is_file() else None
+        return file_sha256(path) if path.is_file() else None
 
     def _is_reduced(self, dataset: str, split: str) -> bool:
         """Whether the file on disk was written by an earlier command from a reduced source."""

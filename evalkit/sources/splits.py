@@ -75,10 +75,7 @@ def _pool_90_10(pools: Pools) -> Splits:
 
 
 def _all_80_10_10(pools: Pools) -> Splits:
-    rows = shuffled(_joined(pools["all"]).rows)
-    first, second = cuts_80_10_10(len(rows))
-    parts = {"train": rows[:first], "dev": rows[first:second], "test": rows[second:]}
-    return {name: SplitRows(part) for name, part in parts.items()}
+    return _articles_80_10_10({"all": [[row] for row in _joined(pools["all"]).rows]})
 
 
 def _articles_80_10_10(pools: Pools) -> Splits:

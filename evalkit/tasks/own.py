@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalkit.core.errors import EvalkitError, FetchError, InputError
+from evalkit.core.errors import EvalkitError, FetchError, InputError, UnreachableError
 from evalkit.core.files import (
     decode,
     parse_json,
@@ -23,6 +23,7 @@ from evalkit.core.files import (
 from evalkit.core.text import canonical_json, did_you_mean, text_sha256
 from evalkit.core.types import Row
 from evalkit.metrics.ifeval import gold_of
+from evalkit.services.hub import unreachable
 from evalkit.tasks.spec import DataSpec, TaskSpec
 
 FORMATS = (".json", ".jsonl", ".csv", ".tsv")
@@ -51,7 +52,7 @@ def load_own(spec: TaskSpec, *, offline: bool = False) -> OwnData:
 
     Raises:
         InputError: no such file, a malformed one, a missing column, a value that is no text, no rows.
-        FetchError: the hub dataset is not available.
+        FetchError: the hub dataset is not available; an `UnreachableError` offline or without a network.
         EvalkitError: the library `datasets` is not installed.
     """
     data = spec.data
@@ -165,6 +166,13 @@ def _hub(data: DataSpec, split: str, offline: bool) -> _Table:
             loaded = datasets.load_dataset(data.hub, data.subset, split=split, revision=data.revision)
     # The library raises whatever its many readers raise.
     except Exception as error:
+        if offline or (why := unreachable(error)):
+            what = "offline=true fetches nothing" if offline else why
+            raise UnreachableError(
+                f"the hub dataset is not in the cache, and {what}",
+                where=where,
+                fix="run prepare on a machine with a network",
+            ) from None
         raise FetchError(
             f"the hub dataset could not be loaded: {(str(error).splitlines() or [type(error).__name__])[0]}",
             where=where,

@@ -4,23 +4,54 @@ Source: docs/protocol/pfgen.md, sections 2 and 3. BOS and chat templates belong 
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha1
-from typing import Literal
+from typing import Any
 
-from evalkit.core.types import Message, Request, Sample, Sampling
+from evalkit.core.config import PfgenMode
+from evalkit.core.text import canonical_json, text_sha256
+from evalkit.core.types import Message, Request, Sample
+from evalkit.tasks.load import Task
+from evalkit.tasks.prompts import Asking
+from evalkit.tasks.spec import TaskSpec
 
-Mode = Literal["completion", "qa", "chat"]
-MODES: tuple[Mode, ...] = ("completion", "qa", "chat")
+DATASET = "pfgen"
+FIGURES = ("score", "fluency", "truthfulness", "helpfulness", "length")
+QUESTIONS = 50
 SHOTS = 20
-MAX_NEW_TOKENS = 300
-SAMPLING = Sampling(do_sample=True, temperature=1.0, top_p=0.98)
+MOST_TRIALS = 100
+# An empty answer is asked again, this often in all.
+ATTEMPTS = 10
+# What the protocol sets that others leave alone, by option; the values are in conf/suite/pfgen.yaml too.
+PRESET: dict[str, Any] = {"num_few_shots": SHOTS, "generation.do_sample": True, "generation.top_p": 0.98}
 EXAMPLES = "## 回答例\n"
 # What comes before the examples; a base model is told nothing.
-INSTRUCTIONS: dict[Mode, str] = {
-    "completion": "",
-    "qa": "例と同様の文体及び文字数で、質問に1行で答えてください。\n\n",
-    "chat": "例と同様の文体及び文字数で、ユーザの質問に1行で答えてください。\n\n",
+INSTRUCTIONS = {
+    PfgenMode.completion: "",
+    PfgenMode.qa: "例と同様の文体及び文字数で、質問に1行で答えてください。\n\n",
+    PfgenMode.chat: "例と同様の文体及び文字数で、ユーザの質問に1行で答えてください。\n\n",
 }
+
+
+class PfgenSpec(TaskSpec):
+    """The dataset: the whole answer counts, and each has the number of its trial, also the only one."""
+
+    verbatim = True
+
+    def ids(self, sample_id: str, samples: int) -> list[str]:
+        """`Q01/1`, `Q01/2` and so on."""
+        return [f"{sample_id}/{trial}" for trial in range(1, samples + 1)]
+
+
+SPEC = PfgenSpec(
+    name=DATASET,
+    instruction="",
+    output_length=300,
+    metrics=list(FIGURES),
+    counts="score",
+    license="Apache-2.0",
+    citation="Imajo et al. (2025), arXiv 2502.09316",
+)
 
 
 def few_shots(pool: Sequence[Sample], asked: str, trial: int, seed: str = "") -> list[Sample]:
@@ -39,49 +70,91 @@ def few_shots(pool: Sequence[Sample], asked: str, trial: int, seed: str = "") ->
     return sorted((pair for pair in pool if pair.input != asked), key=rank)[:SHOTS]
 
 
-def render(mode: Mode, examples: Sequence[Sample], asked: str, prefix: str = "") -> str | tuple[Message, ...]:
-    """The prompt: text in mode `completion`, else chat messages. `prefix` stands before everything."""
+def render(mode: PfgenMode, examples: Sequence[Sample], asked: str) -> str | tuple[Message, ...]:
+    """The prompt: text in mode `completion`, else chat messages."""
     shown = "".join(f"Q: {pair.input}\nA: {pair.gold}\n\n" for pair in examples).strip()
-    head = prefix + (INSTRUCTIONS[mode] + EXAMPLES + shown).strip()
-    if mode == "completion":
+    head = (INSTRUCTIONS[mode] + EXAMPLES + shown).strip()
+    if mode is PfgenMode.completion:
         return f"{head}\n\nQ: {asked}\nA:"
-    if mode == "qa":
+    if mode is PfgenMode.qa:
         return (Message("user", f"{head}\n\n## 質問\nQ: {asked}"),)
     return Message("system", head), Message("user", f"Q: {asked}")
 
 
-def trial_seed(trial: int, seed: str = "") -> int:
-    """The seed of the random draws of a trial, 0 to 2^31 - 1: the same for its 50 questions."""
-    return int(sha1(f"{seed}::{trial}".encode()).hexdigest(), 16) % 2**31
+def trial_seed(trial: int, seed: str = "", attempt: int = 1) -> int:
+    """The seed of the random draws of a trial, 0 to 2^31 - 1: the same for its 50 questions.
 
-
-def stop_strings(mode: Mode, special: Sequence[str] = ()) -> tuple[str, ...]:
-    """What ends an answer; `special` are the texts of the tokenizer's EOS and BOS."""
-    return ("Q:", *(("\n\n",) if mode == "completion" else ()), *special)
-
-
-def requests(
-    samples: Sequence[Sample],
-    pool: Sequence[Sample],
-    mode: Mode,
-    trials: int,
-    *,
-    seed: str = "",
-    prefix: str = "",
-    special: Sequence[str] = (),
-) -> Iterator[Request]:
-    """The requests of trials 1 to `trials`, trial by trial: the prompts of one share their examples.
-
-    The id is `Q01/1` for the first trial of Q01, so that more trials continue fewer. For the other arguments
-    see `few_shots`, `render` and `stop_strings`.
+    An answer that was empty is drawn with another; the protocol leaves open which.
     """
-    for trial in range(1, trials + 1):
-        for sample in samples:
-            yield Request(
-                id=f"{sample.id}/{trial}",
-                prompt=render(mode, few_shots(pool, sample.input, trial, seed), sample.input, prefix),
-                max_new_tokens=MAX_NEW_TOKENS,
-                stop=stop_strings(mode, special),
-                sampling=SAMPLING,
-                seed=trial_seed(trial, seed),
-            )
+    text = f"{seed}::{trial}" if attempt == 1 else f"{seed}::{trial}::{attempt}"
+    return int(sha1(text.encode()).hexdigest(), 16) % 2**31
+
+
+def stop_strings(mode: PfgenMode, special: Sequence[str] = ()) -> tuple[str, ...]:
+    """What ends an answer; `special` are the texts of the tokenizer's EOS and BOS."""
+    return tuple(dict.fromkeys(("Q:", *(("\n\n",) if mode is PfgenMode.completion else ()), *special)))
+
+
+def answer_of(text: str, mode: PfgenMode, stop: Sequence[str]) -> str:
+    """The answer in a completion, up to the first stop string; empty: the model gave none."""
+    for end in stop:
+        text = text.partition(end)[0]
+    if mode is not PfgenMode.completion and "A:" in text:
+        text = text.split("A:", 1)[1]
+    return text.strip()
+
+
+@dataclass(frozen=True)
+class PfgenAsking(Asking):
+    """How pfgen asks: trial by trial, for the prompts of one share their examples.
+
+    Attributes:
+        mode: the form of the prompts.
+        seed_text: of few-shots and random draws; the protocol's is empty.
+        stop: what ends an answer.
+    """
+
+    mode: PfgenMode = PfgenMode.completion
+    seed_text: str = ""
+    stop: tuple[str, ...] = ()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Mode, seed text and stop strings; more trials continue fewer."""
+        own = {"mode": self.mode.value, "seed": self.seed_text, "stop": list(self.stop)}
+        return {DATASET: own}
+
+    def shots(self, task: Task) -> int:
+        """Examples in each prompt; all pairs of the dataset are the pool they are drawn from."""
+        return SHOTS
+
+    def words_sha256(self, task: Task) -> str:
+        """The hash of the prompt of no question, with the whole pool as its examples."""
+        prompt = render(self.mode, task.few_shots, "")
+        return text_sha256(
+            prompt if isinstance(prompt, str) else canonical_json([asdict(one) for one in prompt])
+        )
+
+    def requests(self, task: Task) -> Iterator[Request]:
+        """The requests of all trials, trial by trial."""
+        limit, thoughts = self.limit(task.spec), self.thoughts
+        for trial in range(1, self.samples + 1):
+            for sample in task.samples:
+                examples = few_shots(task.few_shots, sample.input, trial, self.seed_text)
+                yield Request(
+                    id=f"{sample.id}/{trial}",
+                    prompt=render(self.mode, examples, sample.input),
+                    max_new_tokens=limit if thoughts is None else thoughts.limit(limit),
+                    # Within a thought a stop string ends nothing.
+                    stop=self.stop if thoughts is None else (),
+                    sampling=self.sampling,
+                    seed=trial_seed(trial, self.seed_text),
+                    keep_special=thoughts is not None,
+                )
+
+    def again(self, request: Request, answer: str, attempt: int) -> Request | None:
+        """The request with the seed of the next attempt where the answer is empty."""
+        if attempt == ATTEMPTS or answer_of(answer, self.mode, self.stop):
+            return None
+        trial = int(request.id.rpartition("/")[2])
+        return replace(request, seed=trial_seed(trial, self.seed_text, attempt + 1))

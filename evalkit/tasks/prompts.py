@@ -11,8 +11,9 @@ from typing import Any
 
 from evalkit.core.config import GenerationConfig, ProtocolConfig, ReasoningConfig, SuiteConfig
 from evalkit.core.errors import InputError
+from evalkit.core.text import text_sha256
 from evalkit.core.types import Message, Request, Sample, Sampling
-from evalkit.metrics.repeats import repeat_ids, sample_seed
+from evalkit.metrics.repeats import sample_seed
 from evalkit.tasks.load import Task
 from evalkit.tasks.spec import TaskSpec
 from evalkit.tasks.thoughts import Thoughts
@@ -176,6 +177,29 @@ class Asking:
             output_length=own.output_length,
         )
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What else decides the completions, ready for JSON."""
+        # More samples continue fewer; a single one has the seed of the run.
+        return {"seeds": "of each sample"} if self.samples > 1 else {}
+
+    def shots(self, task: Task) -> int:
+        """Examples in each prompt of a dataset."""
+        return len(task.few_shots)
+
+    def words_sha256(self, task: Task) -> str:
+        """The hash of the words around the inputs of a dataset.
+
+        Raises:
+            InputError: as `template_of`.
+        """
+        template = self.template_of(task.spec)
+        return text_sha256(template.render(task.spec.instruction, task.few_shots, ""))
+
+    def again(self, request: Request, answer: str, attempt: int) -> Request | None:
+        """The request to make in place of one whose `answer` does not count; None: it counts."""
+        return None
+
     def limit(self, spec: TaskSpec) -> int:
         """The most tokens of an answer."""
         return spec.output_length if self.output_length is None else self.output_length
@@ -210,7 +234,7 @@ class Asking:
                 if self.chat is None
                 else self.chat.messages(template, *words, sample.input)
             )
-            for repeat, key in enumerate(repeat_ids(sample.id, self.samples), start=1):
+            for repeat, key in enumerate(task.spec.ids(sample.id, self.samples), start=1):
                 yield Request(
                     id=key,
                     prompt=prompt,

@@ -16,6 +16,7 @@ from evalkit.core.text import did_you_mean
 from evalkit.metrics import METRICS, metric_names
 from evalkit.metrics.base import InstructionMetric
 from evalkit.metrics.prediction import BLANK_LINE
+from evalkit.metrics.repeats import repeat_ids
 
 PROTOCOL_VERSION = "1.3.1"
 CATEGORIES = ("EL", "FA", "HE", "MC", "MR", "MT", "NLI", "QA", "RC")
@@ -146,6 +147,10 @@ class TaskSpec:
         """The texts that end an answer."""
         return () if self.verbatim else (BLANK_LINE,)
 
+    def ids(self, sample_id: str, samples: int) -> list[str]:
+        """The ids of the answers to a question that is asked `samples` times."""
+        return repeat_ids(sample_id, samples)
+
     def upstream_of(self, version: str = PROTOCOL_VERSION) -> UpstreamSpec | None:
         """The upstream that holds for a protocol version: that of the last version not after it."""
         held = [known for known in self.upstream if _version(known) <= _version(version)]
@@ -163,7 +168,12 @@ def _version(text: str) -> tuple[int, ...]:
 
 def task_names() -> list[str]:
     """The names of all shipped tasks, sorted."""
-    return sorted(path.stem for path in assets.TASKS.glob("*.yaml"))
+    return list(_names_in(assets.TASKS))
+
+
+@cache
+def _names_in(folder: Path) -> tuple[str, ...]:
+    return tuple(sorted(path.stem for path in folder.glob("*.yaml")))
 
 
 def is_task_file(name: str) -> bool:

@@ -3,10 +3,12 @@
 import errno
 import json
 import logging
+import socket
 
+import httpx
 import pytest
 
-from evalkit.core.errors import EvalkitError, InputError, InterruptedRunError, foreign
+from evalkit.core.errors import EvalkitError, InputError, InterruptedRunError, foreign, no_connection
 
 
 class StrangeError(Exception):
@@ -97,3 +99,18 @@ def test_nothing_happens_when_all_is_well() -> None:
     with foreign("no"):
         value = 1
     assert value == 1
+
+
+def test_a_connection_that_did_not_come_about_is_told_from_an_answer() -> None:
+    try:
+        try:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        except OSError as error:
+            raise RuntimeError("the library's own") from error
+    except RuntimeError as error:
+        assert no_connection(error) == "Name or service not known"
+    assert no_connection(httpx.ConnectTimeout("timed out")) == "timed out"
+    assert no_connection(ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"))
+    answer = httpx.Response(503, request=httpx.Request("GET", "http://a"))
+    assert no_connection(httpx.HTTPStatusError("503", request=answer.request, response=answer)) is None
+    assert no_connection(httpx.ReadError("broken off")) is None

@@ -1,6 +1,9 @@
+import itertools
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
@@ -18,7 +21,8 @@ from evalkit.core.config import (
     given_suite,
 )
 from evalkit.core.errors import InputError
-from evalkit.core.options import load_config, parse
+from evalkit.core.habits import HABITS
+from evalkit.core.options import all_options, load_config, parse, words_of
 
 
 def config_of(*words: str) -> Config:
@@ -48,11 +52,14 @@ def test_groups_fill_the_structured_config() -> None:
 
 
 def test_every_group_member_composes() -> None:
-    for group in ("model", "suite", "engine", "judge"):
-        names = [path.stem for path in Path(assets.CONF, group).glob("*.yaml")]
-        assert len(names) > 1
-        for name in names:
-            assert getattr(config_of(f"{group}={name}"), group) is not None, name
+    groups = ("model", "suite", "engine", "judge")
+    names = [[path.stem for path in Path(assets.CONF, group).glob("*.yaml")] for group in groups]
+    assert all(len(members) > 1 for members in names)
+    for chosen in itertools.zip_longest(*names):
+        words = [f"{group}={name}" for group, name in zip(groups, chosen, strict=True) if name]
+        config = config_of(*words)
+        for word in words:
+            assert getattr(config, word.partition("=")[0]) is not None, word
 
 
 @pytest.mark.parametrize(
@@ -118,7 +125,15 @@ def test_numbers_of_few_shots_are_given_by_the_name_of_a_task() -> None:
         (["dtype=floa32"], "'float32'"),
         (["model=hf", "model.pth=x"], "'model.path'"),
         (["model.path=x"], "model=hf"),
-        (["model=meta/llama"], "model.path=meta/llama"),
+        (["model=llama"], "owner/name"),
+        (["model=a/b,c/d"], "evalkit -m model=a/b,c/d"),
+        (["model=a/b", "model.path=c"], "both are given"),
+        (["suite=jamp", "suite.tasks=[jnli]"], "both are given"),
+        (["suite=jcommonsenseqa,jampp"], "-m suite="),
+        (["suite=nli,mifeval-ja,mt-bench-ja"], "-m suite="),
+        (["suite=jcommonsensqa"], "'jcommonsenseqa'"),
+        (["model=hf", "model.random.layers=3"], "this model has no model.random"),
+        (["seed={a"], "seed={a"),
         (["split=tset"], "'test'"),
         (["num_few_shots=-1"], "below 0"),
         (["suite=mc", "suite.num_few_shots.jcommonsenseqa=x"], "suite.num_few_shots.jcommonsenseqa"),
@@ -133,6 +148,103 @@ def test_numbers_of_few_shots_are_given_by_the_name_of_a_task() -> None:
 )
 def test_mistakes_are_named_with_the_near_names(words: list[str], expected: str) -> None:
     assert expected in refusal(*words)
+
+
+def test_a_hub_name_or_a_folder_is_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("日本 語", "a,b", "plain"):
+        (tmp_path / name).mkdir()
+    for place in ("owner/name", "./somewhere", "~/m", str(tmp_path), "日本 語", "a,b", "plain", "."):
+        config = config_of(f"model={place}", "model.revision=main")
+        assert config.model is not None and (config.model.path, config.model.revision) == (place, "main")
+        assert config == replace(
+            config_of("model=hf", f"model.path={place}", "model.revision=main"), given=ANY
+        )
+
+
+@pytest.mark.parametrize(
+    "value", ["jamp", "jamp,janli", "[jamp, janli]", "my.yaml", "jamp,/日本 語/my.yml", "['a,b.yaml']"]
+)
+def test_datasets_and_task_files_are_a_suite(value: str) -> None:
+    config = config_of(f"suite={value}", "suite.num_few_shots.jamp=2")
+    long = config_of("suite=task", f"suite.tasks={value}", "suite.num_few_shots.jamp=2")
+    assert config == replace(long, given=ANY)
+    several = config_of(f"suite=qa,{value}") if value[0] != "[" else config_of("suite=[qa,'a,b.yaml']")
+    assert several.suite is not None and several.suite.tasks[:2] == ["jemhopqa", "niilc"]
+
+
+@pytest.mark.parametrize(
+    ("line", "said", "fix"),
+    [
+        (
+            "--model llm-jp/x --tasks jamp,janli --num_fewshot 4 --batch_size 8 --limit=10 --output_path o",
+            "--model is model=, --tasks is suite=, --num_fewshot is num_few_shots=, --batch_size is "
+            "engine.batch_size=, --limit= is limit=, --output_path is out=",
+            "model=llm-jp/x suite=jamp,janli num_few_shots=4 engine.batch_size=8 limit=10 out=o",
+        ),
+        (
+            "--model hf --model_args pretrained=a/b,dtype=float16 --tasks nli --batch_size auto --verbose",
+            "--model_args is model= dtype=, --tasks is suite=",
+            "model=a/b dtype=float16 suite=nli",
+        ),
+        ("model=random batch_size=8 num-fewshot=3", "num-fewshot= is", "engine.batch_size=8 num_few_shots=3"),
+        ("suite=nli output_dir=x model=random", "output_dir= is out=", "suite=nli out=x model=random"),
+        ("judge run=x --model gpt-4", "--model is judge=", "judge run=x judge=gpt-4"),
+        (
+            "-m --model 1.8b,13b --offline suite=nli",
+            "--offline is",
+            "-m model=1.8b,13b offline=true suite=nli",
+        ),
+        ("leaderboard r --reference llm-jp-3 --out o", "--out is out=", "r --reference=llm-jp-3 out=o"),
+        (
+            "--apply_chat_template --model",
+            "--apply_chat_template is suite.chat=",
+            "suite.chat=true model=VALUE",
+        ),
+    ],
+)
+def test_words_of_other_harnesses_are_one_message(line: str, said: str, fix: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse(line.split(), VERBS)
+    assert said in caught.value.what and (caught.value.fix or "").endswith(fix)
+
+
+def test_habits_name_options_and_hide_none() -> None:
+    known = all_options()
+    assert not HABITS.keys() & known.keys() and {*HABITS.values(), None} - {None} <= known.keys()
+
+
+def test_a_comment_that_zsh_hands_on_is_left_out() -> None:
+    assert parse(["suite=nli", "#", "a", "quick", "--look"], VERBS).overrides == ("suite=nli",)
+
+
+def test_python_values_are_words() -> None:
+    options = {
+        "model": Path("/日本 語/m"),
+        "suite": ["jamp", Path("a,b.yaml")],
+        "engine": {"batch_size": 8, "base_url": None},
+        "generation.temperature": 1e-3,
+        "generation": {"do_sample": True},
+        "dtype": Dtype.float32,
+        "metrics.pass_at": [1, 5],
+        "model.chat_template_args": {"effort": "it's, low", "thinking": False, "n": "5"},
+    }
+    config = config_of(*words_of(options))
+    assert config.model is not None and config.suite is not None
+    assert (config.model.path, config.suite.tasks) == ("/日本 語/m", ["jamp", "a,b.yaml"])
+    assert (config.engine.batch_size, config.engine.base_url, config.dtype) == (8, None, Dtype.float32)
+    assert (config.generation.temperature, config.generation.do_sample) == (1e-3, True)
+    assert config.metrics.pass_at == [1, 5]
+    assert config.model.chat_template_args == {"effort": "it's, low", "thinking": False, "n": "5"}
+
+
+def test_another_hydra_stays_as_it_is(tmp_path: Path) -> None:
+    from hydra import compose, initialize_config_dir
+
+    (tmp_path / "own.yaml").write_text("a: 1\n", encoding="utf-8")
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        assert config_of("limit=7").limit == 7
+        assert compose("own") == {"a": 1}
 
 
 def test_bad_input_is_exit_code_2_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:

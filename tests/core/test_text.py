@@ -117,16 +117,15 @@ def test_a_key_that_no_request_can_carry(key: str) -> None:
     assert key not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "word", ["run=results/モデル", "suite.tasks=[jamp,janli]", "model=1.8b", "--partial"]
-)
+@pytest.mark.parametrize("word", ["run=results/モデル", "suite=jamp,janli", "model=1.8b", "--partial"])
 def test_plain_words_of_a_command_stay_as_they_are(word: str) -> None:
-    assert command("score", word) == f"python -m evalkit score {word}"
+    assert command("score", word) == f"evalkit score {word}"
 
 
 @pytest.mark.parametrize(
-    "word", ["out=a b", "out=${x}", "out=it's", "model.path=/a;b", "out=(x)", "out=~/x*"]
+    "word",
+    ["suite.tasks=[jamp,janli]", "out=a b", "out=${x}", "out=it's", "model.path=/a;b", "out=~/x*"],
 )
 def test_words_that_a_shell_would_change_come_back_as_one(word: str) -> None:
-    assert command("score", word) != f"python -m evalkit score {word}"
-    assert shlex.split(command("score", word)) == ["python", "-m", "evalkit", "score", word]
+    assert command("score", word) != f"evalkit score {word}"
+    assert shlex.split(command("score", word)) == ["evalkit", "score", word]

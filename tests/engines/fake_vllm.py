@@ -4,6 +4,9 @@ It checks the arguments as vLLM would and ends answers as vLLM does: the EOS and
 stop string are among the new token ids.
 """
 
+import logging
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +20,7 @@ from tests.engines.models import local_engine
 
 __version__ = "0.0-fake"
 MADE: list["LLM"] = []
+LOG = logging.getLogger("vllm")
 
 
 @dataclass
@@ -78,6 +82,7 @@ class Engine:
 
     def step(self) -> list[RequestOutput]:
         """One request, whole; and first a word about it that is not the last."""
+        LOG.warning("a word while it runs")
         request_id = next(iter(self.waiting))
         ids, params = self.waiting.pop(request_id)
         sampling = Sampling(
@@ -119,6 +124,9 @@ class LLM:
         max_num_seqs: int = 256,
         max_model_len: int = 512,
     ) -> None:
+        LOG.handlers, LOG.propagate = [logging.StreamHandler(sys.stdout)], False
+        print("a word of vLLM", flush=True)
+        subprocess.run(["echo", "a word of its process"], check=True)
         assert enable_prefix_caching and generation_config == "vllm" and not trust_remote_code
         if not list(Path(model).glob("*.safetensors")):
             raise ValueError("no weights\nmore words")

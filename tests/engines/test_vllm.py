@@ -121,9 +121,15 @@ def test_what_vllm_cannot_do(folder: Path, tmp_path: Path, monkeypatch: pytest.M
         engine(folder)
 
 
-def test_a_whole_run(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_whole_run(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """What vLLM and its processes say is in run.log, not on the terminal."""
     words = ["model=hf", f"model.path={folder}", "suite=sample", "suite.tasks=[jamp]", "num_few_shots=0"]
-    words += ["engine.parameters.max_model_len=500", "limit=3", "offline=true", f"out={tmp_path}"]
+    words += ["engine.parameters.max_model_len=2000", "limit=3", "offline=true", f"out={tmp_path}"]
     assert main([*words, "engine=vllm"]) == 0
+    told = capfd.readouterr()
+    assert "a word" not in told.out + told.err and "generating: 3/3" in told.err
+    (log,) = tmp_path.glob("*/sample/*/run.log")
+    for word in ("a word of vLLM", "a word of its process", "a word while it runs"):
+        assert word in log.read_text()
     assert main(["model=random", *words[2:5], "engine=vllm", f"out={tmp_path / 'no'}"]) == 2
-    assert "has none" in capsys.readouterr().err
+    assert "has none" in capfd.readouterr().err

@@ -13,8 +13,11 @@ from evalkit.core.durable import CHECK, write_checked_json
 from evalkit.core.errors import InputError
 from evalkit.leaderboard.board import Board, build_board
 from evalkit.leaderboard.card import load_cards
-from evalkit.leaderboard.rows import Kind, model_url
+from evalkit.leaderboard.collect import find_run
+from evalkit.leaderboard.compare import compare
+from evalkit.leaderboard.rows import Kind, model_url, tables_of
 from evalkit.leaderboard.runs import option_differences, rules_of
+from evalkit.leaderboard.tables import csv_text, markdown, not_shown, row_notes
 from evalkit.records.results import read_results
 from evalkit.scoring.categories import with_intervals
 from tests.leaderboard.conftest import World
@@ -163,7 +166,8 @@ def test_of_two_runs_of_a_model_the_newest_complete_one_is_shown_with_a_remark(
     (row,) = (row for row in board.rows if row.model == "weak")
     assert row.run is not None and row.run.folder == newer
     assert "one of 2 runs" in row.remarks[0]
-    assert f"weak has a newer run: {newer}" in reasons(board)[older.name]
+    assert reasons(board)[older.name] == "a newer run of the model is shown"
+    assert {entry.beside for entry in board.left_out} == {newer}
 
     # One that covers less does not win by being newer still.
     small = make_run(Made("weak", 0.9, 6), world.data, copied, "suite=nli").folder
@@ -322,3 +326,124 @@ def test_the_rule_that_auto_chose_keeps_runs_apart(world: World) -> None:
     assert option_differences(plain, thinks) == ["reasoning.parser differs: none and think"]
     tagged = replace(thinks, protocol=replace(plain.protocol, options={"reasoning.start": "<a>"}))
     assert tagged.split_by == "think <a>" and tagged.split_anew and not thinks.split_anew
+
+
+# --- runs made apart ------------------------------------------------------------------------------
+
+SUITES = ("el", "fa", "he", "mc", "mr", "mt", "nli", "qa", "rc")
+OWN = """
+name: kanji
+instruction: 漢字の読みを答えてください。
+output_length: 5
+metrics: [exact_match]
+data: {{file: {file}, input: input, output: output, few_shots: 4}}
+"""
+
+
+@pytest.fixture(scope="module")
+def apart(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weak model's nine categories, each run alone, and a task of one's own."""
+    folder = tmp_path_factory.mktemp("apart")
+    for suite in SUITES:
+        make_run(Made("weak", 0.35, 1), world.data, folder / "results", f"suite={suite}")
+    write_data(folder / "data", 24, ["jamp"])
+    file = folder / "data" / "1.3.1" / "evaluation" / "dev" / "jamp.json"
+    file = file.rename(file.with_name("kanji.json"))
+    (folder / "kanji.yaml").write_text(OWN.format(file=file), encoding="utf-8")
+    own = ("suite=task", f"suite.tasks=[{folder / 'kanji.yaml'}]", "num_few_shots=2")
+    make_run(Made("weak", 0.35, 1), folder / "data", folder / "results", *own)
+    return folder / "results"
+
+
+def test_categories_run_apart_are_the_row_of_one_run_of_all(world: World, apart: Path) -> None:
+    (row,) = build_board([apart]).rows
+    (whole,) = build_board([world.weak]).rows
+    assert set(row.cells) == set(whole.cells)
+    for name, cell in whole.cells.items():
+        assert (row.cells[name].value, row.cells[name].n) == (cell.value, cell.n)
+        assert row.cells[name].ci95 == (cell.ci95 and pytest.approx(cell.ci95))
+        assert row.cells[name].metric_version == cell.metric_version
+    assert row.rules == whole.rules and not row.partial
+    assert row.remarks[0].startswith("joined of 10 runs: el, fa, he, kanji, mc, mr, mt, nli, qa, rc")
+
+
+def test_a_task_of_ones_own_is_a_column_and_pushes_no_row_away(
+    world: World, apart: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    board = build_board([apart])
+    (row,) = board.rows
+    own = tables_of(board.rows)[-1]
+    assert (own.title, own.columns) == ("Own tasks", ("kanji",))
+    assert own.rules(row) == "llm-jp-eval-1.3.1, dtype=float32, num_few_shots=2" != row.rules
+    assert "kanji" in csv_text(board.rows).splitlines()[0] and "## Own tasks" in markdown(board)
+    # It is no part of the comparison's categories, and joined folders compare with whole ones.
+    for a, b in ((apart, world.strong), (world.strong, apart)):
+        with pytest.raises(InputError, match="kanji is in only one of them"):
+            compare(find_run(a), find_run(b), resamples=100)
+        found = compare(find_run(a), find_run(b), partial=True, resamples=100)
+        assert len(found.datasets) == 22 and found.average is not None
+    assert main(["leaderboard", str(apart), f"out={tmp_path}", "metrics.resamples=100"]) == 0
+    assert "joined of 10 runs" in capsys.readouterr().out
+
+
+def test_what_would_make_other_figures_is_not_joined(world: World, tmp_path: Path) -> None:
+    model = Made("weak", 0.35, 1)
+    make_run(model, world.data, tmp_path, "suite=nli")
+    make_run(model, world.data, tmp_path, "suite=mr", "limit=200")
+    make_run(model, world.data, tmp_path, "suite=mc", "protocol.strip=true")
+    make_run(Made("weak", 0.35, 2), world.data, tmp_path, "suite=rc")
+    board = build_board([tmp_path])
+    assert sorted([*row.cells] for row in board.rows) == [["MC"], ["NLI"]] or len(board.rows) == 2
+    said = sorted(entry.reason for entry in board.left_out)
+    assert len(said) == 2 and all("not joined with the model's other runs" in why for why in said)
+    assert any("limit" in why for why in said) and any("model" in why for why in said)
+
+
+def test_half_a_category_waits_for_the_other_half(world: World, tmp_path: Path) -> None:
+    model, halves = Made("weak", 0.35, 1), ("jamp,janli,jnli", "jsem,jsick")
+    first, second = (
+        make_run(model, world.data, tmp_path, "suite=task", f"suite.tasks=[{half}]").folder for half in halves
+    )
+    with pytest.raises(InputError, match="nothing to show"):
+        build_board([first])
+    (row,) = build_board([tmp_path]).rows
+    (whole,) = build_board([world.weak]).rows
+    assert row.cells["NLI"].value == whole.cells["NLI"].value and not row.partial
+    make_run(model, world.data, tmp_path, "suite=mr")
+    shutil.rmtree(second)
+    board = build_board([tmp_path])
+    assert [set(row.cells) for row in board.rows] == [{"MR"}]
+    assert [entry.path for entry in board.left_out] == [first]
+
+
+def test_what_many_models_share_is_said_once(world: World, tmp_path: Path) -> None:
+    names = [f"m-step-{step}" for step in (100, 200, 300)]
+    for seed, name in enumerate(names):
+        for options in (["suite=mc"], ["suite=mr"], ["suite=qa", "limit=5"]):
+            make_run(Made(name, 0.5, seed), world.data, tmp_path, *options)
+    board = build_board([tmp_path])
+    listed = "3 models (m-step-100, m-step-200, m-step-300)"
+    assert [note.partition(": ")[0] for note in row_notes(board.rows)] == [listed] * 2
+    ((why, entries),) = not_shown(board)
+    assert why.startswith(f"{listed}: partial: limit=5") and len(entries) == 3
+    assert markdown(board).count("m-step-200") == 1 + 2 + 1 + 1
+
+
+def test_the_card_s_section(world: World, apart: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["card", f"run={apart}", "--reference"]) == 0
+    text = capsys.readouterr().out
+    lines = text.splitlines()
+    assert lines[:5] == [
+        "## Evaluation",
+        "",
+        "### llm-jp-eval (v1.3.1)",
+        "",
+        "We evaluated the models using 100 examples from the dev split.",
+    ]
+    assert lines[6] == "| Model name | average | EL | FA | HE | MC | MR | MT | NLI | QA | RC |"
+    link = "[llm-jp-3-1.8b](https://huggingface.co/llm-jp/llm-jp-3-1.8b)"
+    figures = "0.3767 | 0.3725 | 0.1948 | 0.2350 | 0.2500 | 0.0900 | 0.7730 | 0.3080 | 0.4629 | 0.7040"
+    assert lines[8] == f"| {link} | {figures} |"
+    (whole,) = build_board([world.weak]).rows
+    assert lines[-1].startswith(f"| weak | {whole.cells['AVG'].value:.4f} | ") and len(lines) == 15
+    assert main(["card"]) == 2 and main(["card", f"run={world.results}", "--reference", "llm-jp-9"]) == 2

@@ -195,7 +195,8 @@ def test_the_command_writes_files(world: World, tmp_path: Path, capsys: pytest.C
     command = ["compare", str(world.strong), str(world.weak), f"out={tmp_path}", "metrics.resamples=500"]
     assert main(command) == 0
     said = capsys.readouterr().out
-    assert "is better on average" in said and "flipped samples" in said
+    assert "are scored differently (--long shows them" in said and "flipped samples" not in said
+    assert said.index("AVG ") < said.index("is better on average")
     (content,) = json.loads((tmp_path / "comparison.json").read_text(encoding="utf-8"))
     assert {line["name"] for line in content["categories"]} >= {"NLI", "MT"}
     with (tmp_path / "flipped.csv").open(encoding="utf-8-sig", newline="") as file:

@@ -40,8 +40,11 @@ def test_what_to_look_at_and_what_to_try(world: World) -> None:
         key for key in widths if key in (f"{name}_pearson", f"{name}_exact_match", f"{name}_char_f1")
     )
     assert widths[metric] == pytest.approx(width, abs=0.0005)
-    assert f"python -m evalkit compare {world.weak} {world.strong}" in text
-    assert f"python -m evalkit leaderboard {world.results}" in text and "--partial" not in text
+    assert f"evalkit compare {world.weak} {world.strong}" in text
+    page = world.results / "leaderboard.html"
+    assert f"evalkit leaderboard {world.results}   # the page with every answer: {page}" in text
+    assert "--partial" not in text and "licence" not in text and "data: " not in text
+    assert text.index("slowest datasets") < text.index("AVG") < text.index("results: ")
     assert "reproduce" not in text, "the card has no such model"
 
 
@@ -55,13 +58,22 @@ def test_a_metric_that_was_asked_for_and_counts_nowhere_is_not_lost(world: World
     )
 
 
+def test_what_is_missing_of_the_table_is_fetched_and_scored(world: World) -> None:
+    fetch = "evalkit prepare suite=mt"
+    missing = [MissingMetric(name, "comet_wmt22", "not here", fetch) for name in ("alt-e-to-j", "alt-j-to-e")]
+    results = replace(read_results(world.weak / "results.json"), missing_metrics=missing)
+    out = io.StringIO()
+    print_next(results, world.weak, Console(file=out, width=100))
+    assert out.getvalue().count(f"next: {fetch} && evalkit score run={world.weak}") == 1
+
+
 def test_in_japanese(world: World) -> None:
     words.use(Lang.ja)
     try:
         text = said(world.weak)
     finally:
         words.use(Lang.en)
-    assert "データセット" in text and "最も不確かなデータセット" in text and "次: python -m evalkit" in text
+    assert "データセット" in text and "最も不確かなデータセット" in text and "次の手順: evalkit" in text
 
 
 def completions(*names: str) -> Iterator[Completion]:

@@ -4,13 +4,17 @@ import json
 import struct
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from evalkit.__main__ import main
 from evalkit.leaderboard.board import build_board
+from evalkit.leaderboard.exports import _wandb_mode, log_to_wandb
+from evalkit.leaderboard.rows import Row
 from tests.leaderboard.conftest import World
 
 
@@ -53,26 +57,76 @@ def test_wandb_offline(
     world: World, tmp_path: Path, average: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("wandb")
-    for name in ("WANDB_MODE", "WANDB_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("WANDB_MODE", "offline")
-    assert main(["leaderboard", str(world.results), "--format", "wandb", f"out={tmp_path}"]) == 0
-    found, weak, options = {}, {}, {}
-    for path in tmp_path.glob("wandb/offline-run-*/run-*.wandb"):
-        name, summary = "", {}
+    weak, strong = (make_row(world, name) for name in ("weak", "strong-モデル"))
+    steps = [replace(weak, model="weak-step-20"), replace(weak, model="weak-step-3", run=None), strong]
+    # A checkpoint is found by the run's own name, else by the row's.
+    steps[0] = replace(steps[0], run=replace(weak.run, label="weak-step-20"))
+    for _ in range(2):
+        log_to_wandb(steps, tmp_path)
+    found: dict[str, list[Any]] = {}
+    for path in sorted(tmp_path.glob("wandb/offline-run-*/run-*.wandb")):
+        name, summary, history = "", {}, []
         for record in finished_records(path):
             if record.WhichOneof("record_type") == "run":
-                name = record.run.display_name
+                name = f"{record.run.display_name} {record.run.run_id}"
                 options = {item.key: json.loads(item.value_json) for item in record.run.config.update}
+                assert (options["num_few_shots"], options["suite"]) == (4, "jaster")
             for item in record.summary.update:
                 summary[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
-        found[name] = summary["AVG"]
-        if name == "weak":
-            weak = summary
-            assert (options["num_few_shots"], options["suite"]) == (4, "jaster")
-    assert found == pytest.approx(average)
-    assert weak["AVG_low"] <= weak["AVG"] <= weak["AVG_high"]
-    assert "datasets/jamp_exact_match" in weak
+            if record.history.item:
+                items = record.history.item
+                line = {i.key or i.nested_key[0]: json.loads(i.value_json) for i in items}
+                history.append((line.get("step"), line.get("AVG")))
+        found.setdefault(name, []).append(history)
+        assert summary["AVG"] == pytest.approx(
+            average["weak" if name.startswith("weak") else "strong-モデル"]
+        )
+        assert summary["AVG_low"] <= summary["AVG"] <= summary["AVG_high"]
+        assert "datasets/jamp_exact_match" in summary
+        (table,) = path.parent.glob("files/media/table/samples*.json")
+        rows = json.loads(table.read_text(encoding="utf-8"))
+        assert rows["columns"][:4] == ["dataset", "id", "metric", "value"] and len(rows["data"]) > 23 * 24
+    # Both exports are of the same two runs.
+    assert sorted(name.split()[0] for name in found) == ["strong-モデル", "weak"]
+    for name, exports in found.items():
+        value = pytest.approx(average[name.split()[0]])
+        points = [(3, value), (20, value)] if name.startswith("weak") else [(None, value)]
+        assert [[point for point in history if point[1]] for history in exports] == [points, points]
+
+
+def make_row(world: World, model: str) -> Row:
+    (row,) = [row for row in build_board([world.results]).rows if row.model == model]
+    return row
+
+
+@pytest.mark.parametrize(
+    ("content", "mode"),
+    [
+        ("machine api.wandb.ai login user password key", None),
+        ("machine wandb.example login user password key", None),
+        ("machine github.com login user password key", "offline"),
+        ("no netrc at all", "offline"),
+        (None, "offline"),
+    ],
+)
+def test_a_plain_wandb_login_counts(
+    content: str | None, mode: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if content is not None:
+        (tmp_path / ".netrc").write_text(content, encoding="utf-8")
+        (tmp_path / ".netrc").chmod(0o600)
+    settings = SimpleNamespace(api_key=None, base_url="https://wandb.example")
+    assert _wandb_mode(settings) == mode
+    settings.api_key = "key"
+    assert _wandb_mode(settings) is None
+    settings.api_key = None
+    monkeypatch.setenv("WANDB_MODE", "online")
+    assert _wandb_mode(settings) is None
 
 
 def test_lm_eval_json(world: World, tmp_path: Path, average: dict[str, float]) -> None:

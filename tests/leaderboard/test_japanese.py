@@ -18,7 +18,7 @@ from tests.mtbench.little_bench import make_bench, write_jsonl
 
 # Three words in a row are a sentence; commands, paths, options and names are none.
 ENGLISH = re.compile(r"\b[a-z]{2,} [a-z]{2,} [a-z]{2,}\b")
-FOREIGN = re.compile(r"python -m evalkit.*|Expecting .*|avg code .*")
+FOREIGN = re.compile(r"(?:python -m )?evalkit .*|Expecting .*|avg code .*")
 
 
 @pytest.fixture(autouse=True)

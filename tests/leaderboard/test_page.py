@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,13 @@ import pytest
 
 from evalkit.__main__ import main
 from evalkit.core.durable import CHECK, read_log, write_checked_json, write_lines_atomic
-from evalkit.leaderboard.page import embedded_json
+from evalkit.leaderboard import page_samples
+from evalkit.leaderboard.board import Board, build_board
+from evalkit.leaderboard.page import PageOptions, embedded_json, page_html
+from evalkit.leaderboard.rows import jaster_row
+from evalkit.leaderboard.runs import Run
+from evalkit.records.results import DatasetRates, Figure, Partial, ProtocolRecord, Results, read_results
+from tests.conftest import ROOT
 from tests.leaderboard.conftest import World
 from tests.leaderboard.made import SCRIPT, Made, make_run
 from tests.mtbench.little_bench import make_bench, write_jsonl
@@ -99,7 +106,7 @@ def at(browser: Browser, page: Path) -> Iterator[Any]:
         browser.get("about:blank")
         browser.get(f"{of.as_uri()}{where}")
         ready = "return document.documentElement.dataset.ready === 'true'"
-        WebDriverWait(browser, 10).until(lambda b: b.execute_script(ready))
+        WebDriverWait(browser, 10, 0.02).until(lambda b: b.execute_script(ready))
         return browser
 
     browser.get_log("browser")
@@ -159,7 +166,11 @@ def test_figures_are_those_of_the_results(at: Any, world: World) -> None:
     expected = [content["average"]["AVG"]["value"], *(content["categories"][n]["value"] for n in names)]
     assert [cell.rstrip("≈*") for cell in cells] == [f"{value:.4f}" for value in expected]
     low, high = content["average"]["AVG"]["ci95"]
-    assert f"{low:.4f}–{high:.4f}" in row.text
+    assert f"±{(high - low) / 2:.4f}" in row.text
+    average = row.find_element(By.CSS_SELECTOR, "td")
+    assert f"{low:.4f}–{high:.4f}" in (average.get_attribute("title") or "")
+    one(browser, "main .bar input[type=checkbox]").click()
+    assert "±" not in one(browser, "#table-jaster").text
 
 
 def test_a_cell_opens_its_samples_and_model_text_stays_text(at: Any) -> None:
@@ -191,7 +202,7 @@ def test_a_cell_opens_its_samples_and_model_text_stays_text(at: Any) -> None:
 def test_the_whole_prompt_is_the_prompt(at: Any, world: World) -> None:
     browser = at("#samples/mawps?id=mawps%2Fdev%2F3")
     one(browser, "summary").click()
-    shown = WebDriverWait(browser, 10).until(lambda b: all_of(b, "pre.prompt"))
+    shown = WebDriverWait(browser, 10, 0.02).until(lambda b: all_of(b, "pre.prompt"))
     prompt = shown[0].get_attribute("textContent") or ""
     assert prompt.startswith("以下は、タスクを説明する指示") and prompt.endswith("（3）\n\n### 応答:\n")
     assert prompt.count("### 入力:") == 5
@@ -245,7 +256,7 @@ def test_without_a_mouse(at: Any) -> None:
     # A choice made with the keyboard keeps its place, though the view is drawn anew.
     select = all_of(browser, "main select")[0]
     select.send_keys(Keys.ARROW_DOWN)
-    WebDriverWait(browser, 10).until(lambda b: "samples/alt-j-to-e" in b.current_url)
+    WebDriverWait(browser, 10, 0.02).until(lambda b: "samples/alt-j-to-e" in b.current_url)
     assert browser.switch_to.active_element == all_of(browser, "main select")[0]
     browser.switch_to.active_element.send_keys(Keys.ESCAPE)
     assert browser.execute_script(active) == "BODY"
@@ -356,9 +367,155 @@ def test_charts_are_drawn(at: Any) -> None:
       const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
       return new Set(pixels).size; })"""
     colours = browser.execute_script(script)
-    assert len(colours) == 4 and all(count > 20 for count in colours)
+    assert len(colours) == 2 and all(count > 20 for count in colours)
     labels = [canvas.get_attribute("aria-label") or "" for canvas in all_of(browser, "canvas")]
-    assert any("radar" in label for label in labels) and any("95 %" in label for label in labels)
+    assert all("95 %" in label for label in labels)
+    # The first three are drawn; a tick in a row adds its model, with the colour of its dots.
+    assert labels[0].count(", ") == 3
+    all_of(browser, "#table-jaster tbody input")[3].click()
+    assert (one(browser, "canvas").get_attribute("aria-label") or "").count(", ") == 4
+    hues = [box.get_attribute("style") for box in all_of(browser, "#table-jaster tbody input")]
+    assert len(set(hues[:4])) == 4
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG's contrast ratio of two colours `#rrggbb`."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_charts_can_be_seen_in_both_themes() -> None:
+    assets = ROOT / "evalkit" / "leaderboard" / "assets"
+    script, style = ((assets / name).read_text(encoding="utf-8") for name in ("charts.js", "page.css"))
+    cards = re.findall(r"--card: (#\w{6})", style)
+    hues = [re.findall(r"#\w{6}", found) for found in re.findall(r"(?:light|dark): \[(.*?)\]", script)]
+    assert len(cards) == len(hues) == 2
+    for card, colours in zip(cards, hues, strict=True):
+        assert len(set(colours)) == 10 and all(contrast(card, colour) >= 3 for colour in colours)
+
+
+def test_samples_by_score_and_by_label(at: Any) -> None:
+    browser = at("#samples/wiki_reading?a=0&order=low")
+    scores = embedded(browser, "samples-wiki_reading")["runs"]["0"]["scores"]["char_f1"]
+    for order, sign in (("low", 1), ("high", -1)):
+        Select(all_of(browser, "main select")[4]).select_by_value(order)
+        places = [
+            int(b.get_attribute("data-place") or "") for b in all_of(browser, ".list button[data-place]")
+        ]
+        shown = [sign * scores[place] for place in places]
+        assert len(shown) == 24 and shown == sorted(shown)
+    assert not all_of(browser, "#distribution")
+    browser = at("#samples/jnli?a=0&b=1")
+    one(browser, "#distribution summary").click()
+    rows = [row.text.split() for row in all_of(browser, "#distribution tbody tr")]
+    counts = [list(map(int, row[-3:])) for row in rows]
+    assert {row[0] for row in rows} >= {"contradiction", "entailment", "neutral"}
+    assert [sum(column) for column in zip(*counts, strict=True)] == [24, 24, 24]
+    # What differs between two answers is marked, and not in the colour of what is right.
+    colours = browser.execute_script("""const colour = (name) => {
+      const box = document.body.appendChild(document.createElement(name));
+      return getComputedStyle(box).backgroundColor; };
+      return [colour('ins'), colour('mark')]""")
+    assert colours[0] == colours[1]
+
+
+def test_tables_are_copied_and_explained(at: Any) -> None:
+    browser = at()
+    browser.execute_script(
+        "navigator.clipboard.writeText = (text) => { window.said = text; return Promise.resolve(); }"
+    )
+    for button in all_of(browser, ".copy")[0].find_elements(By.CSS_SELECTOR, "button"):
+        button.click()
+        text = browser.execute_script("return window.said")
+        assert len(text.splitlines()) == len(models(browser)) + (2 if "|" in text else 1)
+        assert "strong-モデル" in text and button.text == "copied"
+    assert "NLI: natural language inference" in one(browser, ".legend").text
+    assert one(browser, "#table-jaster th[aria-sort=descending]").text == "AVG"
+    groups = [row.text for row in all_of(browser, "#table-datasets .group")]
+    assert groups[:2] == ["EL · entity linking", "FA · fundamental analysis"] and len(groups) == 10
+    names = all_of(browser, "#table-jaster tbody th")
+    assert all(name.size["height"] < 60 for name in names)
+    assert one(browser, ".range").text.startswith("±")
+    browser = at("#notes")
+    one(browser, ".facts summary").click()
+    assert (
+        "tokens per second" in one(browser, ".facts").text and "configuration" in one(browser, ".facts").text
+    )
+
+
+def make_pfgen(folder: Path, model: str) -> None:
+    """Three answers to each of five questions, with their parts and the keywords they lack."""
+    parts = ("score", "fluency", "truthfulness", "helpfulness", "length")
+    rows = []
+    for number in range(1, 6):
+        answers = [
+            {
+                "id": f"Q{number:02}/{trial}",
+                "prediction": f"答え{number}の{trial}",
+                "values": dict(zip(parts, (0.1 * number, 0.7, 0.9, 0.3, 40.0), strict=True)),
+                "missing": ["鍵"] if trial == 2 else [],
+            }
+            for trial in (1, 2, 3)
+        ]
+        rows.append({**answers[0], "id": f"Q{number:02}", "repeats": answers})
+    write_lines_atomic(folder / "scores" / "pfgen.jsonl", rows)
+    results = Results(
+        scores={f"pfgen_{name}": Figure(0.3, 5, 0.02, (0.2, 0.4), "1") for name in parts},
+        categories={},
+        average={},
+        datasets={"pfgen": DatasetRates([*parts], 5, 0.0, None, None)},
+        partial=Partial(False),
+        missing_metrics=[],
+        protocol=ProtocolRecord("pfgen-bench", {"suite.pfgen": "completion"}, {}),
+        run={"model": model, "suite": "pfgen"},
+    )
+    write_checked_json(folder / "results.json", results.to_json())
+
+
+def test_every_answer_to_a_question_of_pfgen_has_its_parts(at: Any, world: World, tmp_path: Path) -> None:
+    make_pfgen(tmp_path / "pfgen", "weak")
+    board = build_board([world.weak, tmp_path / "pfgen"])
+    (row,) = board.rows
+    assert "joined of 2 runs: jaster, pfgen" in row.remarks
+    page = tmp_path / "page.html"
+    page.write_text(page_html(board, PageOptions(resamples=100)), encoding="utf-8")
+    browser = at("#samples/pfgen?a=0&order=high", page)
+    assert all_of(browser, ".list button")[0].text.split() == ["Q05", "0.50"]
+    text = one(browser, "#sample-detail").text
+    assert text.count("fluency 0.700 · truthfulness 0.900 · helpfulness 0.300") == 4
+    assert all(f"答え5の{trial}" in text for trial in (1, 2, 3)) and text.count("missing keywords: 鍵") == 1
+    assert "right" not in text and "wrong" not in text
+
+
+def test_a_large_board_is_packed_and_reads_its_data_once(
+    at: Any, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[object] = []
+    read = page_samples.load_suite
+    monkeypatch.setattr(page_samples, "load_suite", lambda *a, **k: (calls.append(a), read(*a, **k))[1])
+    monkeypatch.setattr("evalkit.leaderboard.page._PACKED_FROM", 1000)
+    results = read_results(world.weak / "results.json")
+    runs = [
+        Run(world.weak, replace(results, run={**results.run, "model": f"m-{number}"}), number)
+        for number in range(12)
+    ]
+    board = Board(tuple(map(jaster_row, runs)), ())
+    text = page_html(board, PageOptions(resamples=100))
+    # A further model costs little: its texts are those of the others.
+    small = page_html(Board(board.rows[:1], ()), PageOptions(resamples=100))
+    library = len((ROOT / "evalkit" / "leaderboard" / "assets" / "chart.umd.min.js").read_bytes())
+    assert len(calls) == 2 and len(text.encode()) - library < 1.6 * (len(small.encode()) - library)
+    page = tmp_path / "page.html"
+    page.write_text(text, encoding="utf-8")
+    browser = at("#samples/jamp?a=3", page)
+    WebDriverWait(browser, 10, 0.02).until(lambda b: all_of(b, ".list button[data-place]"))
+    assert len(all_of(browser, ".list button[data-place]")) == 24 and "前提" in one(browser, "pre.input").text
 
 
 def test_dark_and_japanese(at: Any) -> None:
@@ -374,7 +531,7 @@ def test_dark_and_japanese(at: Any) -> None:
     english = re.compile(r"\b[a-z]{2,} [a-z]{2,} [a-z]{2,}\b")
     for view in ("#table", "#samples", "#pair/0/1", f"#pair/0/{len(models(browser)) - 1}", "#mt", "#notes"):
         browser.execute_script("location.hash = arguments[0]", view)
-        WebDriverWait(browser, 10).until(lambda b, view=view: view in b.current_url)
+        WebDriverWait(browser, 10, 0.02).until(lambda b, view=view: view in b.current_url)
         text = one(browser, "main").text.split("\nデータ\n")[0]
         ours = [line for line in text.splitlines() if english.search(line)]
         # Names of columns, and texts of the data.
@@ -474,6 +631,6 @@ def test_a_thought_is_folded_and_every_answer_is_shown(
         assert "answered rule: think" in shown.text and "考える" not in shown.text
         assert ("answer 2 of 2" in shown.text) is (answers == 2)
         thoughts[0].find_element(By.CSS_SELECTOR, "summary").click()
-        text = WebDriverWait(browser, 10).until(lambda b: all_of(b, "details.thought pre"))[0].text
+        text = WebDriverWait(browser, 10, 0.02).until(lambda b: all_of(b, "details.thought pre"))[0].text
         assert text == (evil if answers == 1 else "もう一度。")
         assert not all_of(browser, "pre img")

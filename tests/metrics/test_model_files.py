@@ -39,7 +39,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     state: dict[str, object] = {"asked": [], "network": tmp_path}
     (tmp_path / "b").touch()
 
-    def snapshot(name: str, *, allow_patterns: list[str], local_files_only: bool) -> str:
+    def snapshot(name: str, *, allow_patterns: list[str], local_files_only: bool, **_: object) -> str:
         asked = state["asked"]
         assert isinstance(asked, list)
         asked.append(local_files_only)

@@ -15,7 +15,6 @@ from evalkit.metrics.pfgen import (
     AnswerScore,
     Question,
     Tables,
-    answer_of,
     helpfulness,
     set_figures,
     tables_of,
@@ -178,15 +177,6 @@ def test_tables_that_cannot_be_kept_still_score(tmp_path: Path) -> None:
 
 
 # --- answers and sets ----------------------------------------------------------------------------
-
-
-def test_the_answer_in_a_completion() -> None:
-    stop = ("Q:", "\n\n")
-    assert answer_of(" 答え。\n\n", "completion", stop) == "答え。"
-    assert answer_of("答え。\nQ:", "completion", stop) == "答え。"
-    assert answer_of("A: 答え", "completion", stop) == "A: 答え"
-    assert answer_of("はい。\nA: 一つ A: 二つ\nQ:", "qa", ("Q:",)) == "一つ A: 二つ"
-    assert answer_of("A:\nQ:", "chat", ("Q:",)) == ""
 
 
 def scored(score: float, length: int = 3) -> AnswerScore:

@@ -55,6 +55,9 @@ class FaultServer:
         self.served_model: str | None = None
         # Text completions: the listed model, what a choice says, and the tokens of a prompt.
         self.listed: dict[str, Any] | None = {"id": "served", "object": "model", "owned_by": "me"}
+        self.also_listed: list[dict[str, Any]] = []
+        # What llama-server tells about itself.
+        self.props: dict[str, Any] | None = None
         self.choose: Callable[[dict[str, Any]], dict[str, Any]] = lambda body: {
             "text": " 答え",
             "finish_reason": "stop",
@@ -101,6 +104,7 @@ class FaultServer:
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_post("/v1/completions", self._chat)
         app.router.add_get("/v1/models", self._models)
+        app.router.add_get("/props", self._props)
         app.router.add_post("/openai/deployments/{deployment}/chat/completions", self._chat)
         app.router.add_post("/v1/files", self._upload)
         app.router.add_get("/v1/files/{file}/content", self._content)
@@ -193,9 +197,15 @@ class FaultServer:
     async def _models(self, request: web.Request) -> web.Response:
         if self.key is not None and request.headers.get("Authorization") != f"Bearer {self.key}":
             return self._error(401, "invalid_api_key", f"Bad key: {request.headers.get('Authorization')}")
+        if "models" in self.raw:
+            status, headers, content = self.raw["models"]
+            return web.json_response(content, status=status, headers=headers)
         if self.listed is None:
             return self._error(404, None, "no such path")
-        return web.json_response({"object": "list", "data": [self.listed]})
+        return web.json_response({"object": "list", "data": [self.listed, *self.also_listed]})
+
+    async def _props(self, request: web.Request) -> web.Response:
+        return self._error(404, None, "no such path") if self.props is None else web.json_response(self.props)
 
     def completion(self, text: str, body: dict[str, Any]) -> dict[str, Any]:
         if "prompt" in body:

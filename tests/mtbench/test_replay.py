@@ -334,3 +334,27 @@ def test_english_logs_are_known_by_their_ids(
     table = results["mt_bench"]["m"]["show_result"]
     assert (table["writing"], table["average"]) == (4, pytest.approx((4 * 10 + 6 * 70) / 80))
     assert replay(capsys, *words, "language=ja", f"out={tmp_path / 'no'}")[0] == 2
+
+
+def test_the_bundled_log_is_an_example_and_says_so(
+    tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, shown = replay(capsys, "judgments=example", f"out={tmp_path / 'run'}", "offline=true")
+    assert code == 0, shown
+    assert "preset example (made up)" in shown and "example-judge" in shown
+    assert "16 of 16 scores equal" in shown and "16 of 16 prompts equal" in shown
+    results = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
+    assert list(results["tables"]) == ["example (made up)"] and not results["partial"]["partial"]
+
+
+def test_where_no_rating_could_be_read_no_number_is_shown(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = write_jsonl(tmp_path / "log.jsonl", [row(1, on, -1, "no rating here") for on in (1, 2)])
+    words = [f"preset={bench.preset}", f"mirror={bench.mirror}", f"out={tmp_path / 'runs' / 'run'}"]
+    code, shown = replay(capsys, f"judgments={log}", *words)
+    assert code == 0 and "no rating could be read: there is no score" in shown
+    assert "-1.00" not in shown and "2 without a rating" in shown
+    assert main(["leaderboard", str(tmp_path / "runs"), "--partial", "--format", "csv,markdown,html"]) == 0
+    assert "-1.00" not in capsys.readouterr().out
+    assert "-1" not in (tmp_path / "runs" / "leaderboard.csv").read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from evalkit.core.durable import from_line, read_log, to_line, write_json_atomic, write_lines_atomic
 from evalkit.core.errors import EvalkitError, InputError
-from evalkit.records.run_folder import RunDirectory, SampleRecord, run_id
+from evalkit.records.run_folder import RunDirectory, SampleRecord, one_run, run_id
 
 
 def record(index: int, completion: str = "1") -> SampleRecord:
@@ -152,3 +152,22 @@ def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None
 def test_run_ids_depend_on_every_value_and_on_no_order() -> None:
     assert run_id({"a": 1, "b": [2, 3]}) == run_id({"b": [2, 3], "a": 1})
     assert run_id({"a": 1, "b": [2, 3]}) != run_id({"a": 1, "b": [3, 2]})
+
+
+def test_run_names_any_folder_with_one_run_in_it(tmp_path: Path) -> None:
+    for place in ("m/jaster/1", "m/mt-bench-ja/2", "n/jaster/3", "empty"):
+        (tmp_path / place / "samples").mkdir(parents=True)
+    (tmp_path / "empty" / "samples").rmdir()
+    (tmp_path / "m/mt-bench-ja/2/mt_bench.json").touch()
+    (tmp_path / "n" / "again").symlink_to(tmp_path / "n")
+    for place in ("n", "n/jaster", "n/jaster/3"):
+        assert one_run(str(tmp_path / place)) == tmp_path / "n/jaster/3"
+    assert one_run(str(tmp_path / "m"), mt_bench=True) == tmp_path / "m/mt-bench-ja/2"
+    assert one_run(str(tmp_path / "m"), mt_bench=False) == tmp_path / "m/jaster/1"
+    for place in ("empty", "nowhere"):
+        assert one_run(str(tmp_path / place)) == tmp_path / place
+    with pytest.raises(InputError, match="several runs are there") as caught:
+        one_run(str(tmp_path / "m"))
+    assert "run=" + str(tmp_path / "m/jaster/1") in str(caught.value)
+    with pytest.raises(InputError, match="several runs"):
+        one_run(str(tmp_path))

@@ -11,23 +11,12 @@ from evalkit.__main__ import main
 from evalkit.core.durable import read_log
 from evalkit.metrics.pfgen import Question
 from evalkit.records.results import Results, read_results
-from evalkit.runs import pfgen
-
-QUESTIONS = tuple(
-    Question(
-        f"Q{n:02}",
-        f"質問{n}？",
-        "it" if n < 4 else "arts",
-        ({"t": "は"},),
-        {"P": [f"{n}は水です", f"{n}は火"]},
-    )
-    for n in range(1, 7)
-)
+from tests.tiny_pfgen import QUESTIONS, use_tiny_pfgen
 
 
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-    monkeypatch.setattr(pfgen, "fetch_data", lambda *args, **kwargs: QUESTIONS)
+    use_tiny_pfgen(monkeypatch)
 
 
 def answer(question: Question, trial: int) -> str:
@@ -89,7 +78,7 @@ def test_a_published_set_has_scores_intervals_and_the_published_figures(
     capsys.readouterr()
     assert main(["leaderboard", str(tmp_path / "out")]) == 0
     shown = capsys.readouterr().out
-    assert "pfgen-bench (the ground truth scores 1.05)" in shown and "pfgen-bench, suite.pfgen=qa" in shown
+    assert "pfgen-bench (the ground truth scores 1.05)" in shown and "pfgen-bench, pfgen.mode=qa" in shown
 
 
 def test_two_models_are_compared_by_question(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,7 +94,7 @@ def test_two_models_are_compared_by_question(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_own_answers_have_trials(tmp_path: Path) -> None:
-    results = score(own(tmp_path / "own", IDS), tmp_path / "out", "suite.pfgen=completion")
+    results = score(own(tmp_path / "own", IDS), tmp_path / "out", "pfgen.mode=completion")
     details: dict[str, Any] = results.run["pfgen"]
     assert details["resampled"] == "questions and trials" and details["variance"]["trials"] is not None
     assert sum(details["variance"].values()) == pytest.approx(1)
@@ -138,8 +127,18 @@ def test_missing_answers_make_a_partial_result(tmp_path: Path) -> None:
     results = score(own(tmp_path / "lacking", IDS[:-1]), tmp_path / "out", "allow_missing=true")
     assert results.partial.partial and "1 of 18 answers are missing" in str(results.partial.reasons)
     assert results.run["pfgen"]["resampled"] == "questions, and answers within questions"
+    # Each answer keeps the number of its trial, and trials that lack other questions are no whole ones.
+    score(
+        own(tmp_path / "gap", [key for key in IDS if key != "Q06/2"]),
+        tmp_path / "gap-out",
+        "allow_missing=true",
+    )
+    rows, _ = read_log(tmp_path / "gap-out" / "scores" / "pfgen.jsonl")
+    assert [row["id"] for row in rows["Q06"]["repeats"]] == ["Q06/1", "Q06/3"]
 
 
-def test_a_run_is_refused_in_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["prompts", "suite=pfgen", f"out={tmp_path / 'prompts'}"]) == 2
-    assert "pfgen cannot be run yet" in capsys.readouterr().err
+def test_a_limit_takes_the_first_questions_and_marks_the_result(tmp_path: Path) -> None:
+    ids = [key for key in IDS if key < "Q03"]
+    results = score(own(tmp_path / "own", ids), tmp_path / "out", "limit=2")
+    assert results.scores["pfgen_score"].n == 2 and results.partial.partial
+    assert "limit=2" in str(results.partial.reasons)

@@ -7,9 +7,13 @@ from typing import Any
 import pytest
 
 from evalkit.__main__ import main
+from evalkit.core.assets import default_data_dir
+from evalkit.core.errors import UnreachableError
 from evalkit.core.options import load_config, parse
 from evalkit.runs.plan.estimate import estimate
+from evalkit.runs.suite import load_suite
 from evalkit.runs.sweep.values import values_of
+from evalkit.tasks.load import prepared_path
 
 OPTION = "suite.num_few_shots.jamp"
 TASKS = "suite.tasks=[jamp,wikicorpus-e-to-j]"
@@ -98,3 +102,46 @@ def test_mistakes_are_one_message(
 
 def test_a_multirun_takes_several() -> None:
     assert values_of("suite.num_few_shots.alt-e-to-j=0,2,4") == ["0", "2", "4"]
+
+
+def test_the_model_is_looked_for_before_data_are_prepared(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("evalkit.sources.prepare.prepare", None)
+    for command in ([], ["certify"]):
+        assert main([*command, "model=hf", "model.path=/no/such/model", "suite=nli"]) == 2
+        error = capsys.readouterr().err
+        assert "the model folder does not exist" in error and "/no/such/model" in error
+
+
+@pytest.mark.parametrize("words", [["offline=true"], []])
+def test_what_is_not_here_names_the_whole_command(
+    words: list[str], cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_network(*_: object, **__: object) -> None:
+        raise UnreachableError("no network: a.example is unreachable (no route)", where="URL")
+
+    monkeypatch.setattr("evalkit.sources.prepare.prepare", no_network)
+    suite = ["suite=task", "suite.tasks=[jamp,janli]"]
+    assert main(["model=random", "model.name=mine", *suite, *words]) == (2 if words else 1)
+    error = capsys.readouterr().err
+    assert "evalkit prepare " in error and error.rstrip().endswith(" ".join(suite))
+    assert words or "no network: a.example is unreachable" in error
+
+
+def test_without_a_network_all_that_is_needed_may_be_there(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_network(*_: object, **__: object) -> None:
+        raise UnreachableError("no network")
+
+    monkeypatch.setattr("evalkit.sources.prepare.prepare", no_network)
+    made = {"few_shots": [], "samples": [{"input": "1+1", "output": "2"}] * 5}
+    for split in ("train", "dev"):
+        path = prepared_path(default_data_dir(), split, "mawps")
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(made), encoding="utf-8")
+    config = load_config(parse(["suite=mr"], ["run"]))
+    assert config.suite is not None
+    suite = load_suite(config.suite, config.data, say=lambda line: None)
+    assert [task.name for task in suite.tasks] == ["mawps"] and not suite.missing

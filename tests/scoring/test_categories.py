@@ -9,7 +9,8 @@ from evalkit.core.config import BosRule, Config, MetricsConfig, ProtocolConfig, 
 from evalkit.core.errors import InputError
 from evalkit.core.types import Sample
 from evalkit.leaderboard.card import load_cards
-from evalkit.leaderboard.runs import rules_of
+from evalkit.leaderboard.rows import jaster_row
+from evalkit.leaderboard.runs import Run, rules_of
 from evalkit.records.results import Figure, Results, read_results
 from evalkit.scoring.categories import category_members, summarise
 from evalkit.scoring.scores import Measured, TaskScores
@@ -110,10 +111,30 @@ def test_a_missing_metric_does_the_same(tasks: list[TaskScores]) -> None:
     without = score(answers(["alt-e-to-j"]))
     results = summarise([t for t in tasks if t.spec.name != "alt-e-to-j"] + without, PROTOCOL)
     assert list(results.partial.categories) == ["MT"]
-    assert "comet_wmt22 is missing" in results.partial.categories["MT"][0]
+    assert results.partial.categories["MT"] == results.partial.reasons
+    assert results.partial.reasons[0].startswith("comet_wmt22 of alt-e-to-j is missing: ")
     assert results.categories["MT"].value == pytest.approx(0.8)
     assert results.average["AVG"].value is None
     assert [(m.dataset, m.metric) for m in results.missing_metrics] == [("alt-e-to-j", "comet_wmt22")]
+
+
+def test_without_mt_there_is_a_marked_average_of_the_eight_others(tasks: list[TaskScores]) -> None:
+    without = [task for task in tasks if task.spec.name not in MT] + score(answers(MT))
+    results = summarise(without, PROTOCOL)
+    # What is missing is said once, not for each dataset.
+    assert len(results.partial.reasons) == 1 and ", ".join(MT) in results.partial.reasons[0]
+    assert results.partial.categories == {"MT": results.partial.reasons}
+    others = [value.value for name, value in results.categories.items() if name != "MT"]
+    average = results.average["AVG_without_MT"]
+    assert average.value == pytest.approx(np.mean(others), abs=1e-15) and average.ci95 is not None
+    assert results.average["AVG"].value is None
+    row = jaster_row(Run(Path("run"), Results.from_json(json.loads(json.dumps(results.to_json()))), 0.0))
+    assert row.cells["AVG_without_MT"].partial and "AVG" not in row.cells
+    assert not row.cells["NLI"].partial and row.cells["MT"].partial
+    assert "AVG_without_MT" not in llm_jp_eval_json(without, results)["scores"]
+    # Another incomplete category, and there is none.
+    fewer = [task for task in without if task.spec.name != "jnli"]
+    assert list(summarise(fewer, PROTOCOL).average) == ["AVG"]
 
 
 def test_nothing_of_a_category_leaves_its_value_open() -> None:

@@ -1,6 +1,7 @@
 """The shared client against a server that fails in every way, over real sockets."""
 
 import asyncio
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -106,6 +107,26 @@ def test_a_service_that_never_recovers_is_an_error_of_the_request() -> None:
     assert (reply.status, reply.attempts) == ("api_error", 4)
     assert "HTTP 500" in (reply.error or "")
     assert len(server.calls) == 4
+
+
+def test_a_word_while_a_service_is_away(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Which, since when and why; at steps, not at every attempt; and when it answers again."""
+    monkeypatch.setattr("evalkit.services.client._REPORTS", (0.0, 1000.0))
+    with FaultServer(fail_first("500", 3)) as server:
+        ask(server, ["a", "b"])
+        (first, *_), (last,) = [
+            [record.getMessage() for record in caplog.records if word in record.getMessage()]
+            for word in ("fails since", "answers again")
+        ]
+        assert first.startswith(server.url) and "(HTTP 500: it broke)" in first
+        assert re.search(r"was away since \d\d:\d\d:\d\d$", last) and len(caplog.records) <= 4
+    caplog.clear()
+    monkeypatch.setattr("evalkit.services.client._REPORTS", (1000.0,))
+    with FaultServer(fail_first("500")) as server:
+        ask(server, ["a"])
+    assert not caplog.records
 
 
 def test_retry_after_is_kept() -> None:

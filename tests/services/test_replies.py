@@ -153,6 +153,19 @@ def test_what_a_shorter_prompt_would_not_change_is_no_overflow(status: int, body
         (401, openai_error("Incorrect API key provided", "invalid_api_key"), "key"),
         (400, [{"error": {"code": 400, "message": "API key not valid. Pass a valid API key."}}], "key"),
         (200, {"error": {"message": "User not found.", "code": 401}}, "key"),
+        # litellm, as it answers a wrong key (without a database), an unknown model and a spent budget
+        (400, openai_error("No connected db.", "400", "no_db_connection"), "key"),
+        (400, openai_error("Authentication Error, Invalid proxy server token passed", "400", "None"), "key"),
+        (400, openai_error("Authentication Error - Expired Key.", "400", "expired_key"), "key"),
+        (400, openai_error("/chat/completions: Invalid model name passed in model=nope. Call `/v1/models` to "
+                           "view available models for your key.", "400"), "model"),
+        (400, openai_error("400: {'error': '/completions: Invalid model name passed in model=nope. Call "
+                           "`/v1/models` to view available models for your key.'}", "400", "None"), "model"),
+        (400, openai_error("litellm.BadRequestError: LLM Provider NOT provided.", "400", "None"), "model"),
+        (401, openai_error("key not allowed to access model.", "401", "key_model_access_denied"), "model"),
+        (400, openai_error("Budget has been exceeded! Current cost: 2", "400", "budget_exceeded"), "quota"),
+        (400, openai_error("litellm.BadRequestError: OpenAIException - 1 validation error: 'loc': "
+                           "'body.temperature', 'msg': 'Input should be a valid number'", "400"), "request"),
         (404, openai_error("The model `x` does not exist", "model_not_found"), "model"),
         (400, openai_error("Model Not Exist"), "model"),
         (404, {"detail": "Not Found"}, "model"),

@@ -2,17 +2,17 @@
 
 import errno
 import hashlib
-import io
 import os
 import signal
 import threading
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
-from tenacity import wait_none
+from tenacity import wait_fixed, wait_none
 
-from evalkit.core.errors import EvalkitError, FetchError
+from evalkit.core.errors import EvalkitError, FetchError, UnreachableError
 from evalkit.sources.fetch import ATTEMPTS, Downloader, Fetcher, StoppedError, new_client
 from evalkit.sources.pins import Pin, SourceFile
 from tests.sources.helpers import Handler, Site, dropped, pin_of, status, whole
@@ -119,9 +119,22 @@ def test_404_is_final(site: Site, fetcher: Fetcher) -> None:
     assert kept(fetcher) == []
 
 
-def test_nobody_listens(fetcher: Fetcher) -> None:
-    text = refusal(fetcher, pin_of("http://127.0.0.1:9/a.json", BODY))
-    assert "a.json" in text and "mirror=DIR" in text
+@pytest.mark.parametrize("host", ["127.0.0.1:9", "nowhere.invalid"])
+def test_the_first_unreachable_host_ends_it_without_a_second_try(
+    fetcher: Fetcher, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evalkit.sources.fetch.GRACE_SECONDS", 0.01)
+    pins = [pin_of(f"http://{host}/{name}.json", BODY) for name in range(20)]
+    with new_client() as client, pytest.raises(UnreachableError, match="no network: ") as caught:
+        # Whoever waits for a second try waits for ever.
+        fetcher.fetch(pins, downloader=Downloader(client, wait=wait_fixed(3600)))
+    assert f"{urlsplit(f'//{host}').hostname} is unreachable" in caught.value.what
+
+
+def test_an_unreachable_host_beside_one_that_answers_is_about_its_files(site: Site, fetcher: Fetcher) -> None:
+    here = pin_of(site.serve("/a", whole(BODY)), BODY)
+    file, error = fetch(fetcher, here, pin_of("http://127.0.0.1:9/a.json", BODY))
+    assert isinstance(file, SourceFile) and isinstance(error, UnreachableError)
 
 
 def test_a_wrong_hash_names_both_and_keeps_nothing(site: Site, fetcher: Fetcher) -> None:
@@ -227,24 +240,18 @@ def test_ctrl_c_keeps_the_files_that_are_complete(site: Site, fetcher: Fetcher) 
     assert fetch_bytes(fetcher, pin) == BODY
 
 
-@pytest.mark.parametrize("is_terminal", [True, False])
-def test_progress_is_a_bar_on_a_terminal_and_a_line_in_a_log(
-    site: Site, fetcher: Fetcher, is_terminal: bool
+def test_it_says_which_file_it_works_on(
+    site: Site, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from rich.console import Console
-
     def in_two_parts(handler: Handler) -> None:
         handler.reply(200, BODY[:100_000], {}, announced=len(BODY))
-        time.sleep(0.4)
+        time.sleep(0.1)
         handler.wfile.write(BODY[100_000:])
 
-    pin = pin_of(site.serve("/a.bin", in_two_parts), BODY)
-    out = io.StringIO()
-    found = fetcher.fetch([pin], console=Console(file=out, force_terminal=is_terminal, width=100))
-    assert isinstance(found[pin], SourceFile)
-    assert out.getvalue().startswith("fetching 1 file\n")
-    assert ("made-up: a.bin" in out.getvalue()) is is_terminal
-    assert ("\x1b" in out.getvalue()) is is_terminal
+    monkeypatch.setattr("evalkit.core.progress.QUIET_SECONDS", 0.02)
+    fetch(fetcher, pin_of(site.serve("/a.bin", in_two_parts), BODY))
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first == "fetching a.bin" and others[0].startswith("made-up: a.bin: ")
 
 
 def test_a_full_disk_is_one_message(site: Site, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from evalkit.core.errors import InputError
 from evalkit.metrics.pfgen import Question
-from evalkit.sources.pfgen import fetch_data, read_answers, read_data, read_pool
+from evalkit.sources.pfgen import fetch_data, read_answers, read_data
 
 QUESTIONS = [Question(f"Q0{n}", f"質問{n}？", "it", (), {"P": ["a"]}) for n in (1, 2)]
 ROWS = [("質問1？", "あ"), ("質問2？", "い"), ("質問1？", "う"), ("質問2？", "え")]
@@ -71,8 +71,7 @@ def test_a_cut_or_damaged_xz_file_is_named_with_the_line(tmp_path: Path) -> None
 
 @pytest.mark.sources
 def test_the_published_data_and_no_other(mirror: Path, tmp_path: Path) -> None:
-    questions = fetch_data(mirror, offline=True)
-    pool = read_pool(mirror / "pfgen" / "data" / "questions.jsonl")
+    questions, pool = fetch_data(mirror, offline=True)
     assert [(one.id, one.text) for one in questions] == [(pair.id, pair.input) for pair in pool]
     assert sum(len(one.references) for one in questions) == 127
     folder = tmp_path / "data"
@@ -86,7 +85,7 @@ def test_the_published_data_and_no_other(mirror: Path, tmp_path: Path) -> None:
 
 @pytest.mark.sources
 def test_published_sets_are_read_as_they_are(mirror: Path) -> None:
-    questions = fetch_data(mirror, offline=True)
+    questions, _ = fetch_data(mirror, offline=True)
     path = mirror / "pfgen/published/llm-jp-3-1.8b-instruct/7b08b08/trials.jsonl.xz"
     found = read_answers(path, questions)
     assert (found.model, found.mode) == ("llm-jp/llm-jp-3-1.8b-instruct", "qa")

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 import transformers
 
+from evalkit.core import progress
 from evalkit.core.config import BosRule, Dtype, EngineConfig, PrefixMode
 from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.types import Completion, Request, Sampling
+from evalkit.core.words import t
 from evalkit.engines.base import Engine, distinct, from_generation_config
 from evalkit.engines.local import linears
 from evalkit.engines.local.attention import NAME
@@ -83,7 +85,8 @@ class LocalEngine(Engine):
 
     def _choose_way(self, loaded: LoadedModel) -> None:
         wanted = self._options.prefix
-        choice = choose_way(loaded, wanted, self._options.batch_size)
+        with progress.phase(t("trying the fastest exact way through the model")):
+            choice = choose_way(loaded, wanted, self._options.batch_size)
         if isinstance(choice, str):
             raise InputError(
                 f"this model does not allow engine.prefix={wanted.value}: {choice}", fix="engine.prefix=auto"
@@ -185,6 +188,7 @@ class LocalEngine(Engine):
 
     def _run(self, rows: Sequence[Row]) -> Iterator[Row]:
         loaded = self._model()
+        progress.planned(sum(len(row.ids) for row in rows))
         most = loaded.lone_from
         alone = [row for row in rows if most is not None and row.longest > most]
         together = [row for row in rows if most is None or row.longest <= most]

@@ -2,7 +2,6 @@
 
 import logging
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,7 +77,6 @@ def load(resolved: ResolvedModel, engine: EngineConfig, dtype: Dtype) -> LoadedM
             cannot load or that lack weights, a model that is not causal.
         EvalkitError: the weights do not fit into memory.
     """
-    _quiet_unless_watched()
     device = choose_device(engine.device)
     precision = choose_dtype(dtype, device)
     attention = _choose_attention(engine.attention, device, precision)
@@ -116,14 +114,6 @@ def load(resolved: ResolvedModel, engine: EngineConfig, dtype: Dtype) -> LoadedM
         embeddings=embeddings,
         unused=unused,
     )
-
-
-def _quiet_unless_watched() -> None:
-    """Turns off transformers' progress bars when stderr is not a terminal."""
-    if not sys.stderr.isatty():
-        from transformers.utils import logging as transformers_logging
-
-        transformers_logging.disable_progress_bar()
 
 
 def _has_learned_positions(model: Any) -> bool:
@@ -329,7 +319,7 @@ def _refuse_kind(config: Any, path: Path) -> None:
 
 @contextmanager
 def _transformers_into_our_log() -> Iterator[list[str]]:
-    """Sends transformers' log lines to evalkit's log instead of the terminal; yields the list of them."""
+    """Sends transformers' log lines to evalkit's log alone, without its bar; yields the list of them."""
     from transformers.utils import logging as theirs
 
     lines: list[str] = []
@@ -339,16 +329,17 @@ def _transformers_into_our_log() -> Iterator[list[str]]:
             lines.append(_COLOUR.sub("", record.getMessage()))
             log.info("%s: %s", record.name, lines[-1])
 
-    forward, level = Forward(), theirs.get_verbosity()
-    theirs.disable_default_handler()
-    theirs.add_handler(forward)
+    logger = logging.getLogger("transformers")
+    forward, before = Forward(), (logger.handlers, logger.propagate)
+    level = theirs.get_verbosity()
+    theirs.disable_progress_bar()
+    logger.handlers, logger.propagate = [forward], False
     theirs.set_verbosity(min(level, logging.WARNING))
     try:
         yield lines
     finally:
         theirs.set_verbosity(level)
-        theirs.remove_handler(forward)
-        theirs.enable_default_handler()
+        logger.handlers, logger.propagate = before
 
 
 def _refuse_two_sided(model: Any, where: Path) -> None:

@@ -17,7 +17,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from evalkit.core import progress
 from evalkit.core.errors import is_out_of_memory
+from evalkit.core.words import t
 from evalkit.engines.local.attention import forward
 from evalkit.engines.local.loading import LoadedModel
 from evalkit.engines.local.memory import SLOT_STEP, Limits, no_room
@@ -261,6 +263,9 @@ class Pool:
             EvalkitError: not even one row fits into memory, or logits are not numbers.
         """
         self._queue.extend(in_order(rows, self._conversations, self.group_cost))
+        prefixes = {prefix for waiting in self._queue for prefix in waiting.prefix.missing}
+        own = sum(len(waiting.row.ids) - waiting.reused for waiting in self._queue)
+        progress.planned(sum(len(prefix.ids) - prefix.begin for prefix in prefixes) + own)
         if self._queue:
             self._slots = self._allocate()
         while self._queue or self._running or self._long:
@@ -395,6 +400,7 @@ class Pool:
             members.sort(key=lambda running: (-running.waiting.shared, running.slot))
         order = [running for members in groups.values() for running in members]
         missing = list(dict.fromkeys(prefix for some in groups for prefix in some.missing))
+        progress.stage(_stage(order))
         try:
             tokens = choose(self._logits(missing, order), [running.row for running in order])
         except Exception as error:
@@ -483,6 +489,13 @@ class Pool:
             del self._running[running.slot]
             heapq.heappush(self._free, running.slot)
             self._queue.appendleft(running.waiting)
+
+
+def _stage(order: Sequence[Running]) -> str:
+    """What most of a pass is for."""
+    if any(not running.prefix.computed and running.prefix.ids for running in order):
+        return t("shared prefixes")
+    return t("tokens") if all(running.fed for running in order) else t("prompts")
 
 
 def _rounded(tokens: int) -> int:

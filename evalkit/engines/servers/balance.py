@@ -24,12 +24,14 @@ class Server:
         client: talks to it.
         busy: requests in progress.
         dead: whether the last request could not reach it.
+        error: why it could not.
     """
 
     def __init__(self, client: ApiClient) -> None:
         self.client = client
         self.busy = 0
         self.dead = False
+        self.error = ""
         self._backoff = _FIRST_BACKOFF
         self._until = 0.0
 
@@ -37,6 +39,11 @@ class Server:
     def address(self) -> str:
         """Its address without credentials."""
         return public_address(self.client.service.base_url or "")
+
+    @property
+    def problem(self) -> str:
+        """Which server this is, why it cannot be reached and since when, for messages."""
+        return f"{self.address} ({', '.join(filter(None, [self.error, str(self.client.absence)]))})"
 
     def available(self) -> bool:
         """Whether it may be sent a request; a dead one gets a single request after its backoff."""
@@ -51,10 +58,7 @@ class Server:
 
     def failed(self, reply: Reply) -> None:
         """Records that it could not be reached."""
-        if not self.dead:
-            log.warning("the server does not answer, its requests go to others: %s", self.address)
-            log.info("%s: %s", self.address, reply.error)
-        self.dead = True
+        self.dead, self.error = True, reply.error or self.error
         self._until = asyncio.get_running_loop().time() + self._backoff
         self._backoff = min(2 * self._backoff, _LONGEST_BACKOFF)
 
@@ -65,7 +69,7 @@ class LoadBalancer:
     Args:
         clients: one for each server.
         retries: retries at the only server that is alive.
-        check: called before a dead server gets a request again; False: still dead.
+        check: called before a dead server gets a request again; returns why it is still dead, or None.
     """
 
     def __init__(
@@ -73,7 +77,7 @@ class LoadBalancer:
         clients: Sequence[ApiClient],
         *,
         retries: int,
-        check: Callable[[ApiClient], Awaitable[bool]],
+        check: Callable[[ApiClient], Awaitable[Reply | None]],
     ) -> None:
         self.servers = [Server(client) for client in clients]
         self._retries = retries
@@ -99,10 +103,8 @@ class LoadBalancer:
         while (server := self._next(tried)) is not None:
             server.busy += 1
             try:
-                if server.dead and not await self._check(server.client):
-                    reply = Reply("api_error", error="still dead", reachable=False)
-                else:
-                    reply = await server.client.request(path, body)
+                dead = await self._check(server.client) if server.dead else None
+                reply = dead or await server.client.request(path, body)
             finally:
                 server.busy -= 1
             if reply.status != "api_error":
@@ -113,7 +115,10 @@ class LoadBalancer:
             if reply.reachable:
                 tried.add(server)
             else:
+                newly = not server.dead
                 server.failed(reply)
+                if newly and self.alive:
+                    log.warning("the server does not answer, its requests go to others: %s", server.problem)
                 self._set_retries()
         return failed
 

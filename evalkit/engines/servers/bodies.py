@@ -92,7 +92,9 @@ def template_arguments(kind: ServerKind, args: Mapping[str, Any]) -> dict[str, A
     return dict(args)
 
 
-def foreign_completion(request: Request, reply: Reply, prompt_text: str, tokenizer: Any | None) -> Completion:
+def foreign_completion(
+    request: Request, reply: Reply, prompt_text: str, tokenizer: Any | None, context: int | None = None
+) -> Completion:
     """The completion in the answer of a server that returns text only.
 
     Args:
@@ -100,17 +102,24 @@ def foreign_completion(request: Request, reply: Reply, prompt_text: str, tokeniz
         reply: `ok`, `filtered` or `overflow`.
         prompt_text: the prompt without special tokens; the protocol's clean-up covers prompt and answer.
         tokenizer: counts the tokens a server does not count; None: they count as 0.
+        context: the server's, in tokens; an answer that it ends is a failed one, since its text is cut.
     """
-    if reply.status != "ok":
+    prompt_tokens = reply.input_tokens or _count(prompt_text, tokenizer)
+    error = None if reply.status == "ok" else reply.error or reply.status
+    over_context = reply.status == "overflow"
+    if error is None and _is_cut(request, reply, prompt_tokens, context):
+        over_context = True
+        error = f"the server's context of {context} tokens ends after {reply.output_tokens} new tokens"
+    if error is not None:
         return Completion(
             id=request.id,
             text="",
             raw_text="",
             finish_reason="error",
-            prompt_tokens=reply.input_tokens or _count(prompt_text, tokenizer),
+            prompt_tokens=prompt_tokens,
             new_tokens=0,
-            over_context=reply.status == "overflow",
-            error=reply.error or reply.status,
+            over_context=over_context,
+            error=error,
         )
     choice: Mapping[str, Any] = reply.body["choices"][0]
     raw, finish = _with_stop_string(
@@ -123,10 +132,18 @@ def foreign_completion(request: Request, reply: Reply, prompt_text: str, tokeniz
         text=clean_up(prompt_text + raw)[len(clean_up(prompt_text)) :],
         raw_text=raw,
         finish_reason=finish,
-        prompt_tokens=reply.input_tokens or _count(prompt_text, tokenizer),
+        prompt_tokens=prompt_tokens,
         new_tokens=_count(raw, tokenizer) if reply.output_tokens is None else reply.output_tokens,
         served_thought=reply.thought,
     )
+
+
+def _is_cut(request: Request, reply: Reply, prompt_tokens: int, context: int | None) -> bool:
+    new = reply.output_tokens
+    if context is None or new is None or request.max_new_tokens == REST_OF_CONTEXT:
+        return False
+    full = new < request.max_new_tokens and prompt_tokens + new >= context
+    return full and end_of(reply.finish_reason) == "length"
 
 
 def _with_stop_string(

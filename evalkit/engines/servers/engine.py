@@ -3,15 +3,17 @@
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from evalkit.core.config import BosRule, EngineConfig, PromptForm
-from evalkit.core.errors import EvalkitError
+from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.secrets import public_address
-from evalkit.core.types import Completion, Message, Request
+from evalkit.core.types import REST_OF_CONTEXT, Completion, Message, Request
 from evalkit.engines.base import Engine, distinct
 from evalkit.engines.local.chat_template import clock_date, render_chat
+from evalkit.engines.local.tokens import encode, end_ids
 from evalkit.engines.models import ResolvedModel
 from evalkit.engines.servers.balance import LoadBalancer
 from evalkit.engines.servers.bodies import foreign_completion, parameters, template_arguments
@@ -51,6 +53,8 @@ class ApiEngine(Engine):
         self._resolved = resolved
         self._addresses = addresses(options)
         self._facts = ask_servers(resolved.config, options)
+        for remark in self._facts.remarks:
+            log.warning("%s", remark)
         self._tokenizer: Any = None
         if resolved.has_tokenizer:
             from evalkit.engines.local.tokenizer import load_tokenizer
@@ -58,6 +62,7 @@ class ApiEngine(Engine):
             self._tokenizer = load_tokenizer(resolved)
         self._form: Form | None = None
         self._left_out: set[str] = set()
+        self._told_overflow = False
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """See `Engine.generate`.
@@ -70,6 +75,7 @@ class ApiEngine(Engine):
         listed = distinct(requests)
         if listed:
             self._check_template(listed)
+            self._check_room(listed)
 
             def answer(put: Put) -> Coroutine[Any, Any, None]:
                 return self._answer(listed, put)
@@ -83,6 +89,31 @@ class ApiEngine(Engine):
             render_chat(first, self._tokenizer)
             if clock_date(self._tokenizer):
                 log.warning("the chat template has a clock: the server puts the date of today into prompts")
+
+    def _check_room(self, requests: Sequence[Request]) -> None:
+        """Compares the server's context with what prompts and answers need, where both are known."""
+        context, tokenizer = self._facts.context, self._tokenizer
+        if context is None or tokenizer is None:
+            return
+        asked = [replace(request, prompt=self._messages(request) or request.prompt) for request in requests]
+        if not tokenizer.chat_template:
+            asked = [request for request in asked if isinstance(request.prompt, str)]
+        try:
+            encoded = encode(asked, tokenizer, end_ids(tokenizer, None), self._bos, context)
+        except InputError:
+            # The server renders the chats; what its template here refuses is not counted.
+            return
+        limits = [1 if one.max_new_tokens == REST_OF_CONTEXT else one.max_new_tokens for one in asked]
+        needs = [(len(one.ids), limit) for one, limit in zip(encoded, limits, strict=True)]
+        if short := [need for need in needs if sum(need) > context]:
+            self._told_overflow = True
+            prompt, new = max(short, key=sum)
+            log.warning(
+                "the server's context is %d tokens: %d of %d prompts need more, %d of them without any "
+                "answer (the longest: %d tokens and %d for the answer). What does not fit counts as wrong; "
+                "when the server is started with a larger context, the same command asks it again",
+                *(context, len(short), len(needs), sum(size >= context for size, _ in short), prompt, new),
+            )
 
     async def _answer(self, requests: Sequence[Request], put: Put) -> None:
         async with AsyncExitStack() as stack:
@@ -103,7 +134,9 @@ class ApiEngine(Engine):
             reply = await self._ask(servers, request)
             if reply.status != "api_error":
                 text = request.prompt if isinstance(request.prompt, str) else ""
-                put(foreign_completion(request, reply, text, self._tokenizer))
+                done = foreign_completion(request, reply, text, self._tokenizer, self._facts.context)
+                self._tell_overflow(done)
+                put(done)
             return reply
 
         def on_failure(request: Request, reply: Reply, down: bool) -> None:
@@ -120,10 +153,29 @@ class ApiEngine(Engine):
                 fix="run the same command again: it asks only these",
             )
 
-    async def _check(self, client: ApiClient) -> bool:
-        """Whether a server that was dead is back, with the same model as before."""
+    def _tell_overflow(self, done: Completion) -> None:
+        """Says once that prompts are too long, where that could not be known before the first one."""
+        if not done.over_context or self._told_overflow:
+            return
+        self._told_overflow = True
+        context = self._facts.context
+        known = "the server does not say how long its context is"
+        known = known if context is None else f"the server's context is {context} tokens"
+        log.warning(
+            "%s is too long and counts as wrong, others may be: %s (%s)%s",
+            *(done.id, done.error, known),
+            "" if context is None else "; with a larger one the same command asks it again",
+        )
+
+    async def _check(self, client: ApiClient) -> Reply | None:
+        """Why a server that was dead is not back with the same model as before; None: it is."""
         facts = await ask_facts(client, self._options, self._facts.model)
-        return facts is not None and facts.kind is self._facts.kind
+        if isinstance(facts, Reply):
+            return replace(facts, reachable=False)
+        if facts.kind is not self._facts.kind:
+            changed = f"it was {self._facts.kind.value} and is {facts.kind.value}"
+            return Reply("api_error", error=changed, reachable=False)
+        return None
 
     async def _choose_form(self, servers: LoadBalancer) -> Form:
         async def ask(prompt: str | Sequence[int], extra: Mapping[str, Any]) -> Reply:
@@ -152,7 +204,7 @@ class ApiEngine(Engine):
     def _failure(self, servers: LoadBalancer, reply: Reply) -> EvalkitError:
         """The error of a request that no server could answer."""
         if not servers.alive:
-            return nobody_answers(self._addresses)
+            return nobody_answers([server.problem for server in servers.servers])
         return EvalkitError(
             f"the server fails: {reply.error}",
             where=", ".join(map(public_address, self._addresses)),
@@ -184,6 +236,7 @@ class ApiEngine(Engine):
             "engine": "api",
             "server": self._facts.kind.value,
             "served_model": self._facts.model,
+            "context": self._facts.context,
             "addresses": [public_address(address) for address in self._addresses],
             "prompts": self._options.prompts.value,
             "parameters": self._options.parameters,

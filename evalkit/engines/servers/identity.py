@@ -4,10 +4,10 @@ The reports of several servers must agree with each other and with the command.
 """
 
 import asyncio
-import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,10 +17,9 @@ from evalkit.core.secrets import public_address, refuse_keys
 from evalkit.core.text import did_you_mean, folder_name
 from evalkit.engines.base import Identified
 from evalkit.engines.models import resolve_without_weights
+from evalkit.services.ask_all import streamed
 from evalkit.services.client import ApiClient, Service, ServiceError
 from evalkit.services.replies import Reply
-
-log = logging.getLogger(__name__)
 
 # Few: a run that cannot start should say so soon.
 _LOOK_RETRIES = 2
@@ -30,16 +29,32 @@ _OWNERS = {
     "sglang": ServerKind.sglang,
     "llamacpp": ServerKind.llama_cpp,
 }
-# Servers that refuse other names than those they list.
-_STRICT = (ServerKind.vllm, ServerKind.sglang)
+# Servers that list all names they know. (llama-server takes any other name for its model.)
+_STRICT = (ServerKind.vllm, ServerKind.sglang, ServerKind.llama_cpp)
+# Where entries of /v1/models name the context, in tokens.
+_CONTEXT_FIELDS = (
+    *("max_model_len", "context_length", "context_window", "max_context_length", "max_input_tokens"),
+    "n_ctx",
+)
+# Further pages of servers, beside /v1, with the fields on the way to the context of one request.
+_CONTEXT_PAGES = {
+    ServerKind.llama_cpp: ("/props", ("default_generation_settings", "n_ctx")),
+    ServerKind.tgi: ("/info", ("max_total_tokens",)),
+}
 
 
 @dataclass(frozen=True)
 class ServerFacts:
-    """What a server reports; `model` is the name requests must contain."""
+    """What a server reports.
+
+    `model` is the name requests must contain; `context` the tokens that a prompt and its answer may
+    have together (None: it does not say); `remarks` what a user should know, in sentences.
+    """
 
     kind: ServerKind
     model: str
+    context: int | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def addresses(options: EngineConfig) -> list[str]:
@@ -69,8 +84,8 @@ def addresses(options: EngineConfig) -> list[str]:
     return found
 
 
-async def ask_facts(client: ApiClient, options: EngineConfig, name: str | None) -> ServerFacts | None:
-    """What the server behind `client` reports; None when it does not answer.
+async def ask_facts(client: ApiClient, options: EngineConfig, name: str | None) -> ServerFacts | Reply:
+    """What the server behind `client` reports; the failed reply when it does not answer.
 
     Args:
         client: talks to the server.
@@ -91,35 +106,76 @@ async def ask_facts(client: ApiClient, options: EngineConfig, name: str | None) 
         return ServerFacts(_kind({}, options), wanted)
     if reply.status == "api_error":
         if not reply.reachable or wanted is None:
-            return None
-        return ServerFacts(_kind({}, options), wanted)
-    return _facts(reply, options, wanted, public_address(client.service.base_url or ""))
-
-
-def _facts(reply: Reply, options: EngineConfig, wanted: str | None, address: str) -> ServerFacts:
+            return reply
+        remark = f"the server's list of models fails ({reply.error}): {wanted} is taken as given"
+        return ServerFacts(_kind({}, options), wanted, remarks=(remark,))
     listed = reply.body.get("data")
-    entries = {
-        str(entry["id"]): entry
-        for entry in (listed if isinstance(listed, list) else [])
-        if isinstance(entry, dict) and "id" in entry
-    }
+    listed = listed if isinstance(listed, list) else []
+    entries = [entry for entry in listed if isinstance(entry, dict) and "id" in entry]
+    known = {name: entry for entry in entries for name in _names(entry)}
+    kind = _kind(known.get(wanted or "") or next(iter(entries), {}), options)
+    page, path = _CONTEXT_PAGES.get(kind, (None, ()))
+    told = await _page(client, page) if page is not None else {}
+    if len(entries) == 1 and isinstance(file := told.get("model_path"), str):
+        known |= dict.fromkeys((file, PurePath(file).name, PurePath(file).stem), entries[0])
+    chosen, remarks = _chosen(
+        known, len(entries), kind, wanted, public_address(client.service.base_url or "")
+    )
+    if (context := _number(told, path)) is None:
+        entry = known.get(chosen, {})
+        places = [entry, entry.get("meta")]
+        found = (_number(place, (name,)) for place in places for name in _CONTEXT_FIELDS)
+        context = next((number for number in found if number is not None), None)
+    return ServerFacts(kind, chosen, context, remarks)
+
+
+async def _page(client: ApiClient, page: str) -> Mapping[str, Any]:
+    """The JSON object at a page beside /v1; nothing where the server does not have it."""
+    try:
+        reply = await client.request((client.service.base_url or "").removesuffix("/v1") + page)
+    except ServiceError:
+        return {}
+    return reply.body
+
+
+def _number(content: Any, path: Sequence[str]) -> int | None:
+    for name in path:
+        content = content.get(name) if isinstance(content, dict) else None
+    return content if type(content) is int and content > 0 else None
+
+
+def _names(entry: Mapping[str, Any]) -> list[str]:
+    """The names by which a server knows one of its models."""
+    aliases = entry.get("aliases")
+    return [str(entry["id"]), *(map(str, aliases) if isinstance(aliases, list) else ())]
+
+
+def _chosen(
+    known: Mapping[str, Any], models: int, kind: ServerKind, wanted: str | None, address: str
+) -> tuple[str, tuple[str, ...]]:
+    """The name to ask for, compared with those that the server lists, and remarks about it."""
+    first = next(iter(known), "NAME")
     if wanted is None:
-        if len(entries) != 1:
+        if models != 1:
             raise InputError(
-                f"the server has {len(entries)} models, and none is chosen",
+                f"the server has {models} models, and none is chosen",
                 where=address,
-                fix=f"engine.model={next(iter(entries), 'NAME')}",
+                fix=f"engine.model={first}",
             )
-        wanted = next(iter(entries))
-    entry = entries.get(wanted) or next(iter(entries.values()), {})
-    kind = _kind(entry, options)
-    if wanted not in entries and kind in _STRICT:
+        if first.startswith("/") or (first.endswith(".gguf") and "/" in first) or "\\" in first:
+            remark = f"the server names its model by a path, which becomes part of the run id: {first}"
+            return first, (f"{remark} (llama-server has --alias NAME, vLLM --served-model-name NAME)",)
+        return first, ()
+    if not known or wanted in known:
+        return wanted, ()
+    if kind in _STRICT:
+        alias = f", or start llama-server with --alias {wanted}" if kind is ServerKind.llama_cpp else ""
         raise InputError(
-            f"the server does not have the model {wanted!r}{did_you_mean(wanted, entries)}",
+            f"the server does not have the model {wanted!r}{did_you_mean(wanted, known)}",
             where=address,
-            fix=f"engine.model={next(iter(entries), 'NAME')}",
+            fix=f"engine.model={first}{alias}",
         )
-    return ServerFacts(kind, wanted)
+    return wanted, (f"{address} does not list the model {wanted!r}, but {', '.join(list(known)[:5])}",)
 
 
 def _kind(entry: Mapping[str, Any], options: EngineConfig) -> ServerKind:
@@ -131,12 +187,14 @@ def _kind(entry: Mapping[str, Any], options: EngineConfig) -> ServerKind:
     return _OWNERS.get(str(owner), ServerKind.openai)
 
 
-def nobody_answers(found: list[str]) -> EvalkitError:
-    """The error when none of the servers answers."""
+def nobody_answers(problems: Sequence[str], *, reachable: bool = False) -> EvalkitError:
+    """The error when no server can be used; `problems` name each one and what is wrong with it."""
     return EvalkitError(
-        "no server answers",
-        where=", ".join(public_address(address) for address in found),
-        fix="start one and run the same command again: it continues",
+        "the server fails" if reachable else "no server answers",
+        where=", ".join(problems),
+        fix="run the same command again when it works: it continues"
+        if reachable
+        else "start one and run the same command again: it continues",
     )
 
 
@@ -179,11 +237,11 @@ def identify_served(model: ModelConfig, options: EngineConfig, dtype: Dtype, *, 
     if options.prompts is PromptForm.chat:
         identity["prompts"] = PromptForm.chat.value
     precision = "server" if dtype is Dtype.auto else dtype.value
-    return Identified(replace(known, identity=identity), "api", precision)
+    return Identified(replace(known, identity=identity), "api", precision, facts.context)
 
 
 def ask_servers(model: ModelConfig, options: EngineConfig) -> ServerFacts:
-    """The common report of the servers that answer.
+    """The common report of the servers that answer; those that do not are among its remarks.
 
     Raises:
         InputError: they disagree.
@@ -191,26 +249,42 @@ def ask_servers(model: ModelConfig, options: EngineConfig) -> ServerFacts:
     """
     found = addresses(options)
     name = model.name if model.served else None
-    answers = asyncio.run(_look(options, found, name))
-    alive = [(address, facts) for address, facts in zip(found, answers, strict=True) if facts is not None]
-    for address in (address for address, facts in zip(found, answers, strict=True) if facts is None):
-        log.warning("the server does not answer: %s", public_address(address))
+
+    async def look(put: Callable[[list[ServerFacts | Reply]], None]) -> None:
+        put(await _look(options, found, name))
+
+    # In a thread of its own: a notebook has a loop already.
+    (answers,) = streamed(look)
+    alive: list[tuple[str, ServerFacts]] = []
+    problems: list[str] = []
+    reachable = False
+    for address, told in zip(found, answers, strict=True):
+        shown = public_address(address)
+        if isinstance(told, ServerFacts):
+            alive.append((shown, told))
+        else:
+            problems.append(f"{shown} ({told.error})")
+            reachable = reachable or told.reachable
     if not alive:
-        raise nobody_answers(found)
+        raise nobody_answers(problems, reachable=reachable)
     first = alive[0][1]
     for _, facts in alive:
         if facts.model != first.model or facts.kind is not first.kind:
             raise InputError(
                 f"the servers differ: {first.model} ({first.kind.value}) and "
                 f"{facts.model} ({facts.kind.value})",
-                where=", ".join(public_address(address) for address, _ in alive),
+                where=", ".join(address for address, _ in alive),
                 fix="serve one model with one program at all of them",
             )
-    return first
+    # Each request may go to any of them.
+    context = min((facts.context for _, facts in alive if facts.context is not None), default=None)
+    remarks = [f"the server does not answer: {problem}" for problem in problems]
+    remarks += [remark for _, facts in alive for remark in facts.remarks]
+    return replace(first, context=context, remarks=tuple(dict.fromkeys(remarks)))
 
 
-async def _look(options: EngineConfig, found: Sequence[str], name: str | None) -> list[ServerFacts | None]:
-    async def look(address: str) -> ServerFacts | None:
+async def _look(options: EngineConfig, found: Sequence[str], name: str | None) -> list[ServerFacts | Reply]:
+    async def look(address: str) -> ServerFacts | Reply:
         async with new_client(options, address, retries=min(_LOOK_RETRIES, options.retries)) as client:
             return await ask_facts(client, options, name)
 

@@ -1,13 +1,20 @@
+// The data of the page by id; what is large is packed, and read when a view needs it.
+const blocks = {};
+const has = (id) => document.getElementById(id) !== null;
+const unpacked = (text) => new Response(new Blob([Uint8Array.from(atob(text), (sign) => sign.charCodeAt(0))]).stream()
+  .pipeThrough(new DecompressionStream("gzip"))).text();
+const isPacked = (id) => has(id) && !(id in blocks) && document.getElementById(id).type === "application/gzip";
+const unpack = async (id) => { blocks[id] = JSON.parse(await unpacked(document.getElementById(id).textContent)); };
 const read = (id) => {
   const block = document.getElementById(id);
-  return block ? JSON.parse(block.textContent) : null;
+  return block ? (blocks[id] ??= JSON.parse(block.textContent)) : null;
 };
 const data = read("data");
-// More rows than this in one chart cannot be told apart; the rest waits for a tick.
-const IN_CHARTS = 8;
+// More models than this in one chart are hard to tell apart; others join by a tick.
+const IN_CHARTS = 3;
 const state = {
   lang: data.lang, sort: {}, filter: "", intervals: true, list: 200,
-  off: new Set(data.rows.map((row, index) => index).filter((row) => !data.tables.some((table) => table.rows.slice(0, IN_CHARTS).includes(row)))),
+  charted: Object.fromEntries(data.tables.map((table) => [table.id, new Set(table.rows.slice(0, IN_CHARTS))])),
 };
 const views = {};
 const charts = [];
@@ -44,9 +51,22 @@ const pText = (p) => (p === null ? "" : p < 0.001 ? "<0.001" : p.toFixed(3));
 const percent = (share) => (share === null || share === undefined ? "–" : `${Math.round(share * 100)} %`);
 const rowName = (row) => data.rows[row].model;
 
+// Texts are kept once, and columns of equal entries as one.
+const column = (value, length) => (Array.isArray(value) ? value : Array(length).fill(value));
 const samplesOf = (() => {
   const kept = {};
-  return (dataset) => (kept[dataset] ??= read(`samples-${dataset}`));
+  return (dataset) => (kept[dataset] ??= (() => {
+    const found = read(`samples-${dataset}`);
+    for (const run of Object.values(found.runs)) {
+      const text = (index) => (index === null ? null : found.texts[index]);
+      run.prediction = run.prediction.map(text);
+      run.at ??= Array.from({ length: run.prediction.length / run.each }, (_, place) => place);
+      for (const name of ["text", "finish", "tokens", "status", "thought"]) if (name in run) run[name] = column(run[name], run.prediction.length);
+      run.text = run.text.map(text);
+      if (run.thought) run.thought = run.thought.map(text);
+    }
+    return found;
+  })());
 })();
 
 // Addresses: #view/part?key=value. A change of address draws the view again.

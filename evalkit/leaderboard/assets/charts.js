@@ -1,5 +1,12 @@
-const HUES = ["#17629b", "#d1622b", "#2c8a57", "#8b4fa0", "#b08a12", "#c2456b", "#3d7f8c", "#6b6f76", "#0b2f4a", "#7a5230"];
-const hue = (row) => HUES[row % HUES.length];
+// Each at least 3:1 against the cards of its theme.
+const HUES = {
+  light: ["#1b6ca8", "#c24e00", "#2a7d4f", "#8b4fa0", "#8a6a00", "#c2375f", "#0d7680", "#5f646b", "#0b2f4a", "#7a5230"],
+  dark: ["#6db3f2", "#f0924e", "#5fc48c", "#c79be0", "#d8b441", "#f08aa8", "#4fc3cf", "#b3bac2", "#f3f5f6", "#c8a27a"],
+};
+const hue = (index) => {
+  const hues = HUES[document.documentElement.dataset.theme === "dark" ? "dark" : "light"];
+  return hues[index % hues.length];
+};
 let waiting = [];
 
 const dropCharts = () => { while (charts.length) charts.pop().destroy(); waiting = []; };
@@ -9,12 +16,12 @@ const startCharts = () => {
 };
 const ink = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-// Draws the 95 % interval of every bar and point whose dataset has `ranges`.
+// Draws the 95 % interval of every bar and point whose dataset has `ranges`; `flat`: along x.
 const whiskers = {
   id: "whiskers",
   afterDatasetsDraw(chart) {
     const { ctx } = chart;
-    const flat = chart.options.indexAxis === "y";
+    const flat = chart.options.flat;
     const scale = flat ? chart.scales.x : chart.scales.y;
     chart.data.datasets.forEach((dataset, index) => {
       if (!dataset.ranges || !chart.isDatasetVisible(index)) return;
@@ -23,8 +30,8 @@ const whiskers = {
       ctx.beginPath();
       ctx.rect(left, top, width, height);
       ctx.clip();
-      ctx.strokeStyle = ink("--ink");
-      ctx.lineWidth = 1.2;
+      ctx.strokeStyle = flat ? dataset.borderColor : ink("--ink");
+      ctx.lineWidth = flat ? 2 : 1.2;
       chart.getDatasetMeta(index).data.forEach((mark, place) => {
         const range = dataset.ranges[place];
         if (!range || range[0] === null) return;
@@ -40,11 +47,11 @@ const whiskers = {
   },
 };
 
-const chartBox = (label, config, wide = false) => {
+const chartBox = (label, config, { wide = false, height = null } = {}) => {
   const canvas = el("canvas", { role: "img", "aria-label": label });
   config.options = { responsive: true, maintainAspectRatio: false, animation: false, ...config.options };
   waiting.push([canvas, config]);
-  return el("div", { class: wide ? "chart wide" : "chart" }, canvas);
+  return el("div", { class: wide ? "chart wide" : "chart", style: height && `height: ${height}px` }, canvas);
 };
 
 // The bounds of an axis that shows every interval whole.
@@ -53,38 +60,26 @@ const around = (ranges) => {
   return ends.length ? { suggestedMin: Math.min(...ends), suggestedMax: Math.max(...ends) } : {};
 };
 const axis = (extra = {}) => ({ ticks: { color: ink("--soft") }, grid: { color: ink("--line") }, ...extra });
-const legend = () => ({ labels: { color: ink("--ink"), boxWidth: 14 } });
+const legend = () => ({ labels: { color: ink("--ink"), boxWidth: 8, boxHeight: 8, usePointStyle: true } });
 
-const drawCharts = () => {
-  const found = [];
-  for (const table of data.tables) {
-    const places = table.rows.map((row, place) => place).filter((place) => matches(table.rows[place]) && !state.off.has(table.rows[place]));
-    const columns = table.columns.filter((column) => !["AVG", "average"].includes(column));
-    if (!table.rows.length || columns.length < 1) continue;
-    const top = table.id === "mt" ? 10 : 1;
-    const values = (place, names) => names.map((column) => table.cells[column][place][0]);
-    const radar = { type: "radar", data: { labels: columns, datasets: places.map((place) => ({
-      label: rowName(table.rows[place]), data: values(place, columns), borderColor: hue(table.rows[place]),
-      backgroundColor: hue(table.rows[place]) + "22", borderWidth: 2, pointRadius: 2 })) },
-      options: { plugins: { legend: legend() }, scales: { r: { min: 0, max: top, ticks: { color: ink("--soft"), backdropColor: "transparent", stepSize: top / 5 },
-        grid: { color: ink("--line") }, angleLines: { color: ink("--line") }, pointLabels: { color: ink("--ink") } } } } };
-    const bars = { type: "bar", plugins: [whiskers], data: { labels: table.columns, datasets: places.map((place) => ({
-      label: rowName(table.rows[place]), data: values(place, table.columns), backgroundColor: hue(table.rows[place]),
-      ranges: table.columns.map((column) => table.cells[column][place].slice(1, 3)) })) },
-      options: { plugins: { legend: legend(), tooltip: { callbacks: { label: (item) => {
-        const [low, high] = item.dataset.ranges[item.dataIndex];
-        const range = low === null ? "" : ` (${number(low, table.digits)}–${number(high, table.digits)})`;
-        return `${item.dataset.label}: ${number(item.parsed.y, table.digits)}${range}`;
-      } } } }, scales: { x: axis(), y: axis({ beginAtZero: true, ...(table.id === "mt" ? { suggestedMax: 10 } : around(places.flatMap((place) => table.columns.map((column) => table.cells[column][place].slice(1, 3))))) }) } } };
-    found.push(el("div", { class: "bar small" }, el("span", { class: "label" }, `${table.title}: ${t("in the charts")}`),
-      table.rows.filter(matches).map((row) => tick(rowName(row), !state.off.has(row), (on) => {
-        if (on) state.off.delete(row); else state.off.add(row);
-        draw();
-      }))));
-    const label = `${table.title}: ${places.map((place) => rowName(table.rows[place])).join(", ")}`;
-    const boxes = [columns.length > 2 ? chartBox(`${t("radar chart")}, ${label}`, radar) : null,
-      chartBox(`${t("bar chart with 95 % intervals")}, ${label}`, bars)];
-    found.push(el("div", { class: "charts" }, boxes));
-  }
-  return found;
+const charted = (table) => table.rows.filter((row) => matches(row) && state.charted[table.id].has(row));
+
+// A dot for each chosen model in each column, with its interval.
+const dots = (table) => {
+  const rows = charted(table);
+  const lane = (index) => (index - (rows.length - 1) / 2) * Math.min(0.22, 0.7 / Math.max(1, rows.length));
+  const cells = (row) => table.columns.map((column) => table.cells[column][table.rows.indexOf(row)]);
+  const config = { type: "scatter", plugins: [whiskers], data: { datasets: rows.map((row, index) => ({
+    label: rowName(row), borderColor: hue(index), backgroundColor: hue(index), pointRadius: 4, pointHoverRadius: 6,
+    data: cells(row).map(([value], place) => ({ x: value, y: place + lane(index) })), ranges: cells(row).map((cell) => cell.slice(1, 3)) })) },
+    options: { flat: true, plugins: { legend: legend(), tooltip: { callbacks: { label: ({ dataset, dataIndex, parsed }) => {
+      const [low, high] = dataset.ranges[dataIndex];
+      const range = low === null ? "" : ` (${number(low, table.digits)}–${number(high, table.digits)})`;
+      return `${dataset.label}, ${table.columns[dataIndex]}: ${number(parsed.x, table.digits)}${range}`;
+    } } } }, scales: {
+      x: axis({ position: "top", ...(table.id === "mt" ? { suggestedMin: 1, suggestedMax: 10 } : { suggestedMin: 0, suggestedMax: 1 }) }),
+      y: axis({ reverse: true, min: -0.5, max: table.columns.length - 0.5, afterBuildTicks: (scale) => { scale.ticks = table.columns.map((_, value) => ({ value })); },
+        ticks: { color: ink("--ink"), autoSkip: false, callback: (value) => table.columns[value] } }) } } };
+  const label = `${t("figures with 95 % intervals")}, ${table.title}: ${rows.map(rowName).join(", ")}`;
+  return chartBox(label, config, { height: 90 + 34 * table.columns.length });
 };

@@ -1,8 +1,23 @@
+const LABELS = {
+  suite: () => t("suite"), folder: () => t("folder"), seconds: () => t("seconds of generating"), tokens: () => t("tokens generated"), speed: () => t("tokens per second"),
+  engine: () => t("engine"), dtype: () => "dtype", versions: () => t("versions"), machine: () => t("machine"),
+};
+const runFacts = (row, { config, ...facts }) => el("details", { class: "small facts" }, el("summary", {}, `${row.model} · ${facts.suite || facts.folder}`),
+  el("dl", {}, Object.entries(facts).filter(([, value]) => value !== null).flatMap(([name, value]) =>
+    [el("dt", {}, LABELS[name]()), el("dd", {}, value.toLocaleString(state.lang))])),
+  config ? el("details", {}, el("summary", {}, t("configuration")), el("pre", {}, config)) : null);
+
 views.notes = (view) => {
   const list = (items) => el("ul", { class: "notes" }, items.map((item) => el("li", {}, item)));
-  view.append(el("h2", {}, t("Rows")), list(data.rows.map((row) =>
-    `${row.model}: ${[t(row.kind), ...[row.rules, ...row.reasons, ...row.remarks].filter(Boolean).map(shown)].join("; ")}`)));
-  if (data.leftOut.length) view.append(el("h2", {}, t("Not shown")), list(data.leftOut.map(([path, reason]) => `${path}: ${shown(reason)}`)));
+  const of = (models, note) => (models.length > 1 ? t("{n} models ({names}): {note}", { n: models.length, names: models.join(", "), note: shown(note) })
+    : [...models, shown(note)].join(": "));
+  const rules = {};
+  for (const row of data.rows) (rules[row.rules] ??= []).push(row.model);
+  view.append(el("h2", {}, t("Rows")), list([...Object.entries(rules).filter(([rule]) => rule).map(([rule, models]) => of(models, rule)),
+    ...data.notes.map(([models, note]) => of(models, note))]));
+  if (data.leftOut.length) view.append(el("h2", {}, t("Not shown")), list(data.leftOut.map(([models, paths, reason]) =>
+    [of(models, reason), el("div", { class: "soft small" }, paths.join(", "))])));
+  if (data.rows.some((row) => row.facts.length)) view.append(el("h2", {}, t("Runs")), ...data.rows.flatMap((row) => row.facts.map((one) => runFacts(row, one))));
   const licences = Object.entries(data.datasets).map(([name, about]) => `${name}: ${[about.license, about.citation].filter(Boolean).join("; ") || "–"}`);
   if (licences.length) view.append(el("h2", {}, t("Data")), list(licences));
   view.append(el("p", { class: "soft small" }, "Chart.js (MIT), https://www.chartjs.org"));

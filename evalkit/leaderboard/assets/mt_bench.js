@@ -1,8 +1,5 @@
-const talks = (() => {
-  let kept;
-  return () => (kept === undefined ? (kept = read("mt-bench")) : kept);
-})();
-const mtRuns = () => (talks() ? Object.keys(talks().runs).map(Number) : []);
+const talks = () => read("mt-bench");
+const mtRuns = () => data.talks;
 
 const judgmentBox = (judgment) => el("details", { class: "judgment" },
   el("summary", {}, `${judgment.judge}: `, el("strong", {}, judgment.rating === null ? judgment.status : String(judgment.rating))),
@@ -23,6 +20,10 @@ const talkBox = (entry, q) => {
 views.mt = (view, parts, query) => {
   const runs = mtRuns();
   if (!runs.length) return view.append(el("p", { class: "empty" }, t("there are no MT-Bench conversations")));
+  if (isPacked("mt-bench")) {
+    unpack("mt-bench").then(draw);
+    return view.append(el("p", { class: "empty", role: "status" }, t("reading the samples …")));
+  }
   const row = runs.includes(Number(parts[0])) && parts[0] !== undefined ? Number(parts[0]) : runs[0];
   const other = parts[1] !== undefined && runs.includes(Number(parts[1])) && Number(parts[1]) !== row ? Number(parts[1]) : null;
   const categories = [...new Set(talks().runs[row].map((entry) => entry.category))];

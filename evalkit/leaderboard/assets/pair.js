@@ -60,9 +60,9 @@ views.pair = (view, parts) => {
   const lines = Object.entries(pair.lines).map(([name, line]) => [name, flip(line)]);
   const chart = { type: "bar", plugins: [whiskers], data: { labels: lines.map(([name]) => name), datasets: [{
     label: `${rowName(a)} − ${rowName(b)}`, data: lines.map(([, line]) => line[0]), ranges: lines.map(([, line]) => line.slice(1, 3)),
-    backgroundColor: lines.map(([, line]) => (["a", "b"].includes(line[5]) ? (line[0] > 0 ? hue(a) : hue(b)) : ink("--soft") + "77")) }] },
+    backgroundColor: lines.map(([, line]) => (["a", "b"].includes(line[5]) ? (line[0] > 0 ? hue(a) : hue(b)) : ink("--soft"))) }] },
     options: { plugins: { legend: legend() }, scales: { x: axis(), y: axis(around(lines.map(([, line]) => line.slice(1, 3)))) } } };
-  view.append(chartBox(`${t("difference")}: ${rowName(a)} − ${rowName(b)}`, chart, true));
+  view.append(chartBox(`${t("difference")}: ${rowName(a)} − ${rowName(b)}`, chart, { wide: true }));
   const verdictOf = (line) => ({ a: 1, b: -1 }[line[5]] ?? 0) * sign;
   view.append(el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": t("difference") }, el("table", { id: "table-pair" },
     el("thead", {}, el("tr", {}, ["", t("difference"), t("95 % interval"), "p", "p (Holm)", t("better")].map((head) => el("th", { scope: "col" }, head)))),

@@ -23,16 +23,17 @@ const predictionOf = (dataset, row, place) => {
   const index = found.get(place);
   return index === undefined ? null : run.prediction[index * run.each];
 };
-// "right", "partly", "wrong", or null without an answer. Of a correlation, which scores no single sample,
-// the predictions speak.
+// "right", "partly", "wrong", "scored" where no score is right or wrong, or null without an answer. Of a
+// correlation, which scores no single sample, the predictions speak.
 const verdictOf = (dataset, row, place) => {
   const prediction = predictionOf(dataset, row, place);
   if (prediction === null) return null;
+  if (data.datasets[dataset].scored) return "scored";
   const score = scoreOf(dataset, row, place);
   if (score === null) return prediction === samplesOf(dataset).golds[place] ? "right" : "wrong";
   return score >= 1 ? "right" : score > 0 ? "partly" : "wrong";
 };
-const SIGNS = { right: "✓", partly: "△", wrong: "✗" };
+const SIGNS = { right: "✓", partly: "△", wrong: "✗", scored: "" };
 const differ = (dataset, row, other, place) => {
   const scores = [row, other].map((who) => scoreOf(dataset, who, place));
   const said = scores.includes(null) ? [row, other].map((who) => predictionOf(dataset, who, place)) : scores;
@@ -106,6 +107,26 @@ const verdictList = (dataset, run, index, place) => {
   return [el("div", { class: "label" }, t("instructions")), el("ul", { class: "small" }, verdicts.map(line))];
 };
 
+// How often each label is the gold answer and was answered; null where answers are free texts.
+const MOST_LABELS = 12;
+const distribution = (dataset, rows) => {
+  const { golds } = samplesOf(dataset);
+  const labels = [...new Set(golds)].sort((a, b) => a.localeCompare(b, undefined, { numeric: true }));
+  if (labels.length < 2 || labels.length > MOST_LABELS || labels.length * 2 > golds.length || labels.some((label) => label.length > 40)) return null;
+  const count = (texts) => texts.reduce((found, text) => found.set(labels.includes(text) ? text : null, (found.get(labels.includes(text) ? text : null) || 0) + 1), new Map());
+  const asked = [...answersOf(dataset, rows[0]).found.keys()];
+  const columns = [[t("gold answer"), count(asked.map((place) => golds[place]))],
+    ...rows.map((row) => [rowName(row), count(samplesOf(dataset).runs[row].prediction)])];
+  const lines = [...labels, ...(columns.some(([, found]) => found.has(null)) ? [null] : [])];
+  const most = Math.max(...columns.flatMap(([, found]) => [...found.values()]));
+  return el("details", { class: "small", id: "distribution" }, el("summary", {}, t("answers by label")),
+    el("div", { class: "scroll" }, el("table", {},
+      el("thead", {}, el("tr", {}, [t("label"), ...columns.map(([name]) => name)].map((head) => el("th", { scope: "col" }, head)))),
+      el("tbody", {}, lines.map((label) => el("tr", {}, el("th", { scope: "row", lang: "ja" }, label ?? t("anything else")),
+        columns.map(([, found]) => el("td", {}, String(found.get(label) || 0), " ",
+          el("progress", { max: most, value: found.get(label) || 0, "aria-hidden": "true" })))))))));
+};
+
 const answerBox = (dataset, row, place, query, other) => {
   const { run, found: at } = answersOf(dataset, row);
   const index = at.get(place);
@@ -124,17 +145,19 @@ const answerBox = (dataset, row, place, query, other) => {
       run.each === 1 ? null : el("h4", {}, t("answer {n} of {all}", { n: repeat + 1, all: run.each })),
       run.rule ? el("p", { class: "small" }, statusLabel(run.status[at]), " ", el("span", { class: "soft" }, t("rule: {rule}", { rule: run.rule }))) : null,
       run.rule ? thoughtBox(run.thought[at], query) : null,
-      el("div", { class: "label" }, run.rule && !run.anew ? t("answer") : t("completion")),
-      text === null ? el("p", { class: "soft small" }, t("not kept in this run")) : el("pre", { class: "completion", lang: "ja" }, show(text, beside("text"))),
-      el("div", { class: "label" }, t("prediction")),
+      text === null && data.datasets[dataset].scored ? null : el("div", { class: "label" }, run.rule && !run.anew ? t("answer") : t("completion")),
+      text === null ? data.datasets[dataset].scored ? null : el("p", { class: "soft small" }, t("not kept in this run")) : el("pre", { class: "completion", lang: "ja" }, show(text, beside("text"))),
+      el("div", { class: "label" }, text === null ? t("answer") : t("prediction")),
       el("pre", { class: "prediction", lang: "ja" }, show(run.prediction[at], beside("prediction"))),
       ...verdictList(dataset, run, at, place),
+      run.missing?.[at]?.length ? el("p", { class: "small" }, t("missing keywords: {names}", { names: run.missing[at].join(", ") })) : null,
       el("p", { class: "small" }, [...own, `${t("finish reason")}: ${run.finish[at] ?? "–"}`, run.tokens[at] === null ? null : t("{n} tokens", { n: run.tokens[at] })].filter(Boolean).join(" · ")),
     ];
   };
   return el("div", { class: "answer" },
-    el("h3", {}, rowName(row), " ", el("span", { class: verdict }, `${SIGNS[verdict]} ${{ right: t("right"), partly: t("partly right"), wrong: t("wrong") }[verdict]}`)),
-    run.each === 1 ? null : el("p", { class: "small" }, scores.join(" · ")),
+    el("h3", {}, rowName(row), " ", verdict === "scored" ? null
+      : el("span", { class: verdict }, `${SIGNS[verdict]} ${{ right: t("right"), partly: t("partly right"), wrong: t("wrong") }[verdict]}`)),
+    run.each === 1 ? null : el("p", { class: "small" }, t("mean of {n} answers", { n: run.each }), ": ", scores.join(" · ")),
     Array.from({ length: run.each }, (_, repeat) => one(repeat)).flat());
 };
 
@@ -149,18 +172,23 @@ const sampleDetail = (dataset, place, row, other, query) => {
   return el("section", { class: "detail", "aria-label": ids[place] },
     el("div", { class: "soft small" }, ids[place]),
     el("div", { class: "label" }, t("input")), el("pre", { class: "input", lang: "ja" }, marked(inputs[place], query)), whole,
-    el("div", { class: "label" }, t("gold answer")), el("pre", { class: "gold", lang: "ja" }, marked(golds[place], query)),
+    ...(data.datasets[dataset].scored ? [] : [el("div", { class: "label" }, t("gold answer")), el("pre", { class: "gold", lang: "ja" }, marked(golds[place], query))]),
     el("div", { class: other === null ? "" : "two" }, answerBox(dataset, row, place, query, other), other === null ? null : answerBox(dataset, other, place, query, row)));
 };
 
 views.samples = (view, parts, query) => {
-  const names = Object.keys(data.datasets).filter((name) => samplesOf(name));
+  const names = Object.keys(data.datasets).filter((name) => has(`samples-${name}`));
   if (!names.length) return view.append(el("p", { class: "empty" }, t("there are no samples")));
   const dataset = names.includes(parts[0]) ? parts[0] : names[0];
+  const block = `samples-${dataset}`;
+  if (isPacked(block)) {
+    unpack(block).then(draw);
+    return view.append(el("p", { class: "empty", role: "status" }, t("reading the samples …")));
+  }
   const runs = sampleRuns(dataset);
   const row = runs.includes(Number(query.get("a") ?? NaN)) ? Number(query.get("a")) : runs[0];
   const other = query.get("b") !== null && runs.includes(Number(query.get("b"))) && Number(query.get("b")) !== row ? Number(query.get("b")) : null;
-  const options = { q: query.get("q") || "", only: query.get("only") || "all" };
+  const options = { q: query.get("q") || "", only: query.get("only") || "all", order: query.get("order") || "" };
   if (other === null && options.only === "differ") options.only = "all";
   let place = null;
   let shown = state.list;
@@ -186,11 +214,15 @@ views.samples = (view, parts, query) => {
     const verdict = verdictOf(dataset, who, at);
     if (verdict === null) return "–";
     const score = scoreOf(dataset, who, at);
-    return el("span", { class: verdict }, SIGNS[verdict], verdict === "partly" ? ` ${number(score, 2)}` : null, " ");
+    return el("span", { class: verdict }, SIGNS[verdict], ["partly", "scored"].includes(verdict) ? ` ${number(score, 2)}` : null, " ");
   };
   const fill = () => {
     const { ids, inputs } = samplesOf(dataset);
     places = ids.map((id, at) => at).filter((at) => answersOf(dataset, row).found.has(at) && keep(at));
+    if (options.order) {
+      const scores = new Map(places.map((at) => [at, scoreOf(dataset, row, at) ?? { right: 1, wrong: 0 }[verdictOf(dataset, row, at)]]));
+      places.sort((one, two) => (options.order === "low" ? 1 : -1) * (scores.get(one) - scores.get(two)));
+    }
     count.textContent = t("{shown} of {all} samples", { shown: places.length, all: answersOf(dataset, row).found.size });
     list.replaceChildren(...places.slice(0, shown).map((at) => el("button", { type: "button", "data-place": at, onclick: () => open(at) },
       el("span", { class: "id" }, ids[at], el("span", {}, verdictSign(row, at), other === null ? null : verdictSign(other, at))),
@@ -213,15 +245,19 @@ views.samples = (view, parts, query) => {
     oninput: (event) => { options.q = event.target.value; replaceQuery({ q: options.q }); fill(); } });
   const about = data.datasets[dataset];
   const graded = samplesOf(dataset).ids.some((id, at) => verdictOf(dataset, row, at) === "partly");
-  view.append(
+  view.append(...[
     el("div", { class: "bar" },
-      choice(t("dataset"), names.map((name) => [name, name]), dataset, (name) => go("samples", [name], { a: row, b: other, q: options.q, only: options.only })),
-      choice(t("model"), runs.map((run) => [run, rowName(run)]), row, (run) => go("samples", [dataset], { a: run, b: other, q: options.q, only: options.only })),
-      choice(t("beside"), [["", "–"], ...runs.filter((run) => run !== row).map((run) => [run, rowName(run)])], other ?? "", (run) => go("samples", [dataset], { a: row, b: run, q: options.q, only: options.only })),
-      choice(t("show"), [["all", t("all")], ["wrong", graded ? t("not fully right") : t("wrong only")], ...(other === null ? [] : [["differ", t("only where they differ")]])], options.only,
+      choice(t("dataset"), names.map((name) => [name, name]), dataset, (name) => go("samples", [name], { a: row, b: other, q: options.q, only: options.only, order: options.order })),
+      choice(t("model"), runs.map((run) => [run, rowName(run)]), row, (run) => go("samples", [dataset], { a: run, b: other, q: options.q, only: options.only, order: options.order })),
+      choice(t("beside"), [["", "–"], ...runs.filter((run) => run !== row).map((run) => [run, rowName(run)])], other ?? "", (run) => go("samples", [dataset], { a: row, b: run, q: options.q, only: options.only, order: options.order })),
+      choice(t("show"), [["all", t("all")], ...(about.scored ? [] : [["wrong", graded ? t("not fully right") : t("wrong only")]]), ...(other === null ? [] : [["differ", t("only where they differ")]])], options.only,
         (only) => { options.only = only; replaceQuery({ only }); fill(); }),
+      choice(t("order"), [["", t("as asked")], ["low", t("lowest score first")], ["high", t("highest score first")]], options.order,
+        (order) => { options.order = order; replaceQuery({ order }); fill(); }),
       search, count),
     el("p", { class: "soft small" }, [about.category, samplesOf(dataset).runs[row].metric, about.license, about.citation].filter(Boolean).join(" · ")),
-    el("div", { class: "split" }, list, detail));
+    distribution(dataset, other === null ? [row] : [row, other]),
+    el("div", { class: "split" }, list, detail),
+  ].filter(Boolean));
   fill();
 };

@@ -23,13 +23,13 @@ views.steps = (view, parts) => {
     options: { plugins: { legend: legend() }, scales: { x: axis({ type: "linear", grace: "4%", title: { display: true, text: t("step"), color: ink("--soft") } }),
       y: axis({ grace: "5%", ...around(columns.filter(withRanges).flatMap(ranges)) }) } } };
   view.append(el("div", { class: "bar" }, choice(t("model"), names.map((one) => [one, one || "–"]), name, (one) => go("steps", [one]))),
-    chartBox(`${t("step")}: ${name}`, chart, true),
+    chartBox(`${t("step")}: ${name}`, chart, { wide: true }),
     el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": t("step") }, el("table", { id: "table-steps" },
       el("thead", {}, el("tr", {}, el("th", { scope: "col" }, t("step")), columns.map((column) => el("th", { scope: "col" }, column)))),
       el("tbody", {}, rows.map((row) => el("tr", {}, el("th", { scope: "row" }, String(data.rows[row].step)),
         columns.map((column) => {
           const [value, low, high] = cell(column, row);
-          return el("td", {}, number(value, table.digits), low === null ? null : el("span", { class: "range" }, `${number(low, table.digits)}–${number(high, table.digits)}`));
+          return el("td", {}, number(value, table.digits), low === null ? null : el("span", { class: "range" }, spread(low, high, table.digits)));
         })))))));
   return startCharts();
 };

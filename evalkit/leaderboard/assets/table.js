@@ -1,7 +1,7 @@
 const sortedRows = (table) => {
-  const { column, down } = state.sort[table.id] || { column: null };
   const places = table.rows.map((row, place) => place);
-  if (column === null) return places;
+  if (!state.sort[table.id]) return places;
+  const { column, down } = state.sort[table.id];
   const key = (place) => (column === "model" ? rowName(table.rows[place]) : table.cells[column][place][0]);
   return places.sort((one, other) => {
     const [a, b] = [key(one), key(other)];
@@ -11,9 +11,24 @@ const sortedRows = (table) => {
   });
 };
 
+// The column a table is sorted by; as it comes, the first one, best first.
+const sorting = (table) => state.sort[table.id] || { column: table.columns[0], down: true };
+
+const ABOUT = {
+  AVG: () => t("mean of the nine categories"), EL: () => t("entity linking"), FA: () => t("fundamental analysis"),
+  HE: () => t("human examination"), MC: () => t("multiple choice"), MR: () => t("mathematical reasoning"),
+  MT: () => t("machine translation"), NLI: () => t("natural language inference"), QA: () => t("question answering"),
+  RC: () => t("reading comprehension"), AVG_without_MT: () => t("the eight others"),
+};
+const explained = (column) => {
+  if (!Object.hasOwn(ABOUT, column)) return null;
+  const members = data.categories[column];
+  return `${ABOUT[column]()}${members ? ` (${members.join(", ")})` : ""}`;
+};
+
 const sortHeader = (table, column, label, redraw) => {
-  const now = state.sort[table.id];
-  const direction = now && now.column === column ? (now.down ? "descending" : "ascending") : "none";
+  const now = sorting(table);
+  const direction = now.column === column ? (now.down ? "descending" : "ascending") : "none";
   const sort = () => {
     const down = direction === "none" ? column !== "model" : direction === "ascending";
     state.sort[table.id] = { column, down };
@@ -21,37 +36,69 @@ const sortHeader = (table, column, label, redraw) => {
     const heads = document.querySelectorAll(`#table-${table.id} thead button`);
     [...heads].find((head) => head.dataset.column === column)?.focus();
   };
-  return el("th", { scope: "col", "aria-sort": direction },
+  return el("th", { scope: "col", "aria-sort": direction, title: table.id === "jaster" ? explained(column) : null },
     el("button", { type: "button", onclick: sort, "data-column": column }, label));
 };
 
-const modelCell = (row, note) => {
+const modelCell = (table, row, note, redraw) => {
   const { model, url, kind, reasons, remarks } = data.rows[row];
   const name = url ? el("a", { href: url, rel: "noreferrer" }, model) : model;
-  return el("th", { scope: "row", title: [...reasons, ...remarks].map(shown).join("\n") || null },
-    name, " ", kind === "run" ? null : el("span", { class: "kind" }, t(kind)),
-    note ? el("sup", {}, String(note)) : null);
+  const chosen = state.charted[table.id];
+  const place = charted(table).indexOf(row);
+  const box = table.columns.length < 2 ? null : el("input", { type: "checkbox", checked: chosen.has(row), "aria-label": `${model}: ${t("in the chart")}`,
+    style: place < 0 ? null : `accent-color: ${hue(place)}`, onchange: () => { if (!chosen.delete(row)) chosen.add(row); redraw(); } });
+  return el("th", { scope: "row", title: [model, ...[...reasons, ...remarks].map(shown)].join("\n") },
+    el("div", { class: "name" }, box, el("span", {}, name), note ? el("sup", {}, String(note))
+      : kind === "run" ? null : el("span", { class: "kind" }, t(kind))));
 };
 
 const openCell = (table, column, row) => {
   if (table.id === "mt") return go("mt", [row], column === "average" ? {} : { category: column });
   const members = data.categories[column];
   const datasets = Object.keys(data.rows[row].datasets);
-  const dataset = (members || datasets).find((name) => datasets.includes(name));
+  const own = { instructions: "mifeval-ja", pfgen: "pfgen", own: column }[table.id];
+  const dataset = own || (members || datasets).find((name) => datasets.includes(name));
   return go("samples", [dataset], { a: row });
 };
+
+const spread = (low, high, digits) => (low === null ? "" : `±${number((high - low) / 2, digits)}`);
+const exact = (low, high, digits, n) => (low === null ? `n=${n}` : `${t("95 % interval")} ${number(low, digits)}–${number(high, digits)}, n=${n}`);
 
 const figureCell = (table, column, place) => {
   const [value, low, high, n, partial, mark] = table.cells[column][place];
   const row = table.rows[place];
-  if (value === null) return el("td", {});
+  const classes = [mark === "best" && "best", sorting(table).column === column && "sorted"].filter(Boolean).join(" ");
+  if (value === null) return el("td", { class: classes });
   const text = number(value, table.digits) + (partial ? "*" : "") + (mark === "tie" ? "≈" : "");
-  const range = low === null ? null : `${number(low, table.digits)}–${number(high, table.digits)}`;
   const has = table.id === "mt" ? mtRuns().includes(row) : Object.keys(data.rows[row].datasets).length > 0;
   const label = `${rowName(row)}, ${column}: ${t("samples")}`;
-  return el("td", { class: mark === "best" ? "best" : null, title: range ? `${t("95 % interval")} ${range}, n=${n}` : null },
+  return el("td", { class: classes, title: n ? exact(low, high, table.digits, n) : null },
     has ? el("button", { type: "button", class: "cell", "aria-label": label, onclick: () => openCell(table, column, row) }, text) : text,
-    state.intervals && range ? el("span", { class: "range" }, range) : null);
+    state.intervals && low !== null ? el("span", { class: "range" }, spread(low, high, table.digits)) : null);
+};
+
+// Buttons that copy a table: a head and rows of texts.
+const copyBar = (lines) => {
+  const csv = (text) => (/[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+  const formula = (text) => (/^\s*[=+@-]/.test(text) && Number.isNaN(Number(text)) ? `'${text}` : text);
+  const cell = (text) => text.replace(/[\\`*_[\]<>|]/g, "\\$&");
+  const as = {
+    Markdown: () => lines().map((line, index) => `| ${line.map(cell).join(" | ")} |${index ? "" : `\n|:---|${"---:|".repeat(line.length - 1)}`}`).join("\n"),
+    CSV: () => lines().map((line) => line.map((text) => csv(formula(text))).join(",")).join("\n"),
+  };
+  const copy = async (event, text) => {
+    const button = event.currentTarget;
+    try { await navigator.clipboard.writeText(text); } catch {
+      const area = el("textarea", { value: text });
+      document.body.append(area);
+      area.select();
+      document.execCommand("copy");
+      area.remove();
+    }
+    button.textContent = t("copied");
+  };
+  return el("div", { class: "bar small copy" }, Object.entries(as).map(([name, make]) =>
+    el("button", { type: "button", onclick: (event) => copy(event, `${make()}\n`) }, t("copy as {form}", { form: name }))));
 };
 
 const rulesNotes = (table) => {
@@ -68,50 +115,67 @@ const drawTable = (table, redraw) => {
   const notes = rulesNotes(table);
   const head = el("tr", {}, sortHeader(table, "model", t("model"), redraw),
     table.columns.map((column) => sortHeader(table, column, column, redraw)));
-  const places = sortedRows(table).filter((place) => matches(table.rows[place]));
-  const body = places.map((place) => el("tr", { "data-row": table.rows[place] },
-    modelCell(table.rows[place], notes.get(table.rules[place])),
+  const places = () => sortedRows(table).filter((place) => matches(table.rows[place]));
+  const body = places().map((place) => el("tr", { "data-row": table.rows[place] },
+    modelCell(table, table.rows[place], notes.get(table.rules[place]), redraw),
     table.columns.map((column) => figureCell(table, column, place))));
   const any = (test) => table.columns.some((column) => table.cells[column].some(test));
   const legend = [
     any((cell) => cell[5] === "best") ? t("**Bold**: best of its protocol. {tie}: not told from it by the 95 % intervals.", { tie: "≈" }).replaceAll("**", "") : null,
     any((cell) => cell[4]) ? t("\\*: partial, not comparable with complete figures.").replace("\\", "") : null,
     ...[...notes].map(([rule, note]) => `${note}: ${shown(rule)}`),
+    table.id === "jaster" ? table.columns.filter(explained).map((column) => `${column}: ${ABOUT[column]()}`).join(" · ") : null,
   ].filter(Boolean);
+  const lines = () => [[t("model"), ...table.columns], ...places().map((place) => [rowName(table.rows[place]), ...table.columns.map((column) => {
+    const [value, , , , partial] = table.cells[column][place];
+    return number(value, table.digits) + (value !== null && partial ? "*" : "");
+  })])];
   return [
-    el("h2", {}, table.title),
-    el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": table.title },
-      el("table", { id: `table-${table.id}` }, el("thead", {}, head), el("tbody", {}, body))),
-    places.length ? null : el("p", { class: "empty" }, t("no row fits")),
-    el("ul", { class: "soft small legend" }, legend.map((line) => el("li", {}, line))),
+    el("h2", {}, t(table.title)),
+    el("div", { class: "beside" },
+      el("div", {},
+        el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": t(table.title) },
+          el("table", { id: `table-${table.id}` }, el("thead", {}, head), el("tbody", {}, body))),
+        places().length ? null : el("p", { class: "empty" }, t("no row fits")),
+        el("ul", { class: "soft small legend" }, legend.map((line) => el("li", {}, line))), copyBar(lines)),
+      table.columns.length > 1 && charted(table).length ? dots(table) : null),
   ];
+};
+
+const datasetCell = (row, name) => {
+  const cell = data.rows[row].datasets[name];
+  if (!cell) return el("td", {});
+  const [value, low, high, n, partial] = cell;
+  const rates = data.rows[row].rates[name] || [];
+  const thoughts = data.rows[row].thoughts[name];
+  const said = [
+    ...(thoughts ? [t("unclosed"), t("empty"), t("cut off")] : [t("empty"), t("cut off")]).map((what, index) => `${what} ${percent((thoughts || rates)[index])}`),
+    `${t("malformed")} ${percent(rates[2])}`,
+    thoughts && thoughts[3] !== null ? t("median thought {n} tokens", { n: thoughts[3] }) : null,
+  ].filter(Boolean).join(", ");
+  return el("td", { title: `${exact(low, high, 4, n)}; ${said}` },
+    el("button", { type: "button", class: "cell", "aria-label": `${rowName(row)}, ${name}: ${t("samples")}`, onclick: () => go("samples", [name], { a: row }) },
+      number(value) + (partial ? "*" : "")),
+    state.intervals && low !== null ? el("span", { class: "range" }, spread(low, high, 4)) : null);
 };
 
 const drawDatasets = () => {
   const rows = data.rows.map((row, index) => index).filter((row) => Object.keys(data.rows[row].datasets).length && matches(row));
   if (!rows.length) return [];
-  const body = Object.entries(data.datasets).map(([name, about]) => el("tr", {},
-    el("th", { scope: "row" }, name, " ", el("span", { class: "soft small" }, [about.category, about.metric].filter(Boolean).join(", "))),
-    rows.map((row) => {
-      const cell = data.rows[row].datasets[name];
-      if (!cell) return el("td", {});
-      const range = cell[1] === null ? null : `${number(cell[1])}–${number(cell[2])}`;
-      const rates = data.rows[row].rates[name] || [];
-      const thoughts = data.rows[row].thoughts[name];
-      const said = [
-        ...(thoughts ? [t("unclosed"), t("empty"), t("cut off")] : [t("empty"), t("cut off")]).map((what, index) => `${what} ${percent((thoughts || rates)[index])}`),
-        `${t("malformed")} ${percent(rates[2])}`,
-        thoughts && thoughts[3] !== null ? t("median thought {n} tokens", { n: thoughts[3] }) : null,
-      ].filter(Boolean).join(", ");
-      return el("td", { title: `n=${cell[3]}; ${said}` },
-        el("button", { type: "button", class: "cell", "aria-label": `${rowName(row)}, ${name}: ${t("samples")}`, onclick: () => go("samples", [name], { a: row }) },
-          number(cell[0]) + (cell[4] ? "*" : "")),
-        state.intervals && range ? el("span", { class: "range" }, range) : null);
-    })));
+  const groups = Object.groupBy(Object.keys(data.datasets), (name) => data.datasets[name].category || "");
+  const ordered = [...Object.keys(data.categories), ""].filter((category) => groups[category]);
+  const body = ordered.map((category) => el("tbody", {},
+    el("tr", { class: "group" }, el("th", { scope: "colgroup", colspan: rows.length + 1 },
+      category ? `${category} · ${ABOUT[category]()}` : t("not in a category"))),
+    groups[category].map((name) => el("tr", {},
+      el("th", { scope: "row" }, name, " ", el("span", { class: "soft small" }, data.datasets[name].metric || "")),
+      rows.map((row) => datasetCell(row, name))))));
+  const lines = () => [[t("dataset"), ...rows.map(rowName)], ...ordered.flatMap((category) => groups[category]).map((name) =>
+    [name, ...rows.map((row) => number(data.rows[row].datasets[name]?.[0]))])];
   return [el("h2", {}, t("Datasets")), el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": t("Datasets") },
     el("table", { id: "table-datasets" },
       el("thead", {}, el("tr", {}, el("th", { scope: "col" }, t("dataset")), rows.map((row) => el("th", { scope: "col" }, rowName(row))))),
-      el("tbody", {}, body)))];
+      body)), copyBar(lines)];
 };
 
 views.table = (view) => {
@@ -120,7 +184,7 @@ views.table = (view) => {
     dropCharts();
     holder.replaceChildren(
       ...data.tables.filter((table) => table.rows.length).flatMap((table) => drawTable(table, redraw)).filter(Boolean),
-      ...drawCharts(), ...drawDatasets());
+      ...drawDatasets());
     startCharts();
   };
   const search = el("input", { type: "search", id: "filter", placeholder: t("filter models"), value: state.filter, "aria-label": t("filter models"),

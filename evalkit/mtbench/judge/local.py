@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from evalkit.core.errors import InputError
-from evalkit.core.progress import bar
+from evalkit.core.progress import phase, watch
 from evalkit.core.types import Completion, Request, Sampling
 from evalkit.core.words import t
 from evalkit.mtbench.answers.chat import takes_system_message, with_system
@@ -39,8 +39,9 @@ def ask_locally(judge: Judge, calls: Sequence[JudgeCall], store: JudgmentStore) 
     takes_system = takes_system_message(load_tokenizer(resolved))
     asked = Asked()
     # judge.parameters alone decide the sampling: they are part of the cache key.
-    built = build_engine(resolved, made.options, made.dtype, bos=made.bos)
-    with built as engine, bar(t("judging"), len(calls)) as progress:
+    with phase(t("loading the judge")):
+        built = build_engine(resolved, made.options, made.dtype, bos=made.bos)
+    with built as engine:
         while waiting := unanswered(calls, store):
             keys = {key: call for call in waiting if (key := open_key(call, store)) and store.claim(key)}
             store.refresh()
@@ -58,10 +59,9 @@ def ask_locally(judge: Judge, calls: Sequence[JudgeCall], store: JudgmentStore) 
                 if key not in store
             ]
             try:
-                for completion in engine.generate(requests):
+                for completion in watch(engine.generate(requests), requests, t("judging")):
                     asked.add(completion.prompt_tokens, completion.new_tokens)
                     store.add(CachedReply.of(completion.id, _reply(completion, judge.model)))
-                    progress.advance()
             finally:
                 for key in keys:
                     store.release(key)

@@ -23,6 +23,7 @@ from evalkit.runs.plan.workload import (
     suite_workload,
     turns_of,
 )
+from evalkit.runs.suite import asking_of
 from evalkit.tasks.prompts import Asking
 
 _LLM_JP_VOCABULARY = 99584
@@ -161,15 +162,7 @@ def estimate(config: Config) -> Estimate:
         work, how = Workload(tuple(turns[-1]), (row,), {}), "the protocol's figures, llm-jp-3 tokenizer"
         judge = judge_cost(config.judge, preset, row.samples)
     else:
-        asking = Asking.of(
-            suite,
-            config.protocol,
-            config.generation,
-            config.reasoning,
-            seed=config.seed,
-            samples=config.samples,
-            tokenizer=tokenizer,
-        )
+        asking = asking_of(config, tokenizer)
         work = suite_workload(suite, config.data, asking, counter, tokenizer=tokenizer, context=shape.context)
         notes = list(_asking_notes(asking, shape, work, renders=tokenizer is not None))
         how, judge = counter.how, None

@@ -12,16 +12,16 @@ from typing import Any, Literal
 
 from evalkit.core import assets
 from evalkit.core.config import DataOptions, SuiteConfig, SuiteData
-from evalkit.core.errors import InputError
+from evalkit.core.errors import FetchError, InputError
 from evalkit.core.types import REST_OF_CONTEXT, Message, Request
 from evalkit.engines.local import prefixes
 from evalkit.engines.local.chat_template import as_text
 from evalkit.mtbench.presets import DEFAULT_PRESET, LengthRule, Preset, load_preset
 from evalkit.runs.plan.counting import TokenCounter
-from evalkit.runs.suite import data_folder, sample_limit, suite_specs
+from evalkit.runs.suite import data_folder, load_suite, sample_limit, suite_specs
 from evalkit.tasks.load import MissingDataError, Task, load_bundled, load_task
 from evalkit.tasks.prompts import Asking
-from evalkit.tasks.spec import TaskSpec, few_shot_counts
+from evalkit.tasks.spec import AnswerKind, TaskSpec, few_shot_counts
 
 # A typical answer is as long as the gold one, and ends with a blank line.
 _END_TOKENS = 2
@@ -141,6 +141,11 @@ def suite_workload(
 def _task(spec: TaskSpec, shots: int, suite: SuiteConfig, data: DataOptions) -> Task | None:
     """The dataset with its samples; None when it is not on this machine."""
     limit = sample_limit(data.limit)
+    if suite.pfgen:
+        try:
+            return load_suite(suite, replace(data, offline=True), say=lambda line: None).tasks[0]
+        except FetchError:
+            return None
     if suite.data is SuiteData.bundled:
         return load_bundled(spec, limit=limit, num_few_shots=shots)
     folder = data_folder(suite, data)
@@ -157,24 +162,25 @@ def _counted(
     tokenizer: Any | None,
     context: int | None,
 ) -> tuple[list[Group], list[DatasetCount]]:
-    # The answers to one question have one prompt, which is rendered once.
-    asked_once = [_text(one.prompt, tokenizer) for _, asked in here for one in asked[:: asking.samples]]
-    prompts = [ids for ids in counter.ids(asked_once) for _ in range(asking.samples)]
-    golds = [
-        [TYPICAL_ANSWER] * len(task.samples)
-        if task.spec.verbatim
-        else _lengths(counter, [sample.gold for sample in task.samples])
+    # Answers to one question may have one prompt, which is rendered once.
+    once = dict.fromkeys(one.prompt for _, asked in here for one in asked)
+    tokens = dict(zip(once, counter.ids([_text(prompt, tokenizer) for prompt in once]), strict=True))
+    prompts = [tokens[one.prompt] for _, asked in here for one in asked]
+    golds = {
+        key: length
         for task, _ in here
-    ]
+        for sample, length in zip(task.samples, _typical(counter, task), strict=True)
+        for key in task.spec.ids(sample.id, asking.samples)
+    }
     lengths = iter(map(counter.lengths, prompts))
     items = [
         Item(
             0.0,
             _most(asking, task.spec, next(lengths), context),
-            _usual(task.spec.output_length, of_task[place // asking.samples]),
+            _usual(task.spec.output_length, golds[request.id]),
         )
-        for (task, asked), of_task in zip(here, golds, strict=True)
-        for place in range(len(asked))
+        for task, asked in here
+        for request in asked
     ]
     owners = [place for place, (_, asked) in enumerate(here) for _ in asked]
     computed, shared = [0.0] * len(here), [0.0] * len(here)
@@ -237,6 +243,13 @@ def _expected(asking: Asking, items: Sequence[Item]) -> float | None:
 
 def _usual(most: int, gold: float) -> float:
     return min(float(most), gold + _END_TOKENS)
+
+
+def _typical(counter: TokenCounter, task: Task) -> list[float]:
+    """The tokens of an answer to each question."""
+    if task.spec.answer.kind is AnswerKind.instructions:
+        return [TYPICAL_ANSWER] * len(task.samples)
+    return _lengths(counter, [sample.gold for sample in task.samples])
 
 
 def _lengths(counter: TokenCounter, texts: Sequence[str]) -> list[float]:

@@ -5,18 +5,12 @@ machine, for trying it.
 """
 
 import importlib.util
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from evalkit.core.errors import InputError
 from evalkit.core.text import did_you_mean
-from evalkit.runs.jobs import Job
-
-if TYPE_CHECKING:
-    from submitit.core.utils import DelayedSubmission
 
 
 @dataclass
@@ -156,64 +150,3 @@ def _filled(kind: type[LocalOptions], words: Sequence[str]) -> LocalOptions:
     found = OmegaConf.to_object(options)
     assert isinstance(found, LocalOptions)
     return found
-
-
-def submit(
-    folder: Path, paths: Sequence[Path], options: LocalOptions, run_job: Callable[[Path], int]
-) -> list[str | None]:
-    """Submits the jobs and waits; for each job why it did not end by itself, or None.
-
-    Args:
-        folder: where submitit keeps its files.
-        paths: the files of the jobs.
-        options: of SLURM, or of submitit's local executor.
-        run_job: runs the job of a file and returns its exit code, on the node.
-    """
-    import submitit
-
-    cluster = "slurm" if isinstance(options, SlurmOptions) else "local"
-    general = {one.name for one in fields(LocalOptions)}
-    given = asdict(options)
-    most = {f"{cluster}_max_num_timeout": given.pop("max_num_timeout")}
-    executor = submitit.AutoExecutor(cluster=cluster, folder=folder, **most)
-    executor.update_parameters(
-        **{key if key in general else f"{cluster}_{key}": value for key, value in given.items()}
-    )
-    jobs = executor.map_array(SubmittedJob(run_job), paths)
-    print(f"submitted: {', '.join(job.job_id for job in jobs)}", flush=True)
-    return [_why_lost(job) for job in jobs]
-
-
-@dataclass(frozen=True)
-class SubmittedJob:
-    """What submitit calls on the node; `run_job` runs the job of a file and returns its exit code."""
-
-    run_job: Callable[[Path], int]
-
-    def __call__(self, path: Path) -> int:
-        """Runs the job of a file; returns its exit code."""
-        import submitit
-
-        # A submitit task already is a process of its own, and its signals work only there: before the
-        # time limit it interrupts this call and requeues the job.
-        job = Job.read(path)
-        os.chdir(job.directory)
-        replace(job, log=str(submitit.JobEnvironment().paths.stdout)).write(path)
-        return self.run_job(path)
-
-    def checkpoint(self, path: Path) -> "DelayedSubmission":
-        """The same job again: it continues."""
-        import submitit
-
-        return submitit.helpers.DelayedSubmission(self, path)
-
-
-def _why_lost(job: Any) -> str | None:
-    from submitit.core.utils import FailedJobError, UncompletedJobError
-
-    try:
-        job.results()
-        return None
-    except (FailedJobError, UncompletedJobError) as error:
-        lines = str(error).strip().splitlines()
-        return f"SLURM job {job.job_id} did not end by itself: {lines[-1] if lines else type(error).__name__}"

@@ -2,16 +2,17 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from evalkit.core.config import ModelConfig
-from evalkit.core.errors import EvalkitError, InputError
+from evalkit.core.errors import EvalkitError, InputError, reason
 from evalkit.core.options import WORDS, CommandLine, load_config
 from evalkit.core.signals import signals_stop_the_run
 from evalkit.runs.jobs import INTERRUPTED, STOP_SECONDS, Job, run_in_child
-from evalkit.runs.sweep.launchers import LocalOptions, check_launcher, submit
+from evalkit.runs.sweep.launchers import LocalOptions, SlurmOptions, check_launcher
+from evalkit.runs.sweep.submitted import Queue, slurm_text
 from evalkit.runs.sweep.values import expand
 
 # The folder for the files of sweeps, below the results; hidden, so it is never taken for results.
@@ -38,15 +39,14 @@ def multirun(line: CommandLine, run_job: Callable[[Path], int]) -> int:
         raise InputError("watch= is for one command of its own, without -m")
     folder = _sweep_folder(configs[0].out)
     models = [_name(config.model) for config in configs]
-    paths = _write_jobs(expanded, models, folder, own_log=options is not None)
+    paths = _write_jobs(expanded, models, folder)
     print(f"{len(paths)} jobs, launcher {launcher}: {folder}", flush=True)
-    interrupted = _launch(folder, paths, options, run_job)
+    interrupted, going = _launch(folder, paths, options, run_job)
     ended = [Job.read(path) for path in paths]
+    going = {at: name for at, name in going.items() if ended[at].code in (None, INTERRUPTED)}
     print()
-    for text in lines(ended):
+    for text in lines(ended, going):
         print(text)
-    if interrupted and launcher == "slurm":
-        print("jobs that SLURM has taken go on: scancel stops them; nothing they finished is lost")
     return exit_code(ended, interrupted=interrupted)
 
 
@@ -55,9 +55,7 @@ def _sweep_folder(out: str | None) -> Path:
     return results / SWEEPS / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
 
 
-def _write_jobs(
-    commands: Sequence[CommandLine], models: Sequence[str], folder: Path, *, own_log: bool
-) -> list[Path]:
+def _write_jobs(commands: Sequence[CommandLine], models: Sequence[str], folder: Path) -> list[Path]:
     """Writes the file of every job; returns their paths."""
     swept = _swept(commands)
     paths = []
@@ -69,7 +67,6 @@ def _write_jobs(
             words=(line.verb, *line.overrides, *flags),
             label=" ".join([model, *(line.overrides[index] for index in swept)]).strip(),
             directory=str(Path.cwd()),
-            log=str(path.with_suffix(".log")) if own_log else None,
         ).write(path)
         paths.append(path)
     return paths
@@ -90,33 +87,40 @@ def _name(model: ModelConfig | None) -> str:
 
 def _launch(
     folder: Path, paths: Sequence[Path], options: LocalOptions | None, run_job: Callable[[Path], int]
-) -> bool:
-    """Runs the jobs, by submitit where the launcher has `options`; returns whether it was interrupted.
+) -> tuple[bool, Mapping[int, str]]:
+    """Runs the jobs, by submitit where the launcher has `options`.
+
+    Returns:
+        Whether it was interrupted, and the jobs that go on in SLURM: position and SLURM's name.
 
     Raises:
         EvalkitError: none of them could be started.
     """
+    queue = None
+    # Jobs of SLURM go on, also those that run on this machine.
+    first = None if isinstance(options, SlurmOptions) else lambda: _stop_jobs(paths)
     try:
-        with signals_stop_the_run(first=lambda: _stop_jobs(paths)):
+        with signals_stop_the_run(first=first):
             if options is None:
                 # An interrupted job ends the multirun.
-                return any(run_in_child(path) == INTERRUPTED for path in paths)
-            lost = submit(folder / "slurm", paths, options, run_job)
+                return any(run_in_child(path) == INTERRUPTED for path in paths), {}
+            queue = Queue.submit(folder / "slurm", paths, options, run_job)
+            queue.wait(paths)
     except KeyboardInterrupt:
-        return True
+        return True, {at: queue.ids[at] for at in queue.open} if queue and queue.slurm else {}
     except EvalkitError:
         raise
     # SLURM's commands and submitit raise exceptions of any type.
     except Exception as error:
-        first = next(iter(str(error).strip().splitlines()), "")
-        why = f"the launcher failed: {type(error).__name__}: {first}"
-        if all(job.pid is None for job in map(Job.read, paths)):
-            raise EvalkitError(why, where=str(folder)) from error
-        lost = [why] * len(paths)
-    for path, job, reason in zip(paths, map(Job.read, paths), lost, strict=True):
-        if job.code is None and reason is not None:
-            replace(job, code=1, why=reason).write(path)
-    return False
+        text = slurm_text(str(error))
+        why = f"the launcher failed: {text if ' ' in text else reason(error)}"
+        if queue is None:
+            fix = "python -m evalkit list launchers --long" if isinstance(options, SlurmOptions) else None
+            raise EvalkitError(why, where=str(folder), fix=fix) from error
+        for path, job in zip(paths, map(Job.read, paths), strict=True):
+            if job.code is None:
+                replace(job, code=_FAILED, why=why).write(path)
+    return False, {}
 
 
 def _stop_jobs(paths: Sequence[Path]) -> None:
@@ -135,19 +139,28 @@ def exit_code(jobs: Sequence[Job], *, interrupted: bool) -> int:
     return max(_FAILED if job.code is None else job.code for job in jobs)
 
 
-def lines(jobs: Sequence[Job]) -> list[str]:
-    """What to print: how many are fine, then each job with its run folder or what went wrong."""
+def lines(jobs: Sequence[Job], going: Mapping[int, str]) -> list[str]:
+    """What to print: how many are fine, then each job with its run folder or what went wrong.
+
+    `going` are the jobs that go on in SLURM: position and SLURM's name.
+    """
     fine = sum(job.code == 0 for job in jobs)
     width = max(len(job.label) for job in jobs)
     what = "job" if len(jobs) == 1 else "jobs"
     shown = [f"{len(jobs)} {what}: {fine} ok" + (f", {len(jobs) - fine} not" if fine < len(jobs) else "")]
-    for number, job in enumerate(jobs, 1):
-        parts = [f"{number:>4}  {job.label:<{width}}  {_state(job):<11}  {job.folder or '-'}"]
+    for number, job in enumerate(jobs):
+        state, why = _state(job), job.why or "it never started"
+        if number in going:
+            state, why = "unfinished", f"it goes on as SLURM job {going[number]}"
+        parts = [f"{number + 1:>4}  {job.label:<{width}}  {state:<11}  {job.folder or '-'}"]
         if job.code != 0:
-            parts.append(job.why or "it never started")
-            if job.log:
+            parts.append(why)
+            if job.log and Path(job.log).exists():
                 parts.append(f"log: {job.log}")
         shown.append("  ".join(parts))
+    if going:
+        array = min(going.values()).partition("_")[0]
+        shown.append(f"stop the jobs that go on: scancel {array} (nothing they finished is lost)")
     return shown
 
 

@@ -37,7 +37,8 @@ def values_of(word: str) -> list[str]:
     kind = check_key(key)
     if kind == "count":
         return _texts(value, word)
-    if kind != "text":
+    # A hub name, a folder or a list of datasets, which stands for a member of a group, is a text too.
+    if kind != "text" and (kind != "group" or "(" in value):
         return _hydra_values(word, key, group=kind == "group")
     if "," in value and Path(value).expanduser().exists():
         raise InputError(
@@ -64,7 +65,7 @@ def _hydra_values(word: str, key: str, *, group: bool) -> list[str]:
     if isinstance(given, Glob):
         found = given.filter(group_members(key)) if group else []
         if not found:
-            raise InputError("glob() finds nothing", where=word, fix=f"python -m evalkit list {key}s")
+            raise InputError("glob() finds nothing", where=word, fix=f"evalkit list {key}s")
         return list(found)
     if not override.is_discrete_sweep():
         raise InputError("interval() names no values", where=word, fix=f"{key}=range(0,1,0.1)")

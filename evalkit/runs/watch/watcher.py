@@ -236,4 +236,4 @@ def _print_end(results: Collection[Evaluated]) -> None:
     if len(fine) > 1:
         folders = " ".join(str(Path(evaluated.folder or "").parent) for evaluated in fine[:2])
         more = " ..." if len(fine) > 2 else ""
-        print(f"  next: python -m evalkit compare {folders}{more} --steps")
+        print(f"  next: evalkit compare {folders}{more} --steps")

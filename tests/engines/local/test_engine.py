@@ -1,6 +1,8 @@
 """The local engine's contract: bad input, BOS, chat, ends, sampling, and what it says of itself."""
 
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model("llama-gqa", tmp_path_factory.mktemp("model") / "llama", max_position_embeddings=64)
 
 
+@pytest.fixture(scope="module")
+def modes(folder: Path) -> Iterator[dict[PrefixMode, LocalEngine]]:
+    """The model of `folder` in each mode."""
+    with ExitStack() as stack:
+        yield {mode: stack.enter_context(local_engine(folder, prefix=mode)) for mode in MODES}
+
+
 def random_engine(**options: Any) -> LocalEngine:
     model = ModelConfig(name="random", random=RandomShape(vocab=259, initializer_range=0.3))
     engine = EngineConfig(name="local", device="cpu")
@@ -62,20 +71,22 @@ def test_requests_that_cannot_be_answered(folder: Path, mode: PrefixMode) -> Non
         assert reason in (done[name].error or "")
 
 
-def test_a_repeated_id_is_refused(folder: Path) -> None:
-    with local_engine(folder) as engine, pytest.raises(InputError, match="same id"):
-        list(engine.generate([Request("a", "x", 1), Request("b", "x", 1), Request("a", "y", 1)]))
-
-
-def test_no_requests_no_completions(folder: Path) -> None:
-    with local_engine(folder) as engine:
-        assert list(engine.generate([])) == []
+@pytest.mark.parametrize("mode", MODES)
+def test_a_repeated_id_is_refused(modes: dict[PrefixMode, LocalEngine], mode: PrefixMode) -> None:
+    with pytest.raises(InputError, match="same id"):
+        list(modes[mode].generate([Request("a", "x", 1), Request("b", "x", 1), Request("a", "y", 1)]))
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_beyond_a_rotary_context_it_goes_on_and_is_marked(folder: Path, mode: PrefixMode) -> None:
-    with local_engine(folder, prefix=mode) as engine:
-        done = by_id(engine.generate([Request("long", "x" * 80, 4), Request("short", "x" * 8, 4)]))
+def test_no_requests_no_completions(modes: dict[PrefixMode, LocalEngine], mode: PrefixMode) -> None:
+    assert list(modes[mode].generate([])) == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_beyond_a_rotary_context_it_goes_on_and_is_marked(
+    modes: dict[PrefixMode, LocalEngine], mode: PrefixMode
+) -> None:
+    done = by_id(modes[mode].generate([Request("long", "x" * 80, 4), Request("short", "x" * 8, 4)]))
     assert done["long"].over_context and done["long"].new_tokens == 4
     assert done["long"].prompt_tokens == 81
     assert not done["short"].over_context
@@ -170,30 +181,31 @@ def test_chat_without_a_template(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_sample_depends_on_its_own_seed_only(folder: Path, mode: PrefixMode) -> None:
+def test_a_sample_depends_on_its_own_seed_only(
+    modes: dict[PrefixMode, LocalEngine], mode: PrefixMode
+) -> None:
     sampling = Sampling(do_sample=True, temperature=1.5, top_p=0.9)
     alone = Request("me", "abc", 20, sampling=sampling, seed=5)
     others = [Request(f"o{i}", "ab" * i, 20, sampling=sampling, seed=5 + i) for i in range(1, 8)]
-    with local_engine(folder, prefix=mode, batch_size=3) as engine:
-        (first,) = engine.generate([alone])
-        crowd = by_id(engine.generate([*others, alone]))
-        again = by_id(engine.generate([alone, *reversed(others)]))
+    engine = modes[mode].with_batch_size(3)
+    (first,) = engine.generate([alone])
+    crowd = by_id(engine.generate([*others, alone]))
+    again = by_id(engine.generate([alone, *reversed(others)]))
     assert first == crowd["me"] == again["me"]
     assert len({crowd[f"o{i}"].text for i in range(1, 8)}) > 4
     same_prompt = Request("you", "abc", 20, sampling=sampling, seed=6)
-    with local_engine(folder, prefix=mode) as engine:
-        (other,) = engine.generate([same_prompt])
+    (other,) = modes[mode].generate([same_prompt])
     assert other.text != first.text
 
 
-def test_all_modes_sample_alike(folder: Path) -> None:
+def test_all_modes_sample_alike(modes: dict[PrefixMode, LocalEngine]) -> None:
     requests = [
         Request(f"r{i}", "abc" * 20 + "x" * i, 9, sampling=Sampling(do_sample=True), seed=i) for i in range(6)
     ]
-    texts = []
-    for mode in MODES:
-        with local_engine(folder, prefix=mode) as engine:
-            texts.append({key: done.text for key, done in by_id(engine.generate(requests)).items()})
+    texts = [
+        {key: done.text for key, done in by_id(engine.generate(requests)).items()}
+        for engine in modes.values()
+    ]
     assert texts[0] == texts[1] == texts[2]
 
 
@@ -252,11 +264,12 @@ def test_an_unknown_engine() -> None:
         engine_of(Config(model=model, engine=EngineConfig(name="abacus")), resolve(model, offline=True))
 
 
-def test_device_map_puts_the_model_through_accelerate(folder: Path) -> None:
+def test_device_map_puts_the_model_through_accelerate(
+    folder: Path, modes: dict[PrefixMode, LocalEngine]
+) -> None:
     pytest.importorskip("accelerate")
     requests = [Request(f"r{i}", "abc" * 9 + "x" * i, 6) for i in range(4)]
-    with local_engine(folder) as engine:
-        plain = by_id(engine.generate(requests))
+    plain = by_id(modes[PrefixMode.merged].generate(requests))
     with local_engine(folder, device_map="auto") as engine:
         mapped = by_id(engine.generate(requests))
     assert mapped == plain

@@ -1,6 +1,8 @@
 """The local engine against one prompt at a time through transformers' own `generate`."""
 
 import random
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from transformers import PreTrainedModel
 
 from evalkit.core.types import Completion, Request
 from evalkit.engines.local import kernels, linears
+from evalkit.engines.local.engine import LocalEngine
 from tests.engines.models import load_plain, local_engine, save_model
 
 BATCH_SIZES = (1, 3, 16, 64)
@@ -87,16 +90,21 @@ def references(folders: dict[str, Path]) -> dict[str, Reference]:
     return {name: Reference(load_plain(folder), REQUESTS) for name, folder in folders.items()}
 
 
+@pytest.fixture(scope="module")
+def engines(folders: dict[str, Path]) -> Iterator[dict[str, LocalEngine]]:
+    with ExitStack() as stack:
+        yield {name: stack.enter_context(local_engine(folder)) for name, folder in folders.items()}
+
+
 @pytest.mark.parametrize("architecture", EXACT)
 @pytest.mark.parametrize("batch_size", BATCH_SIZES)
 def test_every_batch_size_and_order_gives_the_same(
-    architecture: str, batch_size: int, folders: dict[str, Path], references: dict[str, Reference]
+    architecture: str, batch_size: int, engines: dict[str, LocalEngine], references: dict[str, Reference]
 ) -> None:
     requests = list(REQUESTS)
     # Each batch size has an order of its own.
     random.Random(batch_size).shuffle(requests)
-    with local_engine(folders[architecture], batch_size=batch_size) as engine:
-        completions = list(engine.generate(requests))
+    completions = list(engines[architecture].with_batch_size(batch_size).generate(requests))
     assert sorted(c.id for c in completions) == sorted(r.id for r in requests)
     assert differing(completions, references[architecture]) == []
 

@@ -42,9 +42,20 @@ def make_requests(count: int = 24) -> list[Request]:
 
 
 @pytest.fixture(scope="module")
-def expected(folder: Path) -> dict[str, str]:
+def loaded(folder: Path) -> Iterator[LocalEngine]:
     with local_engine(folder) as engine:
-        return texts(engine.generate(make_requests()))
+        yield engine
+
+
+@pytest.fixture
+def engine(loaded: LocalEngine) -> LocalEngine:
+    """The loaded model with limits of the test's own; chats have an engine of their own."""
+    return loaded.with_batch_size(None)
+
+
+@pytest.fixture(scope="module")
+def expected(loaded: LocalEngine) -> dict[str, str]:
+    return texts(loaded.generate(make_requests()))
 
 
 def texts(completions: Iterator[Completion]) -> dict[str, str]:
@@ -75,31 +86,33 @@ class Passes:
         monkeypatch.setattr("evalkit.engines.local.pool.forward", forward)
 
 
-def test_a_finished_row_is_replaced_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_row_is_replaced_at_once(loaded: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     passes = Passes(monkeypatch)
     requests = [Request(f"r{i}", f"prompt {i}", 4 + 4 * (i % 2)) for i in range(12)]
-    with local_engine(folder, batch_size=3) as engine:
-        done = list(engine.generate(requests))
+    engine = loaded.with_batch_size(3)
+    done = list(engine.generate(requests))
     new = sum(completion.new_tokens for completion in done)
     # Every place is taken in every pass until the last rows run out.
     assert sum(passes.rows) == new
     assert passes.rows[: new // 3 - 8] == [3] * (new // 3 - 8)
 
 
-def test_completions_come_as_soon_as_they_are_done(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_completions_come_as_soon_as_they_are_done(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     passes = Passes(monkeypatch)
     requests = [Request("long", "abc", 15), Request("short", "abd", 1)]
-    with local_engine(folder) as engine:
-        first = next(engine.generate(requests))
+    first = next(engine.generate(requests))
     assert (first.id, len(passes.rows)) == ("short", 1)
 
 
-def test_shared_tokens_go_through_the_model_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_tokens_go_through_the_model_once(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     passes = Passes(monkeypatch)
     shared = "x" * 200
     requests = [Request(f"r{i}", f"{shared}{i:03}", 1) for i in range(30)]
-    with local_engine(folder) as engine:
-        done = list(engine.generate(requests))
+    done = list(engine.generate(requests))
     assert sum(completion.prompt_tokens for completion in done) == 30 * 204
     # BOS, the shared text and the common first digit once; two digits for each prompt.
     assert sum(passes.tokens) == 202 + 30 * 2
@@ -113,28 +126,27 @@ def in_levels() -> list[Request]:
     return [Request(f"r{i}", prompt, 1 + 3 * i % 7) for i, prompt in enumerate(prompts)]
 
 
-def test_prefixes_in_levels_are_computed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    requests, alone = in_levels(), {}
+def test_prefixes_in_levels_are_computed_once(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = in_levels()
     passes = Passes(monkeypatch)
-    with local_engine(folder) as engine:
-        ids = [row.ids for row in engine._rows(requests)[0]]
-        alone = {row.request.id: row.new for row in engine.one_at_a_time(requests)}
-        groups = shared_prefixes(ids)
-        assert computed(ids, groups) <= 1.1 * tree(ids) < 0.5 * sum(map(len, ids))
-        rows = {row.request.id: row.new for row in engine.together(reversed(requests))}
-        assert rows == alone
-        # What a row has made is fed back, its last token apart.
-        fed_back = sum(len(new) - 1 for new in rows.values())
-        assert sum(passes.tokens) == computed(ids, groups) + fed_back
-        # What is left of a run that was interrupted, and a memory that holds one prefix at a time.
-        engine._limits.prefix_bytes = 0
-        left = [one for index, one in enumerate(requests) if index % 3]
-        assert {row.request.id: row.new for row in engine.together(left)} == {
-            one.id: alone[one.id] for one in left
-        }
+    ids = [row.ids for row in engine._rows(requests)[0]]
+    alone = {row.request.id: row.new for row in engine.one_at_a_time(requests)}
+    groups = shared_prefixes(ids)
+    assert computed(ids, groups) <= 1.1 * tree(ids) < 0.5 * sum(map(len, ids))
+    rows = {row.request.id: row.new for row in engine.together(reversed(requests))}
+    assert rows == alone
+    # What a row has made is fed back, its last token apart.
+    fed_back = sum(len(new) - 1 for new in rows.values())
+    assert sum(passes.tokens) == computed(ids, groups) + fed_back
+    # What is left of a run that was interrupted, and a memory that holds one prefix at a time.
+    engine._limits.prefix_bytes = 0
+    left = [one for index, one in enumerate(requests) if index % 3]
+    assert {row.request.id: row.new for row in engine.together(left)} == {
+        one.id: alone[one.id] for one in left
+    }
 
 
-def test_prefixes_are_freed_depth_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prefixes_are_freed_depth_first(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     requests = [Request(f"r{i}", f"{i % 5}" * 50 + f"{i % 10}" * 60 + f"{i:03}", 2) for i in range(40)]
     most, real = [], Pool._step
 
@@ -145,23 +157,24 @@ def test_prefixes_are_freed_depth_first(folder: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(Pool, "_step", step)
     for room, expected in ((1 << 40, 10), (0, 3)):
         most.clear()
-        with local_engine(folder, batch_size=4) as engine:
-            engine._limits.prefix_bytes = room
-            assert len(list(engine.generate(requests))) == 40
+        few = engine.with_batch_size(4)
+        few._limits.prefix_bytes = room
+        assert len(list(few.generate(requests))) == 40
         assert max(most) <= expected and most[-1] == 0
 
 
-def test_rows_of_several_prefixes_run_side_by_side(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_several_prefixes_run_side_by_side(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     passes = Passes(monkeypatch)
     requests = [Request(f"r{i}", f"{'ab'[i % 2] * 90}{i:03}", 6) for i in range(20)]
-    with local_engine(folder) as engine:
-        list(engine.generate(requests))
+    list(engine.generate(requests))
     assert passes.rows[0] == 20
 
 
 @pytest.mark.parametrize(("rows", "tokens"), [(3, 10**9), (10**9, 150), (2, 150), (1, 10**9)])
 def test_out_of_memory_changes_nothing(
-    folder: Path,
+    engine: LocalEngine,
     expected: dict[str, str],
     rows: int,
     tokens: int,
@@ -170,17 +183,15 @@ def test_out_of_memory_changes_nothing(
 ) -> None:
     passes = Passes(monkeypatch)
     passes.most_rows, passes.most_tokens = rows, tokens
-    with local_engine(folder) as engine:
-        assert texts(engine.generate(make_requests())) == expected
+    assert texts(engine.generate(make_requests())) == expected
     assert passes.failures > 0
     assert "out of memory" in caplog.text
 
 
-def test_waiting_rows_keep_their_states(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_rows_keep_their_states(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     passes = Passes(monkeypatch)
     requests = [Request(f"r{i}", f"prompt number {i}", 12) for i in range(8)]
-    with local_engine(folder) as engine:
-        undisturbed = texts(engine.generate(requests))
+    undisturbed = texts(engine.generate(requests))
     whole = sum(passes.tokens)
     passes.tokens.clear()
     real = Pool._step
@@ -193,20 +204,20 @@ def test_waiting_rows_keep_their_states(folder: Path, monkeypatch: pytest.Monkey
         return real(pool)
 
     monkeypatch.setattr(Pool, "_step", step)
-    with local_engine(folder) as engine:
-        assert texts(engine.generate(requests)) == undisturbed
+    engine = engine.with_batch_size(None)
+    assert texts(engine.generate(requests)) == undisturbed
     assert passes.failures > 0
     assert sum(passes.tokens) == whole
 
 
-def test_not_even_one_row(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_not_even_one_row(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     Passes(monkeypatch).most_tokens = 5
-    with local_engine(folder) as engine, pytest.raises(EvalkitError, match="single row"):
+    with pytest.raises(EvalkitError, match="single row"):
         list(engine.generate(make_requests()))
 
 
 def test_the_cache_itself_may_not_fit(
-    folder: Path, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    engine: LocalEngine, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, tried = RowSlots.__init__, []
 
@@ -216,40 +227,38 @@ def test_the_cache_itself_may_not_fit(
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         real(self, layers, rows, capacity)
 
-    with local_engine(folder) as engine:
-        monkeypatch.setattr(RowSlots, "__init__", init)
-        assert texts(engine.generate(make_requests())) == expected
+    monkeypatch.setattr(RowSlots, "__init__", init)
+    assert texts(engine.generate(make_requests())) == expected
     assert tried == [24, 12, 6, 3]
 
 
-def test_short_rows_get_more_slots(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_rows_get_more_slots(loaded: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     requests = [Request(f"long{i}", "word " * 12 + str(i), 40) for i in range(4)]
     requests += [Request(f"short{i}", f"{i} of them", 6) for i in range(30)]
-    with local_engine(folder, batch_size=64) as engine:
-        expected = texts(engine.generate(requests))
+    engine = loaded.with_batch_size(64)
+    expected = texts(engine.generate(requests))
     passes = Passes(monkeypatch)
-    with local_engine(folder, batch_size=64) as engine:
-        engine._limits.cache_bytes = 6 * 112 * engine._limits.token_bytes
-        assert texts(engine.generate(requests)) == expected
+    engine = loaded.with_batch_size(64)
+    engine._limits.cache_bytes = 6 * 112 * engine._limits.token_bytes
+    assert texts(engine.generate(requests)) == expected
     assert max(passes.rows) > 12
 
 
 @pytest.mark.parametrize("kept", [True, False], ids=["states kept", "states dropped"])
 def test_answers_that_may_be_long_do_not_reserve_memory(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch, kept: bool
 ) -> None:
     """Thoughts may take the whole context and seldom do: rows get short slots first, longer ones later."""
     requests = [Request(f"r{i}", "question " * (i % 5) + str(i), 60 if i % 4 else 5) for i in range(20)]
-    with local_engine(folder) as engine:
-        expected = texts(engine.generate(requests))
+    expected = texts(engine.generate(requests))
     monkeypatch.setattr(pool, "_RESERVE", 8)
     passes = Passes(monkeypatch)
-    with local_engine(folder) as engine:
-        # Room for three whole rows; a quarter of it holds the states of those that wait.
-        engine._limits.cache_bytes = 3 * 112 * engine._limits.token_bytes
-        if not kept:
-            monkeypatch.setattr(States, "bytes", property(lambda states: 1 << 60))
-        done = list(engine.generate(requests))
+    engine = engine.with_batch_size(None)
+    # Room for three whole rows; a quarter of it holds the states of those that wait.
+    engine._limits.cache_bytes = 3 * 112 * engine._limits.token_bytes
+    if not kept:
+        monkeypatch.setattr(States, "bytes", property(lambda states: 1 << 60))
+    done = list(engine.generate(requests))
     assert texts(iter(done)) == expected
     assert max(passes.rows) > 6
     # The short ones, which are a quarter, were not kept waiting by the others.

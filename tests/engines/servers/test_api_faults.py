@@ -167,6 +167,56 @@ def test_an_unknown_model_stops(tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert run(tmp_path, [server], "model.name=served") == 0
 
 
+def test_a_server_that_fails_is_not_away(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """HTTP 500 for the list of models, and litellm's HTTP 400 for a wrong key."""
+    with FaultServer() as server:
+        server.raw = {"models": (500, {}, {"error": {"message": "it broke"}})}
+        assert run(tmp_path, [server]) == 1
+        error = capsys.readouterr().err
+        assert "the server fails" in error and f"{server.url} (HTTP 500: it broke)" in error
+        assert "no server answers" not in error
+        assert run(tmp_path, [server], "engine.model=served") == 0
+        assert "is taken as given" in capsys.readouterr().err
+        server.raw = {"models": (400, {}, {"error": {"message": "No connected db.", "code": "400",
+                                                     "type": "no_db_connection"}})}  # fmt: skip
+        assert run(tmp_path, [server], "engine.model=served") == 1
+        error = capsys.readouterr().err
+        assert "refuses the API key" in error and "parameters" not in error
+
+
+def test_prompts_too_long_for_a_server_are_asked_again_when_its_context_has_grown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same command after a restart; what fitted stays as it is."""
+    long: list[str] = []
+
+    def plan(text: str, attempt: int) -> str:
+        long.extend([text] if len(long) < 2 and text not in long else [])
+        return "overflow" if text in long else "ok"
+
+    with FaultServer(plan) as server:
+        server.listed = {"id": "served", "owned_by": "me", "max_model_len": 512}
+        assert run(tmp_path, [server], "engine.concurrency=1") == 0
+        assert "the server's context is 512 tokens" in capsys.readouterr().err
+        before = records(tmp_path)
+        assert sum(record["over_context"] for record in before.values()) == 2
+        calls = len(server.calls)
+        assert run(tmp_path, [server]) == 0 and len(server.calls) == calls
+        assert "finished already" in capsys.readouterr().out
+        server.listed["max_model_len"] = 1024
+        server.plan = lambda text, attempt: "bad_key"
+        assert run(tmp_path, [server]) == 1, "stopped before they are answered: they are not forgotten"
+        server.plan = lambda text, attempt: "ok"
+        calls = len(server.calls)
+        assert run(tmp_path, [server]) == 0 and len(server.calls) == calls + 2
+        assert "continuing: 10 of 12" in capsys.readouterr().err
+        calls = len(server.calls)
+        assert run(tmp_path, [server]) == 0 and len(server.calls) == calls
+    after = records(tmp_path)
+    assert not any(record["over_context"] for record in after.values()) and len(after) == 12
+    assert {key: row for key, row in before.items() if not row["over_context"]}.items() <= after.items()
+
+
 def test_a_dead_servers_requests_go_to_the_other(tmp_path: Path) -> None:
     calls: list[str] = []
 
@@ -195,6 +245,7 @@ def test_all_servers_dead_is_an_error_and_the_same_command_continues(
         assert run(tmp_path, [first, second], "engine.concurrency=1") == 1
         error = capsys.readouterr().err
         assert "no server answers" in error and "run the same command again" in error
+        assert error.count(", since ") >= 2
         assert str(first.port) in error and str(second.port) in error
         kept = records(tmp_path)
         assert len(kept) == 4

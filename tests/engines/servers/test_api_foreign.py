@@ -17,12 +17,12 @@ from evalkit.core.config import (
     ServerKind,
 )
 from evalkit.core.errors import EvalkitError, InputError
-from evalkit.core.types import Completion, Message, Request, Sampling
+from evalkit.core.types import REST_OF_CONTEXT, Completion, Message, Request, Sampling
 from evalkit.engines.local.random_model import byte_tokenizer
 from evalkit.engines.servers.bodies import foreign_completion, parameters
 from evalkit.services.replies import Reply, read_reply
 from tests.engines.models import template, tokenizer_with
-from tests.mtbench.fault_server import FaultServer
+from tests.mtbench.fault_server import FaultServer, always_ok
 from tests.tiny import engine_of, identified
 
 TOKENIZER = byte_tokenizer()
@@ -51,7 +51,8 @@ def ask(
     running: FaultServer, requests: list[Request], *, bos: str = "auto", **options: Any
 ) -> list[Completion]:
     model = options.pop("model", None) or ModelConfig(name="random", random=RandomShape())
-    engine = EngineConfig(name="api", base_url=running.url, retries=0, **options)
+    named = options.pop("model_name", None)
+    engine = EngineConfig(name="api", base_url=running.url, retries=0, model=named, **options)
     config = Config(model=model, engine=engine)
     config.protocol.bos = BosRule(bos)
     with engine_of(config, identified(config).model) as built:
@@ -278,6 +279,72 @@ def test_text_and_finish_reason(choice: dict[str, Any], text: str, finish: str) 
     assert (completion.text, completion.finish_reason) == (text, finish)
 
 
+@pytest.mark.parametrize(
+    ("listed", "props", "context"),
+    [
+        ({"owned_by": "vllm", "max_model_len": 30}, None, 30),
+        ({"owned_by": "llamacpp", "meta": {"n_ctx_train": 900}},
+         {"default_generation_settings": {"n_ctx": 30}, "model_path": "/models/tiny.gguf"}, 30),
+        ({"owned_by": "llamacpp", "meta": {"n_ctx": 30, "n_ctx_train": 900}}, None, 30),
+        ({"owned_by": "openai", "max_input_tokens": 30}, None, 30),
+        ({"owned_by": "openai", "max_model_len": "many"}, None, None),
+    ],
+)  # fmt: skip
+def test_the_context_of_a_server(
+    listed: dict[str, Any],
+    props: dict[str, Any] | None,
+    context: int | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is compared with prompts and answers before the first is sent, with numbers."""
+    requests = [Request("fits", "x" * 19, 10), Request("cut", "x" * 20, 15), Request("long", "x" * 40, 5)]
+    with FaultServer() as server:
+        server.count = adds_bos
+        server.listed, server.props = {"id": "m", **listed}, props
+        ask(server, requests)
+    told = [record.getMessage() for record in caplog.records if "context is" in record.getMessage()]
+    if context is None:
+        assert not told
+        return
+    assert len(told) == 1 and "context is 30 tokens: 2 of 3 prompts need more, 1 of them without" in told[0]
+    assert "41 tokens and 5 for the answer" in told[0]
+
+
+def test_an_answer_that_the_context_ends_is_cut() -> None:
+    """Servers say no more than `length`: 9 tokens of prompt and 3 of the 5 that were asked for."""
+    choice = {"text": "はい", "finish_reason": "length"}
+    reply = read_reply(200, {}, {"choices": [choice], "usage": {"prompt_tokens": 9, "completion_tokens": 3}})
+    assert isinstance(reply, Reply)
+    for most, context, cut in ((5, 12, True), (5, 13, False), (3, 12, False), (REST_OF_CONTEXT, 12, False)):
+        done = foreign_completion(Request("a", "x", most), reply, "x", None, context)
+        assert (done.finish_reason, done.over_context) == (("error", True) if cut else ("length", False))
+        assert not cut or "context of 12 tokens ends after 3 new tokens" in (done.error or "")
+
+
+def test_the_name_of_a_model(caplog: pytest.LogCaptureFixture) -> None:
+    """llama-server takes every name for its one model, litellm lists several and knows more."""
+    request = [Request("a", "abc", 5)]
+    with FaultServer() as server:
+        server.count = adds_bos
+        server.listed = {"id": "/models/tiny.gguf", "aliases": ["small"], "owned_by": "llamacpp"}
+        server.props = {"model_path": "/models/tiny.gguf"}
+        with pytest.raises(InputError, match="does not have the model 'other'") as caught:
+            ask(server, request, model_name="other")
+        assert "--alias other" in str(caught.value)
+        for name in ("small", "tiny.gguf", "tiny", "/models/tiny.gguf"):
+            ask(server, request, model_name=name)
+        assert not caplog.records
+        ask(server, request)
+        assert "by a path" in caplog.text and "--alias" in caplog.text
+        server.listed, server.also_listed = {"id": "one", "owned_by": "openai"}, [{"id": "two"}]
+        with pytest.raises(InputError, match="has 2 models"):
+            ask(server, request)
+        ask(server, request, model_name="two")
+        assert "does not list" not in caplog.text
+        ask(server, request, model_name="three")
+        assert "does not list the model 'three', but one, two" in caplog.text
+
+
 def test_a_stop_string_left_out_changes_no_prediction() -> None:
     from evalkit.metrics.prediction import prediction
 
@@ -311,7 +378,13 @@ def test_a_turn_that_is_too_long_marks_the_judged_run(
         (folder,) = (tmp_path / "out" / "served" / "mt-bench-ja").iterdir()
         where = [f"judge.base_url={server.url}", "judge.model=m", "judge.identity=test"]
         assert main(["judge", f"run={folder}", "judge=openai", *where, *files]) == 0
-    content = json.loads((folder / "results.json").read_text())
+        content = json.loads((folder / "results.json").read_text())
+        assert server.listed is not None
+        server.listed["max_model_len"], server.plan = 9000, always_ok
+        calls = len(server.calls)
+        assert main([*words, f"engine.base_url={server.url}", f"out={tmp_path / 'out'}"]) == 0
+        assert len(server.calls) == calls + 1, "the turn is asked again"
+    assert json.loads((folder / "results.json").read_text())["answers"]["served"]["over_context"] == 0
     assert content["answers"]["served"]["errors"] == content["answers"]["served"]["over_context"] == 1
     assert "1 turns count as empty" in " ".join(content["partial"]["reasons"])
 

@@ -60,8 +60,12 @@ log = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 os.dup2(log, 1); os.dup2(log, 2)
 os.execv(command[0], command)
 """
-SACCT = """#!/bin/sh
-echo 'JobID|State|NodeList'
+SQUEUE = """#!/bin/sh
+for task in 0 1; do
+    state=RUNNING
+    grep -q '"code": 0' results/.sweeps/*/000$((task + 1)).json && state=COMPLETED
+    echo "4242_$task|$state|None"
+done
 """
 
 
@@ -71,7 +75,7 @@ def slurm(sweep: Sweep) -> Path:
     programs = sweep.folder / "bin"
     programs.mkdir()
     kept = sweep.folder / "submitted.sh"
-    for name, text in (("sbatch", SBATCH), ("srun", SRUN), ("sacct", SACCT)):
+    for name, text in (("sbatch", SBATCH), ("srun", SRUN), ("squeue", SQUEUE)):
         path = programs / name
         text = text.replace("{python}", sys.executable).replace("{kept!r}", repr(str(kept)))
         path.write_text(text, encoding="utf-8")
@@ -106,15 +110,19 @@ def test_slurm_gets_one_array_with_what_was_asked_for(
         "--open-mode=append",
         "--mail-type=END",
         "--job-name=evalkit",
+        "--requeue",
     ):
         assert f"#SBATCH {line}\n" in script, script
     assert script.index("export SET_UP=yes") < script.index("srun")
     assert (sweep.folder / "setup-ran").is_file()
+    assert 'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"' in script
     assert "submitted: 4242_0, 4242_1" in done.out and "2 jobs: 2 ok" in done.out
     assert records(sweep.folder / "results") == undisturbed
     assert all(re.search(r"/slurm/", job["log"]) for job in sweep.jobs())
 
 
 def test_without_slurm_it_says_so(sweep: Sweep) -> None:
+    # This machine may have SLURM's commands.
+    sweep.environment["PATH"] = str(sweep.folder)
     done = sweep.run(*SEEDS, "hydra/launcher=slurm", code=1)
     assert "the launcher failed" in done.err and "srun" in done.err

@@ -1,0 +1,43 @@
+"""python -m evalkit card run=DIR [--reference llm-jp-3]
+
+Prints the evaluation section of a model card in Markdown, as the llm-jp-3 model card has it: llm-jp-eval's
+categories and the Japanese MT-Bench, whichever the run has.
+
+    python -m evalkit card run=results/my-model                      all runs of the model
+    python -m evalkit card run=results/my-model --reference          with the rows of its published siblings
+    python -m evalkit card run=results/my-model --reference llm-jp-3-13b
+    python -m evalkit card run=DIR >> README.md
+
+What differs from the card's own protocol is said on standard error. `leaderboard --format model-card` writes
+the hub's metadata too.
+"""
+
+import sys
+from pathlib import Path
+
+from evalkit.core.config import Config
+from evalkit.core.errors import InputError
+from evalkit.core.secrets import printable
+from evalkit.leaderboard.board import build_board
+from evalkit.leaderboard.card import CARD_JUDGE, CARD_PRESET, card_section, published_rows
+from evalkit.leaderboard.rows import measured
+from evalkit.tasks.spec import PROTOCOL_VERSION
+
+OPTIONS = ("run", "reference")
+
+
+def run(config: Config) -> int:
+    """Prints the section; exit code 0 whatever the figures are."""
+    if config.run is None:
+        raise InputError("which run? None is given", fix="card run=results/<model>")
+    rows = measured(build_board([Path(config.run).expanduser()], partial=True).rows)
+    text = card_section(rows, published_rows(config.reference) if config.reference else ())
+    sys.stdout.write(printable(text))
+    usual = f"llm-jp-eval-{PROTOCOL_VERSION}"
+    for row in rows:
+        differing = [row.rules] if row.cells and row.rules != usual else []
+        if row.mt_bench and not row.mt_bench_rules.startswith(f"{CARD_PRESET}, {CARD_JUDGE}"):
+            differing.append(row.mt_bench_rules)
+        for rules in differing:
+            print(printable(f"evalkit: {row.model}: not the card's protocol: {rules}"), file=sys.stderr)
+    return 0

@@ -1,0 +1,112 @@
+"""The words of other harnesses -> evalkit's options: one message says them all, with the whole command."""
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from evalkit.core.errors import InputError
+from evalkit.core.text import command
+
+# What lm-evaluation-harness, inspect, lighteval and llm-jp-eval call an option; None: nothing is needed.
+HABITS: Mapping[str, str | None] = {
+    **dict.fromkeys(("model_path", "model_name", "model_name_or_path", "pretrained"), "model"),
+    **dict.fromkeys(("task", "tasks", "benchmark", "benchmarks", "dataset", "datasets"), "suite"),
+    **dict.fromkeys(("num_fewshot", "num_fewshots", "num_shots", "n_shot", "fewshot"), "num_few_shots"),
+    **dict.fromkeys(("few_shots", "num_few_shot", "n_shots", "shots"), "num_few_shots"),
+    **dict.fromkeys(("output", "output_path", "output_dir", "out_dir", "log_dir", "results_dir"), "out"),
+    **dict.fromkeys(("max_samples", "max_num_samples", "num_examples"), "limit"),
+    **dict.fromkeys(("max_new_tokens", "max_tokens", "max_gen_toks"), "generation.output_length"),
+    **dict.fromkeys(("system_instruction", "system_prompt", "system_message"), "suite.system"),
+    **dict.fromkeys(("torch_dtype", "precision"), "dtype"),
+    **dict.fromkeys(("dataset_dir", "data_path"), "data_dir"),
+    **dict.fromkeys(("apply_chat_template", "chat"), "suite.chat"),
+    **dict.fromkeys(("log_samples", "write_out", "show_config", "verbosity", "verbose"), None),
+    "fewshot_as_multiturn": "suite.chat_turns",
+    "max_batch_size": "engine.batch_size",
+    "batch_size": "engine.batch_size",
+    "device": "engine.device",
+    "device_map": "engine.device_map",
+    "base_url": "engine.base_url",
+    "model_base_url": "engine.base_url",
+    "tokenizer": "model.tokenizer",
+    "revision": "model.revision",
+    "trust_remote_code": "model.trust_remote_code",
+    "chat_template": "model.chat_template",
+    "do_sample": "generation.do_sample",
+    "temperature": "generation.temperature",
+    "top_p": "generation.top_p",
+    "top_k": "generation.top_k",
+    "epochs": "samples",
+}
+# lm-eval's pairs `key=value,key=value` in one word.
+_PAIRS = ("model_args", "gen_kwargs")
+# Verbs whose model is the judge.
+_JUDGING = ("judge", "calibrate", "pairwise")
+
+
+@dataclass
+class Habits:
+    """The words of a command line, those of other harnesses as evalkit writes them, and what was renamed.
+
+    `options` gives every option by its name, with its kind.
+    """
+
+    options: Callable[[], Mapping[str, Any]]
+    words: list[str] = field(default_factory=list)
+    renamed: dict[str, str] = field(default_factory=dict)
+
+    def knows(self, word: str) -> bool:
+        """Whether this is `name=value` of another harness, or `--name` of one or of evalkit's options."""
+        name = _name(word)
+        if name in HABITS or name in _PAIRS:
+            return "=" in word or word.startswith("--")
+        return word.startswith("--") and name in self.options()
+
+    def take(self, word: str, rest: deque[str], verb: str) -> None:
+        """Adds a word that it `knows`; a value that stands apart is taken from the `rest` of the words."""
+        name, (given, equals, value) = _name(word), word.partition("=")
+        right = HABITS.get(name, name)
+        if not equals and right is not None:
+            apart = bool(rest) and not rest[0].startswith("-")
+            option = self.options().get(right)
+            if option and option.kind is bool and not (apart and rest[0].lower() in ("true", "false")):
+                value = "true"
+            else:
+                value = rest.popleft() if apart else "VALUE"
+        if name in _PAIRS:
+            pairs = [pair.partition("=") for pair in value.split(",")]
+            written = [self._add(_name(key), text, verb) for key, _, text in pairs]
+            self.renamed[given] = " ".join(filter(None, written))
+        else:
+            self.renamed[given + equals] = self._add(name, value, verb) or "not needed"
+
+    def _add(self, name: str, value: str, verb: str) -> str | None:
+        """Adds `value` under the right name, if there is one, and returns `name=`."""
+        right = HABITS.get(name, name)
+        if right is None:
+            return None
+        if right == "model":
+            right = "judge" if verb in _JUDGING else right
+            # lm-eval's --model hf only says that a path follows.
+            self.words = [one for one in self.words if one != "model=hf"]
+        # batch_size=auto is the default.
+        if right != "engine.batch_size" or value.isdigit():
+            self.words.append(f"{right}={value}")
+        return f"{right}="
+
+    def check(self) -> None:
+        """Refuses a command line with words of other harnesses.
+
+        Raises:
+            InputError: all of them with the right word; the fix is the whole command.
+        """
+        if self.renamed:
+            listed = ", ".join(f"{given} is {right}" for given, right in self.renamed.items())
+            raise InputError(
+                f"options are written key=value, under these names: {listed}", fix=command(*self.words)
+            )
+
+
+def _name(word: str) -> str:
+    return word.partition("=")[0].lstrip("-").replace("-", "_")

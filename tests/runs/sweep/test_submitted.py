@@ -1,0 +1,227 @@
+"""Jobs of a queue without one: what SLURM's words mean, when a job has ended, which job goes back into it."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from evalkit.runs.jobs import Job
+from evalkit.runs.sweep import submitted
+from evalkit.runs.sweep.multirun import lines
+from evalkit.runs.sweep.submitted import Queue, QueueError, State, SubmittedJob
+
+INVALID = "slurm_load_jobs error: Invalid job id specified"
+JOB = Job(("run",), "a", "/")
+
+
+class Commands:
+    """SLURM's commands: what each prints, or the text it fails with."""
+
+    def __init__(self, **answers: str | QueueError) -> None:
+        self.answers = answers
+        self.asked: list[list[str]] = []
+
+    def __call__(self, command: list[str]) -> list[str]:
+        self.asked.append(command)
+        answer = self.answers.get(command[0], QueueError("Slurm accounting storage is disabled"))
+        if isinstance(answer, QueueError):
+            raise answer
+        return answer.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ({"squeue": "7_0|RUNNING|None\n7_1|PENDING|Resources"}, ["RUNNING", "PENDING (Resources)"]),
+        ({"squeue": "7_1|PENDING|a|b"}, ["no longer in the queue", "PENDING (a|b)"]),
+        ({"squeue": QueueError(INVALID)}, ["no longer in the queue"] * 2),
+        (
+            {"squeue": QueueError(INVALID), "sacct": "7_0|CANCELLED by 0\n7_1|RUNNING"},
+            ["CANCELLED", "no longer in the queue"],
+        ),
+    ],
+)
+def test_what_slurm_says(
+    monkeypatch: pytest.MonkeyPatch, answers: dict[str, Any], expected: list[str]
+) -> None:
+    monkeypatch.setattr(submitted, "_ask", Commands(**answers))
+    states = submitted._slurm_states(["7_0", "7_1"])
+    assert [str(state) for state in states.values()] == expected
+    assert [state.ended for state in states.values()] == [
+        "RUNNING" not in text and "PENDING" not in text for text in expected
+    ]
+
+
+def test_a_silent_slurm_is_not_the_end_of_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submitted, "_ask", Commands(squeue=QueueError("Unable to contact slurm controller")))
+    with pytest.raises(QueueError, match="controller"):
+        submitted._slurm_states(["7"])
+
+
+def test_every_line_of_a_refusal_is_said_once() -> None:
+    text = "sbatch: error: invalid partition specified: x\nsbatch: error: Batch job submission failed: y\n"
+    assert submitted.slurm_text(text) == "invalid partition specified: x; Batch job submission failed: y"
+
+
+def queue_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: list[dict[int, str] | str], jobs: list[Job]
+) -> tuple[Queue, list[Path]]:
+    """A queue that gives one answer after another: words of jobs by position, or why it does not answer."""
+    monkeypatch.setattr(submitted, "VISIBLE_SECONDS", 0.0)
+    monkeypatch.setattr(submitted, "LEAVING_SECONDS", 0.0)
+    monkeypatch.setattr(submitted, "FIRST_QUESTION", 0.0)
+    monkeypatch.setattr(submitted, "POLL", 0.0)
+    paths = []
+    for at, job in enumerate(jobs):
+        paths.append(tmp_path / f"{at}.json")
+        job.write(paths[-1])
+    left = list(answers)
+
+    def states(ids: list[str]) -> dict[str, State]:
+        answer = left.pop(0) if len(left) > 1 else left[0]
+        if isinstance(answer, str):
+            raise QueueError(answer)
+        return {name: State(*answer.get(int(name.split("_")[1]), "RUNNING").split(" ")) for name in ids}
+
+    monkeypatch.setattr(submitted, "_slurm_states", states)
+    queued = [
+        SimpleNamespace(job_id=f"7_{at}", paths=SimpleNamespace(stdout=tmp_path / f"{at}.log"))
+        for at in range(len(jobs))
+    ]
+    return Queue(queued, True, list(range(len(jobs)))), paths
+
+
+def test_jobs_end_when_they_or_slurm_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = [
+        replace(JOB, pid=1, code=0),
+        replace(JOB, pid=1),
+        JOB,
+        replace(JOB, pid=1, code=130, why="stopped by SIGTERM"),
+    ]
+    ended = {1: "FAILED NonZeroExitCode", 2: "CANCELLED Priority", 3: "CANCELLED"}
+    queue, paths = queue_of(tmp_path, monkeypatch, [{2: "PENDING Priority"}, "no route", {}, ended], jobs)
+    (tmp_path / "1.log").write_text("starting\nsrun: error: node: task 0: Killed\nsrun: Force Terminated\n\n")
+    queue.wait(paths)
+    codes = {job.code: job.why for job in map(Job.read, paths[1:3])}
+    assert codes == {
+        1: "SLURM job 7_1: FAILED (NonZeroExitCode), without a result; "
+        "the log ends: srun: error: node: task 0: Killed",
+        130: "SLURM job 7_2: CANCELLED, before evalkit started",
+    }
+    assert Job.read(paths[3]).why == "stopped by SIGTERM (SLURM job 7_3: CANCELLED)"
+    assert Job.read(paths[1]).log == str(tmp_path / "1.log") and Job.read(paths[2]).log is None
+    said = [line.split(" ", 1)[1] for line in capsys.readouterr().err.splitlines()]
+    assert said[:3] == [
+        "SLURM: 1 pending (Priority), 2 running, 1 of 4 done",
+        "SLURM does not answer (no route)",
+        "SLURM: 3 running, 1 of 4 done",
+    ]
+
+
+def test_a_requeued_job_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted = replace(JOB, pid=1, code=130, why="stopped by SIGTERM")
+    answers: list[dict[int, str] | str] = [{0: "COMPLETING"}, {0: "PENDING BeginTime"}, {0: "REQUEUED"}]
+    queue, paths = queue_of(tmp_path, monkeypatch, answers, [interrupted])
+    looks = 0
+
+    def sleep(seconds: float) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 5:
+            replace(interrupted, code=0, why="").write(paths[0])
+
+    monkeypatch.setattr(submitted.time, "sleep", sleep)
+    queue.wait(paths)
+    assert Job.read(paths[0]).code == 0 and looks == 5
+
+
+@pytest.mark.parametrize(("answers", "seconds"), [([{}, {0: "COMPLETED"}], 2), (["no route"], 5)])
+def test_a_job_that_is_done_leaves_the_queue_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: list[dict[int, str] | str], seconds: int
+) -> None:
+    queue, paths = queue_of(tmp_path, monkeypatch, answers, [replace(JOB, pid=1, code=2, why="no")])
+    monkeypatch.setattr(submitted, "LEAVING_SECONDS", 5.0)
+    clock = iter(range(10))
+    monkeypatch.setattr(submitted.time, "monotonic", lambda: float(next(clock)))
+    queue.wait(paths)
+    assert next(clock) == seconds + 1 and Job.read(paths[0]) == replace(JOB, pid=1, code=2, why="no")
+
+
+RUNNING = "JobId=7 JobState=RUNNING Reason=None PreemptEligibleTime=2026-01-01T00:00:00 PreemptTime="
+
+
+@pytest.mark.parametrize(
+    ("time_is_up", "timeouts", "scontrol", "requeued", "why"),
+    [
+        (True, 0, RUNNING + "None", True, "stopped"),
+        (True, 2, RUNNING + "None", False, "its time was up 3 times"),
+        (True, 2, RUNNING + "2026-01-01T00:00:00", True, "stopped"),
+        (False, 0, RUNNING + "None", False, "stopped"),
+        (False, 0, RUNNING + "2026-01-01T00:00:00", True, "stopped"),
+        (
+            False,
+            0,
+            "JobId=7 JobState=COMPLETING Reason=None PreemptTime=2026-01-01T00:00:00",
+            False,
+            "stopped",
+        ),
+        (False, 0, QueueError("Unable to contact slurm controller"), False, "stopped"),
+    ],
+)
+def test_who_goes_back_into_the_queue(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    time_is_up: bool,
+    timeouts: int,
+    scontrol: str | QueueError,
+    requeued: bool,
+    why: str,
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setattr(submitted, "_ask", Commands(scontrol=scontrol))
+    path = tmp_path / "job.json"
+    replace(JOB, pid=1, code=130, why="stopped", timeouts=timeouts).write(path)
+    asked: list[int] = []
+    environment = SimpleNamespace(_requeue=asked.append)
+    SubmittedJob(lambda path: 0, 2)._requeue(path, environment, time_is_up=time_is_up)
+    assert bool(asked) == requeued
+    assert Job.read(path).why.startswith(why)
+
+
+def test_a_refused_requeue_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(left: int) -> None:
+        raise subprocess.CalledProcessError(1, ["scontrol", "requeue", "7"])
+
+    monkeypatch.setattr(submitted, "_preempted", lambda: False)
+    path = tmp_path / "job.json"
+    replace(JOB, code=130, why="stopped").write(path)
+    SubmittedJob(lambda path: 0, 2)._requeue(path, SimpleNamespace(_requeue=refuse), time_is_up=True)
+    assert "SLURM does not requeue it" in Job.read(path).why
+
+
+def test_a_command_that_fails_is_a_queue_error() -> None:
+    with pytest.raises(QueueError, match=r"^no such thing$"):
+        submitted._ask([sys.executable, "-c", "import sys; sys.exit('squeue: error: no such thing')"])
+    with pytest.raises(QueueError, match="no-such-command"):
+        submitted._ask(["no-such-command"])
+
+
+def test_lines_name_only_what_is_there(tmp_path: Path) -> None:
+    log = tmp_path / "b.log"
+    log.touch()
+    jobs = [
+        JOB,
+        replace(JOB, pid=1, log=str(log)),
+        replace(JOB, code=1, why="no", log=str(tmp_path / "c.log")),
+    ]
+    first, never, going, failed, stop = lines(jobs, {1: "7_1"})
+    assert first == "3 jobs: 0 ok, 3 not"
+    assert never.endswith("it never started") and failed.endswith("no")
+    assert "unfinished" in going and going.endswith(f"it goes on as SLURM job 7_1  log: {log}")
+    assert stop.startswith("stop the jobs that go on: scancel 7 ")
