@@ -9,7 +9,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from pathlib import Path
 
 from evalkit.core.errors import EvalkitError, write_error
-from evalkit.core.progress import say, shown_on
+from evalkit.core.progress import say
 from evalkit.core.secrets import hide, printable
 
 # Seconds to wait for the last lines of other programs.
@@ -121,9 +121,8 @@ def output_to(logger: logging.Logger) -> Iterator[Callable[[], None]]:
     """Turns standard output and error into lines of the run's log while the block runs.
 
     This covers libraries; what takes a stream in the block and keeps it, as their logging does, and
-    child processes that start in the block write to the log after it too. Evalkit's own display stays
-    where it is. Yields a function that waits until all that was written is there. Without a run's log
-    nothing is changed.
+    child processes that start in the block write to the log after it too. Yields a function that waits
+    until all that was written is there. Without a run's log nothing is changed.
     """
     if not any(isinstance(handler, _RunLog) for handler in logging.getLogger().handlers):
         yield lambda: None
@@ -152,10 +151,7 @@ def output_to(logger: logging.Logger) -> Iterator[Callable[[], None]]:
     try:
         for number in terminal:
             os.dup2(writing, number)
-        shown = os.fdopen(
-            os.dup(terminal[2]), "w", buffering=1, encoding=sys.stderr.encoding, errors="replace"
-        )
-        with shown, shown_on(shown), redirect_stdout(stream), redirect_stderr(stream):
+        with redirect_stdout(stream), redirect_stderr(stream):
             yield wait
     finally:
         _flush()

@@ -11,8 +11,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
+from evalkit.core import terminal
 from evalkit.core.types import Completion, Request
 from evalkit.core.words import t
 
@@ -211,40 +213,30 @@ class _Display:
             for bar in list(self.bars):
                 say(f"{bar.title}: {bar.line()}")
 
-    def move(self, stream: TextIO | None) -> None:
-        """Has a live display go on at `stream`; None: at standard error."""
-        if self._live is not None:
-            self._live.console.file = stream
-
 
 _display = _Display()
 _generation: Generation | None = None
-# Where the display and its lines go instead of standard error.
-_instead: TextIO | None = None
-
-
-@contextmanager
-def shown_on(stream: TextIO) -> Iterator[None]:
-    """Has the display and its lines go to `stream` while something else becomes of standard error."""
-    global _instead
-    _instead = stream
-    _display.move(stream)
-    try:
-        yield
-    finally:
-        _instead = None
-        _display.move(None)
 
 
 def console() -> "Console":
     """The console of the display."""
     from rich.console import Console
 
-    return Console(file=_instead, stderr=True)
+    try:
+        return Console(file=_own_stream())
+    except (OSError, ValueError):
+        # Something without a descriptor stands for standard error.
+        return Console(stderr=True)
+
+
+@cache
+def _own_stream() -> TextIO:
+    """Standard error as it is now: a library's output may be turned elsewhere while the display goes on."""
+    return terminal.stream_of(sys.stderr, os.dup(sys.stderr.fileno()), "backslashreplace")
 
 
 def _on_a_terminal() -> bool:
-    return (_instead or sys.stderr).isatty() and os.environ.get("TERM") != "dumb"
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
 AddBar = Callable[[str, int | None, Unit], Bar]
@@ -343,7 +335,7 @@ def made(limit: int, number: int, *, first: bool) -> None:
 
 def say(line: str) -> None:
     """Prints one line on standard error."""
-    print(line, file=_instead or sys.stderr, flush=True)
+    print(line, file=sys.stderr, flush=True)
 
 
 def _characters(request: Request) -> int:
