@@ -24,7 +24,7 @@ from evalkit.core.words import t
 from evalkit.mtbench.data import BookOptions
 from evalkit.mtbench.replay import replay
 
-# judgments=example: the log in tasks/samples/mt_bench.
+# judgments=example: the log in tasks/mt_bench_example.
 EXAMPLE = "example"
 OPTIONS = (
     "judgments",
@@ -45,7 +45,7 @@ def run(config: Config) -> int:
         raise InputError("no judgments are given", fix="judgments=FILE.jsonl")
     judgments = Path(config.judgments).expanduser()
     if config.judgments == EXAMPLE and not judgments.exists():
-        own = assets.SAMPLES / "mt_bench"
+        own = assets.TASKS / "mt_bench_example"
         judgments, answers, preset = (own / n for n in ("judgments.jsonl", "answers.jsonl", "preset.yaml"))
         config = replace(config, answers=str(answers), preset=str(preset), mirror=str(own))
     folder, content = replay(

@@ -11,8 +11,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
+from evalkit.core import terminal
 from evalkit.core.types import Completion, Request
 from evalkit.core.words import t
 
@@ -220,7 +222,17 @@ def console() -> "Console":
     """The console of the display."""
     from rich.console import Console
 
-    return Console(stderr=True)
+    try:
+        return Console(file=_own_stream())
+    except (OSError, ValueError):
+        # Something without a descriptor stands for standard error.
+        return Console(stderr=True)
+
+
+@cache
+def _own_stream() -> TextIO:
+    """Standard error as it is now: a library's output may be turned elsewhere while the display goes on."""
+    return terminal.stream_of(sys.stderr, os.dup(sys.stderr.fileno()), "backslashreplace")
 
 
 def _on_a_terminal() -> bool:

@@ -39,11 +39,12 @@ def prepare() -> None:
     while (descriptor := os.open(os.devnull, os.O_RDWR)) < _STANDARD:
         pass
     os.close(descriptor)
-    sys.stdout = _stream(sys.stdout, 1, "replace")
-    sys.stderr = _stream(sys.stderr, 2, "backslashreplace")
+    sys.stdout = stream_of(sys.stdout, 1, "replace")
+    sys.stderr = stream_of(sys.stderr, 2, "backslashreplace")
 
 
-def _stream(given: TextIO | None, descriptor: int, errors: str) -> TextIO:
+def stream_of(given: TextIO | None, descriptor: int, errors: str) -> TextIO:
+    """A stream like `given` on a descriptor that is never closed, whose writing never fails."""
     encoding = getattr(given, "encoding", None) or "utf-8"
     if given is not None:
         given.flush()

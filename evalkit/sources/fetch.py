@@ -127,7 +127,7 @@ class Fetcher:
         ):
             downloader = downloader or Downloader(client)
             # A host that is the only one is waited for in vain.
-            grace = GRACE_SECONDS if len({urlsplit(pin.url).hostname for pin in pins}) > 1 else 0.0
+            grace = GRACE_SECONDS if len({urlsplit(pin.url).netloc for pin in pins}) > 1 else 0.0
             futures = {pin: threads.submit(self._one, downloader, pin, reporter(pin), grace) for pin in pins}
             try:
                 for future in wait(futures.values(), return_when=FIRST_EXCEPTION).done:
