@@ -7,7 +7,10 @@ dataset in every round; the slower engines answer a share of them (all with --fu
 is scaled by the number of prompt tokens. Writes the table into docs/performance.md.
 
 With --vllm it is vLLM on the CPU that takes turns with evalkit, from an environment of its own
-(rivals/vllm_process.py says how it is made): both answer all prompts, and start-up is a row apart.
+(rivals/vllm_process.py says how it is made): both answer all prompts, and start-up is a row apart. One
+workload more: a trial of pfgen, whose 50 prompts share from 0 to 20 examples.
+
+--rows NAME... measures these workloads only, and writes no page.
 """
 
 import argparse
@@ -15,7 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,14 +28,16 @@ from rivals.vllm_process import Vllm
 
 from evalkit.core.config import Config, given_suite
 from evalkit.core.options import load_config, parse
-from evalkit.core.types import Request
+from evalkit.core.types import Request, Sampling
 from evalkit.engines import build_engine
 from evalkit.engines.local import linears
 from evalkit.engines.local.engine import LocalEngine
 from evalkit.engines.local.tokens import EndIds
 from evalkit.engines.models import resolve
 from evalkit.runs.suite import load_suite
+from evalkit.sources.pfgen import read_pool
 from evalkit.sources.prepare import prepare
+from evalkit.tasks import pfgen
 from evalkit.tasks.load import load_task
 from evalkit.tasks.prompts import Asking
 from evalkit.tasks.spec import load_spec
@@ -66,8 +71,9 @@ WORKLOADS = (
     Workload("jemhopqa", 15, 100, 4.5),
     Workload("wiki_reading", 64, 16, 4.5, forced=True),
 )
-
-
+NAMES = [one.dataset for one in WORKLOADS]
+# One trial, beside vLLM, with the first model.
+PFGEN = Workload("pfgen", 16, 50, 0.0, forced=True)
 # Most new tokens of the bundled items of all nine categories, beside vLLM.
 CATEGORIES_NEW = 64
 
@@ -106,8 +112,12 @@ class Bench:
 
     def requests(self, workload: Workload) -> list[Request]:
         """The workload's prompts as requests."""
+        if workload.dataset == PFGEN.dataset:
+            pool = read_pool(MIRROR / "pfgen" / "data" / "questions.jsonl")
+            asked = list(pfgen.requests(pool, pool, "completion", 1))[: workload.samples]
+            return [replace(one, max_new_tokens=workload.new, stop=(), sampling=Sampling()) for one in asked]
         task = load_task(load_spec(workload.dataset), self.data, limit=workload.samples)
-        asked = Asking(seed=0).requests(task)
+        asked = list(Asking(seed=0).requests(task))
         stop = () if workload.forced else ("\n\n",)
         return [replace(one, max_new_tokens=workload.new, stop=stop) for one in asked]
 
@@ -150,7 +160,16 @@ class Bench:
             print(f"{row.model} {workload.dataset}: round {turn + 1} of {rounds}", file=sys.stderr)
         return row
 
-    def against_vllm(self, python: Path, samples: int | None, rounds: int, folder: Path) -> list[list[str]]:
+    def against_vllm(
+        self,
+        python: Path,
+        workloads: Sequence[Workload],
+        samples: int | None,
+        rounds: int,
+        folder: Path,
+        *,
+        categories: bool,
+    ) -> list[list[str]]:
         """Rows of the table of seconds: each workload, start-up, and start-up with nine categories."""
         if self.resolved.path is None:
             with linears.plain(self.loaded.model):
@@ -165,7 +184,7 @@ class Bench:
             )
 
         with Vllm(python, model, folder.with_suffix(".log")) as vllm:
-            for workload in WORKLOADS:
+            for workload in workloads:
                 few = replace(workload, samples=min(workload.samples, samples or workload.samples))
                 theirs, ours, same = self._turns(vllm, self.requests(few), rounds, forced=few.forced)
                 length = f"{few.new}{' forced' if few.forced else ''}"
@@ -174,6 +193,8 @@ class Bench:
             figure = f"{statistics.geometric_mean(ratios):.2f}"
             rows.append([self.resolved.name, "geometric mean", "", "", figure, ""])
             row("start-up", vllm.start_up, self.start_up)
+            if not categories:
+                return rows
             asked = self._nine_categories(samples)
             theirs, ours, same = self._turns(vllm, asked, 1, forced=False)
             what = f"start-up and {len(asked)} prompts of nine categories"
@@ -281,8 +302,10 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="every engine answers every prompt")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--vllm", type=Path, metavar="ENV", help="an environment with vLLM for the CPU")
+    parser.add_argument("--rows", nargs="+", metavar="NAME", choices=[*NAMES, PFGEN.dataset])
     parser.add_argument("--samples", type=int, help="with --vllm: fewer prompts, to try it; writes no page")
     given = parser.parse_args()
+    chosen = given.rows or [*NAMES, PFGEN.dataset]
     if not MIRROR.is_dir():
         print(f"engine: skipped, there is no mirror at {MIRROR}")
         return 0
@@ -290,20 +313,26 @@ def main() -> int:
     rows: list[Any] = []
     with tempfile.TemporaryDirectory() as temporary:
         data = Path(temporary) / "data"
-        prepare([load_spec(one.dataset) for one in WORKLOADS], data, mirror=MIRROR)
+        prepare([load_spec(name) for name in NAMES if name in chosen], data, mirror=MIRROR)
         python = None if given.vllm else harness.environment()
         for index, words in enumerate(models()):
+            more = (PFGEN,) if given.vllm and not index else ()
+            workloads = [one for one in (*WORKLOADS, *more) if one.dataset in chosen]
+            if not workloads:
+                continue
             bench = Bench(words, data, given.full)
             if given.vllm:
                 folder = Path(temporary) / f"model-{index}"
-                rows += bench.against_vllm(given.vllm, given.samples, given.rounds, folder)
+                rows += bench.against_vllm(
+                    given.vllm, workloads, given.samples, given.rounds, folder, categories=not given.rows
+                )
             else:
-                rows += [bench.measure(workload, given.rounds, python) for workload in WORKLOADS]
+                rows += [bench.measure(workload, given.rounds, python) for workload in workloads]
             bench.engine.close()
     text = vllm_table(rows) if given.vllm else table(rows)
     print(text)
     print(f"engine: {time.perf_counter() - start:.0f} s in all")
-    if not given.samples:
+    if not (given.samples or given.rows):
         write_page(TABLES[bool(given.vllm)], text)
     return 0
 

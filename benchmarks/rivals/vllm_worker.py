@@ -14,7 +14,7 @@ from typing import TextIO
 def main(model: str, dtype: str, answers: TextIO) -> None:
     from vllm import LLM, SamplingParams
 
-    engine = LLM(model, dtype=dtype, enable_prefix_caching=True, max_model_len=4096)
+    engine = LLM(model, dtype=dtype, enable_prefix_caching=True)
     engine.generate([{"prompt_token_ids": [1, 2, 3]}], SamplingParams(max_tokens=2), use_tqdm=False)
     _say(answers, {})
     for line in sys.stdin:

@@ -85,7 +85,7 @@ def write_config(config: "Config", folder: Path) -> None:
 
 def config_text(config: "Config") -> str:
     """Every option as YAML, without keys and without credentials in addresses."""
-    content = asdict(
+    content: dict[str, Any] = asdict(
         config,
         dict_factory=lambda fields: {
             key: value.name if isinstance(value, Enum) else value for key, value in fields

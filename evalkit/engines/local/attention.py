@@ -111,21 +111,31 @@ class LayerCall:
             torch.full((tokens, heads), float("-inf"), device=query.device),
         )
         for fresh in self.work.fresh:
-            self._fresh(fresh, query, key, value, total.out)
+            self._store(fresh, key, value)
         for shared in self.work.shared:
             total = self._shared(shared, query, total)
+        for fresh in self.work.fresh:
+            own = slice(fresh.first, fresh.first + fresh.size)
+            part = self._causal(query[:, own], key[:, own], value[:, own], 0)
+            if fresh.parent is None:
+                total.out[own] = part.out
+            else:
+                _add(total, own, part)
         for span in self.work.several:
             self._several(span, query, key, value, total)
         if self.work.single:
             self._single(query, key, value, total)
         return total.out
 
-    def _fresh(self, fresh: FreshSpan, query: Tensor, key: Tensor, value: Tensor, out: Tensor) -> None:
-        span = slice(fresh.first, fresh.first + fresh.length)
-        key, value = key[:, span], value[:, span]
-        fresh.prefix.keys[self.layer][:] = key
-        fresh.prefix.values[self.layer][:] = value
-        out[span] = self._causal(query[:, span], key, value, 0).out
+    def _store(self, fresh: FreshSpan, key: Tensor, value: Tensor) -> None:
+        """Puts the keys and values of a prefix behind those of the one it continues."""
+        span, begin = slice(fresh.first, fresh.first + fresh.size), fresh.begin
+        keys, values = fresh.prefix.keys[self.layer], fresh.prefix.values[self.layer]
+        if fresh.parent is not None:
+            keys[:, :begin] = fresh.parent.keys[self.layer][:, :begin]
+            values[:, :begin] = fresh.parent.values[self.layer][:, :begin]
+        keys[:, begin:] = key[:, span]
+        values[:, begin:] = value[:, span]
 
     def _several(self, row: Span, query: Tensor, key: Tensor, value: Tensor, total: Part) -> None:
         span = slice(row.first, row.first + row.size)
@@ -198,16 +208,24 @@ class LayerCall:
                 mask=self._tail(run, cached, query),
             )
             own = Part(part.out.reshape(-1, heads, value.shape[-1]), part.lse.reshape(-1, heads))
-            _add(total, index[run.begin : run.end], own)
+            if isinstance(index, slice):
+                _add(total, slice(index.start + run.begin, index.start + run.end), own)
+            else:
+                _add(total, index[run.begin : run.end], own)
 
-    def _single_indices(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    def _single_indices(self, device: torch.device) -> tuple[Tensor | slice, Tensor, Tensor]:
+        """Where the single tokens are in the pass, their slots, and how many tokens precede them there."""
         name = ("single", device)
         if name not in self.work.scratch:
             spans = self.work.single
             columns = [s.first for s in spans], [s.slot for s in spans], [s.cached for s in spans]
-            self.work.scratch[name] = tuple(torch.tensor(column, device=device) for column in columns)
-        first, slots, cached = self.work.scratch[name]
-        return first, slots, cached
+            first, slots, cached = (torch.tensor(column, device=device) for column in columns)
+            begin, end = columns[0][0], columns[0][0] + len(spans)
+            # Neighbours in order, as in most passes, need no copy.
+            index = slice(begin, end) if columns[0] == list(range(begin, end)) else first
+            self.work.scratch[name] = index, slots, cached
+        index, slots, cached = self.work.scratch[name]
+        return index, slots, cached
 
     def _tail(self, run: Run, cached: Tensor, like: Tensor) -> Tensor | None:
         """[rows, 1, 1, longest]: what each row of a run sees of its slot; None when it sees all."""
@@ -225,41 +243,44 @@ class LayerCall:
     def _shared(self, shared: SharedSpan, query: Tensor, total: Part) -> Part:
         """The parts with those of a prefix added, which are the first of their tokens."""
         span = slice(shared.first, shared.last)
-        begin, hidden = self._prefix_window(shared, query.device)
+        begin, mask, blind = self._prefix_window(shared, query)
         if begin >= shared.length:
             return total
-        keys = shared.prefix.keys[self.layer][:, begin:]
-        values = shared.prefix.values[self.layer][:, begin:]
-        mask = None if hidden is None else _additive(hidden, query)[None, None]
+        keys = shared.prefix.keys[self.layer][:, begin : shared.length]
+        values = shared.prefix.values[self.layer][:, begin : shared.length]
         part = self._grouped(query[:, span], keys, values, mask=mask)
-        if hidden is not None:
-            blind = hidden.all(dim=1)[:, None]
+        if blind is not None:
             part = Part(
                 part.out.masked_fill(blind[:, :, None], 0.0), part.lse.masked_fill(blind, float("-inf"))
             )
-        if shared.last - shared.first == len(total.out):
+        if shared.tokens == len(total.out):
             return part
         total.out[span] = part.out
         total.lse[span] = part.lse
         return total
 
-    def _prefix_window(self, shared: SharedSpan, device: torch.device) -> tuple[int, Tensor | None]:
-        """The first prefix position any query sees, and which later ones each query does not see.
+    def _prefix_window(self, shared: SharedSpan, query: Tensor) -> tuple[int, Tensor | None, Tensor | None]:
+        """The first prefix position any query sees, which later ones each sees, and which queries see none.
 
-        The second is bool [queries, positions], or None when all queries see all of them.
+        The second is a mask [1, 1, queries, positions], None when all queries see all of them. The third is
+        bool [queries, 1], None when each sees one.
         """
-        if self.window is None:
-            return 0, None
         positions = self.work.positions[shared.first : shared.last]
-        begin = max(0, min(positions) - self.window + 1)
-        if max(positions) - self.window + 1 <= begin or begin >= shared.length:
-            return begin, None
-        name = ("prefix", shared.first, self.window, device)
+        begin = 0 if self.window is None else max(0, min(positions) - self.window + 1)
+        ends = self.window is not None and max(positions) - self.window + 1 > begin
+        if begin >= shared.length or not (ends or shared.lengths):
+            return begin, None, None
+        name = ("prefix", shared.first, self.window, query.device)
         if name not in self.work.scratch:
-            place = torch.arange(begin, shared.length, device=device)
-            query = torch.tensor(positions, device=device)
-            self.work.scratch[name] = place[None, :] <= query[:, None] - self.window
-        return begin, self.work.scratch[name]
+            place = torch.arange(begin, shared.length, device=query.device)
+            hidden = torch.zeros(len(positions), len(place), dtype=torch.bool, device=query.device)
+            if shared.lengths:
+                hidden |= place >= torch.tensor(shared.lengths, device=query.device)[:, None]
+            if self.window is not None:
+                hidden |= place <= torch.tensor(positions, device=query.device)[:, None] - self.window
+            blind = hidden.all(dim=1)[:, None] if self.window is not None else None
+            self.work.scratch[name] = _additive(hidden, query)[None, None], blind
+        return begin, *self.work.scratch[name]
 
 
 def _add(total: Part, rows: slice | Tensor, own: Part) -> None:

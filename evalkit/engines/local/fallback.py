@@ -23,7 +23,7 @@ from evalkit.core.errors import is_out_of_memory
 from evalkit.engines.local.loading import LoadedModel
 from evalkit.engines.local.memory import Limits, no_room
 from evalkit.engines.local.passes import LayerShape
-from evalkit.engines.local.prefixes import shared_prefixes
+from evalkit.engines.local.prefixes import each, shared_prefixes
 from evalkit.engines.local.rows import Row, choose
 
 # Rows in a batch where the size of a token's cache is not known.
@@ -114,7 +114,7 @@ def with_shared_prefix(
     rows: Sequence[Row], loaded: LoadedModel, batches: Batches, lengths: Lengths
 ) -> Iterator[Row]:
     """Finishes the rows, group by group of shared prefixes, and yields each as soon as it has ended."""
-    for group in shared_prefixes([row.ids for row in rows]):
+    for group in each(shared_prefixes([row.ids for row in rows], levels=False)):
         members = [rows[index] for index in group.members]
         prefix = PrefixCache(loaded.model, members[0].ids[: group.length])
         for batch in batches.of(members, lengths):

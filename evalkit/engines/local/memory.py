@@ -25,8 +25,9 @@ log = logging.getLogger(__name__)
 # More rows, or more tokens in one pass, do not make the hardware faster.
 MOST_ROWS = {"cpu": 64, "cuda": 1024}
 MOST_TOKENS = {"cpu": 2048, "cuda": 8192}
-# Share of the free memory that the rows' cache may take; prefixes and activations need the rest.
+# Shares of the free memory: of the rows' cache, and of all prefixes. Activations need the rest.
 CACHE_SHARE = {"cpu": 0.4, "cuda": 0.7}
+PREFIX_SHARE = 0.2
 # Slots hold a multiple of this many tokens.
 SLOT_STEP = 16
 
@@ -38,6 +39,7 @@ class Limits:
         rows: most rows at a time.
         tokens: most tokens of one pass (one row, or one prefix with one row, may exceed it).
         cache_bytes: most bytes of the rows' cache, all devices together.
+        prefix_bytes: most bytes of prefixes (a single row may need more).
         token_bytes: bytes one token takes in it.
     """
 
@@ -50,6 +52,7 @@ class Limits:
         self.rows = rows or MOST_ROWS.get(kind, MOST_ROWS["cpu"])
         self.tokens = MOST_TOKENS.get(kind, MOST_TOKENS["cpu"])
         self.cache_bytes = int(free * CACHE_SHARE.get(kind, CACHE_SHARE["cpu"]))
+        self.prefix_bytes = int(free * PREFIX_SHARE)
         self.token_bytes = sum(layer.token_bytes for layer in layers)
         log.info(
             "memory: %.1f GB free on %s, %d bytes per cached token, at most %d rows and %d tokens a pass",

@@ -1,6 +1,7 @@
 """Packed forward passes: the cached keys and values of rows, and the tokens of one pass.
 
-The cache holds one copy of each shared prefix and one slot for each running row. A pass puts the
+The cache holds one copy of each shared prefix and one slot for each running row. Rows may share only the
+beginning of a prefix, and a prefix may begin with a part of another one, which is copied. A pass puts the
 tokens of all rows into one sequence without padding: linear layers see a single sequence, and only
 attention knows which token belongs to which row.
 """
@@ -16,6 +17,8 @@ from torch import Tensor
 
 # Bytes of keys and values that are read in the time of one call of an attention kernel.
 _CALL_BYTES = 4 << 20
+# Most tokens that see different lengths of a prefix in one call, under a mask.
+_MASKED = 64
 
 
 class LayerShape(NamedTuple):
@@ -74,6 +77,10 @@ class States:
             [torch.cat(pair, dim=1) for pair in zip(self.keys, other.keys, strict=True)],
             [torch.cat(pair, dim=1) for pair in zip(self.values, other.values, strict=True)],
         )
+
+    def first(self, length: int) -> "States":
+        """The first positions, not copied."""
+        return States([key[:, :length] for key in self.keys], [value[:, :length] for value in self.values])
 
     def to_cpu(self) -> "States":
         """A copy in main memory."""
@@ -157,12 +164,17 @@ class Feed(NamedTuple):
 
 
 class Section(NamedTuple):
-    """Rows that share a prefix. `ids` are the prefix's tokens when this pass is to compute it."""
+    """Rows that share the first `length` positions of a prefix.
+
+    Where this pass is to compute the prefix up to there, `ids` are its last tokens; those before them are in
+    `parent`.
+    """
 
     prefix: States | None
     length: int
     ids: Sequence[int] | None
     feeds: Sequence[Feed]
+    parent: States | None = None
 
 
 class Span(NamedTuple):
@@ -175,20 +187,39 @@ class Span(NamedTuple):
 
 
 class SharedSpan(NamedTuple):
-    """Tokens `first` to `last` (exclusive) of the pass, which all see the whole prefix."""
+    """Tokens `first` to `last` (exclusive) of the pass, which see the first `length` positions of a prefix.
+
+    `lengths` says how many of them each token sees where not all see the same.
+    """
 
     prefix: States
     length: int
     first: int
     last: int
+    lengths: Sequence[int] | None = None
+
+    def followed_by(self, other: "SharedSpan") -> "SharedSpan":
+        """Both spans, of which the other one comes next, in one."""
+        lengths = [length for one in (self, other) for length in one.lengths or [one.length] * one.tokens]
+        return SharedSpan(self.prefix, max(lengths), self.first, other.last, lengths)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens."""
+        return self.last - self.first
 
 
 class FreshSpan(NamedTuple):
-    """A prefix that is computed in this pass: `length` tokens from index `first`."""
+    """A prefix that is computed in this pass from position `begin` on: `size` tokens from index `first`.
+
+    The positions before are those of `parent`.
+    """
 
     prefix: States
+    parent: States | None
+    begin: int
     first: int
-    length: int
+    size: int
 
 
 class Run(NamedTuple):
@@ -236,9 +267,13 @@ def pack(sections: Sequence[Section], slots: RowSlots) -> Pass:
     for section in sections:
         if section.ids is not None:
             assert section.prefix is not None
-            work.fresh.append(FreshSpan(section.prefix, len(work.ids), section.length))
+            first, size = len(work.ids), len(section.ids)
+            begin = section.length - size
+            work.fresh.append(FreshSpan(section.prefix, section.parent, begin, first, size))
             work.ids.extend(section.ids)
-            work.positions.extend(range(section.length))
+            work.positions.extend(range(begin, section.length))
+            if section.parent is not None:
+                _see(work, SharedSpan(section.parent, begin, first, first + size))
         first = len(work.ids)
         for feed in section.feeds:
             span = Span(feed.slot, feed.cached, len(work.ids), len(feed.ids))
@@ -248,10 +283,24 @@ def pack(sections: Sequence[Section], slots: RowSlots) -> Pass:
             work.positions.extend(range(begin, begin + span.size))
             work.last.append(len(work.ids) - 1)
         if section.prefix is not None and section.feeds:
-            work.shared.append(SharedSpan(section.prefix, section.length, first, len(work.ids)))
+            _see(work, SharedSpan(section.prefix, section.length, first, len(work.ids)))
     work.single.sort()
     work.runs = _runs(work.single, slots.call_tokens)
     return work
+
+
+def _see(work: Pass, span: SharedSpan) -> None:
+    """Adds tokens that see a prefix; few tokens that see different lengths of it become one span."""
+    before = work.shared[-1] if work.shared else None
+    if (
+        before is not None
+        and before.prefix is span.prefix
+        and before.last == span.first
+        and before.tokens + span.tokens <= _MASKED
+    ):
+        work.shared[-1] = before.followed_by(span)
+    else:
+        work.shared.append(span)
 
 
 def _runs(single: Sequence[Span], call_tokens: int) -> list[Run]:

@@ -10,6 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ from evalkit.engines.local.attention import forward
 from evalkit.engines.local.loading import LoadedModel
 from evalkit.engines.local.memory import SLOT_STEP, Limits, no_room
 from evalkit.engines.local.passes import Feed, LayerShape, RowSlots, Section, States
-from evalkit.engines.local.prefixes import shared_prefixes
+from evalkit.engines.local.prefixes import GROUP_COST, Group, each, shared_prefixes
 from evalkit.engines.local.rows import Row, choose
 
 log = logging.getLogger(__name__)
@@ -90,43 +91,63 @@ def _common(one: npt.NDArray[np.int64], other: npt.NDArray[np.int64]) -> int:
 
 @dataclass(eq=False)
 class SharedPrefix:
-    """The tokens that a group of prompts begins with.
+    """The tokens that prompts begin with; some share only a part of them.
 
     Attributes:
         ids: the tokens.
-        rows: how many rows still need it.
+        parent: the prefix whose states it begins with, until it is computed.
+        begin: how many of them it takes from there.
+        users: rows, and prefixes to be computed from it, that still need it.
         states: its keys and values, allocated for the pass that computes them.
         computed: whether that pass is done.
     """
 
     ids: Sequence[int]
-    rows: int
+    parent: "SharedPrefix | None" = None
+    begin: int = 0
+    users: int = 0
     states: States | None = None
     computed: bool = False
 
+    @property
+    def missing(self) -> list["SharedPrefix"]:
+        """What is to be computed before its rows can run, in this order."""
+        return [] if self.computed else [*(self.parent.missing if self.parent else []), self]
+
+    def done(self) -> None:
+        """Called when it is computed."""
+        self.computed = True
+        if self.parent is not None:
+            self.parent.leave()
+            self.parent = None
+
     def leave(self) -> None:
-        """Called when a row ends; the last one frees the states."""
-        self.rows -= 1
-        if not self.rows:
+        """Called when a user ends; the last one frees the states."""
+        self.users -= 1
+        if not self.users:
             self.states = None
 
 
 @dataclass(eq=False)
 class Waiting:
-    """A row without a slot; `history` holds states computed before."""
+    """A row without a slot, which begins with `shared` tokens of a prefix.
+
+    `history` holds states computed before.
+    """
 
     row: Row
     prefix: SharedPrefix
+    shared: int
     history: History | None = None
 
     @property
     def slot_tokens(self) -> int:
         """Tokens its slot must hold: all but those of the prefix and the last one."""
-        return len(self.row.ids) - len(self.prefix.ids) + self.row.request.max_new_tokens - 1
+        return len(self.row.ids) - self.shared + self.row.request.max_new_tokens - 1
 
     def tokens_within(self, reserve: int) -> int:
         """As `slot_tokens`, for at most `reserve` tokens more than it has."""
-        known = len(self.row.ids) + len(self.row.new) - len(self.prefix.ids)
+        known = len(self.row.ids) + len(self.row.new) - self.shared
         return min(self.slot_tokens, known + reserve)
 
     @property
@@ -134,7 +155,7 @@ class Waiting:
         """Tokens that are not computed again: those of the prefix, or more with a history."""
         known = len(self.row.ids) + len(self.row.new)
         covered = self.history.length if self.history else 0
-        return max(len(self.prefix.ids), min(covered, known - 1))
+        return max(self.shared, min(covered, known - 1))
 
 
 @dataclass(eq=False)
@@ -158,24 +179,67 @@ class Running:
         return self.waiting.prefix
 
 
-def in_order(rows: Sequence[Row], conversations: Conversations) -> list[Waiting]:
+def in_order(
+    rows: Sequence[Row], conversations: Conversations, group_cost: int = GROUP_COST
+) -> list[Waiting]:
     """The rows in the order in which they start.
 
-    Groups of one prefix stay together, so that few prefixes are in memory at a time. Groups with the
+    Groups stay together with those inside them, so that few prefixes are in memory at a time. Groups with the
     longest completions come first, so that short ones fill the slots that become free at the end.
     """
-    groups = []
-    for group in shared_prefixes([row.ids for row in rows]):
-        members = [rows[index] for index in group.members]
-        prefix = SharedPrefix(members[0].ids[: group.length], len(members))
-        waiting = [Waiting(row, prefix, conversations.take(row)) for row in members]
-        groups.append(sorted(waiting, key=lambda one: -one.slot_tokens))
+    groups = shared_prefixes([row.ids for row in rows], cost=group_cost)
+    return _longest_first([_in_group(group, rows, conversations) for group in groups])
+
+
+def _longest_first(groups: list[list[Waiting]]) -> list[Waiting]:
     groups.sort(key=lambda group: -max(one.row.request.max_new_tokens for one in group))
     return [waiting for group in groups for waiting in group]
 
 
+def _in_group(
+    group: Group,
+    rows: Sequence[Row],
+    conversations: Conversations,
+    parent: SharedPrefix | None = None,
+    begin: int = 0,
+    *,
+    in_place: bool = False,
+) -> list[Waiting]:
+    """The rows of a group and of those inside it, which begin with the tokens of its prefix.
+
+    Args:
+        group: the group.
+        rows: all rows.
+        conversations: where their histories are.
+        parent: the prefix it continues.
+        begin: how many tokens of it.
+        in_place: its prefix is a further part of `parent`, not one of its own.
+    """
+    if in_place and parent is not None:
+        prefix = parent
+    else:
+        deepest = group
+        while deepest.members and deepest.groups:
+            deepest = deepest.groups[0]
+        ids = rows[next(some.members for some in each([deepest]) if some.members)[0]].ids
+        prefix = SharedPrefix(ids[: deepest.length], parent, begin)
+        if parent is not None:
+            parent.users += 1
+    members = [rows[index] for index in group.members]
+    prefix.users += len(members)
+    waiting = [Waiting(row, prefix, group.length, conversations.take(row)) for row in members]
+    waiting.sort(key=lambda one: -one.slot_tokens)
+    inside = [
+        _in_group(one, rows, conversations, prefix, group.length, in_place=bool(members) and not place)
+        for place, one in enumerate(group.groups)
+    ]
+    return _longest_first([waiting, *inside] if waiting else inside)
+
+
 class Pool:
     """Generates rows; the engine makes a pool for each call of `generate`."""
+
+    group_cost = GROUP_COST
 
     def __init__(
         self, loaded: LoadedModel, layers: Sequence[LayerShape], limits: Limits, conversations: Conversations
@@ -187,6 +251,7 @@ class Pool:
         self._queue: deque[Waiting] = deque()
         self._running: dict[int, Running] = {}
         self._free: list[int] = []
+        self._prefixes: set[SharedPrefix] = set()
         # Rows that filled their slot: they go on when no shorter ones wait.
         self._long: list[Waiting] = []
         self._reserve = _RESERVE
@@ -197,10 +262,10 @@ class Pool:
         Raises:
             EvalkitError: not even one row fits into memory, or logits are not numbers.
         """
-        self._queue.extend(in_order(rows, self._conversations))
-        prefixes = {waiting.prefix for waiting in self._queue}
+        self._queue.extend(in_order(rows, self._conversations, self.group_cost))
+        prefixes = {prefix for waiting in self._queue for prefix in waiting.prefix.missing}
         own = sum(len(waiting.row.ids) - waiting.reused for waiting in self._queue)
-        progress.planned(sum(len(prefix.ids) for prefix in prefixes) + own)
+        progress.planned(sum(len(prefix.ids) - prefix.begin for prefix in prefixes) + own)
         if self._queue:
             self._slots = self._allocate()
         while self._queue or self._running or self._long:
@@ -298,43 +363,55 @@ class Pool:
 
     def _admit(self) -> None:
         """Gives free slots to waiting rows, within the tokens of one pass."""
-        coming = {running.prefix for running in self._running.values() if not running.prefix.computed}
+        coming = {prefix for running in self._running.values() for prefix in running.prefix.missing}
         tokens = sum(len(running.pending) for running in self._running.values())
-        tokens += sum(len(prefix.ids) for prefix in coming)
+        tokens += sum(len(prefix.ids) - prefix.begin for prefix in coming)
         while self._queue and self._free:
             waiting = self._queue[0]
-            prefix = waiting.prefix
             known = waiting.row.ids + waiting.row.new
+            new = [prefix for prefix in waiting.prefix.missing if prefix not in coming]
             tokens += len(known) - waiting.reused
-            if not prefix.computed and prefix not in coming:
-                tokens += len(prefix.ids)
-            if self._running and tokens > self._limits.tokens:
+            tokens += sum(len(prefix.ids) - prefix.begin for prefix in new)
+            room = tokens <= self._limits.tokens and (not new or self._have_room({*coming, *new}))
+            if self._running and not room:
                 return
-            coming.add(prefix)
+            coming.update(new)
             self._queue.popleft()
             slot = heapq.heappop(self._free)
-            cached = waiting.reused - len(prefix.ids)
+            cached = waiting.reused - waiting.shared
             if waiting.history is not None and cached:
-                waiting.history.put(self._slots, slot, len(prefix.ids), waiting.reused)
+                waiting.history.put(self._slots, slot, waiting.shared, waiting.reused)
             self._running[slot] = Running(waiting, slot, cached, known[waiting.reused :])
             waiting.history = None
+
+    def _have_room(self, coming: set[SharedPrefix]) -> bool:
+        """Whether the prefixes to be computed fit into memory beside those that are needed still."""
+        self._prefixes = {prefix for prefix in self._prefixes if prefix.states is not None}
+        tokens = sum(len(prefix.ids) for prefix in self._prefixes | coming)
+        return tokens * self._limits.token_bytes <= self._limits.prefix_bytes
 
     def _step(self) -> Iterator[Row]:
         """One pass; yields the rows it finished."""
         groups: dict[SharedPrefix, list[Running]] = {}
         for running in self._running.values():
             groups.setdefault(running.prefix, []).append(running)
+        for members in groups.values():
+            # By length, so that few rows see the prefix in one call; by slot, so that they are neighbours.
+            members.sort(key=lambda running: (-running.waiting.shared, running.slot))
         order = [running for members in groups.values() for running in members]
+        missing = list(dict.fromkeys(prefix for some in groups for prefix in some.missing))
         progress.stage(_stage(order))
         try:
-            tokens = choose(self._logits(groups), [running.row for running in order])
+            tokens = choose(self._logits(missing, order), [running.row for running in order])
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             self._shrink(error)
             return
+        for prefix in missing:
+            prefix.done()
         for running, token in zip(order, tokens, strict=True):
-            running.prefix.computed = running.fed = True
+            running.fed = True
             running.cached += len(running.pending)
             running.pending = [token]
             if not running.row.add(token):
@@ -343,26 +420,36 @@ class Pool:
         if not self._queue:
             self._close_gaps()
 
-    def _logits(self, groups: dict[SharedPrefix, list[Running]]) -> Tensor:
-        """[rows, vocabulary]: the logits after the last token of each row, group by group."""
+    def _logits(self, missing: Sequence[SharedPrefix], order: Sequence[Running]) -> Tensor:
+        """[rows, vocabulary]: the logits after the last token of each row in `order`.
+
+        The prefixes in `missing` are computed too.
+        """
         sections = []
-        for prefix, members in groups.items():
-            if prefix.ids and prefix.states is None:
+        for prefix in missing:
+            if not prefix.ids:
+                continue
+            if prefix.states is None:
                 prefix.states = States.empty(self._layers, len(prefix.ids))
-            ids = prefix.ids if prefix.ids and not prefix.computed else None
+                self._prefixes.add(prefix)
+            parent = prefix.parent.states if prefix.parent else None
+            new = prefix.ids[prefix.begin :]
+            sections.append(Section(prefix.states, len(prefix.ids), new, [], parent))
+        for (prefix, shared), members in groupby(order, key=lambda one: (one.prefix, one.waiting.shared)):
             feeds = [Feed(running.slot, running.cached, running.pending) for running in members]
-            sections.append(Section(prefix.states, len(prefix.ids), ids, feeds))
+            sections.append(Section(prefix.states, shared, None, feeds))
         return self._forward(sections)
 
     def _forward(self, sections: Sequence[Section]) -> Tensor:
         return forward(self._loaded.model, sections, self._slots)
 
     def _leave(self, running: Running) -> None:
-        row, prefix = running.row, running.prefix
+        row, prefix, shared = running.row, running.prefix, running.waiting.shared
         if not isinstance(row.request.prompt, str):
-            ids = (row.ids + row.new)[: len(prefix.ids) + running.cached]
+            ids = (row.ids + row.new)[: shared + running.cached]
             own = self._slots.read(running.slot, running.cached)
-            self._conversations.keep(ids, prefix.states, own)
+            states = None if prefix.states is None else prefix.states.first(shared)
+            self._conversations.keep(ids, states, own)
         del self._running[running.slot]
         heapq.heappush(self._free, running.slot)
         prefix.leave()
@@ -383,7 +470,8 @@ class Pool:
         new = [running for running in rows if not running.fed]
         if new:
             tokens = sum(len(running.pending) for running in rows)
-            tokens += sum(len(prefix.ids) for prefix in {r.prefix for r in new if not r.prefix.computed})
+            missing = {prefix for running in new for prefix in running.prefix.missing}
+            tokens += sum(len(prefix.ids) - prefix.begin for prefix in missing)
             self._limits.fewer_tokens(tokens)
             self._put_back(new[len(new) // 2 :])
             return
@@ -395,7 +483,7 @@ class Pool:
         """Lets running rows wait again, first in the queue; their states move to main memory."""
         for running in reversed(rows):
             if running.cached:
-                length = len(running.prefix.ids)
+                length = running.waiting.shared
                 states = self._slots.read(running.slot, running.cached).to_cpu()
                 running.waiting.history = History(states, length, length + running.cached)
             del self._running[running.slot]

@@ -81,22 +81,23 @@ class _Shape(NamedTuple):
     """The prompts of a case; of two with one length one ends before the other.
 
     Attributes:
-        prefix: tokens that some prompts share.
-        sharing: (tokens after the prefix, new tokens) of each prompt that shares it.
-        others: (tokens, new tokens) of the others.
+        prompts: (tokens of the prefix that it begins with, tokens after them, new tokens) of each.
         alphabet: how many different tokens there are.
     """
 
-    prefix: int
-    sharing: tuple[tuple[int, int], ...]
-    others: tuple[tuple[int, int], ...]
+    prompts: tuple[tuple[int, int, int], ...]
     alphabet: int
 
 
-_QUICK = _Shape(13, ((7, 3), (7, 1), (3, 2), (1, 2)), ((5, 1), (5, 2)), alphabet=1 << 30)
+_QUICK = _Shape(
+    ((13, 7, 3), (13, 7, 1), (17, 3, 2), (17, 1, 2), (0, 5, 1), (0, 5, 2)),
+    alphabet=1 << 30,
+)
 # For batches with the model's own attention: repeated tokens make ties, where models select what to
 # attend to.
-_THOROUGH = _Shape(32, ((16, 4), (16, 2), (9, 5), (2, 3)), ((12, 4), (12, 6), (40, 3)), alphabet=12)
+_THOROUGH = _Shape(
+    ((32, 16, 4), (32, 16, 2), (32, 9, 5), (32, 2, 3), (0, 12, 4), (0, 12, 6), (0, 40, 3)), alphabet=12
+)
 # Fewer slots than rows, so that rows take the slots of those that have ended.
 _PLACES = 3
 # Attributes of configurations and modules that say how far back a layer looks. The probe sets them to
@@ -166,6 +167,9 @@ class _Rehearsed(Row):
 
 
 class _Pool(Pool):
+    # Small prompts, too, share prefixes in levels.
+    group_cost = 0
+
     # Not `pool.forward`, so that counting the passes of a pool does not count those of the probe.
     def _forward(self, sections: Sequence[Section]) -> Tensor:
         return attention.forward(self._loaded.model, sections, self._slots)
@@ -352,9 +356,8 @@ def _record(model: Any) -> list[LayerShape]:
 def _prompts(loaded: LoadedModel, shape: _Shape) -> list[tuple[list[int], list[int]]]:
     """Token ids of each prompt and of its completion, no longer than the positions the model has."""
     room = loaded.context if loaded.learned_positions and loaded.context else None
-    lengths = [(shape.prefix, *rest) for rest in shape.sharing] + [(0, *rest) for rest in shape.others]
     prompts = []
-    for seed, (shared, own, new) in enumerate(lengths, start=1):
+    for seed, (shared, own, new) in enumerate(shape.prompts, start=1):
         first = _ordinary_tokens(loaded.model.config, shared, 0, shape.alphabet)
         rest = _ordinary_tokens(loaded.model.config, own + new, seed, shape.alphabet)
         ids = first + rest[:own]

@@ -107,10 +107,13 @@ const verdictList = (dataset, run, index, place) => {
   return [el("div", { class: "label" }, t("instructions")), el("ul", { class: "small" }, verdicts.map(line))];
 };
 
-// How often each label is the gold answer and was answered; null where answers are free texts.
+// How often each label is the gold answer and was answered; null where answers are free texts, of which
+// none is malformed.
 const MOST_LABELS = 12;
 const distribution = (dataset, rows) => {
   const { golds } = samplesOf(dataset);
+  const malformed = data.rows[rows[0]].rates[dataset]?.[2];
+  if (malformed === null || malformed === undefined) return null;
   const labels = [...new Set(golds)].sort((a, b) => a.localeCompare(b, undefined, { numeric: true }));
   if (labels.length < 2 || labels.length > MOST_LABELS || labels.length * 2 > golds.length || labels.some((label) => label.length > 40)) return null;
   const count = (texts) => texts.reduce((found, text) => found.set(labels.includes(text) ? text : null, (found.get(labels.includes(text) ? text : null) || 0) + 1), new Map());

@@ -262,7 +262,8 @@ def _bound(
     for turn in turns:
         longest, answered = 0.0, 0.0
         for group in turn:
-            flops += group.prefix * (shape.token_flops + shape.pair_flops * group.prefix / 2)
+            before = group.prefix + group.above
+            flops += (group.prefix - group.above) * (shape.token_flops + shape.pair_flops * before / 2)
             for item in group.items:
                 new = max(1.0, item.typical if typical else item.most)
                 # The last new token is not read again.

@@ -14,8 +14,8 @@ from evalkit.core import assets
 from evalkit.core.config import DataOptions, SuiteConfig, SuiteData
 from evalkit.core.errors import FetchError, InputError
 from evalkit.core.types import REST_OF_CONTEXT, Message, Request
+from evalkit.engines.local import prefixes
 from evalkit.engines.local.chat_template import as_text
-from evalkit.engines.local.prefixes import shared_prefixes
 from evalkit.mtbench.presets import DEFAULT_PRESET, LengthRule, Preset, load_preset
 from evalkit.runs.plan.counting import TokenCounter
 from evalkit.runs.suite import data_folder, load_suite, sample_limit, suite_specs
@@ -49,10 +49,14 @@ class Item:
 
 @dataclass(frozen=True)
 class Group:
-    """Items whose prompts begin with the same `prefix` tokens, which are computed once."""
+    """Items whose prompts begin with the same `prefix` tokens, which are computed once.
+
+    The first `above` of them are those of another group.
+    """
 
     prefix: float
     items: tuple[Item, ...]
+    above: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -179,18 +183,25 @@ def _counted(
         for request in asked
     ]
     owners = [place for place, (_, asked) in enumerate(here) for _ in asked]
-    computed, prefixes = [0.0] * len(here), [0.0] * len(here)
-    groups = []
-    for group in shared_prefixes(prompts):
-        prefix = counter.lengths(prompts[group.members[0]][: group.length])
-        computed[owners[group.members[0]]] += prefix
+    computed, shared = [0.0] * len(here), [0.0] * len(here)
+    groups: list[Group] = []
+
+    def count(group: prefixes.Group, above: float) -> None:
+        first = next(some.members for some in prefixes.each([group]) if some.members)[0]
+        prefix = counter.lengths(prompts[first][: group.length])
+        computed[owners[first]] += prefix - above
         members = []
         for index in group.members:
             own = counter.lengths(prompts[index][group.length :])
             computed[owners[index]] += own
-            prefixes[owners[index]] += prefix
+            shared[owners[index]] += prefix
             members.append(replace(items[index], own=own))
-        groups.append(Group(prefix, tuple(members)))
+        groups.append(Group(prefix, tuple(members), above))
+        for inside in group.groups:
+            count(inside, prefix)
+
+    for group in prefixes.shared_prefixes(prompts):
+        count(group, 0.0)
     rows = []
     for place, (task, asked) in enumerate(here):
         mine = [index for index, owner in enumerate(owners) if owner == place]
@@ -199,7 +210,7 @@ def _counted(
             samples=len(asked),
             prompt_tokens=sum(counter.lengths(prompts[index]) for index in mine),
             computed_tokens=computed[place],
-            prefix_tokens=prefixes[place] / max(1, len(mine)),
+            prefix_tokens=shared[place] / max(1, len(mine)),
             new_tokens_most=sum(items[index].most for index in mine),
             new_tokens_typical=_expected(asking, [items[index] for index in mine]),
             source="bundled" if "bundled" in task.sha256 else "data",

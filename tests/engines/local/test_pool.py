@@ -14,6 +14,8 @@ from evalkit.engines.local import attention, pool
 from evalkit.engines.local.engine import LocalEngine
 from evalkit.engines.local.passes import RowSlots, States
 from evalkit.engines.local.pool import Pool
+from evalkit.engines.local.prefixes import shared_prefixes
+from tests.engines.local.test_prefixes import computed, tree
 from tests.engines.models import local_engine, save_model
 
 
@@ -25,10 +27,14 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def make_requests(count: int = 24) -> list[Request]:
     chance = random.Random(3)
     few_shots = ["例題と答え" * 4, "another instruction " * 3]
+    # Two prefixes with a further part that half of their prompts share.
+    more = ["", "", "と続き" * 5, "and more of it, " * 3]
     return [
         Request(
             f"r{index}",
-            few_shots[index % 2] + "".join(chance.choices("abcあい", k=chance.randint(1, 20))),
+            few_shots[index % 2]
+            + more[index % 4]
+            + "".join(chance.choices("abcあい", k=chance.randint(1, 20))),
             chance.choice((1, 3, 9, 16)),
         )
         for index in range(count)
@@ -112,6 +118,51 @@ def test_shared_tokens_go_through_the_model_once(
     assert sum(passes.tokens) == 202 + 30 * 2
 
 
+def in_levels() -> list[Request]:
+    """Prompts that leave a common beginning one after the other, and three parts that branch off it."""
+    parts = [f"{n}: " + "例と答え。" * (3 + n) for n in range(5)]
+    prompts = ["".join(parts[:count]) + f"質問{count}" for count in range(1, 6)]
+    prompts += [parts[0] + f"{other}" * 60 + f"{i}" for other in "abc" for i in range(4)]
+    return [Request(f"r{i}", prompt, 1 + 3 * i % 7) for i, prompt in enumerate(prompts)]
+
+
+def test_prefixes_in_levels_are_computed_once(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = in_levels()
+    passes = Passes(monkeypatch)
+    ids = [row.ids for row in engine._rows(requests)[0]]
+    alone = {row.request.id: row.new for row in engine.one_at_a_time(requests)}
+    groups = shared_prefixes(ids)
+    assert computed(ids, groups) <= 1.1 * tree(ids) < 0.5 * sum(map(len, ids))
+    rows = {row.request.id: row.new for row in engine.together(reversed(requests))}
+    assert rows == alone
+    # What a row has made is fed back, its last token apart.
+    fed_back = sum(len(new) - 1 for new in rows.values())
+    assert sum(passes.tokens) == computed(ids, groups) + fed_back
+    # What is left of a run that was interrupted, and a memory that holds one prefix at a time.
+    engine._limits.prefix_bytes = 0
+    left = [one for index, one in enumerate(requests) if index % 3]
+    assert {row.request.id: row.new for row in engine.together(left)} == {
+        one.id: alone[one.id] for one in left
+    }
+
+
+def test_prefixes_are_freed_depth_first(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = [Request(f"r{i}", f"{i % 5}" * 50 + f"{i % 10}" * 60 + f"{i:03}", 2) for i in range(40)]
+    most, real = [], Pool._step
+
+    def step(pool: Pool) -> Any:
+        yield from real(pool)
+        most.append(sum(prefix.states is not None for prefix in pool._prefixes))
+
+    monkeypatch.setattr(Pool, "_step", step)
+    for room, expected in ((1 << 40, 10), (0, 3)):
+        most.clear()
+        few = engine.with_batch_size(4)
+        few._limits.prefix_bytes = room
+        assert len(list(few.generate(requests))) == 40
+        assert max(most) <= expected and most[-1] == 0
+
+
 def test_rows_of_several_prefixes_run_side_by_side(
     engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,7 +172,7 @@ def test_rows_of_several_prefixes_run_side_by_side(
     assert passes.rows[0] == 20
 
 
-@pytest.mark.parametrize(("rows", "tokens"), [(3, 10**9), (10**9, 150), (2, 120), (1, 10**9)])
+@pytest.mark.parametrize(("rows", "tokens"), [(3, 10**9), (10**9, 150), (2, 150), (1, 10**9)])
 def test_out_of_memory_changes_nothing(
     engine: LocalEngine,
     expected: dict[str, str],
