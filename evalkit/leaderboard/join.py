@@ -13,7 +13,13 @@ from typing import Any
 
 from evalkit.core.reasons import Reason
 from evalkit.leaderboard.runs import AMOUNT_OPTIONS, Run
-from evalkit.scoring.categories import OWN_DATASET, PER_DATASET, category_members, join_results
+from evalkit.scoring.categories import (
+    MISSING_DATASET,
+    OWN_DATASET,
+    PER_DATASET,
+    category_members,
+    join_results,
+)
 
 NEWER = "a newer run of the model is shown"
 FULLER = "a more complete run of the model is shown"
@@ -100,7 +106,7 @@ def _joined(runs: Sequence[Run]) -> Run:
     """The joined run; a single one stays as it is, but for own datasets in its categories."""
     first = runs[0]
     own = (why for whys in first.results.partial.categories.values() for why in whys)
-    if len(runs) == 1 and not any(map(_of_own_dataset, own)):
+    if len(runs) == 1 and OWN_DATASET not in map(_template, own):
         return first
     folders = [run.folder for run in runs]
     return Run(
@@ -125,13 +131,12 @@ def _refused(run: Run) -> LeftOut:
 def _lasting_reasons(run: Run) -> list[str]:
     """Why a run is partial, but for datasets that are missing, which another run may have."""
     partial = run.results.partial
-    missing = tuple(f"{name} is missing: " for names in category_members().values() for name in names)
     reasons = [*partial.reasons, *(why for whys in partial.categories.values() for why in whys)]
-    return [why for why in reasons if not why.startswith(missing) and not _of_own_dataset(why)]
+    return [why for why in reasons if _template(why) not in (MISSING_DATASET, OWN_DATASET)]
 
 
-def _of_own_dataset(why: str) -> bool:
-    return why == Reason(OWN_DATASET, name=why.split(" ", 1)[0])
+def _template(why: str) -> str:
+    return getattr(why, "template", "")
 
 
 def _conditions(run: Run) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from evalkit.tasks.spec import CATEGORIES, load_spec, task_names
 # The sections of a run's identity that have an entry for each dataset.
 PER_DATASET = ("data", "prompts", "max_new_tokens", "task_few_shots", "columns")
 OWN_DATASET = "{name} is not one of the protocol's datasets"
+MISSING_DATASET = "{name} is missing: {reason}"
 _NOT_IN_SUITE = Reason("not in this suite")
 
 
@@ -105,7 +106,7 @@ def summarise(
 
 def missing_dataset(name: str, why: str) -> Reason:
     """The reason why a result without a dataset is partial."""
-    return Reason("{name} is missing: {reason}", name=name, reason=why)
+    return Reason(MISSING_DATASET, name=name, reason=why)
 
 
 def _limit_reason(protocol: ProtocolRecord) -> list[str]:
