@@ -27,6 +27,8 @@ from evalkit.runs.sweep.launchers import LocalOptions, SlurmOptions
 # Seconds between two looks at the jobs' files, and from one question to SLURM to the next.
 POLL = 1.0
 FIRST_QUESTION, LAST_QUESTION = 2.0, 30.0
+# How often a job that was stopped asks whether it is preempted.
+PREEMPTION_LOOKS = 4
 # A job that has said its exit code leaves the queue so soon, where SLURM answers: then SLURM has it too.
 LEAVING_SECONDS = 10.0
 # A file that a node wrote may be seen so much later on a file server.
@@ -320,8 +322,16 @@ class SubmittedJob:
 def _preempted() -> bool:
     """Whether SLURM lets this job run on for its grace time only; if it ends then, it has ended for good."""
     job = os.environ.get("SLURM_JOB_ID")
-    try:
-        lines = _ask(["scontrol", "show", "job", "--oneliner", job]) if job else []
-    except QueueError:
-        return False
-    return any(re.search(r"\bJobState=RUNNING\b.*\bPreemptTime=\d", line) for line in lines)
+    # The signal may come before SLURM says why, and a busy SLURM may not answer at once.
+    for _ in range(PREEMPTION_LOOKS if job else 0):
+        try:
+            (line,) = _ask(["scontrol", "show", "job", "--oneliner", str(job)])[:1]
+        except (QueueError, ValueError) as error:
+            print(f"SLURM does not answer ({error})", flush=True)
+        else:
+            if not re.search(r"\bJobState=RUNNING\b", line):
+                return False
+            if re.search(r"\bPreemptTime=\d", line):
+                return True
+        time.sleep(POLL)
+    return False

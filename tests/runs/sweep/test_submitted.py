@@ -185,6 +185,7 @@ def test_who_goes_back_into_the_queue(
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setattr(submitted, "_ask", Commands(scontrol=scontrol))
+    monkeypatch.setattr(submitted, "POLL", 0.0)
     path = tmp_path / "job.json"
     replace(JOB, pid=1, code=130, why="stopped", timeouts=timeouts).write(path)
     asked: list[int] = []
