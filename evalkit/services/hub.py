@@ -95,6 +95,18 @@ def unreachable(error: BaseException) -> str | None:
     return f"no network: {urlsplit(constants.ENDPOINT).hostname} is unreachable ({why})"
 
 
+def hub_unreachable() -> str | None:
+    """Why the hub cannot be reached now; None where it answers, whatever it says."""
+    import httpx
+    from huggingface_hub import constants
+
+    try:
+        httpx.head(constants.ENDPOINT, timeout=10.0)
+    except httpx.HTTPError as error:
+        return unreachable(error)
+    return None
+
+
 def locate(
     name: str,
     required: Sequence[str],

@@ -23,7 +23,7 @@ from evalkit.core.files import (
 from evalkit.core.text import canonical_json, did_you_mean, text_sha256
 from evalkit.core.types import Row
 from evalkit.metrics.ifeval import gold_of
-from evalkit.services.hub import unreachable
+from evalkit.services.hub import hub_unreachable
 from evalkit.tasks.spec import DataSpec, TaskSpec
 
 FORMATS = (".json", ".jsonl", ".csv", ".tsv")
@@ -161,20 +161,17 @@ def _hub(data: DataSpec, split: str, offline: bool) -> _Table:
             fix="pip install 'evalkit[hub]', or save the data as JSONL and use data.file",
         ) from None
     where = f"{data.hub}{f' ({data.subset})' if data.subset else ''}, split {split}"
+    # Without a network the library would try again and again.
+    why = "offline=true fetches nothing" if offline else hub_unreachable()
     try:
-        with _hub_offline(offline):
+        with _hub_offline(why is not None):
             loaded = datasets.load_dataset(data.hub, data.subset, split=split, revision=data.revision)
     # The library raises whatever its many readers raise.
     except Exception as error:
-        if offline or (why := unreachable(error)):
-            what = "offline=true fetches nothing" if offline else why
-            raise UnreachableError(
-                f"the hub dataset is not in the cache, and {what}",
-                where=where,
-                fix="run prepare on a machine with a network",
-            ) from None
-        raise FetchError(
-            f"the hub dataset could not be loaded: {(str(error).splitlines() or [type(error).__name__])[0]}",
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        kind = FetchError if why is None else UnreachableError
+        raise kind(
+            f"{why + ', and ' if why else ''}the hub dataset could not be loaded: {line}",
             where=where,
             fix="check data.hub, data.subset and data.split, or run prepare on a machine with a network",
         ) from None
