@@ -44,7 +44,7 @@ test-faults: $(BIN)/.evalkit-dev
 
 # Their environments are built once, in $$EVALKIT_SERVERS (.venv-servers).
 test-servers: $(BIN)/.evalkit-dev
-	$(BIN)/python -m evalkit prepare model=smollm2-135m
+	$(BIN)/evalkit prepare model=smollm2-135m
 	$(BIN)/python -m pytest tests/engines/servers/test_real_servers.py -m servers
 
 # As root it installs Debian's packages. Without them the tests are skipped and say why. Jobs mostly wait.

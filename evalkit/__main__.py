@@ -1,7 +1,7 @@
 """evalkit: evaluate Japanese language models, exactly and without losing work.
 
-python -m evalkit model=1.8b-instruct suite=jaster      # the default verb is run
-python -m evalkit list models
+evalkit model=1.8b-instruct suite=jaster      # the default verb is run
+evalkit list models
 """
 
 import sys

@@ -1,13 +1,13 @@
-"""python -m evalkit agreement FILE_OR_RUN [FILE_OR_RUN ...]
+"""evalkit agreement FILE_OR_RUN [FILE_OR_RUN ...]
 
 How far judges agree. Given votes on pairs (FastChat's pairwise logs, human votes as JSONL with
 question_id, turn, model_a, model_b, winner, judge, or both): the share of equal votes between kinds
 of judges, with ties and without. Given ratings (runs, or FastChat's single logs with preset=): how
 two judges rate the same answers.
 
-    python -m evalkit agreement gpt-4_pair.jsonl human_votes.jsonl
-    python -m evalkit agreement results/MODEL/mt-bench-ja/RUN          (judges of one run)
-    python -m evalkit agreement first_run.jsonl second_run.jsonl preset=fastchat
+    evalkit agreement gpt-4_pair.jsonl human_votes.jsonl
+    evalkit agreement results/MODEL/mt-bench-ja/RUN          (judges of one run)
+    evalkit agreement first_run.jsonl second_run.jsonl preset=fastchat
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""python -m evalkit ask model=NAME "QUESTION"
+"""evalkit ask model=NAME "QUESTION"
 
 Asks a model one question and prints the prompt exactly as the model gets it, special tokens
 included, then the answer: the quickest check of a chat template. Sampling is that of the llm-jp-3
@@ -7,9 +7,9 @@ model card (max_new_tokens 100, top_p 0.95, temperature 0.7, repetition_penalty 
 A thought before the answer is shown apart, shortened unless --long is given; the answer has
 ask.max_new_tokens, the thought reasoning.thought_length tokens at most.
 
-    python -m evalkit ask model=1.8b-instruct "自然言語処理とは何か"
-    python -m evalkit ask model=1.8b suite=pfgen Q01        (a question of pfgen as a run asks it)
-    python -m evalkit ask model=hf model.path=DIR model.chat_template=FILE.jinja "こんにちは"
+    evalkit ask model=1.8b-instruct "自然言語処理とは何か"
+    evalkit ask model=1.8b suite=pfgen Q01        (a question of pfgen as a run asks it)
+    evalkit ask model=hf model.path=DIR model.chat_template=FILE.jinja "こんにちは"
 """
 
 from collections.abc import Iterator

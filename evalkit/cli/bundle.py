@@ -1,10 +1,10 @@
-"""python -m evalkit bundle suite=jaster model=1.8b-instruct out=FILE.tar
+"""evalkit bundle suite=jaster model=1.8b-instruct out=FILE.tar
 
 Packs prepared data, MT-Bench's files, metric models and the model's files into one tar file with a
 manifest of hashes, for machines without a network. There:
 
     tar xf FILE.tar && cd FILE && sha256sum --quiet -c SHA256SUMS && cd ..
-    python -m evalkit model=1.8b-instruct suite=jaster data_dir=FILE offline=true
+    evalkit model=1.8b-instruct suite=jaster data_dir=FILE offline=true
 """
 
 import sys

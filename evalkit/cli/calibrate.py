@@ -1,13 +1,13 @@
-"""python -m evalkit calibrate run=DIR judge=NAME [--reference gpt-4] [--dry-run]
+"""evalkit calibrate run=DIR judge=NAME [--reference gpt-4] [--dry-run]
 
 Compares another judge with one that has judged before (gpt-4-0613 is no longer served): it rates the
 same answers. Prints, overall and by category, how often both give the same rating, how often within
 one point, their rank correlation, and how much the new judge gives more or less. The run's own
 table is left alone.
 
-    python -m evalkit calibrate judgments=gpt-4_single.jsonl answers=model_answer/ preset=fastchat \\
+    evalkit calibrate judgments=gpt-4_single.jsonl answers=model_answer/ preset=fastchat \\
         out=DIR judge=gpt-4.1-2025-04-14
-    python -m evalkit calibrate run=DIR judge=openai judge.model=NAME judge.base_url=URL
+    evalkit calibrate run=DIR judge=openai judge.model=NAME judge.base_url=URL
 """
 
 from dataclasses import replace

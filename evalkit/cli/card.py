@@ -1,12 +1,12 @@
-"""python -m evalkit card run=DIR [--reference llm-jp-3]
+"""evalkit card run=DIR [--reference llm-jp-3]
 
 Prints the evaluation section of a model card in Markdown, as the llm-jp-3 model card has it: llm-jp-eval's
 categories and the Japanese MT-Bench, whichever the run has.
 
-    python -m evalkit card run=results/my-model                      all runs of the model
-    python -m evalkit card run=results/my-model --reference          with the rows of its published siblings
-    python -m evalkit card run=results/my-model --reference llm-jp-3-13b
-    python -m evalkit card run=DIR >> README.md
+    evalkit card run=results/my-model                      all runs of the model
+    evalkit card run=results/my-model --reference          with the rows of its published siblings
+    evalkit card run=results/my-model --reference llm-jp-3-13b
+    evalkit card run=DIR >> README.md
 
 What differs from the card's own protocol is said on standard error. `leaderboard --format model-card` writes
 the hub's metadata too.

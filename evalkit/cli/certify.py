@@ -1,4 +1,4 @@
-"""python -m evalkit certify model=NAME suite=NAME [limit=N] [dtype=bfloat16]
+"""evalkit certify model=NAME suite=NAME [limit=N] [dtype=bfloat16]
 
 Answers the suite one prompt at a time and then in several batch sizes and orders, and reports the
 share of outputs that changed, with its 95 % interval (Wilson), and how far each score moved. In float32

@@ -1,15 +1,15 @@
-"""python -m evalkit compare A B [C ...] [--partial] [--across-rules] [--long] [--steps]
+"""evalkit compare A B [C ...] [--partial] [--across-rules] [--long] [--steps]
 
 Says which of two runs is better, and where: differences per dataset, category and average with
 paired 95 % intervals and p-values, and the samples that flipped. Every further run is compared with
 the first. Runs whose data, prompts or options differ are refused.
 
-    python -m evalkit compare results/A/jaster/<run> results/B/jaster/<run>
-    python -m evalkit compare A B --partial          only what both have
-    python -m evalkit compare A B --across-rules     although options differ: chat, the rule for thoughts,
+    evalkit compare results/A/jaster/<run> results/B/jaster/<run>
+    evalkit compare A B --partial          only what both have
+    evalkit compare A B --across-rules     although options differ: chat, the rule for thoughts,
                                                      sampling; each difference is named
-    python -m evalkit compare A B out=DIR            also comparison.json, flipped.csv, comparison.html
-    python -m evalkit compare results/my-model-step-* --steps    checkpoints, step by step; out=DIR plots them
+    evalkit compare A B out=DIR            also comparison.json, flipped.csv, comparison.html
+    evalkit compare results/my-model-step-* --steps    checkpoints, step by step; out=DIR plots them
 
 A run is named by its folder, or by any folder that holds just one finished run.
 """

@@ -1,15 +1,15 @@
-"""python -m evalkit judge run=DIR [judge=NAME] [--dry-run]
+"""evalkit judge run=DIR [judge=NAME] [--dry-run]
 
 Has a judge rate the MT-Bench answers of a run, and prints the tables. A judgment that was ever made
 is kept and never asked again, by no run; the same command continues after any interruption. The API
 key comes from the environment: OPENAI_API_KEY, or AZURE_OPENAI_API_KEY with AZURE_OPENAI_ENDPOINT.
 
-    python -m evalkit judge run=results/MODEL/mt-bench-ja/RUN judge=gpt-4o-2024-08-06 --dry-run
-    python -m evalkit judge run=DIR judge=openai judge.model=NAME judge.base_url=http://localhost:8000/v1
-    python -m evalkit judge run=DIR judge=azure judge.deployment=NAME
-    python -m evalkit judge run=DIR judge=local judge.model=smollm2-135m      (only for trying out)
-    python -m evalkit judge answers=model_answer.jsonl preset=fastchat out=DIR judge=gpt-4
-    python -m evalkit judge run=DIR judge=gpt-4.1-2025-04-14 mode=batch batch.submit=true
+    evalkit judge run=results/MODEL/mt-bench-ja/RUN judge=gpt-4o-2024-08-06 --dry-run
+    evalkit judge run=DIR judge=openai judge.model=NAME judge.base_url=http://localhost:8000/v1
+    evalkit judge run=DIR judge=azure judge.deployment=NAME
+    evalkit judge run=DIR judge=local judge.model=smollm2-135m      (only for trying out)
+    evalkit judge answers=model_answer.jsonl preset=fastchat out=DIR judge=gpt-4
+    evalkit judge run=DIR judge=gpt-4.1-2025-04-14 mode=batch batch.submit=true
 
 --dry-run shows the calls, tokens and cost, and calls nothing.
 """

@@ -1,13 +1,13 @@
-"""python -m evalkit leaderboard [FOLDER or FILE ...] [--partial] [--reference llm-jp-3] [--format F]
+"""evalkit leaderboard [FOLDER or FILE ...] [--partial] [--reference llm-jp-3] [--format F]
 
 Collects finished runs into leaderboard.csv, leaderboard.md and leaderboard.html, the last one page
 that needs no network and no server.
 
-    python -m evalkit leaderboard results/
-    python -m evalkit leaderboard results/ --reference llm-jp-3     with the published rows
-    python -m evalkit leaderboard results/ --partial                partial runs too, marked
-    python -m evalkit leaderboard results/ old/result.json          a result of llm-jp-eval itself
-    python -m evalkit leaderboard results/ --format model-card      README blocks with model-index
+    evalkit leaderboard results/
+    evalkit leaderboard results/ --reference llm-jp-3     with the published rows
+    evalkit leaderboard results/ --partial                partial runs too, marked
+    evalkit leaderboard results/ old/result.json          a result of llm-jp-eval itself
+    evalkit leaderboard results/ --format model-card      README blocks with model-index
 
 --format takes csv, markdown, html, model-card, lm-eval or wandb, or several with commas.
 wandb needs its extra; WANDB_MODE chooses where it writes.

@@ -1,4 +1,4 @@
-"""python -m evalkit list [models|suites|tasks|judges|launchers] [--long]
+"""evalkit list [models|suites|tasks|judges|launchers] [--long]
 
 What there is to choose from. `list tasks --long` adds licence, commercial use and citation;
 `list launchers --long` the options hydra.launcher.KEY= of each launcher that is installed.

@@ -1,13 +1,13 @@
-"""python -m evalkit pairwise RUN RUN [RUN ...] judge=NAME [pairwise.baseline=MODEL] [--dry-run]
+"""evalkit pairwise RUN RUN [RUN ...] judge=NAME [pairwise.baseline=MODEL] [--dry-run]
 
 Has a judge compare the MT-Bench answers of models two by two, each match in both orders: a match is
 won when both orders agree, else it is a tie. Prints win rates, and how far the judge favours a
 position or the longer answer. Every pair, or every model against a baseline.
 
-    python -m evalkit pairwise results/A/mt-bench-ja/RUN results/B/mt-bench-ja/RUN judge=gpt-4
-    python -m evalkit pairwise answers=model_answer/ pairwise.baseline=gpt-3.5-turbo preset=fastchat \\
+    evalkit pairwise results/A/mt-bench-ja/RUN results/B/mt-bench-ja/RUN judge=gpt-4
+    evalkit pairwise answers=model_answer/ pairwise.baseline=gpt-3.5-turbo preset=fastchat \\
         judge=gpt-4o-2024-08-06 out=DIR
-    python -m evalkit pairwise RUN RUN pairwise.source=ratings    (by kept single ratings, no call)
+    evalkit pairwise RUN RUN pairwise.source=ratings    (by kept single ratings, no call)
 """
 
 from rich.console import Console

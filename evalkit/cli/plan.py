@@ -1,14 +1,14 @@
-"""python -m evalkit plan model=NAME suite=NAME [gpus=8] [key=value ...]
+"""evalkit plan model=NAME suite=NAME [gpus=8] [key=value ...]
 
 Says what a run takes before anything starts: tokens, memory, and for MT-Bench the judge's cost.
 Needs neither the model's weights nor the data; nothing is fetched, loaded or started.
 
-    python -m evalkit plan model=13b suite=jaster gpus=8
-    python -m evalkit plan model=13b suite=jaster data_dir=DATA model.tokenizer=FOLDER    (exact counts)
-    python -m evalkit plan model=1.8b suite=jaster gpus=64 checkpoints=1000
-    python -m evalkit plan model=1.8b-instruct suite=mt-bench-ja judge=gpt-4o-2024-08-06
-    python -m evalkit plan model=smollm2-135m suite=sample gpus=0                (this machine's CPU)
-    python -m evalkit plan model=13b suite=jaster plan.tflops=989 plan.bandwidth=3350      (an H100)
+    evalkit plan model=13b suite=jaster gpus=8
+    evalkit plan model=13b suite=jaster data_dir=DATA model.tokenizer=FOLDER    (exact counts)
+    evalkit plan model=1.8b suite=jaster gpus=64 checkpoints=1000
+    evalkit plan model=1.8b-instruct suite=mt-bench-ja judge=gpt-4o-2024-08-06
+    evalkit plan model=smollm2-135m suite=sample gpus=0                (this machine's CPU)
+    evalkit plan model=13b suite=jaster plan.tflops=989 plan.bandwidth=3350      (an H100)
 
 Prompts are the suite's own where its data is here, else kept counts (marked *). The time is a bound:
 what must be computed and read, at the peaks of the card. Real runs take longer. docs/scaling.md
@@ -163,7 +163,7 @@ def _judge_lines(estimate: Estimate) -> Iterator[str]:
     runs = estimate.campaign.checkpoints
     if runs > 1 and cost.dollars_typical is not None:
         yield f"        ${cost.dollars_typical * runs:,.0f} for {runs:,} checkpoints"
-    yield "        exact, for answers that are there: python -m evalkit judge run=DIR --dry-run"
+    yield "        exact, for answers that are there: evalkit judge run=DIR --dry-run"
 
 
 def _count(number: int, what: str) -> str:

@@ -1,4 +1,4 @@
-"""python -m evalkit prepare [suite=jaster] [model=NAME] [mirror=DIR] [data_dir=DIR]
+"""evalkit prepare [suite=jaster] [model=NAME] [mirror=DIR] [data_dir=DIR]
 
 Fetches, checks and converts the datasets of a suite and reports how each prepared file was verified;
 fetches (and converts once) the files of a model. Run it where there is a network; HF_HUB_OFFLINE=1

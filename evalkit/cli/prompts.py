@@ -1,4 +1,4 @@
-"""python -m evalkit prompts suite=NAME [data_dir=DIR] out=DIR
+"""evalkit prompts suite=NAME [data_dir=DIR] out=DIR
 
 Writes DIR/<dataset>.jsonl: one line per evaluated sample, in order, with `id`, `prompt`,
 `max_new_tokens` and `stop`, for people who generate elsewhere. The completions come back with

@@ -1,12 +1,12 @@
-"""python -m evalkit replay judgments=FILE [answers=FILE] [preset=fastchat] [out=DIR]
+"""evalkit replay judgments=FILE [answers=FILE] [preset=fastchat] [out=DIR]
 
 Reads FastChat's model_judgment (and model_answer) JSONL files, or folders of them, into a run:
 parses every judgment again, renders the judge prompts again from questions, references and answers,
 counts how many equal the logged ones byte for byte, and prints all tables of every model. Pairwise
 logs too. No judge is called.
 
-    python -m evalkit replay judgments=gpt-4_single.jsonl answers=model_answer/ preset=fastchat
-    python -m evalkit replay judgments=example      a made-up log that comes with evalkit
+    evalkit replay judgments=gpt-4_single.jsonl answers=model_answer/ preset=fastchat
+    evalkit replay judgments=example      a made-up log that comes with evalkit
 """
 
 from dataclasses import replace

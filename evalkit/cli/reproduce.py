@@ -1,11 +1,11 @@
-"""python -m evalkit reproduce run=DIR [--reference MODEL]
+"""evalkit reproduce run=DIR [--reference MODEL]
 
 Prints each cell of a run next to the llm-jp-3 model card's, with the difference and whether the
 card's figure lies in the run's 95 % interval: llm-jp-eval's categories, or the Japanese MT-Bench.
 
-    python -m evalkit reproduce run=results/llm-jp-3-1.8b/jaster/<run id>
-    python -m evalkit reproduce run=results/llm-jp-3-1.8b-instruct/mt-bench-ja/<run id>
-    python -m evalkit reproduce run=DIR --reference llm-jp-3-1.8b     another model's row
+    evalkit reproduce run=results/llm-jp-3-1.8b/jaster/<run id>
+    evalkit reproduce run=results/llm-jp-3-1.8b-instruct/mt-bench-ja/<run id>
+    evalkit reproduce run=DIR --reference llm-jp-3-1.8b     another model's row
 """
 
 from rich.console import Console

@@ -1,17 +1,17 @@
-"""python -m evalkit [run] model=NAME suite=NAME [key=value ...]
+"""evalkit [run] model=NAME suite=NAME [key=value ...]
 
 Evaluates a model: prompts, completions, scores, tables. The same command again continues an
 unfinished run and finds a finished one. Everything is kept in results/<model>/<suite>/<run id>/.
 
-    python -m evalkit model=smollm2-135m suite=sample
-    python -m evalkit model=1.8b-instruct suite=jaster data_dir=DATA
-    python -m evalkit model=/checkpoints/step-1000 suite=nli limit=20
-    python -m evalkit model=1.8b-instruct suite=mt-bench-ja       (answers; then the verb judge)
-    python -m evalkit model=1.8b suite=pfgen [samples=100] [pfgen.mode=qa]
-    python -m evalkit model=1.8b suite=jaster engine=api engine.base_url=http://gpu1:8000/v1
-    python -m evalkit model=served model.name=NAME suite=qa engine=api engine.base_url=http://a/v1
-    python -m evalkit -m model=1.8b,3.7b,13b suite=jaster [hydra/launcher=slurm ...]
-    python -m evalkit watch=/checkpoints/my-model suite=nli       (checkpoints as they appear)
+    evalkit model=smollm2-135m suite=sample
+    evalkit model=1.8b-instruct suite=jaster data_dir=DATA
+    evalkit model=/checkpoints/step-1000 suite=nli limit=20
+    evalkit model=1.8b-instruct suite=mt-bench-ja       (answers; then the verb judge)
+    evalkit model=1.8b suite=pfgen [samples=100] [pfgen.mode=qa]
+    evalkit model=1.8b suite=jaster engine=api engine.base_url=http://gpu1:8000/v1
+    evalkit model=served model.name=NAME suite=qa engine=api engine.base_url=http://a/v1
+    evalkit -m model=1.8b,3.7b,13b suite=jaster [hydra/launcher=slurm ...]
+    evalkit watch=/checkpoints/my-model suite=nli       (checkpoints as they appear)
 
 engine=api asks OpenAI-compatible servers: vLLM, SGLang, TGI, llama.cpp, commercial ones. The key is
 read from the environment (engine.api_key_env, default OPENAI_API_KEY). engine=vllm runs vLLM in
@@ -90,6 +90,6 @@ def _mt_bench(config: Config, opened: Callable[[Path], None]) -> int:
         console.print(t(text, n=outcome.kept))
     print_mt_bench(outcome.results, console)
     print_line(console, f"{t('results: ')}{outcome.folder}")
-    judge = f"python -m evalkit judge run={outcome.folder} judge=gpt-4o-2024-08-06 --dry-run"
+    judge = f"evalkit judge run={outcome.folder} judge=gpt-4o-2024-08-06 --dry-run"
     print_line(console, f"  {t('next: ')}{judge}")
     return 0

@@ -1,10 +1,10 @@
-"""python -m evalkit score run=DIR | suite=NAME completions=DIR out=DIR [key=value ...]
+"""evalkit score run=DIR | suite=NAME completions=DIR out=DIR [key=value ...]
 
 Scores completions; no language model is needed.
 
-    python -m evalkit score run=results/<model>/<suite>/<run id> protocol.strip=true
-    python -m evalkit score suite=jaster data_dir=DATA completions=DIR out=DIR
-    python -m evalkit score suite=pfgen completions=trials.jsonl.xz out=DIR
+    evalkit score run=results/<model>/<suite>/<run id> protocol.strip=true
+    evalkit score suite=jaster data_dir=DATA completions=DIR out=DIR
+    evalkit score suite=pfgen completions=trials.jsonl.xz out=DIR
 
 run=DIR scores the kept completions of a run again, by the run's own options unless the command
 names others, and shows what moved and why. With out=DIR2 the run stays as it is. Another

@@ -525,7 +525,7 @@ def given_model(model: ModelConfig | None) -> ModelConfig:
         InputError: none is given.
     """
     if model is None:
-        raise InputError("no model is given", fix="model=1.8b-instruct   (python -m evalkit list models)")
+        raise InputError("no model is given", fix="model=1.8b-instruct   (evalkit list models)")
     return model
 
 
@@ -536,5 +536,5 @@ def given_suite(suite: SuiteConfig | None) -> SuiteConfig:
         InputError: none is given.
     """
     if suite is None:
-        raise InputError("no suite is given", fix="suite=jaster   (python -m evalkit list suites)")
+        raise InputError("no suite is given", fix="suite=jaster   (evalkit list suites)")
     return suite

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 INSTALL = (
     "python3 -m venv .venv-vllm && .venv-vllm/bin/pip install -c constraints-vllm.txt -e '.[vllm]'"
-    "   then .venv-vllm/bin/python -m evalkit ..."
+    "   then .venv-vllm/bin/evalkit ..."
 )
 
 _SEE_LOG = "vLLM's own messages, in the run's run.log, name the cause"

@@ -213,7 +213,7 @@ def read_run_tables(path: Path) -> list[RunTable]:
         return [_jaster_table(with_intervals(read_results(path), path.parent))]
     with foreign("the results file does not fit its schema", where=path):
         if not content["tables"]:
-            fix = "python -m evalkit judge run=DIR"
+            fix = "evalkit judge run=DIR"
             raise InputError("the answers are not judged yet", where=path, fix=fix)
         content = with_own_intervals(with_sentences(content, content.get("sentences")), path.parent)
         return [_mt_bench_table(model, table, content) for model, table in content["tables"].items()]

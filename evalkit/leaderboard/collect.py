@@ -84,7 +84,7 @@ def _checked_scores(folder: Path, results: Results) -> dict[str, dict[str, dict[
         InputError: a file is missing, damaged or shorter.
     """
     directory = RunDirectory(folder)
-    fix = f"python -m evalkit score run={folder}"
+    fix = f"evalkit score run={folder}"
     found = {}
     for name, rates in results.datasets.items():
         path = directory.scores_path(name)
@@ -112,7 +112,7 @@ def _mt_bench(folder: Path, content: dict[str, Any]) -> list[MtBenchRun]:
     content = with_sentences(content, content.get("sentences"))
     tables = content["tables"]
     if not isinstance(tables, dict) or not tables:
-        raise InputError("no answers were judged yet: python -m evalkit judge run=DIR")
+        raise InputError("no answers were judged yet: evalkit judge run=DIR")
     finished = (folder / RESULTS).stat().st_mtime
     runs = [MtBenchRun(folder, model, content, finished) for model in tables]
     for run in runs:
@@ -164,7 +164,7 @@ def find_run(place: Path) -> Run:
         raise InputError(
             "this is an MT-Bench run, and compare pairs the samples of llm-jp-eval's datasets",
             where=place,
-            fix="python -m evalkit pairwise RUN RUN judge=NAME, or leaderboard",
+            fix="evalkit pairwise RUN RUN judge=NAME, or leaderboard",
         )
     why = "".join(f"\n  {entry.path}: {entry.reason}" for entry in found.left_out)
     raise InputError(f"no finished run is there{why}", where=place)

@@ -127,7 +127,7 @@ class Run:
                 raise InputError(
                     f"{damaged} lines of the scores are damaged",
                     where=path,
-                    fix=f"python -m evalkit score run={self.folder}",
+                    fix=f"evalkit score run={self.folder}",
                 )
         return self._scores[dataset]
 

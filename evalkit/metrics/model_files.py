@@ -18,7 +18,7 @@ ENCODER_FILES = (
     "sentencepiece.bpe.model",
     "special_tokens_map.json",
 )
-PREPARE = "python -m evalkit prepare suite=mt"
+PREPARE = "evalkit prepare suite=mt"
 
 
 def comet_files(config: MetricsConfig, offline: bool) -> tuple[Path, Path]:

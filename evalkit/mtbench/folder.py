@@ -91,7 +91,7 @@ class MtBenchFolder:
             raise InputError(
                 "not an MT-Bench run: it has no mt_bench.json",
                 where=self.path,
-                fix="python -m evalkit model=NAME suite=mt-bench-ja   makes one, and so does replay",
+                fix="evalkit model=NAME suite=mt-bench-ja   makes one, and so does replay",
             ) from None
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise InputError(

@@ -214,7 +214,7 @@ def _read_jsonl(path: Path, task: Task) -> Answers:
         raise InputError(
             f"{task.name} has no sample with the id {listed(extra)}",
             where=path,
-            fix="the ids are those of: python -m evalkit prompts",
+            fix="the ids are those of: evalkit prompts",
         )
     return answers
 

@@ -81,7 +81,7 @@ def suite_specs(suite: SuiteConfig) -> list[TaskSpec]:
         raise InputError(
             f"the suite {suite.name} has no tasks",
             where="option suite.tasks",
-            fix="suite=task suite.tasks=[jamp,janli]   (python -m evalkit list tasks)",
+            fix="suite=task suite.tasks=[jamp,janli]   (evalkit list tasks)",
         )
     specs = [load_spec(name) for name in suite.tasks]
     names = [spec.name for spec in specs]

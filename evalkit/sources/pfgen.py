@@ -85,7 +85,7 @@ def read_data(paths: Sequence[Path]) -> tuple[Question, ...]:
         raise InputError(
             f"not the published data of pfgen: its hash is {found}, not {DATA_HASH}",
             where=paths[0].parent if paths else None,
-            fix="python -m evalkit prepare suite=pfgen",
+            fix="evalkit prepare suite=pfgen",
         )
     return tuple(
         _question(parse_json(content.decode(), path)) for content, path in zip(contents, paths, strict=True)

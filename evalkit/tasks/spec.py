@@ -192,7 +192,7 @@ def load_spec(name: str) -> TaskSpec:
     if name not in task_names():
         raise InputError(
             f"unknown task {name!r}{did_you_mean(name, task_names())}",
-            fix="python -m evalkit list tasks",
+            fix="evalkit list tasks",
         )
     return _load_shipped(assets.TASKS / f"{name}.yaml")
 

@@ -82,7 +82,7 @@ def test_the_command_names_a_models_own_options(hub: dict[str, object]) -> None:
     config = MetricsConfig(comet=CometConfig(checkpoint="me/mine"))
     with pytest.raises(MetricUnavailableError) as caught:
         comet_files(config, True)
-    assert caught.value.fix == "python -m evalkit prepare suite=mt metrics.comet.checkpoint=me/mine"
+    assert caught.value.fix == "evalkit prepare suite=mt metrics.comet.checkpoint=me/mine"
 
 
 def test_fetching_tells_what_could_not_be_had(hub: dict[str, object]) -> None:

@@ -280,7 +280,7 @@ def test_smollm2_answers_the_published_questions(
     monkeypatch.undo()
     model = cache_dir() / "models" / "SmolLM2-135M-Instruct.Q4_1-b179c9523d0e"
     if not model.is_dir():
-        pytest.skip("SmolLM2 is not in the cache: python -m evalkit prepare model=smollm2-135m")
+        pytest.skip("SmolLM2 is not in the cache: evalkit prepare model=smollm2-135m")
     command = ["model=hf", f"model.path={model}", "suite=pfgen", f"mirror={mirror}", "offline=true"]
     folder = run(tmp_path / "out", "samples=2", "limit=2", command=command)
     assert sorted(rows(folder)) == ["Q01/1", "Q01/2", "Q02/1", "Q02/2"]

@@ -132,7 +132,7 @@ def test_ten_trials_have_the_tokens_of_the_protocol_notes(mirror: Path) -> None:
 
     path = cache_dir() / "models" / SMOLLM2 / "tokenizer.json"
     if not path.is_file():
-        pytest.skip("SmolLM2 is not in the cache: python -m evalkit prepare model=smollm2-135m")
+        pytest.skip("SmolLM2 is not in the cache: evalkit prepare model=smollm2-135m")
     texts = [str(request.prompt) for request in asked(pool=read_pool(_pool(mirror)))]
     ids = sorted(one.ids for one in Tokenizer.from_file(str(path)).encode_batch(texts))
     shared = sum(

@@ -138,7 +138,7 @@ def _check_source(model: ModelConfig) -> None:
         raise InputError(
             "a model needs exactly one source: a path, wheels, a random shape or a server",
             where="options model.path, model.pypi, model.random",
-            fix="model=hf model.path=FOLDER_OR_HUB_NAME   (python -m evalkit list models)",
+            fix="model=hf model.path=FOLDER_OR_HUB_NAME   (evalkit list models)",
         )
 
 

@@ -281,7 +281,7 @@ def _cache_folder(path: Path, where: str) -> InputError:
     return InputError(
         "the folder is the hub's cache of a model, the model is below it",
         where=where,
-        fix=", or ".join(ways) or "fetch the model: python -m evalkit prepare model=hf model.path=owner/name",
+        fix=", or ".join(ways) or "fetch the model: evalkit prepare model=hf model.path=owner/name",
     )
 
 

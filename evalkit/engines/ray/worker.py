@@ -142,7 +142,7 @@ def on_this_machine(resolved: ResolvedModel) -> ResolvedModel:
             f"the model is not on the machine {here}: {error.what}",
             where=error.where,
             fix="keep models on a file system that all machines share, or fetch them on each: "
-            + (error.fix or "python -m evalkit prepare model=..."),
+            + (error.fix or "evalkit prepare model=..."),
         ) from None
     if found.identity != resolved.identity:
         raise other

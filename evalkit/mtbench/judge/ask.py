@@ -19,8 +19,8 @@ from evalkit.services.replies import Reply, chat_body
 
 OTHER_JUDGES = (
     "other judges: judge=gpt-4o-2024-08-06, judge=gpt-4.1-2025-04-14, judge=openai judge.model=NAME;\n"
-    "         how they compare with gpt-4: python -m evalkit calibrate run=DIR judge=NAME;\n"
-    "         kept judgments of gpt-4: python -m evalkit replay judgments=FILE"
+    "         how they compare with gpt-4: evalkit calibrate run=DIR judge=NAME;\n"
+    "         kept judgments of gpt-4: evalkit replay judgments=FILE"
 )
 
 

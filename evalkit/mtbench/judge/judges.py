@@ -138,13 +138,13 @@ def judge_config(config: JudgeConfig | None, preset: Preset) -> JudgeConfig:
     if preset.judge is None:
         raise InputError(
             f"no judge is given, and the preset {preset.name} names none",
-            fix="judge=gpt-4o-2024-08-06   (python -m evalkit list judges)",
+            fix="judge=gpt-4o-2024-08-06   (evalkit list judges)",
         )
     path = assets.CONF / "judge" / f"{preset.judge}.yaml"
     if preset.judge not in judge_names():
         raise InputError(
             f"the preset {preset.name} names a judge that is not there: {preset.judge!r}",
-            fix="python -m evalkit list judges",
+            fix="evalkit list judges",
         )
     return read_options(path, JudgeConfig, "judge configuration")
 

@@ -145,7 +145,7 @@ def _read_config(path: Path) -> ModelShape:
             raise InputError(
                 f"config.json does not say {names[0]}",
                 where=path,
-                fix="give the shape: model=random model.random.layers=... (python -m evalkit plan --help)",
+                fix="give the shape: model=random model.random.layers=... (evalkit plan --help)",
             )
         return value
 

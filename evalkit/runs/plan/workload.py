@@ -132,7 +132,7 @@ def suite_workload(
         raise InputError(
             "nothing of the suite can be counted: its data is not here",
             where=data_folder(suite, data),
-            fix=f"python -m evalkit prepare suite={suite.name}   (or data_dir=DIR)",
+            fix=f"evalkit prepare suite={suite.name}   (or data_dir=DIR)",
         )
     order = {spec.name: place for place, spec in enumerate(specs)}
     return Workload(tuple(groups), tuple(sorted(rows, key=lambda row: order[row.name])), left_out)

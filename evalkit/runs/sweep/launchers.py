@@ -88,7 +88,7 @@ def check_launcher(words: Sequence[str]) -> tuple[str, LocalOptions | None]:
     if name not in LAUNCHERS:
         raise InputError(
             f"unknown launcher {name!r}{did_you_mean(name, LAUNCHERS)}",
-            fix="python -m evalkit list launchers",
+            fix="evalkit list launchers",
         )
     if not is_installed(name):
         raise InputError(
@@ -120,7 +120,7 @@ def _check_keys(name: str, words: Sequence[str]) -> None:
             raise InputError(
                 f"unknown option hydra.launcher.{key}{did_you_mean(key, known)}",
                 where=f"hydra/launcher={name}",
-                fix="python -m evalkit list launchers --long",
+                fix="evalkit list launchers --long",
             )
 
 

@@ -115,7 +115,7 @@ def _launch(
         text = slurm_text(str(error))
         why = f"the launcher failed: {text if ' ' in text else reason(error)}"
         if queue is None:
-            fix = "python -m evalkit list launchers --long" if isinstance(options, SlurmOptions) else None
+            fix = "evalkit list launchers --long" if isinstance(options, SlurmOptions) else None
             raise EvalkitError(why, where=str(folder), fix=fix) from error
         for path, job in zip(paths, map(Job.read, paths), strict=True):
             if job.code is None:

@@ -17,7 +17,7 @@ def test_smollm2() -> None:
     """A real model: served and local completions are equal, texts and chats."""
     folder = cache_dir() / "models" / SMOLLM2
     if not folder.is_dir():
-        pytest.skip("SmolLM2 is not in the cache: python -m evalkit prepare model=smollm2-135m")
+        pytest.skip("SmolLM2 is not in the cache: evalkit prepare model=smollm2-135m")
     model = ModelConfig(name="SmolLM2", path=str(folder))
     chat = (Message("user", "日本の首都はどこですか。"),)
     requests = [

@@ -206,7 +206,7 @@ def transformers() -> Program:
 def model() -> None:
     KEPT.mkdir(parents=True, exist_ok=True)
     if not SMOLLM2.is_dir():
-        pytest.skip("SmolLM2 is not in the cache: python -m evalkit prepare model=smollm2-135m")
+        pytest.skip("SmolLM2 is not in the cache: evalkit prepare model=smollm2-135m")
 
 
 @pytest.fixture(scope="module")
