@@ -28,7 +28,7 @@ from rivals.vllm_process import Vllm
 
 from evalkit.core.config import Config, given_suite
 from evalkit.core.options import load_config, parse
-from evalkit.core.types import Request, Sampling
+from evalkit.core.types import Request
 from evalkit.engines import build_engine
 from evalkit.engines.local import linears
 from evalkit.engines.local.engine import LocalEngine
@@ -38,7 +38,7 @@ from evalkit.runs.suite import load_suite
 from evalkit.sources.pfgen import read_pool
 from evalkit.sources.prepare import prepare
 from evalkit.tasks import pfgen
-from evalkit.tasks.load import load_task
+from evalkit.tasks.load import Task, load_task
 from evalkit.tasks.prompts import Asking
 from evalkit.tasks.spec import load_spec
 
@@ -112,12 +112,13 @@ class Bench:
 
     def requests(self, workload: Workload) -> list[Request]:
         """The workload's prompts as requests."""
+        asking = Asking(seed=0)
         if workload.dataset == PFGEN.dataset:
             pool = read_pool(MIRROR / "pfgen" / "data" / "questions.jsonl")
-            asked = list(pfgen.requests(pool, pool, "completion", 1))[: workload.samples]
-            return [replace(one, max_new_tokens=workload.new, stop=(), sampling=Sampling()) for one in asked]
-        task = load_task(load_spec(workload.dataset), self.data, limit=workload.samples)
-        asked = list(Asking(seed=0).requests(task))
+            task, asking = Task(pfgen.SPEC, pool, pool, {}), pfgen.PfgenAsking(seed=0)
+        else:
+            task = load_task(load_spec(workload.dataset), self.data, limit=workload.samples)
+        asked = list(asking.requests(task))[: workload.samples]
         stop = () if workload.forced else ("\n\n",)
         return [replace(one, max_new_tokens=workload.new, stop=stop) for one in asked]
 

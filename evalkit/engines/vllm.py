@@ -13,9 +13,7 @@ from typing import Any
 from evalkit.core.config import BosRule, Dtype, EngineConfig
 from evalkit.core.errors import EvalkitError, InputError, foreign
 from evalkit.core.logs import output_to
-from evalkit.core.progress import say
 from evalkit.core.types import Completion, FinishReason, Request
-from evalkit.core.words import t
 from evalkit.engines.base import Engine, distinct, from_generation_config
 from evalkit.engines.local.loading import check_files
 from evalkit.engines.local.rows import failed
@@ -98,7 +96,6 @@ class VllmEngine(Engine):
             **options.parameters,
         }
         # Its own messages, and those of its processes, would hide the progress.
-        say(t("vLLM loads the model"))
         with output_to(log) as self._wait_for_log:
             self._vllm = _import_vllm()
             with foreign(

@@ -30,6 +30,7 @@ from evalkit.records.results import (
     AVERAGE,
     PROTOCOL_LIMIT,
     PROTOCOL_SPLIT,
+    WITHOUT_MT,
     Figure,
     Results,
     read_results,
@@ -121,11 +122,14 @@ def card_section(rows: Sequence[Row], siblings: Sequence[Row] = ()) -> str:
                 fix="run= one of them",
             )
         shown = {row.model: row for row in siblings if table.cells(row)} | {row.model: row for row in own}
-        names = ["average" if name == AVERAGE else name for name in table.columns]
+        columns = [name for name in table.columns if name != WITHOUT_MT]
+        names = ["average" if name == AVERAGE else name for name in columns]
         partial = any(cell.partial for row in own for cell in table.cells(row).values())
         notes = dict.fromkeys(reason for row in own for reason in row.reasons) if partial else {}
         lines = [f"| {' | '.join(['Model name', *names])} |", f"| :--- |{' ---: |' * len(names)}"]
-        lines += [f"| {_linked(row)} | {' | '.join(_card_cells(row, table))} |" for row in shown.values()]
+        lines += [
+            f"| {_linked(row)} | {' | '.join(_card_cells(row, table, columns))} |" for row in shown.values()
+        ]
         parts += [*about(own[0], len(shown) > len(own)), "\n".join(lines)]
         parts += [f"\\*: partial, {'; '.join(notes)}"] if partial else []
     if len(parts) == 1:
@@ -153,8 +157,8 @@ def _mt_bench_about(row: Row, beside: bool) -> list[str]:
     return [heading, " ".join([f"We evaluated the models using `{judge}` (preset `{preset}`).", *other])]
 
 
-def _card_cells(row: Row, table: Table) -> list[str]:
-    cells = [table.cells(row).get(name, NO_FIGURE) for name in table.columns]
+def _card_cells(row: Row, table: Table, columns: Sequence[str]) -> list[str]:
+    cells = [table.cells(row).get(name, NO_FIGURE) for name in columns]
     return [
         "" if cell.value is None else f"{cell.value:.{table.digits}f}" + ("*" if cell.partial else "")
         for cell in cells

@@ -69,6 +69,8 @@ def test_leaderboard_compare_and_steps(
     (tmp_path / "foreign.json").write_text(json.dumps({"scores": {"AVG": 0.4}}))
     (tmp_path / "empty.json").write_text("{}")
     places = [str(results), str(tmp_path / "foreign.json"), str(tmp_path / "empty.json")]
+    # What the runs said in English, their language.
+    capsys.readouterr()
     for command in (
         ["leaderboard", *places, "--reference", "llm-jp-3", "--format", "markdown", f"out={tmp_path}"],
         ["leaderboard", *places, "--partial", "--format", "csv", f"out={tmp_path}"],

@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import io
-import re
 from pathlib import Path
 
 import pytest
@@ -169,25 +168,6 @@ def test_partial_figures_are_no_metadata() -> None:
 def test_unknown_formats_are_named(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["leaderboard", str(world.results), "--format", "markdwn"]) == 2
     assert "markdown" in capsys.readouterr().err
-
-
-def test_both_readmes_have_the_same_commands_tables_and_links() -> None:
-    english, japanese = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README_ja.md"))
-
-    def bare(text: str) -> list[list[str]]:
-        blocks = re.findall(r"(?s)```\n(.*?)```", text)
-        # What stands after two blanks is said in the reader's language.
-        commands = [
-            [line.split("  ")[0] for line in block.splitlines() if "python" in line] for block in blocks
-        ]
-        return [block for block in commands if block]
-
-    assert bare(english) == bare(japanese) and bare(english)
-    figures = re.compile(r"\| (llm-jp-3\S+(?: \| [\d.]+)+)")
-    assert figures.findall(english) == figures.findall(japanese) and len(figures.findall(english)) == 6
-    links = re.compile(r"\]\((docs/[^)]+|CHANGELOG.md)\)")
-    assert set(links.findall(english)) == set(links.findall(japanese))
-    assert english.count("\n## ") == japanese.count("\n## ")
 
 
 def test_the_embedded_library_is_the_pinned_one() -> None:

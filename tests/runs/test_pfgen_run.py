@@ -13,6 +13,7 @@ from evalkit.__main__ import main
 from evalkit.core.assets import cache_dir
 from evalkit.core.config import Config, EngineConfig, ModelConfig
 from evalkit.core.durable import read_log
+from evalkit.core.text import text_sha256
 from evalkit.core.types import Completion, Request
 from evalkit.engines.base import Engine
 from evalkit.records.results import Results, read_results
@@ -81,8 +82,9 @@ def good(request: Request) -> tuple[str, str]:
 
 
 def test_more_trials_continue_fewer_and_a_restart_is_the_same(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, scripted: Callable[[Answer], Scripted], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    scripted(lambda request: (f"{request.seed}{text_sha256(str(request.prompt))}", "stop"))
     folder = run(tmp_path / "out", "samples=2")
     two = rows(folder)
     assert set(two) == {f"{one.id}/{trial}" for trial in (1, 2) for one in QUESTIONS}
@@ -192,8 +194,7 @@ def test_chats_thoughts_and_servers(tmp_path: Path) -> None:
     assert (first["thought"], first["status"]) == ("Q:は何か", "answered")
     assert rows(folder, "scores")["Q01"]["repeats"][0]["prediction"] == "1は水です"
     assert results(folder).run["identity"]["chat"] and results(folder).datasets["pfgen"].thoughts
-    qa = run(tmp_path / "qa", "pfgen.mode=qa", "reasoning.thought_length=50", command=command)
-    assert results(qa).protocol.deviations["pfgen.mode"] == "qa"
+    assert results(folder).protocol.deviations["pfgen.mode"] == "chat"
     config = Config(
         model=ModelConfig(name="chat", path=str(model)),
         engine=EngineConfig(name="local", device="cpu", threads=1),

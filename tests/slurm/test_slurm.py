@@ -66,9 +66,7 @@ def slow(sweep: Sweep) -> Iterator[Slow]:
 
 def documented_options() -> list[str]:
     """The options of the launcher in the page's command line."""
-    command = re.search(
-        r"python -m evalkit -m .*?(hydra/launcher=slurm.*?)\n```", PAGE.read_text(), re.DOTALL
-    )
+    command = re.search(r"evalkit -m [^`]*?(hydra/launcher=slurm[^`]*?)\n```", PAGE.read_text())
     assert command
     words = re.findall(r"'([^']*)'|([^\s'\\]+)", command[1])
     return ["".join(word) for word in words]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evalkit.engines.local.kernels import Part, attend, merge
+from evalkit.engines.local.kernels import MANY, Part, attend, merge
 from evalkit.engines.local.passes import FreshSpan, Pass, RowSlots, Run, Section, SharedSpan, Span, pack
 
 NAME = "evalkit_packed"
@@ -156,7 +156,7 @@ class LayerCall:
     ) -> Part:
         """Attention of one sequence whose key heads serve several query heads each, without copies.
 
-        Key heads become the batch, the query heads of each become its heads.
+        Key heads become the batch, the query heads of each its heads, or rows of one head where they are few.
 
         Args:
             query: [heads, queries, key_dim].
@@ -168,16 +168,23 @@ class LayerCall:
         Returns:
             A part with `out` [queries, heads, value_dim] and `lse` [queries, heads].
         """
-        heads, kv_heads = query.shape[0], key.shape[0]
-        shape = (kv_heads, heads // kv_heads, -1, -1)
-        part = attend(
-            query.view(kv_heads, heads // kv_heads, *query.shape[1:]),
-            key[:, None].expand(shape),
-            value[:, None].expand(shape),
-            self.scale,
-            mask=mask,
-            causal=causal,
-        )
+        heads, queries, dim = query.shape
+        kv_heads = key.shape[0]
+        shape = (kv_heads, heads // kv_heads, queries, -1)
+        if mask is None and not causal and queries < MANY:
+            # One call of more rows: the query heads become further queries of their key head.
+            rows = query.reshape(kv_heads, 1, -1, dim)
+            part = attend(rows, key[:, None], value[:, None], self.scale)
+            part = Part(part.out.view(shape), part.lse.view(shape[:3]))
+        else:
+            part = attend(
+                query.view(shape),
+                key[:, None].expand(*shape[:2], -1, -1),
+                value[:, None].expand(*shape[:2], -1, -1),
+                self.scale,
+                mask=mask,
+                causal=causal,
+            )
         return Part(part.out.flatten(0, 1).transpose(0, 1), part.lse.flatten(0, 1).transpose(0, 1))
 
     def _band(self, queries: int, keys: int, like: Tensor) -> Tensor:

@@ -207,7 +207,7 @@ def _small_case(kind: Kind) -> _Case:
 
 
 # Queries of a head from which on tiles of products are faster than a kernel that reads keys in blocks.
-_MANY = 256
+MANY = 256
 # Attention scores computed at once where no fused kernel is used, in elements.
 _SCORES = 1 << 26
 
@@ -242,7 +242,7 @@ def attend(
         value.shape[-1],
         masked=mask is not None,
         causal=causal,
-        many=query.shape[2] >= _MANY,
+        many=query.shape[2] >= MANY,
     )
     return choose(kind, by_products)(query, key, value, scale, mask=mask, causal=causal)
 

@@ -248,7 +248,7 @@ views.samples = (view, parts, query) => {
     oninput: (event) => { options.q = event.target.value; replaceQuery({ q: options.q }); fill(); } });
   const about = data.datasets[dataset];
   const graded = samplesOf(dataset).ids.some((id, at) => verdictOf(dataset, row, at) === "partly");
-  view.append(...[
+  view.append(
     el("div", { class: "bar" },
       choice(t("dataset"), names.map((name) => [name, name]), dataset, (name) => go("samples", [name], { a: row, b: other, q: options.q, only: options.only, order: options.order })),
       choice(t("model"), runs.map((run) => [run, rowName(run)]), row, (run) => go("samples", [dataset], { a: run, b: other, q: options.q, only: options.only, order: options.order })),
@@ -259,8 +259,6 @@ views.samples = (view, parts, query) => {
         (order) => { options.order = order; replaceQuery({ order }); fill(); }),
       search, count),
     el("p", { class: "soft small" }, [about.category, samplesOf(dataset).runs[row].metric, about.license, about.citation].filter(Boolean).join(" · ")),
-    distribution(dataset, other === null ? [row] : [row, other]),
-    el("div", { class: "split" }, list, detail),
-  ].filter(Boolean));
+    el("div", { class: "split" }, list, el("div", {}, detail, distribution(dataset, other === null ? [row] : [row, other]))));
   fill();
 };

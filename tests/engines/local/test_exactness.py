@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from evalkit.core.types import Completion, Request
-from evalkit.engines.local import kernels, linears
+from evalkit.engines.local import attention, kernels, linears
 from evalkit.engines.local.engine import LocalEngine
 from tests.engines.models import load_plain, local_engine, save_model
 
@@ -129,7 +129,8 @@ def test_products_of_another_library_give_the_same(
 ) -> None:
     for module in (linears, kernels):
         monkeypatch.setattr(module, "gains", lambda dtype: linears.Gains(many=True, few=True))
-    monkeypatch.setattr(kernels, "_MANY", 1)
+    for module in (attention, kernels):
+        monkeypatch.setattr(module, "MANY", 1)
     kernels.choose.cache_clear()
     with local_engine(folders[architecture]) as engine:
         described = engine.describe()

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from evalkit.engines.local.prefixes import GROUP_COST, Group, each, shared_prefixes
 from evalkit.sources.pfgen import read_pool
 from evalkit.tasks import pfgen
+from evalkit.tasks.load import Task
 
 prompts_of_few_tokens = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), max_size=30)
 
@@ -87,8 +88,8 @@ def test_prefixes_continue_others() -> None:
 def test_ten_trials_of_pfgen_compute_little_more_than_the_tree_of_their_prefixes(mirror: Path) -> None:
     tokenizer = Tokenizer.from_file(str(mirror / "llm-jp-tokenizer-v3.0" / "tokenizer.json"))
     pool = read_pool(mirror / "pfgen" / "data" / "questions.jsonl")
-    asked = [str(one.prompt) for one in pfgen.requests(pool, pool, "completion", 10)]
-    prompts = [one.ids for one in tokenizer.encode_batch(asked)]
+    asked = pfgen.PfgenAsking(seed=0, samples=10).requests(Task(pfgen.SPEC, pool, pool, {}))
+    prompts = [one.ids for one in tokenizer.encode_batch([str(one.prompt) for one in asked])]
     assert (sum(map(len, prompts)), tree(prompts)) == (697_816, 164_170)
     assert computed(prompts, shared_prefixes(prompts)) <= 1.01 * 164_170
 
