@@ -9,6 +9,7 @@ from rich.table import Table
 
 from evalkit.cli.printing import SHORT, new_table, number, print_line
 from evalkit.core.words import shown, t
+from evalkit.mtbench.rules import MINUS_ONE
 from evalkit.records.results import ThoughtRates
 
 STATUS_WORDS = {
@@ -126,7 +127,9 @@ def _rule_table(models: Mapping[str, Any]) -> Table:
         shown.add_column(t(column), justify="right")
     for model, rules in models.items():
         for place, (rule, figures) in enumerate(rules.items()):
-            values = (number(figures.get(scope), 2) for scope in ("average", "turn_1", "turn_2"))
+            found = (figures.get(scope) for scope in ("average", "turn_1", "turn_2"))
+            # -1 is the mark of a rating that could not be read: where all are, there is no number.
+            values = (number(None if value == MINUS_ONE else value, 2) for value in found)
             shown.add_row(escape(model) if place == 0 else "", rule, *values)
     return shown
 

@@ -23,7 +23,7 @@ from evalkit.metrics.intervals import (
 )
 from evalkit.mtbench.questions import CATEGORIES
 from evalkit.mtbench.ratings import HIGHEST, LOWEST
-from evalkit.mtbench.rules import MINUS_ONE, RULES, Overall, Rule, Scored
+from evalkit.mtbench.rules import RULES, Overall, Rule, Scored
 
 TURN_SCOPES = {"turn_1": 1, "turn_2": 2}
 
@@ -38,7 +38,7 @@ def scopes(rows: Iterable[Scored]) -> list[str]:
 
 
 def table(rows: Sequence[Scored], rule: Rule, reduce: Reduce = Reduce.mean) -> Table:
-    """One model's figures by scope, unrounded; None where no score is left, or no rating could be read."""
+    """One model's figures by scope, unrounded; None where no score is left."""
     kept = _kept(rows, rule, reduce)
     return {scope: _figure(in_scope(kept, scope), rule) for scope in scopes(rows)}
 
@@ -132,9 +132,6 @@ def in_scope(rows: list[Scored], scope: str) -> list[Scored]:
 
 
 def _figure(rows: list[Scored], rule: Rule) -> float | None:
-    # The mean of nothing but marks for ratings that could not be read says nothing about the answers.
-    if all(row.score == MINUS_ONE for row in rows):
-        return None
     parts = _by_answer(rows) if rule.per_answer else [rows]
     figures = [value for part in parts if (value := _one_figure(part, rule)) is not None]
     return fmean(figures) / rule.divisor if figures else None

@@ -146,6 +146,10 @@ def model_table(
     spread = intervals(rows, rule, resamples, reduce)
     kept = [row for row in rows if rule.counts(row)]
     counts = {scope: len(in_scope(kept, scope)) for scope in figures}
+    # The mean of nothing but marks for ratings that could not be read says nothing about the answers.
+    for scope in figures:
+        if all(row.score == MINUS_ONE for row in in_scope(kept, scope)):
+            figures[scope] = spread[scope] = None
     return ModelTable(
         judge=", ".join(dict.fromkeys(judgment.judge for judgment in judgments)),
         rule=preset.aggregation,
@@ -196,10 +200,16 @@ def _table_json(model_table: ModelTable) -> dict[str, Any]:
 
 
 def scope_figures(table: Mapping[str, Any], *, partial: bool = False) -> dict[str, Figure]:
-    """The figures of a model's table in results.json, by scope; `partial` marks them all."""
+    """The figures of a model's table in results.json, by scope; `partial` marks them all.
+
+    One of -1, as earlier versions wrote it where no rating could be read, is none.
+    """
     return {
         name: Figure(
-            cell["value"], cell["n"], ci95=tuple(cell["ci95"]) if cell["ci95"] else None, partial=partial
+            None if cell["value"] == MINUS_ONE else cell["value"],
+            cell["n"],
+            ci95=tuple(cell["ci95"]) if cell["ci95"] else None,
+            partial=partial,
         )
         for name, cell in table["scopes"].items()
     }

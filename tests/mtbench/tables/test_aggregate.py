@@ -37,15 +37,6 @@ SAMPLE = rows(
 )
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_where_no_rating_could_be_read_there_is_no_number(rule: str) -> None:
-    unread = rows((1, "math", 1, -1), (1, "math", 2, -1), (9, "writing", 1, -1), (9, "writing", 2, -1))
-    assert set(table(unread, RULES[rule]).values()) == {None}
-    assert set(intervals(unread, RULES[rule], 100).values()) == {None}
-    # One rating that could be read: the others count as the rule says.
-    assert table([*unread, *rows((9, "writing", 2, 8))], RULES[rule])["average"] is not None
-
-
 @pytest.mark.parametrize(
     ("rule", "expected"),
     [

@@ -147,3 +147,17 @@ def test_old_tables_with_intervals_of_zero_width_get_them_from_the_judgments(tmp
     MtBenchFolder(tmp_path).write_judgments("j", judgments)
     again = json.loads(json.dumps(with_own_intervals(old, tmp_path)))
     assert again == new
+
+
+@pytest.mark.parametrize("name", ["llm-jp-3-card", "fastchat", "swallow"])
+def test_where_no_rating_could_be_read_there_is_no_number(name: str) -> None:
+    preset = load_preset(name)
+    unread = [judgment(question, "unparsed", None, None) for question in range(1, 8)]
+    table = model_table(unread, scored(unread, preset), preset, resamples=100)
+    assert {figure.value for figure in table.scopes.values()} == {None}
+    assert {figure.ci95 for figure in table.scopes.values()} == {None}
+    # One rating that could be read: the others count as the preset says.
+    mixed = [*unread, judgment(8, "ok", 8, 8)]
+    assert (
+        model_table(mixed, scored(mixed, preset), preset, resamples=100).scopes["average"].value is not None
+    )
