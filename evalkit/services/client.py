@@ -122,19 +122,16 @@ class AdaptiveLimit:
     async def __aenter__(self) -> float:
         """Waits for a slot; returns the time at which the call starts."""
         loop = asyncio.get_running_loop()
-        if self._waiting or not self._has_slot():
-            turn: asyncio.Future[None] = loop.create_future()
-            self._waiting.append(turn)
-            self._wake_later()
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self.running -= 1
-                    self._wake()
-                raise
-        else:
-            self.running += 1
+        turn: asyncio.Future[None] = loop.create_future()
+        self._waiting.append(turn)
+        self._wake()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.running -= 1
+                self._wake()
+            raise
         return loop.time()
 
     async def __aexit__(
@@ -156,22 +153,21 @@ class AdaptiveLimit:
             self._lowered = now
         self._paused_until = max(self._paused_until, now + pause)
 
-    def _has_slot(self) -> bool:
-        paused = asyncio.get_running_loop().time() < self._paused_until
-        return not paused and self.running < int(self.current)
-
     def _wake(self) -> None:
-        while self._waiting and self._has_slot():
+        """Starts the calls that have a slot, or comes back when the pause is over.
+
+        The clock is read once: a pause that ended between two looks would leave nobody to wake the others.
+        """
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._paused_until:
+            if self._waiting:
+                loop.call_at(self._paused_until, self._wake)
+            return
+        while self._waiting and self.running < int(self.current):
             turn = self._waiting.popleft()
             if not turn.done():
                 self.running += 1
                 turn.set_result(None)
-        self._wake_later()
-
-    def _wake_later(self) -> None:
-        loop = asyncio.get_running_loop()
-        if self._waiting and loop.time() < self._paused_until:
-            loop.call_at(self._paused_until, self._wake)
 
 
 class _Absence:

@@ -213,6 +213,22 @@ def test_limit_halves_once_for_a_burst_and_grows_back() -> None:
     asyncio.run(use())
 
 
+def test_a_pause_that_ends_while_a_call_arrives_keeps_nobody_waiting() -> None:
+    """The clock passes the end of the pause between two looks at it."""
+
+    async def use() -> None:
+        limit, loop = AdaptiveLimit(1), asyncio.get_running_loop()
+        async with limit as started:
+            limit.slow_down(started, 0.0)
+        real, looks = loop.time, iter([loop.time() - 1.0])
+        async with asyncio.timeout(5):
+            loop.time = lambda: next(looks, None) or real()  # type: ignore[method-assign]
+            async with limit:
+                assert limit.running == 1
+
+    asyncio.run(use())
+
+
 def test_limit_survives_cancelled_waiters() -> None:
     async def use() -> None:
         limit = AdaptiveLimit(1)
