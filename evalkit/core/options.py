@@ -5,11 +5,11 @@ literally: a path with `=`, commas, spaces or Japanese needs no quotes (an item 
 other values have Hydra's syntax.
 """
 
+import copy
 import dataclasses
 import itertools
 import math
 import os
-import pickle
 import re
 import types
 import typing
@@ -228,7 +228,7 @@ def _compose(overrides: tuple[str, ...]) -> "Config":
             values.append(f"++{word}" if kind is dict else word)
     word = ""
     try:
-        composed = pickle.loads(_composed(str(assets.CONF), tuple(members)))
+        composed = copy.deepcopy(_composed(str(assets.CONF), tuple(members)))
         for word in values:
             (override,) = OverridesParser.create().parse_overrides([word])
             if override.is_sweep_override():
@@ -271,13 +271,13 @@ def _set(composed: Any, key: str, value: Any, *, add: bool) -> None:
 
 
 @cache
-def _composed(folder: str, members: tuple[str, ...]) -> bytes:
-    """The configuration of these members of groups, which takes Hydra 0.15 s, pickled: for a copy each."""
+def _composed(folder: str, members: tuple[str, ...]) -> Any:
+    """The configuration of these members of groups, which takes Hydra 0.15 s; a caller changes a copy."""
     from hydra import compose, initialize_config_dir
 
     _store_schema()
     with _hydra_of_our_own(), initialize_config_dir(config_dir=folder, version_base="1.3"):
-        return pickle.dumps(compose(config_name="config", overrides=list(members)))
+        return compose(config_name="config", overrides=list(members))
 
 
 @cache

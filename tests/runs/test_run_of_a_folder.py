@@ -81,7 +81,7 @@ def test_scoring_by_run_keeps_what_is_known_of_the_engine(
     # The commands that are offered can be pasted as they are.
     shown = [line for line in capsys.readouterr().out.splitlines() if "next:" in line]
     offered = [shlex.split(line.partition("evalkit ")[2]) for line in shown]
-    assert ["score", f"run={folder}", "protocol.strip=true"] in offered
+    assert ["leaderboard", f"{place}/out"] in [given[:2] for given in offered]
 
 
 def test_a_tokenizer_that_ends_every_text(place: Path, words: list[str], folder: Path) -> None:

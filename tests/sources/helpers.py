@@ -10,6 +10,7 @@ from pathlib import Path
 
 from evalkit.sources import pins
 from evalkit.sources.pins import Pin, SourceFile
+from evalkit.tasks import spec
 
 Answer = Callable[["Handler"], None]
 
@@ -120,4 +121,5 @@ class Catalogue:
     def task(self, name: str, text: str) -> str:
         path = self.folder / f"{name}.yaml"
         path.write_text(f"name: {name}\n{text}", encoding="utf-8")
+        spec._names_in.cache_clear()
         return str(path)
