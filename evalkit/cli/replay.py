@@ -21,7 +21,7 @@ from evalkit.core import assets
 from evalkit.core.config import Config
 from evalkit.core.errors import InputError
 from evalkit.core.words import t
-from evalkit.mtbench.data import BookOptions
+from evalkit.mtbench.books import BookOptions
 from evalkit.mtbench.replay import replay
 
 # judgments=example: the log in tasks/mt_bench_example.
