@@ -18,7 +18,7 @@ from rich.console import Console
 from evalkit.cli.agreement import print_ratings
 from evalkit.cli.command import path_of
 from evalkit.cli.judge import ASKING, batch_of, judging_plan, print_estimate
-from evalkit.cli.printing import number, print_line
+from evalkit.cli.printing import number, print_folder, print_line
 from evalkit.core.config import Config
 from evalkit.core.errors import InputError
 from evalkit.core.progress import say
@@ -51,7 +51,7 @@ def run(config: Config) -> int:
     if replies.failed:
         text = "{n} judgments failed at the service: run the same command again"
         print_line(console, f"  {t(text, n=replies.failed)}")
-    print_line(console, f"{t('results: ')}{calibration.path}")
+    print_folder(console, calibration.path)
     return 1 if replies.failed else 0
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from rich.console import Console
 
 from evalkit.cli.mt_bench_report import print_results
-from evalkit.cli.printing import print_line
+from evalkit.cli.printing import print_folder, print_line
 from evalkit.core.config import BatchConfig, Config, JudgeMode
 from evalkit.core.errors import InputError
 from evalkit.core.progress import say
@@ -132,4 +132,4 @@ def _print_outcome(content: Mapping[str, Any], folder: Path, console: Console) -
         if served != "?" and not (served.startswith(asked) or asked.startswith(served)):
             text = "warning: {n} judgments were made by {served}, not by {asked}"
             print_line(console, t(text, n=number, served=served, asked=asked))
-    print_line(console, f"{t('results: ')}{folder}")
+    print_folder(console, folder)

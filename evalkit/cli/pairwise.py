@@ -15,7 +15,7 @@ from rich.console import Console
 from evalkit.cli.command import path_of
 from evalkit.cli.judge import ASKING, batch_of, print_estimate
 from evalkit.cli.mt_bench_report import print_pairwise
-from evalkit.cli.printing import print_line
+from evalkit.cli.printing import print_folder, print_line
 from evalkit.core.config import Config, PairSource
 from evalkit.core.progress import say
 from evalkit.core.words import t
@@ -64,5 +64,5 @@ def run(config: Config) -> int:
     if failed:
         text = "{n} games failed at the service: run the same command again"
         print_line(console, f"  {t(text, n=failed)}")
-    print_line(console, f"{t('results: ')}{out}")
+    print_folder(console, out)
     return 1 if failed else 0

@@ -32,6 +32,13 @@ def print_line(console: Console, text: str, style: str | None = None) -> None:
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
+def print_folder(console: Console, folder: object, *offered: str) -> None:
+    """Prints where the results are, and the commands that go on from here."""
+    print_line(console, f"{t('results: ')}{folder}")
+    for command in offered:
+        print_line(console, f"  {t('next: ')}{command}", style="dim")
+
+
 def new_table(*columns: str, title: str | None = None, **options: Any) -> Table:
     """A table; the first column is aligned left, the others right, their names in the chosen language."""
     style: dict[str, Any] = {

@@ -28,10 +28,11 @@ from pathlib import Path
 from rich.console import Console
 
 from evalkit.cli.command import CHAT, DATA, MODEL, PFGEN, SAMPLES, SUITE
-from evalkit.cli.printing import print_line
-from evalkit.cli.report import print_next, print_results
+from evalkit.cli.printing import print_folder
+from evalkit.cli.report import print_results
 from evalkit.core.config import Config
 from evalkit.core.progress import say
+from evalkit.core.text import command
 from evalkit.core.words import t
 from evalkit.runs.run import evaluate
 
@@ -75,7 +76,6 @@ def run(config: Config, *, opened: Callable[[Path], None] = lambda folder: None)
         text = "finished already: all {n} completions are kept, nothing was generated"
         console.print(t(text, n=outcome.kept))
     print_results(outcome.results, console, outcome.folder)
-    print_next(outcome.results, outcome.folder, console)
     return 0
 
 
@@ -89,7 +89,6 @@ def _mt_bench(config: Config, opened: Callable[[Path], None]) -> int:
         text = "finished already: all {n} answered turns are kept, nothing was generated"
         console.print(t(text, n=outcome.kept))
     print_mt_bench(outcome.results, console)
-    print_line(console, f"{t('results: ')}{outcome.folder}")
-    judge = f"evalkit judge run={outcome.folder} judge=gpt-4o-2024-08-06 --dry-run"
-    print_line(console, f"  {t('next: ')}{judge}")
+    judge = command("judge", f"run={outcome.folder}", "judge=gpt-4o-2024-08-06", "--dry-run")
+    print_folder(console, outcome.folder, judge)
     return 0
