@@ -1,5 +1,7 @@
 """What the reports of the verbs share: lines, tables and numbers."""
 
+import os
+import sys
 from typing import Any
 
 from rich import box
@@ -8,6 +10,7 @@ from rich.table import Table
 
 from evalkit.core.words import t
 
+LOG_WIDTH = 140
 # Headings that leave room for a model's name on 80 columns.
 SHORT = {
     "AVG_without_MT": "AVG w/o MT",
@@ -25,6 +28,11 @@ SHORT = {
     "turn_1": "t1",
     "turn_2": "t2",
 }
+
+
+def report_console() -> Console:
+    """Standard output; a log, which has no width of its own, is wide enough for names and figures."""
+    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else LOG_WIDTH)
 
 
 def print_line(console: Console, text: str, style: str | None = None) -> None:

@@ -154,7 +154,7 @@ def _category_table(results: Results) -> Table:
         what = t("the nine categories") if average.value is not None else t("needs all nine categories")
         table.add_row(f"{AVERAGE}{mark}", number(average.value, 4), _interval(average), what, style="bold")
     if others := results.average.get(WITHOUT_MT):
-        name, what = f"{SHORT[WITHOUT_MT]} *", t("the eight others")
+        name, what = f"{SHORT[WITHOUT_MT]} *", t("average of the eight others")
         table.add_row(name, number(others.value, 4), _interval(others), what)
     return table
 

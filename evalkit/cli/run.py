@@ -25,10 +25,8 @@ first, once each. engine=ray uses every GPU of a machine or a cluster. All three
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console
-
 from evalkit.cli.command import CHAT, DATA, MODEL, PFGEN, SAMPLES, SUITE
-from evalkit.cli.printing import print_folder
+from evalkit.cli.printing import print_folder, report_console
 from evalkit.cli.report import print_results
 from evalkit.core.config import Config
 from evalkit.core.progress import say
@@ -71,7 +69,7 @@ def run(config: Config, *, opened: Callable[[Path], None] = lambda folder: None)
     if config.suite is not None and config.suite.mt_bench is not None:
         return _mt_bench(config, opened)
     outcome = evaluate(config, say=say, opened=opened)
-    console = Console()
+    console = report_console()
     if not outcome.generated:
         text = "finished already: all {n} completions are kept, nothing was generated"
         console.print(t(text, n=outcome.kept))
@@ -84,7 +82,7 @@ def _mt_bench(config: Config, opened: Callable[[Path], None]) -> int:
     from evalkit.runs.mt_bench import answer_questions
 
     outcome = answer_questions(config, say=say, opened=opened)
-    console = Console()
+    console = report_console()
     if not outcome.generated:
         text = "finished already: all {n} answered turns are kept, nothing was generated"
         console.print(t(text, n=outcome.kept))

@@ -95,12 +95,12 @@ def parse(argv: Iterable[str], verbs: Iterable[str]) -> CommandLine:
         elif word in ("-m", "--multirun"):
             multirun = True
         elif word.startswith("-"):
-            flags_known = ["--help", "--version", "--multirun", *FLAGS, *FLAGS_WITH_VALUE]
             # A name near one of another harness is near evalkit's own.
             right = {f"--{key}": f"{HABITS.get(key) or key}=" for key in (*HABITS, *all_options())}
+            right |= {one: one for one in ("--help", "--version", "--multirun", *FLAGS, *FLAGS_WITH_VALUE)}
             raise InputError(
                 # The value is left out: it may be a key.
-                f"unknown flag {name}{did_you_mean(name, [*flags_known, *right], right)}",
+                f"unknown flag {name}{did_you_mean(name, right, right)}",
                 fix="evalkit --help",
             )
         elif word.startswith(("hydra.", "hydra/")) and "=" in word:

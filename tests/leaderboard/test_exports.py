@@ -66,7 +66,8 @@ def test_wandb_offline(
     newer = replace(weak, model="weak-step-30", run=replace(weak.run, label="weak-step-30"))
     for rows in (steps, [newer, *steps]):
         lines = log_to_wandb(rows, tmp_path)
-    assert all(len(list(Path().glob(line.split("wandb sync ")[1].rstrip(")")))) == 2 for line in lines)
+    sync = [Path(line.split("wandb sync ")[1].rstrip(")")) for line in lines]
+    assert all(len(list(place.parent.glob(place.name))) == 2 for place in sync)
     found: dict[str, list[Any]] = {}
     tables = []
     for path in sorted(tmp_path.glob("wandb/offline-run-*/run-*.wandb")):
