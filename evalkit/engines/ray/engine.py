@@ -142,6 +142,9 @@ class RayEngine(Engine):
             self._new_actor = partial(
                 actor.remote, version=__version__, resolved=_portable(resolved), settings=settings
             )
+            log.info(
+                "a worker takes %s CPUs, %d GPUs (ray status: who has them)", self._plan.cpus, self._plan.gpus
+            )
             while self._first is None:
                 self._add_workers()
                 list(self._receive(WorkList(())))
