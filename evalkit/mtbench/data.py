@@ -20,6 +20,7 @@ from evalkit.mtbench.presets import (
 )
 from evalkit.mtbench.questions import Language, Question, questions_from, references_from
 from evalkit.records import unpacked
+from evalkit.sources.mirror import MANIFEST
 from evalkit.sources.pins import Pin
 
 if TYPE_CHECKING:
@@ -130,7 +131,10 @@ class BookOptions:
             InputError: an unknown preset, or a judge prompt file that cannot be read.
         """
         name = self.preset or preset or DEFAULT_PRESET
-        files = pinned_files(self.mirror, data_dir=self.data_dir, offline=self.offline)
+        beside = Path(name).parent
+        # The files of a preset of one's own may lie beside it.
+        own = str(beside) if Path(name).is_file() and (beside / MANIFEST).is_file() else None
+        files = pinned_files(self.mirror or own, data_dir=self.data_dir, offline=self.offline)
         language = self.language or language
         return Books(load_preset(name, self.prompts), files, language, name=preset_option(name))
 
