@@ -98,9 +98,11 @@ class Table:
     rules: Callable[[Row], str]
 
     def rows(self, rows: Sequence[Row]) -> list[Row]:
-        """The rows that have figures in this table, best overall figure first."""
+        """The rows that have figures in this table, best first by the first column that has any."""
         shown = [row for row in rows if self.cells(row)]
-        return sorted(shown, key=lambda row: -(self.cells(row).get(self.columns[0], NO_FIGURE).value or 0.0))
+        values = [cell.value for name in self.filled(shown)[:1] for cell in self.column(name, shown)]
+        order = sorted(enumerate(values), key=lambda pair: (pair[1] is None, -(pair[1] or 0.0)))
+        return [shown[place] for place, _ in order]
 
     def column(self, name: str, rows: Sequence[Row]) -> list[Figure]:
         """One cell per row; without a value where a row has none."""
@@ -115,7 +117,7 @@ TABLES = (
     Table(
         name="jaster",
         title="llm-jp-eval v1.3.1",
-        columns=(*JASTER_COLUMNS, WITHOUT_MT),
+        columns=(AVERAGE, WITHOUT_MT, *JASTER_COLUMNS[1:]),
         digits=JASTER_DIGITS,
         prefix="",
         cells=lambda row: row.cells,
