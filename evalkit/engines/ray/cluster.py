@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
-from tenacity import Retrying, stop_after_attempt
+from tenacity import Retrying, retry_if_exception_message, stop_after_attempt
 
 from evalkit.core.config import Dtype, EngineConfig
 from evalkit.core.errors import EvalkitError, InputError, InterruptedRunError, foreign
@@ -28,8 +28,9 @@ _STORE_BYTES = 100 << 20
 _MOST_THREADS = 8
 # What Ray reserves for a worker when the user wants more workers than there are CPUs.
 _SHARE_OF_A_CPU = 0.001
-# Ray's own processes must start within 30 s, which fails on a busy machine.
+# Ray's own processes must start within 30 s, which fails on a busy machine; then it is tried again.
 _ATTEMPTS = 3
+_TOO_SLOW = "(?s).*(timed out|Initialization failure)"
 # Ray reads these when it is imported or started.
 _OWN_SETTINGS = {
     "RAY_AUTH_MODE": "token",
@@ -162,7 +163,7 @@ def connect(engine: EngineConfig) -> None:
     if _connected():
         return
     options: dict[str, Any] = {"address": engine.address}
-    attempts, fix = 1, "ray status says whether a cluster runs there; engine.address=null starts one here"
+    fix = "ray status says whether a cluster runs there; engine.address=null starts one here"
     if engine.address is None:
         import torch
 
@@ -179,13 +180,14 @@ def connect(engine: EngineConfig) -> None:
             "object_store_memory": _STORE_BYTES,
             "_temp_dir": folder,
         }
-        attempts, fix = _ATTEMPTS, "is the machine overloaded, or its disk full? Else engine=local"
+        fix = "is the machine overloaded, or its disk full? Else engine=local"
     where = engine.address or "this machine"
     with foreign("no connection to Ray", where=where, fix=fix, raises=EvalkitError), _our_sigterm():
         import ray
 
         _begun.callback(ray.shutdown)
-        retrying = Retrying(stop=stop_after_attempt(attempts), reraise=True)
+        slow = retry_if_exception_message(match=_TOO_SLOW)
+        retrying = Retrying(retry=slow, stop=stop_after_attempt(_ATTEMPTS), reraise=True)
         retrying(ray.init, log_to_driver=False, logging_level="ERROR", **options)
 
 
