@@ -101,6 +101,8 @@ class RayEngine(Engine):
     """
 
     family = "local"
+    # The first worker that loaded the model.
+    _first: Ready | None = None
 
     def __init__(
         self,
@@ -119,8 +121,6 @@ class RayEngine(Engine):
         self._calls: dict[Future[Report], RayWorker] = {}
         self._logged: set[str] = set()
         self._nodes_seen = float("-inf")
-        # The first worker that loaded the model.
-        self._first: Ready | None = None
         try:
             cluster.connect(options)
             nodes = cluster.nodes()

@@ -74,7 +74,7 @@ class Machines:
         self._joined.append(self._cluster.add_node(num_cpus=2))
 
     def leave(self) -> None:
-        self._cluster.remove_node(self._joined.pop())
+        self._cluster.remove_node(self._joined.pop(), allow_graceful=False)
 
     def stop(self) -> None:
         import ray
