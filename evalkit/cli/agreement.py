@@ -20,7 +20,7 @@ from evalkit.cli.printing import new_table, number, print_line, report_console
 from evalkit.core.config import Config
 from evalkit.core.words import t
 from evalkit.mtbench.agreement import RatingAgreement, VoteAgreement, agreement
-from evalkit.mtbench.data import BookOptions
+from evalkit.mtbench.books import BookOptions
 
 OPTIONS = ("out", "preset", "language", "mirror", "offline", "lang")
 

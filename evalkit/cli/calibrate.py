@@ -23,8 +23,8 @@ from evalkit.core.config import Config
 from evalkit.core.errors import InputError
 from evalkit.core.progress import say
 from evalkit.core.words import t
-from evalkit.mtbench.calibrate import GPT4_NOISE, Calibration, calibrate, find_reference
-from evalkit.mtbench.data import BookOptions
+from evalkit.mtbench.agreement import GPT4_NOISE, Calibration, calibrate, find_reference
+from evalkit.mtbench.books import BookOptions
 from evalkit.mtbench.judge.ask import ask_judge
 from evalkit.mtbench.judging import JudgingPlan
 from evalkit.mtbench.replay import replay

@@ -26,7 +26,7 @@ from evalkit.core.config import BatchConfig, Config, JudgeMode
 from evalkit.core.errors import InputError
 from evalkit.core.progress import say
 from evalkit.core.words import t
-from evalkit.mtbench.data import BookOptions
+from evalkit.mtbench.books import BookOptions
 from evalkit.mtbench.folder import MtBenchFolder, open_folder
 from evalkit.mtbench.judge.ask import ask_judge, estimate
 from evalkit.mtbench.judge.budget import EXPLANATION_TOKENS

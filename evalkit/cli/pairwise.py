@@ -17,7 +17,7 @@ from evalkit.cli.printing import print_folder, print_line, report_console
 from evalkit.core.config import Config, PairSource
 from evalkit.core.progress import say
 from evalkit.core.words import t
-from evalkit.mtbench.data import BookOptions
+from evalkit.mtbench.books import BookOptions
 from evalkit.mtbench.folder import open_folder
 from evalkit.mtbench.judge.ask import ask_judge
 from evalkit.mtbench.judge.judges import open_judge

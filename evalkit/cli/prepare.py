@@ -66,7 +66,7 @@ def _prepare_suite(config: Config) -> int:
 
     assert config.suite is not None
     if config.suite.mt_bench is not None:
-        from evalkit.mtbench.data import BookOptions, fetch_all
+        from evalkit.mtbench.books import BookOptions, fetch_all
 
         files = fetch_all(BookOptions.of(config), config.suite.mt_bench)
         print(t("MT-Bench: {n} files of its presets are here, as they are pinned", n=len(files)))

@@ -18,7 +18,7 @@ from evalkit.cli.printing import print_folder, report_console
 from evalkit.core import assets
 from evalkit.core.config import Config
 from evalkit.core.errors import InputError
-from evalkit.mtbench.data import BookOptions
+from evalkit.mtbench.books import BookOptions
 from evalkit.mtbench.replay import replay
 
 # judgments=example: the log in tasks/mt_bench_example.

@@ -32,8 +32,7 @@ from evalkit.core.words import shown, t
 from evalkit.metrics.prediction import prediction
 
 if TYPE_CHECKING:
-    from evalkit.runs.rescore import Rescored
-    from evalkit.scoring.changes import Change
+    from evalkit.runs.rescore import Change, Rescored
 
 OPTIONS = (
     "run",

@@ -194,7 +194,7 @@ class MtBenchRun:
 
     @property
     def table(self) -> Mapping[str, Any]:
-        """The model's table (evalkit.mtbench.tables.model_tables.ModelTable as JSON)."""
+        """The model's table (evalkit.mtbench.model_tables.ModelTable as JSON)."""
         return cast(Mapping[str, Any], self.content["tables"][self.model])
 
     @property

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,6 @@ def score_pfgen(
     resamples: int,
     *,
     trials_known: bool,
-    tables: Path | None = None,
 ) -> tuple[TaskScores, dict[str, Any]]:
     """Scores answers to one or more questions.
 
@@ -48,7 +46,6 @@ def score_pfgen(
         resamples: of the bootstrap.
         trials_known: the answers of one number are a trial, and trials are resampled; else answers within
             questions, as also where a trial lacks answers.
-        tables: where tables are kept; None: in the cache folder.
 
     Returns:
         A score for each question, with one for each answer in its `repeats`; and for the section `run` of the
@@ -59,7 +56,7 @@ def score_pfgen(
         keys[key.partition("/")[0]].append(key)
     questions = [one for one in questions if keys[one.id]]
     scored = {
-        one.id: score_answers(one, tables_of(one, folder=tables), [answers[key].text for key in keys[one.id]])
+        one.id: score_answers(one, tables_of(one), [answers[key].text for key in keys[one.id]])
         for one in questions
     }
     values = [np.array([_values(answer) for answer in scored[one.id]]) for one in questions]

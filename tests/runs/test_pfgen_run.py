@@ -308,7 +308,8 @@ def test_smollm2_answers_the_published_questions(
     model = cache_dir() / "models" / "SmolLM2-135M-Instruct.Q4_1-b179c9523d0e"
     if not model.is_dir():
         pytest.skip("SmolLM2 is not in the cache: evalkit prepare model=smollm2-135m")
-    command = ["model=hf", f"model.path={model}", "suite=pfgen", f"mirror={mirror}", "offline=true"]
+    command = ["model=hf", f"model.path={model}", "suite=pfgen", "generation.output_length=32"]
+    command += [f"mirror={mirror}", "offline=true"]
     folder = run(tmp_path / "out", "samples=2", "limit=2", command=command)
     assert sorted(rows(folder)) == ["Q01/1", "Q01/2", "Q02/1", "Q02/2"]
     assert main(["score", f"run={folder}"]) == 0
@@ -320,6 +321,6 @@ def test_smollm2_answers_the_published_questions(
     # The files of a bundle replace those of the machine, by these variables.
     for name in ("EVALKIT_CACHE", "HF_HUB_CACHE"):
         monkeypatch.setenv(name, str(tmp_path / "nothing"))
-    command = [*command[:3], f"data_dir={tmp_path / 'bundle'}", "offline=true"]
+    command = [*command[:4], f"data_dir={tmp_path / 'bundle'}", "offline=true"]
     there = run(tmp_path / "there", "samples=1", "limit=1", command=command)
     assert there.name == folder.name and rows(there)["Q01/1"] == rows(folder)["Q01/1"]

@@ -101,6 +101,8 @@ class RayEngine(Engine):
     """
 
     family = "local"
+    # The first worker that loaded the model.
+    _first: Ready | None = None
 
     def __init__(
         self,
@@ -119,8 +121,6 @@ class RayEngine(Engine):
         self._calls: dict[Future[Report], RayWorker] = {}
         self._logged: set[str] = set()
         self._nodes_seen = float("-inf")
-        # The first worker that loaded the model.
-        self._first: Ready | None = None
         try:
             cluster.connect(options)
             nodes = cluster.nodes()
@@ -141,6 +141,9 @@ class RayEngine(Engine):
             }
             self._new_actor = partial(
                 actor.remote, version=__version__, resolved=_portable(resolved), settings=settings
+            )
+            log.info(
+                "a worker takes %s CPUs, %d GPUs (ray status: who has them)", self._plan.cpus, self._plan.gpus
             )
             while self._first is None:
                 self._add_workers()

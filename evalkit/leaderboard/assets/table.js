@@ -62,10 +62,11 @@ const openCell = (table, column, row) => {
   return go("samples", [dataset], { a: row });
 };
 
-// Half an interval, or its two sides where they differ much.
+// Half an interval, or its two sides, one below the other, where they differ much.
 const spread = (value, low, high, digits) => {
   const [down, up] = [value - low, high - value];
-  return Math.max(down, up) > (high - low) * 0.75 ? `+${number(up, digits)} −${number(down, digits)}` : `±${number((high - low) / 2, digits)}`;
+  const uneven = Math.min(down, up) >= 0 && Math.max(down, up) > (high - low) * 0.75;
+  return uneven ? `+${number(up, digits)}\n−${number(down, digits)}` : `±${number((high - low) / 2, digits)}`;
 };
 const exact = (low, high, digits, n) => (low === null ? `n=${n}` : `${t("95 % interval")} ${number(low, digits)}–${number(high, digits)}, n=${n}`);
 

@@ -1,7 +1,6 @@
 """Jobs that a queue runs: how they are submitted, what they do on the node, and the wait for them.
 
-SLURM is asked by `squeue`, which every cluster has; `sacct` only says more about jobs that are long gone.
-A job's own file is believed first.
+SLURM is asked by `squeue`, which every cluster has, and a job's own file is believed first.
 """
 
 import contextlib
@@ -16,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from evalkit.core.errors import InterruptedRunError, reason
 from evalkit.core.progress import say
@@ -27,16 +26,16 @@ from evalkit.runs.sweep.launchers import LocalOptions, SlurmOptions
 # Seconds between two looks at the jobs' files, and from one question to SLURM to the next.
 POLL = 1.0
 FIRST_QUESTION, LAST_QUESTION = 2.0, 30.0
-# How often a job that was stopped asks whether it is preempted.
-PREEMPTION_LOOKS = 4
-# A job that has said its exit code leaves the queue so soon, where SLURM answers: then SLURM has it too.
-LEAVING_SECONDS = 10.0
-# A file that a node wrote may be seen so much later on a file server.
-VISIBLE_SECONDS = 15.0
+# What a job writes into its file and what SLURM says about it may be so far apart.
+APART_SECONDS = 15.0
+# How long a job asks a SLURM that is busy or starts again.
+ANSWER_SECONDS = 60.0
 # SLURM's words for a job that will not run again. It has more for those that will.
 _STOPPED = {"CANCELLED", "DEADLINE", "PREEMPTED", "REVOKED", "TIMEOUT"}
 _FORGOTTEN = "no longer in the queue"
 _ENDED = {"BOOT_FAIL", "COMPLETED", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", _FORGOTTEN, *_STOPPED}
+
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True)
@@ -119,51 +118,48 @@ class Queue:
         What a job says itself, its exit code, holds; one that was interrupted or died has ended when
         the queue says so, and then its file says why.
         """
-        ids = self.ids
+        ids, apart = self.ids, APART_SECONDS if self.slurm else 0.0
         states: Mapping[str, State] = {}
-        # When to stop waiting for the end in the queue, and for a word of a job that has ended there.
-        leaving: dict[int, float] = {}
-        gone: dict[int, float] = {}
+        # When the first of the two, the job's file and the queue, said that a job has ended.
+        since: dict[int, float] = {}
         shown, pause, next_question = "", FIRST_QUESTION, 0.0
-        while True:
+        while self.open:
             now = time.monotonic()
-            for at, job in [(at, Job.read(paths[at])) for at in self.open]:
-                ended = ids[at] in states and states[ids[at]].ended
-                if job.code not in (None, INTERRUPTED):
-                    if at not in leaving:
-                        leaving[at] = now + (LEAVING_SECONDS if self.slurm else 0.0)
-                        pause, next_question = FIRST_QUESTION, now
-                    if ended or now >= leaving[at]:
-                        self.open.remove(at)
-                elif ended and now >= gone[at]:
-                    self.open.remove(at)
-                    self._note_end(paths[at], self.jobs[at], states[ids[at]])
-            if not self.open:
-                return
             if now >= next_question:
-                problem = ""
                 try:
-                    states = self._states([ids[at] for at in self.open])
+                    states = self._states()
+                    text = _summary([states[ids[at]] for at in self.open], len(paths))
                 except QueueError as error:
-                    problem = f"SLURM does not answer ({error})"
-                else:
-                    visible = now + (VISIBLE_SECONDS if self.slurm else 0.0)
-                    gone = {at: gone.get(at, visible) for at in self.open if states[ids[at]].ended}
-                text = problem or _summary([states[ids[at]] for at in self.open], len(paths))
+                    text = f"SLURM does not answer ({error})"
                 if text != shown and self.slurm:
                     say(f"{time.strftime('%H:%M:%S')} {text}")
-                pause = FIRST_QUESTION if text != shown else min(2 * pause, LAST_QUESTION)
+                pause = FIRST_QUESTION if text != shown or since else min(2 * pause, LAST_QUESTION)
                 shown, next_question = text, now + (pause if self.slurm else 0.0)
-            time.sleep(POLL)
+            for at in tuple(self.open):
+                said = Job.read(paths[at]).code not in (None, INTERRUPTED)
+                gone = ids[at] in states and states[ids[at]].ended
+                if not (said or gone):
+                    since.pop(at, None)
+                    continue
+                if at not in since:
+                    since[at], next_question = now, now
+                if (said and gone) or now >= since[at] + apart:
+                    del since[at]
+                    self.open.remove(at)
+                    if not said:
+                        self._note_end(paths[at], self.jobs[at], states[ids[at]])
+            if self.open:
+                time.sleep(POLL)
 
-    def _states(self, ids: Sequence[str]) -> dict[str, State]:
+    def _states(self) -> dict[str, State]:
         """The state of each job.
 
         Raises:
             QueueError: SLURM does not answer.
         """
         if self.slurm:
-            return _slurm_states(ids)
+            found = _slurm_states(self.ids[0].partition("_")[0])
+            return {name: found.get(name, State(_FORGOTTEN)) for name in self.ids}
         return {job.job_id: State("RUNNING" if job.state == "RUNNING" else "COMPLETED") for job in self.jobs}
 
     def _note_end(self, path: Path, queued: Any, state: State) -> None:
@@ -192,29 +188,20 @@ def _summary(states: Sequence[State], number: int) -> str:
     return f"SLURM: {', '.join(parts)}" + (f", {done} of {number} done" if done else "")
 
 
-def _slurm_states(ids: Sequence[str]) -> dict[str, State]:
-    """What SLURM says about jobs; one that it has forgotten has ended."""
-    array = ids[0].partition("_")[0]
+def _slurm_states(array: str) -> dict[str, State]:
+    """What SLURM says about the jobs of an array, or about one job; nothing where it has forgotten them.
+
+    Raises:
+        QueueError: it does not answer.
+    """
     asked = ["squeue", "--noheader", "--array", "--states=all", f"--jobs={array}", "--format=%i|%T|%r"]
     try:
         lines = _ask(asked)
     except QueueError as error:
         if "Invalid job id" not in str(error):
             raise
-        lines = []
-    found = {name: State(word, why) for name, word, why in (line.split("|", 2) for line in lines)}
-    forgotten = [name for name in ids if name not in found]
-    if forgotten:
-        listed = ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={','.join(forgotten)}"]
-        # Where there is no accounting it fails.
-        with contextlib.suppress(QueueError):
-            for line in _ask([*listed, "--format=JobID,State"]):
-                name, _, word = line.partition("|")
-                # `CANCELLED by 1000`.
-                state = State(word.partition(" ")[0])
-                if state.ended:
-                    found[name] = state
-    return {name: found.get(name, State(_FORGOTTEN)) for name in ids}
+        return {}
+    return {name: State(word, why) for name, word, why in (line.split("|", 2) for line in lines)}
 
 
 def _ask(command: Sequence[str]) -> list[str]:
@@ -299,10 +286,15 @@ class SubmittedJob:
 
     def _requeue(self, path: Path, environment: Any, *, time_is_up: bool) -> None:
         """Puts an interrupted job back into the queue, where nobody asked for its end."""
-        job, preempted = Job.read(path), _preempted()
-        if preempted:
+        job, said = Job.read(path), _said_about(environment)
+        # SLURM's own signal at the end of the time.
+        over = said.get("Reason") == "TimeLimit"
+        # A job that is cancelled would come back, one that was preempted comes back anyway.
+        if said.get("Requeue") == "0" or not (over or said.get("JobState", "RUNNING") == "RUNNING"):
+            return
+        if said.get("PreemptTime", "")[:1].isdigit():
             why = "SLURM preempts this job"
-        elif time_is_up:
+        elif time_is_up or over:
             count = job.timeouts + 1
             if count > self.most:
                 why = f"its time was up {count} times (hydra.launcher.max_num_timeout={self.most})"
@@ -314,24 +306,30 @@ class SubmittedJob:
             return
         print(f"{why}: what is finished is kept, the job goes back into the queue", flush=True)
         try:
-            environment._requeue(self.most - job.timeouts)
+            _until_answered(lambda: environment._requeue(self.most - job.timeouts))
         except (OSError, subprocess.SubprocessError) as error:
             replace(job, why=f"{why}, and SLURM does not requeue it: {reason(error)}").write(path)
 
 
-def _preempted() -> bool:
-    """Whether SLURM lets this job run on for its grace time only; if it ends then, it has ended for good."""
-    job = os.environ.get("SLURM_JOB_ID")
-    # The signal may come before SLURM says why, and a busy SLURM may not answer at once.
-    for _ in range(PREEMPTION_LOOKS if job else 0):
+def _said_about(environment: Any) -> dict[str, str]:
+    """What SLURM says about this job (`scontrol show job`); nothing where it does not answer, or is none."""
+    if environment.cluster != "slurm":
+        return {}
+    try:
+        lines = _until_answered(lambda: _ask(["scontrol", "show", "job", "-o", environment.job_id]))
+    except QueueError:
+        return {}
+    return dict(word.split("=", 1) for word in " ".join(lines).split() if "=" in word)
+
+
+def _until_answered(ask: Callable[[], _Answer]) -> _Answer:
+    """Asks again while SLURM fails to answer."""
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while True:
         try:
-            (line,) = _ask(["scontrol", "show", "job", "--oneliner", str(job)])[:1]
-        except (QueueError, ValueError) as error:
-            print(f"SLURM does not answer ({error})", flush=True)
-        else:
-            if not re.search(r"\bJobState=RUNNING\b", line):
-                return False
-            if re.search(r"\bPreemptTime=\d", line):
-                return True
-        time.sleep(POLL)
-    return False
+            return ask()
+        except (QueueError, OSError, subprocess.SubprocessError) as error:
+            if time.monotonic() >= deadline:
+                raise
+            print(f"SLURM does not answer: {reason(error)}", flush=True)
+            time.sleep(FIRST_QUESTION)

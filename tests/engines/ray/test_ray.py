@@ -1,7 +1,7 @@
 """The Ray engine: the same completions with any number of workers, whatever happens to them.
 
 One cluster of several "machines" on this one serves all tests of the module; one command starts a Ray
-of its own. The command's test comes first, since the engine's worker then takes its CPUs.
+of its own. The tests before the engine's have the CPUs for themselves.
 """
 
 import itertools
@@ -74,7 +74,7 @@ class Machines:
         self._joined.append(self._cluster.add_node(num_cpus=2))
 
     def leave(self) -> None:
-        self._cluster.remove_node(self._joined.pop())
+        self._cluster.remove_node(self._joined.pop(), allow_graceful=False)
 
     def stop(self) -> None:
         import ray
@@ -172,6 +172,22 @@ def test_a_command_stopped_and_continued_has_the_run_id_and_records_of_local(
     assert (engine["engine"], engine["workers"], engine["nodes"], engine["dtype"]) == ("ray", 2, 1, "float32")
 
 
+def test_an_error_in_a_worker_is_the_same_message_as_without_ray(machines: Machines, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = save_model("llama", tmp_path / "llama")
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"][7] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    texts = []
+    for options in ({"name": "local"}, {"name": "ray", "num_workers": 1}):
+        engine = config(model=ModelConfig(path=str(folder)), **options)
+        with pytest.raises(EvalkitError) as caught, build(engine) as built:
+            list(built.generate(REQUESTS[:3]))
+        texts.append((type(caught.value), str(caught.value), caught.value.fix))
+    assert texts[0] == texts[1]
+
+
 def ready(engine: RayEngine) -> list[RayWorker]:
     return [worker for worker in engine._workers if worker.ready]
 
@@ -264,29 +280,13 @@ def test_a_request_that_kills_its_workers_is_named_when_all_others_are_done(
             os.kill(worker.ready.pid, signal.SIGKILL)
 
     monkeypatch.setattr(engine, "_call", deadly)
-    # Fewer deaths, since each costs the start of a process.
-    monkeypatch.setattr("evalkit.engines.ray.engine._DEATHS_OF_A_REQUEST", 2)
-    monkeypatch.setattr("evalkit.engines.ray.engine._PARTS", 100)
+    # One death is enough, since each costs the start of a process; the requests come one by one.
+    monkeypatch.setattr("evalkit.engines.ray.engine._DEATHS_OF_A_REQUEST", 1)
+    monkeypatch.setattr("evalkit.engines.ray.engine._SMALLEST_CHUNK", 1)
     done: list[Completion] = []
     with pytest.raises(EvalkitError, match=r"(?s)every worker that tries .* dies.*r7"):
-        done.extend(engine.generate(REQUESTS[6:9]))
-    assert by_id(done) == {key: expected[key] for key in ("r6", "r8")}
-
-
-def test_an_error_in_a_worker_is_the_same_message_as_without_ray(machines: Machines, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    folder = save_model("llama", tmp_path / "llama")
-    weights = load_file(folder / "model.safetensors")
-    weights["lm_head.weight"][7] = float("nan")
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    texts = []
-    for options in ({"name": "local"}, {"name": "ray", "num_workers": 1}):
-        engine = config(model=ModelConfig(path=str(folder)), **options)
-        with pytest.raises(EvalkitError) as caught, build(engine) as built:
-            list(built.generate(REQUESTS[:3]))
-        texts.append((type(caught.value), str(caught.value), caught.value.fix))
-    assert texts[0] == texts[1]
+        done.extend(engine.generate(REQUESTS[7:9]))
+    assert by_id(done) == {"r8": expected["r8"]}
 
 
 def worker_of(model: ModelConfig, version: str = __version__) -> Worker:

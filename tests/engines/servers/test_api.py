@@ -136,8 +136,8 @@ def test_a_model_that_only_the_server_has(server: ModelServer, local_run: Path, 
 
 def test_mt_bench_answers_are_the_local_ones(server: ModelServer, tmp_path: Path, cache: Path) -> None:
     """Both turns, greedy; a sampled second turn starts its generator anew."""
+    from evalkit.mtbench.fastchat import CATEGORIES
     from evalkit.mtbench.folder import MtBenchFolder
-    from evalkit.mtbench.questions import CATEGORIES
 
     temperature = dict.fromkeys(CATEGORIES, 0.0) | {"writing": 0.9, "stem": 0.5}
     bench = make_bench(tmp_path, 1, sampling={"temperature": temperature, "other": 0.0, "seed": 0})

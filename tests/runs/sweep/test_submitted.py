@@ -5,7 +5,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -34,32 +33,26 @@ class Commands:
 
 
 @pytest.mark.parametrize(
-    ("answers", "expected"),
+    ("answer", "expected"),
     [
-        ({"squeue": "7_0|RUNNING|None\n7_1|PENDING|Resources"}, ["RUNNING", "PENDING (Resources)"]),
-        ({"squeue": "7_1|PENDING|a|b"}, ["no longer in the queue", "PENDING (a|b)"]),
-        ({"squeue": QueueError(INVALID)}, ["no longer in the queue"] * 2),
-        (
-            {"squeue": QueueError(INVALID), "sacct": "7_0|CANCELLED by 0\n7_1|RUNNING"},
-            ["CANCELLED", "no longer in the queue"],
-        ),
+        ("7_0|RUNNING|None\n7_1|PENDING|Resources", ["RUNNING", "PENDING (Resources)"]),
+        ("7_1|PENDING|a|b", ["no longer in the queue", "PENDING (a|b)"]),
+        (QueueError(INVALID), ["no longer in the queue"] * 2),
     ],
 )
 def test_what_slurm_says(
-    monkeypatch: pytest.MonkeyPatch, answers: dict[str, Any], expected: list[str]
+    monkeypatch: pytest.MonkeyPatch, answer: str | QueueError, expected: list[str]
 ) -> None:
-    monkeypatch.setattr(submitted, "_ask", Commands(**answers))
-    states = submitted._slurm_states(["7_0", "7_1"])
+    monkeypatch.setattr(submitted, "_ask", Commands(squeue=answer))
+    states = queue_of_jobs(2)._states()
     assert [str(state) for state in states.values()] == expected
-    assert [state.ended for state in states.values()] == [
-        "RUNNING" not in text and "PENDING" not in text for text in expected
-    ]
+    assert [state.ended for state in states.values()] == [text.startswith("no longer") for text in expected]
 
 
 def test_a_silent_slurm_is_not_the_end_of_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submitted, "_ask", Commands(squeue=QueueError("Unable to contact slurm controller")))
     with pytest.raises(QueueError, match="controller"):
-        submitted._slurm_states(["7"])
+        queue_of_jobs(1)._states()
 
 
 def test_every_line_of_a_refusal_is_said_once() -> None:
@@ -67,32 +60,34 @@ def test_every_line_of_a_refusal_is_said_once() -> None:
     assert submitted.slurm_text(text) == "invalid partition specified: x; Batch job submission failed: y"
 
 
+def queue_of_jobs(number: int, folder: Path = Path()) -> Queue:
+    jobs = [
+        SimpleNamespace(job_id=f"7_{at}", paths=SimpleNamespace(stdout=folder / f"{at}.log"))
+        for at in range(number)
+    ]
+    return Queue(jobs, True, list(range(number)))
+
+
 def queue_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: list[dict[int, str] | str], jobs: list[Job]
 ) -> tuple[Queue, list[Path]]:
     """A queue that gives one answer after another: words of jobs by position, or why it does not answer."""
-    monkeypatch.setattr(submitted, "VISIBLE_SECONDS", 0.0)
-    monkeypatch.setattr(submitted, "LEAVING_SECONDS", 0.0)
-    monkeypatch.setattr(submitted, "FIRST_QUESTION", 0.0)
-    monkeypatch.setattr(submitted, "POLL", 0.0)
+    for name in ("APART_SECONDS", "FIRST_QUESTION", "POLL"):
+        monkeypatch.setattr(submitted, name, 0.0)
     paths = []
     for at, job in enumerate(jobs):
         paths.append(tmp_path / f"{at}.json")
         job.write(paths[-1])
     left = list(answers)
 
-    def states(ids: list[str]) -> dict[str, State]:
+    def states(array: str) -> dict[str, State]:
         answer = left.pop(0) if len(left) > 1 else left[0]
         if isinstance(answer, str):
             raise QueueError(answer)
-        return {name: State(*answer.get(int(name.split("_")[1]), "RUNNING").split(" ")) for name in ids}
+        return {f"7_{at}": State(*answer.get(at, "RUNNING").split(" ")) for at in range(len(jobs))}
 
     monkeypatch.setattr(submitted, "_slurm_states", states)
-    queued = [
-        SimpleNamespace(job_id=f"7_{at}", paths=SimpleNamespace(stdout=tmp_path / f"{at}.log"))
-        for at in range(len(jobs))
-    ]
-    return Queue(queued, True, list(range(len(jobs)))), paths
+    return queue_of_jobs(len(jobs), tmp_path), paths
 
 
 def test_jobs_end_when_they_or_slurm_say_so(
@@ -118,7 +113,7 @@ def test_jobs_end_when_they_or_slurm_say_so(
     assert Job.read(paths[1]).log == str(tmp_path / "1.log") and Job.read(paths[2]).log is None
     said = [line.split(" ", 1)[1] for line in capsys.readouterr().err.splitlines()]
     assert said[:3] == [
-        "SLURM: 1 pending (Priority), 2 running, 1 of 4 done",
+        "SLURM: 1 pending (Priority), 3 running",
         "SLURM does not answer (no route)",
         "SLURM: 3 running, 1 of 4 done",
     ]
@@ -141,19 +136,21 @@ def test_a_requeued_job_is_waited_for(tmp_path: Path, monkeypatch: pytest.Monkey
     assert Job.read(paths[0]).code == 0 and looks == 5
 
 
-@pytest.mark.parametrize(("answers", "seconds"), [([{}, {0: "COMPLETED"}], 2), (["no route"], 5)])
+@pytest.mark.parametrize(("answers", "looks"), [([{}, {}, {0: "COMPLETED"}], 3), (["no route"], 6)])
 def test_a_job_that_is_done_leaves_the_queue_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: list[dict[int, str] | str], seconds: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: list[dict[int, str] | str], looks: int
 ) -> None:
     queue, paths = queue_of(tmp_path, monkeypatch, answers, [replace(JOB, pid=1, code=2, why="no")])
-    monkeypatch.setattr(submitted, "LEAVING_SECONDS", 5.0)
+    monkeypatch.setattr(submitted, "APART_SECONDS", 5.0)
     clock = iter(range(10))
     monkeypatch.setattr(submitted.time, "monotonic", lambda: float(next(clock)))
     queue.wait(paths)
-    assert next(clock) == seconds + 1 and Job.read(paths[0]) == replace(JOB, pid=1, code=2, why="no")
+    assert next(clock) == looks and Job.read(paths[0]) == replace(JOB, pid=1, code=2, why="no")
 
 
-RUNNING = "JobId=7 JobState=RUNNING Reason=None PreemptEligibleTime=2026-01-01T00:00:00 PreemptTime="
+RUNNING = "JobId=7 JobName=a b JobState=RUNNING Reason=None Requeue=1 PreemptTime="
+PREEMPTED = RUNNING + "2026-01-01T00:00:00"
+SILENT = QueueError("Unable to contact slurm controller")
 
 
 @pytest.mark.parametrize(
@@ -161,17 +158,15 @@ RUNNING = "JobId=7 JobState=RUNNING Reason=None PreemptEligibleTime=2026-01-01T0
     [
         (True, 0, RUNNING + "None", True, "stopped"),
         (True, 2, RUNNING + "None", False, "its time was up 3 times"),
-        (True, 2, RUNNING + "2026-01-01T00:00:00", True, "stopped"),
+        (True, 2, PREEMPTED, True, "stopped"),
         (False, 0, RUNNING + "None", False, "stopped"),
-        (False, 0, RUNNING + "2026-01-01T00:00:00", True, "stopped"),
-        (
-            False,
-            0,
-            "JobId=7 JobState=COMPLETING Reason=None PreemptTime=2026-01-01T00:00:00",
-            False,
-            "stopped",
-        ),
-        (False, 0, QueueError("Unable to contact slurm controller"), False, "stopped"),
+        (False, 0, PREEMPTED, True, "stopped"),
+        (False, 0, PREEMPTED.replace("Requeue=1", "Requeue=0"), False, "stopped"),
+        (False, 0, PREEMPTED.replace("RUNNING", "COMPLETING"), False, "stopped"),
+        (True, 0, "JobId=7 JobState=COMPLETING Reason=None PreemptTime=None", False, "stopped"),
+        (False, 0, "JobId=7 JobState=COMPLETING Reason=TimeLimit PreemptTime=None", True, "stopped"),
+        (True, 0, SILENT, True, "stopped"),
+        (False, 0, SILENT, False, "stopped"),
     ],
 )
 def test_who_goes_back_into_the_queue(
@@ -183,26 +178,47 @@ def test_who_goes_back_into_the_queue(
     requeued: bool,
     why: str,
 ) -> None:
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setattr(submitted, "_ask", Commands(scontrol=scontrol))
-    monkeypatch.setattr(submitted, "POLL", 0.0)
+    monkeypatch.setattr(submitted, "ANSWER_SECONDS", 0.0)
     path = tmp_path / "job.json"
     replace(JOB, pid=1, code=130, why="stopped", timeouts=timeouts).write(path)
     asked: list[int] = []
-    environment = SimpleNamespace(_requeue=asked.append)
+    environment = SimpleNamespace(cluster="slurm", job_id="7", _requeue=asked.append)
     SubmittedJob(lambda path: 0, 2)._requeue(path, environment, time_is_up=time_is_up)
     assert bool(asked) == requeued
     assert Job.read(path).why.startswith(why)
+
+
+def test_a_job_asks_a_busy_slurm_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = iter([SILENT, PREEMPTED])
+    monkeypatch.setattr(submitted, "_ask", lambda words: Commands(scontrol=next(answers))(words))
+    monkeypatch.setattr(submitted, "FIRST_QUESTION", 0.0)
+    left = [subprocess.CalledProcessError(1, ["scontrol", "requeue", "7"])]
+
+    def requeue(countdown: int) -> None:
+        if left:
+            raise left.pop()
+
+    path = tmp_path / "job.json"
+    replace(JOB, code=130, why="stopped").write(path)
+    environment = SimpleNamespace(cluster="slurm", job_id="7", _requeue=requeue)
+    SubmittedJob(lambda path: 0, 2)._requeue(path, environment, time_is_up=False)
+    assert Job.read(path).why == "stopped"
+    said = capsys.readouterr().out
+    assert said.count("SLURM does not answer") == 2 and "SLURM preempts this job" in said
 
 
 def test_a_refused_requeue_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(left: int) -> None:
         raise subprocess.CalledProcessError(1, ["scontrol", "requeue", "7"])
 
-    monkeypatch.setattr(submitted, "_preempted", lambda: False)
+    monkeypatch.setattr(submitted, "ANSWER_SECONDS", 0.0)
     path = tmp_path / "job.json"
     replace(JOB, code=130, why="stopped").write(path)
-    SubmittedJob(lambda path: 0, 2)._requeue(path, SimpleNamespace(_requeue=refuse), time_is_up=True)
+    environment = SimpleNamespace(cluster="local", _requeue=refuse)
+    SubmittedJob(lambda path: 0, 2)._requeue(path, environment, time_is_up=True)
     assert "SLURM does not requeue it" in Job.read(path).why
 
 
