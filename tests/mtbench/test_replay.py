@@ -8,7 +8,7 @@ import pytest
 from little_bench import PROMPTS, Bench, write_jsonl
 
 from evalkit.__main__ import main
-from evalkit.mtbench.data import BookOptions
+from evalkit.mtbench.books import BookOptions
 from evalkit.mtbench.folder import MtBenchFolder, answers_of
 
 MODEL = "ELYZA-japanese-Llama-2-7b-fast-instruct"
