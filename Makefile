@@ -31,7 +31,7 @@ install: $(BIN)/.evalkit-dev
 
 demo: $(BIN)/.evalkit
 	$(BIN)/evalkit prepare model=smollm2-135m
-	$(BIN)/evalkit model=smollm2-135m suite=sample limit=2 offline=true out=results/demo
+	$(BIN)/evalkit model=smollm2-135m suite=sample limit=2 generation.output_length=100 offline=true out=results/demo
 	$(BIN)/evalkit replay judgments=example out=results/demo/mt-bench-example
 	$(BIN)/evalkit leaderboard results/demo --partial
 
