@@ -19,7 +19,7 @@ from pathlib import Path
 from evalkit.core.config import JudgeConfig
 from evalkit.core.types import Message
 from evalkit.mtbench.judge.ask import ask_online
-from evalkit.mtbench.judge.calls import JudgeCall, Reading
+from evalkit.mtbench.judge.calls import JudgeCall
 from evalkit.mtbench.judge.judges import Judge
 from evalkit.mtbench.judge.store import JudgmentStore
 from evalkit.mtbench.presets import DEFAULT_PRESET, load_preset
@@ -54,7 +54,7 @@ def main() -> int:
 async def one_round(url: str) -> float:
     """Seconds from the first call to the last judgment on disk."""
     options = JudgeConfig(name="judge", base_url=url, concurrency=CONCURRENCY)
-    judge = Judge("judge", url, "judge", {"temperature": 0}, options)
+    judge = Judge("judge", url, "judge", {"temperature": 0}, options, load_preset(DEFAULT_PRESET))
     calls = [_call(number, judge) for number in range(JUDGMENTS)]
     with tempfile.TemporaryDirectory() as folder, JudgmentStore(Path(folder), judge.identity) as store:
         started = time.perf_counter()
@@ -69,8 +69,8 @@ def _call(number: int, judge: Judge) -> JudgeCall:
         Message("system", "You are a helpful assistant."),
         Message("user", f"{number} " + "あ" * PROMPT),
     )
-    keys, reading = judge.keys(messages, 0), Reading.of(judge, load_preset(DEFAULT_PRESET))
-    return JudgeCall(str(number), "m", number, "math", 1, 0, 0, "single-v1", messages, keys, reading)
+    keys = judge.keys(messages, 0)
+    return JudgeCall(str(number), "m", number, "math", 1, 0, 0, "single-v1", messages, keys)
 
 
 def serve(pipe: Connection) -> None:

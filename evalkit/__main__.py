@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if takes_long(words):
             # Before anything heavy is imported.
             say(f"evalkit {__version__}: starting")
-    if words == ["--version"]:
+    if "--version" in words:
         print(f"evalkit {__version__}")
         return 0
     code = attempt(lambda: _command(words)).code

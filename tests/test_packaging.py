@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.mtbench.fault_server import FaultServer
+
 ROOT = Path(__file__).resolve().parents[1]
 ASSETS = "from evalkit.core import assets; print(assets.ROOT)"
 
@@ -33,34 +35,32 @@ def environment(tmp_path: Path) -> Path:
     return folder
 
 
+def pip(*words: str | Path, cwd: Path) -> None:
+    options = ("--quiet", "--disable-pip-version-check")
+    run(sys.executable, "-m", "pip", *options, *words, cwd=cwd)
+
+
 def pip_install(environment: Path, *what: str | Path) -> None:
-    python = environment / "bin" / "python"
-    options = ("--no-deps", "--no-index", "--no-build-isolation", "--quiet", "--disable-pip-version-check")
-    run(sys.executable, "-m", "pip", "--python", python, "install", *options, *what, cwd=environment)
+    options = ("--no-deps", "--no-index", "--no-build-isolation", "--no-compile")
+    pip("--python", environment / "bin" / "python", "install", *options, *what, cwd=environment)
 
 
 def test_a_wheel_runs_from_any_folder(environment: Path, tmp_path: Path) -> None:
     wheels = tmp_path / "wheels"
-    options = ("--no-deps", "--no-build-isolation", "--quiet", "--disable-pip-version-check")
-    run(sys.executable, "-m", "pip", "wheel", *options, "--wheel-dir", wheels, ROOT, cwd=tmp_path)
+    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", wheels, ROOT, cwd=tmp_path)
     (wheel,) = wheels.glob("evalkit-*.whl")
     pip_install(environment, wheel)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     python, script = environment / "bin" / "python", environment / "bin" / "evalkit"
     assert Path(run(python, "-c", ASSETS, cwd=elsewhere).strip()).is_relative_to(environment)
-    assert "jaster" in run(script, "list", "suites", cwd=elsewhere)
-    assert "23 tasks" in run(script, "list", "suites", cwd=elsewhere)
+    suites = run(script, "list", "suites", cwd=elsewhere)
+    assert "jaster" in suites and "23 tasks" in suites
     assert "max_num_timeout=20" in run(script, "list", "launchers", "--long", cwd=elsewhere)
-    output = run(
-        script,
-        "model=random",
-        "suite=sample",
-        "limit=1",
-        cwd=elsewhere,
-        EVALKIT_CACHE=str(tmp_path / "cache"),
-    )
-    assert "NLI" in output and list(elsewhere.glob("results/random/sample/*/results.json"))
+    with FaultServer() as server:
+        words = ["model=served", "engine=api", f"engine.base_url={server.url}", "suite=sample", "limit=1"]
+        output = run(script, *words, cwd=elsewhere, EVALKIT_CACHE=str(tmp_path / "cache"))
+    assert "NLI" in output and list(elsewhere.glob("results/served/sample/*/results.json"))
 
 
 def test_an_editable_install_uses_the_checkout(environment: Path, tmp_path: Path) -> None:

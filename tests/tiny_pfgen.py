@@ -1,4 +1,8 @@
-"""A pfgen of six questions, in place of the published data."""
+"""A pfgen of six questions, in place of the published data, and sets of answers to them."""
+
+import json
+import lzma
+from pathlib import Path
 
 import pytest
 
@@ -22,3 +26,17 @@ POOL = tuple(Sample(one.id, one.text, f"{one.id[-1]}は水です") for one in QU
 def use_tiny_pfgen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has every verb take these questions."""
     monkeypatch.setattr(pfgen, "fetch_data", lambda *args, **kwargs: (QUESTIONS, POOL))
+
+
+def answer(question: Question, trial: int) -> str:
+    return ("水です", f"{question.id[-1]}は水", "は火")[(trial + int(question.id[1:])) % 3]
+
+
+def published(folder: Path, trials: int = 3, **config: str) -> Path:
+    """A set of answers as published; `config` goes into its config.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [{"question": q.text, "answer": answer(q, t)} for q in QUESTIONS for t in range(trials)]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (folder / "trials.jsonl.xz").write_bytes(lzma.compress(text.encode()))
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder / "trials.jsonl.xz"

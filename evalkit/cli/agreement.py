@@ -16,11 +16,11 @@ from pathlib import Path
 from rich.console import Console
 
 from evalkit.cli.command import path_of
-from evalkit.cli.printing import new_table, number, print_line
+from evalkit.cli.printing import new_table, number, print_line, report_console
 from evalkit.core.config import Config
 from evalkit.core.words import t
 from evalkit.mtbench.agreement import RatingAgreement, VoteAgreement, agreement
-from evalkit.mtbench.data import BookOptions
+from evalkit.mtbench.books import BookOptions
 
 OPTIONS = ("out", "preset", "language", "mirror", "offline", "lang")
 
@@ -29,7 +29,7 @@ def run(config: Config) -> int:
     """Prints the agreement of the judges in the files and runs that are named."""
     paths = [Path(word).expanduser() for word in config.folders]
     found = agreement(paths, BookOptions.of(config), path_of(config.out))
-    console = Console()
+    console = report_console()
     if found.votes:
         _print_votes(found.votes, console)
     for (reference, other), ratings in found.ratings.items():

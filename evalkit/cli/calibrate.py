@@ -18,13 +18,13 @@ from rich.console import Console
 from evalkit.cli.agreement import print_ratings
 from evalkit.cli.command import path_of
 from evalkit.cli.judge import ASKING, batch_of, judging_plan, print_estimate
-from evalkit.cli.printing import number, print_line
+from evalkit.cli.printing import number, print_folder, print_line, report_console
 from evalkit.core.config import Config
 from evalkit.core.errors import InputError
 from evalkit.core.progress import say
 from evalkit.core.words import t
-from evalkit.mtbench.calibrate import GPT4_NOISE, Calibration, calibrate, find_reference
-from evalkit.mtbench.data import BookOptions
+from evalkit.mtbench.agreement import GPT4_NOISE, Calibration, calibrate, find_reference
+from evalkit.mtbench.books import BookOptions
 from evalkit.mtbench.judge.ask import ask_judge
 from evalkit.mtbench.judging import JudgingPlan
 from evalkit.mtbench.replay import replay
@@ -34,7 +34,7 @@ OPTIONS = ("run", "judgments", "answers", "out", "reference", *ASKING, "lang")
 
 def run(config: Config) -> int:
     """Prints the comparison; exit code 1 when judgments failed at the service."""
-    console = Console()
+    console = report_console()
     if config.judgments is not None:
         config = replace(config, run=_replayed(config), answers=None, out=None, judgments=None)
     plan = judging_plan(config)
@@ -51,7 +51,7 @@ def run(config: Config) -> int:
     if replies.failed:
         text = "{n} judgments failed at the service: run the same command again"
         print_line(console, f"  {t(text, n=replies.failed)}")
-    print_line(console, f"{t('results: ')}{calibration.path}")
+    print_folder(console, calibration.path)
     return 1 if replies.failed else 0
 
 

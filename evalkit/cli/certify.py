@@ -9,7 +9,12 @@ outputs do change with batch size and order; how many is measured and shown.
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
 from evalkit.cli.command import CHAT, DATA, MODEL, SAMPLES, SUITE
+from evalkit.cli.printing import report_console
 from evalkit.core.config import Config, given_model, given_suite
 from evalkit.core.errors import InputError
 from evalkit.core.progress import phase, say
@@ -40,8 +45,6 @@ OPTIONS = (
 
 def run(config: Config) -> int:
     """Prints the certificate; exit code 1 when float32 outputs changed."""
-    from rich.console import Console
-
     model = given_model(config.model)
     if config.engine.name != "local":
         raise InputError("certify is about the local engine", where="option engine", fix="engine=local")
@@ -75,7 +78,7 @@ def run(config: Config) -> int:
             asking_of(replace(config, samples=1), engine.tokenizer),
             say=say,
         )
-    console = Console()
+    console = report_console()
     _print_table(comparisons, console)
     exact = facts["dtype"] == "float32"
     changed = sum(len(comparison.changed) for comparison in comparisons)
@@ -93,12 +96,7 @@ def run(config: Config) -> int:
     return 1 if changed else 0
 
 
-def _print_table(comparisons: "list[Comparison]", console: object) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    assert isinstance(console, Console)
+def _print_table(comparisons: "list[Comparison]", console: Console) -> None:
     table = Table(box=box.SIMPLE_HEAD, header_style="bold")
     table.add_column("run")
     for header in ("changed", "ties", "share", "95 % interval", "largest margin"):

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from evalkit.cli.command import path_of
 from evalkit.cli.leaderboard import page_options
-from evalkit.cli.printing import print_line
+from evalkit.cli.printing import print_line, report_console
 from evalkit.core.config import Config
 from evalkit.core.errors import InputError
 from evalkit.core.secrets import printable
@@ -53,7 +53,7 @@ def run(config: Config) -> int:
     if len(config.folders) < 2:
         raise InputError("which runs? Two or more are needed", fix="compare results/A/... results/B/...")
     runs = [find_run(Path(folder).expanduser()) for folder in config.folders]
-    console, out = Console(), path_of(config.out)
+    console, out = report_console(), path_of(config.out)
     partial, across_rules = config.partial, config.across_rules
     resamples = config.metrics.resamples
     written: Sequence[Path] = []

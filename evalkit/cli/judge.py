@@ -21,12 +21,12 @@ from typing import Any
 from rich.console import Console
 
 from evalkit.cli.mt_bench_report import print_results
-from evalkit.cli.printing import print_line
+from evalkit.cli.printing import print_folder, print_line, report_console
 from evalkit.core.config import BatchConfig, Config, JudgeMode
 from evalkit.core.errors import InputError
 from evalkit.core.progress import say
 from evalkit.core.words import t
-from evalkit.mtbench.data import BookOptions
+from evalkit.mtbench.books import BookOptions
 from evalkit.mtbench.folder import MtBenchFolder, open_folder
 from evalkit.mtbench.judge.ask import ask_judge, estimate
 from evalkit.mtbench.judge.budget import EXPLANATION_TOKENS
@@ -44,7 +44,7 @@ def run(config: Config) -> int:
     """Judges a run; exit code 1 when judgments failed at the service (the rest is kept)."""
     plan = judging_plan(config)
     judge, folder = plan.judge, plan.folder.path
-    console = Console()
+    console = report_console()
     if config.dry_run:
         print_estimate(judge, plan.calls, config.mode, console, plan.kept)
         return 0
@@ -132,4 +132,4 @@ def _print_outcome(content: Mapping[str, Any], folder: Path, console: Console) -
         if served != "?" and not (served.startswith(asked) or asked.startswith(served)):
             text = "warning: {n} judgments were made by {served}, not by {asked}"
             print_line(console, t(text, n=number, served=served, asked=asked))
-    print_line(console, f"{t('results: ')}{folder}")
+    print_folder(console, folder)

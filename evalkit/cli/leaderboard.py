@@ -21,7 +21,7 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from evalkit.cli.command import path_of
-from evalkit.cli.printing import SHORT, print_line
+from evalkit.cli.printing import SHORT, print_line, report_console
 from evalkit.core.config import Config
 from evalkit.core.words import shown, t
 from evalkit.leaderboard.board import Board, build_board
@@ -44,7 +44,7 @@ def run(config: Config) -> int:
     board = build_board(places, partial=config.partial, reference=config.reference)
     first = places[0] if places[0].is_dir() else places[0].parent
     written = publish(board, path_of(config.out) or first, formats, page_options(config))
-    console = Console()
+    console = report_console()
     _print_board(board, console)
     for line in written:
         print_line(console, line)

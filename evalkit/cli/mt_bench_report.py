@@ -9,7 +9,7 @@ from rich.table import Table
 
 from evalkit.cli.printing import SHORT, new_table, number, print_line
 from evalkit.core.words import shown, t
-from evalkit.mtbench.rules import MINUS_ONE
+from evalkit.mtbench.aggregate import MINUS_ONE
 from evalkit.records.results import ThoughtRates
 
 STATUS_WORDS = {

@@ -10,16 +10,14 @@ position or the longer answer. Every pair, or every model against a baseline.
     evalkit pairwise RUN RUN pairwise.source=ratings    (by kept single ratings, no call)
 """
 
-from rich.console import Console
-
 from evalkit.cli.command import path_of
 from evalkit.cli.judge import ASKING, batch_of, print_estimate
 from evalkit.cli.mt_bench_report import print_pairwise
-from evalkit.cli.printing import print_line
+from evalkit.cli.printing import print_folder, print_line, report_console
 from evalkit.core.config import Config, PairSource
 from evalkit.core.progress import say
 from evalkit.core.words import t
-from evalkit.mtbench.data import BookOptions
+from evalkit.mtbench.books import BookOptions
 from evalkit.mtbench.folder import open_folder
 from evalkit.mtbench.judge.ask import ask_judge
 from evalkit.mtbench.judge.judges import open_judge
@@ -38,7 +36,7 @@ OPTIONS = ("answers", "out", "pairwise.", *ASKING, "lang")
 
 def run(config: Config) -> int:
     """Prints win rates; exit code 1 when games failed at the service (the rest is kept)."""
-    console, options = Console(), config.pairwise
+    console, options = report_console(), config.pairwise
     runs = [open_folder(word, "pairwise") for word in config.folders]
     books = BookOptions.of(config).books(config.preset or common_preset(runs))
     answers = answers_to_compare(runs, path_of(config.answers))
@@ -64,5 +62,5 @@ def run(config: Config) -> int:
     if failed:
         text = "{n} games failed at the service: run the same command again"
         print_line(console, f"  {t(text, n=failed)}")
-    print_line(console, f"{t('results: ')}{out}")
+    print_folder(console, out)
     return 1 if failed else 0

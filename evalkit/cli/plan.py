@@ -22,7 +22,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from evalkit.cli.command import CHAT, MODEL, PFGEN, SAMPLES, SUITE, TEMPLATES, path_of
-from evalkit.cli.printing import print_line
+from evalkit.cli.printing import print_line, report_console
 from evalkit.core.config import Config
 from evalkit.core.durable import write_json_atomic
 from evalkit.runs.plan.estimate import Estimate, estimate
@@ -56,7 +56,7 @@ OPTIONS = (
 def run(config: Config) -> int:
     """Prints the estimate and, with `out=`, writes it; exit code 0."""
     made = estimate(config)
-    _print_estimate(made, Console())
+    _print_estimate(made, report_console())
     if (out := path_of(config.out)) is not None:
         write_json_atomic(out, made.as_json())
         print(f"written: {out}")

@@ -6,7 +6,6 @@ does not hold it back, offline=true does.
 """
 
 import os
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evalkit.cli.command import DATA, MODEL, SUITE, path_of
-from evalkit.cli.printing import print_line
+from evalkit.cli.printing import print_line, report_console
 from evalkit.core.assets import default_data_dir
 from evalkit.core.config import Config, ModelConfig, SuiteData
 from evalkit.core.errors import InputError
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 OPTIONS = (*SUITE, *MODEL, *DATA, "metrics.comet.", "lang")
 
-LOG_WIDTH = 140
 _COMMERCIAL = {
     CommercialUse.allowed: "yes",
     CommercialUse.not_allowed: "no",
@@ -68,7 +66,7 @@ def _prepare_suite(config: Config) -> int:
 
     assert config.suite is not None
     if config.suite.mt_bench is not None:
-        from evalkit.mtbench.data import BookOptions, fetch_all
+        from evalkit.mtbench.books import BookOptions, fetch_all
 
         files = fetch_all(BookOptions.of(config), config.suite.mt_bench)
         print(t("MT-Bench: {n} files of its presets are here, as they are pinned", n=len(files)))
@@ -84,8 +82,7 @@ def _prepare_suite(config: Config) -> int:
     if data_dir.exists() and not data_dir.is_dir():
         raise InputError("the data folder is a file", where=f"data_dir={config.data_dir}")
     reports = prepare(specs, data_dir, mirror=mirror, offline=bool(config.offline))
-    # A log has no width of its own; a table cut to 80 columns would lose the dataset names.
-    print_reports(reports, Console(width=None if sys.stdout.isatty() else LOG_WIDTH))
+    print_reports(reports, report_console())
     print(t("prepared data: {folder}", folder=data_dir))
     # allow_missing= is about what cannot be had; a file that came out wrong is never fine.
     forgiven = {Status.not_available} if config.allow_missing else set()

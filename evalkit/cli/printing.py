@@ -1,5 +1,7 @@
 """What the reports of the verbs share: lines, tables and numbers."""
 
+import os
+import sys
 from typing import Any
 
 from rich import box
@@ -8,6 +10,7 @@ from rich.table import Table
 
 from evalkit.core.words import t
 
+LOG_WIDTH = 140
 # Headings that leave room for a model's name on 80 columns.
 SHORT = {
     "AVG_without_MT": "AVG w/o MT",
@@ -27,9 +30,21 @@ SHORT = {
 }
 
 
+def report_console() -> Console:
+    """Standard output; a log, which has no width of its own, is wide enough for names and figures."""
+    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else LOG_WIDTH)
+
+
 def print_line(console: Console, text: str, style: str | None = None) -> None:
     """Prints a text as it is, brackets included, and wraps nothing."""
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_folder(console: Console, folder: object, *offered: str) -> None:
+    """Prints where the results are, and the commands that go on from here."""
+    print_line(console, f"{t('results: ')}{folder}")
+    for command in offered:
+        print_line(console, f"  {t('next: ')}{command}", style="dim")
 
 
 def new_table(*columns: str, title: str | None = None, **options: Any) -> Table:

@@ -12,16 +12,13 @@ logs too. No judge is called.
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
-
 from evalkit.cli.command import path_of
 from evalkit.cli.mt_bench_report import print_results
-from evalkit.cli.printing import print_line
+from evalkit.cli.printing import print_folder, report_console
 from evalkit.core import assets
 from evalkit.core.config import Config
 from evalkit.core.errors import InputError
-from evalkit.core.words import t
-from evalkit.mtbench.data import BookOptions
+from evalkit.mtbench.books import BookOptions
 from evalkit.mtbench.replay import replay
 
 # judgments=example: the log in tasks/mt_bench_example.
@@ -47,7 +44,7 @@ def run(config: Config) -> int:
     if config.judgments == EXAMPLE and not judgments.exists():
         own = assets.TASKS / "mt_bench_example"
         judgments, answers, preset = (own / n for n in ("judgments.jsonl", "answers.jsonl", "preset.yaml"))
-        config = replace(config, answers=str(answers), preset=str(preset), mirror=str(own))
+        config = replace(config, answers=str(answers), preset=str(preset))
     folder, content = replay(
         judgments,
         path_of(config.answers),
@@ -55,7 +52,7 @@ def run(config: Config) -> int:
         out=path_of(config.out),
         resamples=config.metrics.resamples,
     )
-    console = Console()
+    console = report_console()
     print_results(content, console)
-    print_line(console, f"{t('results: ')}{folder}")
+    print_folder(console, folder)
     return 0

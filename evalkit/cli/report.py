@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from evalkit.cli.printing import SHORT, new_table, number, print_line
+from evalkit.cli.printing import SHORT, new_table, number, print_folder, print_line
 from evalkit.core.errors import InputError
 from evalkit.core.text import command
 from evalkit.core.words import shown, t
@@ -40,7 +39,7 @@ def print_results(results: Results, console: Console, folder: Path | None = None
     Args:
         results: of a run.
         console: where.
-        folder: the run's folder, for what to look at.
+        folder: the run's folder, for what to look at and how to go on.
     """
     console.print(_dataset_table(results))
     for line in _missing_lines(results, counting=False):
@@ -60,8 +59,10 @@ def print_results(results: Results, console: Console, folder: Path | None = None
         console.print(_category_table(results))
     if results.partial.partial:
         console.print(f"[yellow]{t('* partial result')}[/]", highlight=False)
-        for reason in _reasons(results):
+        for reason in _reasons(results, fetch=folder is None):
             print_line(console, f"  - {reason}")
+    if folder:
+        print_folder(console, folder, *_next_commands(results, folder))
 
 
 def _print_pfgen(details: dict[str, Any], console: Console) -> None:
@@ -74,13 +75,6 @@ def _print_pfgen(details: dict[str, Any], console: Console) -> None:
         print_line(console, t("variance of the scores: {shares}", shares=listed))
     published = ", ".join(f"{name} {value}" for name, value in details["published"].items())
     print_line(console, t("by the published rule: {figures}", figures=published))
-
-
-def print_next(results: Results, folder: Path, console: Console) -> None:
-    """Prints where the results are, and the commands that go on from here."""
-    console.print(f"{t('results: ')}[bold]{escape(str(folder))}[/]", soft_wrap=True, highlight=False)
-    for offered in _next_commands(results, folder):
-        print_line(console, f"  {t('next: ')}{offered}", style="dim")
 
 
 def _to_look_at(results: Results, folder: Path) -> Iterator[str]:
@@ -110,7 +104,7 @@ def _half_width(results: Results, dataset: str) -> float | None:
 def _next_commands(results: Results, folder: Path) -> Iterator[str]:
     # What is missing of the table is fetched, and then scored without the model.
     for fetch in dict.fromkeys(entry.command for entry in _missing(results, counting=True)):
-        if fetch and "evalkit prepare" in fetch:
+        if fetch:
             yield f"{fetch} && {command('score', f'run={folder}')}"
     if results.categories and has_row(results.run.get("model")):
         yield command("reproduce", f"run={folder}")
@@ -160,7 +154,7 @@ def _category_table(results: Results) -> Table:
         what = t("the nine categories") if average.value is not None else t("needs all nine categories")
         table.add_row(f"{AVERAGE}{mark}", number(average.value, 4), _interval(average), what, style="bold")
     if others := results.average.get(WITHOUT_MT):
-        name, what = f"{SHORT[WITHOUT_MT]} *", t("the eight others")
+        name, what = f"{SHORT[WITHOUT_MT]} *", t("average of the eight others")
         table.add_row(name, number(others.value, 4), _interval(others), what)
     return table
 
@@ -210,11 +204,12 @@ def _describe(rates: DatasetRates) -> str:
     return ", ".join(said)
 
 
-def _reasons(results: Results) -> list[str]:
+def _reasons(results: Results, *, fetch: bool) -> list[str]:
+    """Why a result is partial; with `fetch` also how to get what is missing."""
     entries = _missing(results, counting=True)
     by_metric = [*(entry.sentence for entry in entries), *missing_reasons(entries)]
     reasons = [shown(reason) for reason in results.partial.reasons if reason not in by_metric]
-    return [*reasons, *_missing_lines(results, counting=True)]
+    return [*reasons, *_missing_lines(results, counting=True, fetch=fetch)]
 
 
 def _missing(results: Results, *, counting: bool) -> list[MissingMetric]:
@@ -227,15 +222,15 @@ def _missing(results: Results, *, counting: bool) -> list[MissingMetric]:
     ]
 
 
-def _missing_lines(results: Results, *, counting: bool) -> list[str]:
+def _missing_lines(results: Results, *, counting: bool, fetch: bool = True) -> list[str]:
     """A line for each metric and reason, with all its datasets, in the language in use."""
     missing: dict[tuple[str, str, str | None], list[str]] = {}
     for entry in _missing(results, counting=counting):
         missing.setdefault((entry.metric, entry.reason, entry.command), []).append(entry.dataset)
     lines = []
-    for (metric, reason, fetch), names in missing.items():
+    for (metric, reason, prepare), names in missing.items():
         line = t(MISSING_METRIC, metrics=metric, names=", ".join(names), reason=reason)
-        lines.append(line + (t("; fetch it with: {command}", command=fetch) if fetch else ""))
+        lines.append(line + (t("; fetch it with: {command}", command=prepare) if prepare and fetch else ""))
     return lines
 
 

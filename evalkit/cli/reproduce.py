@@ -11,7 +11,7 @@ card's figure lies in the run's 95 % interval: llm-jp-eval's categories, or the 
 from rich.console import Console
 from rich.table import Table
 
-from evalkit.cli.printing import new_table, print_line
+from evalkit.cli.printing import new_table, print_line, report_console
 from evalkit.core.config import Config
 from evalkit.core.errors import InputError
 from evalkit.core.text import did_you_mean
@@ -30,7 +30,7 @@ def run(config: Config) -> int:
     folder = one_run(config.run)
     found = read_run_tables(folder / RESULTS if folder.is_dir() else folder)
     cards = [_card(config.reference or own.model, own.table) for own in found]
-    console = Console()
+    console = report_console()
     for own, card in zip(found, cards, strict=True):
         console.print(comparison(own, card))
         _print_remarks(own, card, console)

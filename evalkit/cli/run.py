@@ -25,13 +25,12 @@ first, once each. engine=ray uses every GPU of a machine or a cluster. All three
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console
-
 from evalkit.cli.command import CHAT, DATA, MODEL, PFGEN, SAMPLES, SUITE
-from evalkit.cli.printing import print_line
-from evalkit.cli.report import print_next, print_results
+from evalkit.cli.printing import print_folder, report_console
+from evalkit.cli.report import print_results
 from evalkit.core.config import Config
 from evalkit.core.progress import say
+from evalkit.core.text import command
 from evalkit.core.words import t
 from evalkit.runs.run import evaluate
 
@@ -70,12 +69,11 @@ def run(config: Config, *, opened: Callable[[Path], None] = lambda folder: None)
     if config.suite is not None and config.suite.mt_bench is not None:
         return _mt_bench(config, opened)
     outcome = evaluate(config, say=say, opened=opened)
-    console = Console()
+    console = report_console()
     if not outcome.generated:
         text = "finished already: all {n} completions are kept, nothing was generated"
         console.print(t(text, n=outcome.kept))
     print_results(outcome.results, console, outcome.folder)
-    print_next(outcome.results, outcome.folder, console)
     return 0
 
 
@@ -84,12 +82,11 @@ def _mt_bench(config: Config, opened: Callable[[Path], None]) -> int:
     from evalkit.runs.mt_bench import answer_questions
 
     outcome = answer_questions(config, say=say, opened=opened)
-    console = Console()
+    console = report_console()
     if not outcome.generated:
         text = "finished already: all {n} answered turns are kept, nothing was generated"
         console.print(t(text, n=outcome.kept))
     print_mt_bench(outcome.results, console)
-    print_line(console, f"{t('results: ')}{outcome.folder}")
-    judge = f"evalkit judge run={outcome.folder} judge=gpt-4o-2024-08-06 --dry-run"
-    print_line(console, f"  {t('next: ')}{judge}")
+    judge = command("judge", f"run={outcome.folder}", "judge=gpt-4o-2024-08-06", "--dry-run")
+    print_folder(console, outcome.folder, judge)
     return 0

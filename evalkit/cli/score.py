@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from evalkit.cli.command import DATA, SAMPLES, SUITE
-from evalkit.cli.printing import new_table, number, print_line
+from evalkit.cli.printing import new_table, number, print_folder, print_line, report_console
 from evalkit.cli.report import print_results
 from evalkit.core.config import Config
 from evalkit.core.errors import InputError
@@ -32,8 +32,7 @@ from evalkit.core.words import shown, t
 from evalkit.metrics.prediction import prediction
 
 if TYPE_CHECKING:
-    from evalkit.runs.rescore import Rescored
-    from evalkit.scoring.changes import Change
+    from evalkit.runs.rescore import Change, Rescored
 
 OPTIONS = (
     "run",
@@ -64,7 +63,7 @@ def run(config: Config) -> int:
             fix="score run=DIR, or score suite=NAME completions=DIR out=DIR",
         )
     prediction("", answer_regex=config.protocol.answer_regex)
-    console = Console()
+    console = report_console()
     if config.run is not None:
         from evalkit.runs.rescore import rescore
 
@@ -85,7 +84,7 @@ def run(config: Config) -> int:
         results = score_completions(config, say=say)
         print_results(results, console)
         folder = Path(config.out or ".")
-    print_line(console, f"\n{t('results: ')}{folder}")
+    print_folder(console, folder)
     return 0
 
 

@@ -22,6 +22,12 @@ HABITS: Mapping[str, str | None] = {
     **dict.fromkeys(("dataset_dir", "data_path"), "data_dir"),
     **dict.fromkeys(("apply_chat_template", "chat"), "suite.chat"),
     **dict.fromkeys(("log_samples", "write_out", "show_config", "verbosity", "verbose"), None),
+    **dict.fromkeys(("use_cache", "cache_requests", "check_integrity"), None),
+    # What lm-eval hands on to vLLM.
+    **{
+        name: f"engine.parameters.{name}"
+        for name in ("tensor_parallel_size", "gpu_memory_utilization", "max_model_len")
+    },
     "fewshot_as_multiturn": "suite.chat_turns",
     "max_batch_size": "engine.batch_size",
     "batch_size": "engine.batch_size",
@@ -39,8 +45,17 @@ HABITS: Mapping[str, str | None] = {
     "top_k": "generation.top_k",
     "epochs": "samples",
 }
+# What others call a verb.
+OTHER_VERBS = {"eval": "run", "evaluate": "run", "view": "leaderboard", "ls": "list", "help": "--help"}
 # lm-eval's pairs `key=value,key=value` in one word.
 _PAIRS = ("model_args", "gen_kwargs")
+# What lm-eval's --model says beside the models: who runs them.
+_ENGINES = {
+    "vllm": "vllm",
+    **dict.fromkeys(
+        (f"{who}{kind}-completions" for who in ("local", "openai") for kind in ("", "-chat")), "api"
+    ),
+}
 # Verbs whose model is the judge.
 _JUDGING = ("judge", "calibrate", "pairwise")
 
@@ -56,10 +71,10 @@ class Habits:
     words: list[str] = field(default_factory=list)
     renamed: dict[str, str] = field(default_factory=dict)
 
-    def knows(self, word: str) -> bool:
+    def knows(self, word: str, verb: str) -> bool:
         """Whether this is `name=value` of another harness, or `--name` of one or of evalkit's options."""
         name = _name(word)
-        if name in HABITS or name in _PAIRS:
+        if name in HABITS or name in _PAIRS or (name == "model" and verb in _JUDGING):
             return "=" in word or word.startswith("--")
         return word.startswith("--") and name in self.options()
 
@@ -67,12 +82,12 @@ class Habits:
         """Adds a word that it `knows`; a value that stands apart is taken from the `rest` of the words."""
         name, (given, equals, value) = _name(word), word.partition("=")
         right = HABITS.get(name, name)
-        if not equals and right is not None:
+        if not equals:
             apart = bool(rest) and not rest[0].startswith("-")
-            option = self.options().get(right)
+            option = self.options().get(right) if right else None
             if option and option.kind is bool and not (apart and rest[0].lower() in ("true", "false")):
                 value = "true"
-            else:
+            elif right or (apart and "=" not in rest[0]):
                 value = rest.popleft() if apart else "VALUE"
         if name in _PAIRS:
             pairs = [pair.partition("=") for pair in value.split(",")]
@@ -86,6 +101,8 @@ class Habits:
         right = HABITS.get(name, name)
         if right is None:
             return None
+        if right == "model" and value in _ENGINES:
+            right, value = "engine", _ENGINES[value]
         if right == "model":
             right = "judge" if verb in _JUDGING else right
             # lm-eval's --model hf only says that a path follows.

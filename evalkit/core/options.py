@@ -25,7 +25,7 @@ from typing import Any
 from evalkit.core import assets
 from evalkit.core.errors import InputError
 from evalkit.core.files import as_text, read_yaml
-from evalkit.core.habits import HABITS, Habits
+from evalkit.core.habits import HABITS, OTHER_VERBS, Habits
 from evalkit.core.text import did_you_mean, half_character
 
 if typing.TYPE_CHECKING:
@@ -87,7 +87,7 @@ def parse(argv: Iterable[str], verbs: Iterable[str]) -> CommandLine:
             value = _flag_value(word, words)
             flags.append((FLAGS_WITH_VALUE[name], value))
             word = f"{name}={value}"
-        elif habits.knows(word):
+        elif habits.knows(word, verb):
             habits.take(word, words, verb)
             continue
         elif word in ("-h", "--help"):
@@ -95,11 +95,12 @@ def parse(argv: Iterable[str], verbs: Iterable[str]) -> CommandLine:
         elif word in ("-m", "--multirun"):
             multirun = True
         elif word.startswith("-"):
-            known = ["--help", "--version", "--multirun", *FLAGS, *FLAGS_WITH_VALUE]
-            known += [f"--{name}" for name in (*HABITS, *all_options())]
+            # A name near one of another harness is near evalkit's own.
+            right = {f"--{key}": f"{HABITS.get(key) or key}=" for key in (*HABITS, *all_options())}
+            right |= {one: one for one in ("--help", "--version", "--multirun", *FLAGS, *FLAGS_WITH_VALUE)}
             raise InputError(
                 # The value is left out: it may be a key.
-                f"unknown flag {name}{did_you_mean(name, known)}",
+                f"unknown flag {name}{did_you_mean(name, right, right)}",
                 fix="evalkit --help",
             )
         elif word.startswith(("hydra.", "hydra/")) and "=" in word:
@@ -113,7 +114,7 @@ def parse(argv: Iterable[str], verbs: Iterable[str]) -> CommandLine:
         else:
             what = f"{word!r} is no option of the verb {verb}" if verb else f"unknown verb {word!r}"
             raise InputError(
-                f"{what}{did_you_mean(word, verbs)}",
+                f"{what}{did_you_mean(word, [*verbs, *OTHER_VERBS], OTHER_VERBS)}",
                 fix="options are written key=value; evalkit --help",
             )
         habits.words.append(word)
@@ -494,4 +495,7 @@ def _readable(error: Exception, word: str) -> InputError:
     if detail is not None and str(detail):
         text = str(detail).splitlines()[0]
     where = word.removeprefix("++") or getattr(error, "full_key", None) or "command line"
+    if kind := re.search(r"could not be converted to (Integer|Float)|is not a valid bool", text):
+        wanted = {"Integer": "a whole number", "Float": "a number"}.get(kind[1], "true or false")
+        return InputError(f"{where} is not {wanted}", where=f"option {where.partition('=')[0]}")
     return InputError(f"the configuration is not valid: {text}", where=where, fix="evalkit --help")

@@ -8,8 +8,9 @@ import difflib
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
+from types import MappingProxyType
 from typing import Any
 
 # Made once: every line of a log is checked by it.
@@ -53,9 +54,13 @@ def everywhere(value: Any, change: Callable[[str], str]) -> Any:
     return [everywhere(inner, change) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x' or 'y'?` for the names closest to `name`, or an empty string."""
-    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+def did_you_mean(name: str, known: Iterable[str], shown: Mapping[str, str] = MappingProxyType({})) -> str:
+    """`; did you mean 'x' or 'y'?` for the names closest to `name`, or an empty string.
+
+    `shown` gives what is said in a name's place.
+    """
+    found = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    near = dict.fromkeys(shown.get(one, one) for one in found)
     return f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
 
 

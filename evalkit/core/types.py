@@ -113,6 +113,10 @@ class Score:
     missing: tuple[str, ...] = ()
 
 
+# How a judgment ended; only `ok` and `out_of_range` have a value. `unparsed`: no rating in the text;
+# `malformed`: one on which the reference would crash; `answerless`: a thought and nothing after it;
+# `filtered`: the service refused the content; `overflow`: longer than the judge's context; `api_error`: the
+# service failed to the end, and the next `judge` asks it again.
 JudgmentStatus = Literal[
     "ok", "out_of_range", "unparsed", "malformed", "answerless", "filtered", "overflow", "api_error"
 ]

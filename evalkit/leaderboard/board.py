@@ -18,7 +18,7 @@ from evalkit.leaderboard.join import LeftOut, join_runs, other_model
 from evalkit.leaderboard.llm_jp_eval import read_llm_jp_eval
 from evalkit.leaderboard.rows import MT_BENCH_COLUMNS, NO_FIGURE, Kind, Row, jaster_row
 from evalkit.leaderboard.runs import MtBenchRun, Run
-from evalkit.mtbench.tables.model_tables import scope_figures
+from evalkit.mtbench.model_tables import scope_figures
 from evalkit.records.results import AVERAGE
 from evalkit.tasks.spec import CATEGORIES
 

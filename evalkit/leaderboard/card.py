@@ -25,7 +25,7 @@ from evalkit.leaderboard.rows import (
     Table,
     escaped,
 )
-from evalkit.mtbench.tables.model_tables import scope_figures, with_own_intervals
+from evalkit.mtbench.model_tables import scope_figures, with_own_intervals
 from evalkit.records.results import (
     AVERAGE,
     PROTOCOL_LIMIT,

@@ -11,7 +11,7 @@ from evalkit.core.errors import InputError
 from evalkit.core.reasons import Reason, with_sentences
 from evalkit.leaderboard.join import LeftOut, join_runs
 from evalkit.leaderboard.runs import MtBenchRun, Run
-from evalkit.mtbench.tables.model_tables import with_own_intervals
+from evalkit.mtbench.model_tables import with_own_intervals
 from evalkit.records.results import Results, read_results
 from evalkit.records.run_folder import RESULTS, RunDirectory, run_folders
 from evalkit.scoring.categories import with_intervals

@@ -23,6 +23,7 @@ from evalkit.leaderboard.runs import (
     common,
     coverage_differences,
     data_differences,
+    made_elsewhere,
     option_differences,
 )
 from evalkit.metrics import METRICS
@@ -119,13 +120,13 @@ def compare(
     Raises:
         InputError: the runs differ in data, prompts or protocol; or, without `across_rules`, in their
             options; or, without `partial`, in their datasets or samples. The message names every
-            difference.
+            difference. What nothing tells of answers made elsewhere is no difference but a remark.
     """
     if a.model == b.model and a.folder != b.folder:
         names = [run.folder.name if a.folder.name != b.folder.name else str(run.folder) for run in (a, b)]
         a, b = (replace(run, label=f"{run.model} ({name})") for run, name in zip((a, b), names, strict=True))
     options, data = differences(a, b)
-    coverage = coverage_differences(a.results, b.results)
+    coverage = coverage_differences(a.results, b.results) or list(_other_samples(a, b))
     refused = [*([] if across_rules else options), *data, *([] if partial else coverage)]
     if refused:
         more = len(refused) - _SHOWN
@@ -279,7 +280,24 @@ def _predictions(row: Mapping[str, Any]) -> str:
     return " / ".join(str(one["prediction"]) for one in row.get("repeats") or [row])
 
 
+def _other_samples(a: Run, b: Run) -> Iterator[str]:
+    """Of two runs with as many samples, the datasets where these are not the same ones."""
+    for name in common(a.results, b.results):
+        if alone := a.scores(name).keys() ^ b.scores(name).keys():
+            yield Reason("{n} samples of {name} are in only one of them", n=len(alone), name=name)
+
+
 def _remarks(a: Run, b: Run) -> Iterator[str]:
+    shared = common(a.results, b.results)
+    sides = [(run.model, name, run.leaf(name).results) for run in (a, b) for name in shared]
+    elsewhere = [(model, name) for model, name, results in sides if made_elsewhere(results)]
+    if elsewhere:
+        models, names = map(dict.fromkeys, zip(*elsewhere, strict=True))
+        text = (
+            "the answers of {models} to {names} were made elsewhere, and it cannot be checked that prompts, "
+            "few-shots, token limits, precision and seed are the same"
+        )
+        yield Reason(text, models=", ".join(models), names=", ".join(names))
     for run in (a, b):
         if run.results.partial.partial:
             why = run.results.partial.reasons or [Reason("a category is incomplete")]

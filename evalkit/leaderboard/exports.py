@@ -5,8 +5,9 @@
   as groups, the nine categories and AVG, under the names evalkit gives them.
 - W&B: one run for each model and protocol in the project `evalkit` (WANDB_PROJECT), with the figures of
   its checkpoints by `step` and a table of samples. Its id is made of their names: another export updates
-  it. WANDB_MODE chooses online or offline, which writes to <out>/wandb for a later `wandb sync`; without
-  an API key, in the environment or from `wandb login`, it is offline.
+  it, and adds only what it does not have to its history, which W&B lets nobody change. WANDB_MODE chooses
+  online or offline, which writes to <out>/wandb for a later `wandb sync`; without an API key, in the
+  environment or from `wandb login`, it is offline.
 """
 
 import json
@@ -19,8 +20,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from evalkit import __version__
+from evalkit.core.durable import write_text_atomic
 from evalkit.core.errors import EvalkitError
-from evalkit.core.text import folder_name, step_of, text_sha256
+from evalkit.core.text import canonical_json, folder_name, step_of, text_sha256
 from evalkit.leaderboard.frames import sample_rows
 from evalkit.leaderboard.rows import Kind, Row, Table, measured, tables_of
 from evalkit.leaderboard.runs import Run
@@ -44,6 +46,8 @@ _HUB_DATASETS = {
 _FILTER = "none"
 _GROUP_METRIC = "score"
 WANDB_PROJECT = "evalkit"
+# What a W&B run's history has, as hashes: in its config, and in a file of an offline run's folder.
+_LOGGED = "evalkit_logged"
 _WANDB_SAMPLE = ("dataset", "id", "metric", "value", "input", "prediction", "gold", "completion")
 
 
@@ -215,13 +219,15 @@ def log_to_wandb(rows: Sequence[Row], out: Path) -> list[str]:
     except ImportError:
         raise EvalkitError("W&B is not installed", fix="pip install 'evalkit[wandb]'") from None
     out.mkdir(parents=True, exist_ok=True)
-    lines = []
+    said = []
     for name, points in _by_series(measured(rows)).items():
         last_step, last = points[-1]
+        identity = text_sha256("\n".join(name))[:16]
+        earlier = f"offline-run-*-{identity}"
         try:
             run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", WANDB_PROJECT),
-                id=text_sha256("\n".join(name))[:16],
+                id=identity,
                 resume="allow",
                 name=name[0],
                 dir=str(out),
@@ -232,22 +238,29 @@ def log_to_wandb(rows: Sequence[Row], out: Path) -> list[str]:
                 reinit="finish_previous",
                 settings=wandb.Settings(silent=True, console="off"),
             )
+            offline = run.settings.mode == "offline"
+            logged = set(run.config.get(_LOGGED, ()))
+            for path in out.glob(f"wandb/{earlier}/{_LOGGED}.json") if offline else ():
+                logged |= set(json.loads(path.read_text(encoding="utf-8")))
             if last_step is not None:
                 run.define_metric("*", step_metric="step")
-            for step, row in points:
-                run.log(_wandb_figures(row) | ({} if step is None else {"step": step}))
-            if last.run is not None:
-                table = [[row.get(column) for column in _WANDB_SAMPLE] for row in sample_rows(last.run)]
-                run.log({"samples": wandb.Table(columns=list(_WANDB_SAMPLE), data=table)})
+            for line in _wandb_lines(points):
+                if (digest := text_sha256(canonical_json(line))[:16]) not in logged:
+                    logged.add(digest)
+                    if samples := line.get("samples"):
+                        line["samples"] = wandb.Table(columns=list(_WANDB_SAMPLE), data=samples)
+                    run.log(line)
+            run.config.update({_LOGGED: sorted(logged)}, allow_val_change=True)
             run.summary.update(_wandb_figures(last))
-            folder = run.dir
+            folder = Path(run.dir).parent
             run.finish()
         except wandb.errors.Error as error:
             raise EvalkitError(f"W&B refused: {error}", fix="WANDB_MODE=offline") from None
-        place = str(Path(folder).parent)
-        sync = f"   (to send it: wandb sync {place})" if run.settings.mode == "offline" else ""
-        lines.append(f"wandb: {name[0]} ({run.settings.mode}) -> {place}{sync}")
-    return lines
+        if offline:
+            write_text_atomic(folder / f"{_LOGGED}.json", json.dumps(sorted(logged)))
+        sync = f"   (to send it: wandb sync {folder.parent / earlier})" if offline else ""
+        said.append(f"wandb: {name[0]} ({run.settings.mode}) -> {folder}{sync}")
+    return said
 
 
 def _wandb_mode(settings: Any) -> Literal["offline"] | None:
@@ -271,6 +284,14 @@ def _by_series(rows: Sequence[Row]) -> dict[tuple[str, str], list[tuple[int | No
         series, step = (point.series, point.step) if point else step_of(row.model) or (row.model, None)
         found.setdefault((series, row.rules or row.mt_bench_rules), []).append((step, row))
     return {key: sorted(points, key=lambda point: point[0] or 0) for key, points in found.items()}
+
+
+def _wandb_lines(points: Sequence[tuple[int | None, Row]]) -> Iterator[dict[str, Any]]:
+    """The history of a series: the figures of each step, and the samples of the last one."""
+    for step, row in points:
+        yield _wandb_figures(row) | ({} if step is None else {"step": step})
+    if run := points[-1][1].run:
+        yield {"samples": [[sample.get(column) for column in _WANDB_SAMPLE] for sample in sample_rows(run)]}
 
 
 def _wandb_figures(row: Row) -> dict[str, float]:

@@ -7,7 +7,7 @@ from evalkit.core.text import step_of
 from evalkit.leaderboard.runs import MtBenchRun, Run
 from evalkit.leaderboard.steps import checkpoint_of
 from evalkit.mtbench.folder import SAMPLES, MtBenchFolder
-from evalkit.mtbench.tables.model_tables import scope_figures
+from evalkit.mtbench.model_tables import scope_figures
 from evalkit.records.results import Figure
 
 FIGURE_COLUMNS = ("model", "run", "step", "dataset", "metric", "value", "low", "high", "n")

@@ -19,7 +19,7 @@ from evalkit.core.text import text_sha256
 from evalkit.leaderboard.rows import PFGEN
 from evalkit.leaderboard.runs import MtBenchRun, Run
 from evalkit.metrics.prediction import gold
-from evalkit.mtbench.data import BookOptions
+from evalkit.mtbench.books import BookOptions
 from evalkit.records.environment import CONFIG
 from evalkit.records.run_folder import RunDirectory, SampleRecord
 from evalkit.runs.rescore import kept_config

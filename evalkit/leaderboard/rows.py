@@ -98,9 +98,15 @@ class Table:
     rules: Callable[[Row], str]
 
     def rows(self, rows: Sequence[Row]) -> list[Row]:
-        """The rows that have figures in this table, best overall figure first."""
+        """The rows that have figures in this table, best first by the first column that has any."""
         shown = [row for row in rows if self.cells(row)]
-        return sorted(shown, key=lambda row: -(self.cells(row).get(self.columns[0], NO_FIGURE).value or 0.0))
+        first = [*self.filled(shown), self.columns[0]][0]
+
+        def place(row: Row) -> tuple[bool, float]:
+            value = self.cells(row).get(first, NO_FIGURE).value
+            return (value is None, -(value or 0.0))
+
+        return sorted(shown, key=place)
 
     def column(self, name: str, rows: Sequence[Row]) -> list[Figure]:
         """One cell per row; without a value where a row has none."""
@@ -115,7 +121,7 @@ TABLES = (
     Table(
         name="jaster",
         title="llm-jp-eval v1.3.1",
-        columns=(*JASTER_COLUMNS, WITHOUT_MT),
+        columns=(AVERAGE, WITHOUT_MT, *JASTER_COLUMNS[1:]),
         digits=JASTER_DIGITS,
         prefix="",
         cells=lambda row: row.cells,

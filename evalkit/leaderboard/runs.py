@@ -194,7 +194,7 @@ class MtBenchRun:
 
     @property
     def table(self) -> Mapping[str, Any]:
-        """The model's table (evalkit.mtbench.tables.model_tables.ModelTable as JSON)."""
+        """The model's table (evalkit.mtbench.model_tables.ModelTable as JSON)."""
         return cast(Mapping[str, Any], self.content["tables"][self.model])
 
     @property
@@ -256,6 +256,11 @@ def coverage_differences(a: Results, b: Results) -> list[str]:
     return list(_coverage(a, b))
 
 
+def made_elsewhere(results: Results) -> bool:
+    """Whether the answers were only scored here: their prompts, limits, precision and seed are not known."""
+    return "identity" not in results.run
+
+
 def common(a: Results, b: Results) -> list[str]:
     """The datasets both runs have."""
     return [name for name in a.datasets if name in b.datasets]
@@ -277,12 +282,14 @@ def _options(a: Results, b: Results) -> Iterator[str]:
     if a.split_by != b.split_by:
         yield _differs("reasoning.parser", a.split_by, b.split_by)
     first, second = ({**_UNRECORDED, **results.protocol.options} for results in (a, b))
+    unknown = made_elsewhere(a) or made_elsewhere(b)
+    aside = (*AMOUNT_OPTIONS, *_SPLIT_OPTIONS, *(("dtype",) if unknown else ()))
     for key in dict.fromkeys([*first, *second]):
-        if key not in (*AMOUNT_OPTIONS, *_SPLIT_OPTIONS) and first.get(key) != second.get(key):
+        if key not in aside and first.get(key) != second.get(key):
             yield _differs(key, first.get(key), second.get(key))
     samples = bool(first.get("generation.do_sample") or second.get("generation.do_sample"))
     seeds = [results.run.get("identity", {}).get("seed") for results in (a, b)]
-    if samples and seeds[0] != seeds[1]:
+    if samples and seeds[0] != seeds[1] and not unknown:
         yield _differs("seed", *seeds)
 
 
@@ -296,7 +303,10 @@ def _coverage(a: Results, b: Results) -> Iterator[str]:
 
 
 def _dataset(a: Results, b: Results, name: str) -> Iterator[str]:
-    for what, kind in (("data", "data"), ("prompts", "prompts"), ("max_new_tokens", "token limit")):
+    known = [("data", "data")]
+    if not (made_elsewhere(a) or made_elsewhere(b)):
+        known += [("prompts", "prompts"), ("max_new_tokens", "token limit")]
+    for what, kind in known:
         first, second = (_decided(results, what, name) for results in (a, b))
         if first != second:
             yield _differs(f"{kind} of {name}", first, second)
@@ -314,7 +324,7 @@ def _dataset(a: Results, b: Results, name: str) -> Iterator[str]:
 
 def _decided(results: Results, what: str, name: str) -> Any:
     """An entry of a run's identity for a dataset; completions of another tool have only the data's hashes."""
-    if "identity" not in results.run and what == "data":
+    if made_elsewhere(results) and what == "data":
         return results.run.get("datasets", {}).get(name, {}).get("sha256")
     return results.run.get("identity", {}).get(what, {}).get(name)
 

@@ -8,7 +8,6 @@ are those of lightblue-tech/M-IFEval; docs/metrics.md lists the kinds.
 import json
 import operator
 import re
-import typing
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -37,7 +36,6 @@ _RELATIONS: dict[str, tuple[str, Callable[[int, int], bool]]] = {
     _BELOW: ("fewer than {n}", operator.lt),
     _EXACTLY: ("exactly {n}", operator.eq),
 }
-_CONSTRAINED = ("はい、そうです。", "いいえ、違います。", "どちらとも言えません。")
 _POSTSCRIPTS = {"P.S.": r"p\.\s?s\.", "P.P.S": r"p\.\s?p\.\s?s"}
 _FENCES = ("```json", "```Json", "```JSON", "```")
 _KANJI = "[\u4e00-\u9faf]"
@@ -75,41 +73,41 @@ class Kind(NamedTuple):
     """How one kind of instruction is checked: an entry of ifeval.yaml."""
 
     rule: str
-    arguments: Mapping[str, str] = {}
+    takes: Sequence[str] = ()
     pattern: str = ""
-    number: str = ""
     relation: str = ""
 
     def check(self, text: str, arguments: Arguments) -> Outcome:
-        """Whether a text that is not blank passes, and what was found."""
-        found = _RULES[self.rule](text, {**arguments, "pattern": self.pattern})
-        if not self.number:
-            return typing.cast(Outcome, found)
-        return _quantity(found, arguments.get(self.relation, self.relation), arguments[self.number])
+        """Whether a text passes, and what was found."""
+        if not text.strip():
+            return False, Reason("the answer is blank")
+        given = {**arguments, "pattern": self.pattern}
+        if self.rule in _CHECKS:
+            return _CHECKS[self.rule](text, given)
+        by_type = {_ARGUMENTS[name]: arguments[name] for name in self.takes}
+        relation = self.relation or by_type["relation"]
+        return _quantity(_COUNTS[self.rule](text, given), relation, by_type["number"])
 
 
 _TABLE = read_yaml(Path(__file__).with_name("ifeval.yaml"))
 KINDS: dict[str, Kind] = {f"ja:{name}": Kind(**entry) for name, entry in _TABLE["kinds"].items()}
-
-
-def _wanted(value: Any, kind: str) -> str | None:
-    """What is wanted in place of an argument; None: it is of its kind."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    text = value if isinstance(value, str) else ""
-    texts = value if isinstance(value, list | tuple) else ()
-    fits, wanted = {
-        "number": (whole and value >= 0, "a whole number, 0 or more"),
-        "position": (whole and value >= 1, "a whole number, 1 or more"),
-        "text": (text.strip(), "a text that is not blank"),
-        "texts": (
-            texts and all(isinstance(one, str) and one.strip() for one in texts),
-            "a list of one or more texts, none blank",
-        ),
-        "relation": (text in (_AT_LEAST, _BELOW), f"one of {_AT_LEAST} {_BELOW}"),
-        "letter": (re.fullmatch("[ぁ-ん]", text), "one hiragana from ぁ to ん"),
-        "language": (text in _TABLE["languages"].split(), f"one of {_TABLE['languages']}"),
-    }[kind]
-    return None if fits else wanted
+# What each argument must be.
+_ARGUMENTS = {name: type_ for type_, names in _TABLE["arguments"].items() for name in names.split()}
+_TYPES: dict[str, tuple[Callable[[Any], object], str]] = {
+    "number": (lambda value: type(value) is int and value >= 0, "a whole number, 0 or more"),
+    "position": (lambda value: type(value) is int and value >= 1, "a whole number, 1 or more"),
+    "text": (lambda value: isinstance(value, str) and value.strip(), "a text that is not blank"),
+    "texts": (
+        lambda value: isinstance(value, list) and value and all(map(_TYPES["text"][0], value)),
+        "a list of one or more texts, none blank",
+    ),
+    "relation": (lambda value: value in (_AT_LEAST, _BELOW), f"one of {_AT_LEAST} {_BELOW}"),
+    "letter": (
+        lambda value: isinstance(value, str) and re.fullmatch("[ぁ-ん]", value),
+        "one hiragana from ぁ to ん",
+    ),
+    "language": (lambda value: value in _TABLE["languages"].split(), f"one of {_TABLE['languages']}"),
+}
 
 
 def read_instructions(kinds: Any, arguments: Any, where: str) -> tuple[Instruction, ...]:
@@ -166,24 +164,25 @@ def _instruction(kind: str, given: Any, where: str) -> Instruction:
     if not isinstance(given, Mapping | None):
         raise InputError(f"{kind}: an object with arguments was expected", where=f"{where}, kwargs")
     arguments = {name: value for name, value in (given or {}).items() if value is not None}
-    known = KINDS[kind].arguments
+    known = KINDS[kind].takes
     for name in (*arguments, *known):
         if name not in known:
             what = f"{kind} has no argument {name!r}{did_you_mean(str(name), known)}"
             fix = f"its arguments: {', '.join(known) or 'none'}; remove this one or make it null"
-        elif wanted := _wanted(arguments.get(name), known[name]):
+            raise InputError(what, where=f"{where}, kwargs", fix=fix)
+        fits, wanted = _TYPES[_ARGUMENTS[name]]
+        if not fits(arguments.get(name)):
             found = repr(arguments[name]) if name in arguments else "missing"
-            what, fix = f"{kind}: the argument {name!r} is {found}", f"give {wanted}"
-        else:
-            continue
-        raise InputError(what, where=f"{where}, kwargs", fix=fix)
+            what = f"{kind}: the argument {name!r} is {found}"
+            raise InputError(what, where=f"{where}, kwargs", fix=f"give {wanted}")
     return Instruction(kind, arguments)
 
 
 class _Libraries(NamedTuple):
     tokenize: Callable[[str], Any]
     sentences: Callable[[str], Any]
-    language: Callable[[str], str | None]
+    language: Callable[[str], str]
+    unknown_language: type[Exception]
 
 
 @cache
@@ -202,18 +201,12 @@ def _libraries() -> _Libraries:
         ) from error
     # langdetect draws at random; the seed makes its answers repeatable.
     DetectorFactory.seed = 0
-
-    def language(text: str) -> str | None:
-        try:
-            return str(detect(text))
-        except LangDetectException:
-            return None
-
     joined = partial(
         concatenate_matching, former_matching_rule="^(?P<result>.+)(の)$", remove_former_matched=False
     )
     split = partial(split_punctuation, punctuations="。!?")
-    return _Libraries(Tokenizer().tokenize, make_pipeline(normalize, split_newline, joined, split), language)
+    sentences = make_pipeline(normalize, split_newline, joined, split)
+    return _Libraries(Tokenizer().tokenize, sentences, detect, LangDetectException)
 
 
 @lru_cache(maxsize=64)
@@ -224,36 +217,6 @@ def _tokens(text: str) -> tuple[tuple[str, str], ...]:
 
 def _surfaces(text: str) -> list[str]:
     return [surface for surface, _ in _tokens(text)]
-
-
-def _sentences(text: str, arguments: Arguments) -> int:
-    return len(list(_libraries().sentences(text)))
-
-
-def _keyword(text: str, arguments: Arguments) -> int:
-    return _surfaces(text).count(arguments["keyword"].strip())
-
-
-def _letters(text: str, arguments: Arguments) -> int:
-    # 96 code points further is the same letter in katakana.
-    return text.count(arguments["letter"]) + text.count(chr(ord(arguments["letter"]) + 96))
-
-
-def _sections(text: str, arguments: Arguments) -> int:
-    return len(re.split(rf"\s?第[\d０-９]+{re.escape(arguments['section_spliter'])}\s?", text)) - 1
-
-
-def _nominals(text: str, arguments: Arguments) -> int:
-    pairs = pairwise(_tokens(_without_quotations(text)))
-    return sum(mark in "。！？" and part.startswith("名詞") for (_, part), (mark, _) in pairs)
-
-
-def _characters(text: str, arguments: Arguments) -> int:
-    return len(text)
-
-
-def _matches(text: str, arguments: Arguments) -> int:
-    return sum(bool(found.strip()) for found in re.findall(arguments["pattern"], text, re.MULTILINE))
 
 
 def _without_quotations(text: str) -> str:
@@ -289,35 +252,23 @@ def _begins(text: str, wanted: str) -> Outcome:
 
 
 def _ends(text: str, wanted: str) -> Outcome:
-    end = _quoted(text[-len(wanted) :])
-    return text.endswith(wanted), Reason(
-        "ends with {found}, wanted {wanted}", found=end, wanted=_quoted(wanted)
-    )
+    found = _quoted(text[-len(wanted) :])
+    reason = Reason("ends with {found}, wanted {wanted}", found=found, wanted=_quoted(wanted))
+    return text.endswith(wanted), reason
 
 
-def _absent(text: str, arguments: Arguments) -> Outcome:
-    return _none_of(re.findall(arguments["pattern"], text))
-
-
-def _only(text: str, arguments: Arguments) -> Outcome:
-    others = re.sub(arguments["pattern"], "", text)
-    return _none_of([character for character in others if unicodedata.category(character)[0] == "L"])
-
-
-def _existence(text: str, arguments: Arguments) -> Outcome:
-    absent = [word for word in arguments["keywords"] if word not in _surfaces(text)]
+def _existence(text: str, given: Arguments) -> Outcome:
+    absent = [word for word in given["keywords"] if word not in _surfaces(text)]
     if absent:
         return False, Reason("not among the tokens of the answer: {texts}", texts=absent)
     return True, Reason("found every keyword")
 
 
-def _forbidden(text: str, arguments: Arguments) -> Outcome:
-    return _none_of([word for word in arguments["forbidden_words"] if word in _surfaces(text)])
-
-
-def _language(text: str, arguments: Arguments) -> Outcome:
-    found, wanted = _libraries().language(text), arguments["language"]
-    if found is None:
+def _language(text: str, given: Arguments) -> Outcome:
+    libraries, wanted = _libraries(), given["language"]
+    try:
+        found = libraries.language(text)
+    except libraries.unknown_language:
         return True, Reason("the language cannot be detected")
     return found == wanted, Reason("found {found}, wanted {wanted}", found=found, wanted=wanted)
 
@@ -329,11 +280,7 @@ def _pieces(pieces: Sequence[str], n: int) -> Outcome:
     return _quantity(sum(bool(piece.strip()) for piece in pieces), _EXACTLY, n)
 
 
-def _paragraphs(text: str, arguments: Arguments) -> Outcome:
-    return _pieces(re.split(r"\s?\*\*\*\s?", text), arguments["num_paragraphs"])
-
-
-def _two_responses(text: str, arguments: Arguments) -> Outcome:
+def _two_responses(text: str, given: Arguments) -> Outcome:
     pieces = text.split("******")
     two = _pieces(pieces, 2)
     if two[0] and len({piece.strip() for piece in pieces if piece.strip()}) == 1:
@@ -341,33 +288,28 @@ def _two_responses(text: str, arguments: Arguments) -> Outcome:
     return two
 
 
-def _first_word(text: str, arguments: Arguments) -> Outcome:
-    pieces, nth = text.split("\n\n"), arguments["nth_paragraph"]
+def _first_word(text: str, given: Arguments) -> Outcome:
+    pieces, nth = text.split("\n\n"), given["nth_paragraph"]
     count = sum(bool(piece.strip()) for piece in pieces)
     # The count leaves blank pieces out, the numbering does not: so the reference has it.
     piece = pieces[nth - 1].strip() if nth <= count else ""
     if not piece:
         return False, Reason("there is no paragraph number {n}", n=nth)
-    begins = _begins(piece.lstrip("「").lstrip("『"), arguments["first_word"].lower())
-    return _quantity(count, _EXACTLY, arguments["num_paragraphs"]) if begins[0] else begins
+    begins = _begins(piece.lstrip("「").lstrip("『"), given["first_word"].lower())
+    return _quantity(count, _EXACTLY, given["num_paragraphs"]) if begins[0] else begins
 
 
-def _postscript(text: str, arguments: Arguments) -> Outcome:
-    marker = arguments["postscript_marker"]
-    found = re.search(_POSTSCRIPTS.get(marker, re.escape(marker)), text, re.IGNORECASE)
-    return _some_of([found[0]] if found else [], [marker])
-
-
-def _constrained(text: str, arguments: Arguments) -> Outcome:
-    return _some_of([choice for choice in _CONSTRAINED if choice in text], _CONSTRAINED)
-
-
-def _title(text: str, arguments: Arguments) -> Outcome:
+def _title(text: str, given: Arguments) -> Outcome:
     titles = [title.lstrip("『").rstrip("』") for title in re.findall("『[^\n]+』", text)]
     return _some_of([title for title in titles if title.strip()], ["『…』"])
 
 
-def _json(text: str, arguments: Arguments) -> Outcome:
+def _postscript(text: str, given: Arguments) -> Outcome:
+    marker = given["postscript_marker"]
+    return _some_of(re.findall(_POSTSCRIPTS.get(marker, re.escape(marker)), text, re.IGNORECASE), [marker])
+
+
+def _json(text: str, given: Arguments) -> Outcome:
     text = text.strip()
     for fence in _FENCES:
         text = text.removeprefix(fence)
@@ -378,40 +320,63 @@ def _json(text: str, arguments: Arguments) -> Outcome:
     return True, Reason("it is JSON")
 
 
-def _repeat(text: str, arguments: Arguments) -> Outcome:
-    return _begins(text.strip(), arguments["prompt_to_repeat"].strip())
-
-
-def _end(text: str, arguments: Arguments) -> Outcome:
-    return _ends(text.strip().strip("」』"), arguments["end_phrase"].strip().strip("」』"))
-
-
-def _quotation(text: str, arguments: Arguments) -> Outcome:
+def _quotation(text: str, given: Arguments) -> Outcome:
     text = text.strip()
     passed = len(text) > 1 and text[0] == "「" and text[-1] == "」"
     return passed, Reason("the first character is {first}, the last {last}", first=text[0], last=text[-1])
 
 
-def _unified_end(text: str, arguments: Arguments) -> Outcome:
+def _unified_end(text: str, given: Arguments) -> Outcome:
     sentences = [sentence for sentence in re.split("[。！？]", _without_quotations(text)) if sentence]
-    ends = [_ends(sentence, arguments["ending"]) for sentence in sentences]
+    ends = [_ends(sentence, given["ending"]) for sentence in sentences]
     return next((end for end in ends if not end[0]), (True, Reason("all {n} sentences end so", n=len(ends))))
 
 
-def _furigana(text: str, arguments: Arguments) -> Outcome:
+def _furigana(text: str, given: Arguments) -> Outcome:
     runs, read = (len(re.findall(p, text)) for p in (f"{_KANJI}+", f"{_KANJI}+（[ぁ-ん]+）"))
     return runs == read, Reason("{n} of {all} runs of kanji have furigana", n=read, all=runs)
 
 
-# By the names of ifeval.yaml: first those that count, then those that pass or do not.
-_RULES: dict[str, Callable[[str, Arguments], Any]] = {
-    rule.__name__.strip("_"): rule
-    for rule in (
-        _keyword, _letters, _sentences, _characters, _sections, _nominals, _matches,
-        _existence, _forbidden, _language, _paragraphs, _two_responses, _first_word, _postscript,
-        _constrained, _title, _json, _repeat, _end, _quotation, _unified_end, _furigana, _absent, _only,
-    )
-}  # fmt: skip
+# The rules of ifeval.yaml that count: a text and the arguments -> a number.
+_COUNTS: dict[str, Callable[[str, Arguments], int]] = {
+    "characters": lambda text, given: len(text),
+    "keyword": lambda text, given: _surfaces(text).count(given["keyword"].strip()),
+    # 96 code points further is the same letter in katakana.
+    "letters": lambda text, given: sum(map(text.count, (given["letter"], chr(ord(given["letter"]) + 96)))),
+    "matches": lambda text, given: sum(
+        bool(found.strip()) for found in re.findall(given["pattern"], text, re.MULTILINE)
+    ),
+    "nominals": lambda text, given: sum(
+        mark in "。！？" and part.startswith("名詞")
+        for (_, part), (mark, _) in pairwise(_tokens(_without_quotations(text)))
+    ),
+    "sections": lambda text, given: len(
+        re.findall(rf"第[\d０-９]+{re.escape(given['section_spliter'])}", text)
+    ),
+    "sentences": lambda text, given: len(list(_libraries().sentences(text))),
+}
+# Those that pass or do not, and say why.
+_CHECKS: dict[str, Callable[[str, Arguments], Outcome]] = {
+    "absent": lambda text, given: _none_of(re.findall(given["pattern"], text)),
+    "end": lambda text, given: _ends(text.strip().strip("」』"), given["end_phrase"].strip().strip("」』")),
+    "existence": _existence,
+    "first_word": _first_word,
+    "forbidden": lambda text, given: _none_of([w for w in given["forbidden_words"] if w in _surfaces(text)]),
+    "furigana": _furigana,
+    "json": _json,
+    "language": _language,
+    "one_of": lambda text, given: _some_of(re.findall(given["pattern"], text), given["pattern"].split("|")),
+    "only": lambda text, given: _none_of(
+        [sign for sign in re.sub(given["pattern"], "", text) if unicodedata.category(sign)[0] == "L"]
+    ),
+    "paragraphs": lambda text, given: _pieces(re.split(r"\s?\*\*\*\s?", text), given["num_paragraphs"]),
+    "postscript": _postscript,
+    "quotation": _quotation,
+    "repeat": lambda text, given: _begins(text.strip(), given["prompt_to_repeat"].strip()),
+    "title": _title,
+    "two_responses": _two_responses,
+    "unified_end": _unified_end,
+}
 
 
 def verdicts(instructions: Sequence[Instruction], answer: str | None) -> list[Verdict]:
@@ -424,20 +389,12 @@ def verdicts(instructions: Sequence[Instruction], answer: str | None) -> list[Ve
 
 
 def _verdict(instruction: Instruction, answer: str | None) -> Verdict:
-    kind, impossible = instruction.kind, unsatisfiable(instruction)
-    if answer is None:
-        return Verdict(kind, False, False, Reason("there is no answer"), unsatisfiable=impossible)
-    strict, reason = _check(instruction, answer)
-    if strict:
-        return Verdict(kind, True, True, reason, unsatisfiable=impossible)
-    removed = next((what for what, text in variants(answer) if _check(instruction, text)[0]), None)
-    return Verdict(kind, False, removed is not None, reason, removed or "", impossible)
-
-
-def _check(instruction: Instruction, text: str) -> Outcome:
-    if not text.strip():
-        return False, Reason("the answer is blank")
-    return KINDS[instruction.kind].check(text, instruction.arguments)
+    check = partial(KINDS[instruction.kind].check, arguments=instruction.arguments)
+    strict, reason = (False, Reason("there is no answer")) if answer is None else check(answer)
+    others: Iterable[tuple[str, str]] = () if strict or answer is None else variants(answer)
+    removed = next((what for what, text in others if check(text)[0]), None)
+    passed, impossible = strict or removed is not None, unsatisfiable(instruction)
+    return Verdict(instruction.kind, strict, passed, reason, removed or "", impossible)
 
 
 def variants(answer: str) -> Iterator[tuple[str, str]]:
@@ -446,13 +403,14 @@ def variants(answer: str) -> Iterator[tuple[str, str]]:
     Texts that came before are left out.
     """
     lines, seen = answer.split("\n"), {answer}
-    shortened = {
-        "the first line": "\n".join(lines[1:]).strip(),
-        "the last line": "\n".join(lines[:-1]).strip(),
-        "the first and the last line": "\n".join(lines[1:-1]).strip(),
+    cut = {
+        "the first line": lines[1:],
+        "the last line": lines[:-1],
+        "the first and the last line": lines[1:-1],
     }
-    texts = {"*": answer.replace("*", ""), **shortened}
-    texts |= {f"{what} and *": text.replace("*", "") for what, text in shortened.items()}
+    shortened = {what: "\n".join(kept).strip() for what, kept in cut.items()}
+    bare = {f"{what} and *": text.replace("*", "") for what, text in shortened.items()}
+    texts = {"*": answer.replace("*", ""), **shortened, **bare}
     for what, text in texts.items():
         if text not in seen:
             seen.add(text)

@@ -14,8 +14,8 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import reduce
+from dataclasses import dataclass, fields
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from evalkit.core.assets import cache_dir
 from evalkit.core.durable import atomic_file
-from evalkit.core.errors import EvalkitError, InputError
+from evalkit.core.errors import EvalkitError
 from evalkit.core.text import canonical_json, text_sha256
 from evalkit.metrics.intervals import FloatArray, IntArray
 
@@ -38,21 +38,15 @@ LONGEST_ANSWER = 200
 FREE_LENGTH = 100
 _MARKS = "^$、。・「」『』（）【】［］〈〉《》"
 _NEVER = 9999
-_CODE_BITS = 12
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question of the benchmark.
+    """One question of the benchmark: `Q01` to `Q50`.
 
-    Attributes:
-        id: `Q01` to `Q50`.
-        text: the question.
-        category: `math` and the like.
-        keywords: the conditions of helpfulness, as in the data.
-        references: the reference texts of each aspect, in the data's order.
+    `keywords` are the conditions of helpfulness as in the data, `references` the texts of each aspect.
     """
 
     id: str
@@ -64,16 +58,11 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class AnswerScore:
-    """The score of one answer; the values of an aspect are divided by the number of aspects.
+    """The score of one answer: the mean of its three parts.
 
-    Attributes:
-        fluency: by aspect.
-        truthfulness: by aspect.
-        helpfulness: 0 to 1.
-        score: the three parts' mean.
-        length: characters.
-        missing: the keywords not named within the part of the answer that scores best.
-        excess: characters over 100 of that part.
+    Fluency and truthfulness are by aspect, each value divided by the number of aspects; helpfulness is 0 to
+    1, the length in characters. `missing` are the keywords not named within the part of the answer that
+    scores best, `excess` the characters over 100 of that part.
     """
 
     fluency: dict[str, float]
@@ -92,120 +81,90 @@ class AnswerScore:
 class Tables:
     """In how many references of each aspect every n-gram of a question occurs, as a trie in arrays.
 
+    Its levels are those of n = 1 to 10, one after the other.
+
     Attributes:
         aspects: the K aspects.
         alphabet: int64 [A], the sorted characters of the references; code i + 1 is character i.
-        codes: per level n = 1 to 10, uint16 [M_n]: the last character of each n-gram, in sorted order.
-        children: per level, uint16 [M_(n-1)]: how many n-grams continue each (n-1)-gram.
-        counts: per level, uint16 [M_n, K].
+        sizes: int64 [10], the n-grams of each level.
+        codes: uint16 [N], the last character of each n-gram, sorted within its level.
+        children: uint16 [N], how many n-grams continue each (n-1)-gram.
+        counts: uint16 [N, K].
         baseline: float64 [K], the references' mean of fluency before division.
         references: int64 [K], references of each aspect.
     """
 
-    aspects: tuple[str, ...]
+    aspects: NDArray[np.str_]
     alphabet: IntArray
-    codes: list[NDArray[np.uint16]]
-    children: list[NDArray[np.uint16]]
-    counts: list[NDArray[np.uint16]]
+    sizes: IntArray
+    codes: NDArray[np.uint16]
+    children: NDArray[np.uint16]
+    counts: NDArray[np.uint16]
     baseline: FloatArray
     references: IntArray
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def levels(self) -> list[tuple[IntArray, NDArray[np.uint16]]]:
+        """Per level: each n-gram's (n-1)-gram and last character as one sorted number, and the counts."""
+        ends, parents = np.cumsum(self.sizes)[:-1], np.cumsum([1, *self.sizes[:-1]])[:-1]
+        split = zip(np.split(self.codes, ends), np.split(self.children, parents), strict=True)
         # The last key is found for what is greater than all others, and equals nothing.
         keys = [
             np.append(np.repeat(np.arange(len(children)), children) << 16 | codes, np.iinfo(np.int64).max)
-            for codes, children in zip(self.codes, self.children, strict=True)
+            for codes, children in split
         ]
-        object.__setattr__(self, "_keys", keys)
+        return list(zip(keys, np.split(self.counts, ends), strict=True))
 
     @classmethod
     def build(cls, references: Mapping[str, Sequence[str]]) -> "Tables":
-        """The tables of one question's references.
-
-        Raises:
-            InputError: 4,096 or more different characters.
-        """
+        """The tables of one question's references."""
         texts = [text for aspect in references.values() for text in aspect]
-        sizes = np.array([len(aspect) for aspect in references.values()])
-        aspect_of = np.repeat(np.arange(len(sizes)), sizes)
+        numbers = np.array([len(aspect) for aspect in references.values()])
+        aspect_of = np.repeat(np.arange(len(numbers)), numbers)
         points = _points(texts, max(map(len, texts)) + LONGEST_NGRAM)
         alphabet = np.unique(points[points >= 0])
-        if len(alphabet) >= 1 << _CODE_BITS:
-            raise InputError(f"the references of a question have {len(alphabet)} different characters")
-        width, flat = points.shape[1], _codes(points, alphabet).ravel()
-        ends = np.repeat([len(text) for text in texts], width) - np.tile(np.arange(width), len(texts))
-        places = np.flatnonzero(flat)
-        # Ten characters are two words of five; sorted by them, equal n-grams of any length are neighbours.
-        words = [np.zeros(len(places), dtype=np.int64) for _ in range(2)]
-        for shift in range(LONGEST_NGRAM):
-            words[shift // 5] = words[shift // 5] << _CODE_BITS | flat[places + shift]
-        order = np.lexsort((words[1], words[0]))
-        places, words = places[order], [word[order] for word in words]
-        levels: list[tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.uint16]]] = []
-        gains = np.zeros((len(flat), len(sizes)), dtype=np.int64)
-        begins = np.zeros(len(places), dtype=bool)
-        begins[:1] = True
-        parents, known = np.zeros(len(places), dtype=np.int64), 1
-        for n in range(1, LONGEST_NGRAM + 1):
-            prefix = words[n > 5] >> _CODE_BITS * (5 - n if n <= 5 else 10 - n)
-            begins[1:] |= prefix[1:] != prefix[:-1]
-            whole = ends[places] >= n
-            node = np.cumsum(begins & whole) - 1
-            number = int(node[-1]) + 1
-            head = np.flatnonzero(begins & whole)
-            occurrences = np.sort(node[whole] * len(flat) + places[whole])
-            nodes, spots = occurrences // len(flat), occurrences % len(flat)
+        flat, width = _codes(points, alphabet).ravel(), points.shape[1]
+        gains = np.zeros((len(flat), len(numbers)), dtype=np.int64)
+        places, nodes = np.flatnonzero(flat), np.zeros(np.count_nonzero(flat), dtype=np.int64)
+        known = 1
+        levels: list[tuple[IntArray, IntArray, IntArray]] = []
+        for n in range(LONGEST_NGRAM):
+            whole = flat[places + n] > 0
+            places, nodes = places[whole], nodes[whole]
+            # Sorted by n-gram, then by place: equal ones are neighbours.
+            occurrences = np.sort((nodes << 16 | flat[places + n]) * len(flat) + places)
+            keys, places = np.divmod(occurrences, len(flat))
+            new = np.diff(keys, prepend=-1) > 0
+            nodes = np.cumsum(new) - 1
             # An n-gram counts once in each text, where it first occurs.
-            texts_of = occurrences // width
-            first = np.flatnonzero(np.diff(texts_of, prepend=-1))
-            nodes, spots = nodes[first], spots[first]
-            aspects = aspect_of[spots // width]
-            counts = np.bincount(nodes * len(sizes) + aspects, minlength=number * len(sizes))
-            gains[spots + n, aspects] += counts[nodes * len(sizes) + aspects]
-            levels.append(
-                (
-                    flat[places[head] + n - 1].astype(np.uint16),
-                    np.bincount(parents[head], minlength=known).astype(np.uint16),
-                    counts.reshape(number, len(sizes)).astype(np.uint16),
-                )
-            )
-            parents, known = node, number
-        codes, children, counts_of = (list(part) for part in zip(*levels, strict=True))
-        best = _best_fluency(gains.reshape(len(texts), width, -1), np.ones(len(sizes)))
-        totals = [np.cumsum(best[aspect_of == k, k])[-1] for k in range(len(sizes))]
-        return cls(tuple(references), alphabet, codes, children, counts_of, np.array(totals) / sizes, sizes)
+            first = np.flatnonzero(np.diff(occurrences // width, prepend=-1))
+            aspects = aspect_of[places[first] // width]
+            followers = np.bincount(keys[new] >> 16, minlength=known)
+            known = int(np.count_nonzero(new))
+            cells = nodes[first] * len(numbers) + aspects
+            found = np.bincount(cells, minlength=known * len(numbers))
+            gains[places[first] + n + 1, aspects] += found[cells]
+            levels.append((keys[new] & 0xFFFF, followers, found.reshape(known, len(numbers))))
+        codes, children, counts = (
+            np.concatenate(part).astype(np.uint16) for part in zip(*levels, strict=True)
+        )
+        sizes = np.array([len(level) for level, _, _ in levels])
+        best = _best_fluency(gains.reshape(len(texts), width, -1), np.ones(len(numbers)))
+        totals = [np.cumsum(best[aspect_of == k, k])[-1] for k in range(len(numbers))]
+        baseline = np.array(totals) / numbers
+        return cls(np.array([*references]), alphabet, sizes, codes, children, counts, baseline, numbers)
 
     def save(self, path: Path) -> None:
         """Writes the tables, whole or not at all."""
         with atomic_file(path) as partial, partial.open("wb") as file:
-            np.savez_compressed(
-                file,
-                aspects=np.array(self.aspects),
-                alphabet=self.alphabet,
-                sizes=np.array([len(level) for level in self.codes]),
-                codes=np.concatenate(self.codes),
-                children=np.concatenate(self.children),
-                counts=np.concatenate(self.counts),
-                baseline=self.baseline,
-                references=self.references,
-            )
+            np.savez_compressed(file, **{one.name: getattr(self, one.name) for one in fields(self)})
 
     @classmethod
     def load(cls, path: Path) -> "Tables | None":
         """Tables that `save` wrote; None where there are none, or they are damaged."""
         try:
             with np.load(path) as file:
-                sizes = file["sizes"]
-                ends, parents = np.cumsum(sizes)[:-1], np.cumsum([1, *sizes[:-1]])[:-1]
-                return cls(
-                    tuple(map(str, file["aspects"])),
-                    file["alphabet"],
-                    np.split(file["codes"], ends),
-                    np.split(file["children"], parents),
-                    np.split(file["counts"], ends),
-                    file["baseline"],
-                    file["references"],
-                )
+                return cls(**{one.name: file[one.name] for one in fields(cls)})
         except FileNotFoundError:
             return None
         # Every member has a checksum; a damaged directory shows in many ways.
@@ -213,27 +172,25 @@ class Tables:
             log.warning("damaged tables are built anew: %s (%s)", path, error)
             return None
 
-    def _occurrences(self, codes: IntArray) -> Iterator[tuple[IntArray, IntArray]]:
-        """Per level: where in the flat codes [T * W] an n-gram of the references begins, and which."""
+    def _occurrences(self, codes: IntArray, longest: int) -> Iterator[tuple[IntArray, IntArray, IntArray]]:
+        """Per level: where in the flat codes [T * W] a known n-gram begins, which one, and its counts."""
         places = np.flatnonzero(codes)
         nodes = np.zeros(len(places), dtype=np.int64)
-        keys_of: list[IntArray] = vars(self)["_keys"]
-        for n, keys in enumerate(keys_of):
+        for n, (keys, counts) in enumerate(self.levels[:longest]):
             wanted = nodes << 16 | codes[places + n]
             found = np.searchsorted(keys, wanted)
             right = keys[found] == wanted
             places, nodes = places[right], found[right]
-            yield places, nodes
+            yield places, nodes, counts[nodes]
 
     def fluency(self, texts: Sequence[str]) -> FloatArray:
         """[T, K], before division by K."""
         points = _points([text[:LONGEST_ANSWER] for text in texts], LONGEST_ANSWER + LONGEST_NGRAM)
         flat, width = _codes(points, self.alphabet).ravel(), points.shape[1]
         gains = np.zeros((len(flat), len(self.aspects)), dtype=np.int64)
-        for n, (places, nodes) in enumerate(self._occurrences(flat), start=1):
-            counts = self.counts[n - 1]
-            _, first = np.unique(places // width * len(counts) + nodes, return_index=True)
-            gains[places[first] + n] += counts[nodes[first]]
+        for n, (places, nodes, counts) in enumerate(self._occurrences(flat, LONGEST_NGRAM), start=1):
+            _, first = np.unique(places // width << 32 | nodes, return_index=True)
+            gains[places[first] + n] += counts[first]
         return _best_fluency(gains.reshape(len(texts), width, -1), self.baseline)
 
     def truthfulness(self, texts: Sequence[str]) -> FloatArray:
@@ -242,9 +199,9 @@ class Tables:
         points = _points(marked, LONGEST_ANSWER + 2 + LONGEST_NGRAM)
         flat = _codes(points, self.alphabet).ravel()
         cover = np.zeros((len(flat), len(self.aspects)), dtype=np.int64)
-        *_, (places, nodes) = (level for _, level in zip(range(3), self._occurrences(flat), strict=False))
+        *_, (places, _, counts) = self._occurrences(flat, 3)
         for shift in range(3):
-            cover[places + shift] = np.maximum(cover[places + shift], self.counts[2][nodes])
+            cover[places + shift] = np.maximum(cover[places + shift], counts)
         cover = cover.reshape(*points.shape, -1)
         kept = (points >= 0) & ~np.isin(points, [ord(mark) for mark in _MARKS])
         shares = np.minimum(1.0, cover / self.references * 200.0) * kept[:, :, None]
@@ -312,7 +269,7 @@ def score_answers(question: Question, tables: Tables, answers: Sequence[str]) ->
     """The scores of answers to one question, in order."""
     if not answers:
         return []
-    aspects, number = tables.aspects, len(tables.aspects)
+    aspects, number = tables.aspects.tolist(), len(tables.aspects)
     scores = []
     for text, fluency, truthfulness in zip(
         answers, tables.fluency(answers).tolist(), tables.truthfulness(answers).tolist(), strict=True
@@ -355,18 +312,13 @@ def _end(keyword: dict[str, Any], text: str) -> tuple[int, str]:
 
 
 @dataclass(frozen=True)
-class QuestionFigures:
-    """The published figures of the answers to one question, rounded as published.
+class Figures:
+    """The published figures of a set of answers, or of those to one question, rounded as published.
 
-    Attributes:
-        score: mean.
-        score_std: population standard deviation.
-        length: mean characters.
-        length_std: population standard deviation.
-        fluency: mean by aspect.
-        truthfulness: mean by aspect.
-        helpfulness: mean.
-        average: the score again, with one digit more.
+    Means and population standard deviations (`_std`) over answers; fluency and truthfulness by aspect;
+    `average` is the score with one digit more. `score` and `score_std` of a set are those of the trials'
+    means over questions. In published files, which are sorted, the i-th answers of all questions are no
+    trial, and `score_std` is not the spread of trials.
     """
 
     score: float
@@ -378,46 +330,27 @@ class QuestionFigures:
     helpfulness: float
     average: float
 
-    @classmethod
-    def of(cls, scores: Sequence[AnswerScore]) -> "QuestionFigures":
-        """The figures of one or more answers."""
-        falling = sorted(scores, key=lambda one: one.score, reverse=True)
-        aspects = falling[0].fluency
 
-        def mean(values: Iterable[float]) -> float:
-            return round(math.fsum(values) / len(falling), 5)
+def question_figures(scores: Sequence[AnswerScore]) -> Figures:
+    """The figures of one or more answers to a question."""
 
-        return cls(
-            *_mean_and_std([one.score for one in falling], 4),
-            *_mean_and_std([one.length for one in falling], 1),
-            {aspect: mean(one.fluency[aspect] for one in falling) for aspect in aspects},
-            {aspect: mean(one.truthfulness[aspect] for one in falling) for aspect in aspects},
-            mean(one.helpfulness for one in falling),
-            mean(one.score for one in falling),
-        )
+    def mean(values: Iterable[float]) -> float:
+        return round(math.fsum(values) / len(scores), 5)
+
+    return Figures(
+        *_mean_and_std([one.score for one in scores], 4),
+        *_mean_and_std([one.length for one in scores], 1),
+        {aspect: mean(one.fluency[aspect] for one in scores) for aspect in scores[0].fluency},
+        {aspect: mean(one.truthfulness[aspect] for one in scores) for aspect in scores[0].truthfulness},
+        mean(one.helpfulness for one in scores),
+        mean(one.score for one in scores),
+    )
 
 
-@dataclass(frozen=True)
-class SetFigures(QuestionFigures):
-    """The published figures of a set of answers, rounded as published.
-
-    `score` and `score_std` are those of the trials' means over questions. In published files, which are
-    sorted, the i-th answers of all questions are no trial, and `score_std` is not the spread of trials.
-
-    Attributes:
-        trials: the smallest number of answers of a question.
-        questions: the figures of each question.
-    """
-
-    trials: int
-    questions: dict[str, QuestionFigures]
-
-
-def set_figures(answers: Mapping[str, Sequence[AnswerScore]]) -> SetFigures:
+def set_figures(answers: Mapping[str, Sequence[AnswerScore]]) -> Figures:
     """The figures of a set: each question's scores, one or more, in the order of its trials."""
-    questions = {key: QuestionFigures.of(answers[key]) for key in sorted(answers)}
-    trials = zip(*([one.score for one in answers[key]] for key in questions), strict=False)
-    lengths = [one.length for key in questions for one in answers[key]]
+    questions = [question_figures(answers[key]) for key in sorted(answers)]
+    trials = zip(*([one.score for one in scores] for scores in answers.values()), strict=False)
 
     def total(values: Iterable[float]) -> float:
         # The published running sum is rounded after each question.
@@ -427,15 +360,13 @@ def set_figures(answers: Mapping[str, Sequence[AnswerScore]]) -> SetFigures:
         aspects = dict.fromkeys(aspect for part in parts for aspect in part)
         return {aspect: total(part[aspect] for part in parts if aspect in part) for aspect in aspects}
 
-    return SetFigures(
+    return Figures(
         *_mean_and_std([math.fsum(trial) / len(trial) for trial in trials], 4),
-        *_mean_and_std(lengths, 1),
-        by_aspect([one.fluency for one in questions.values()]),
-        by_aspect([one.truthfulness for one in questions.values()]),
-        total(one.helpfulness for one in questions.values()),
-        total(one.average for one in questions.values()),
-        min(map(len, answers.values())),
-        questions,
+        *_mean_and_std([one.length for scores in answers.values() for one in scores], 1),
+        by_aspect([one.fluency for one in questions]),
+        by_aspect([one.truthfulness for one in questions]),
+        total(one.helpfulness for one in questions),
+        total(one.average for one in questions),
     )
 
 

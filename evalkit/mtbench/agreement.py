@@ -1,6 +1,6 @@
-"""The verb agreement: how far judges agree in ratings of the same answers and votes on the same pairs.
+"""How far judges agree: the verbs agreement (votes on pairs, ratings of answers) and calibrate.
 
-Source: section 9 of the MT-Bench protocol notes (FastChat's compute_agreement).
+Source: sections 9 (FastChat's compute_agreement) and 11 of the MT-Bench protocol notes.
 """
 
 from collections import Counter
@@ -13,14 +13,21 @@ from typing import Any, Literal
 
 from evalkit.core.durable import write_json_atomic
 from evalkit.core.errors import InputError
-from evalkit.core.files import Row, int_field, read_rows, text_field
+from evalkit.core.files import Row, int_field, text_field
 from evalkit.core.types import Judgment
-from evalkit.mtbench.data import BookOptions
-from evalkit.mtbench.fastchat_logs import jsonl_files, pair_of, read_judgments
-from evalkit.mtbench.folder import MtBenchFolder
+from evalkit.mtbench.aggregate import RULES, table
+from evalkit.mtbench.books import BookOptions
+from evalkit.mtbench.fastchat import pair_of, read_judgments, rows_of
+from evalkit.mtbench.folder import MtBenchFolder, logged_label
+from evalkit.mtbench.judge.calls import JudgeReplies
+from evalkit.mtbench.judging import JudgingPlan
+from evalkit.mtbench.model_tables import scored
 from evalkit.mtbench.replay import replay_singles
-from evalkit.mtbench.tables.win_rates import Match, share, spearman
+from evalkit.mtbench.win_rates import Match, share, spearman
 
+# Two gpt-4 runs over 113 equal prompts.
+GPT4_NOISE = {"exact": 0.70, "within_one": 0.94, "deviation": 0.86}
+USUAL_REFERENCE = "gpt-4"
 Choice = Literal["model_a", "model_b", "tie"]
 FLIPPED: Mapping[Choice, Choice] = {"model_a": "model_b", "model_b": "model_a", "tie": "tie"}
 
@@ -121,13 +128,11 @@ def read_votes(path: Path) -> list[Vote]:
     Raises:
         InputError: a row that is neither.
     """
-    votes = []
-    for file in jsonl_files(path):
-        for place, row in read_rows(file, mend=True):
-            vote = _pair_vote(row, place) if "g1_winner" in row else _given_vote(row, place)
-            if vote is not None:
-                votes.append(vote)
-    return votes
+    votes = (
+        _pair_vote(row, place) if "g1_winner" in row else _given_vote(row, place)
+        for place, row in rows_of(path)
+    )
+    return [vote for vote in votes if vote is not None]
 
 
 def kind_of_judge(judge: object) -> str | None:
@@ -259,9 +264,10 @@ def _json(found: Agreement) -> dict[str, Any]:
 
 
 def _holds_ratings(path: Path) -> bool:
-    for _, row in read_rows(jsonl_files(path)[0], mend=True):
-        return "score" in row
-    raise InputError("the file is empty", where=path)
+    first = next(rows_of(path), None)
+    if first is None:
+        raise InputError("the file is empty", where=path)
+    return "score" in first[1]
 
 
 def _label_for(judge: str, path: Path, taken: dict[str, list[Judgment]]) -> str:
@@ -270,3 +276,85 @@ def _label_for(judge: str, path: Path, taken: dict[str, list[Judgment]]) -> str:
         return judge
     name = f"{judge} ({path.name})"
     return name if name not in taken else f"{judge} ({path})"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A judge compared with the reference: agreement by category, and both averages by model."""
+
+    reference: str
+    agreement: dict[str, RatingAgreement]
+    averages: dict[str, dict[str, float | None]]
+    path: Path
+
+
+def calibrate(plan: JudgingPlan, reference: str, replies: JudgeReplies) -> Calibration:
+    """Compares the new judge's replies with the judgments of `reference`.
+
+    The run's own table is unchanged: the comparison goes to calibration/<judge>.json.
+    """
+    judgments = plan.judgments(replies)
+    before = plan.folder.judgments(reference)
+    plan.folder.write_judgments(plan.judge.label, judgments)
+    name = plan.folder.judgments_path(plan.judge.label).with_suffix(".json").name
+    calibration = Calibration(
+        reference=reference,
+        agreement=compare_ratings(before, judgments),
+        averages=_averages(plan, before, judgments),
+        path=plan.folder.path / "calibration" / name,
+    )
+    content = {
+        "kind": "mt_bench_calibration",
+        "preset": plan.books.preset.record(),
+        "reference": reference,
+        "judge": plan.judge.record(),
+        "agreement": {scope: asdict(value) for scope, value in calibration.agreement.items()},
+        "averages": calibration.averages,
+        "gpt4_noise": GPT4_NOISE,
+    }
+    write_json_atomic(calibration.path, content)
+    return calibration
+
+
+def find_reference(folder: MtBenchFolder, label: str, chosen: str | None) -> str:
+    """The judge that the judge called `label` is compared with: the chosen one, gpt-4, or the only other.
+
+    Raises:
+        InputError: the run has no judgments by it, or by several others.
+    """
+    others = [judge for judge in folder.judges() if judge != folder.judgments_path(label).stem]
+    wanted = folder.find_judge(chosen or USUAL_REFERENCE)
+    if wanted == folder.judgments_path(label).stem:
+        wanted = folder.find_judge(logged_label(label))
+    if wanted in others:
+        return wanted
+    if chosen is not None:
+        raise InputError(
+            f"the run has no judgments by {chosen!r}",
+            where=folder.path,
+            fix=f"--reference {' or '.join(others) or 'one that judge or replay has made'}",
+        )
+    if len(others) != 1:
+        what = "has no stored judgments" if not others else f"was judged by {', '.join(others)}"
+        raise InputError(
+            f"the run {what}: which shall {label} be compared with?",
+            where=folder.path,
+            fix="--reference NAME   (judge or replay makes them)",
+        )
+    return others[0]
+
+
+def _averages(
+    plan: JudgingPlan, before: list[Judgment], judgments: list[Judgment]
+) -> dict[str, dict[str, float | None]]:
+    preset = plan.books.preset
+    rule = RULES[preset.aggregation]
+
+    def average(of: list[Judgment], model: str) -> float | None:
+        own = [judgment for judgment in of if judgment.model == model]
+        return table(scored(own, preset), rule, plan.judge.config.reduce)["average"]
+
+    models = dict.fromkeys(judgment.model for judgment in judgments)
+    return {
+        model: {"reference": average(before, model), "other": average(judgments, model)} for model in models
+    }

@@ -16,7 +16,7 @@ from evalkit.core.errors import InputError
 from evalkit.core.files import check_types
 from evalkit.core.text import folder_name
 from evalkit.core.types import Judgment
-from evalkit.mtbench.questions import Language, ModelAnswer
+from evalkit.mtbench.fastchat import Language, ModelAnswer
 from evalkit.records.run_folder import SampleRecord, one_run
 
 SAMPLES = "mt_bench"

@@ -12,8 +12,8 @@ from evalkit.core.durable import remove_file, write_checked_json
 from evalkit.core.errors import InputError
 from evalkit.core.reasons import Reason
 from evalkit.core.types import Judgment
-from evalkit.mtbench.data import BookOptions, Books
-from evalkit.mtbench.fastchat_logs import read_answers
+from evalkit.mtbench.books import BookOptions, Books
+from evalkit.mtbench.fastchat import read_answers
 from evalkit.mtbench.folder import Header, MtBenchFolder, answers_of, turns_of
 from evalkit.mtbench.judge.calls import (
     Asked,
@@ -25,16 +25,15 @@ from evalkit.mtbench.judge.calls import (
 )
 from evalkit.mtbench.judge.judges import Judge
 from evalkit.mtbench.judge.store import CachedReply
-from evalkit.mtbench.presets import load_preset
-from evalkit.mtbench.tables.model_tables import (
+from evalkit.mtbench.model_tables import (
     answer_counts,
     as_logged,
     missing_turns,
     model_table,
-    preset_sha256,
     results_json,
     scored,
 )
+from evalkit.mtbench.presets import load_preset
 from evalkit.tasks.answers import choose_rule
 
 log = logging.getLogger(__name__)
@@ -58,7 +57,7 @@ class JudgingPlan:
 
     def judgments(self, replies: JudgeReplies) -> list[Judgment]:
         """The reply to every call as a judgment."""
-        return [judgment_of(call, self.judge.label, replies.by_id[call.id]) for call in self.calls]
+        return [judgment_of(self.judge, call, replies.by_id[call.id]) for call in self.calls]
 
 
 def plan_judging(folder: MtBenchFolder, header: Header, books: Books, judge: Judge) -> JudgingPlan:
@@ -89,29 +88,15 @@ def write_answers(path: Path, folder: MtBenchFolder, options: BookOptions) -> No
         raise InputError("there is no answer in the file", where=path)
     books = options.books()
     categories = {answer.question_id: books.question(answer.question_id).category for answer in answers}
-    languages = {books.language(answer.question_id) for answer in answers}
-    header = Header(
-        preset=books.name,
-        preset_sha256=preset_sha256(load_preset(books.name)),
-        language=languages.pop() if len(languages) == 1 else None,
-        source="given",
-        models=tuple(dict.fromkeys(answer.model for answer in answers)),
-    )
-    folder.write_header(header)
+    models = list(dict.fromkeys(answer.model for answer in answers))
+    folder.write_header(books.header("given", models, categories))
     folder.write_turns(turns_of(answers, categories))
 
 
 def write_results(
     plan: JudgingPlan, replies: JudgeReplies, mode: JudgeMode, resamples: int
 ) -> dict[str, Any]:
-    """Writes the judgments of a run and its results.json; returns the latter.
-
-    Args:
-        plan: what was asked.
-        replies: what was answered.
-        mode: how it was asked, which decides the price.
-        resamples: for the intervals.
-    """
+    """Writes the judgments of a run and its results.json; returns the latter. `mode` decides the price."""
     judgments = plan.judgments(replies)
     if plan.judge.thoughts is None and (n := sum(choose_rule(one.text) != "none" for one in judgments)):
         log.warning("%d judgments have the marks of a thought, and no rule splits them: judge.parser=", n)
@@ -143,15 +128,14 @@ def _results(
             reduce=options.reduce,
         )
         scores[model] = as_logged(own)
-        missing = missing_turns(scores[model], preset, wanted, preset.sampling.answers)
-        partial += [Reason("{name}: {reason}", name=model, reason=reason) for reason in missing]
+        partial += missing_turns(model, scores[model], preset, wanted, preset.sampling.answers)
         if failed := sum(judgment.status == "api_error" for judgment in own):
             partial.append(Reason("{model}: {n} judgments failed at the service", model=model, n=failed))
         if errors := counts[model]["errors"]:
             text = "{model}: {n} turns count as empty: the engine could not answer them"
             partial.append(Reason(text, model=model, n=errors))
     # Other judge prompts do not change how the answers were made.
-    same = plan.header.preset_sha256 == preset_sha256(load_preset(plan.books.name))
+    same = plan.header.preset_sha256 == load_preset(plan.books.name).sha256
     made = {"source": plan.header.source, "preset": preset.name if same else plan.header.preset}
     price = judge.price_in(mode)
     return results_json(

@@ -14,16 +14,14 @@ from evalkit.core.durable import write_checked_json, write_text_atomic
 from evalkit.core.errors import InputError
 from evalkit.core.text import canonical_json, text_sha256
 from evalkit.core.types import Judgment
-from evalkit.mtbench.data import Books
-from evalkit.mtbench.fastchat_logs import Answers, answers_by_model, read_answers
+from evalkit.mtbench.books import Books
+from evalkit.mtbench.fastchat import Answers, ModelAnswer, answers_by_model, read_answers
 from evalkit.mtbench.folder import MtBenchFolder, answers_of
-from evalkit.mtbench.judge.calls import JudgeCall, JudgeReplies, Reading, check_own_prompts
+from evalkit.mtbench.judge.calls import JudgeCall, JudgeReplies, check_own_prompts
 from evalkit.mtbench.judge.judges import Judge
 from evalkit.mtbench.presets import Preset
-from evalkit.mtbench.questions import ModelAnswer
 from evalkit.mtbench.ratings import parse_pair
-from evalkit.mtbench.tables.model_tables import preset_record
-from evalkit.mtbench.tables.win_rates import Match, game_sides, pairwise_json, side_by_ratings
+from evalkit.mtbench.win_rates import Match, game_sides, pairwise_json, side_by_ratings
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -115,20 +113,19 @@ class PairwisePlan:
         """Both games of every match."""
         return [game for pairing in self.pairings for game in pairing.games]
 
+    def verdict(self, replies: JudgeReplies, game: JudgeCall) -> str | None:
+        """The text of a game's verdict; None where the reply was cut or refused."""
+        return self.judge.answer_in(replies.by_id[game.id])
+
     def matches(self, replies: JudgeReplies) -> list[Match]:
         """Every match as it was judged."""
         matches = []
         for pairing in self.pairings:
-            first, second = (parse_pair(_verdict(replies, game), pairing.format) for game in pairing.games)
+            texts = (self.verdict(replies, game) for game in pairing.games)
+            sides = game_sides(*(parse_pair(text, pairing.format) for text in texts))
             game = pairing.games[0]
-            sides = game_sides(first, second)
             matches.append(Match(game.question_id, game.turn, *pairing.models, *sides, pairing.lengths))
         return matches
-
-
-def _verdict(replies: JudgeReplies, game: JudgeCall) -> str | None:
-    # What is left of a reply that was cut or refused is no verdict.
-    return game.reading.answer(replies.by_id[game.id])
 
 
 def plan_pairwise(pairs: Pairs, answers: Answers, books: Books, judge: Judge) -> PairwisePlan:
@@ -170,8 +167,7 @@ def _pairing(sides: tuple[ModelAnswer, ModelAnswer], turn: int, books: Books, ju
             repeat=0,
             prompt=prompt,
             messages=messages,
-            keys=judge.keys(messages, 0, books.preset.own_prompts),
-            reading=Reading.of(judge, books.preset),
+            keys=judge.keys(messages, 0),
         )
 
     games = (game(1, first, second), game(2, second, first))
@@ -184,12 +180,7 @@ def _pairing(sides: tuple[ModelAnswer, ModelAnswer], turn: int, books: Books, ju
 
 
 def rated_matches(folders: Sequence[MtBenchFolder], pairs: Pairs, label: str | None) -> Iterator[Match]:
-    """Matches decided by the single ratings that the runs hold.
-
-    Args:
-        folders: the runs.
-        pairs: the models of each match.
-        label: the judge whose ratings count; None: the only one of each run.
+    """Matches decided by the single ratings that the runs hold, by the judge `label` (None: the only one).
 
     Raises:
         InputError: a run has no ratings by that judge, or those of several.
@@ -224,7 +215,7 @@ def write_matches(
     content = {
         "schema_version": 1,
         "kind": "mt_bench_pairwise",
-        "preset": preset_record(preset),
+        "preset": preset.record(),
         "source": options.source.value,
         "baseline": options.baseline,
         "pairwise": pairwise_json(matches),
@@ -255,7 +246,7 @@ def _write_log(folder: Path, plan: PairwisePlan, replies: JudgeReplies, matches:
         }
         for number, game in enumerate(pairing.games, start=1):
             row[f"g{number}_user_prompt"] = game.messages[-1].content
-            row[f"g{number}_judgment"] = _verdict(replies, game)
+            row[f"g{number}_judgment"] = plan.verdict(replies, game)
         rows.append(row)
     name = MtBenchFolder(folder).judgments_path(f"{plan.judge.label}_pair").name
     write_text_atomic(folder / name, "".join(f"{canonical_json(row)}\n" for row in rows))

@@ -4,48 +4,31 @@ A preset names its files by URL and sha256 and says which section of the protoco
 what the notes do not give is null.
 """
 
+import math
 from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from omegaconf import MISSING
 
 from evalkit.core import assets
 from evalkit.core.errors import InputError, foreign
 from evalkit.core.files import read_bytes, read_options
-from evalkit.core.text import did_you_mean
-from evalkit.mtbench.questions import CATEGORIES, Language, language_of
+from evalkit.core.text import canonical_json, did_you_mean, text_sha256
+from evalkit.core.types import JudgmentStatus
+from evalkit.mtbench.aggregate import RULES
+from evalkit.mtbench.fastchat import CATEGORIES, LANGUAGES, Language, language_of
 from evalkit.mtbench.ratings import Rating, parse_rating, parse_whole
-from evalkit.mtbench.rules import RULES
 
 DEFAULT_PRESET = "llm-jp-3-card"
-
-
-class EndStatus(Enum):
-    """How one judgment ended; only `ok` and `out_of_range` have a value.
-
-    `unparsed`: no rating in the text. `malformed`: a rating on which the reference would crash.
-    `answerless`: the judge wrote a thought and nothing after it; a preset may leave it out, then it
-    counts as `unparsed` does.
-    `filtered`: the service refused the content. `overflow`: longer than the judge's context.
-    `api_error`: the service failed to the end; it is asked again by the next `judge`.
-    """
-
-    ok = "ok"
-    out_of_range = "out_of_range"
-    unparsed = "unparsed"
-    malformed = "malformed"
-    answerless = "answerless"
-    filtered = "filtered"
-    overflow = "overflow"
-    api_error = "api_error"
+STATUSES: tuple[JudgmentStatus, ...] = get_args(JudgmentStatus)
 
 
 class Counts(Enum):
-    """How a status enters the mean: its value, the reference's -1, or not at all."""
+    """How a judgment's status enters the mean: its value, the reference's -1, or not at all."""
 
     value = "value"
     minus_one = "minus_one"
@@ -150,7 +133,8 @@ class Preset:
     """One conf/mtbench/<name>.yaml. `source` is the section of the protocol notes it restates.
 
     A judgment without a whole rating from 1 to 10 is asked again, at most `reasks` times over;
-    `reask_refused`: so is one that the service refused.
+    `reask_refused`: so is one that the service refused. `statuses` may leave `answerless` out, which then
+    counts as `unparsed` does.
     """
 
     name: str = MISSING
@@ -167,7 +151,7 @@ class Preset:
     reasks: int = 0
     reask_refused: bool = False
     aggregation: str = MISSING
-    statuses: dict[EndStatus, Counts] = MISSING
+    statuses: dict[str, Counts] = MISSING
 
     def language(self, question_ids: list[int], wanted: str | None = None) -> Language:
         """The language of these questions: `wanted`, or read from the ids.
@@ -175,17 +159,15 @@ class Preset:
         Raises:
             InputError: the preset has no questions in it.
         """
-        found: Language
-        if wanted is None:
-            found = language_of(question_ids[0]) if question_ids else "ja"
-        elif wanted in ("ja", "en"):
-            found = "ja" if wanted == "ja" else "en"
-        else:
+        usual = language_of(question_ids[0]) if question_ids else "ja"
+        found = next((known for known in LANGUAGES if known == (wanted or usual)), None)
+        if found is None:
             raise InputError(f"language={wanted} is neither ja nor en")
         if found not in self.sets:
+            others = [name for name in preset_names() if found in load_preset(name).sets]
             raise InputError(
                 f"the preset {self.name} has no questions in language={found}",
-                fix=f"preset={' or preset='.join(_presets_with(found))}",
+                fix=f"preset={' or preset='.join(others)}",
             )
         return found
 
@@ -214,17 +196,15 @@ class Preset:
         """The rating that the preset's original reads in a judgment."""
         return parse_whole(text) if self.parser is Parser.llm_jp_judge else parse_rating(text)
 
-    def counts(self, status: EndStatus) -> Counts:
+    def counts(self, status: JudgmentStatus) -> Counts:
         """How a status enters the mean."""
-        return self.statuses.get(status, self.statuses[EndStatus.unparsed])
+        return self.statuses.get(status, self.statuses["unparsed"])
 
-    def content(self) -> dict[str, Any]:
-        """Everything that decides a number, for its hash; of a local judge prompt file its hash alone.
-
-        Keys that few presets have are left out where they are not used: presets keep the hashes that
-        older runs recorded.
-        """
+    @property
+    def sha256(self) -> str:
+        """A hash of everything that decides a number; of a local judge prompt file its hash, not its path."""
         content = asdict(self) | {"sampling": self.sampling.identity}
+        # Keys that few presets have are left out where they are not used: older hashes stay.
         del content["variants"]
         if not self.reask_refused:
             del content["reask_refused"]
@@ -232,12 +212,36 @@ class Preset:
             content["prompts"] = {"sha256": self.prompts.sha256}
         elif not self.prompts.system_end:
             del content["prompts"]["system_end"]
-        return content
+        return text_sha256(canonical_json(plain(content)))
+
+    def record(self) -> dict[str, Any]:
+        """The preset as results name it."""
+        record = {
+            "name": self.name,
+            "source": self.source,
+            "sha256": self.sha256,
+            "not_given": self.not_given(),
+            "files": {file.url: file.sha256 for file in self.files()},
+        }
+        if self.prompts.file:
+            record["prompts"] = {"file": Path(self.prompts.file).name, "sha256": self.prompts.sha256}
+        return record
 
     @property
     def own_prompts(self) -> str | None:
         """The sha256 of a local judge prompt file; None: the prompts are an upstream file."""
         return self.prompts.sha256 if self.prompts.file else None
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON knows it: enums by name, numbers that are not finite as null."""
+    if isinstance(value, dict):
+        return {getattr(key, "value", key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return getattr(value, "value", value)
 
 
 def preset_option(name: str) -> str:
@@ -322,13 +326,13 @@ def _check(preset: Preset, path: Path) -> None:
             refuse(f"prompts.{name}", "nothing is given")
     if not preset.sets or not set(preset.sets) <= {"ja", "en"}:
         refuse("sets", "question sets are named ja or en")
-    needed = [status for status in EndStatus if status is not EndStatus.answerless]
     if wrong := [name for name, variant in preset.variants.items() if variant.language not in preset.sets]:
         refuse(f"variants.{wrong[0]}.language", f"one of {', '.join(preset.sets)}")
-    if missing := [status.value for status in needed if status not in preset.statuses]:
+    if missing := [one for one in STATUSES if one != "answerless" and one not in preset.statuses]:
         refuse("statuses", f"there is no entry for {', '.join(missing)}")
-    valueless = [status for status in EndStatus if status not in (EndStatus.ok, EndStatus.out_of_range)]
-    if any(preset.counts(status) is Counts.value for status in valueless):
+    if unknown := [status for status in preset.statuses if status not in STATUSES]:
+        refuse(f"statuses.{unknown[0]}", f"none of {', '.join(STATUSES)}")
+    if any(preset.counts(one) is Counts.value for one in STATUSES if one not in ("ok", "out_of_range")):
         refuse("statuses", "only ok and out_of_range have a value")
     if preset.aggregation not in RULES:
         refuse("aggregation", f"{preset.aggregation!r} is none of {', '.join(RULES)}")
@@ -336,7 +340,3 @@ def _check(preset: Preset, path: Path) -> None:
         refuse("turns", "turns are [1] or [1, 2]")
     if preset.sampling.temperature is not None and set(preset.sampling.temperature) != set(CATEGORIES):
         refuse("sampling.temperature", f"one temperature for each of {', '.join(CATEGORIES)} is needed")
-
-
-def _presets_with(language: str) -> list[str]:
-    return [name for name in preset_names() if language in load_preset(name).sets]

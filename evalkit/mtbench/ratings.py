@@ -25,6 +25,7 @@ _PAIRS = (
     re.compile(r"\[\[(\d+\.?\d*),\s?(\d+\.?\d*)\]\]"),
     re.compile(r"\[(\d+\.?\d*),\s?(\d+\.?\d*)\]"),
 )
+_VERDICTS: tuple[tuple[str, Winner], ...] = (("[[A]]", "A"), ("[[B]]", "B"), ("[[C]]", "tie"))
 _AT_THE_END = re.compile(r"\[\[([0-9]+)\]\][\s\"'”’」*_`.。．]*\Z")
 
 LOWEST, HIGHEST = 1, 10
@@ -85,29 +86,17 @@ def parse_strict(text: str | None) -> Rating:
 _SCALE = frozenset(str(value) for value in range(LOWEST, HIGHEST + 1))
 
 
-def parse_verdict(text: str | None) -> Winner:
-    """The verdict of a pairwise judgment; A wins over B, and B over a tie, when several appear."""
-    for mark, winner in _VERDICTS:
-        if text is not None and mark in text:
-            return winner
-    return "error"
-
-
-_VERDICTS: tuple[tuple[str, Winner], ...] = (("[[A]]", "A"), ("[[B]]", "B"), ("[[C]]", "tie"))
-
-
 def parse_pair(text: str | None, output_format: str = VERDICT_FORMAT) -> Winner:
-    """The winner of a game, read as the prompt's output format says."""
-    return parse_rating_pair(text) if output_format == PAIR_FORMAT else parse_verdict(text)
+    """The winner of a game, read as the prompt's output format says.
 
-
-def parse_rating_pair(text: str | None) -> Winner:
-    """The verdict of a judgment that rates both answers, `[[a,b]]`."""
-    for pattern in _PAIRS:
-        if text is not None and (found := pattern.search(text)):
-            first, second = _literal(found[1]), _literal(found[2])
-            return "error" if first is None or second is None else winner_of(first, second)
-    return "error"
+    `[[a,b]]` rates both answers. Of several verdicts A wins over B, and B over a tie.
+    """
+    text = text or ""
+    if output_format != PAIR_FORMAT:
+        return next((winner for mark, winner in _VERDICTS if mark in text), "error")
+    found = next((found for pattern in _PAIRS if (found := pattern.search(text))), None)
+    first, second = (_literal(digits) for digits in found.groups()) if found else (None, None)
+    return "error" if first is None or second is None else winner_of(first, second)
 
 
 def winner_of(first: float, second: float) -> Winner:

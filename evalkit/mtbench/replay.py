@@ -4,32 +4,33 @@ The tables use the scores as they were logged, every row by itself, as the origi
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from evalkit.core.durable import remove_file, write_checked_json
 from evalkit.core.errors import InputError
+from evalkit.core.files import file_sha256
 from evalkit.core.reasons import Reason
 from evalkit.core.text import canonical_json, text_sha256
-from evalkit.core.types import Judgment, JudgmentStatus, Message
-from evalkit.mtbench.data import BookOptions, Books
-from evalkit.mtbench.fastchat_logs import (
+from evalkit.core.types import Judgment, JudgmentStatus
+from evalkit.mtbench.aggregate import MINUS_ONE, Scored
+from evalkit.mtbench.books import BookOptions, Books
+from evalkit.mtbench.fastchat import (
     Answers,
     JudgmentLog,
     LoggedPair,
     LoggedSingle,
+    ModelAnswer,
     answers_by_model,
     jsonl_files,
     read_answers,
     read_judgments,
 )
-from evalkit.mtbench.folder import Header, MtBenchFolder, logged_label, turns_of
+from evalkit.mtbench.folder import MtBenchFolder, logged_label, turns_of
+from evalkit.mtbench.model_tables import missing_turns, model_table, results_json
 from evalkit.mtbench.presets import Preset
-from evalkit.mtbench.questions import ModelAnswer
 from evalkit.mtbench.ratings import (
     HIGHEST,
     LOWEST,
@@ -38,9 +39,7 @@ from evalkit.mtbench.ratings import (
     parse_pair,
     parse_strict,
 )
-from evalkit.mtbench.rules import MINUS_ONE, Scored
-from evalkit.mtbench.tables.model_tables import missing_turns, model_table, preset_sha256, results_json
-from evalkit.mtbench.tables.win_rates import Match, game_sides, pairwise_json
+from evalkit.mtbench.win_rates import Match, game_sides, pairwise_json
 
 # What FastChat writes where the judge could not be asked.
 API_ERROR_TEXT = "$ERROR$"
@@ -87,8 +86,7 @@ def replay_singles(rows: Sequence[LoggedSingle], books: Books, answers: Answers 
 
 
 def _replay_model(model: str, rows: list[LoggedSingle], books: Books, answers: Answers | None) -> Replayed:
-    judgments, scores = [], []
-    comparison = _Comparison(rendered=answers is not None)
+    judgments, scores, equal = [], [], []
     seen: Counter[tuple[int, int]] = Counter()
     for row in rows:
         key = (row.question_id, row.turn)
@@ -98,15 +96,12 @@ def _replay_model(model: str, rows: list[LoggedSingle], books: Books, answers: A
         judgments.append(judgment)
         scores.append(Scored(row.question_id, category, row.turn, row.score))
         if row.judgment is not None:
-            comparison.add_score((MINUS_ONE if judgment.rating is None else judgment.rating) == row.score)
-        if answers is not None:
-            comparison.add_prompt(row.user_prompt, partial(_render, row, books, answers))
-    return Replayed(
-        model=model,
-        scores=tuple(scores),
-        judgments=tuple(judgments),
-        fidelity=comparison.fidelity(len(rows), len(seen)),
-    )
+            equal.append((MINUS_ONE if judgment.rating is None else judgment.rating) == row.score)
+    prompts = None
+    if answers is not None:
+        prompts = [_same_prompt(row.user_prompt, row, (model,), books, answers) for row in rows]
+    fidelity = _fidelity(len(rows), len(seen), equal, prompts)
+    return Replayed(model, tuple(scores), tuple(judgments), fidelity)
 
 
 @dataclass(frozen=True)
@@ -123,61 +118,61 @@ def replay_pairs(rows: Sequence[LoggedPair], books: Books, answers: Answers | No
     Raises:
         InputError: a question that is in none of the preset's question files.
     """
-    matches = []
-    comparison = _Comparison(rendered=answers is not None)
+    matches, equal = [], []
+    prompts: list[bool | str] = []
     for row in rows:
         books.question(row.question_id)
         prompt = books.of(row.question_id).prompts.get(row.prompt_name)
         form = prompt.output_format if prompt else VERDICT_FORMAT
         read = game_sides(*(parse_pair(text, form) for text in row.judgments))
-        names = (row.question_id, row.turn, row.model_1, row.model_2)
-        matches.append(Match(*names, *row.winners, _lengths(row, answers)))
-        for game in (0, 1):
+        models = (row.model_1, row.model_2)
+        matches.append(Match(row.question_id, row.turn, *models, *row.winners, _lengths(row, answers)))
+        # In game 2 the answers are swapped.
+        for game, shown in enumerate((models, models[::-1])):
             if row.judgments[game] is not None:
-                comparison.add_score(read[game] == row.winners[game])
+                equal.append(read[game] == row.winners[game])
             if answers is not None:
-                comparison.add_prompt(
-                    row.user_prompts[game], partial(_render_game, row, game, books, answers)
-                )
+                prompts.append(_same_prompt(row.user_prompts[game], row, shown, books, answers))
     keys = {(row.question_id, row.turn, row.model_1, row.model_2) for row in rows}
-    return ReplayedPairs(tuple(matches), comparison.fidelity(len(rows), len(keys)))
+    fidelity = _fidelity(len(rows), len(keys), equal, None if answers is None else prompts)
+    return ReplayedPairs(tuple(matches), fidelity)
 
 
-class _Comparison:
-    """Counts what is equal to the log, and why prompts could not be rendered.
+def _same_prompt(
+    logged: str | None,
+    row: LoggedSingle | LoggedPair,
+    models: Sequence[str],
+    books: Books,
+    answers: Answers,
+) -> bool | str:
+    """Whether the prompt that shows the answers of `models` is the logged one, or why it is not rendered."""
+    if logged is None:
+        return "the log has no prompt"
+    book = books.of(row.question_id)
+    try:
+        sides = [_turns(answers, model, row.question_id) for model in models]
+        if isinstance(row, LoggedSingle):
+            _, messages = book.single(row.question_id, row.turn, sides[0])
+        else:
+            _, messages = book.pair(row.question_id, row.turn, sides[0], sides[1])
+    except InputError as error:
+        return error.what
+    return messages[-1].content == logged
 
-    Args:
-        rendered: whether prompts are rendered at all.
-    """
 
-    def __init__(self, *, rendered: bool) -> None:
-        self._rendered = rendered
-        self._scores: Counter[bool] = Counter()
-        self._prompts: Counter[bool] = Counter()
-        self._failures: Counter[str] = Counter()
-
-    def add_score(self, equal: bool) -> None:
-        self._scores[equal] += 1
-
-    def add_prompt(self, logged: str | None, render: Callable[[], tuple[Message, ...]]) -> None:
-        if logged is None:
-            self._failures["the log has no prompt"] += 1
-            return
-        try:
-            self._prompts[render()[-1].content == logged] += 1
-        except InputError as error:
-            self._failures[error.what] += 1
-
-    def fidelity(self, rows: int, distinct: int) -> Fidelity:
-        return Fidelity(
-            rows=rows,
-            duplicates=rows - distinct,
-            scores_compared=self._scores.total(),
-            scores_equal=self._scores[True],
-            prompts_compared=self._prompts.total() if self._rendered else None,
-            prompts_equal=self._prompts[True] if self._rendered else None,
-            not_rendered=dict(self._failures),
-        )
+def _fidelity(
+    rows: int, distinct: int, scores: Sequence[bool], prompts: Sequence[bool | str] | None
+) -> Fidelity:
+    rendered = [found for found in prompts or () if isinstance(found, bool)]
+    return Fidelity(
+        rows=rows,
+        duplicates=rows - distinct,
+        scores_compared=len(scores),
+        scores_equal=sum(scores),
+        prompts_compared=None if prompts is None else len(rendered),
+        prompts_equal=None if prompts is None else sum(rendered),
+        not_rendered=dict(Counter(found for found in prompts or () if isinstance(found, str))),
+    )
 
 
 def _judgment_of(row: LoggedSingle, category: str, occurrence: int, preset: Preset) -> Judgment:
@@ -214,25 +209,12 @@ def _turns(answers: Answers, model: str, question_id: int) -> tuple[str, ...]:
     return answer.turns
 
 
-def _render(row: LoggedSingle, books: Books, answers: Answers) -> tuple[Message, ...]:
-    turns = _turns(answers, row.model, row.question_id)
-    return books.of(row.question_id).single(row.question_id, row.turn, turns)[1]
-
-
-def _render_game(row: LoggedPair, game: int, books: Books, answers: Answers) -> tuple[Message, ...]:
-    sides = [_turns(answers, model, row.question_id) for model in (row.model_1, row.model_2)]
-    first, second = sides if game == 0 else reversed(sides)
-    return books.of(row.question_id).pair(row.question_id, row.turn, first, second)[1]
-
-
 def _lengths(row: LoggedPair, answers: Answers | None) -> tuple[int, int] | None:
     try:
-        sides = [_turns(answers or {}, model, row.question_id) for model in (row.model_1, row.model_2)]
-    except InputError:
+        first, second = (_turns(answers or {}, one, row.question_id) for one in (row.model_1, row.model_2))
+        return len(first[row.turn - 1]), len(second[row.turn - 1])
+    except (InputError, IndexError):
         return None
-    if any(len(turns) < row.turn for turns in sides):
-        return None
-    return len(sides[0][row.turn - 1]), len(sides[1][row.turn - 1])
 
 
 def replay(
@@ -240,12 +222,8 @@ def replay(
 ) -> tuple[Path, dict[str, Any]]:
     """Reads judgment logs into a run; returns its folder and its results.
 
-    Args:
-        judgments: a log file, or a folder of them.
-        answers: the answers that were judged, likewise; None: prompts are not rendered again.
-        options: choose the preset.
-        out: the folder of the run; None: one named by the content of the files.
-        resamples: for the intervals.
+    `judgments` and `answers` are files or folders of files. `answers` None: prompts are not rendered again;
+    `out` None: the folder of the run is named by the content of the files.
 
     Raises:
         InputError: a malformed row, or a question the preset does not have.
@@ -281,18 +259,15 @@ def replay(
     return folder.path, content
 
 
-def _missing(part: Replayed, books: Books) -> list[str]:
+def _missing(part: Replayed, books: Books) -> list[Reason]:
     languages = {books.language(row.question_id) for row in part.scores}
     wanted = sum(len(books.in_language(language).questions) for language in languages)
-    return [
-        Reason("{name}: {reason}", name=part.model, reason=reason)
-        for reason in missing_turns(part.scores, books.preset, wanted)
-    ]
+    return missing_turns(part.model, part.scores, books.preset, wanted)
 
 
 def _default_folder(preset: Preset, language: str | None, paths: Sequence[Path]) -> Path:
-    files = [sha256(file.read_bytes()).hexdigest() for path in paths for file in jsonl_files(path)]
-    identity = {"preset": preset_sha256(preset), "language": language, "files": files}
+    files = [file_sha256(file) for path in paths for file in jsonl_files(path)]
+    identity = {"preset": preset.sha256, "language": language, "files": files}
     return Path("results") / "replay" / text_sha256(canonical_json(identity))[:12]
 
 
@@ -306,12 +281,9 @@ def _write(
     # results.json means done, so it is removed before the run is changed.
     remove_file(folder.results_path)
     paired = [model for pair in log.pairs for model in (pair.model_1, pair.model_2)]
-    models = tuple(dict.fromkeys([*(part.model for part in singles), *paired]))
-    asked = {row.question_id for row in log.singles} | {row.question_id for row in log.pairs}
-    languages = {books.language(question_id) for question_id in asked}
-    language = languages.pop() if len(languages) == 1 else None
-    sha256_of_preset = preset_sha256(books.preset)
-    folder.write_header(Header(books.name, sha256_of_preset, language, "replayed", models))
+    models = list(dict.fromkeys([*(part.model for part in singles), *paired]))
+    asked = [*(row.question_id for row in log.singles), *(row.question_id for row in log.pairs)]
+    folder.write_header(books.header("replayed", models, asked))
     known = {
         answer.question_id: question.category
         for answer in answers

@@ -68,7 +68,7 @@ def collect(config: Config, *, say: Callable[[str], None]) -> Contents:
         check(config.model, offline=config.data.offline)
     contents = Contents(facts={"evalkit": __version__})
     if config.suite is not None:
-        from evalkit.mtbench.data import BookOptions, fetch_all
+        from evalkit.mtbench.books import BookOptions, fetch_all
 
         books = BookOptions.of(config)
         contents.facts["suite"] = config.suite.name

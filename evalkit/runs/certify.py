@@ -17,7 +17,7 @@ from evalkit.engines.local.chat_template import as_text
 from evalkit.engines.local.engine import LocalEngine
 from evalkit.metrics.intervals import Interval, wilson
 from evalkit.runs.suite import LoadedSuite
-from evalkit.scoring.scores import Answer, GivenAnswer, TaskAnswers, score_tasks
+from evalkit.scoring.scores import GivenAnswer, TaskAnswers, score_tasks
 from evalkit.tasks.prompts import Asking
 from evalkit.tasks.spec import TaskSpec
 
@@ -71,7 +71,7 @@ class Comparison:
 @dataclass(frozen=True)
 class _Answers:
     tokens: dict[str, tuple[list[int], list[int]]]
-    completions: dict[str, Answer]
+    completions: dict[str, GivenAnswer]
 
 
 def certify(
@@ -145,10 +145,10 @@ def _graded(
     prompt: str | tuple[Message, ...],
     completion: Completion,
     spec: TaskSpec,
-) -> Answer:
+) -> GivenAnswer:
     """What a run would grade: the answer behind a thought."""
     if asking.thoughts is None:
-        return completion
+        return GivenAnswer(completion.text, completion.finish_reason)
     split = asking.thoughts.reply(
         completion.raw_text,
         completion.finish_reason,

@@ -15,7 +15,7 @@ from evalkit.core.types import Message
 from evalkit.core.words import t
 from evalkit.engines.base import GENERATION_VERSION, SAMPLING_VERSION
 from evalkit.engines.local.chat_template import clock_date, render_chat
-from evalkit.mtbench.answers.turns import (
+from evalkit.mtbench.answers import (
     AnswerRules,
     answer_rules,
     answered,
@@ -23,11 +23,11 @@ from evalkit.mtbench.answers.turns import (
     requests_of_turn,
     special_tokens_of,
 )
-from evalkit.mtbench.data import BookOptions
+from evalkit.mtbench.books import BookOptions
+from evalkit.mtbench.fastchat import Language
 from evalkit.mtbench.folder import SAMPLES, Header, MtBenchFolder
+from evalkit.mtbench.model_tables import answer_counts, results_json
 from evalkit.mtbench.presets import Preset
-from evalkit.mtbench.questions import Language
-from evalkit.mtbench.tables.model_tables import answer_counts, preset_sha256, results_json
 from evalkit.records.run_folder import SampleRecord
 from evalkit.runs.life import Opened, Outcome, Run, Say, complete, finished
 from evalkit.tasks.thoughts import Thoughts
@@ -142,8 +142,8 @@ class MtBenchRun(Run[dict[str, Any]]):
         super().write_files(keep=keep)
         if not (keep and self._folder.has_header()):
             models = (self.identified.model.name,)
-            sha256 = preset_sha256(self.preset)
-            self._folder.write_header(Header(self._chosen, sha256, self._language, "generated", models))
+            header = Header(self._chosen, self.preset.sha256, self._language, "generated", models)
+            self._folder.write_header(header)
 
     def engine_started(self, described: dict[str, Any]) -> dict[str, Any]:
         """Fixes the rules of the answers, which depend on the model's generation_config."""

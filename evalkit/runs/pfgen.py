@@ -1,15 +1,19 @@
 """suite=pfgen with answers made elsewhere -> results: a published set, or evalkit's own form."""
 
+import lzma
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 
 from evalkit.core.config import Config, PfgenConfig, PfgenMode, given_suite
 from evalkit.core.errors import InputError
-from evalkit.core.files import read_rows, text_field
+from evalkit.core.files import parse_rows, read_bytes, read_json_object, text_field
 from evalkit.core.reasons import Reason
-from evalkit.core.types import Sample
+from evalkit.core.text import did_you_mean
+from evalkit.metrics.pfgen import Question
 from evalkit.records.results import Results
 from evalkit.runs.foreign import finish_reason, listed, output_directory
 from evalkit.runs.identity import protocol_record
@@ -18,10 +22,31 @@ from evalkit.scoring.categories import summarise
 from evalkit.scoring.pfgen import score_pfgen
 from evalkit.scoring.scores import GivenAnswer
 from evalkit.scoring.write import write_scored
-from evalkit.sources.pfgen import read_answers
 from evalkit.tasks.pfgen import DATASET, answer_of, stop_strings
 
-_ID = re.compile(r"(Q\d\d)/([1-9]\d{0,4})")
+_ID = re.compile(r"(Q\d\d)/[1-9]\d{0,4}")
+# A set of 100 trials has a few megabytes; more than this is no set of answers.
+_MOST_BYTES = 1 << 30
+_PIECE = 1 << 16
+_XZ = b"\xfd7zXZ\x00"
+
+
+@dataclass(frozen=True)
+class AnswerSet:
+    """Answers made elsewhere.
+
+    Attributes:
+        answers: by question and trial (`Q01/1`). A published set is sorted: there the i-th answers of all
+            questions are no trial.
+        places: the line of each question's last answer, by question id.
+        end: the last line.
+        trials_known: it has evalkit's own form, whose ids have the trial.
+    """
+
+    answers: Mapping[str, GivenAnswer]
+    places: Mapping[str, str]
+    end: str
+    trials_known: bool
 
 
 def score_answers_of(config: Config) -> Results:
@@ -38,31 +63,26 @@ def score_answers_of(config: Config) -> Results:
     out, path = output_directory(config.out), Path(config.completions).expanduser()
     loaded = load_suite(suite, config.data, say=lambda line: None)
     (task,) = loaded.tasks
-    model = config.model.name if config.model else None
-    if own := path.is_dir():
-        answers = _read_own(path / f"{DATASET}.jsonl", task.few_shots, config.pfgen.mode)
-    else:
-        given = read_answers(path, loaded.questions, allow_missing=config.allow_missing)
-        model = model or given.model
-        answers = {
-            f"{name}/{trial}": GivenAnswer(text)
-            for name, texts in given.answers.items()
-            for trial, text in enumerate(texts, start=1)
-        }
-        if given.mode is not None:
-            config = replace(config, pfgen=PfgenConfig(_mode(given.mode, path)))
-    trials = max(int(key.partition("/")[2]) for key in answers)
-    wanted = [key for sample in task.samples for key in task.spec.ids(sample.id, trials)]
-    lacking = [key for key in wanted if key not in answers]
-    answers = {key: answers[key] for key in wanted if key in answers}
-    if not answers or (own and lacking and not config.allow_missing):
+    path = path / f"{DATASET}.jsonl" if path.is_dir() else path
+    config, named = _described(config, path.with_name("config.json"))
+    found = read_answers(path, loaded.questions, config.pfgen.mode)
+    trials = Counter(key.partition("/")[0] for key in found.answers)
+    last = max(int(key.partition("/")[2]) for key in found.answers)
+    asked = {sample.id: task.spec.ids(sample.id, last) for sample in task.samples}
+    answers = {key: found.answers[key] for keys in asked.values() for key in keys if key in found.answers}
+    lacking = [key for keys in asked.values() for key in keys if key not in found.answers]
+    if not answers or (lacking and not config.allow_missing):
+        name = lacking[0].partition("/")[0]
+        text = next(one.text for one in loaded.questions if one.id == name)
+        number = f"{trials[name]} of {last} answers" if trials[name] else "no answer"
         raise InputError(
-            f"answers are missing: {listed(lacking)}",
-            where=path,
-            fix="add them, or score what is there: allow_missing=true",
+            f"answers are missing: {listed(lacking)}; question {name} ({text}) has {number}",
+            where=found.places.get(name, found.end),
+            fix="add what is missing, or score what is there: allow_missing=true",
         )
-    missing = Reason("{n} of {all} answers are missing", n=len(lacking), all=len(wanted))
-    scored, details = score_pfgen(loaded.questions, answers, config.metrics.resamples, trials_known=own)
+    missing = Reason("{n} of {all} answers are missing", n=len(lacking), all=len(lacking) + len(answers))
+    resamples, known = config.metrics.resamples, found.trials_known
+    scored, details = score_pfgen(loaded.questions, answers, resamples, trials_known=known)
     results = summarise(
         [scored],
         protocol_record(config),
@@ -70,7 +90,7 @@ def score_answers_of(config: Config) -> Results:
         run={
             "completions": str(path),
             "suite": suite.name,
-            "model": model,
+            "model": config.model.name if config.model else named,
             "samples": len(scored.samples),
             "datasets": {DATASET: task.facts},
             DATASET: details,
@@ -82,31 +102,89 @@ def score_answers_of(config: Config) -> Results:
     return results
 
 
-def _mode(name: str, path: Path) -> PfgenMode:
-    try:
-        return PfgenMode(name)
-    except ValueError:
+def _described(config: Config, path: Path) -> tuple[Config, str | None]:
+    """The options with the mode, and the model's name, as config.json beside published answers says."""
+    content = read_json_object(path, "the set's configuration") if path.exists() else {}
+    model, mode = (
+        text_field(content, key, str(path)) if key in content else None for key in ("model", "mode")
+    )
+    if mode is None:
+        return config, model
+    modes = [one.value for one in PfgenMode]
+    if mode not in modes:
         raise InputError(
-            f"unknown mode {name!r}",
-            where=f"{path.with_name('config.json')}, field mode",
-            fix=f"one of {', '.join(mode.value for mode in PfgenMode)}",
-        ) from None
+            f"unknown mode {mode!r}", where=f"{path}, field mode", fix=f"one of {', '.join(modes)}"
+        )
+    if "pfgen.mode" in config.given and config.pfgen.mode.value != mode:
+        raise InputError(
+            f"the answers are of mode {mode}", where=f"{path}, field mode", fix="leave out pfgen.mode="
+        )
+    return replace(config, pfgen=PfgenConfig(PfgenMode(mode))), model
 
 
-def _read_own(path: Path, samples: Sequence[Sample], mode: PfgenMode) -> Mapping[str, GivenAnswer]:
-    """Lines with `id` (`Q01/1`: question and trial), `completion` and perhaps `finish_reason`."""
-    known, found = {sample.id for sample in samples}, dict[str, GivenAnswer]()
-    for place, row in read_rows(path, mend=True):
-        key = text_field(row, "id", place)
-        matched = _ID.fullmatch(key)
-        if matched is None or matched[1] not in known:
-            raise InputError(
-                f"no id of pfgen: {key!r}", where=f"{place}, field id", fix="Q01/1 to Q50/TRIALS"
-            )
-        if key in found:
+def read_answers(path: Path, questions: Sequence[Question], mode: PfgenMode) -> AnswerSet:
+    """A published `trials.jsonl` or `trials.jsonl.xz`, or a file in evalkit's own form.
+
+    Args:
+        path: the file; its first line tells the form. Lines of a published set have `question` and `answer`;
+            those of evalkit's form `id`, `completion`, from which the answer is cut, and maybe
+            `finish_reason`.
+        questions: all questions of the benchmark.
+        mode: how the answers were asked for.
+
+    Raises:
+        InputError: no answers, a question that is none of the benchmark's, an answer that is there twice, a
+            line that is not as expected, or an xz file that is damaged or cut short.
+    """
+    ids = {question.text: question.id for question in questions}
+    known, numbers = set(ids.values()), Counter[str]()
+    answers: dict[str, GivenAnswer] = {}
+    places: dict[str, str] = {}
+    own = False
+    for place, row in parse_rows(_content(path), str(path), mend=True):
+        own = "id" in row if not answers else own
+        if own:
+            key = text_field(row, "id", place)
+            matched = _ID.fullmatch(key)
+            if matched is None or matched[1] not in known:
+                fix = f"{min(known)}/1 to {max(known)}/TRIALS"
+                raise InputError(f"no id of pfgen: {key!r}", where=f"{place}, field id", fix=fix)
+            text = answer_of(text_field(row, "completion", place), mode, stop_strings(mode))
+        else:
+            asked, text = (text_field(row, name, place) for name in ("question", "answer"))
+            if asked not in ids:
+                raise InputError(
+                    f"no question of pfgen: {asked!r}{did_you_mean(asked, ids)}",
+                    where=f"{place}, field question",
+                )
+            numbers[asked] += 1
+            key = f"{ids[asked]}/{numbers[asked]}"
+        if key in answers:
             raise InputError(f"the id {key} is there twice", where=place)
-        text = answer_of(text_field(row, "completion", place), mode, stop_strings(mode))
-        found[key] = GivenAnswer(text, finish_reason(row, place))
-    if not found:
+        answers[key] = GivenAnswer(text, finish_reason(row, place))
+        places[key.partition("/")[0]] = place
+    if not answers:
         raise InputError("there are no answers", where=path)
-    return found
+    return AnswerSet(answers, places, place, own)
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a file, unpacked where it is an xz file."""
+    data = read_bytes(path, "the answers")
+    if path.suffix != ".xz" and not data.startswith(_XZ):
+        return data
+    content = bytearray()
+    try:
+        # In pieces, so that what comes before a damaged place is known.
+        with lzma.open(BytesIO(data)) as file:
+            while piece := file.read1(_PIECE):
+                content += piece
+                if len(content) > _MOST_BYTES:
+                    raise lzma.LZMAError(f"it unpacks to more than {_MOST_BYTES >> 20} MiB")
+    except (EOFError, lzma.LZMAError) as error:
+        problem = "it is cut short" if isinstance(error, EOFError) else f"it is damaged ({error})"
+        line = content.count(b"\n") + 1
+        raise InputError(
+            f"not a whole xz file: {problem}", where=f"{path}, line {line}", fix="fetch the file again"
+        ) from error
+    return bytes(content)

@@ -1,6 +1,6 @@
 """Scores a run's kept completions again and finds which values changed."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,13 @@ from evalkit.core.files import read_options
 from evalkit.core.reasons import Reason
 from evalkit.core.types import Sample
 from evalkit.records.environment import CONFIG, kept_environment
-from evalkit.records.results import Results, read_results
+from evalkit.records.results import Figure, Results, read_results
 from evalkit.records.run_folder import RunDirectory, SampleRecord, one_run
 from evalkit.runs.foreign import listed, output_directory
 from evalkit.runs.identity import protocol_record
 from evalkit.runs.regrading import Regrading, of_regrading
 from evalkit.runs.run import score_run
 from evalkit.runs.suite import LoadedSuite, check_options, load_suite, sample_limit, suite_specs
-from evalkit.scoring.changes import Change, SampleScores, changed_samples, find_changes
 from evalkit.tasks.answers import options_of
 from evalkit.tasks.load import Task
 from evalkit.tasks.spec import TaskSpec
@@ -32,6 +31,22 @@ _SCORING_OPTIONS = (
 _OTHER_OPTIONS = ("run", "out", "offline", "allow_missing", "lang", "mirror")
 # Options of earlier versions and of other verbs: no completion or score depends on them.
 _PASSED_OVER = ("serve", "plan")
+# Of the scoring options, those that can change a score without another metric version.
+_SCORING = ("protocol.strip", "protocol.answer_regex", "metrics.comet.checkpoint", "metrics.comet.dtype")
+UNEXPLAINED = "neither metric, protocol nor samples changed: compare the versions of the libraries"
+# task -> sample id -> a row of scores/<task>.jsonl
+SampleScores = Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A value that differs; `samples` counts the samples with another score (None: not known)."""
+
+    key: str
+    before: Figure | None
+    after: Figure | None
+    why: list[str]
+    samples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -87,8 +102,8 @@ def rescore(given: Config) -> Rescored:
         )
         if before is None:
             return Rescored(results, into.path, None, [])
-        changed = changed_samples(scores_before, _sample_scores(into, suite))
-        return Rescored(results, into.path, before, find_changes(before, results, changed))
+        changed = _changed_samples(scores_before, _sample_scores(into, suite))
+        return Rescored(results, into.path, before, _find_changes(before, results, changed))
 
 
 def _kept_suite(
@@ -229,3 +244,74 @@ def _of_today(content: dict[Any, Any]) -> dict[Any, Any]:
     if isinstance(engine, dict) and engine.get("server") == "evalkit":
         kept["engine"] = {**engine, "server": "auto"}
     return kept
+
+
+def _find_changes(before: Results, after: Results, changed: Mapping[str, int]) -> list[Change]:
+    """The values that differ, in the order scores, categories, average.
+
+    Args:
+        before: the earlier results.
+        after: the results of the new scoring.
+        changed: by `<dataset>_<metric>`, how many samples changed (`_changed_samples`).
+    """
+    chosen = [(key, before.protocol.options.get(key), after.protocol.options.get(key)) for key in _SCORING]
+    chosen.append(("reasoning.parser", before.split_by, after.split_by))
+    options = [
+        Reason("{key}: {old} -> {new}", key=key, old=old, new=new) for key, old, new in chosen if old != new
+    ]
+    changes = []
+    for section in ("scores", "categories", "average"):
+        old_figures, new_figures = getattr(before, section), getattr(after, section)
+        for key in dict.fromkeys([*old_figures, *new_figures]):
+            was, now = old_figures.get(key), new_figures.get(key)
+            if _value(was) != _value(now):
+                why = [*_differences(was, now), *options, *_availability(before, after, key)]
+                changes.append(Change(key, was, now, why or [UNEXPLAINED], changed.get(key)))
+    return changes
+
+
+def _changed_samples(before: SampleScores, after: SampleScores) -> dict[str, int]:
+    """By `<dataset>_<metric>`, how many samples have another score than before."""
+    counts: dict[str, int] = {}
+    for task, rows in after.items():
+        for key, row in rows.items():
+            old = before.get(task, {}).get(key, {}).get("values", {})
+            for metric, value in row["values"].items():
+                if value is not None and metric in old:
+                    name = f"{task}_{metric}"
+                    counts[name] = counts.get(name, 0) + (old[metric] != value)
+    return counts
+
+
+def _value(figure: Figure | None) -> float | None:
+    return None if figure is None else figure.value
+
+
+def _differences(was: Figure | None, now: Figure | None) -> Iterator[str]:
+    if was is None or now is None:
+        return
+    if was.metric_version != now.metric_version:
+        yield Reason("metric version: {old} -> {new}", old=was.metric_version, new=now.metric_version)
+    if was.n != now.n:
+        yield Reason("samples: {old} -> {new}", old=was.n, new=now.n)
+
+
+def _availability(before: Results, after: Results, key: str) -> Iterator[str]:
+    if why := _why_missing(before, key):
+        yield Reason("was missing: {why}", why=why)
+    if why := _why_missing(after, key):
+        yield Reason("is missing: {why}", why=why)
+
+
+def _why_missing(results: Results, key: str) -> str | None:
+    """Why a score, a category or the average has no value; None when it has one."""
+    figures = {**results.scores, **results.categories, **results.average}
+    if _value(figures.get(key)) is not None:
+        return None
+    if reasons := results.partial.categories.get(key):
+        return reasons[0]
+    if key in results.average:
+        incomplete = ", ".join(results.partial.categories)
+        return Reason("incomplete categories: {names}", names=incomplete) if incomplete else None
+    entries = results.missing_metrics
+    return next((entry.reason for entry in entries if f"{entry.dataset}_{entry.metric}" == key), None)

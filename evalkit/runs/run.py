@@ -35,7 +35,7 @@ from evalkit.runs.regrading import Regrading, thought_warnings
 from evalkit.runs.suite import LoadedSuite, asking_of, check_options, load_suite
 from evalkit.scoring.categories import summarise, with_intervals
 from evalkit.scoring.pfgen import score_pfgen
-from evalkit.scoring.scores import GivenAnswer, TaskAnswers, TaskScores, score_tasks
+from evalkit.scoring.scores import TaskAnswers, TaskScores, score_tasks
 from evalkit.scoring.write import scores_fit, write_scored
 from evalkit.tasks.pfgen import DATASET as PFGEN
 from evalkit.tasks.pfgen import answer_of
@@ -291,7 +291,6 @@ def _scored(
         key: replace(answer, text=answer_of(answer.text, mode, stop))
         for task in answers
         for key, answer in task.completions.items()
-        if isinstance(answer, GivenAnswer)
     }
     scores, details = score_pfgen(suite.questions, given, metrics.resamples, trials_known=True)
     return [scores], {PFGEN: details}

@@ -71,8 +71,7 @@ def summarise(
     """The whole result of a suite.
 
     Args:
-        tasks: the datasets that were scored.
-        protocol: the rules they were scored by.
+        tasks, protocol: the datasets that were scored, and the rules they were scored by.
         missing_datasets: datasets of the suite that could not be scored, with the reason.
         gaps: datasets that were scored without some of their samples, and how many those are.
         reasons: further reasons why the result is partial.
@@ -80,7 +79,6 @@ def summarise(
     """
     absent, without = dict(missing_datasets or {}), dict(gaps or {})
     categories = _categories(tasks, absent, without)
-    incomplete = {name: category.reasons for name, category in categories.items() if category.reasons}
     whole = [
         *_limit_reason(protocol),
         *reasons,
@@ -97,11 +95,18 @@ def summarise(
         categories={name: category.value for name, category in categories.items()},
         average=_average(categories),
         datasets={task.spec.name: task.rates for task in tasks},
-        partial=Partial(bool(whole or incomplete), whole, incomplete, absent),
+        partial=_partial(whole, categories, absent),
         missing_metrics=[entry for task in tasks for entry in task.missing],
         protocol=protocol,
         run={**(run or {}), "other_data": _other_data(tasks, run or {})},
     )
+
+
+def _partial(whole: Iterable[str], categories: Mapping[str, _Category], absent: Mapping[str, str]) -> Partial:
+    """What a result lacks: as a whole, by category, and the datasets without a score."""
+    reasons = list(whole)
+    incomplete = {name: category.reasons for name, category in categories.items() if category.reasons}
+    return Partial(bool(reasons or incomplete), reasons, incomplete, dict(absent))
 
 
 def missing_dataset(name: str, why: str) -> Reason:
@@ -181,7 +186,7 @@ def _category(counted: Sequence[tuple[str, Measured]], reasons: list[str]) -> _C
 def _mean(parts: Sequence[Measured | _Category], versions: Iterable[str]) -> tuple[Figure, Interval | None]:
     """The unweighted mean of parts that have a value, and what it contributes to a further mean."""
     values = [part.value.value for part in parts if part.value.value is not None]
-    spread = mean_spread([(part.value, part.carried) for part in parts])
+    spread = _mean_spread(parts)
     value = Figure(
         value=sum(values) / len(values) if values else None,
         n=sum(part.value.n for part in parts),
@@ -192,10 +197,10 @@ def _mean(parts: Sequence[Measured | _Category], versions: Iterable[str]) -> tup
     return value, spread.carried
 
 
-def mean_spread(parts: Sequence[tuple[Figure, Interval | None]]) -> statistics.Spread:
-    """The spread of the mean of independent figures, each with its `carried` interval."""
-    spreads = [statistics.Spread(value.ci95, value.stderr, carried) for value, carried in parts]
-    return statistics.of_sum([value.value or 0.0 for value, _ in parts], spreads)
+def _mean_spread(parts: Sequence[Measured | _Category]) -> statistics.Spread:
+    """The spread of the mean of independent figures."""
+    spreads = [statistics.Spread(part.value.ci95, part.value.stderr, part.carried) for part in parts]
+    return statistics.of_sum([part.value.value or 0.0 for part in parts], spreads)
 
 
 def _average(categories: Mapping[str, _Category]) -> dict[str, Figure]:
@@ -233,7 +238,6 @@ def join_results(parts: Sequence[tuple[Results, Path]]) -> Results:
         for name, members in category_members().items()
         if any(member in source for member in members)
     }
-    incomplete = {name: category.reasons for name, category in categories.items() if category.reasons}
     whole = dict.fromkeys(why for part, _ in parts for why in part.partial.reasons if why not in solved)
     ordered = [name for names in category_members().values() for name in names if name in source]
     datasets = {name: source[name][0].datasets[name] for name in dict.fromkeys([*ordered, *source])}
@@ -245,13 +249,10 @@ def join_results(parts: Sequence[tuple[Results, Path]]) -> Results:
             for metric in rates.metrics
         },
         categories={name: category.value for name, category in categories.items()},
-        average=_average({name: categories[name] for name in CATEGORIES if name in categories}),
+        average=_average(categories),
         datasets=datasets,
-        partial=Partial(
-            bool(whole or incomplete),
-            list(whole),
-            incomplete,
-            {name: why for name, why in absent.items() if name not in source},
+        partial=_partial(
+            whole, categories, {name: why for name, why in absent.items() if name not in source}
         ),
         missing_metrics=[
             entry
@@ -286,15 +287,14 @@ def _joined_category(
         metric = results.named(counts)
         value = results.scores.get(f"{name}_{metric}")
         if metric is not None and value is not None:
-            carried = value.ci95 or _carried(value, metric, results, RunDirectory(folder).scores_path(name))
+            carried = value.ci95 or _spread_again(value, metric, _rows(folder, name), results).carried
             counted.append((counts, Measured(value, carried)))
     reasons += missing_reasons(one for one in lacking if one.sentence not in reasons)
     return _category(counted, reasons)
 
 
-def _carried(value: Figure, metric: str, results: Results, scores: Path) -> Interval | None:
-    """What a figure without an interval contributes to a mean, by its samples."""
-    return _spread_again(value, metric, list(read_log(scores)[0].values()), results).carried
+def _rows(folder: Path, dataset: str) -> list[dict[str, Any]]:
+    return list(read_log(RunDirectory(folder).scores_path(dataset))[0].values())
 
 
 def _joined_facts(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -319,31 +319,35 @@ def with_intervals(results: Results, folder: Path) -> Results:
     """
     if not any(map(_is_open, results.scores.values())):
         return results
-    scores, carried = {}, {}
+    scores: dict[str, Measured] = {}
     for name, rates in results.datasets.items():
-        rows = list(read_log(RunDirectory(folder).scores_path(name))[0].values())
+        rows = _rows(folder, name)
         for metric in rates.metrics:
-            key = f"{name}_{metric}"
-            value = results.scores[key]
-            spread = _spread_again(value, metric, rows, results)
-            scores[key] = replace(value, ci95=spread.interval, stderr=spread.error)
-            carried[key] = spread.carried
-    categories, above = {}, {}
+            value = results.scores[f"{name}_{metric}"]
+            scores[f"{name}_{metric}"] = _with_spread(value, _spread_again(value, metric, rows, results))
+    categories: dict[str, Measured] = {}
     for name, value in results.categories.items():
         keys = [f"{member}_{results.named(load_spec(member).counts)}" for member in category_members()[name]]
-        parts = [(scores[key], carried[key]) for key in keys if key in scores]
+        parts = [scores[key] for key in keys if key in scores]
         spread = statistics.Spread(value.ci95, value.stderr, value.ci95)
-        if value.value is not None and _is_mean(value.value, [part.value for part, _ in parts]):
-            spread = mean_spread(parts)
-        categories[name] = replace(value, ci95=spread.interval, stderr=spread.error)
-        above[name] = (categories[name], spread.carried)
-    average = {
-        name: replace(value, ci95=spread.interval, stderr=spread.error)
-        for name, value in results.average.items()
-        for parts in [[part for key, part in above.items() if (name, key) != (WITHOUT_MT, "MT")]]
-        for spread in [mean_spread(parts) if value.value is not None else statistics.Spread()]
-    }
-    return replace(results, scores={**results.scores, **scores}, categories=categories, average=average)
+        if value.value is not None and _is_mean(value.value, [part.value.value for part in parts]):
+            spread = _mean_spread(parts)
+        categories[name] = _with_spread(value, spread)
+    average = {}
+    for name, value in results.average.items():
+        parts = [part for key, part in categories.items() if (name, key) != (WITHOUT_MT, "MT")]
+        spread = statistics.Spread() if value.value is None else _mean_spread(parts)
+        average[name] = _with_spread(value, spread).value
+    return replace(
+        results,
+        scores=results.scores | {key: part.value for key, part in scores.items()},
+        categories={name: part.value for name, part in categories.items()},
+        average=average,
+    )
+
+
+def _with_spread(value: Figure, spread: statistics.Spread) -> Measured:
+    return Measured(replace(value, ci95=spread.interval, stderr=spread.error), spread.carried)
 
 
 def _is_open(value: Figure) -> bool:

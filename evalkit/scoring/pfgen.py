@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,8 @@ from evalkit.metrics.intervals import FloatArray
 from evalkit.metrics.pfgen import (
     VERSION,
     AnswerScore,
+    Figures,
     Question,
-    SetFigures,
     category_scores,
     score_answers,
     set_figures,
@@ -38,7 +37,6 @@ def score_pfgen(
     resamples: int,
     *,
     trials_known: bool,
-    tables: Path | None = None,
 ) -> tuple[TaskScores, dict[str, Any]]:
     """Scores answers to one or more questions.
 
@@ -48,7 +46,6 @@ def score_pfgen(
         resamples: of the bootstrap.
         trials_known: the answers of one number are a trial, and trials are resampled; else answers within
             questions, as also where a trial lacks answers.
-        tables: where tables are kept; None: in the cache folder.
 
     Returns:
         A score for each question, with one for each answer in its `repeats`; and for the section `run` of the
@@ -59,26 +56,29 @@ def score_pfgen(
         keys[key.partition("/")[0]].append(key)
     questions = [one for one in questions if keys[one.id]]
     scored = {
-        one.id: score_answers(one, tables_of(one, folder=tables), [answers[key].text for key in keys[one.id]])
+        one.id: score_answers(one, tables_of(one), [answers[key].text for key in keys[one.id]])
         for one in questions
     }
     values = [np.array([_values(answer) for answer in scored[one.id]]) for one in questions]
     equal = len({len(rows) for rows in values}) == 1
     trials_known &= len({tuple(key[len(name) :] for key in keys[name]) for name in scored}) == 1
-    published = set_figures(scored)
-    shares = (
-        statistics.variance_shares(np.stack(values)[:, :, 0], trials_known=trials_known) if equal else None
-    )
+    if trials_known:
+        distribution = statistics.resampled_two_ways(np.stack(values), resamples)
+    else:
+        distribution = statistics.resampled_within(values, resamples)
+    figures = set_figures(scored)
+    measured = _measured(values, figures, distribution)
+    single = np.stack(values)[:, :, 0] if equal else None
+    shares = None if single is None else statistics.variance_shares(single, trials_known=trials_known)
     details = {
-        "trials": published.trials,
-        "aspects": {"fluency": published.fluency, "truthfulness": published.truthfulness},
+        "trials": min(map(len, values)),
+        "aspects": {"fluency": figures.fluency, "truthfulness": figures.truthfulness},
         "categories": category_scores(questions, scored),
-        "published": {name: getattr(published, name) for name in _PUBLISHED},
+        "published": {name: getattr(figures, name) for name in _PUBLISHED},
         "resampled": "questions and trials" if trials_known else "questions, and answers within questions",
         "variance": asdict(shares) if shares else None,
         "ground_truth": GROUND_TRUTH,
     }
-    measured = _measured(values, published, resamples, trials_known=trials_known)
     rows = tuple(_question(one.id, keys[one.id], answers, scored[one.id]) for one in questions)
     given = [answers[key] for one in questions for key in keys[one.id]]
     rates = answer_rates(SPEC, given, [answer.text for answer in given], list(FIGURES), len(questions))
@@ -87,14 +87,9 @@ def score_pfgen(
 
 
 def _measured(
-    values: Sequence[FloatArray], published: SetFigures, resamples: int, *, trials_known: bool
+    values: Sequence[FloatArray], published: Figures, distribution: FloatArray
 ) -> dict[str, Measured]:
     """The figures of the set with their intervals, from each question's values: [answers, figures]."""
-    distribution = (
-        statistics.resampled_two_ways(np.stack(values), resamples)
-        if trials_known
-        else statistics.resampled_within(values, resamples)
-    )
     columns = zip(*(rows.mean(axis=0) for rows in values), strict=True)
     means = [math.fsum(column) / len(values) for column in columns]
     # The protocol adds up rounded parts, and so its parts differ from plain means in the fifth digit.
@@ -117,19 +112,12 @@ def _values(answer: AnswerScore) -> list[float]:
 def _question(
     name: str, keys: Sequence[str], answers: Mapping[str, GivenAnswer], scores: Sequence[AnswerScore]
 ) -> Score:
-    columns = [_values(answer) for answer in scores]
-    repeats = tuple(
-        Score(
-            key,
-            given.text,
-            dict(zip(FIGURES, column, strict=True)),
-            given.status or _STATUS.get(given.finish_reason or "") or (None if given.text else "empty"),
-            given.thought,
-            missing=answer.missing,
-        )
-        for key, given, column, answer in zip(
-            keys, [answers[key] for key in keys], columns, scores, strict=True
-        )
-    )
-    means = [math.fsum(column) / len(columns) for column in zip(*columns, strict=True)]
-    return Score(name, repeats[0].prediction, dict(zip(FIGURES, means, strict=True)), repeats=repeats)
+    repeats = []
+    for key, answer in zip(keys, scores, strict=True):
+        given = answers[key]
+        values: dict[str, float | None] = dict(zip(FIGURES, _values(answer), strict=True))
+        status = given.status or _STATUS.get(given.finish_reason or "") or (None if given.text else "empty")
+        repeats.append(Score(key, given.text, values, status, given.thought, missing=answer.missing))
+    columns = zip(*map(_values, scores), strict=True)
+    means = [math.fsum(column) / len(scores) for column in columns]
+    return Score(name, repeats[0].prediction, dict(zip(FIGURES, means, strict=True)), repeats=tuple(repeats))

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import chain
-from typing import Protocol
 
 from evalkit import metrics as registry
 from evalkit.core.config import MetricsConfig, ProtocolConfig
@@ -47,24 +46,9 @@ SHORT_OUTPUT = 3
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)\s*", re.ASCII)
 
 
-class Answer(Protocol):
-    """What scoring needs of a completion; `evalkit.core.types.Completion` is one.
-
-    `finish_reason` None: not known, as for completions made elsewhere.
-    """
-
-    @property
-    def text(self) -> str:
-        """The completion text by the protocol's decoding rule."""
-
-    @property
-    def finish_reason(self) -> str | None:
-        """stop, stop_string, length, error or None."""
-
-
 @dataclass(frozen=True, slots=True)
 class GivenAnswer:
-    """A completion that was kept in a run or made elsewhere.
+    """What scoring needs of a completion, whoever made it.
 
     Attributes:
         text: what is graded.
@@ -94,7 +78,7 @@ class TaskAnswers:
 
     spec: TaskSpec
     samples: Sequence[Sample]
-    completions: Mapping[str, Answer]
+    completions: Mapping[str, GivenAnswer]
     repeats: int = 1
 
 
@@ -143,13 +127,7 @@ class TaskScores:
 def score_tasks(
     tasks: Iterable[TaskAnswers], protocol: ProtocolConfig, metrics: MetricsConfig, *, offline: bool
 ) -> list[TaskScores]:
-    """Scores datasets, in order; each metric model is loaded once for all of them.
-
-    Args:
-        tasks: datasets with an answer to every sample.
-        protocol: how a completion becomes a prediction.
-        metrics: metric models and the number of bootstrap resamples.
-        offline: fetch no metric model.
+    """Scores datasets, in order; each metric model is loaded once for all. `offline` fetches none.
 
     Raises:
         InputError: a sample has no completion, a dataset has no samples, or the protocol's regular
@@ -356,8 +334,7 @@ class _Draft:
         columns = {name: self.values[name] for name in names}
         values = {name: None if column is None else column[index] for name, column in columns.items()}
         answer = self.answers[index]
-        status, thought = getattr(answer, "status", None), getattr(answer, "thought", None)
-        score = Score(self.keys[index], self.predictions[index], values, status, thought)
+        score = Score(self.keys[index], self.predictions[index], values, answer.status, answer.thought)
         if not self.spec.verbatim or not names:
             return score
         return replace(score, verdicts=tuple(map(asdict, self.verdicts[index])))
@@ -391,10 +368,11 @@ def values_of(name: str) -> tuple[bool, statistics.Interval | None]:
 
 
 def answer_rates(
-    spec: TaskSpec, answers: Sequence[Answer], predictions: Sequence[str], metrics: Sequence[str], n: int
+    spec: TaskSpec, answers: Sequence[GivenAnswer], predictions: Sequence[str], metrics: Sequence[str], n: int
 ) -> DatasetRates:
     """The shares of the answers to a dataset's n >= 1 questions; `predictions` are their compared texts."""
-    thoughts = _thought_rates(answers)
+    split = [(one.status, one.thought_tokens) for one in answers if one.status is not None]
+    thoughts = ThoughtRates.of(split)
     truncated = None
     if thoughts is not None:
         truncated = thoughts.cut_off
@@ -414,12 +392,6 @@ def answer_rates(
     )
 
 
-def _thought_rates(answers: Sequence[Answer]) -> ThoughtRates | None:
-    """What became of answers behind thoughts; None where no rule split them."""
-    given = [answer for answer in answers if isinstance(answer, GivenAnswer)]
-    return ThoughtRates.of([(one.status, one.thought_tokens) for one in given if one.status is not None])
-
-
 def well_formed(text: str, answer: AnswerSpec) -> bool:
     """Whether a prediction is exactly one of the labels, or a decimal number (spaces around it aside)."""
     if answer.kind is AnswerKind.label:
@@ -429,7 +401,7 @@ def well_formed(text: str, answer: AnswerSpec) -> bool:
     return True
 
 
-def _answer(task: TaskAnswers, key: str) -> Answer:
+def _answer(task: TaskAnswers, key: str) -> GivenAnswer:
     try:
         return task.completions[key]
     except KeyError:

@@ -17,7 +17,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from evalkit.core.errors import EvalkitError, InputError
@@ -82,27 +81,19 @@ class ServiceError(EvalkitError):
         super().__init__(what, where=where, fix=fix)
 
 
-class _TransientError(Exception):
-    """An attempt that may be repeated.
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """A failed attempt that may be repeated.
 
     `after`: the pause in seconds the service asks for. `reachable`: whether it could be connected to.
     `lost`: the service may have done the work, and charged for it, without its answer arriving.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        after: float | None = None,
-        rate_limited: bool = False,
-        reachable: bool = True,
-        lost: bool = False,
-    ) -> None:
-        super().__init__(message)
-        self.after = after
-        self.rate_limited = rate_limited
-        self.reachable = reachable
-        self.lost = lost
+    message: str
+    after: float | None = None
+    rate_limited: bool = False
+    reachable: bool = True
+    lost: bool = False
 
 
 class AdaptiveLimit:
@@ -134,9 +125,7 @@ class AdaptiveLimit:
             raise
         return loop.time()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *raised: object) -> None:
         self.running -= 1
         self._wake()
 
@@ -238,9 +227,7 @@ class ApiClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *raised: object) -> None:
         await self.api.close()
 
     async def request(
@@ -250,7 +237,6 @@ class ApiClient:
         on_lost: OnLost | None = None,
         *,
         needs_text: bool = False,
-        or_thought: bool = False,
     ) -> Reply:
         """Posts `body`, or asks for what is at `path` (GET) without one; repeats transient failures.
 
@@ -259,8 +245,7 @@ class ApiClient:
             body: see `chat_body` and `completion_body`.
             on_lost: called after each attempt whose answer was lost, with True when another attempt
                 follows; what it raises ends the request.
-            needs_text: an empty answer that was not cut off is a transient failure.
-            or_thought: unless it has a thought.
+            needs_text: an empty answer that was not cut off, and has no thought, is a transient failure.
 
         Returns:
             The first choice of a completion. Without `body`, the answer's object is in `Reply.body`.
@@ -273,7 +258,7 @@ class ApiClient:
         # The typed methods would check and convert every request: half of the client's time.
         send: Callable[..., Any] = self.api.get if body is None else partial(self.api.post, body=body)
         read: Callable[..., Reply | Refusal] = (
-            read_object if body is None else partial(read_reply, needs_text=needs_text, or_thought=or_thought)
+            read_object if body is None else partial(read_reply, needs_text=needs_text)
         )
         failures, rate_limits = 0, 0
         while True:
@@ -295,33 +280,33 @@ class ApiClient:
                     self.limit.slow_down(started, wait)
                     self.absence.answered()
                 else:
-                    self.absence.failed(self._clean(str(outcome)), reachable=outcome.reachable)
+                    self.absence.failed(self._clean(outcome.message), reachable=outcome.reachable)
             failures += not outcome.rate_limited
             rate_limits += outcome.rate_limited
             last = failures > self.retries or rate_limits > RATE_LIMITS_PER_RETRY * (self.retries + 1)
             if outcome.lost and on_lost is not None:
                 await on_lost(not last)
             if last:
-                error, attempts = self._clean(str(outcome)), failures + rate_limits
+                error, attempts = self._clean(outcome.message), failures + rate_limits
                 return Reply("api_error", attempts=attempts, error=error, reachable=outcome.reachable)
             await asyncio.sleep(wait)
 
-    def _failure(self, error: Exception) -> Reply | _TransientError:
+    def _failure(self, error: Exception) -> Reply | _Failure:
         """What an attempt that raised this means."""
         import openai
 
         if isinstance(error, TimeoutError | openai.APITimeoutError):
-            return _TransientError(f"no answer within {self.service.timeout:g} s", lost=True)
+            return _Failure(f"no answer within {self.service.timeout:g} s", lost=True)
         if isinstance(error, openai.APIConnectionError):
             # By name: the package openai brings an HTTP client of its own.
             sent = type(error.__cause__).__name__ != "ConnectError"
             reason = f"connection failed: {error.__cause__ or error}"
-            return _TransientError(reason, reachable=False, lost=sent)
+            return _Failure(reason, reachable=False, lost=sent)
         if isinstance(error, openai.APIStatusError):
             return self._refused(_refusal_in(error))
-        return _TransientError(f"the answer makes no sense: {error}", lost=True)
+        return _Failure(f"the answer makes no sense: {error}", lost=True)
 
-    def _refused(self, refusal: Refusal, *, answered: bool = False) -> Reply | _TransientError:
+    def _refused(self, refusal: Refusal, *, answered: bool = False) -> Reply | _Failure:
         """`answered`: in an answer, which may have been paid for."""
         text, place = self._clean(refusal.text), refusal.place
         where = public_address(self.service.base_url or "https://api.openai.com/v1")
@@ -345,7 +330,7 @@ class ApiClient:
                 fix="run the same command again then: what was answered is kept",
             )
         limited = refusal.kind == "rate_limit"
-        return _TransientError(
+        return _Failure(
             f"{place}: {text}", after=refusal.after, rate_limited=limited, lost=answered and not limited
         )
 
@@ -359,7 +344,8 @@ class ApiClient:
             outcome = self._refused(_refusal_in(error))
         except ServiceError as refusal:
             return refusal
-        return EvalkitError(self._clean(str(outcome if isinstance(outcome, Exception) else outcome.error)))
+        message = outcome.message if isinstance(outcome, _Failure) else outcome.error or ""
+        return EvalkitError(self._clean(message))
 
     def _wait(self, failures: int, after: float | None) -> float:
         # With a Retry-After of 0 our own backoff is used: else calls would repeat at full speed.
@@ -391,15 +377,12 @@ def _new_api(service: Service) -> "openai.AsyncOpenAI":
         raise InputError(
             "the package openai is not installed", fix="pip install 'evalkit[api]'   (make install has it)"
         ) from None
+    common: dict[str, Any] = {"api_key": service.api_key, "max_retries": 0, "timeout": service.timeout}
     if service.deployment is None:
-        return openai.AsyncOpenAI(
-            api_key=service.api_key, base_url=service.base_url, max_retries=0, timeout=service.timeout
-        )
+        return openai.AsyncOpenAI(base_url=service.base_url, **common)
     return openai.AsyncAzureOpenAI(
-        api_key=service.api_key,
         azure_endpoint=service.base_url or "",
         azure_deployment=service.deployment,
         api_version=service.api_version,
-        max_retries=0,
-        timeout=service.timeout,
+        **common,
     )

@@ -191,13 +191,9 @@ class _ErrorBody:
 
 
 def refusal_of(status: int, headers: Mapping[str, str], body: object, silent: str | None = None) -> Refusal:
-    """Classifies an error.
+    """Classifies an error by the response's status (200: the error is in an answer), headers and body.
 
-    Args:
-        status: the HTTP status; 200 where the error came in an answer.
-        headers: of the response.
-        body: its JSON, or its text.
-        silent: the message where the body has none.
+    `body` is JSON or text; `silent` is the message where it has none.
     """
     error = _ErrorBody()
     error.read(body)
@@ -311,11 +307,7 @@ def _of_words(text: str) -> float | None:
         ]
         if all(units):
             return sum(float(number) * (unit or 0.0) for (number, _), unit in zip(parts, units, strict=True))
-    parsed = email.utils.parsedate_tz(text)
-    if parsed is not None:
-        return max(0.0, email.utils.mktime_tz(parsed) - time.time())
-    try:
-        date = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return max(0.0, date.timestamp() - time.time())
+    for date_of in (email.utils.parsedate_to_datetime, datetime.fromisoformat):
+        with suppress(ValueError, OverflowError):
+            return max(0.0, date_of(text).timestamp() - time.time())
+    return None

@@ -52,23 +52,12 @@ def completion_body(model: str, prompt: str | Sequence[int], parameters: Mapping
 
 
 def read_reply(
-    status: int,
-    headers: Mapping[str, str],
-    content: object,
-    *,
-    needs_text: bool = False,
-    or_thought: bool = False,
+    status: int, headers: Mapping[str, str], content: object, *, needs_text: bool = False
 ) -> Reply | Refusal:
     """Reads the answer to a chat or text completion: its first choice, or the reason there is none.
 
-    Used for calls and batch files, completions and judgments.
-
-    Args:
-        status: the HTTP status.
-        headers: of the response.
-        content: the body, as bytes or as JSON.
-        needs_text: an empty answer that was not cut off is a failure.
-        or_thought: unless it has a thought, behind which the answer is missing, not lost.
+    Used for calls and batch files, completions and judgments. `content` is the body, as bytes or as JSON.
+    `needs_text`: an empty answer that was not cut off is a failure; behind a thought it is missing, not lost.
     """
     body = json_of(content)
     if not 200 <= status < 300:
@@ -95,7 +84,7 @@ def read_reply(
         output_tokens=_count(usage, "completion_tokens", "output_tokens"),
         body=body,
     )
-    thought_alone = or_thought and bool((reply.thought or "").strip())
+    thought_alone = bool((reply.thought or "").strip())
     return _with_status(reply, choice, headers, needs_text and not thought_alone)
 
 

@@ -41,8 +41,6 @@ MODULES = {
     "mifeval": ("mifeval",),
     "wiki_annotated": ("wiki_reading", "wiki_ner", "wiki_dependency", "wiki_pas", "wiki_coreference"),
 }
-# Converters that share no parsing with the others of their source: they run in their own process.
-SEPARATE = frozenset({"wiki_coreference"})
 
 
 @dataclass(frozen=True)
@@ -54,10 +52,12 @@ class Conversion:
     staging: Path
 
     @property
-    def weight(self) -> tuple[bool, int]:
-        """A sort key for the time a conversion takes: archives above plain files, then by size."""
+    def weight(self) -> tuple[bool, bool, int]:
+        """A sort key for the time a conversion takes: KNP above archives above plain files, then by size."""
         every = [file for files in self.files.values() for file in files]
-        return any(file.pin.members for file in every), sum(file.path.stat().st_size for file in every)
+        parses = any(upstream.converter in MODULES["wiki_annotated"] for _, upstream in self.datasets)
+        archive = any(file.pin.members for file in every)
+        return parses, archive, sum(file.path.stat().st_size for file in every)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from evalkit.core.types import Row
 
 if TYPE_CHECKING:
     from rhoknp import BasePhrase, Document, Morpheme, Sentence
+    from rhoknp.cohesion import RelTagList
 
 BRACKET = "括弧始"
 BRACKET_CUT_OUT = "括弧削除"
@@ -40,6 +41,50 @@ CASES = {
 }  # fmt: skip
 PARTICLES = frozenset({"助詞", "特殊"})
 PARTICLES_AND_COPULA = PARTICLES | {"判定詞"}
+
+
+def samples(knp: str) -> dict[str, Row]:
+    """The sample of each dataset from a document in KNP format, by the name of its function below.
+
+    Raises:
+        ValueError, IndexError, AssertionError: not in KNP format.
+    """
+    from rhoknp import Document, Sentence
+
+    whole, shorter = Document(), Document()
+    parts = [part for part in knp.split("\nEOS\n") if part.strip()]
+    whole.sentences = [Sentence.from_knp(f"{part}\nEOS\n", post_init=False) for part in parts]
+    tags = [(base_phrase, base_phrase.rel_tags) for base_phrase in whole.base_phrases]
+    # To resolve the relations takes as long as to parse the text, so each is resolved where it counts:
+    # those of cases in the whole document, those of identity without the mentions in brackets.
+    _resolve(whole, tags, identity=False)
+    rows = {one.__name__: one(whole) for one in (reading, named_entities, dependencies, predicates)}
+    shorter.sentences = _without_brackets(whole)
+    _resolve(shorter, tags, identity=True)
+    return rows | {coreferences.__name__: coreferences(shorter)}
+
+
+def _resolve(
+    document: "Document", tags: "Sequence[tuple[BasePhrase, RelTagList]]", *, identity: bool
+) -> None:
+    """Resolves the relations of identity, or all others, and forgets those resolved before.
+
+    `tags` are the base phrases with all their relations.
+    """
+    from rhoknp.cohesion import EntityManager, Pas, Predicate, RelTagList
+
+    EntityManager.reset()
+    for base_phrase, given in tags:
+        base_phrase.rel_tags = RelTagList(tag for tag in given if tag.is_coreference() == identity)
+        base_phrase.pas = Pas(Predicate(base_phrase))
+        base_phrase.entities.clear()
+        base_phrase.entities_nonidentical.clear()
+    for sentence in document.sentences:
+        siblings = sentence.base_phrases
+        for base_phrase in siblings:
+            # rhoknp would compare all pairs, with everything above them.
+            base_phrase.children = [one for one in siblings if one.parent_index == base_phrase.index]
+    document.__post_init__()
 
 
 def reading(document: "Document") -> Row:
@@ -86,22 +131,13 @@ def predicates(document: "Document") -> Row:
 
 
 def coreferences(document: "Document") -> Row:
-    """The base phrases of each thing that is mentioned more than once, one line each.
-
-    The document is one read from a text `without_brackets`.
-    """
+    """The base phrases of each thing that is mentioned more than once, one line each."""
     mentions: dict[tuple[int, ...], list[BasePhrase]] = {}
     for base_phrase in document.base_phrases:
         if entities := tuple(sorted(entity.eid for entity in base_phrase.entities)):
             mentions.setdefault(entities, []).append(base_phrase)
     groups = [group for group in mentions.values() if len(group) > 1]
     return Row(document.text, "\n".join(" ".join(map(_base_phrase_text, group)) for group in groups))
-
-
-def without_brackets(knp: str) -> str:
-    """The KNP text of a document, its bracketed sentences cut out; each sentence ends with EOS."""
-    sentences = [f"{sentence}\nEOS\n" for sentence in knp.split("\nEOS\n") if sentence.strip()]
-    return "".join(sentence for sentence in sentences if BRACKET not in sentence.split("\n", 1)[0])
 
 
 def _without_brackets(document: "Document") -> "list[Sentence]":
@@ -137,8 +173,10 @@ def _reading(morpheme: "Morpheme") -> str:
 
 
 def _arguments(predicate: "BasePhrase") -> list[str]:
-    arguments = []
+    arguments, cases = [], predicate.pas.cases
     for case, written in CASES.items():
+        if case not in cases:
+            continue
         for argument in predicate.pas.get_arguments(case, relax=False):
             # An argument outside of the text has no base phrase.
             base_phrase = getattr(argument, "base_phrase", None)

@@ -11,7 +11,7 @@ from pathlib import Path
 from evalkit import __version__
 from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.text import canonical_json, text_sha256
-from evalkit.sources.convert import SEPARATE, Conversion, convert_all
+from evalkit.sources.convert import Conversion, convert_all
 from evalkit.sources.fetch import Fetched, Fetcher
 from evalkit.sources.mirror import Mirror
 from evalkit.sources.pins import Pin, SourceFile, pins_of
@@ -179,11 +179,10 @@ def _convert_and_write(
 
 
 def _conversions(datasets: Sequence[_Dataset], fetched: Fetched, staging: Path) -> list[Conversion]:
-    """One for each source, and one for each dataset that shares no parsing with others of its source."""
-    together: dict[tuple[str, str], list[_Dataset]] = {}
+    """One for each source."""
+    together: dict[str, list[_Dataset]] = {}
     for dataset in datasets:
-        name = dataset.upstream.converter
-        together.setdefault((dataset.upstream.source, name if name in SEPARATE else ""), []).append(dataset)
+        together.setdefault(dataset.upstream.source, []).append(dataset)
     return [
         Conversion(
             tuple((dataset.spec, dataset.upstream) for dataset in members),

@@ -4,10 +4,9 @@ Rules: docs/protocol/jaster.md, section 2.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from evalkit.core.types import Row
 from evalkit.sources import knp_text
@@ -16,65 +15,51 @@ from evalkit.sources.pins import SourceFile
 from evalkit.sources.readers import Files, SourceError, decode
 from evalkit.sources.splits import Pools
 
-if TYPE_CHECKING:
-    from rhoknp import Document
-
 
 def wiki_reading(files: Files) -> Pools:
     """Text without its bracketed sentences -> its reading in hiragana."""
-    return _pools(files, knp_text.reading)
+    return _pools(files, "reading")
 
 
 def wiki_ner(files: Files) -> Pools:
     """Text with the brackets put back -> its named entities and their kinds."""
-    return _pools(files, knp_text.named_entities)
+    return _pools(files, "named_entities")
 
 
 def wiki_dependency(files: Files) -> Pools:
     """Text without its bracketed sentences -> which phrase depends on which."""
-    return _pools(files, knp_text.dependencies)
+    return _pools(files, "dependencies")
 
 
 def wiki_pas(files: Files) -> Pools:
     """Text with the brackets put back -> predicates and their arguments."""
-    return _pools(files, knp_text.predicates)
+    return _pools(files, "predicates")
 
 
 def wiki_coreference(files: Files) -> Pools:
-    """Text without its bracketed sentences -> the phrases that mean the same thing.
-
-    Mentions in brackets do not count, so the text without them is parsed as a separate document.
-    """
-    with _quiet():
-        return {
-            split: _kept(
-                knp_text.coreferences(_parsed(knp_text.without_brackets(text), files["all"][0], name))
-                for name, text in texts.items()
-            )
-            for split, texts in _texts(files["all"][0]).items()
-        }
+    """Text without its bracketed sentences -> the phrases that mean the same thing."""
+    return _pools(files, "coreferences")
 
 
-def _pools(files: Files, sample: "Callable[[Document], Row]") -> Pools:
-    with _quiet():
-        documents = _documents(files["all"][0])
-        return {split: _kept(map(sample, parsed)) for split, parsed in documents.items()}
-
-
-def _kept(rows: Iterable[Row]) -> list[list[Row]]:
-    return [[row for row in rows if row.output.strip()]]
-
-
-# Parsing takes far longer than extracting the samples; four datasets share it.
-@lru_cache(maxsize=1)
-def _documents(file: SourceFile) -> "dict[str, list[Document]]":
+def _pools(files: Files, kind: str) -> Pools:
     return {
-        split: [_parsed(text, file, name) for name, text in texts.items()]
-        for split, texts in _texts(file).items()
+        split: [[rows[kind] for rows in documents if rows[kind].output.strip()]]
+        for split, documents in _samples(files["all"][0]).items()
     }
 
 
-clear_cache = _documents.cache_clear
+# Five datasets share what takes long. All documents at once would take two gigabytes.
+@lru_cache(maxsize=1)
+def _samples(file: SourceFile) -> dict[str, list[dict[str, Row]]]:
+    """split -> for each document, in the order of their ids, its samples by kind."""
+    with _quiet():
+        return {
+            split: [_made(text, file, name) for name, text in texts.items()]
+            for split, texts in _texts(file).items()
+        }
+
+
+clear_cache = _samples.cache_clear
 
 
 def _texts(file: SourceFile) -> dict[str, dict[str, str]]:
@@ -96,11 +81,9 @@ def _texts(file: SourceFile) -> dict[str, dict[str, str]]:
     return texts
 
 
-def _parsed(text: str, file: SourceFile, name: str) -> "Document":
-    from rhoknp import Document
-
+def _made(text: str, file: SourceFile, name: str) -> dict[str, Row]:
     try:
-        return Document.from_knp(text)
+        return knp_text.samples(text)
     except (ValueError, IndexError, AssertionError) as error:
         raise SourceError(f"not in KNP format: {error}", file, name) from None
 

@@ -55,13 +55,9 @@ SPEC = PfgenSpec(
 
 
 def few_shots(pool: Sequence[Sample], asked: str, trial: int, seed: str = "") -> list[Sample]:
-    """The examples of one question in one trial: its own pair is never among them.
+    """The examples of one question in one trial (from 1), by the seed text: its own pair is never among them.
 
-    Args:
-        pool: pairs of question (`input`) and answer (`gold`).
-        asked: the question.
-        trial: from 1.
-        seed: the seed text.
+    `pool` has pairs of question (`input`) and answer (`gold`).
     """
 
     def rank(pair: Sample) -> str:
@@ -92,7 +88,8 @@ def trial_seed(trial: int, seed: str = "", attempt: int = 1) -> int:
 
 def stop_strings(mode: PfgenMode, special: Sequence[str] = ()) -> tuple[str, ...]:
     """What ends an answer; `special` are the texts of the tokenizer's EOS and BOS."""
-    return tuple(dict.fromkeys(("Q:", *(("\n\n",) if mode is PfgenMode.completion else ()), *special)))
+    blank_line = ["\n\n"] if mode is PfgenMode.completion else []
+    return tuple(dict.fromkeys(["Q:", *blank_line, *special]))
 
 
 def answer_of(text: str, mode: PfgenMode, stop: Sequence[str]) -> str:
@@ -108,10 +105,7 @@ def answer_of(text: str, mode: PfgenMode, stop: Sequence[str]) -> str:
 class PfgenAsking(Asking):
     """How pfgen asks: trial by trial, for the prompts of one share their examples.
 
-    Attributes:
-        mode: the form of the prompts.
-        seed_text: of few-shots and random draws; the protocol's is empty.
-        stop: what ends an answer.
+    `seed_text` is that of few-shots and random draws (the protocol's is empty), `stop` what ends an answer.
     """
 
     mode: PfgenMode = PfgenMode.completion
@@ -121,8 +115,7 @@ class PfgenAsking(Asking):
     @property
     def identity(self) -> dict[str, Any]:
         """Mode, seed text and stop strings; more trials continue fewer."""
-        own = {"mode": self.mode.value, "seed": self.seed_text, "stop": list(self.stop)}
-        return {DATASET: own}
+        return {DATASET: {"mode": self.mode.value, "seed": self.seed_text, "stop": list(self.stop)}}
 
     def shots(self, task: Task) -> int:
         """Examples in each prompt; all pairs of the dataset are the pool they are drawn from."""

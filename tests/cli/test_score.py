@@ -21,8 +21,8 @@ from evalkit.leaderboard.card import MT_BENCH_TABLE, load_cards
 from evalkit.metrics.base import SampleMetric
 from evalkit.records.results import AVERAGE, Figure, Results, read_results
 from evalkit.records.run_folder import RunDirectory, SampleRecord
+from evalkit.runs.rescore import UNEXPLAINED
 from evalkit.scoring.categories import summarise
-from evalkit.scoring.changes import UNEXPLAINED
 from evalkit.tasks.load import load_bundled
 from evalkit.tasks.spec import CATEGORIES, load_spec
 from tests.scored import record_of

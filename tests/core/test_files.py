@@ -19,11 +19,10 @@ from evalkit.engines.models.files import chat_template
 from evalkit.leaderboard.card import read_run_tables
 from evalkit.leaderboard.llm_jp_eval import read_llm_jp_eval
 from evalkit.mtbench.agreement import read_votes
-from evalkit.mtbench.fastchat_logs import read_answers, read_judgments
+from evalkit.mtbench.books import prompts_from
+from evalkit.mtbench.fastchat import questions_from, read_answers, read_judgments
 from evalkit.mtbench.judge.budget import load_prices
-from evalkit.mtbench.judge_prompts import prompts_from
 from evalkit.mtbench.presets import load_preset
-from evalkit.mtbench.questions import questions_from
 from evalkit.records.environment import config_text
 from evalkit.records.results import MissingMetric, read_results
 from evalkit.runs.foreign import read_completions

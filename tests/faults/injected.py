@@ -170,6 +170,18 @@ class SmallFiles:
 
 
 @dataclass(frozen=True)
+class HubCache:
+    """Another place of the hub library's cache, which it reads from the environment when it is imported."""
+
+    folder: str
+
+    def install(self) -> None:
+        from huggingface_hub import constants
+
+        constants.HF_HUB_CACHE = self.folder
+
+
+@dataclass(frozen=True)
 class NoSockets:
     """Any attempt to reach a network ends the process with a message of its own."""
 

@@ -16,7 +16,7 @@ from runs import kills
 from test_damage import cut, emptied, flipped
 
 from evalkit.core.durable import from_line, read_log
-from evalkit.mtbench.questions import CATEGORIES
+from evalkit.mtbench.fastchat import CATEGORIES
 from evalkit.records.run_folder import RunDirectory
 from tests.children import Fault, fork
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from evalkit.cli.report import print_next, print_results
+from evalkit.cli.report import print_results
 from evalkit.core import words
 from evalkit.core.config import Lang
 from evalkit.core.errors import InputError
 from evalkit.core.types import Completion
 from evalkit.leaderboard.card import load_cards
 from evalkit.records.environment import read_timings, timed
-from evalkit.records.results import MissingMetric, read_results
+from evalkit.records.results import MissingMetric, Partial, missing_reasons, read_results
 from tests.leaderboard.conftest import World
 
 
@@ -25,7 +25,6 @@ def said(folder: Path) -> str:
     console = Console(file=out, width=100)
     results = read_results(folder / "results.json")
     print_results(results, console, folder)
-    print_next(results, folder, console)
     return out.getvalue()
 
 
@@ -61,8 +60,11 @@ def test_what_is_missing_of_the_table_is_fetched_and_scored(world: World) -> Non
     fetch = "evalkit prepare suite=mt"
     missing = [MissingMetric(name, "comet_wmt22", "not here", fetch) for name in ("alt-e-to-j", "alt-j-to-e")]
     results = replace(read_results(world.weak / "results.json"), missing_metrics=missing)
+    results = replace(results, partial=Partial(True, missing_reasons(missing)))
     out = io.StringIO()
-    print_next(results, world.weak, Console(file=out, width=100))
+    print_results(results, Console(file=out, width=100), world.weak)
+    assert "comet_wmt22 of alt-e-to-j, alt-j-to-e is missing: not here\n" in out.getvalue()
+    assert out.getvalue().count(fetch) == 1
     assert out.getvalue().count(f"next: {fetch} && evalkit score run={world.weak}") == 1
 
 

@@ -63,9 +63,13 @@ def test_wandb_offline(
     steps = [replace(weak, model="weak-step-20"), replace(weak, model="weak-step-3", run=None), strong]
     # A checkpoint is found by the run's own name, else by the row's.
     steps[0] = replace(steps[0], run=replace(weak.run, label="weak-step-20"))
-    for _ in range(2):
-        log_to_wandb(steps, tmp_path)
+    newer = replace(weak, model="weak-step-30", run=replace(weak.run, label="weak-step-30"))
+    for rows in (steps, [newer, *steps]):
+        lines = log_to_wandb(rows, tmp_path)
+    sync = [Path(line.split("wandb sync ")[1].rstrip(")")) for line in lines]
+    assert all(len(list(place.parent.glob(place.name))) == 2 for place in sync)
     found: dict[str, list[Any]] = {}
+    tables = []
     for path in sorted(tmp_path.glob("wandb/offline-run-*/run-*.wandb")):
         name, summary, history = "", {}, []
         for record in finished_records(path):
@@ -85,15 +89,19 @@ def test_wandb_offline(
         )
         assert summary["AVG_low"] <= summary["AVG"] <= summary["AVG_high"]
         assert "datasets/jamp_exact_match" in summary
-        (table,) = path.parent.glob("files/media/table/samples*.json")
-        rows = json.loads(table.read_text(encoding="utf-8"))
-        assert rows["columns"][:4] == ["dataset", "id", "metric", "value"] and len(rows["data"]) > 23 * 24
-    # Both exports are of the same two runs.
+        tables += path.parent.glob("files/media/table/samples*.json")
+    assert len(tables) == 2
+    for table in tables:
+        content = json.loads(table.read_text(encoding="utf-8"))
+        assert content["columns"][:4] == ["dataset", "id", "metric", "value"]
+        assert len(content["data"]) > 23 * 24
+    # Both exports are of the same two runs, and the second adds what is new.
     assert sorted(name.split()[0] for name in found) == ["strong-モデル", "weak"]
     for name, exports in found.items():
         value = pytest.approx(average[name.split()[0]])
-        points = [(3, value), (20, value)] if name.startswith("weak") else [(None, value)]
-        assert [[point for point in history if point[1]] for history in exports] == [points, points]
+        weak_points = [[(3, value), (20, value)], [(30, value)]]
+        points = weak_points if name.startswith("weak") else [[(None, value)], []]
+        assert [[point for point in history if point[1]] for history in exports] == points
 
 
 def make_row(world: World, model: str) -> Row:

@@ -160,7 +160,7 @@ def test_tables_are_kept_by_content_and_built_anew_where_damaged(
         patch.setattr(Tables, "build", lambda references: pytest.fail("built although kept"))
         kept = tables_of(one, folder=tmp_path)
     assert kept.fluency(["abd"]).tolist() == first.fluency(["abd"]).tolist()
-    assert kept.aspects == ("P",)
+    assert kept.aspects.tolist() == ["P"]
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 0xFF
     for damaged in (b"", b"PK", whole[: len(whole) // 2], whole[:-30], bytes(flipped)):
@@ -186,10 +186,9 @@ def scored(score: float, length: int = 3) -> AnswerScore:
 def test_the_figures_of_a_set_by_hand() -> None:
     figures = set_figures({"Q02": [scored(0.4), scored(0.8)], "Q01": [scored(0.2, 5), scored(0.2)]})
     # Trials: (0.2 + 0.4) / 2 and (0.2 + 0.8) / 2.
-    assert (figures.score, figures.score_std, figures.trials) == (0.4, 0.1, 2)
+    assert (figures.score, figures.score_std) == (0.4, 0.1)
     assert (figures.length, figures.length_std) == (3.5, 0.9)
     assert figures.fluency == {"P": 0.4} and figures.average == 0.4 and figures.helpfulness == 0.0
-    assert figures.questions["Q02"].score == 0.6 and list(figures.questions) == ["Q01", "Q02"]
 
 
 def test_a_questions_mean_is_exact_where_a_running_sum_is_not() -> None:
@@ -239,7 +238,7 @@ def check_question(
     one: Question, tables: Tables, answers: list[str], theirs: dict[str, Any]
 ) -> list[AnswerScore]:
     scores = pfgen.score_answers(one, tables, answers)
-    assert same(pfgen.QuestionFigures.of(scores), theirs)
+    assert same(pfgen.question_figures(scores), theirs)
     for sample in theirs["samples"]:
         ours, values = scores[answers.index(sample["answer"])], sample["scores"]
         assert (ours.fluency, ours.truthfulness) == (values["fluency"], values["truthfulness"])
@@ -270,8 +269,7 @@ def test_all_published_sets_are_equal(mirror: Path) -> None:
         for answers, result, scores in sets:
             scores[one.id] = check_question(one, tables, answers[one.text], result["questions"][one.id])
     for _, result, scores in sets:
-        figures = set_figures(scores)
-        assert figures.trials == result["num_trials"] and same(figures, result)
+        assert min(map(len, scores.values())) == result["num_trials"] and same(set_figures(scores), result)
 
 
 def test_an_unfinished_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

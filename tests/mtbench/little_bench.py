@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from evalkit.mtbench.questions import CATEGORIES, REFERENCE_CATEGORIES
+from evalkit.mtbench.fastchat import CATEGORIES, REFERENCE_CATEGORIES
 
 URL = "https://files.example.org/mt-bench/"
 SINGLE = "Rate it: [[rating]].\n\n[Question]\n{question}\n\n[Answer]\n{answer}"

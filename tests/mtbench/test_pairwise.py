@@ -9,7 +9,7 @@ from fault_server import FaultServer
 from little_bench import Bench, make_bench
 
 from evalkit.__main__ import main
-from evalkit.mtbench.fastchat_logs import read_judgments
+from evalkit.mtbench.fastchat import read_judgments
 
 
 @pytest.fixture

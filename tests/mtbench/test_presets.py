@@ -9,11 +9,10 @@ from little_bench import make_bench
 
 from evalkit.__main__ import main
 from evalkit.core.errors import InputError
-from evalkit.mtbench.data import Books, pinned_files
-from evalkit.mtbench.judge.judges import judge_config, resolve_judge
-from evalkit.mtbench.presets import Counts, EndStatus, load_preset, preset_names
-from evalkit.mtbench.questions import CATEGORIES
-from evalkit.mtbench.tables.model_tables import preset_sha256
+from evalkit.mtbench.books import Books, pinned_files
+from evalkit.mtbench.fastchat import CATEGORIES
+from evalkit.mtbench.judge.judges import resolve_judge
+from evalkit.mtbench.presets import STATUSES, Counts, load_preset, preset_names
 
 PRESETS = ("fastchat", "g-leaderboard-2024", "llm-jp-3-card", "llm-jp-judge-2", "stability", "swallow")
 
@@ -43,7 +42,7 @@ def test_the_card() -> None:
 
 def test_the_presets_that_runs_have_recorded_keep_their_hashes() -> None:
     """A new key of a preset is part of its hash only where it is used."""
-    hashes = {name: preset_sha256(load_preset(name))[:8] for name in PRESETS}
+    hashes = {name: load_preset(name).sha256[:8] for name in PRESETS}
     assert hashes.pop("llm-jp-judge-2")
     assert hashes == {
         "fastchat": "edaf1710",
@@ -67,10 +66,10 @@ def test_llm_jp_judge_2() -> None:
     assert (preset.length.rule.value, preset.length.tokens) == ("new", 1024)
     assert preset.system_message == card.system_message
     # No rating: left out of every mean.
-    assert {status.value for status in EndStatus if preset.counts(status) is Counts.drop} == {
+    assert {status for status in STATUSES if preset.counts(status) is Counts.drop} == {
         *("out_of_range", "unparsed", "malformed", "answerless", "filtered", "overflow", "api_error")
     }
-    judge = resolve_judge(judge_config(None, preset))
+    judge = resolve_judge(None, preset)
     assert judge.model == "gpt-4o-2024-08-06" and judge.thoughts is None
     assert (judge.parameters["temperature"], judge.parameters["max_tokens"]) == (0, 2048)
 
@@ -82,7 +81,7 @@ def test_variants_of_a_preset() -> None:
     assert both.sets["ja"].references == load_preset("g-leaderboard-2024").sets["ja"].references
     one = load_preset("llm-jp-judge-2+v4")
     assert one.sets["ja"].references == usual.sets["ja"].references
-    assert len({preset_sha256(preset) for preset in (usual, one, both)}) == 3
+    assert len({preset.sha256 for preset in (usual, one, both)}) == 3
     assert {file.sha256 for file in (*both.sets["ja"].__dict__.values(),)} == {
         file.sha256 for file in usual.variant_files()
     }
@@ -163,6 +162,7 @@ def test_unknown_preset() -> None:
     [
         ({"aggregation": "median"}, "field aggregation"),
         ({"statuses": {"ok": "value"}}, "field statuses"),
+        ({"statuses": {**dict.fromkeys(STATUSES, "drop"), "lost": "drop"}}, "field statuses.lost"),
         ({"turns": [2]}, "field turns"),
         ({"temprature": 1}, "field temprature"),
         ({"sampling": {"temperature": {"math": 0.1}}}, "field sampling.temperature"),

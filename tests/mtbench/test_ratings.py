@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evalkit.mtbench.ratings import (
+    PAIR_FORMAT,
+    parse_pair,
     parse_rating,
-    parse_rating_pair,
     parse_strict,
-    parse_verdict,
     parse_whole,
     winner_of,
 )
@@ -120,7 +120,7 @@ def test_strict_parser_takes_a_whole_number_at_the_end(text: str | None, value: 
     ],
 )
 def test_verdicts(text: str | None, winner: str) -> None:
-    assert parse_verdict(text) == winner
+    assert parse_pair(text) == winner
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_verdicts(text: str | None, winner: str) -> None:
     ],
 )
 def test_rating_pairs(text: str, winner: str) -> None:
-    assert parse_rating_pair(text) == winner
+    assert parse_pair(text, PAIR_FORMAT) == winner
 
 
 def test_a_tenth_is_still_a_tie() -> None:

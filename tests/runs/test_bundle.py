@@ -12,8 +12,8 @@ import pytest
 
 from evalkit.core.errors import InputError
 from evalkit.records.unpacked import packed_sums
-from tests.children import fork
-from tests.faults.injected import NoSockets
+from tests.children import Fault, fork
+from tests.faults.injected import HubCache, NoSockets
 from tests.tiny import save_tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,25 +32,26 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def evalkit(*words: str, cwd: Path, code: int = 0, sockets: bool = True) -> str:
-    ended = fork(words, cwd, () if sockets else (NoSockets(),)).wait()
+def evalkit(*words: str, cwd: Path, code: int = 0, sockets: bool = True, **env: str) -> str:
+    faults: list[Fault] = [] if sockets else [NoSockets()]
+    if "HF_HUB_CACHE" in env:
+        faults.append(HubCache(env["HF_HUB_CACHE"]))
+    ended = fork(words, cwd, faults, env).wait()
     assert ended.code == code, ended.out + ended.err
     return ended.out + ended.err
 
 
-def with_own_hub(*words: str, cwd: Path, code: int = 0, sockets: bool = True, **env: str) -> str:
+def without_sockets(*words: str, cwd: Path, **env: str) -> None:
     """As people start it: the hub library reads the place of its cache when it is imported."""
-    start = ("-m", "evalkit") if sockets else ("-c", WITHOUT_SOCKETS)
     done = subprocess.run(
-        [sys.executable, *start, *words],
+        [sys.executable, "-c", WITHOUT_SOCKETS, *words],
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(ROOT), **env},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def test_a_run_from_the_bundle_opens_no_socket(hub: Path, tmp_path: Path) -> Non
     words = ("model=hf", f"model.path={NAME}", "suite=sample", "suite.tasks=[jamp,mawps,alt-e-to-j]")
     comet = (f"metrics.comet.checkpoint={COMET}", f"metrics.comet.encoder={COMET / 'encoder'}")
     here = {"HF_HUB_CACHE": str(hub), "EVALKIT_CACHE": str(tmp_path / "cache")}
-    said = with_own_hub("bundle", *words, *comet, "offline=true", "out=all.tar", cwd=tmp_path, **here)
+    said = evalkit("bundle", *words, *comet, "offline=true", "out=all.tar", cwd=tmp_path, **here)
     folder = unpacked(tmp_path / "all.tar", tmp_path / "there")
     packed = [line.strip().replace("=all/", f"={folder}/") for line in said.splitlines() if "=all/" in line]
     assert len(packed) == 2, said
@@ -90,8 +91,8 @@ def test_a_run_from_the_bundle_opens_no_socket(hub: Path, tmp_path: Path) -> Non
     }
     elsewhere = {"HF_HUB_CACHE": str(tmp_path / "nothing"), "EVALKIT_CACHE": str(tmp_path / "nothing")}
     run = (*words, "limit=1", "offline=true")
-    with_own_hub(*run, *packed, f"data_dir={folder}", "out=there", cwd=tmp_path, sockets=False, **elsewhere)
-    with_own_hub(*run, *comet, "out=here", cwd=tmp_path, **here)
+    without_sockets(*run, *packed, f"data_dir={folder}", "out=there", cwd=tmp_path, **elsewhere)
+    evalkit(*run, *comet, "out=here", cwd=tmp_path, **here)
     (there,), (here_run,) = tmp_path.glob("there/tiny/*/*"), tmp_path.glob("here/tiny/*/*")
     assert there.name == here_run.name
     for task in ("jamp", "mawps", "alt-e-to-j"):
@@ -105,7 +106,7 @@ def test_a_run_from_the_bundle_opens_no_socket(hub: Path, tmp_path: Path) -> Non
 
 def test_without_the_bundle_the_missing_model_is_named(tmp_path: Path) -> None:
     words = ("model=hf", f"model.path={NAME}", "suite=sample", "offline=true")
-    message = with_own_hub(*words, cwd=tmp_path, code=1, sockets=False, HF_HUB_CACHE=str(tmp_path))
+    message = evalkit(*words, cwd=tmp_path, code=1, sockets=False, HF_HUB_CACHE=str(tmp_path))
     assert NAME in message and "evalkit prepare" in message and "Traceback" not in message
 
 

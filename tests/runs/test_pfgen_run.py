@@ -3,6 +3,7 @@
 import json
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from evalkit.core.durable import read_log
 from evalkit.core.text import text_sha256
 from evalkit.core.types import Completion, Request
 from evalkit.engines.base import Engine
+from evalkit.leaderboard.runs import data_differences
 from evalkit.records.results import Results, read_results
 from evalkit.tasks.pfgen import trial_seed
 from tests.serving import serving
 from tests.thinking import save_thinking_model
-from tests.tiny_pfgen import QUESTIONS, use_tiny_pfgen
+from tests.tiny_pfgen import QUESTIONS, published, use_tiny_pfgen
 
 RANDOM = ["model=random", "suite=pfgen", "offline=true", "engine.threads=1", "generation.output_length=6"]
 Answer = Callable[[Request], tuple[str, str]]
@@ -158,6 +160,31 @@ def test_runs_of_two_models_are_paired_by_question(
     assert line.split()[1:3] == [f"{value:.3f}" for value in values]
 
 
+def test_a_run_is_paired_with_published_sets_and_what_is_unknown_is_said(
+    tmp_path: Path, scripted: Callable[[Answer], Scripted], capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripted(good)
+    own = run(tmp_path / "a", "samples=2", "model.name=a", command=RANDOM[:-1])
+    for mode in ("completion", "qa"):
+        path = published(tmp_path / mode, model="m", mode=mode)
+        assert main(["score", "suite=pfgen", f"completions={path}", f"out={tmp_path / 'out' / mode}"]) == 0
+    same, other = tmp_path / "out" / "completion", tmp_path / "out" / "qa"
+    capsys.readouterr()
+    assert main(["compare", str(own), str(same)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "the answers of m to pfgen were made elsewhere, and it cannot be checked that prompts" in said
+    values = [results(folder).scores["pfgen_score"].value for folder in (own, same)]
+    assert f"pfgen {values[0]:.3f} {values[1]:.3f}" in said
+    assert main(["compare", str(own), str(other)]) == 2
+    assert "pfgen.mode differs: - and qa" in capsys.readouterr().err
+    assert main(["compare", str(same), str(other)]) == 2
+    # Other data are never compared.
+    found = results(same)
+    data = {"pfgen": {**found.run["datasets"]["pfgen"], "sha256": {"metadata_hash": "0" * 40}}}
+    changed = replace(found, run={**found.run, "datasets": data})
+    assert "data of pfgen differs" in str(data_differences(results(own), changed))
+
+
 def test_empty_answers_are_asked_ten_times_in_all(
     tmp_path: Path, scripted: Callable[[Answer], Scripted]
 ) -> None:
@@ -281,7 +308,8 @@ def test_smollm2_answers_the_published_questions(
     model = cache_dir() / "models" / "SmolLM2-135M-Instruct.Q4_1-b179c9523d0e"
     if not model.is_dir():
         pytest.skip("SmolLM2 is not in the cache: evalkit prepare model=smollm2-135m")
-    command = ["model=hf", f"model.path={model}", "suite=pfgen", f"mirror={mirror}", "offline=true"]
+    command = ["model=hf", f"model.path={model}", "suite=pfgen", "generation.output_length=32"]
+    command += [f"mirror={mirror}", "offline=true"]
     folder = run(tmp_path / "out", "samples=2", "limit=2", command=command)
     assert sorted(rows(folder)) == ["Q01/1", "Q01/2", "Q02/1", "Q02/2"]
     assert main(["score", f"run={folder}"]) == 0
@@ -293,6 +321,6 @@ def test_smollm2_answers_the_published_questions(
     # The files of a bundle replace those of the machine, by these variables.
     for name in ("EVALKIT_CACHE", "HF_HUB_CACHE"):
         monkeypatch.setenv(name, str(tmp_path / "nothing"))
-    command = [*command[:3], f"data_dir={tmp_path / 'bundle'}", "offline=true"]
+    command = [*command[:4], f"data_dir={tmp_path / 'bundle'}", "offline=true"]
     there = run(tmp_path / "there", "samples=1", "limit=1", command=command)
     assert there.name == folder.name and rows(there)["Q01/1"] == rows(folder)["Q01/1"]

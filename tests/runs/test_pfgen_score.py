@@ -8,28 +8,17 @@ from typing import Any
 import pytest
 
 from evalkit.__main__ import main
+from evalkit.core.config import PfgenMode
 from evalkit.core.durable import read_log
-from evalkit.metrics.pfgen import Question
 from evalkit.records.results import Results, read_results
-from tests.tiny_pfgen import QUESTIONS, use_tiny_pfgen
+from evalkit.runs.pfgen import read_answers
+from evalkit.sources.pfgen import read_data
+from tests.tiny_pfgen import QUESTIONS, answer, published, use_tiny_pfgen
 
 
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     use_tiny_pfgen(monkeypatch)
-
-
-def answer(question: Question, trial: int) -> str:
-    return ("水です", f"{question.id[-1]}は水", "は火")[(trial + int(question.id[1:])) % 3]
-
-
-def published(folder: Path, trials: int = 3, **config: str) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = [{"question": q.text, "answer": answer(q, t)} for q in QUESTIONS for t in range(trials)]
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    (folder / "trials.jsonl.xz").write_bytes(lzma.compress(text.encode()))
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder / "trials.jsonl.xz"
 
 
 def own(folder: Path, ids: list[str]) -> Path:
@@ -90,7 +79,7 @@ def test_two_models_are_compared_by_question(tmp_path: Path, capsys: pytest.Capt
     values = [
         read_results(tmp_path / "out" / name / "results.json").scores["pfgen_score"].value for name in "mn"
     ]
-    assert line.split()[1:3] == [f"{value:.3f}" for value in values]
+    assert line.split()[1:3] == [f"{value:.4f}" for value in values]
 
 
 def test_own_answers_have_trials(tmp_path: Path) -> None:
@@ -102,25 +91,71 @@ def test_own_answers_have_trials(tmp_path: Path) -> None:
     assert one.run["pfgen"]["trials"] == 1 and one.run["pfgen"]["variance"] is None
 
 
-def test_bad_answers_are_one_message_and_nothing_is_written(
+def lines(rows: list[tuple[str, str]]) -> bytes:
+    return "".join(
+        json.dumps({"question": q, "answer": a, "timestamp": "t"}) + "\n" for q, a in rows
+    ).encode()
+
+
+def test_bad_answers_are_one_message_with_the_line_and_nothing_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cut = published(tmp_path / "cut")
-    cut.write_bytes(cut.read_bytes()[:-20])
-    cases = [
-        (cut, "not a whole xz file: it is cut short"),
-        (own(tmp_path / "lacking", IDS[:-1]), "answers are missing: Q06/3"),
-        (own(tmp_path / "twice", [*IDS, "Q01/1"]), "the id Q01/1 is there twice"),
-        (own(tmp_path / "unknown", [*IDS, "Q07/1"]), "no id of pfgen: 'Q07/1'"),
-        (own(tmp_path / "zero", [*IDS, "Q01/0"]), "no id of pfgen: 'Q01/0'"),
-        (own(tmp_path / "empty", []), "there are no answers"),
-        (tmp_path / "nowhere.jsonl", "cannot read the answers"),
-        (published(tmp_path / "mode", mode="poem"), "unknown mode 'poem'"),
+    rows = [(question.text, "は") for question in QUESTIONS for _ in range(2)]
+    packed = lzma.compress(lines(rows))
+    file = tmp_path / "set" / "trials.jsonl"
+    xz = file.with_name("trials.jsonl.xz")
+    file.parent.mkdir()
+    cases: list[tuple[Path, bytes | None, tuple[str, ...]]] = [
+        (xz, packed[:-20], (f"{xz}, line 13", "it is cut short")),
+        (xz, packed[: len(packed) // 2], (f"{xz}, line ", "it is cut short")),
+        (xz, b"", (f"{xz}, line 1", "it is cut short")),
+        (xz, b"no xz" * 9, (f"{xz}, line 1", "it is damaged")),
+        (file, lines([*rows, ("質問7？", "は")]), (f"{file}, line 13", "no question of pfgen: '質問7？'")),
+        (file, lines(rows[2:]), (f"{file}, line 10", "question Q01 (質問1？) has no answer")),
+        (file, lines(rows[:-1]), (f"{file}, line 11", "question Q06 (質問6？) has 1 of 2 answers")),
+        (file, lines(rows)[:-30], (f"{file}, line 12", "not JSON")),
+        (
+            file,
+            b'{"question": "\xe8\xb3\xaa\xe5\x95\x8f1\xef\xbc\x9f"}\n',
+            (f"{file}, line 1, field answer",),
+        ),
+        (file, b"\n", (str(file), "there are no answers")),
+        (own(tmp_path / "lacking", IDS[:-1]), None, ("pfgen.jsonl, line 12", "answers are missing: Q06/3")),
+        (own(tmp_path / "twice", [*IDS, "Q01/1"]), None, ("line 19", "the id Q01/1 is there twice")),
+        (own(tmp_path / "unknown", [*IDS, "Q07/1"]), None, ("line 19", "no id of pfgen: 'Q07/1'")),
+        (own(tmp_path / "zero", [*IDS, "Q01/0"]), None, ("line 19", "no id of pfgen: 'Q01/0'")),
+        (own(tmp_path / "empty", []), None, ("there are no answers",)),
+        (tmp_path / "nowhere.jsonl", None, ("cannot read the answers",)),
+        (published(tmp_path / "mode", mode="poem"), None, ("unknown mode 'poem'",)),
+        (published(tmp_path / "other", mode="qa"), None, ("the answers are of mode qa",)),
     ]
-    for path, message in cases:
-        assert main(["score", "suite=pfgen", f"completions={path}", f"out={tmp_path / 'out'}"]) == 2
-        assert message in capsys.readouterr().err
+    for path, content, messages in cases:
+        if content is not None:
+            path.write_bytes(content)
+        command = ["score", "suite=pfgen", f"completions={path}", f"out={tmp_path / 'out'}"]
+        assert main([*command, *(["pfgen.mode=chat"] if path.parent.name == "other" else [])]) == 2
+        said = capsys.readouterr().err
+        assert all(message in said for message in messages), said
         assert not (tmp_path / "out").exists()
+
+
+def test_answers_are_read_packed_and_plain_from_a_file_or_a_folder(tmp_path: Path) -> None:
+    packed = published(tmp_path / "m", model="llm-jp/m", mode="qa")
+    plain = packed.with_suffix("")
+    rows = lzma.decompress(packed.read_bytes()).splitlines(keepends=True)
+    plain.write_bytes(b"".join(rows))
+    packed.write_bytes(lzma.compress(b"".join(rows[:5])) + lzma.compress(b"".join(rows[5:])))
+    one, two = (read_answers(path, QUESTIONS, PfgenMode.qa) for path in (packed, plain))
+    assert one.answers == two.answers and not one.trials_known and list(one.answers)[:2] == ["Q01/1", "Q01/2"]
+    assert score(plain, tmp_path / "out").run["model"] == "llm-jp/m"
+    (plain.parent / "config.json").unlink()
+    unnamed = score(plain, tmp_path / "unnamed", "pfgen.mode=chat")
+    assert unnamed.run["model"] is None and unnamed.protocol.deviations["pfgen.mode"] == "chat"
+    folder = own(tmp_path / "own", IDS)
+    (folder / "config.json").write_text('{"model": "m"}')
+    found = score(folder / "pfgen.jsonl", tmp_path / "own-out")
+    assert (found.run["model"], found.run["pfgen"]["resampled"]) == ("m", "questions and trials")
+    assert found.scores == score(folder, tmp_path / "own-out-2").scores
 
 
 def test_missing_answers_make_a_partial_result(tmp_path: Path) -> None:
@@ -142,3 +177,20 @@ def test_a_limit_takes_the_first_questions_and_marks_the_result(tmp_path: Path) 
     results = score(own(tmp_path / "own", ids), tmp_path / "out", "limit=2")
     assert results.scores["pfgen_score"].n == 2 and results.partial.partial
     assert "limit=2" in str(results.partial.reasons)
+
+
+def test_unequal_published_answers_make_a_partial_result(tmp_path: Path) -> None:
+    rows = [(question.text, "は") for question in QUESTIONS for _ in range(2)]
+    (tmp_path / "trials.jsonl").write_bytes(lines(rows[2:-1]))
+    results = score(tmp_path / "trials.jsonl", tmp_path / "out", "allow_missing=true")
+    assert results.partial.partial and "3 of 12 answers are missing" in str(results.partial.reasons)
+    assert (results.run["samples"], results.run["pfgen"]["trials"]) == (5, 1)
+
+
+@pytest.mark.sources
+def test_a_published_set_is_read_as_it_is(mirror: Path) -> None:
+    folder = mirror / "pfgen"
+    questions = read_data(sorted((folder / "data").glob("Q*.json")))
+    path = folder / "published" / "llm-jp-3-1.8b-instruct" / "7b08b08" / "trials.jsonl.xz"
+    found = read_answers(path, questions, PfgenMode.qa)
+    assert set(found.answers) == {f"{one.id}/{trial}" for one in questions for trial in range(1, 101)}

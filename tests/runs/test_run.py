@@ -11,7 +11,7 @@ import pytest
 
 from evalkit.__main__ import main
 from evalkit.core.durable import read_log
-from tests.children import Ended, fork, start
+from tests.children import Ended, fork
 
 TASKS = ["jamp", "mawps", "jemhopqa", "jsts", "jsquad"]
 COMMAND = ["model=random", "suite=sample", f"suite.tasks=[{','.join(TASKS)}]", "engine.threads=1"]
@@ -56,7 +56,7 @@ def scores(out: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("undisturbed")
-    finished(start(words(out), out).wait())
+    run(out)
     return out
 
 

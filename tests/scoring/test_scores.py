@@ -7,9 +7,9 @@ from scipy.stats import sem
 from statsmodels.stats.proportion import proportion_confint
 
 from evalkit import metrics as registry
-from evalkit.core.config import Config, MetricsConfig, ProtocolConfig
+from evalkit.core.config import MetricsConfig, ProtocolConfig
 from evalkit.core.errors import InputError
-from evalkit.core.types import Completion, Sample
+from evalkit.core.types import Sample
 from evalkit.metrics.base import MetricUnavailableError, ModelMetric, Triple
 from evalkit.metrics.correlation import resampled_spearman
 from evalkit.metrics.repeats import repeat_ids
@@ -153,18 +153,6 @@ def test_no_interval_has_zero_width(n: int) -> None:
         for dataset, metric in (("chabsa", "set_f1"), ("jemhopqa", "char_f1"), ("jsts", "pearson")):
             other = scored(dataset, given).measured[metric].value
             assert (other.ci95, other.stderr) == (None, None), dataset
-
-
-def test_engine_completions_serve_as_they_are() -> None:
-    task = answers(["jamp"], n=2)[0]
-    made = {
-        key: Completion(key, answer.text, answer.text, "stop", 10, 3)
-        for key, answer in task.completions.items()
-    }
-    config = Config()
-    assert score_tasks([replace(task, completions=made)], config.protocol, config.metrics, offline=True) == (
-        score([task], resamples=10_000)
-    )
 
 
 def test_what_cannot_be_scored_is_named() -> None:

@@ -10,7 +10,7 @@ import pytest
 from evalkit.__main__ import main
 from evalkit.leaderboard.comparison_report import flipped_frame
 from evalkit.leaderboard.page import embedded_json
-from evalkit.mtbench.ratings import parse_rating, parse_rating_pair
+from evalkit.mtbench.ratings import PAIR_FORMAT, parse_pair, parse_rating
 from tests.leaderboard.made import Made, make_run, write_data
 from tests.leaderboard.test_page import make_conversations
 
@@ -89,4 +89,4 @@ def test_an_answer_is_no_formula_in_a_spreadsheet() -> None:
 @pytest.mark.parametrize("text", ["[[" + "9" * 10_000 + "]]", "[[" + "1." * 9_999, "[" * 100_000])
 def test_a_judge_cannot_stop_the_reading_of_ratings(text: str) -> None:
     assert parse_rating(text).status in ("malformed", "unparsed", "out_of_range")
-    assert parse_rating_pair(text) == "error"
+    assert parse_pair(text, PAIR_FORMAT) == "error"

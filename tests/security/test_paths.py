@@ -13,7 +13,7 @@ from evalkit.core.text import folder_name
 from evalkit.engines.models import resolve
 from evalkit.leaderboard.collect import collect
 from evalkit.mtbench.folder import MtBenchFolder
-from evalkit.mtbench.judge.judges import judge_config
+from evalkit.mtbench.judge.judges import resolve_judge
 from evalkit.mtbench.presets import load_preset
 from evalkit.records import unpacked
 from evalkit.records.run_folder import RunDirectory, run_id
@@ -127,8 +127,8 @@ def test_a_preset_names_a_judge_not_a_path(tmp_path: Path) -> None:
 
     for judge in ("../../../../tmp/evil", str(tmp_path / "evil"), "gpt-4/../gpt-4"):
         with pytest.raises(InputError, match="names a judge that is not there"):
-            judge_config(None, replace(preset, judge=judge))
-    assert judge_config(None, preset).name == "gpt-4"
+            resolve_judge(None, replace(preset, judge=judge))
+    assert resolve_judge(None, preset).label == "gpt-4"
 
 
 @pytest.mark.parametrize("inside", ["hub", "cache"])

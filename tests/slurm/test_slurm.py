@@ -6,13 +6,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from saved import save
-from sweeps import COMMON, Sweep, records
+from sweeps import COMMON, Sweep, answer, records
 
 from tests.children import ROOT, settings, start
 from tests.mtbench.fault_server import FaultServer
@@ -54,10 +53,7 @@ def sweep(cluster: Cluster, tmp_path: Path) -> Sweep:
 @pytest.fixture
 def slow(sweep: Sweep) -> Iterator[Slow]:
     with FaultServer(latency=1.0) as server:
-        server.choose = lambda body: {
-            "text": f" {zlib.crc32(str(body['prompt']).encode()) % 100}",
-            "finish_reason": "stop",
-        }
+        server.choose = answer
         slow = Slow(sweep, server, [*SLOW, f"engine.base_url={server.url}", "engine.concurrency=1"])
         yield slow
         for child in slow.started:

@@ -1,6 +1,7 @@
 """Samples of one small annotated document, made here in KNP's format."""
 
 import pytest
+from rhoknp import Document
 
 from evalkit.core.types import Row
 from evalkit.sources import knp_text
@@ -50,38 +51,42 @@ SHORT = "京都大学の太郎はNHKに行った。彼は学生だ。"
 LONG = "京都大学（京大）の太郎はNHKに行った。彼は学生だ。"
 
 
-@pytest.fixture
-def document() -> object:
-    from rhoknp import Document
-
-    return Document.from_knp(KNP)
+@pytest.fixture(scope="module")
+def samples() -> dict[str, Row]:
+    return knp_text.samples(KNP)
 
 
-def test_reading(document: object) -> None:
-    assert knp_text.reading(document) == Row(
+def test_reading(samples: dict[str, Row]) -> None:
+    assert samples["reading"] == Row(
         SHORT, "きょうとだいがくのたろうはえぬえいちけーにいった。かれはがくせいだ。"
     )
 
 
-def test_named_entities(document: object) -> None:
-    assert knp_text.named_entities(document) == Row(LONG, "京都大学（組織名） 太郎（人名）")
+def test_named_entities(samples: dict[str, Row]) -> None:
+    assert samples["named_entities"] == Row(LONG, "京都大学（組織名） 太郎（人名）")
 
 
-def test_dependencies(document: object) -> None:
+def test_dependencies(samples: dict[str, Row]) -> None:
     lines = ["京都大学の -> 太郎は", "太郎は -> 行った。", "NHKに -> 行った。", "彼は -> 学生だ。"]
-    assert knp_text.dependencies(document) == Row(SHORT, "\n".join(lines))
+    assert samples["dependencies"] == Row(SHORT, "\n".join(lines))
 
 
-def test_predicates(document: object) -> None:
-    assert knp_text.predicates(document) == Row(LONG, "行った ガ：太郎 ニ：NHK\n学生だ ガ：彼")
+def test_predicates(samples: dict[str, Row]) -> None:
+    assert samples["predicates"] == Row(LONG, "行った ガ：太郎 ニ：NHK\n学生だ ガ：彼")
 
 
-def test_coreferences_without_the_mention_in_brackets(document: object) -> None:
-    from rhoknp import Document
+def test_coreferences_without_the_mention_in_brackets(samples: dict[str, Row]) -> None:
+    assert samples["coreferences"] == Row(SHORT, "太郎 彼")
 
-    assert knp_text.coreferences(document).output == "京都大学 京大\n太郎 彼"
-    shortened = Document.from_knp(knp_text.without_brackets(KNP))
-    assert knp_text.coreferences(shortened) == Row(SHORT, "太郎 彼")
+
+def test_samples_are_those_of_documents_that_rhoknp_reads(samples: dict[str, Row]) -> None:
+    """All relations resolved at once; without brackets, in a document that never had them."""
+    whole = Document.from_knp(KNP)
+    bracket = KNP[KNP.index(f"# S-ID:{BRACKET}") : KNP.index("# S-ID:wiki00000001-01 ")]
+    shorter = Document.from_knp(KNP.replace(bracket, ""))
+    assert knp_text.coreferences(whole).output == "京都大学 京大\n太郎 彼"
+    for name, row in samples.items():
+        assert row == getattr(knp_text, name)(shorter if name == "coreferences" else whole)
 
 
 def test_every_letter_has_a_name() -> None:

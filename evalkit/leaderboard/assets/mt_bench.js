@@ -10,8 +10,8 @@ const talkBox = (entry, q) => {
   return el("article", { class: "card", "data-question": entry.question },
     el("h3", {}, `${entry.category} · ${entry.question}` + (entry.answer ? ` · ${t("answer")} ${entry.answer + 1}` : "")),
     Object.entries(entry.turns).map(([turn, said]) => el("div", {},
-      el("div", { class: "label" }, `${t("turn")} ${turn}: ${t("question")}`),
-      asked[turn - 1] === undefined ? el("p", { class: "soft small" }, t("The question file was not at hand when the page was made (mirror=DIR).")) : el("pre", { lang: "ja" }, asked[turn - 1]),
+      el("div", { class: "label" }, `${t("turn")} ${turn}${asked[turn - 1] === undefined ? "" : `: ${t("question")}`}`),
+      asked[turn - 1] === undefined ? null : el("pre", { lang: "ja" }, asked[turn - 1]),
       el("div", { class: "label" }, `${t("answer")}${said.finish === "length" ? ` (${t("cut off")})` : ""}`, " ", statusLabel(said.status)),
       thoughtBox(said.thought, q), el("pre", { lang: "ja", class: "completion" }, said.text),
       said.judgments.map(judgmentBox))));
@@ -40,6 +40,9 @@ views.mt = (view, parts, query) => {
     el("input", { type: "search", value: query.get("q") || "", placeholder: t("search in conversations"), "aria-label": t("search in conversations"),
       onchange: (event) => go("mt", other === null ? [row] : [row, other], { category, q: event.target.value }) }),
     el("span", { class: "soft small", role: "status" }, t("{n} conversations", { n: entries.length }))));
+  if (entries.some((entry) => !talks().questions[entry.question])) {
+    view.append(el("p", { class: "soft small" }, t("The question file was not at hand when the page was made (mirror=DIR).")));
+  }
   for (const entry of entries) {
     const theirs = beside(entry);
     view.append(other === null ? talkBox(entry, q) : el("div", { class: "two" }, talkBox(entry, q), theirs ? talkBox(theirs, q) : el("p", { class: "soft" }, t("not answered in this run"))));

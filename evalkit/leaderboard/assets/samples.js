@@ -148,13 +148,13 @@ const answerBox = (dataset, row, place, query, other) => {
       run.each === 1 ? null : el("h4", {}, t("answer {n} of {all}", { n: repeat + 1, all: run.each })),
       run.rule ? el("p", { class: "small" }, statusLabel(run.status[at]), " ", el("span", { class: "soft" }, t("rule: {rule}", { rule: run.rule }))) : null,
       run.rule ? thoughtBox(run.thought[at], query) : null,
+      ...verdictList(dataset, run, at, place),
       text === null && data.datasets[dataset].scored ? null : el("div", { class: "label" }, run.rule && !run.anew ? t("answer") : t("completion")),
       text === null ? data.datasets[dataset].scored ? null : el("p", { class: "soft small" }, t("not kept in this run")) : el("pre", { class: "completion", lang: "ja" }, show(text, beside("text"))),
       el("div", { class: "label" }, text === null ? t("answer") : t("prediction")),
       el("pre", { class: "prediction", lang: "ja" }, show(run.prediction[at], beside("prediction"))),
-      ...verdictList(dataset, run, at, place),
       run.missing?.[at]?.length ? el("p", { class: "small" }, t("missing keywords: {names}", { names: run.missing[at].join(", ") })) : null,
-      el("p", { class: "small" }, [...own, `${t("finish reason")}: ${run.finish[at] ?? "–"}`, run.tokens[at] === null ? null : t("{n} tokens", { n: run.tokens[at] })].filter(Boolean).join(" · ")),
+      el("p", { class: "small" }, [...own, run.finish[at] ? `${t("finish reason")}: ${run.finish[at]}` : null, run.tokens[at] === null ? null : t("{n} tokens", { n: run.tokens[at] })].filter(Boolean).join(" · ")),
     ];
   };
   return el("div", { class: "answer" },
@@ -175,7 +175,8 @@ const sampleDetail = (dataset, place, row, other, query) => {
   return el("section", { class: "detail", "aria-label": ids[place] },
     el("div", { class: "soft small" }, ids[place]),
     el("div", { class: "label" }, t("input")), el("pre", { class: "input", lang: "ja" }, marked(inputs[place], query)), whole,
-    ...(data.datasets[dataset].scored ? [] : [el("div", { class: "label" }, t("gold answer")), el("pre", { class: "gold", lang: "ja" }, marked(golds[place], query))]),
+    // Instructions are listed with what came of them.
+    ...(data.datasets[dataset].scored || answersOf(dataset, row).run.verdicts ? [] : [el("div", { class: "label" }, t("gold answer")), el("pre", { class: "gold", lang: "ja" }, marked(golds[place], query))]),
     el("div", { class: other === null ? "" : "two" }, answerBox(dataset, row, place, query, other), other === null ? null : answerBox(dataset, other, place, query, row)));
 };
 

@@ -17,10 +17,13 @@ views.steps = (view, parts) => {
   const cell = (column, row) => (place(row) < 0 ? [null, null, null] : table.cells[column][place(row)]);
   const withRanges = (column) => column === "AVG" || columns.length === 1;
   const ranges = (column) => rows.map((row) => cell(column, row).slice(1, 3));
+  const steps = rows.map((row) => data.rows[row].step);
+  const margin = (Math.max(...steps) - Math.min(...steps)) / 40;
   const chart = { type: "line", plugins: [whiskers], data: { datasets: columns.map((column, index) => ({
     label: column, data: rows.map((row) => ({ x: data.rows[row].step, y: cell(column, row)[0] })), ranges: withRanges(column) ? ranges(column) : undefined,
     borderColor: hue(index), backgroundColor: hue(index), borderWidth: column === "AVG" ? 3 : 1.5, pointRadius: 3 })) },
-    options: { plugins: { legend: legend() }, scales: { x: axis({ type: "linear", grace: "4%", title: { display: true, text: t("step"), color: ink("--soft") } }),
+    options: { plugins: { legend: legend() }, scales: { x: axis({ type: "linear", min: Math.min(...steps) - margin, max: Math.max(...steps) + margin,
+        ticks: { color: ink("--soft"), includeBounds: false }, title: { display: true, text: t("step"), color: ink("--soft") } }),
       y: axis({ grace: "5%", ...around(columns.filter(withRanges).flatMap(ranges)) }) } } };
   view.append(el("div", { class: "bar" }, choice(t("model"), names.map((one) => [one, one || "–"]), name, (one) => go("steps", [one]))),
     chartBox(`${t("step")}: ${name}`, chart, { wide: true }),
@@ -29,7 +32,7 @@ views.steps = (view, parts) => {
       el("tbody", {}, rows.map((row) => el("tr", {}, el("th", { scope: "row" }, String(data.rows[row].step)),
         columns.map((column) => {
           const [value, low, high] = cell(column, row);
-          return el("td", {}, number(value, table.digits), low === null ? null : el("span", { class: "range" }, spread(low, high, table.digits)));
+          return el("td", {}, number(value, table.digits), low === null ? null : el("span", { class: "range" }, spread(value, low, high, table.digits)));
         })))))));
   return startCharts();
 };

@@ -18,7 +18,7 @@ const ABOUT = {
   AVG: () => t("mean of the nine categories"), EL: () => t("entity linking"), FA: () => t("fundamental analysis"),
   HE: () => t("human examination"), MC: () => t("multiple choice"), MR: () => t("mathematical reasoning"),
   MT: () => t("machine translation"), NLI: () => t("natural language inference"), QA: () => t("question answering"),
-  RC: () => t("reading comprehension"), AVG_without_MT: () => t("the eight others"),
+  RC: () => t("reading comprehension"), AVG_without_MT: () => t("average of the eight others"),
 };
 const explained = (column) => {
   if (!Object.hasOwn(ABOUT, column)) return null;
@@ -42,13 +42,14 @@ const sortHeader = (table, column, label, redraw) => {
 
 const modelCell = (table, row, note, redraw) => {
   const { model, url, kind, reasons, remarks } = data.rows[row];
-  const name = url ? el("a", { href: url, rel: "noreferrer" }, model) : model;
+  const whole = el("bdi", { dir: "ltr" }, model);
+  const name = url ? el("a", { href: url, rel: "noreferrer" }, whole) : whole;
   const chosen = state.charted[table.id];
   const place = charted(table).indexOf(row);
   const box = table.columns.length < 2 ? null : el("input", { type: "checkbox", checked: chosen.has(row), "aria-label": `${model}: ${t("in the chart")}`,
     style: place < 0 ? null : `accent-color: ${hue(place)}`, onchange: () => { if (!chosen.delete(row)) chosen.add(row); redraw(); } });
   return el("th", { scope: "row", title: [model, ...[...reasons, ...remarks].map(shown)].join("\n") },
-    el("div", { class: "name" }, box, el("span", {}, name), note ? el("sup", {}, String(note))
+    el("div", { class: "name" }, box, el("span", { class: "long" }, name), note ? el("sup", {}, String(note))
       : kind === "run" ? null : el("span", { class: "kind" }, t(kind))));
 };
 
@@ -61,20 +62,25 @@ const openCell = (table, column, row) => {
   return go("samples", [dataset], { a: row });
 };
 
-const spread = (low, high, digits) => (low === null ? "" : `±${number((high - low) / 2, digits)}`);
+// Half an interval, or its two sides, one below the other, where they differ much.
+const spread = (value, low, high, digits) => {
+  const [down, up] = [value - low, high - value];
+  const uneven = Math.min(down, up) >= 0 && Math.max(down, up) > (high - low) * 0.75;
+  return uneven ? `+${number(up, digits)}\n−${number(down, digits)}` : `±${number((high - low) / 2, digits)}`;
+};
 const exact = (low, high, digits, n) => (low === null ? `n=${n}` : `${t("95 % interval")} ${number(low, digits)}–${number(high, digits)}, n=${n}`);
 
 const figureCell = (table, column, place) => {
   const [value, low, high, n, partial, mark] = table.cells[column][place];
   const row = table.rows[place];
   const classes = [mark === "best" && "best", sorting(table).column === column && "sorted"].filter(Boolean).join(" ");
-  if (value === null) return el("td", { class: classes });
+  if (value === null) return el("td", { class: classes, title: data.rows[row].reasons.map(shown).join("\n") || null });
   const text = number(value, table.digits) + (partial ? "*" : "") + (mark === "tie" ? "≈" : "");
   const has = table.id === "mt" ? mtRuns().includes(row) : Object.keys(data.rows[row].datasets).length > 0;
   const label = `${rowName(row)}, ${column}: ${t("samples")}`;
   return el("td", { class: classes, title: n ? exact(low, high, table.digits, n) : null },
     has ? el("button", { type: "button", class: "cell", "aria-label": label, onclick: () => openCell(table, column, row) }, text) : text,
-    state.intervals && low !== null ? el("span", { class: "range" }, spread(low, high, table.digits)) : null);
+    state.intervals && low !== null ? el("span", { class: "range" }, spread(value, low, high, table.digits)) : null);
 };
 
 // Buttons that copy a table: a head and rows of texts.
@@ -156,7 +162,7 @@ const datasetCell = (row, name) => {
   return el("td", { title: `${exact(low, high, 4, n)}; ${said}` },
     el("button", { type: "button", class: "cell", "aria-label": `${rowName(row)}, ${name}: ${t("samples")}`, onclick: () => go("samples", [name], { a: row }) },
       number(value) + (partial ? "*" : "")),
-    state.intervals && low !== null ? el("span", { class: "range" }, spread(low, high, 4)) : null);
+    state.intervals && low !== null ? el("span", { class: "range" }, spread(value, low, high, 4)) : null);
 };
 
 const drawDatasets = () => {

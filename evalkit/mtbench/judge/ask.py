@@ -1,15 +1,19 @@
 """Asking a judge: what the store does not have is asked online, by a batch, or of a local model."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from evalkit.core.config import BatchConfig, JudgeKind, JudgeMode
-from evalkit.core.errors import EvalkitError
-from evalkit.core.progress import bar
+from evalkit.core.errors import EvalkitError, InputError
+from evalkit.core.progress import bar, phase, watch
+from evalkit.core.types import Completion, Request, Sampling
 from evalkit.core.words import t
-from evalkit.mtbench.judge.budget import EXPLANATION_TOKENS, Budget, token_counter
+from evalkit.mtbench.answers import takes_system_message, with_system
+from evalkit.mtbench.judge.budget import EXPLANATION_TOKENS, Budget, Charge, token_counter
 from evalkit.mtbench.judge.calls import Asked, JudgeCall, JudgeReplies, open_key, replies_to, unanswered
 from evalkit.mtbench.judge.judges import Judge, open_service
 from evalkit.mtbench.judge.store import CLAIM_SECONDS, CachedReply, JudgmentStore
@@ -17,6 +21,12 @@ from evalkit.services.ask_all import FAILURES_IN_A_ROW, NotYetError, ask_all
 from evalkit.services.client import ApiClient, ServiceError
 from evalkit.services.replies import Reply, chat_body
 
+# What a local judge takes of `judge.parameters`.
+LENGTHS = ("max_tokens", "max_completion_tokens")
+SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
+# For the chat template (`template_args`).
+TEMPLATE = ("reasoning_effort", "chat_template_kwargs")
+DEFAULT_LENGTH = 2048
 OTHER_JUDGES = (
     "other judges: judge=gpt-4o-2024-08-06, judge=gpt-4.1-2025-04-14, judge=openai judge.model=NAME;\n"
     "         how they compare with gpt-4: evalkit calibrate run=DIR judge=NAME;\n"
@@ -41,9 +51,9 @@ def estimate(
 ) -> JudgingEstimate:
     """What `ask_judge` would call now, without calling."""
     with judge.open_store(kept) as store:
-        waiting = unanswered(calls, store)
+        waiting = unanswered(judge, calls, store)
     counter = token_counter(judge.config.model or judge.model)
-    tokens = sum(counter.prompt(call.messages) for call in waiting)
+    tokens = sum(counter.prompt(call.messages) for call in waiting.values())
     output = EXPLANATION_TOKENS * len(waiting)
     price = judge.price_in(mode)
     return JudgingEstimate(
@@ -68,8 +78,7 @@ def ask_judge(
     """The replies to `calls`: from the store, from `kept`, and by asking; None while a batch is under way.
 
     Args:
-        judge: who is asked.
-        calls: what is asked.
+        judge, calls: who is asked what.
         folder: batch files go below it.
         say: called with one line of progress.
         batch: the options of mode=batch; None: call by call.
@@ -80,7 +89,7 @@ def ask_judge(
             is in the store.
     """
     with judge.open_store(kept) as store:
-        waiting = unanswered(calls, store)
+        waiting = unanswered(judge, calls, store)
         text = "judge {judge}: {kept} judgments are kept, {n} to make"
         say(t(text, judge=judge.label, kept=len(calls) - len(waiting), n=len(waiting)))
         asked: Asked | None = Asked()
@@ -89,12 +98,10 @@ def ask_judge(
 
             asked = ask_by_batch(judge, batch, waiting, store, folder, say)
         elif waiting and judge.config.kind is JudgeKind.local:
-            from evalkit.mtbench.judge.local import ask_locally
-
-            asked = ask_locally(judge, waiting, store)
+            asked = ask_locally(judge, list(waiting.values()), store)
         elif waiting:
-            asked = asyncio.run(ask_online(judge, waiting, store))
-        return None if asked is None else replies_to(calls, store, asked)
+            asked = asyncio.run(ask_online(judge, list(waiting.values()), store))
+        return None if asked is None else replies_to(judge, calls, store, asked)
 
 
 async def ask_online(judge: Judge, calls: Sequence[JudgeCall], store: JudgmentStore) -> Asked:
@@ -142,7 +149,8 @@ class _Asker:
         Raises:
             NotYetError: another process is making it, or it must be asked again.
         """
-        key, store, judge = open_key(call, self._store), self._store, self._judge
+        store, judge = self._store, self._judge
+        key = open_key(judge, call, store)
         reply: Reply | None = None
         if key is None:
             self._on_done()
@@ -154,10 +162,10 @@ class _Asker:
             # The process that held the claim before may have stored it.
             store.refresh()
             if key not in store:
-                async with self._budget.charge(call.messages, judge.max_output) as charge:
+                async with Charge(self._budget, call.messages, judge.max_output) as charge:
                     body = chat_body(judge.model, call.messages, judge.parameters)
                     reply = await self._client.request(
-                        "/chat/completions", body, charge.lost, needs_text=True, or_thought=True
+                        "/chat/completions", body, charge.lost, needs_text=True
                     )
                     charge.used = _tokens(call, reply)
                     self.asked.add(*charge.used)
@@ -166,7 +174,7 @@ class _Asker:
                 store.add(CachedReply.of(key, reply))
         finally:
             store.release(key)
-        if open_key(call, store) is not None:
+        if open_key(judge, call, store) is not None:
             raise NotYetError
         self._on_done()
         return reply
@@ -202,3 +210,84 @@ def _explained(error: ServiceError, judge: Judge) -> ServiceError:
         return error
     retired = f"\n  note:  {judge.config.retired}" if judge.config.retired else ""
     return ServiceError("model", f"{error.what}{retired}", where=error.where, fix=OTHER_JUDGES)
+
+
+def ask_locally(judge: Judge, calls: Sequence[JudgeCall], store: JudgmentStore) -> Asked:
+    """Asks a local model what is not in the store yet.
+
+    Raises:
+        InputError: a model that is missing or has no chat template, or an unknown parameter.
+        EvalkitError: the model cannot be loaded or computes NaN; what was judged is kept.
+    """
+    from evalkit.engines import build_engine
+    from evalkit.engines.local.tokenizer import load_tokenizer
+
+    sampling, length, seed = _sampling(judge.parameters)
+    made = judge.engine
+    assert made is not None
+    takes_system = takes_system_message(load_tokenizer(made.model))
+    asked = Asked()
+    # judge.parameters alone decide the sampling: they are part of the cache key.
+    with phase(t("loading the judge")):
+        built = build_engine(made.model, made.options, made.dtype, bos=made.bos)
+    with built as engine:
+        while waiting := unanswered(judge, calls, store):
+            keys = {key: call for key, call in waiting.items() if store.claim(key)}
+            store.refresh()
+            requests = [
+                Request(
+                    key,
+                    with_system(call.messages, takes_system),
+                    length,
+                    (),
+                    sampling,
+                    seed + call.repeat,
+                    keep_special=judge.thoughts is not None,
+                )
+                for key, call in keys.items()
+                if key not in store
+            ]
+            try:
+                for completion in watch(engine.generate(requests), requests, t("judging")):
+                    asked.add(completion.prompt_tokens, completion.new_tokens)
+                    store.add(CachedReply.of(completion.id, _reply_of(completion, judge.model)))
+            finally:
+                for key in keys:
+                    store.release(key)
+            if not keys:
+                time.sleep(CLAIM_SECONDS)
+                store.refresh()
+    return asked
+
+
+def _reply_of(completion: Completion, model: str) -> Reply:
+    failed = completion.finish_reason == "error"
+    return Reply(
+        status="overflow" if failed else "ok",
+        text=None if failed else completion.raw_text.strip(),
+        finish_reason=completion.finish_reason,
+        model=model,
+        input_tokens=completion.prompt_tokens,
+        output_tokens=completion.new_tokens,
+        error=completion.error,
+    )
+
+
+def _sampling(parameters: dict[str, Any]) -> tuple[Sampling, int, int]:
+    unknown = set(parameters) - {*SAMPLING, *LENGTHS, *TEMPLATE, "n"}
+    if unknown or parameters.get("n", 1) != 1:
+        raise InputError(
+            f"a local judge does not know {', '.join(sorted(unknown)) or 'n other than 1'}",
+            where="option judge.parameters",
+            fix=f"known: {', '.join((*SAMPLING, *LENGTHS, *TEMPLATE))}",
+        )
+    temperature = float(parameters.get("temperature", 1.0))
+    sampling = Sampling(
+        do_sample=temperature > 0,
+        temperature=temperature if temperature > 0 else 1.0,
+        top_p=float(parameters.get("top_p", 1.0)),
+        top_k=int(parameters.get("top_k", 0)),
+        repetition_penalty=float(parameters.get("repetition_penalty", 1.0)),
+    )
+    length = next((int(parameters[name]) for name in LENGTHS if name in parameters), DEFAULT_LENGTH)
+    return sampling, length, int(parameters.get("seed", 0))

@@ -6,7 +6,7 @@ its batch again, also after a crash, instead of paying for a second one.
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,7 @@ Say = Callable[[str], None]
 def ask_by_batch(
     judge: Judge,
     options: BatchConfig,
-    waiting: Sequence[JudgeCall],
+    waiting: Mapping[str, JudgeCall],
     store: JudgmentStore,
     folder: Path,
     say: Say,
@@ -56,22 +56,21 @@ def ask_by_batch(
         raise InputError("a local judge has no batches", where="option mode", fix="mode=online")
     if options.results is not None:
         path = Path(options.results).expanduser()
-        return _absorb(read_rows(path, mend=True), waiting, store, say)
+        return _absorb(judge, read_rows(path, mend=True), waiting, store, say)
     _check_cost(judge, waiting)
-    requests = [(key, call) for call in waiting if (key := open_key(call, store)) is not None]
-    name = text_sha256("\n".join(sorted(key for key, _ in requests)))[:16]
+    name = text_sha256("\n".join(sorted(waiting)))[:16]
     path = folder / "batch" / f"{name}.jsonl"
-    write_text_atomic(path, "".join(_line(judge, key, call) for key, call in requests))
+    write_text_atomic(path, "".join(_line(judge, key, call) for key, call in waiting.items()))
     if not options.submit:
-        say(f"batch: {len(requests)} requests are in {path}")
+        say(f"batch: {len(waiting)} requests are in {path}")
         say("  batch.submit=true sends them; batch.results=FILE reads the answers of a batch you sent")
         return None
     rows, old = asyncio.run(_drive(judge, path, name, options.poll, say))
-    asked = _absorb(rows, waiting, store, say)
+    asked = _absorb(judge, rows, waiting, store, say)
     if old and not asked.calls:
         # It was read before and has none of these answers: reading it again would never end.
         rows, _ = asyncio.run(_drive(judge, path, name, options.poll, say, afresh=True))
-        asked = _absorb(rows, waiting, store, say)
+        asked = _absorb(judge, rows, waiting, store, say)
     return asked
 
 
@@ -82,7 +81,7 @@ def _line(judge: Judge, key: str, call: JudgeCall) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
-def _check_cost(judge: Judge, waiting: Sequence[JudgeCall]) -> None:
+def _check_cost(judge: Judge, waiting: Mapping[str, JudgeCall]) -> None:
     if len(waiting) > MOST_REQUESTS:
         raise InputError(
             f"{len(waiting)} requests, and a batch takes {MOST_REQUESTS}", fix="judge fewer models"
@@ -90,7 +89,7 @@ def _check_cost(judge: Judge, waiting: Sequence[JudgeCall]) -> None:
     limit, price = judge.config.max_cost, judge.price_in(JudgeMode.batch)
     if limit is None or price is None:
         return
-    worst = sum(price.of(most_tokens(call.messages), judge.max_output) for call in waiting)
+    worst = sum(price.of(most_tokens(call.messages), judge.max_output) for call in waiting.values())
     if worst > limit:
         raise CostLimitError(
             f"the batch may cost up to ${worst:.2f}, judge.max_cost is {limit:g}",
@@ -99,11 +98,15 @@ def _check_cost(judge: Judge, waiting: Sequence[JudgeCall]) -> None:
 
 
 def _absorb(
-    rows: Iterable[tuple[str, dict[str, Any]]], waiting: Sequence[JudgeCall], store: JudgmentStore, say: Say
+    judge: Judge,
+    rows: Iterable[tuple[str, dict[str, Any]]],
+    waiting: Mapping[str, JudgeCall],
+    store: JudgmentStore,
+    say: Say,
 ) -> Asked:
     """Puts the answers of a batch into the store; a call without one is made again next time."""
     asked = Asked()
-    wanted = {key for call in waiting for key in call.keys}
+    wanted = {key for call in waiting.values() for key in call.keys}
     failures: dict[str, Reply] = {}
     foreign = 0
     for place, row in rows:
@@ -120,8 +123,8 @@ def _absorb(
             asked.add(reply.input_tokens or 0, reply.output_tokens or 0)
     if foreign:
         say(f"batch: {foreign} answers belong to other judgments and were left out")
-    for call in waiting:
-        if still_open := open_key(call, store):
+    for call in waiting.values():
+        if still_open := open_key(judge, call, store):
             none = Reply("api_error", error="the batch has no answer for it")
             asked.failed[call.id] = failures.get(still_open, none)
     return asked
@@ -134,7 +137,7 @@ def _reply(row: dict[str, Any]) -> Reply:
     else:
         status = str(response.get("status_code") or 200)
         code, body = int(status) if status.isdecimal() else 0, response.get("body")
-        answer = read_reply(code, {}, body, needs_text=True, or_thought=True)
+        answer = read_reply(code, {}, body, needs_text=True)
     if isinstance(answer, Reply):
         return answer
     text = redact(answer.text)

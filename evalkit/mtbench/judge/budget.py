@@ -9,10 +9,10 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from evalkit.core import assets
 from evalkit.core.errors import EvalkitError, InputError
@@ -126,11 +126,9 @@ class CostLimitError(EvalkitError):
 
 
 class Budget:
-    """Dollars spent and reserved. A call is made only when even its worst case fits.
+    """Dollars spent and reserved, at most `limit`. A call is made only when even its worst case fits.
 
-    Args:
-        price: of the judge; None: not known, and nothing limits the cost.
-        limit: dollars at most; None: no limit.
+    `price` None: not known, and nothing limits the cost.
     """
 
     def __init__(self, price: Price | None, limit: float | None) -> None:
@@ -163,20 +161,6 @@ class Budget:
         self._open += 1
         return worst
 
-    @asynccontextmanager
-    async def charge(self, messages: Sequence[Message], most_output: int) -> AsyncIterator["Charge"]:
-        """The cost of one call: its worst case is reserved first, then replaced by the tokens `used`.
-
-        Raises:
-            CostLimitError: see `reserve`.
-        """
-        charge = Charge(self, messages, most_output)
-        charge.reserved = await self.reserve(messages, most_output)
-        try:
-            yield charge
-        finally:
-            self.settle(charge.reserved, *charge.used)
-
     def settle(self, reserved: float | None, input_tokens: float, output_tokens: float) -> None:
         """Replaces a reservation by what the call cost."""
         if reserved is not None:
@@ -189,24 +173,27 @@ class Budget:
 
 @dataclass
 class Charge:
-    """The cost of one call under way; `used` are its tokens, `reserved` the dollars for the worst case."""
+    """The cost of one call: its worst case is reserved first, in the end replaced by the tokens `used`."""
 
     budget: Budget
     messages: Sequence[Message]
     most_output: int
     used: tuple[float, float] = (0, 0)
-    reserved: float | None = None
+    _reserved: float | None = None
+
+    async def __aenter__(self) -> Self:
+        self._reserved = await self.budget.reserve(self.messages, self.most_output)
+        return self
+
+    async def __aexit__(self, *raised: object) -> None:
+        self.budget.settle(self._reserved, *self.used)
 
     async def lost(self, again: bool) -> None:
-        """Counts an attempt whose answer was lost with its worst case, as it may have been charged.
-
-        Args:
-            again: another attempt follows.
-        """
-        self.budget.settle(self.reserved, most_tokens(self.messages), self.most_output)
-        self.reserved = None
+        """Counts an attempt whose answer was lost with its worst case; `again`: another one follows."""
+        self.budget.settle(self._reserved, most_tokens(self.messages), self.most_output)
+        self._reserved = None
         if again:
-            self.reserved = await self.budget.reserve(self.messages, self.most_output)
+            self._reserved = await self.budget.reserve(self.messages, self.most_output)
 
 
 def price_of(model: str, prices: Mapping[str, Price]) -> Price | None:

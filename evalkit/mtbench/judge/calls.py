@@ -5,54 +5,13 @@ from dataclasses import dataclass, field
 
 from evalkit.core.errors import InputError
 from evalkit.core.types import Judgment, JudgmentStatus, Message
-from evalkit.mtbench.data import Books
-from evalkit.mtbench.judge.judges import Judge, of_the_judge
+from evalkit.mtbench.books import Books, Kind, PromptBook, prompt_names
+from evalkit.mtbench.fastchat import ModelAnswer
+from evalkit.mtbench.judge.judges import Judge
 from evalkit.mtbench.judge.store import CachedReply, JudgmentStore
-from evalkit.mtbench.judge_prompts import Kind, PromptBook, prompt_names
 from evalkit.mtbench.presets import Preset
-from evalkit.mtbench.questions import ModelAnswer
-from evalkit.mtbench.ratings import HIGHEST, LOWEST, parse_strict
+from evalkit.mtbench.ratings import parse_strict
 from evalkit.services.replies import Reply
-from evalkit.tasks.thoughts import Thoughts
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How replies are read: the rule for the judge's thoughts (None: there are none), the preset's parser.
-
-    `opened`: the judge's prompts end inside a thought.
-    """
-
-    thoughts: Thoughts | None
-    opened: bool
-    preset: Preset
-
-    @classmethod
-    def of(cls, judge: Judge, preset: Preset) -> "Reading":
-        """How this judge's replies are read under a preset."""
-        return cls(judge.thoughts, judge.opened, preset)
-
-    def answer(self, reply: CachedReply) -> str | None:
-        """What a rating or a verdict is read from; None: the service did not answer.
-
-        Raises:
-            InputError: the special tokens are lost that the rule reads, or its pattern takes too long.
-        """
-        if reply.status != "ok" or self.thoughts is None or reply.text is None:
-            return reply.text if reply.status == "ok" else None
-        opened = self.opened and reply.thought is None
-        try:
-            split = self.thoughts.split(reply.text, opened=opened, finish_reason=reply.finish_reason, ends=())
-        except InputError as error:
-            raise of_the_judge(error) from None
-        return split.answer
-
-    def asks_again(self, reply: CachedReply) -> bool:
-        """Whether a preset that re-asks does so: the rating is no whole number from 1 to 10."""
-        if reply.status != "ok":
-            return self.preset.reask_refused
-        value = self.preset.rating(self.answer(reply)).value
-        return value is None or value != int(value) or not LOWEST <= value <= HIGHEST
 
 
 @dataclass(frozen=True)
@@ -69,7 +28,6 @@ class JudgeCall:
     prompt: str
     messages: tuple[Message, ...]
     keys: tuple[str, ...]
-    reading: Reading
 
 
 @dataclass
@@ -114,7 +72,6 @@ def plan_calls(
         FetchError: a file of the preset cannot be fetched.
     """
     calls, missing, preset = [], [], books.preset
-    reading = Reading.of(judge, preset)
     for answer in sorted(answers, key=lambda answer: (answer.model, answer.choice, answer.question_id)):
         book = books.of(answer.question_id)
         check_own_prompts(book, preset, "single")
@@ -137,8 +94,7 @@ def plan_calls(
                         repeat=repeat,
                         prompt=prompt,
                         messages=messages,
-                        keys=judge.keys(messages, repeat, preset.own_prompts, preset.reasks),
-                        reading=reading,
+                        keys=judge.keys(messages, repeat, preset.reasks),
                     )
                 )
     calls.sort(key=lambda call: (call.model, call.repeat, call.answer, call.turn))
@@ -161,7 +117,7 @@ def check_own_prompts(book: PromptBook, preset: Preset, kind: Kind) -> None:
         )
 
 
-def open_key(call: JudgeCall, store: JudgmentStore) -> str | None:
+def open_key(judge: Judge, call: JudgeCall, store: JudgmentStore) -> str | None:
     """The key that is to be asked next; None when the call is answered or was asked often enough.
 
     A folder from another machine holds only the last reply to a call.
@@ -169,22 +125,22 @@ def open_key(call: JudgeCall, store: JudgmentStore) -> str | None:
     last = -1
     for place, key in enumerate(call.keys):
         if (reply := store.get(key)) is not None:
-            if not call.reading.asks_again(reply):
+            if not judge.asks_again(reply):
                 return None
             last = place
     return call.keys[last + 1] if last + 1 < len(call.keys) else None
 
 
-def unanswered(calls: Iterable[JudgeCall], store: JudgmentStore) -> list[JudgeCall]:
-    """The calls that must be made; of several with the same content only the first."""
+def unanswered(judge: Judge, calls: Iterable[JudgeCall], store: JudgmentStore) -> dict[str, JudgeCall]:
+    """The calls that must be made, by the key to ask; of several with the same content only the first."""
     waiting: dict[str, JudgeCall] = {}
     for call in calls:
-        if (key := open_key(call, store)) is not None:
+        if (key := open_key(judge, call, store)) is not None:
             waiting.setdefault(key, call)
-    return list(waiting.values())
+    return waiting
 
 
-def replies_to(calls: Sequence[JudgeCall], store: JudgmentStore, asked: Asked) -> JudgeReplies:
+def replies_to(judge: Judge, calls: Sequence[JudgeCall], store: JudgmentStore, asked: Asked) -> JudgeReplies:
     """The reply to each call that counts: the first that needs no re-ask, else the last, or how it failed."""
     not_asked = Reply("api_error", error="not asked yet")
     replies = {}
@@ -193,16 +149,16 @@ def replies_to(calls: Sequence[JudgeCall], store: JudgmentStore, asked: Asked) -
         if call.id in asked.failed or not stored:
             replies[call.id] = CachedReply.of("", asked.failed.get(call.id, not_asked))
         else:
-            good = (reply for reply in stored if not call.reading.asks_again(reply))
+            good = (reply for reply in stored if not judge.asks_again(reply))
             replies[call.id] = next(good, stored[-1])
     return JudgeReplies(replies, asked)
 
 
-def judgment_of(call: JudgeCall, judge: str, reply: CachedReply) -> Judgment:
-    """The reply of the judge with this label, read by the preset's parser and the strict one."""
-    answer = call.reading.answer(reply)
+def judgment_of(judge: Judge, call: JudgeCall, reply: CachedReply) -> Judgment:
+    """The reply to a call, read by the preset's parser and the strict one."""
+    answer = judge.answer_in(reply)
     answerless = reply.status == "ok" and not (answer or "").strip() and reply.has_words()
-    rating = call.reading.preset.rating(answer) if reply.status == "ok" and not answerless else None
+    rating = judge.preset.rating(answer) if reply.status == "ok" and not answerless else None
     status: JudgmentStatus = "answerless" if answerless else "api_error"
     if rating is not None:
         status = rating.status
@@ -214,7 +170,7 @@ def judgment_of(call: JudgeCall, judge: str, reply: CachedReply) -> Judgment:
         question_id=call.question_id,
         category=call.category,
         turn=call.turn,
-        judge=judge,
+        judge=judge.label,
         prompt=call.prompt,
         text=reply.text if answer is None else answer,
         status=status,

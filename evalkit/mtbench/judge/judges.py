@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from evalkit.core import assets
@@ -27,13 +27,16 @@ from evalkit.core.files import read_options, read_yaml
 from evalkit.core.secrets import public_address, refuse_keys
 from evalkit.core.text import canonical_json, text_sha256
 from evalkit.core.types import Message
-from evalkit.mtbench.answers.chat import model_config
 from evalkit.mtbench.judge.budget import Price, load_prices, price_of
-from evalkit.mtbench.judge.store import CachedReply, JudgmentStore, default_store, judgment_key
+from evalkit.mtbench.judge.store import CachedReply, JudgmentStore, judgment_key
 from evalkit.mtbench.presets import Preset
+from evalkit.mtbench.ratings import HIGHEST, LOWEST
 from evalkit.services.client import Service
 from evalkit.tasks.answers import check_rule
 from evalkit.tasks.thoughts import Thoughts
+
+if TYPE_CHECKING:
+    from evalkit.engines.models import ResolvedModel
 
 # Models whose names begin so take max_completion_tokens and no top_p (protocol notes, section 14).
 NEW_PARAMETERS = "gpt-5"
@@ -43,16 +46,15 @@ NEW_PARAMETERS = "gpt-5"
 class JudgeEngine:
     """What a judge that evalkit runs itself is built from."""
 
-    model: ModelConfig
+    model: "ResolvedModel"
     options: EngineConfig
     dtype: Dtype
     bos: BosRule
-    offline: bool
 
 
 @dataclass(frozen=True)
 class Judge:
-    """A judge. `label` names its tables and files; `price` None: not known.
+    """A judge under a preset. `label` names its tables and files; `price` None: not known.
 
     `thoughts` is the rule that splits its replies, None: they are read whole; `opened`: its prompts end
     inside a thought. Neither is part of the cache keys: replies are kept whole.
@@ -67,6 +69,7 @@ class Judge:
     model: str
     parameters: dict[str, Any]
     config: JudgeConfig
+    preset: Preset
     weights: str | None = None
     price: Price | None = None
     engine: JudgeEngine | None = None
@@ -93,14 +96,37 @@ class Judge:
         rule = {"parser": self.thoughts.identity} if self.thoughts else {}
         return {"label": self.label, **self.identity, "parameters": self.parameters, **rule}
 
-    def keys(
-        self, messages: Sequence[Message], repeat: int, prompts: str | None = None, reasks: int = 0
-    ) -> tuple[str, ...]:
+    def keys(self, messages: Sequence[Message], repeat: int, reasks: int = 0) -> tuple[str, ...]:
         """The cache keys of a judgment and of its re-asks; see `judgment_key`."""
+        prompts = self.preset.own_prompts
         return tuple(
             judgment_key(self.identity, self.parameters, messages, repeat, reask, prompts)
             for reask in range(reasks + 1)
         )
+
+    def answer_in(self, reply: CachedReply) -> str | None:
+        """What a rating or a verdict is read from; None: the service did not answer.
+
+        Raises:
+            InputError: the special tokens are lost that the rule reads, or its pattern takes too long.
+        """
+        if reply.status != "ok":
+            return None
+        if self.thoughts is None or reply.text is None:
+            return reply.text
+        opened = self.opened and reply.thought is None
+        try:
+            split = self.thoughts.split(reply.text, opened=opened, finish_reason=reply.finish_reason, ends=())
+        except InputError as error:
+            raise _of_the_judge(error) from None
+        return split.answer
+
+    def asks_again(self, reply: CachedReply) -> bool:
+        """Whether a preset that re-asks does so: the rating is no whole number from 1 to 10."""
+        if reply.status != "ok":
+            return self.preset.reask_refused
+        value = self.preset.rating(self.answer_in(reply)).value
+        return value is None or value != int(value) or not LOWEST <= value <= HIGHEST
 
     def price_in(self, mode: JudgeMode) -> Price | None:
         """The price of a call in this mode."""
@@ -109,70 +135,39 @@ class Judge:
     def open_store(self, kept: Sequence[CachedReply] = ()) -> JudgmentStore:
         """The shared store of this judge's judgments; `kept` are the replies a run folder holds."""
         chosen = self.config.store
-        folder = Path(chosen).expanduser() if chosen else default_store()
+        folder = Path(chosen).expanduser() if chosen else assets.cache_dir() / "judgments"
         return JudgmentStore(folder, self.identity, kept)
 
 
 def open_judge(config: Config, preset: Preset) -> Judge:
-    """The judge that was chosen, or the preset's own.
-
-    Args:
-        config: its `judge`; a local judge takes its engine options from it too.
-        preset: names a judge for when none is chosen.
+    """The judge that was chosen, or the preset's own; a local one takes its engine from `config` too.
 
     Raises:
         InputError: no judge, or an incomplete one (`resolve_judge`).
     """
-    judge = resolve_judge(judge_config(config.judge, preset))
+    judge = resolve_judge(config.judge, preset)
     return as_local(judge, config) if judge.config.kind is JudgeKind.local else judge
 
 
-def judge_config(config: JudgeConfig | None, preset: Preset) -> JudgeConfig:
-    """The judge that was chosen, else the preset's own.
+def resolve_judge(chosen: JudgeConfig | None, preset: Preset) -> Judge:
+    """The judge that was chosen, or the preset's own, with its price; what asks it is not opened yet.
 
     Raises:
-        InputError: neither is there.
+        InputError: there is none, it has no model or deployment, or `judge.max_cost` without a price.
     """
-    if config is not None:
-        return config
-    if preset.judge is None:
-        raise InputError(
-            f"no judge is given, and the preset {preset.name} names none",
-            fix="judge=gpt-4o-2024-08-06   (evalkit list judges)",
-        )
-    path = assets.CONF / "judge" / f"{preset.judge}.yaml"
-    if preset.judge not in judge_names():
-        raise InputError(
-            f"the preset {preset.name} names a judge that is not there: {preset.judge!r}",
-            fix="evalkit list judges",
-        )
-    return read_options(path, JudgeConfig, "judge configuration")
-
-
-def judge_names() -> list[str]:
-    """The judges of conf/judge: a preset names one of these, never a path."""
-    return sorted(path.stem for path in (assets.CONF / "judge").glob("*.yaml"))
-
-
-def resolve_judge(config: JudgeConfig) -> Judge:
-    """The judge a configuration describes, with its price.
-
-    Raises:
-        InputError: no model or deployment is named, or `judge.max_cost` without a price.
-    """
+    config = chosen or _own_judge(preset)
     refuse_keys("judge", config.api_key_env, config.parameters)
+    address = _address(config)
     if config.kind is JudgeKind.azure:
-        model = config.deployment or ""
+        model, service = config.deployment, f"azure:{public_address(address or '')}"
         if not model:
             raise InputError("judge=azure needs the name of a deployment", fix="judge.deployment=NAME")
-        address = config.base_url or os.environ.get("AZURE_OPENAI_ENDPOINT", "")
-        service = f"azure:{public_address(address)}"
     else:
-        model = config.model or ""
+        model, service = config.model, public_address(address) if address else "openai"
         if not model:
             raise InputError(f"judge={config.name} needs a model", fix="judge.model=NAME")
-        given = config.base_url or os.environ.get("OPENAI_BASE_URL")
-        service = "local" if config.kind is JudgeKind.local else public_address(given) if given else "openai"
+    if config.kind is JudgeKind.local:
+        service = "local"
     name = config.model or model
     price = price_of(name, load_prices(Path(config.prices).expanduser() if config.prices else None))
     if config.max_cost is not None and price is None and config.kind is not JudgeKind.local:
@@ -187,9 +182,32 @@ def resolve_judge(config: JudgeConfig) -> Judge:
         model=model,
         parameters=_parameters(config, model),
         config=config,
+        preset=preset,
         price=price,
         thoughts=_thoughts(config, None),
     )
+
+
+def _own_judge(preset: Preset) -> JudgeConfig:
+    if preset.judge is None:
+        raise InputError(
+            f"no judge is given, and the preset {preset.name} names none",
+            fix="judge=gpt-4o-2024-08-06   (evalkit list judges)",
+        )
+    # A preset names one of these, never a path.
+    shipped = {path.stem: path for path in (assets.CONF / "judge").glob("*.yaml")}
+    if preset.judge not in shipped:
+        raise InputError(
+            f"the preset {preset.name} names a judge that is not there: {preset.judge!r}",
+            fix="evalkit list judges",
+        )
+    return read_options(shipped[preset.judge], JudgeConfig, "judge configuration")
+
+
+def _address(config: JudgeConfig) -> str | None:
+    """The server that was given, else that of the environment."""
+    variable = "AZURE_OPENAI_ENDPOINT" if config.kind is JudgeKind.azure else "OPENAI_BASE_URL"
+    return config.base_url or os.environ.get(variable)
 
 
 def _parameters(config: JudgeConfig, model: str) -> dict[str, Any]:
@@ -209,11 +227,11 @@ def _thoughts(config: JudgeConfig, tokenizer: Any | None) -> Thoughts | None:
         if thoughts is None:
             check_rule("none", pattern=config.pattern)
     except InputError as error:
-        raise of_the_judge(error) from None
+        raise _of_the_judge(error) from None
     return thoughts
 
 
-def of_the_judge(error: InputError) -> InputError:
+def _of_the_judge(error: InputError) -> InputError:
     """An error about an option `reasoning.`, as one about the judge's option of that name."""
     where, fix = ((text or "").replace("reasoning.", "judge.") or None for text in (error.where, error.fix))
     return InputError(error.what, where=where, fix=fix)
@@ -245,52 +263,47 @@ def template_args(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {**given, **effort}
 
 
+def model_config(name: str) -> ModelConfig:
+    """The member of conf/model of that name, else the model at that hub name or folder."""
+    path = assets.CONF / "model" / f"{name}.yaml"
+    if "/" in name or not path.is_file():
+        return ModelConfig(path=name)
+    return read_options(path, ModelConfig, "model configuration")
+
+
 def as_local(judge: Judge, config: Config) -> Judge:
     """A judge that evalkit runs itself, with its engine, its `weights` and the rule for its thoughts.
 
-    Args:
-        judge: the judge.
-        config: has the options of its engine.
+    `weights` hashes all that decides the replies: files, number format, engine, the template's date, and
+    whether special tokens are written out in them.
 
     Raises:
         InputError: the model or its chat template is missing, or `parser` and `pattern` do not fit.
     """
-    from evalkit.engines.local.chat_template import render_chat
+    from evalkit.engines import identify
+    from evalkit.engines.local.chat_template import clock_date, render_chat
     from evalkit.engines.local.tokenizer import load_tokenizer
-    from evalkit.engines.models import resolve
 
     model = model_config(judge.model)
     model.chat_template_args = {**model.chat_template_args, **template_args(judge.parameters)}
-    engine = JudgeEngine(model, config.engine, config.dtype, config.protocol.bos, config.data.offline)
-    tokenizer = load_tokenizer(resolve(model, offline=engine.offline))
+    found = identify(model, config.engine, config.dtype, offline=config.data.offline)
+    tokenizer = load_tokenizer(found.model)
     thoughts = _thoughts(judge.config, tokenizer)
-    opened = thoughts is not None and thoughts.opened(render_chat([Message("user", "?")], tokenizer))
-    weights = weights_of(engine, special_tokens=thoughts is not None)
-    return replace(judge, weights=weights, engine=engine, thoughts=thoughts, opened=opened)
-
-
-def weights_of(engine: JudgeEngine, *, special_tokens: bool = False) -> str:
-    """A hash of all that decides a local judge's replies: its files, number format, engine, template date.
-
-    `special_tokens`: they are written out in the replies.
-
-    Raises:
-        InputError: the model or its chat template is missing.
-    """
-    from evalkit.engines import identify
-    from evalkit.engines.local.chat_template import clock_date
-    from evalkit.engines.local.tokenizer import load_tokenizer
-
-    found = identify(engine.model, engine.options, engine.dtype, offline=engine.offline)
-    date = clock_date(load_tokenizer(found.model))
-    made_of: dict[str, Any] = {
+    date = clock_date(tokenizer)
+    made_of = {
         "model": found.model.identity,
         "dtype": found.dtype,
         "engine_family": found.family,
+        **({"template_date": date} if date else {}),
+        **({"special_tokens": True} if thoughts is not None else {}),
     }
-    made_of |= {"template_date": date} if date else {}
-    made_of |= {"special_tokens": True} if special_tokens else {}
-    return text_sha256(canonical_json(made_of))[:16]
+    return replace(
+        judge,
+        weights=text_sha256(canonical_json(made_of))[:16],
+        engine=JudgeEngine(found.model, config.engine, config.dtype, config.protocol.bos),
+        thoughts=thoughts,
+        opened=thoughts is not None and thoughts.opened(render_chat([Message("user", "?")], tokenizer)),
+    )
 
 
 def open_service(judge: Judge) -> Service:
@@ -300,17 +313,14 @@ def open_service(judge: Judge) -> Service:
         InputError: no key (a server of one's own may do without), no address, or a malformed one.
     """
     config = judge.config
-    if config.kind is JudgeKind.azure:
-        names = [config.api_key_env] if config.api_key_env else ["AZURE_OPENAI_API_KEY", "AZURE_OPENAI_KEY"]
-        base_url = config.base_url or os.environ.get("AZURE_OPENAI_ENDPOINT")
-        if not base_url:
-            raise InputError(
-                "judge=azure needs the address of the resource",
-                fix="export AZURE_OPENAI_ENDPOINT=https://NAME.openai.azure.com   (or judge.base_url=)",
-            )
-    else:
-        names = [config.api_key_env or "OPENAI_API_KEY"]
-        base_url = config.base_url or os.environ.get("OPENAI_BASE_URL")
+    base_url, azure = _address(config), config.kind is JudgeKind.azure
+    if azure and not base_url:
+        raise InputError(
+            "judge=azure needs the address of the resource",
+            fix="export AZURE_OPENAI_ENDPOINT=https://NAME.openai.azure.com   (or judge.base_url=)",
+        )
+    usual = ["AZURE_OPENAI_API_KEY", "AZURE_OPENAI_KEY"] if azure else ["OPENAI_API_KEY"]
+    names = [config.api_key_env] if config.api_key_env else usual
     key = next((value for name in names if (value := os.environ.get(name, "").strip())), "")
     own_server = config.kind is JudgeKind.openai and base_url is not None
     if not key and not own_server:
@@ -322,7 +332,7 @@ def open_service(judge: Judge) -> Service:
     return Service(
         base_url=base_url,
         api_key=key or "none",
-        deployment=judge.model if config.kind is JudgeKind.azure else None,
+        deployment=judge.model if azure else None,
         api_version=config.api_version,
         timeout=config.timeout,
     )

@@ -9,14 +9,12 @@ for the same judgment, and a killed one leaves nothing behind.
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from evalkit.core import assets
 from evalkit.core.durable import append_line, from_line, to_line
 from evalkit.core.errors import write_error
 from evalkit.core.text import canonical_json, folder_name, text_sha256
@@ -80,13 +78,7 @@ def judgment_key(
 ) -> str:
     """The cache key of a judgment: a hash of everything that decides it.
 
-    Args:
-        identity: the judge.
-        parameters: what is sent with every request.
-        messages: the filled prompt.
-        repeat: the number of the repeat.
-        reask: the number of the re-ask.
-        prompts: the sha256 of a local judge prompt file.
+    `identity` names the judge, `prompts` is the sha256 of a local judge prompt file.
     """
     content = {
         "judge": dict(identity),
@@ -103,18 +95,10 @@ def judgment_key(
     return text_sha256(canonical_json(content))
 
 
-def default_store() -> Path:
-    """Where judgments are kept unless `judge.store=` says otherwise."""
-    return assets.cache_dir() / "judgments"
-
-
 class JudgmentStore:
-    """The judgments of one judge; use as a context manager.
+    """The judgments of the judge that `identity` names; use as a context manager.
 
-    Args:
-        folder: of the store.
-        identity: the judge.
-        kept: replies from a run folder; they are known, and not written to the store.
+    `kept` are replies from a run folder; they are known, and not written to the store.
 
     Raises:
         EvalkitError: the folder cannot be written.
@@ -171,19 +155,20 @@ class JudgmentStore:
 
     def refresh(self) -> None:
         """Reads what was appended since the last look, by this process or another."""
-        size = os.fstat(self._log).st_size
-        if size <= self._offset:
+        if os.fstat(self._log).st_size <= self._offset:
             return
-        data = _read(self._log, self._offset, size - self._offset)
-        whole = data.rfind(b"\n") + 1
-        for line in data[:whole].split(b"\n"):
-            row = from_line(line + b"\n")
-            if row is not None and (reply := _reply_in(row)) is not None:
-                if self._is_lost(reply):
-                    self._lost.add(reply.id)
-                else:
-                    self._known.setdefault(reply.id, reply)
-        self._offset += whole
+        with os.fdopen(self._log, "rb", closefd=False) as log:
+            log.seek(self._offset)
+            for line in log:
+                if not line.endswith(b"\n"):
+                    break
+                self._offset += len(line)
+                row = from_line(line)
+                if row is not None and (reply := _reply_in(row)) is not None:
+                    if self._is_lost(reply):
+                        self._lost.add(reply.id)
+                    else:
+                        self._known.setdefault(reply.id, reply)
 
     def _is_lost(self, reply: CachedReply) -> bool:
         # Earlier versions stored failures as answers: they are asked again.
@@ -196,8 +181,11 @@ class JudgmentStore:
             EvalkitError: no space left; the log ends with the last whole line.
         """
         try:
-            with _locked(self._log):
+            fcntl.flock(self._log, fcntl.LOCK_EX)
+            try:
                 append_line(self._log, to_line(asdict(reply)))
+            finally:
+                fcntl.flock(self._log, fcntl.LOCK_UN)
             self._known.setdefault(reply.id, reply)
             if time.monotonic() - self._synced > SYNC_SECONDS:
                 os.fsync(self._log)
@@ -229,27 +217,9 @@ def _place(key: str) -> int:
     return int(key[:15], 16)
 
 
-def _read(descriptor: int, offset: int, size: int) -> bytes:
-    parts = []
-    while size > 0 and (part := os.pread(descriptor, size, offset)):
-        parts.append(part)
-        offset += len(part)
-        size -= len(part)
-    return b"".join(parts)
-
-
 def _reply_in(row: dict[str, Any]) -> CachedReply | None:
     known = {field.name for field in fields(CachedReply)}
     try:
         return CachedReply(**{key: value for key, value in row.items() if key in known})
     except TypeError:
         return None
-
-
-@contextmanager
-def _locked(descriptor: int) -> Iterator[None]:
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)

@@ -10,7 +10,7 @@ from evalkit.core.errors import InputError
 from evalkit.engines.local.memory import CACHE_SHARE, MOST_ROWS, MOST_TOKENS, SLOT_STEP
 from evalkit.engines.local.tokenizer import tokenizer_here
 from evalkit.mtbench.judge.budget import EXPLANATION_TOKENS
-from evalkit.mtbench.judge.judges import judge_config, resolve_judge
+from evalkit.mtbench.judge.judges import resolve_judge
 from evalkit.mtbench.presets import DEFAULT_PRESET, Preset, load_preset
 from evalkit.runs.plan.counting import ChatTokenizer, token_counter
 from evalkit.runs.plan.shapes import Hardware, ModelShape, hardware_of, shape_of
@@ -348,7 +348,7 @@ def judge_cost(chosen: JudgeConfig | None, preset: Preset, answered: int) -> Jud
         InputError: an incomplete judge, or a price file that is none.
     """
     try:
-        judge = resolve_judge(judge_config(chosen, preset))
+        judge = resolve_judge(chosen, preset)
     except InputError:
         if chosen is not None:
             raise

@@ -311,22 +311,20 @@ def test_a_model_behind_a_server_is_known_by_its_folder(folder: Path) -> None:
 
 def test_two_judges_of_one_shape(tmp_path: Path) -> None:
     from evalkit.core.config import JudgeConfig, JudgeKind
-    from evalkit.mtbench.judge.judges import JudgeEngine, model_config, resolve_judge, weights_of
+    from evalkit.mtbench.judge.judges import as_local, resolve_judge
+    from evalkit.mtbench.presets import load_preset
     from tests.engines.models import save_model
 
+    preset = load_preset("fastchat")
     config = Config(engine=EngineConfig(name="local", device="cpu"))
     folders = [save_model("llama", tmp_path / name / "judge") for name in ("a", "b", "c")]
     edit(folders[1] / "model.safetensors")
     (folders[2] / "chat_template.jinja").write_text("{{ messages[-1]['content'] }}", encoding="utf-8")
     judges = [
-        resolve_judge(JudgeConfig(name="local", kind=JudgeKind.local, model=str(folder)))
+        resolve_judge(JudgeConfig(name="local", kind=JudgeKind.local, model=str(folder)), preset)
         for folder in (*folders, shutil.copytree(folders[0], tmp_path / "moved"))
     ]
-    engines = (
-        JudgeEngine(model_config(judge.model), config.engine, config.dtype, config.protocol.bos, offline=True)
-        for judge in judges
-    )
-    first, weights, template, moved = map(weights_of, engines)
+    first, weights, template, moved = (as_local(judge, config).weights for judge in judges)
     assert len({first, weights, template}) == 3 and moved == first
 
 

@@ -10,7 +10,7 @@ GB = 1 << 30
 
 
 def node(cpus: int, gpus: int = 0, memory: int = 512) -> Node:
-    return Node(f"{cpus}-{gpus}", cpus, gpus, memory * GB)
+    return Node(cpus, gpus, memory * GB)
 
 
 def options(**changes: object) -> EngineConfig:
@@ -53,15 +53,23 @@ def test_large_models_take_several_gpus() -> None:
     assert (made.gpus, made.wanted([node(64, 8), node(64, 6)])) == (4, 3)
 
 
+def test_a_cluster_may_grow_to_the_number_of_workers() -> None:
+    made = plan(options(num_workers=5, address="auto"), "cuda", [node(64, 1)], GB)
+    assert made.wanted([node(64, 1)]) == 5
+
+
 @pytest.mark.parametrize(
     ("changes", "device", "message"),
     [
         ({"gpus_per_worker": 2}, "cuda", "spread over them"),
         ({"gpus_per_worker": 2, "device_map": "auto"}, "cuda", "has 2 GPUs"),
         ({}, "cuda", "has 1 GPUs"),
+        ({"num_workers": 2}, "cuda", "has 2 GPUs"),
+        ({}, "cpu", "has a CPU"),
+        ({"num_workers": 2}, "cpu", "has a CPU"),
     ],
 )
 def test_options_that_cannot_be_met(changes: dict[str, object], device: str, message: str) -> None:
-    nodes = [node(8, 1)] if changes else [node(8)]
+    nodes = [node(0)] if device == "cpu" else [node(8, 1)] if changes else [node(8)]
     with pytest.raises(InputError, match=message):
         plan(options(**changes), device, nodes, GB)

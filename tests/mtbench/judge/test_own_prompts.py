@@ -16,7 +16,6 @@ from evalkit.core.types import Message
 from evalkit.mtbench.folder import MtBenchFolder
 from evalkit.mtbench.judge.store import judgment_key
 from evalkit.mtbench.presets import load_preset
-from evalkit.mtbench.tables.model_tables import preset_sha256
 
 OWN = {name: ("My judge.", f"MINE {template}") for name, (_, template) in PROMPTS.items()}
 OTHER = {"pair-v2": ("Other.", "{answer_a} {answer_b}")}
@@ -106,7 +105,7 @@ def test_keys_and_hashes_without_a_file_of_ones_own_are_those_of_before() -> Non
     assert key == text_sha256(canonical_json(content))
     assert key != judgment_key(identity, {"temperature": 0}, messages, 0, prompts="0" * 64)
     digest = "bd5293a401aeec8d1bf3a75e956c0b2ad5a75a5492d3d3115cd7ee66207cb2f2"
-    assert preset_sha256(load_preset("stability")) == digest
+    assert load_preset("stability").sha256 == digest
 
 
 def test_a_preset_names_a_file_beside_it(small: Bench, tmp_path: Path) -> None:
@@ -117,9 +116,9 @@ def test_a_preset_names_a_file_beside_it(small: Bench, tmp_path: Path) -> None:
         assert judge(small, server, tmp_path / "run") == 0
         assert len(server.calls) == 16 and all(text.startswith("My judge.\nMINE ") for text in server.calls)
     assert results(tmp_path / "run")["preset"]["prompts"]["file"] == "own.jsonl"
-    before = preset_sha256(load_preset(str(small.preset)))
+    before = load_preset(str(small.preset)).sha256
     write_prompts(own, OWN | OTHER)
-    assert preset_sha256(load_preset(str(small.preset))) != before
+    assert load_preset(str(small.preset)).sha256 != before
 
 
 def test_a_preset_names_a_file_or_an_address(small: Bench, capsys: pytest.CaptureFixture[str]) -> None:

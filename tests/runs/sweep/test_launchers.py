@@ -4,29 +4,37 @@ import os
 import re
 import signal
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sweeps import COMMON, SEEDS, Records, Sweep, records, wait_for_records
+from sweeps import COMMON, SEEDS, Sweep, records, wait_for_records
 
 from evalkit.__main__ import main
+from tests.mtbench.fault_server import FaultServer
 
 pytest.importorskip("submitit")
 
 
 def test_the_local_stand_in_goes_on_after_the_signal_before_the_time_is_up(
-    sweep: Sweep, tmp_path: Path
+    sweep: Sweep, server: FaultServer, served: list[str], tmp_path: Path
 ) -> None:
-    words = ["model=random", "limit=6", "engine.batch_size=1"]
+    words = [*served, "limit=6"]
+    server.latency = 0.2
+    sweep = replace(sweep, forked=True)
     process = sweep.start(*words, "hydra/launcher=submitit_local")
     wait_for_records(sweep, process)
     (job,) = sweep.jobs()
     os.kill(job["pid"], signal.SIGUSR2)
+    while "Requeued job" not in sweep.logs():
+        assert process.running, process.wait()
+        time.sleep(0.02)
+    server.latency = 0.0
     ended = process.wait()
     assert ended.code == 0, ended.out + ended.err + sweep.logs()
     assert "1 job: 1 ok" in ended.out
-    logs = sweep.logs()
-    assert "Requeued job" in logs and "continuing:" in logs
+    assert "continuing:" in sweep.logs()
     (again,) = sweep.jobs()
     assert again["pid"] != job["pid"] and again["folder"] == job["folder"]
     assert main([*COMMON, *words, f"out={tmp_path / 'single'}"]) == 0
@@ -85,10 +93,11 @@ def slurm(sweep: Sweep) -> Path:
 
 
 def test_slurm_gets_one_array_with_what_was_asked_for(
-    sweep: Sweep, slurm: Path, undisturbed: Records
+    sweep: Sweep, slurm: Path, served: list[str], tmp_path: Path
 ) -> None:
-    done = sweep.run(
-        *SEEDS,
+    done = replace(sweep, forked=True).run(
+        *served,
+        "num_few_shots=1,2",
         "hydra/launcher=slurm",
         "hydra.launcher.partition=gpu",
         "hydra.launcher.account=nlp",
@@ -117,12 +126,14 @@ def test_slurm_gets_one_array_with_what_was_asked_for(
     assert (sweep.folder / "setup-ran").is_file()
     assert 'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"' in script
     assert "submitted: 4242_0, 4242_1" in done.out and "2 jobs: 2 ok" in done.out
-    assert records(sweep.folder / "results") == undisturbed
+    for number in (1, 2):
+        assert main([*COMMON, *served, f"num_few_shots={number}", f"out={tmp_path / 'single'}"]) == 0
+    assert records(sweep.folder / "results") == records(tmp_path / "single")
     assert all(re.search(r"/slurm/", job["log"]) for job in sweep.jobs())
 
 
 def test_without_slurm_it_says_so(sweep: Sweep) -> None:
     # This machine may have SLURM's commands.
     sweep.environment["PATH"] = str(sweep.folder)
-    done = sweep.run(*SEEDS, "hydra/launcher=slurm", code=1)
+    done = replace(sweep, forked=True).run(*SEEDS, "hydra/launcher=slurm", code=1)
     assert "the launcher failed" in done.err and "srun" in done.err

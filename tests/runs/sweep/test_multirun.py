@@ -2,22 +2,29 @@
 
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from sweeps import SEEDS, Records, Sweep, records, wait_for_records
+from sweeps import COMMON, SEEDS, Records, Sweep, records, wait_for_records
+
+from evalkit.__main__ import main
+from tests.mtbench.fault_server import FaultServer
 
 
-def test_basic_runs_one_after_another_and_leaves_nothing_of_hydra(sweep: Sweep, undisturbed: Records) -> None:
-    done = sweep.run(*SEEDS)
-    assert records(sweep.folder / "results") == undisturbed
+def test_basic_runs_one_after_another_and_leaves_nothing_of_hydra(
+    sweep: Sweep, served: list[str], tmp_path: Path
+) -> None:
+    done = sweep.run(*served, "num_few_shots=1,2")
     last = done.out.strip().splitlines()[-3:]
     assert last[0] == "2 jobs: 2 ok"
-    for number, line in enumerate(last[1:]):
-        assert f"random model.random.seed={number}" in line and " ok " in line
+    for number, line in enumerate(last[1:], 1):
+        assert f"served num_few_shots={number}" in line and " ok " in line
         assert (sweep.folder / line.split()[-1] / "results.json").is_file()
+        assert main([*COMMON, *served, f"num_few_shots={number}", f"out={tmp_path / 'single'}"]) == 0
+    assert records(sweep.folder / "results") == records(tmp_path / "single")
     names = {path.name for path in sweep.folder.iterdir()}
-    assert {name for name in names if not name.startswith("command-")} <= {"results", "cache"}
-    assert {path.name for path in (sweep.folder / "results").iterdir()} == {"random", ".sweeps"}
+    assert {name for name in names if not name.startswith("command-")} <= {"results", "cache", "single"}
+    assert {path.name for path in (sweep.folder / "results").iterdir()} == {"served", ".sweeps"}
 
 
 def test_a_failed_job_does_not_stop_the_others(sweep: Sweep, undisturbed: Records) -> None:
@@ -30,9 +37,12 @@ def test_a_failed_job_does_not_stop_the_others(sweep: Sweep, undisturbed: Record
     assert "model.random.vocab=259" in done.err
 
 
-def test_jobs_of_one_run_directory_wait_for_each_other(sweep: Sweep) -> None:
+def test_jobs_of_one_run_directory_wait_for_each_other(
+    sweep: Sweep, server: FaultServer, served: list[str]
+) -> None:
     pytest.importorskip("submitit")
-    done = sweep.run("model=random", "limit=1,2", "hydra/launcher=submitit_local")
+    server.latency = 0.5
+    done = replace(sweep, forked=True).run(*served, "limit=1,2", "hydra/launcher=submitit_local")
     assert "2 jobs: 2 ok" in done.out
     (run,) = {key.split("/")[0] for key in records(sweep.folder / "results")}
     assert all(len(rows) == 2 for rows in records(sweep.folder / "results").values()), run

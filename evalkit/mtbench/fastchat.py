@@ -1,17 +1,101 @@
-"""FastChat's judgment logs (model_judgment/*.jsonl): single ratings and pairwise games.
+"""FastChat's JSONL files: questions, answers (also reference answers), and judgment logs.
 
-Source: sections 4 and 9 of the MT-Bench protocol notes.
+Source: sections 1, 2, 4, 6 and 9 of the MT-Bench protocol notes.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from evalkit.core.errors import InputError
-from evalkit.core.files import Row, int_field, read_rows, text_field
-from evalkit.mtbench.questions import ModelAnswer, answers_from
+from evalkit.core.files import Row, int_field, read_rows, text_field, texts_field
 from evalkit.mtbench.ratings import Side
+
+Language = Literal["ja", "en"]
+LANGUAGES: tuple[Language, ...] = ("ja", "en")
+CATEGORIES = ("coding", "extraction", "humanities", "math", "reasoning", "roleplay", "stem", "writing")
+# Only these are judged with a reference answer.
+REFERENCE_CATEGORIES = frozenset({"math", "reasoning", "coding"})
+ENGLISH_IDS = range(81, 161)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question of two turns."""
+
+    id: int
+    category: str
+    turns: tuple[str, ...]
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the judge sees a reference answer."""
+        return self.category in REFERENCE_CATEGORIES
+
+
+@dataclass(frozen=True, slots=True)
+class ModelAnswer:
+    """A model's answers to the turns of one question; `choice` numbers repeated answers from 0."""
+
+    question_id: int
+    model: str
+    turns: tuple[str, ...]
+    choice: int = 0
+
+
+def language_of(question_id: int) -> Language:
+    """The language of a question by its id: 1 to 80 Japanese, 81 to 160 English."""
+    return "en" if question_id in ENGLISH_IDS else "ja"
+
+
+def questions_from(rows: Iterable[tuple[str, Row]]) -> dict[int, Question]:
+    """Question rows by id, in file order.
+
+    Raises:
+        InputError: a field is missing or has another type, or an id appears twice.
+    """
+    questions: dict[int, Question] = {}
+    for place, row in rows:
+        question = Question(
+            id=int_field(row, "question_id", place),
+            category=text_field(row, "category", place),
+            turns=texts_field(row, "turns", place),
+        )
+        if question.id in questions:
+            raise InputError(f"question {question.id} appears twice", where=place)
+        questions[question.id] = question
+    return questions
+
+
+def answers_from(rows: Iterable[tuple[str, Row]]) -> list[ModelAnswer]:
+    """Answer rows (also those of a reference file), one per choice.
+
+    Raises:
+        InputError: a field is missing or has another type.
+    """
+    answers = []
+    for place, row in rows:
+        question_id = int_field(row, "question_id", place)
+        model = text_field(row, "model_id", place)
+        choices = row.get("choices")
+        if not isinstance(choices, list) or not choices:
+            raise InputError("a list of choices was expected", where=f"{place}, field choices")
+        for index, choice in enumerate(choices):
+            inner = f"{place}, field choices[{index}]"
+            if not isinstance(choice, dict):
+                raise InputError("an object was expected", where=inner)
+            turns = texts_field(choice, "turns", inner)
+            number = int_field(choice, "index", inner) if "index" in choice else index
+            answers.append(ModelAnswer(question_id, model, turns, number))
+    return answers
+
+
+def references_from(rows: Iterable[tuple[str, Row]]) -> dict[int, tuple[str, ...]]:
+    """The reference answers of both turns by question id; the last row of an id counts."""
+    return {answer.question_id: answer.turns for answer in answers_from(rows) if answer.choice == 0}
+
 
 # The answers of each model by question.
 Answers = Mapping[str, Mapping[int, ModelAnswer]]
@@ -62,12 +146,11 @@ def read_judgments(path: Path) -> JudgmentLog:
         InputError: nothing there, or a row that is neither a rating nor a match.
     """
     singles, pairs = [], []
-    for file in jsonl_files(path):
-        for place, row in read_rows(file, mend=True):
-            if "g1_winner" in row:
-                pairs.append(pair_of(row, place))
-            else:
-                singles.append(_single(row, place))
+    for place, row in rows_of(path):
+        if "g1_winner" in row:
+            pairs.append(pair_of(row, place))
+        else:
+            singles.append(_single(row, place))
     if not singles and not pairs:
         raise InputError("there is no judgment in the file", where=path)
     return JudgmentLog(tuple(singles), tuple(pairs))
@@ -75,7 +158,13 @@ def read_judgments(path: Path) -> JudgmentLog:
 
 def read_answers(path: Path) -> list[ModelAnswer]:
     """The answers of a FastChat answer file, or of every *.jsonl of a folder, in order."""
-    return [answer for file in jsonl_files(path) for answer in answers_from(read_rows(file, mend=True))]
+    return answers_from(rows_of(path))
+
+
+def rows_of(path: Path) -> Iterator[tuple[str, Row]]:
+    """The rows of a file, or of every *.jsonl of a folder, each with its place for messages."""
+    for file in jsonl_files(path):
+        yield from read_rows(file, mend=True)
 
 
 def jsonl_files(path: Path) -> list[Path]:
@@ -109,8 +198,8 @@ def _single(row: Row, place: str) -> LoggedSingle:
         model=text_field(row, "model", place),
         judge=judge,
         prompt_name=prompt_name,
-        user_prompt=_optional_text(row, "user_prompt", place),
-        judgment=_optional_text(row, "judgment", place),
+        user_prompt=_text(row, "user_prompt", place),
+        judgment=_text(row, "judgment", place),
         score=_score(row, place),
     )
 
@@ -129,11 +218,8 @@ def pair_of(row: Row, place: str) -> LoggedPair:
         model_2=text_field(row, "model_2", place),
         judge=judge,
         prompt_name=prompt_name,
-        user_prompts=(
-            _optional_text(row, "g1_user_prompt", place),
-            _optional_text(row, "g2_user_prompt", place),
-        ),
-        judgments=(_optional_text(row, "g1_judgment", place), _optional_text(row, "g2_judgment", place)),
+        user_prompts=(_text(row, "g1_user_prompt", place), _text(row, "g2_user_prompt", place)),
+        judgments=(_text(row, "g1_judgment", place), _text(row, "g2_judgment", place)),
         winners=(_side(row, "g1_winner", place), _side(row, "g2_winner", place)),
     )
 
@@ -163,12 +249,11 @@ def _score(row: Row, place: str) -> float:
 
 
 def _side(row: Row, key: str, place: str) -> Side:
-    value = row.get(key)
     for side in SIDES:
-        if value == side:
+        if row.get(key) == side:
             return side
-    raise InputError(f"{value!r} is none of {', '.join(SIDES)}", where=f"{place}, field {key}")
+    raise InputError(f"{row.get(key)!r} is none of {', '.join(SIDES)}", where=f"{place}, field {key}")
 
 
-def _optional_text(row: Row, key: str, place: str) -> str | None:
+def _text(row: Row, key: str, place: str) -> str | None:
     return text_field(row, key, place) if row.get(key) is not None else None

@@ -17,7 +17,6 @@
 Numbers are unrounded and on each rule's own scale. Results of different presets do not compare.
 """
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -27,19 +26,20 @@ from typing import Any
 from evalkit.core.config import Reduce
 from evalkit.core.errors import EvalkitError
 from evalkit.core.reasons import Reason, sentences_in
-from evalkit.core.text import canonical_json, text_sha256
-from evalkit.core.types import Judgment
-from evalkit.mtbench.folder import MtBenchFolder
-from evalkit.mtbench.presets import Counts, EndStatus, Parser, Preset, load_preset
-from evalkit.mtbench.rules import MINUS_ONE, RULES, Scored
-from evalkit.mtbench.tables.aggregate import (
+from evalkit.core.types import Judgment, JudgmentStatus
+from evalkit.mtbench.aggregate import (
+    MINUS_ONE,
+    RULES,
     TURN_SCOPES,
+    Scored,
     all_tables,
     deviation_over_answers,
     in_scope,
     intervals,
     table,
 )
+from evalkit.mtbench.folder import MtBenchFolder
+from evalkit.mtbench.presets import Counts, Parser, Preset, load_preset, plain
 from evalkit.records.results import PROTOCOL_RESAMPLES, Figure, ThoughtRates
 from evalkit.records.run_folder import SampleRecord
 
@@ -67,25 +67,6 @@ class ModelTable:
     repeats: int
     reduce: str
     deviation_over_answers: float | None
-
-
-def preset_sha256(preset: Preset) -> str:
-    """A hash of everything a preset says; of a local judge prompt file its hash, not its path."""
-    return text_sha256(canonical_json(_plain(preset.content())))
-
-
-def preset_record(preset: Preset) -> dict[str, Any]:
-    """A preset as it goes into results.json."""
-    record: dict[str, Any] = {
-        "name": preset.name,
-        "source": preset.source,
-        "sha256": preset_sha256(preset),
-        "not_given": preset.not_given(),
-        "files": {file.url: file.sha256 for file in preset.files()},
-    }
-    if preset.prompts.file:
-        record["prompts"] = {"file": Path(preset.prompts.file).name, "sha256": preset.prompts.sha256}
-    return record
 
 
 def scored(judgments: Sequence[Judgment], preset: Preset) -> list[Scored]:
@@ -120,14 +101,13 @@ def _row(judgment: Judgment, score: float) -> Scored:
     )
 
 
-def _reading(judgment: Judgment, parser: Parser) -> tuple[EndStatus, float | None]:
-    status = EndStatus(judgment.status)
-    if parser is Parser.strict and judgment.text is not None and status not in _UNREADABLE:
-        return (EndStatus.unparsed, None) if judgment.strict is None else (EndStatus.ok, judgment.strict)
-    return status, judgment.rating
+def _reading(judgment: Judgment, parser: Parser) -> tuple[JudgmentStatus, float | None]:
+    if parser is Parser.strict and judgment.text is not None and judgment.status not in _UNREADABLE:
+        return ("unparsed", None) if judgment.strict is None else ("ok", judgment.strict)
+    return judgment.status, judgment.rating
 
 
-_UNREADABLE = (EndStatus.answerless, EndStatus.filtered, EndStatus.overflow, EndStatus.api_error)
+_UNREADABLE = ("answerless", "filtered", "overflow", "api_error")
 
 
 def model_table(
@@ -178,7 +158,7 @@ def results_json(
     content = {
         "schema_version": SCHEMA_VERSION,
         "kind": "mt_bench",
-        "preset": preset_record(preset),
+        "preset": preset.record(),
         "mt_bench": {model: all_tables(rows, reduce) for model, rows in scores.items()},
         "tables": {model: _table_json(model_table) for model, model_table in tables.items()},
         "partial": {"partial": bool(partial), "reasons": list(partial)},
@@ -186,8 +166,7 @@ def results_json(
     }
     if sentences := sentences_in(content):
         content["sentences"] = sentences
-    finite = _plain(content)
-    assert isinstance(finite, dict)
+    finite: dict[str, Any] = plain(content)
     return finite
 
 
@@ -243,7 +222,7 @@ def _sound_scopes(
         preset = load_preset(content["preset"]["name"])
         judged = MtBenchFolder(folder).judgments(table["judge"])
         rows = scored([judgment for judgment in judged if judgment.model == model], preset)
-        if rows and preset_sha256(preset) == content["preset"]["sha256"]:
+        if rows and preset.sha256 == content["preset"]["sha256"]:
             ends |= intervals(rows, RULES[table["rule"]], PROTOCOL_RESAMPLES, Reduce(table["reduce"]))
     except (EvalkitError, KeyError, ValueError):
         pass
@@ -267,21 +246,13 @@ def answer_counts(turns: Sequence[SampleRecord]) -> dict[str, Any]:
     }
 
 
-def missing_turns(rows: Sequence[Scored], preset: Preset, questions: int, answers: int = 1) -> list[str]:
-    """Why a table does not cover the whole question set, with this many answers each; empty when it does."""
+def missing_turns(
+    model: str, rows: Sequence[Scored], preset: Preset, questions: int, answers: int = 1
+) -> list[Reason]:
+    """Why a model's table does not cover the question set, with this many answers each; empty: it does."""
     found = {(row.question_id, row.turn, row.answer) for row in rows}
     wanted = questions * len(preset.turns) * answers
     if len(found) >= wanted:
         return []
-    return [Reason("{n} of {all} turns of the question set have a score", n=len(found), all=wanted)]
-
-
-def _plain(value: Any) -> Any:
-    """The value as JSON knows it: enums by name, numbers that are not finite as null."""
-    if isinstance(value, dict):
-        return {getattr(key, "value", key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return getattr(value, "value", value)
+    reason = Reason("{n} of {all} turns of the question set have a score", n=len(found), all=wanted)
+    return [Reason("{name}: {reason}", name=model, reason=reason)]

@@ -1,28 +1,30 @@
-"""The requests of an MT-Bench run, and the records of their completions.
+"""Questions -> two-turn answers: the requests of an MT-Bench run, and the records of their completions.
 
 Source: sections 2 and 3 of the MT-Bench protocol notes.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from evalkit.core.errors import InputError
 from evalkit.core.text import canonical_json, text_sha256
 from evalkit.core.types import Completion, Message, Request, Sampling
 from evalkit.engines.bos import CHAT_RULE, token_ids
-from evalkit.engines.local.chat_template import render_chat
-from evalkit.mtbench.answers.chat import takes_system_message
+from evalkit.engines.local.chat_template import render_chat, rendered
+from evalkit.mtbench.fastchat import Question
 from evalkit.mtbench.folder import turn_id
 from evalkit.mtbench.presets import DEFAULT_PRESET, LengthRule, Preset, load_preset
-from evalkit.mtbench.questions import Question
 from evalkit.records.run_folder import SampleRecord
 from evalkit.tasks.thoughts import Thoughts
+
+T = TypeVar("T")
 
 # Below this a temperature means greedy.
 GREEDY_BELOW = 1e-4
 # What transformers 4.36 samples with where neither the preset nor the model says otherwise.
 TOP_K, TOP_P, REPETITION_PENALTY = 50, 1.0, 1.0
+_MARK = "a system message nobody writes"
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,6 @@ def answer_rules(preset: Preset, tokenizer: Any | None, generation_config: Mappi
     default = load_preset(DEFAULT_PRESET)
     own, usual = preset.sampling, default.sampling
     takes_system = tokenizer is None or takes_system_message(tokenizer)
-    system = preset.system_message if takes_system else None
     defaults = {"top_k": TOP_K, "top_p": TOP_P, "repetition_penalty": REPETITION_PENALTY}
     # What a preset names is what its original sends, whatever the model's own configuration says.
     named = {name: value for name, value in (("top_k", own.top_k), ("top_p", own.top_p)) if value is not None}
@@ -92,29 +93,29 @@ def answer_rules(preset: Preset, tokenizer: Any | None, generation_config: Mappi
     assumed = [name for name in preset.not_given() if name != "judge"]
     if own.temperature is not None and own.other is None:
         assumed.append("sampling.other")
-    temperature = own.temperature if own.temperature is not None else usual.temperature
-    other = own.other if own.other is not None else usual.other
-    seed = own.seed if own.seed is not None else usual.seed
-    length = preset.length.rule or default.length.rule
-    tokens = preset.length.tokens or default.length.tokens
-    assert None not in (temperature, other, seed, length, tokens), "the default preset is complete"
+    length = _first(preset.length.rule, default.length.rule)
     if tokenizer is None and length is LengthRule.total:
         length = LengthRule.new
         assumed.append("length.rule")
     return AnswerRules(
-        temperature=dict(temperature or {}),
-        other=other or 0.0,
+        temperature=dict(_first(own.temperature, usual.temperature)),
+        other=_first(own.other, usual.other),
         top_k=int(settings["top_k"]),
         top_p=float(settings["top_p"]),
         repetition_penalty=float(settings["repetition_penalty"]),
         answers=own.answers,
-        seed=seed or 0,
-        length=length or LengthRule.total,
-        tokens=tokens or 0,
-        system_message=system,
+        seed=_first(own.seed, usual.seed),
+        length=length,
+        tokens=_first(preset.length.tokens, default.length.tokens),
+        system_message=preset.system_message if takes_system else None,
         assumed=tuple(assumed),
         from_model=tuple(chosen),
     )
+
+
+def _first(*values: T | None) -> T:
+    """The first value that is not null; the default preset leaves nothing open that is asked for here."""
+    return next(value for value in values if value is not None)
 
 
 @dataclass(frozen=True)
@@ -161,32 +162,36 @@ def requests_of_turn(
     """
     requests = []
     for question in questions:
-        if len(question.turns) < turn:
-            continue
         for answer in range(rules.answers):
             key = turn_id(model, question.id, turn, answer)
             before = kept.get(turn_id(model, question.id, 1, answer))
-            if key in kept or (turn == 2 and before is None):
+            if key in kept or len(question.turns) < turn or (turn == 2 and before is None):
                 continue
-            requests.append(_request(key, turn, model, question, answer, rules, tokenizer, before, thoughts))
+            record = SampleRecord(
+                id=key,
+                model=model,
+                question_id=question.id,
+                category=question.category,
+                turn=turn,
+                answer=answer,
+                completion="",
+            )
+            requests.append(_request(record, before, question, rules, tokenizer, thoughts))
     return requests
 
 
 def _request(
-    key: str,
-    turn: int,
-    model: str,
+    record: SampleRecord,
+    before: SampleRecord | None,
     question: Question,
-    answer: int,
     rules: AnswerRules,
     tokenizer: Any | None,
-    before: SampleRecord | None,
     thoughts: Thoughts | None,
 ) -> TurnRequest:
+    """The request of the turn that `record` names; `before` is the first turn, where this is the second."""
     messages = [Message("system", rules.system_message)] if rules.system_message is not None else []
     messages.append(Message("user", question.turns[0]))
-    if turn == 2:
-        assert before is not None
+    if before is not None:
         messages += [Message("assistant", before.completion), Message("user", question.turns[1])]
     if tokenizer is None:
         text, prompt_tokens = canonical_json([asdict(message) for message in messages]), 0
@@ -195,28 +200,20 @@ def _request(
         prompt_tokens = len(token_ids(text, tokenizer, CHAT_RULE))
     most = rules.new_tokens(prompt_tokens)
     request = Request(
-        id=key,
+        id=record.id,
         prompt=tuple(messages),
         max_new_tokens=most if thoughts is None else thoughts.limit(most),
         sampling=rules.sampling(question.category),
-        seed=rules.seed + answer,
+        seed=rules.seed + record.answer,
         generator_state=before.generator_state if before else None,
         keep_special=thoughts is not None,
     )
-    record = SampleRecord(
-        id=key,
-        model=model,
-        question_id=question.id,
-        category=question.category,
-        turn=turn,
-        answer=answer,
-        completion="",
-        prompt_sha256=text_sha256(text),
-        max_new_tokens=most,
+    return TurnRequest(
+        record=replace(record, prompt_sha256=text_sha256(text), max_new_tokens=most),
+        request=request,
+        no_room=rules.length is LengthRule.total and prompt_tokens >= rules.tokens,
+        opened=tokenizer is not None and thoughts is not None and thoughts.opened(text),
     )
-    no_room = rules.length is LengthRule.total and prompt_tokens >= rules.tokens
-    opened = tokenizer is not None and thoughts is not None and thoughts.opened(text)
-    return TurnRequest(record, request, no_room, opened)
 
 
 def answered(
@@ -230,13 +227,8 @@ def answered(
 ) -> SampleRecord:
     """The record of a turn with its completion; its `completion` is the answer without the thought.
 
-    Args:
-        turn: what was asked.
-        completion: what the model wrote.
-        special_tokens: removed from the answer.
-        thoughts: the rule that splits it; None: all is answer.
-        tokenizer: the model's; None: only the server has it.
-        keeps_special: the completion has all special tokens that the model wrote.
+    `special_tokens` are removed from the answer. `thoughts` None: all is answer; `tokenizer` None: only
+    the server has it; `keeps_special`: the completion has all special tokens that the model wrote.
 
     Raises:
         InputError: the special tokens that the rule reads are lost.
@@ -287,8 +279,34 @@ def clean_answer(text: str, special_tokens: Sequence[str]) -> str:
 def special_tokens_of(tokenizer: Any | None) -> list[str]:
     """The texts of the tokenizer's named special tokens (`special_tokens_map`); none without one."""
     texts: list[str] = []
-    if tokenizer is None:
-        return texts
-    for value in tokenizer.special_tokens_map.values():
+    for value in tokenizer.special_tokens_map.values() if tokenizer is not None else ():
         texts += [str(token) for token in (value if isinstance(value, list) else [value])]
     return texts
+
+
+def takes_system_message(tokenizer: Any) -> bool:
+    """Whether the chat template does anything with a system message (its text may be ignored).
+
+    Raises:
+        InputError: there is no chat template, or it may not be used (`render_chat`).
+    """
+    from jinja2 import TemplateError
+
+    user = Message("user", "?")
+    without = rendered([user], tokenizer)
+    try:
+        return rendered([Message("system", _MARK), user], tokenizer) != without
+    except InputError as error:
+        # So templates refuse a role; any other failure is one.
+        if type(error.__cause__) is TemplateError:
+            return False
+        raise
+
+
+def with_system(messages: tuple[Message, ...], takes: bool) -> tuple[Message, ...]:
+    """The messages for a template that takes no system message: its text goes before the user's."""
+    if takes or not messages or messages[0].role != "system":
+        return messages
+    system, user, *rest = messages
+    joined = f"{system.content.rstrip()}\n\n{user.content}"
+    return (Message("user", joined), *rest)

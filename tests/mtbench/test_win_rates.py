@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evalkit.mtbench.ratings import Side
-from evalkit.mtbench.tables.win_rates import (
+from evalkit.mtbench.win_rates import (
     Match,
     bias,
     game_sides,

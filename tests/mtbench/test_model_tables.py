@@ -10,16 +10,15 @@ import pytest
 from evalkit.core.config import Reduce
 from evalkit.core.types import Judgment
 from evalkit.mtbench.folder import MtBenchFolder
-from evalkit.mtbench.presets import Counts, EndStatus, Parser, load_preset
-from evalkit.mtbench.tables.model_tables import (
+from evalkit.mtbench.model_tables import (
     as_logged,
     missing_turns,
     model_table,
-    preset_sha256,
     results_json,
     scored,
     with_own_intervals,
 )
+from evalkit.mtbench.presets import Counts, Parser, load_preset
 
 
 def judgment(question: int, status: str, rating: float | None, strict: float | None, **more: Any) -> Judgment:
@@ -64,7 +63,7 @@ def test_the_card_keeps_minus_one() -> None:
 
 def test_a_preset_may_drop_a_status() -> None:
     statuses = dict(load_preset("llm-jp-3-card").statuses)
-    statuses |= {EndStatus.out_of_range: Counts.drop, EndStatus.filtered: Counts.drop}
+    statuses |= {"out_of_range": Counts.drop, "filtered": Counts.drop}
     assert scores(statuses=statuses) == {1: 8, 2: 1, 4: -1, 5: -1}
 
 
@@ -78,7 +77,7 @@ def test_an_answerless_judgment_counts_as_an_unparsed_one_unless_the_preset_says
     card = load_preset("llm-jp-3-card")
     assert [row.score for row in scored([none], card)] == [-1]
     assert [row.score for row in scored([none], replace(card, parser=Parser.strict))] == [-1]
-    dropping = replace(card, statuses=card.statuses | {EndStatus.answerless: Counts.drop})
+    dropping = replace(card, statuses=card.statuses | {"answerless": Counts.drop})
     assert scored([none], dropping) == scored([none], load_preset("llm-jp-judge-2")) == []
 
 
@@ -100,8 +99,8 @@ def test_results_are_strict_json_and_name_their_preset() -> None:
     content = results_json(preset, {"m": model_table(infinite, rows, preset, resamples=5)}, {"m": rows})
     json.dumps(content, allow_nan=False)
     assert content["preset"]["name"] == "llm-jp-3-card"
-    assert content["preset"]["sha256"] == preset_sha256(preset)
-    assert preset_sha256(preset) != preset_sha256(replace(preset, reasks=1))
+    assert content["preset"]["sha256"] == preset.sha256
+    assert preset.sha256 != replace(preset, reasks=1).sha256
     assert set(content["mt_bench"]["m"]) >= {
         "show_result",
         "llm_leaderboard",
@@ -112,13 +111,13 @@ def test_results_are_strict_json_and_name_their_preset() -> None:
 
 def test_what_is_missing_is_said() -> None:
     preset = load_preset("llm-jp-3-card")
-    assert missing_turns(as_logged(JUDGMENTS), preset, 80) == [
-        "6 of 160 turns of the question set have a score"
+    assert missing_turns("m", as_logged(JUDGMENTS), preset, 80) == [
+        "m: 6 of 160 turns of the question set have a score"
     ]
-    assert missing_turns(as_logged(JUDGMENTS), replace(preset, turns=[1]), 6) == []
+    assert missing_turns("m", as_logged(JUDGMENTS), replace(preset, turns=[1]), 6) == []
     # A preset of five answers, of which one is there.
-    assert missing_turns(as_logged(JUDGMENTS), replace(preset, turns=[1]), 6, 5) == [
-        "6 of 30 turns of the question set have a score"
+    assert missing_turns("m", as_logged(JUDGMENTS), replace(preset, turns=[1]), 6, 5) == [
+        "m: 6 of 30 turns of the question set have a score"
     ]
 
 

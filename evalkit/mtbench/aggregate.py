@@ -1,12 +1,17 @@
-"""Scores -> tables: the figures of every aggregation rule, and their intervals.
+"""Scores -> tables: which scores each implementation keeps, what it averages, and the intervals.
 
 A figure is one number per scope: turn_1, turn_2, average and each category. Where an original
 prints no such figure (categories in show_result, turns in llm_leaderboard) it is the rule applied to
 the scores of that scope.
+
+Source: section 8 of the MT-Bench protocol notes.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
 from statistics import fmean, median, stdev
+from typing import TypeVar
 
 import numpy as np
 
@@ -21,9 +26,75 @@ from evalkit.metrics.intervals import (
     resample_indices,
     widest,
 )
-from evalkit.mtbench.questions import CATEGORIES
+from evalkit.mtbench.fastchat import CATEGORIES
 from evalkit.mtbench.ratings import HIGHEST, LOWEST
-from evalkit.mtbench.rules import RULES, Overall, Rule, Scored
+
+K = TypeVar("K", bound=Hashable)
+MINUS_ONE = -1.0
+
+
+class Overall(Enum):
+    """What the average is a mean of: the category means, or all scores."""
+
+    categories = "categories"
+    scores = "scores"
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """One score that enters the tables; -1 is the reference's mark for a failed judgment.
+
+    `answer` numbers the answers to one question. `repeat` numbers the judgments of one answer,
+    which become one score first; None (a replayed log): every row counts by itself.
+    """
+
+    question_id: int
+    category: str
+    turn: int
+    score: float
+    answer: int = 0
+    repeat: int | None = None
+
+
+def _not_minus_one(score: float) -> bool:
+    return score != MINUS_ONE
+
+
+def _whole_in_range(score: float) -> bool:
+    return LOWEST <= score <= HIGHEST and score == int(score)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How one implementation turns scores into numbers.
+
+    `divisor` turns the scale of 10 into the rule's own. `merge_turns`: the rows of a (question,
+    turn) become their mean first. `per_answer`: the mean over answers of each answer's own figures.
+    `last_turn`: only turn 2 counts.
+    """
+
+    keeps: Callable[[float], bool]
+    overall: Overall
+    merge_turns: bool = False
+    per_answer: bool = False
+    last_turn: bool = False
+    divisor: float = 1.0
+
+    def counts(self, row: Scored) -> bool:
+        """Whether the rule keeps a score."""
+        return self.keeps(row.score) and not (self.last_turn and row.turn != 2)
+
+
+RULES: Mapping[str, Rule] = {
+    "llm_leaderboard": Rule(lambda score: True, Overall.categories),
+    "show_result": Rule(_not_minus_one, Overall.scores),
+    "g_leaderboard": Rule(_not_minus_one, Overall.categories, merge_turns=True),
+    "nejumi_4": Rule(_not_minus_one, Overall.categories, merge_turns=True, divisor=10.0),
+    "llm_jp_judge": Rule(_whole_in_range, Overall.scores),
+    "swallow": Rule(_not_minus_one, Overall.scores, per_answer=True),
+    "swallow_instruct": Rule(_not_minus_one, Overall.scores, divisor=10.0),
+    "flexeval": Rule(_whole_in_range, Overall.scores, last_turn=True),
+}
 
 TURN_SCOPES = {"turn_1": 1, "turn_2": 2}
 
@@ -51,9 +122,8 @@ def all_tables(rows: Sequence[Scored], reduce: Reduce = Reduce.mean) -> dict[str
 def deviation_over_answers(rows: Sequence[Scored], rule: Rule, reduce: Reduce = Reduce.mean) -> float | None:
     """The sample standard deviation of the average over the answers; None for a single answer."""
     kept = _kept(rows, rule, reduce)
-    figures = [_one_figure(part, rule) for part in _by_answer(kept)]
-    values = [value for value in figures if value is not None]
-    return stdev(values) / rule.divisor if len(values) > 1 else None
+    figures = [_one_figure(part, rule) for part in _groups(kept, lambda row: row.answer).values()]
+    return stdev(figures) / rule.divisor if len(figures) > 1 else None
 
 
 def intervals(
@@ -93,10 +163,7 @@ def _spread(rows: list[Scored], rule: Rule, resamples: int) -> Spread:
 
 
 def _question_means(rows: Iterable[Scored]) -> list[float]:
-    questions: dict[int, list[float]] = {}
-    for row in rows:
-        questions.setdefault(row.question_id, []).append(row.score)
-    return [fmean(scores) for scores in questions.values()]
+    return [fmean(row.score for row in own) for own in _groups(rows, lambda row: row.question_id).values()]
 
 
 def _kept(rows: Sequence[Scored], rule: Rule, reduce: Reduce) -> list[Scored]:
@@ -114,11 +181,8 @@ def _merged(rows: list[Scored], reduce: Reduce, answer_of: Callable[[Scored], in
         groups.setdefault(key, []).append(row)
     middle: Callable[[list[float]], float] = fmean if reduce is Reduce.mean else median
     return [
-        Scored(
-            first.question_id, first.category, first.turn, middle([row.score for row in group]), first.answer
-        )
+        replace(group[0], score=middle([row.score for row in group]), repeat=None)
         for group in groups.values()
-        for first in group[:1]
     ]
 
 
@@ -132,31 +196,27 @@ def in_scope(rows: list[Scored], scope: str) -> list[Scored]:
 
 
 def _figure(rows: list[Scored], rule: Rule) -> float | None:
-    parts = _by_answer(rows) if rule.per_answer else [rows]
-    figures = [value for part in parts if (value := _one_figure(part, rule)) is not None]
-    return fmean(figures) / rule.divisor if figures else None
-
-
-def _one_figure(rows: list[Scored], rule: Rule) -> float | None:
     if not rows:
         return None
+    parts = _groups(rows, lambda row: row.answer).values() if rule.per_answer else [rows]
+    return fmean(_one_figure(part, rule) for part in parts) / rule.divisor
+
+
+def _one_figure(rows: list[Scored], rule: Rule) -> float:
     if rule.overall is Overall.scores:
         return fmean(row.score for row in rows)
     return fmean(fmean(row.score for row in group) for group in _by_category(rows).values())
 
 
-def _by_answer(rows: Iterable[Scored]) -> list[list[Scored]]:
-    groups: dict[int, list[Scored]] = {}
-    for row in rows:
-        groups.setdefault(row.answer, []).append(row)
-    return list(groups.values())
-
-
 def _by_category(rows: Iterable[Scored]) -> dict[str, list[Scored]]:
-    groups: dict[str, list[Scored]] = {}
+    return dict(sorted(_groups(rows, lambda row: row.category).items()))
+
+
+def _groups(rows: Iterable[Scored], key: Callable[[Scored], K]) -> dict[K, list[Scored]]:
+    groups: dict[K, list[Scored]] = {}
     for row in rows:
-        groups.setdefault(row.category, []).append(row)
-    return dict(sorted(groups.items()))
+        groups.setdefault(key(row), []).append(row)
+    return groups
 
 
 def _resampled(rows: list[Scored], rule: Rule, resamples: int) -> FloatArray:

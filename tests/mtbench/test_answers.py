@@ -16,19 +16,20 @@ from evalkit.core.errors import InputError
 from evalkit.core.text import text_sha256
 from evalkit.core.types import Completion, Message
 from evalkit.engines.local.chat_template import render_chat
-from evalkit.mtbench.answers.chat import takes_system_message, with_system
-from evalkit.mtbench.answers.turns import (
+from evalkit.mtbench.answers import (
     AnswerRules,
     answer_rules,
     answered,
     choose_questions,
     clean_answer,
     requests_of_turn,
+    takes_system_message,
+    with_system,
 )
-from evalkit.mtbench.data import Books, pinned_files
+from evalkit.mtbench.books import Books, pinned_files
+from evalkit.mtbench.fastchat import CATEGORIES, Question
 from evalkit.mtbench.folder import MtBenchFolder, turn_id
 from evalkit.mtbench.presets import LengthRule, load_preset
-from evalkit.mtbench.questions import CATEGORIES, Question
 from evalkit.records.run_folder import SampleRecord
 from evalkit.tasks.thoughts import Thoughts
 from tests.engines.models import save_model

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from evalkit.core.errors import InputError
-from evalkit.mtbench.judge_prompts import JudgePrompt, PromptBook, prompts_from
-from evalkit.mtbench.questions import Question, answers_from, questions_from
+from evalkit.mtbench.books import JudgePrompt, PromptBook, prompts_from
+from evalkit.mtbench.fastchat import Question, answers_from, questions_from
 
 QUESTIONS = {
     1: Question(1, "coding", ("q1 {answer}", "q2")),

@@ -10,15 +10,16 @@ import pytest
 
 from evalkit.core import assets
 from evalkit.core.config import Reduce
-from evalkit.mtbench.questions import CATEGORIES
-from evalkit.mtbench.rules import RULES, Scored
-from evalkit.mtbench.tables.aggregate import (
+from evalkit.mtbench.aggregate import (
+    RULES,
+    Scored,
     all_tables,
     deviation_over_answers,
     intervals,
     scopes,
     table,
 )
+from evalkit.mtbench.fastchat import CATEGORIES
 
 
 def rows(*values: tuple[int, str, int, float]) -> list[Scored]:

@@ -1,1 +1,0 @@
-"""Questions -> two-turn answers."""
