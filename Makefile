@@ -55,7 +55,7 @@ test-slurm: $(BIN)/.evalkit-dev
 	    apt-get update -qq && \
 	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SLURM) || true; \
 	fi
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/slurm -m slurm -n 3
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/slurm -m slurm -n 4
 
 lint: $(BIN)/.evalkit-dev
 	$(BIN)/ruff check .
