@@ -31,7 +31,7 @@ install: $(BIN)/.evalkit-dev
 
 demo: $(BIN)/.evalkit
 	$(BIN)/evalkit prepare model=smollm2-135m
-	$(BIN)/evalkit model=smollm2-135m suite=sample limit=2 offline=true out=results/demo
+	$(BIN)/evalkit model=smollm2-135m suite=sample limit=2 generation.output_length=100 offline=true out=results/demo
 	$(BIN)/evalkit replay judgments=example out=results/demo/mt-bench-example
 	$(BIN)/evalkit leaderboard results/demo --partial
 
@@ -55,7 +55,7 @@ test-slurm: $(BIN)/.evalkit-dev
 	    apt-get update -qq && \
 	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SLURM) || true; \
 	fi
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/slurm -m slurm -n 3
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/slurm -m slurm -n 4
 
 lint: $(BIN)/.evalkit-dev
 	$(BIN)/ruff check .

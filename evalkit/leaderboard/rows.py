@@ -100,9 +100,13 @@ class Table:
     def rows(self, rows: Sequence[Row]) -> list[Row]:
         """The rows that have figures in this table, best first by the first column that has any."""
         shown = [row for row in rows if self.cells(row)]
-        values = [cell.value for name in self.filled(shown)[:1] for cell in self.column(name, shown)]
-        order = sorted(enumerate(values), key=lambda pair: (pair[1] is None, -(pair[1] or 0.0)))
-        return [shown[place] for place, _ in order]
+        first = [*self.filled(shown), self.columns[0]][0]
+
+        def place(row: Row) -> tuple[bool, float]:
+            value = self.cells(row).get(first, NO_FIGURE).value
+            return (value is None, -(value or 0.0))
+
+        return sorted(shown, key=place)
 
     def column(self, name: str, rows: Sequence[Row]) -> list[Figure]:
         """One cell per row; without a value where a row has none."""

@@ -8,6 +8,7 @@ import pytest
 from little_bench import PROMPTS, Bench, write_jsonl
 
 from evalkit.__main__ import main
+from evalkit.mtbench.books import BookOptions
 from evalkit.mtbench.folder import MtBenchFolder, answers_of
 
 MODEL = "ELYZA-japanese-Llama-2-7b-fast-instruct"
@@ -345,6 +346,9 @@ def test_the_bundled_log_is_an_example_and_says_so(
     assert "16 of 16 scores equal" in shown and "16 of 16 prompts equal" in shown
     results = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
     assert list(results["tables"]) == ["example (made up)"] and not results["partial"]["partial"]
+    # The page finds its questions beside the preset.
+    books = BookOptions(offline=True).books(MtBenchFolder(tmp_path / "run").header().preset)
+    assert books.of(1).questions[1].turns[0].startswith("雨の朝の駅")
 
 
 def test_where_no_rating_could_be_read_no_number_is_shown(

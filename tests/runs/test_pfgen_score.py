@@ -79,7 +79,7 @@ def test_two_models_are_compared_by_question(tmp_path: Path, capsys: pytest.Capt
     values = [
         read_results(tmp_path / "out" / name / "results.json").scores["pfgen_score"].value for name in "mn"
     ]
-    assert line.split()[1:3] == [f"{value:.3f}" for value in values]
+    assert line.split()[1:3] == [f"{value:.4f}" for value in values]
 
 
 def test_own_answers_have_trials(tmp_path: Path) -> None:

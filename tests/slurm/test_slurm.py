@@ -20,7 +20,6 @@ from tests.slurm.cluster import HERE, LONGEST, SLOW, Cluster, Slow, until
 pytest.importorskip("submitit")
 pytestmark = pytest.mark.slurm
 PAGE = ROOT / "docs" / "clusters.md"
-BOTH = pytest.mark.parametrize("cluster", [False, True], ids=["no-accounting", "accounting"], indirect=True)
 ACCOUNTING = pytest.mark.parametrize("cluster", [True], ids=["accounting"], indirect=True)
 
 
@@ -32,7 +31,8 @@ def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]
         pytest.skip(f"{', '.join(missing)} not installed: make test-slurm installs Debian's packages")
     if os.geteuid() != 0:
         pytest.skip("SLURM's daemons are started as root")
-    command = ["bash", str(HERE / "start.sh"), *(["--accounting"] if accounting else [])]
+    command = ["bash", str(HERE / "start.sh"), "--cred-expire", "5", "--killwait", "3"]
+    command += ["--accounting"] if accounting else []
     log = tmp_path / "start.log"
     with log.open("w") as file:
         # The daemons keep the error stream open.
@@ -68,32 +68,83 @@ def documented_options() -> list[str]:
     return ["".join(word) for word in words]
 
 
+# The longest test first: it ends last.
+def test_watch_in_the_documented_job_script_is_requeued(sweep: Sweep, cluster: Cluster) -> None:
+    (text,) = [
+        block
+        for block in re.findall(r"```bash\n(.*?)```", PAGE.read_text(), re.DOTALL)
+        if "scontrol" in block
+    ]
+    script = sweep.folder / "evaluate.sh"
+    script.write_text(text)
+    for step in (1, 2):
+        save(sweep.folder / "ckpt" / f"step-{step}", seed=step)
+    options = ["watch=ckpt", "suite=sample", "suite.tasks=[jamp,mawps,niilc]"]
+    options += [
+        "limit=3",
+        "watch_timeout=0",
+        "watch_settle=0",
+        "engine.batch_size=1",
+        "engine.threads=1",
+        "offline=true",
+    ]
+    command = [sys.executable, "-m", "evalkit", *options]
+    environment = {**os.environ, **settings(sweep.folder), **cluster.environment}
+    shown = subprocess.run(
+        ["sbatch", "--parsable", "--output=watch.log", str(script), *command, "out=results"],
+        cwd=sweep.folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    job = shown.strip()
+    log = sweep.folder / "watch.log"
+    until(lambda: any(map(os.path.getsize, sweep.folder.glob("results/*/*/*/samples/*.jsonl"))), "answers")
+    cluster.run("scancel", "--batch", "--signal=USR1", job)
+    until(
+        lambda: cluster.states(job)[job][0] == "COMPLETED", lambda: str(cluster.states(job)) + log.read_text()
+    )
+    assert cluster.states(job)[job] == ("COMPLETED", "0:0")
+    assert "Restarts=1" in cluster.run("scontrol", "show", "job", job)
+    said = log.read_text()
+    assert "stopped by SIGUSR1" in said and "2 checkpoints: 2 ok, 0 failed" in said, said
+    assert start([*options, "out=single"], sweep.folder).wait().code == 0
+    assert records(sweep.folder / "results") == records(sweep.folder / "single")
+
+
 @ACCOUNTING
-def test_the_documented_line_and_a_failing_model_beside_good_ones(sweep: Sweep, cluster: Cluster) -> None:
+def test_the_documented_line_and_what_accounting_says(slow: Slow, cluster: Cluster) -> None:
+    sweep = slow.sweep
     options = [
         'hydra.launcher.setup=["echo set up"]' if word.startswith("hydra.launcher.setup=") else word
         for word in documented_options()
     ]
     assert len(options) > 4
-    models = ["model=random", "model.random.vocab=10,512,600"]
-    done = sweep.run(*models, *options, code=2)
-    assert "3 jobs: 2 ok, 1 not" in done.out and "a vocabulary of 10 cannot hold" in done.out
-    assert " SLURM: " in done.err
+    more = ["hydra.launcher.gpus_per_node=0", "hydra.launcher.cpus_per_task=1"]
+    child = slow.start("model.name=killed,stopped", *more)
+    array = slow.job(child)
+    documented = sweep.start("model=random", "model.random.vocab=10,512,600", *options)
+
+    slow.begun(child, "killed", "stopped")
+    (killed,) = [job for job in sweep.jobs() if job["words"][-1] == "model.name=killed"]
+    os.kill(killed["pid"], signal.SIGKILL)
+    cluster.run("scancel", "--signal=TERM", f"{array}_1")
+    ended = child.wait()
+    assert ended.code == 130 and "sacct" not in ended.err, slow.explained(ended)
+    assert f"SLURM job {array}_0: FAILED (" in ended.out and f"SLURM job {array}_1: FAILED (" in ended.out
+    says(cluster, array, [("FAILED", "137:0"), ("FAILED", "130:0")], [("FAILED", "9:0"), ("FAILED", "2:0")])
+
+    done = documented.wait()
+    assert done.code == 2 and "3 jobs: 2 ok, 1 not" in done.out, slow.explained(done)
+    assert "a vocabulary of 10 cannot hold" in done.out and " SLURM: " in done.err
     array = re.findall(r"submitted: (\d+)_0", done.out)[0]
-    until(
-        lambda: all(state in ("COMPLETED", "FAILED") for state, _ in cluster.states(array).values()), "ends"
-    )
-    expected = {
-        f"{array}_0": ("FAILED", "2:0"),
-        f"{array}_1": ("COMPLETED", "0:0"),
-        f"{array}_2": ("COMPLETED", "0:0"),
-    }
-    assert cluster.states(array) == expected
-    until(lambda: cluster.kept(array) == expected, lambda: str(cluster.kept(array)))
+    says(cluster, array, [("FAILED", "2:0"), ("COMPLETED", "0:0"), ("COMPLETED", "0:0")])
     assert "set up" in sweep.logs()
     single = start(["-m", *COMMON, "model=random", "model.random.vocab=512,600", "out=single"], sweep.folder)
     assert single.wait().code == 0
-    assert records(sweep.folder / "results") == records(sweep.folder / "single")
+    kept, expected = records(sweep.folder / "results"), records(sweep.folder / "single")
+    assert expected and {key: kept[key] for key in expected} == expected
 
     refused = sweep.run("model=random", *options[:1], "hydra.launcher.partition=nosuch", code=1)
     assert "the launcher failed: invalid partition specified: nosuch; Batch job submission" in refused.err
@@ -101,7 +152,18 @@ def test_the_documented_line_and_a_failing_model_beside_good_ones(sweep: Sweep, 
     assert "Invalid account" in refused.err and refused.err.count("Invalid account") == 1
 
 
-@BOTH
+def says(
+    cluster: Cluster,
+    array: str,
+    states: list[tuple[str, str]],
+    kept: list[tuple[str, str]] | None = None,
+) -> None:
+    """Fails unless SLURM and its accounting say so about the jobs of an array."""
+    for ask, expected in ((cluster.states, states), (cluster.kept, kept or states)):
+        named = {f"{array}_{at}": state for at, state in enumerate(expected)}
+        until(lambda ask=ask, named=named: ask(array) == named, lambda ask=ask: str(ask(array)))
+
+
 def test_whatever_happens_to_a_job_the_command_notices(slow: Slow, cluster: Cluster) -> None:
     names = ["time", "requeued", "killed", "cancelled", "waiting"]
     options = ["hydra.launcher.signal_delay_s=30", "hydra.launcher.array_parallelism=4"]
@@ -156,6 +218,8 @@ def test_a_preempted_job_goes_on(slow: Slow, cluster: Cluster, grace: int) -> No
 
 
 def test_when_the_waiting_stops_the_jobs_go_on(slow: Slow, cluster: Cluster) -> None:
+    # A shell that starts the tests in the background has them ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     child = slow.start("model.name=a")
     job = slow.job(child)
     slow.begun(child, "a")
@@ -169,46 +233,3 @@ def test_when_the_waiting_stops_the_jobs_go_on(slow: Slow, cluster: Cluster) -> 
     cluster.run("scancel", job)
     until(lambda: cluster.states(job)[job][0] == "CANCELLED", lambda: str(cluster.states(job)))
     assert "interrupted" in slow.sweep.logs() or slow.sweep.jobs()[0]["code"] == 130
-
-
-def test_watch_in_the_documented_job_script_is_requeued(sweep: Sweep, cluster: Cluster) -> None:
-    (text,) = [
-        block
-        for block in re.findall(r"```bash\n(.*?)```", PAGE.read_text(), re.DOTALL)
-        if "scontrol" in block
-    ]
-    script = sweep.folder / "evaluate.sh"
-    script.write_text(text)
-    for step in (1, 2):
-        save(sweep.folder / "ckpt" / f"step-{step}", seed=step)
-    options = ["watch=ckpt", "suite=sample", "suite.tasks=[jamp,mawps,niilc]"]
-    options += [
-        "watch_timeout=0",
-        "watch_settle=0",
-        "engine.batch_size=1",
-        "engine.threads=1",
-        "offline=true",
-    ]
-    command = [sys.executable, "-m", "evalkit", *options]
-    environment = {**os.environ, **settings(sweep.folder), **cluster.environment}
-    shown = subprocess.run(
-        ["sbatch", "--parsable", "--output=watch.log", str(script), *command, "out=results"],
-        cwd=sweep.folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    job = shown.strip()
-    log = sweep.folder / "watch.log"
-    until(lambda: any(map(os.path.getsize, sweep.folder.glob("results/*/*/*/samples/*.jsonl"))), "answers")
-    cluster.run("scancel", "--batch", "--signal=USR1", job)
-    until(
-        lambda: cluster.states(job)[job][0] == "COMPLETED", lambda: str(cluster.states(job)) + log.read_text()
-    )
-    assert cluster.states(job)[job] == ("COMPLETED", "0:0")
-    assert "Restarts=1" in cluster.run("scontrol", "show", "job", job)
-    said = log.read_text()
-    assert "stopped by SIGUSR1" in said and "2 checkpoints: 2 ok, 0 failed" in said, said
-    assert start([*options, "out=single"], sweep.folder).wait().code == 0
-    assert records(sweep.folder / "results") == records(sweep.folder / "single")

@@ -1,6 +1,7 @@
 """Request bodies in the dialect of each server, and answers as completions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from evalkit.core.config import BosRule, ServerKind
@@ -90,6 +91,27 @@ def template_arguments(kind: ServerKind, args: Mapping[str, Any]) -> dict[str, A
             fix="send what it understands by engine.parameters.KEY=VALUE",
         )
     return dict(args)
+
+
+def stopped_by_its_prompt(request: Request, reply: Reply) -> bool:
+    """Whether the stop string that may have ended an answer begins in the prompt.
+
+    transformers looks for stop strings there too: after a prompt that ends in a newline, one more
+    newline is to it the blank line that ends an answer.
+    """
+    text = reply.text or ""
+    if not text or not isinstance(request.prompt, str) or end_of(reply.finish_reason) != "stop":
+        return False
+    whole = request.prompt + text
+    return any(len(text) < len(stop) and whole.endswith(stop) for stop in request.stop)
+
+
+def cut_at_stop(reply: Reply, stops: Sequence[str]) -> Reply:
+    """The reply to a request without stop strings as far as the end of the first one that is in it."""
+    text = reply.text or ""
+    ends = [text.index(stop) + len(stop) for stop in stops if stop in text]
+    # The server counted what is cut off too.
+    return replace(reply, text=text[: min(ends)], output_tokens=None) if ends else reply
 
 
 def foreign_completion(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from evalkit.core.config import BosRule, EngineConfig, PromptForm
+from evalkit.core.config import BosRule, EngineConfig, PromptForm, ServerKind
 from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.secrets import public_address
 from evalkit.core.types import REST_OF_CONTEXT, Completion, Message, Request
@@ -16,7 +16,13 @@ from evalkit.engines.local.chat_template import clock_date, render_chat
 from evalkit.engines.local.tokens import encode, end_ids
 from evalkit.engines.models import ResolvedModel
 from evalkit.engines.servers.balance import LoadBalancer
-from evalkit.engines.servers.bodies import foreign_completion, parameters, template_arguments
+from evalkit.engines.servers.bodies import (
+    cut_at_stop,
+    foreign_completion,
+    parameters,
+    stopped_by_its_prompt,
+    template_arguments,
+)
 from evalkit.engines.servers.identity import addresses, ask_facts, ask_servers, new_client, nobody_answers
 from evalkit.engines.servers.prompt_form import Form, choose_form
 from evalkit.services.ask_all import ask_all, streamed
@@ -132,6 +138,8 @@ class ApiEngine(Engine):
 
         async def ask(request: Request) -> Reply:
             reply = await self._ask(servers, request)
+            if self._facts.kind is ServerKind.openai and stopped_by_its_prompt(request, reply):
+                reply = cut_at_stop(await self._ask(servers, replace(request, stop=())), request.stop)
             if reply.status != "api_error":
                 text = request.prompt if isinstance(request.prompt, str) else ""
                 done = foreign_completion(request, reply, text, self._tokenizer, self._facts.context)

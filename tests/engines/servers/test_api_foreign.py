@@ -112,6 +112,25 @@ def test_a_wrong_bos_is_an_error(bos: str, count: Any, wanted: str, message: str
     assert not sent(server)
 
 
+@pytest.mark.parametrize(
+    ("whole", "text", "asked"),
+    [("\n答え\n\n次", "\n答え\n\n", 2), ("\n", "\n", 2), ("答え\n\n次", "答え\n\n", 1)],
+)
+def test_a_server_that_looks_for_stop_strings_in_the_prompt(whole: str, text: str, asked: int) -> None:
+    """As transformers serve: an answer that begins with a newline must not end there."""
+
+    def choose(body: dict[str, Any]) -> dict[str, Any]:
+        first, both = len(body["prompt"]), body["prompt"] + whole
+        ends = [end for end in range(first + 1, len(both)) if both[:end].endswith("\n\n")]
+        return {"text": both[first : ends[0] if ends and "stop" in body else None], "finish_reason": "stop"}
+
+    with FaultServer() as server:
+        server.choose, server.count = choose, adds_bos
+        (done,) = ask(server, [Request("a", "質問:\n", 40, ("\n\n",))], prompts=PromptForm.text)
+    assert (done.raw_text, len(sent(server))) == (text, asked)
+    assert done.finish_reason == ("stop_string" if "\n\n" in text else "stop")
+
+
 def test_a_server_that_ends_every_text(tmp_path: Path) -> None:
     """Its tokenizer puts EOS behind a text: the prompts go as token ids, without it."""
     ends = tokenizer_with(template("<s> $A </s>"))
