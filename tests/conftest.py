@@ -48,6 +48,14 @@ def _no_sync() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_width() -> Iterator[None]:
+    """The readline of a process that starts test workers tells them the width of its terminal."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.delenv("COLUMNS", raising=False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def mirror() -> Path:
     """The mirror of upstream files beside the checkout; tests that need it skip where it is absent."""

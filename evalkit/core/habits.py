@@ -47,6 +47,8 @@ HABITS: Mapping[str, str | None] = {
 }
 # What others call a verb.
 OTHER_VERBS = {"eval": "run", "evaluate": "run", "view": "leaderboard", "ls": "list", "help": "--help"}
+# Of those that need nothing here, the ones that a word follows.
+_TAKES_WORD = ("verbosity", "use_cache", "cache_requests")
 # lm-eval's pairs `key=value,key=value` in one word.
 _PAIRS = ("model_args", "gen_kwargs")
 # What lm-eval's --model says beside the models: who runs them.
@@ -87,7 +89,7 @@ class Habits:
             option = self.options().get(right) if right else None
             if option and option.kind is bool and not (apart and rest[0].lower() in ("true", "false")):
                 value = "true"
-            elif right or (apart and "=" not in rest[0]):
+            elif right or (name in _TAKES_WORD and apart and "=" not in rest[0]):
                 value = rest.popleft() if apart else "VALUE"
         if name in _PAIRS:
             pairs = [pair.partition("=") for pair in value.split(",")]
@@ -101,7 +103,7 @@ class Habits:
         right = HABITS.get(name, name)
         if right is None:
             return None
-        if right == "model" and value in _ENGINES:
+        if right == "model" and value in _ENGINES and verb not in _JUDGING:
             right, value = "engine", _ENGINES[value]
         if right == "model":
             right = "judge" if verb in _JUDGING else right

@@ -96,7 +96,8 @@ def parse(argv: Iterable[str], verbs: Iterable[str]) -> CommandLine:
             multirun = True
         elif word.startswith("-"):
             # A name near one of another harness is near evalkit's own.
-            right = {f"--{key}": f"{HABITS.get(key) or key}=" for key in (*HABITS, *all_options())}
+            known = {key: HABITS.get(key, key) for key in (*HABITS, *all_options())}
+            right = {f"--{key}": f"{name}=" for key, name in known.items() if name}
             right |= {one: one for one in ("--help", "--version", "--multirun", *FLAGS, *FLAGS_WITH_VALUE)}
             raise InputError(
                 # The value is left out: it may be a key.

@@ -295,7 +295,7 @@ def _remarks(a: Run, b: Run) -> Iterator[str]:
         models, names = map(dict.fromkeys, zip(*elsewhere, strict=True))
         text = (
             "the answers of {models} to {names} were made elsewhere, and it cannot be checked that prompts, "
-            "few-shots, token limits, precision and seed are the same"
+            "token limits, precision and seed are the same"
         )
         yield Reason(text, models=", ".join(models), names=", ".join(names))
     for run in (a, b):

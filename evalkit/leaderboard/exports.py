@@ -224,9 +224,11 @@ def log_to_wandb(rows: Sequence[Row], out: Path) -> list[str]:
         last_step, last = points[-1]
         identity = text_sha256("\n".join(name))[:16]
         earlier = f"offline-run-*-{identity}"
+        project = os.environ.get("WANDB_PROJECT", WANDB_PROJECT)
+        kept = f"{_LOGGED}-{folder_name(project)}.json"
         try:
             run = wandb.init(
-                project=os.environ.get("WANDB_PROJECT", WANDB_PROJECT),
+                project=project,
                 id=identity,
                 resume="allow",
                 name=name[0],
@@ -240,7 +242,7 @@ def log_to_wandb(rows: Sequence[Row], out: Path) -> list[str]:
             )
             offline = run.settings.mode == "offline"
             logged = set(run.config.get(_LOGGED, ()))
-            for path in out.glob(f"wandb/{earlier}/{_LOGGED}.json") if offline else ():
+            for path in out.glob(f"wandb/{earlier}/{kept}") if offline else ():
                 logged |= set(json.loads(path.read_text(encoding="utf-8")))
             if last_step is not None:
                 run.define_metric("*", step_metric="step")
@@ -257,7 +259,7 @@ def log_to_wandb(rows: Sequence[Row], out: Path) -> list[str]:
         except wandb.errors.Error as error:
             raise EvalkitError(f"W&B refused: {error}", fix="WANDB_MODE=offline") from None
         if offline:
-            write_text_atomic(folder / f"{_LOGGED}.json", json.dumps(sorted(logged)))
+            write_text_atomic(folder / kept, json.dumps(sorted(logged)))
         sync = f"   (to send it: wandb sync {folder.parent / earlier})" if offline else ""
         said.append(f"wandb: {name[0]} ({run.settings.mode}) -> {folder}{sync}")
     return said

@@ -29,7 +29,7 @@ from evalkit.mtbench.presets import (
 )
 from evalkit.mtbench.ratings import VERDICT_FORMAT
 from evalkit.records import unpacked
-from evalkit.sources.mirror import MANIFEST
+from evalkit.sources.mirror import MANIFEST, Mirror
 from evalkit.sources.pins import Pin
 
 if TYPE_CHECKING:
@@ -289,13 +289,17 @@ class BookOptions:
         Raises:
             InputError: an unknown preset, or a judge prompt file that cannot be read.
         """
-        name = self.preset or preset or DEFAULT_PRESET
-        beside = Path(name).parent
-        # The files of a preset of one's own may lie beside it.
-        own = str(beside) if Path(name).is_file() and (beside / MANIFEST).is_file() else None
-        files = pinned_files(self.mirror or own, data_dir=self.data_dir, offline=self.offline)
-        language = self.language or language
-        return Books(load_preset(name, self.prompts), files, language, name=preset_option(name))
+        name, language = self.preset or preset or DEFAULT_PRESET, self.language or language
+        return Books(load_preset(name, self.prompts), self.files(name), language, name=preset_option(name))
+
+    def files(self, preset: str | None) -> "Files":
+        """Gets the files of a preset; those of a preset of one's own may lie beside it, with a manifest."""
+        files = pinned_files(self.mirror, data_dir=self.data_dir, offline=self.offline)
+        folder = Path(preset).expanduser().parent if preset else Path()
+        if preset is None or not Path(preset).expanduser().is_file() or not (folder / MANIFEST).is_file():
+            return files
+        beside, own = Mirror.open(folder).files, pinned_files(str(folder))
+        return lambda file: (own if _pin(file).url in beside else files)(file)
 
 
 def pinned_files(mirror: str | None, *, data_dir: str | None = None, offline: bool = False) -> Files:
@@ -328,7 +332,7 @@ def fetch_all(options: BookOptions, language: str) -> dict[str, Path]:
     """
     names = [options.preset] if options.preset else preset_names()
     wanted = [preset for preset in map(load_preset, names) if language in preset.sets]
-    get = pinned_files(options.mirror, data_dir=options.data_dir, offline=options.offline)
+    get = options.files(options.preset)
     fetcher = _fetcher(options.mirror, offline=options.offline)
     return {
         f"sources/{fetcher.cached(_pin(file)).name}": get(file)
@@ -339,7 +343,6 @@ def fetch_all(options: BookOptions, language: str) -> dict[str, Path]:
 
 def _fetcher(mirror: str | None, *, offline: bool) -> "Fetcher":
     from evalkit.sources.fetch import Fetcher
-    from evalkit.sources.mirror import Mirror
 
     opened = Mirror.open(Path(mirror).expanduser()) if mirror else None
     return Fetcher(mirror=opened, offline=offline)

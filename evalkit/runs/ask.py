@@ -12,8 +12,8 @@ from evalkit.core.types import Completion, Message, Request, Sampling
 from evalkit.core.words import t
 from evalkit.engines.bos import CHAT_RULE, token_ids
 from evalkit.engines.local.chat_template import as_text, render_chat
-from evalkit.mtbench.answers import TOP_K, takes_system_message
 from evalkit.mtbench.presets import DEFAULT_PRESET, load_preset
+from evalkit.mtbench.turns import TOP_K, takes_system_message
 from evalkit.records.run_folder import SplitRecord
 from evalkit.runs.suite import asking_of, load_suite
 from evalkit.tasks.pfgen import SPEC

@@ -15,7 +15,12 @@ from evalkit.core.types import Message
 from evalkit.core.words import t
 from evalkit.engines.base import GENERATION_VERSION, SAMPLING_VERSION
 from evalkit.engines.local.chat_template import clock_date, render_chat
-from evalkit.mtbench.answers import (
+from evalkit.mtbench.books import BookOptions
+from evalkit.mtbench.fastchat import Language
+from evalkit.mtbench.folder import SAMPLES, Header, MtBenchFolder
+from evalkit.mtbench.model_tables import answer_counts, results_json
+from evalkit.mtbench.presets import Preset
+from evalkit.mtbench.turns import (
     AnswerRules,
     answer_rules,
     answered,
@@ -23,11 +28,6 @@ from evalkit.mtbench.answers import (
     requests_of_turn,
     special_tokens_of,
 )
-from evalkit.mtbench.books import BookOptions
-from evalkit.mtbench.fastchat import Language
-from evalkit.mtbench.folder import SAMPLES, Header, MtBenchFolder
-from evalkit.mtbench.model_tables import answer_counts, results_json
-from evalkit.mtbench.presets import Preset
 from evalkit.records.run_folder import SampleRecord
 from evalkit.runs.life import Opened, Outcome, Run, Say, complete, finished
 from evalkit.tasks.thoughts import Thoughts

@@ -5,7 +5,6 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from io import BytesIO
 from pathlib import Path
 
 from evalkit.core.config import Config, PfgenConfig, PfgenMode, given_suite
@@ -161,7 +160,7 @@ def read_answers(path: Path, questions: Sequence[Question], mode: PfgenMode) -> 
             key = f"{ids[asked]}/{numbers[asked]}"
         if key in answers:
             raise InputError(f"the id {key} is there twice", where=place)
-        answers[key] = GivenAnswer(text, finish_reason(row, place))
+        answers[key] = GivenAnswer(text, finish_reason(row, place) if own else None)
         places[key.partition("/")[0]] = place
     if not answers:
         raise InputError("there are no answers", where=path)
@@ -175,12 +174,18 @@ def _content(path: Path) -> bytes:
         return data
     content = bytearray()
     try:
-        # In pieces, so that what comes before a damaged place is known.
-        with lzma.open(BytesIO(data)) as file:
-            while piece := file.read1(_PIECE):
+        # In pieces, so that what comes before a damaged place is known. A file may hold several streams,
+        # with zeros behind them; lzma.open takes a damaged second one for the end.
+        while data:
+            stream = lzma.LZMADecompressor(lzma.FORMAT_XZ)
+            while not stream.eof:
+                piece, data = stream.decompress(data, _PIECE), b""
+                if not piece and not stream.eof and stream.needs_input:
+                    raise EOFError
                 content += piece
                 if len(content) > _MOST_BYTES:
-                    raise lzma.LZMAError(f"it unpacks to more than {_MOST_BYTES >> 20} MiB")
+                    raise InputError(f"it unpacks to more than {_MOST_BYTES >> 20} MiB", where=path)
+            data = stream.unused_data.lstrip(b"\0")
     except (EOFError, lzma.LZMAError) as error:
         problem = "it is cut short" if isinstance(error, EOFError) else f"it is damaged ({error})"
         line = content.count(b"\n") + 1

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal
 
 Kind = Literal["filtered", "overflow", "quota", "rate_limit", "key", "model", "passing", "request"]
@@ -309,5 +309,8 @@ def _of_words(text: str) -> float | None:
             return sum(float(number) * (unit or 0.0) for (number, _), unit in zip(parts, units, strict=True))
     for date_of in (email.utils.parsedate_to_datetime, datetime.fromisoformat):
         with suppress(ValueError, OverflowError):
-            return max(0.0, date_of(text).timestamp() - time.time())
+            date = date_of(text)
+            # HTTP's dates are in UTC, with or without a word for it.
+            date = date if date.tzinfo else date.replace(tzinfo=UTC)
+            return max(0.0, date.timestamp() - time.time())
     return None

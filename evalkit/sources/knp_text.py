@@ -52,7 +52,7 @@ def samples(knp: str) -> dict[str, Row]:
     from rhoknp import Document, Sentence
 
     whole, shorter = Document(), Document()
-    parts = [part for part in knp.split("\nEOS\n") if part.strip()]
+    parts = [part.strip("\r\n") for part in re.split(r"^EOS\s*$", knp, flags=re.MULTILINE) if part.strip()]
     whole.sentences = [Sentence.from_knp(f"{part}\nEOS\n", post_init=False) for part in parts]
     tags = [(base_phrase, base_phrase.rel_tags) for base_phrase in whole.base_phrases]
     # To resolve the relations takes as long as to parse the text, so each is resolved where it counts:

@@ -85,7 +85,7 @@ def _made(text: str, file: SourceFile, name: str) -> dict[str, Row]:
     try:
         return knp_text.samples(text)
     except (ValueError, IndexError, AssertionError) as error:
-        raise SourceError(f"not in KNP format: {error}", file, name) from None
+        raise SourceError(f"not in KNP format: {error}", file, name) from error
 
 
 @contextmanager

@@ -34,15 +34,17 @@ _TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 
 class Gains(NamedTuple):
-    """Where oneDNN's product, on a weight in its own layout, is faster than torch's default.
+    """Where oneDNN's product is faster than torch's default.
 
     Attributes:
-        many: for many rows.
-        few: for few rows, and not slower for many.
+        many: for many rows, on a weight in its own layout.
+        few: for few rows, on such a weight, and not much slower for many.
+        direct: for few rows, on a weight as it is.
     """
 
     many: bool
     few: bool
+    direct: bool = False
 
 
 def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -58,8 +60,10 @@ def gains(dtype: torch.dtype) -> Gains:
     if not _supported(dtype):
         return Gains(many=False, few=False)
     many, few = _gain(*_MANY, dtype), _gain(*_FEW, dtype)
-    found = Gains(many=many > _MANY_GAIN, few=few > _FEW_GAIN and many > _MANY_LOSS)
-    log.info("oneDNN's products in %s: %.2f times as fast for many rows, %.2f for few", dtype, many, few)
+    direct = _gain(*_FEW, dtype, packed=False)
+    found = Gains(many > _MANY_GAIN, few > _FEW_GAIN and many > _MANY_LOSS, direct > _FEW_GAIN)
+    text = "oneDNN's products in %s: %.2f times as fast for many rows, %.2f for few, %.2f unpacked"
+    log.info(text, dtype, many, few, direct)
     return found
 
 
@@ -72,10 +76,10 @@ def _supported(dtype: torch.dtype) -> bool:
     return dtype is torch.float32
 
 
-def _gain(rows: int, inputs: int, outputs: int, dtype: torch.dtype) -> float:
+def _gain(rows: int, inputs: int, outputs: int, dtype: torch.dtype, *, packed: bool = True) -> float:
     """How many times as fast as the default product oneDNN's is; the two take turns."""
     given, weight = torch.ones(rows, inputs, dtype=dtype), torch.ones(outputs, inputs, dtype=dtype)
-    laid_out = _reorder(weight)
+    laid_out = _reorder(weight) if packed else weight
     default, other = [], []
     for _ in range(1 + _TRIALS):
         default.append(_seconds(lambda: linear(given, weight)))
@@ -164,9 +168,9 @@ def speed_up(model: nn.Module) -> None:
         if type(module) is nn.Linear and "forward" not in vars(module):
             weight = module.weight
             gain = gains(weight.dtype) if weight.device.type == "cpu" else Gains(many=False, few=False)
-            if not any(gain):
-                continue
             pack = weight.data_ptr() not in shared
+            if not gain.many and not (gain.few if pack else gain.direct):
+                continue
             kind = (weight.shape, weight.dtype, pack)
             if kind not in agreed:
                 agreed[kind] = _agrees(weight, pack)

@@ -12,11 +12,11 @@ from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.progress import bar, phase, watch
 from evalkit.core.types import Completion, Request, Sampling
 from evalkit.core.words import t
-from evalkit.mtbench.answers import takes_system_message, with_system
 from evalkit.mtbench.judge.budget import EXPLANATION_TOKENS, Budget, Charge, token_counter
 from evalkit.mtbench.judge.calls import Asked, JudgeCall, JudgeReplies, open_key, replies_to, unanswered
 from evalkit.mtbench.judge.judges import Judge, open_service
 from evalkit.mtbench.judge.store import CLAIM_SECONDS, CachedReply, JudgmentStore
+from evalkit.mtbench.turns import takes_system_message, with_system
 from evalkit.services.ask_all import FAILURES_IN_A_ROW, NotYetError, ask_all
 from evalkit.services.client import ApiClient, ServiceError
 from evalkit.services.replies import Reply, chat_body

@@ -157,17 +157,18 @@ def resolve_judge(chosen: JudgeConfig | None, preset: Preset) -> Judge:
     """
     config = chosen or _own_judge(preset)
     refuse_keys("judge", config.api_key_env, config.parameters)
-    address = _address(config)
-    if config.kind is JudgeKind.azure:
-        model, service = config.deployment, f"azure:{public_address(address or '')}"
-        if not model:
-            raise InputError("judge=azure needs the name of a deployment", fix="judge.deployment=NAME")
-    else:
-        model, service = config.model, public_address(address) if address else "openai"
-        if not model:
-            raise InputError(f"judge={config.name} needs a model", fix="judge.model=NAME")
+    model = config.deployment if config.kind is JudgeKind.azure else config.model
+    if not model and config.kind is JudgeKind.azure:
+        raise InputError("judge=azure needs the name of a deployment", fix="judge.deployment=NAME")
+    if not model:
+        raise InputError(f"judge={config.name} needs a model", fix="judge.model=NAME")
     if config.kind is JudgeKind.local:
         service = "local"
+    elif config.kind is JudgeKind.azure:
+        service = f"azure:{public_address(_address(config) or '')}"
+    else:
+        address = _address(config)
+        service = public_address(address) if address else "openai"
     name = config.model or model
     price = price_of(name, load_prices(Path(config.prices).expanduser() if config.prices else None))
     if config.max_cost is not None and price is None and config.kind is not JudgeKind.local:

@@ -213,7 +213,7 @@ def _ask(command: Sequence[str]) -> list[str]:
     try:
         ended = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise QueueError(reason(error)) from None
+        raise QueueError(reason(error)) from error
     if ended.returncode:
         raise QueueError(slurm_text(ended.stderr) or f"{command[0]} ended with {ended.returncode}")
     return ended.stdout.split("\n")[:-1]
@@ -290,7 +290,11 @@ class SubmittedJob:
         # SLURM's own signal at the end of the time.
         over = said.get("Reason") == "TimeLimit"
         # A job that is cancelled would come back, one that was preempted comes back anyway.
-        if said.get("Requeue") == "0" or not (over or said.get("JobState", "RUNNING") == "RUNNING"):
+        if not (over or said.get("JobState", "RUNNING") == "RUNNING"):
+            return
+        if said.get("Requeue") == "0":
+            if time_is_up or over:
+                replace(job, why="its time is up, and it may not be requeued").write(path)
             return
         if said.get("PreemptTime", "")[:1].isdigit():
             why = "SLURM preempts this job"
@@ -305,10 +309,14 @@ class SubmittedJob:
         else:
             return
         print(f"{why}: what is finished is kept, the job goes back into the queue", flush=True)
-        try:
-            _until_answered(lambda: environment._requeue(self.most - job.timeouts))
-        except (OSError, subprocess.SubprocessError) as error:
+
+        def failed(error: Exception) -> None:
+            # At once: the job may be ended while it asks again.
             replace(job, why=f"{why}, and SLURM does not requeue it: {reason(error)}").write(path)
+
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            _until_answered(lambda: environment._requeue(self.most - job.timeouts), failed)
+            job.write(path)
 
 
 def _said_about(environment: Any) -> dict[str, str]:
@@ -322,14 +330,19 @@ def _said_about(environment: Any) -> dict[str, str]:
     return dict(word.split("=", 1) for word in " ".join(lines).split() if "=" in word)
 
 
-def _until_answered(ask: Callable[[], _Answer]) -> _Answer:
-    """Asks again while SLURM fails to answer."""
+def _until_answered(
+    ask: Callable[[], _Answer], failed: Callable[[Exception], object] | None = None
+) -> _Answer:
+    """Asks again while SLURM fails to answer; `failed` gets each error."""
     deadline = time.monotonic() + ANSWER_SECONDS
     while True:
         try:
             return ask()
         except (QueueError, OSError, subprocess.SubprocessError) as error:
-            if time.monotonic() >= deadline:
+            if failed is not None:
+                failed(error)
+            # Without SLURM's commands, as in a container, nothing ever answers.
+            if time.monotonic() >= deadline or isinstance(error.__cause__ or error, FileNotFoundError):
                 raise
             print(f"SLURM does not answer: {reason(error)}", flush=True)
             time.sleep(FIRST_QUESTION)

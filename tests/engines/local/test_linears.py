@@ -17,7 +17,7 @@ from evalkit.engines.local.probe import FAST_LINEARS, PACKED
 from tests.engines.models import local_engine, save_model
 
 BOTH = Gains(many=True, few=True)
-FEW = Gains(many=False, few=True)
+FEW = Gains(many=False, few=True, direct=True)
 
 
 def gaining(monkeypatch: pytest.MonkeyPatch, gains: Gains) -> None:

@@ -410,8 +410,8 @@ def test_a_turn_that_is_too_long_marks_the_judged_run(
 
 def test_mt_bench_without_a_tokenizer(tmp_path: Path, cache: Path) -> None:
     """A commercial model: no file of it is here."""
-    from evalkit.mtbench.answers import answer_rules
     from evalkit.mtbench.presets import LengthRule, load_preset
+    from evalkit.mtbench.turns import answer_rules
     from tests.mtbench.little_bench import make_bench
 
     bench = make_bench(tmp_path, 1)

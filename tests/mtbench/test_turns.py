@@ -16,7 +16,11 @@ from evalkit.core.errors import InputError
 from evalkit.core.text import text_sha256
 from evalkit.core.types import Completion, Message
 from evalkit.engines.local.chat_template import render_chat
-from evalkit.mtbench.answers import (
+from evalkit.mtbench.books import Books, pinned_files
+from evalkit.mtbench.fastchat import CATEGORIES, Question
+from evalkit.mtbench.folder import MtBenchFolder, turn_id
+from evalkit.mtbench.presets import LengthRule, load_preset
+from evalkit.mtbench.turns import (
     AnswerRules,
     answer_rules,
     answered,
@@ -26,10 +30,6 @@ from evalkit.mtbench.answers import (
     takes_system_message,
     with_system,
 )
-from evalkit.mtbench.books import Books, pinned_files
-from evalkit.mtbench.fastchat import CATEGORIES, Question
-from evalkit.mtbench.folder import MtBenchFolder, turn_id
-from evalkit.mtbench.presets import LengthRule, load_preset
 from evalkit.records.run_folder import SampleRecord
 from evalkit.tasks.thoughts import Thoughts
 from tests.engines.models import save_model
