@@ -176,7 +176,7 @@ def _content(path: Path) -> bytes:
     try:
         # In pieces, so that what comes before a damaged place is known. A file may hold several streams,
         # with zeros behind them; lzma.open takes a damaged second one for the end.
-        while data:
+        while data or not content:
             stream = lzma.LZMADecompressor(lzma.FORMAT_XZ)
             while not stream.eof:
                 piece, data = stream.decompress(data, _PIECE), b""

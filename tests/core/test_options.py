@@ -203,6 +203,9 @@ def test_datasets_and_task_files_are_a_suite(value: str) -> None:
             "-m model=1.8b,13b offline=true suite=nli",
         ),
         ("leaderboard r --reference llm-jp-3 --out o", "--out is out=", "r --reference=llm-jp-3 out=o"),
+        ("compare --verbose results/A results/B", "--verbose is not", "evalkit compare results/A results/B"),
+        ("leaderboard --log_samples results", "--log_samples is not needed", "evalkit leaderboard results"),
+        ("judge run=x --model openai-completions", "--model is judge=", "run=x judge=openai-completions"),
         (
             "--apply_chat_template --model",
             "--apply_chat_template is suite.chat=",

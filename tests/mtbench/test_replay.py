@@ -337,10 +337,12 @@ def test_english_logs_are_known_by_their_ids(
     assert replay(capsys, *words, "language=ja", f"out={tmp_path / 'no'}")[0] == 2
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
 def test_the_bundled_log_is_an_example_and_says_so(
-    tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+    mirrored: bool, bench: Bench, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, shown = replay(capsys, "judgments=example", f"out={tmp_path / 'run'}", "offline=true")
+    words = [f"mirror={bench.mirror}"] if mirrored else ["offline=true"]
+    code, shown = replay(capsys, "judgments=example", f"out={tmp_path / 'run'}", *words)
     assert code == 0, shown
     assert "preset example (made up)" in shown and "example-judge" in shown
     assert "16 of 16 scores equal" in shown and "16 of 16 prompts equal" in shown

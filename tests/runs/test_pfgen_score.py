@@ -110,6 +110,9 @@ def test_bad_answers_are_one_message_with_the_line_and_nothing_is_written(
         (xz, packed[: len(packed) // 2], (f"{xz}, line ", "it is cut short")),
         (xz, b"", (f"{xz}, line 1", "it is cut short")),
         (xz, b"no xz" * 9, (f"{xz}, line 1", "it is damaged")),
+        # What follows a whole stream is not its end.
+        (xz, packed + packed[:30], (f"{xz}, line ", "it is cut short")),
+        (xz, packed + b"garbage", (f"{xz}, line ", "not a whole xz file")),
         (file, lines([*rows, ("質問7？", "は")]), (f"{file}, line 13", "no question of pfgen: '質問7？'")),
         (file, lines(rows[2:]), (f"{file}, line 10", "question Q01 (質問1？) has no answer")),
         (file, lines(rows[:-1]), (f"{file}, line 11", "question Q06 (質問6？) has 1 of 2 answers")),

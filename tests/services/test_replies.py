@@ -337,6 +337,18 @@ def test_the_pause_of_headers(headers: dict[str, str], pause: float | None) -> N
     assert found is None if pause is None else found == pytest.approx(pause)
 
 
+@pytest.mark.parametrize("zone", ["", " GMT", " -0000", " +0900"])
+def test_a_date_without_a_zone_is_utc(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    ahead = 9 * 3600 if zone == " +0900" else 0
+    text = time.strftime("%a, %d %b %Y %H:%M:%S", time.gmtime(time.time() + 100 + ahead)) + zone
+    found = retry_after({"retry-after": text})
+    monkeypatch.undo()
+    time.tzset()
+    assert found == pytest.approx(100, abs=3)
+
+
 @pytest.mark.parametrize(
     ("headers", "body", "pause"),
     [

@@ -162,6 +162,7 @@ SILENT = QueueError("Unable to contact slurm controller")
         (False, 0, RUNNING + "None", False, "stopped"),
         (False, 0, PREEMPTED, True, "stopped"),
         (False, 0, PREEMPTED.replace("Requeue=1", "Requeue=0"), False, "stopped"),
+        (True, 0, RUNNING.replace("Requeue=1", "Requeue=0"), False, "its time is up, and it may not be"),
         (False, 0, PREEMPTED.replace("RUNNING", "COMPLETING"), False, "stopped"),
         (True, 0, "JobId=7 JobState=COMPLETING Reason=None PreemptTime=None", False, "stopped"),
         (False, 0, "JobId=7 JobState=COMPLETING Reason=TimeLimit PreemptTime=None", True, "stopped"),
@@ -220,6 +221,22 @@ def test_a_refused_requeue_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     environment = SimpleNamespace(cluster="local", _requeue=refuse)
     SubmittedJob(lambda path: 0, 2)._requeue(path, environment, time_is_up=True)
     assert "SLURM does not requeue it" in Job.read(path).why
+
+
+def test_without_slurms_commands_nothing_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    path = tmp_path / "job.json"
+    replace(JOB, code=130, why="stopped").write(path)
+
+    def requeue(left: int) -> None:
+        subprocess.check_call(["scontrol", "requeue", "7"])
+
+    environment = SimpleNamespace(cluster="slurm", job_id="7", _requeue=requeue)
+    SubmittedJob(lambda path: 0, 2)._requeue(path, environment, time_is_up=True)
+    assert "SLURM does not requeue it" in Job.read(path).why
+    assert "SLURM does not answer" not in capsys.readouterr().out
 
 
 def test_a_command_that_fails_is_a_queue_error() -> None:
