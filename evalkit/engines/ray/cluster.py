@@ -4,6 +4,7 @@ A Ray that evalkit starts binds to the loopback address, needs a secret of this 
 dashboard, sends no usage statistics and leaves no files.
 """
 
+import logging
 import os
 import secrets
 import shutil
@@ -22,6 +23,8 @@ from tenacity import Retrying, retry_if_exception_message, stop_after_attempt
 from evalkit.core.config import Dtype, EngineConfig
 from evalkit.core.errors import EvalkitError, InputError, InterruptedRunError, foreign
 
+log = logging.getLogger(__name__)
+
 # Only completions in transit are in Ray's object store: the smallest it accepts is enough.
 _STORE_BYTES = 100 << 20
 # More threads than this speed a model up less than another worker does.
@@ -30,7 +33,9 @@ _MOST_THREADS = 8
 _SHARE_OF_A_CPU = 0.001
 # Ray's own processes must start within 30 s, which fails on a busy machine; then it is tried again.
 _ATTEMPTS = 3
-_TOO_SLOW = "(?s).*(timed out|Initialization failure)"
+_TOO_SLOW = "(?is).*(timed out|initialization failure)"
+# The names of sockets must be short: a longer temporary folder has no room for Ray's.
+_LONGEST_FOLDER = 22
 # Ray reads these when it is imported or started.
 _OWN_SETTINGS = {
     "RAY_AUTH_MODE": "token",
@@ -86,14 +91,8 @@ def plan(engine: EngineConfig, device: str, nodes: Sequence[Node], memory: int) 
     """The plan for the options and the present nodes; a worker needs `memory` bytes of main memory.
 
     Raises:
-        InputError: options that contradict each other, or no node has room for a worker.
+        InputError: no node has room for a worker.
     """
-    if engine.gpus_per_worker > 1 and engine.device_map is None:
-        raise InputError(
-            f"a worker of {engine.gpus_per_worker} GPUs needs its model spread over them",
-            where="option engine.gpus_per_worker",
-            fix="add engine.device_map=auto",
-        )
     wanted = engine.num_workers
     if device == "cuda":
         made = WorkerPlan(0, engine.gpus_per_worker, engine.threads, wanted, memory)
@@ -122,11 +121,20 @@ def workers_device(engine: EngineConfig) -> str:
     """The workers' device, cuda or cpu; asks the cluster if there is one.
 
     Raises:
-        InputError: Ray is not installed, or `engine.device` names a single card.
+        InputError: Ray is not installed, or not with what `engine.address` needs; options that
+            contradict each other.
         EvalkitError: there is no cluster at `engine.address`.
     """
     if find_spec("ray") is None:
         raise InputError("Ray is not installed", where="option engine=ray", fix="pip install 'evalkit[ray]'")
+    if str(engine.address).startswith("ray://") and find_spec("grpc") is None:
+        raise InputError("ray:// needs grpc", where="option engine.address", fix="pip install 'ray[client]'")
+    if engine.gpus_per_worker > 1 and engine.device_map is None:
+        raise InputError(
+            f"a worker of {engine.gpus_per_worker} GPUs needs its model spread over them",
+            where="option engine.gpus_per_worker",
+            fix="add engine.device_map=auto",
+        )
     name = engine.device
     if name in ("cpu", "cuda"):
         return name
@@ -156,39 +164,52 @@ def connect(engine: EngineConfig) -> None:
     """Connects to `engine.address`, or starts a Ray of this machine; keeps a connection there is.
 
     Raises:
-        InputError: Ray, or what it needs for ray:// addresses, is not installed.
+        InputError: Ray cannot be imported.
         EvalkitError: there is no cluster, it runs another version of Ray or Python, or Ray cannot be
             started here.
     """
     if _connected():
         return
-    options: dict[str, Any] = {"address": engine.address}
     fix = "ray status says whether a cluster runs there; engine.address=null starts one here"
     if engine.address is None:
-        import torch
-
-        os.environ.update(_OWN_SETTINGS)
-        # Ray's sockets lie there, and the names of sockets must be short.
-        folder = tempfile.mkdtemp(prefix="evalkit-ray-", dir="/tmp")
-        _begun.callback(shutil.rmtree, folder, ignore_errors=True)
-        options = {
-            "address": "local",
-            # The CPUs this process may use, where the system tells.
-            "num_cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
-            "num_gpus": torch.cuda.device_count(),
-            "include_dashboard": False,
-            "object_store_memory": _STORE_BYTES,
-            "_temp_dir": folder,
-        }
         fix = "is the machine overloaded, or its disk full? Else engine=local"
     where = engine.address or "this machine"
     with foreign("no connection to Ray", where=where, fix=fix, raises=EvalkitError), _our_sigterm():
-        import ray
+        options: dict[str, Any] = {"address": engine.address} if engine.address else _own()
+        with foreign("Ray cannot be used", where="option engine=ray", fix="pip install 'evalkit[ray]'"):
+            import ray
 
         _begun.callback(ray.shutdown)
-        slow = retry_if_exception_message(match=_TOO_SLOW)
-        retrying = Retrying(retry=slow, stop=stop_after_attempt(_ATTEMPTS), reraise=True)
+        retrying = Retrying(
+            retry=retry_if_exception_message(match=_TOO_SLOW),
+            stop=stop_after_attempt(_ATTEMPTS),
+            before_sleep=lambda _: log.warning("Ray did not start in time; it is tried again"),
+            reraise=True,
+        )
         retrying(ray.init, log_to_driver=False, logging_level="ERROR", **options)
+
+
+def _own() -> dict[str, Any]:
+    """The environment and folder, until `close`, and the options for a Ray of this machine."""
+    import torch
+
+    # The last callback is the first: our settings go, then what was there comes back.
+    _begun.callback(os.environ.update, {k: v for k, v in os.environ.items() if k in _OWN_SETTINGS})
+    for name in _OWN_SETTINGS:
+        _begun.callback(os.environ.pop, name, None)
+    os.environ.update(_OWN_SETTINGS)
+    parent = tempfile.gettempdir() if len(tempfile.gettempdir()) <= _LONGEST_FOLDER else "/tmp"
+    folder = tempfile.mkdtemp(prefix="evalkit-", dir=parent)
+    _begun.callback(shutil.rmtree, folder, ignore_errors=True)
+    return {
+        "address": "local",
+        # The CPUs this process may use, where the system tells.
+        "num_cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "num_gpus": torch.cuda.device_count(),
+        "include_dashboard": False,
+        "object_store_memory": _STORE_BYTES,
+        "_temp_dir": folder,
+    }
 
 
 @contextmanager

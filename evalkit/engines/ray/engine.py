@@ -11,7 +11,7 @@ from typing import Any
 
 from evalkit import __version__
 from evalkit.core.config import BosRule, Dtype, EngineConfig
-from evalkit.core.errors import EvalkitError
+from evalkit.core.errors import EvalkitError, is_out_of_memory, reason
 from evalkit.core.types import Completion, Request
 from evalkit.engines.base import Engine, distinct
 from evalkit.engines.local.loading import check_files
@@ -30,9 +30,11 @@ _SMALLEST_CHUNK = 8
 _PARTS = 4
 # After this many deaths a request that was alone with its worker is the cause.
 _DEATHS_OF_A_REQUEST = 3
-# How often Ray restarts a worker, and how often it repeats a load whose process died.
-_RESTARTS, _LOAD_RETRIES = 10, 3
+# A worker is given up after this many deaths without a completion in between, or this many failed loads.
+_DEATHS_OF_A_WORKER, _FAILED_LOADS = 10, 4
 _TICK_SECONDS = 1.0
+# So long nobody may be ready before there is a warning.
+_PATIENCE_SECONDS = 60.0
 # How often the cluster is asked for its machines.
 _NODES_SECONDS = 3.0
 
@@ -63,23 +65,27 @@ class WorkList:
         size = max(_SMALLEST_CHUNK, -(-len(self._queue) // (2 * workers))) // _PARTS**deaths
         return [self._queue.popleft() for _ in range(min(max(1, size), len(self._queue)))]
 
-    def failed(self, left: Sequence[Request], reason: str) -> None:
-        """Hands out what a dead worker had not answered again, after all others."""
+    def failed(self, left: Sequence[Request], why: str) -> bool:
+        """Hands out what a dead worker had not answered again, after all others; False: it is given up."""
         self._deaths.update(request.id for request in left)
         if len(left) == 1 and self._deaths[left[0].id] >= _DEATHS_OF_A_REQUEST:
-            self.given_up.append((left[0], reason))
-        else:
-            self._queue.extend(left)
+            self.given_up.append((left[0], why))
+            return False
+        self._queue.extend(left)
+        return True
 
 
 @dataclass(eq=False)
 class RayWorker:
-    """One worker as the driver sees it; Ray restarts its process when it dies."""
+    """One worker as the driver sees it; when its actor dies it gets a new one."""
 
     number: int
-    actor: Any
+    actor: Any = None
     # None until the model is loaded.
     ready: Ready | None = None
+    # In a row: without a completion, without a load that succeeded.
+    deaths: int = 0
+    failed_loads: int = 0
     # By id, what it has to answer.
     left: dict[str, Request] = field(default_factory=dict)
 
@@ -90,7 +96,7 @@ class RayWorker:
 class RayEngine(Engine):
     """Hands requests to workers in chunks and yields their completions as they come.
 
-    Ray restarts a worker that dies; its unanswered requests go to another one. Machines may join or
+    A worker that dies starts again; its unanswered requests go to another one. Machines may join or
     leave. Every request has its own seed, so completions do not depend on the worker that makes them.
 
     Its arguments are those of `build_engine`.
@@ -121,6 +127,7 @@ class RayEngine(Engine):
         self._calls: dict[Future[Report], RayWorker] = {}
         self._logged: set[str] = set()
         self._nodes_seen = float("-inf")
+        self._ready_seen = time.monotonic()
         try:
             cluster.connect(options)
             nodes = cluster.nodes()
@@ -131,7 +138,6 @@ class RayEngine(Engine):
                 num_cpus=self._plan.cpus,
                 num_gpus=self._plan.gpus,
                 scheduling_strategy="SPREAD",
-                max_restarts=_RESTARTS,
             )
             settings = {
                 "options": replace(options, name="local", device=device, threads=self._plan.threads),
@@ -176,11 +182,11 @@ class RayEngine(Engine):
             for worker in self._workers:
                 worker.left = {}
         if work.given_up:
-            request, reason = work.given_up[0]
+            request, why = work.given_up[0]
             others = len(work.given_up) - 1
             raise EvalkitError(
                 f"every worker that tries to answer this sample{f' (and {others} others)' * bool(others)} "
-                f"dies: {reason}",
+                f"dies: {why}",
                 where=request.id,
                 fix="engine.batch_size=1, dtype=bfloat16 or a larger machine; all other samples are kept",
             )
@@ -209,15 +215,16 @@ class RayEngine(Engine):
             return
         nodes = cluster.nodes()
         self._nodes_seen = time.monotonic()
-        self._machines, self._wanted = len(nodes), self._plan.wanted(nodes)
+        # One may wait for a machine.
+        self._machines, self._wanted = len(nodes), max(1, self._plan.wanted(nodes))
         while len(self._workers) < self._wanted:
-            actor = self._new_actor(workers_here=-(-self._wanted // self._machines))
-            self._workers.append(RayWorker(len(self._workers) + 1, actor))
+            self._workers.append(RayWorker(len(self._workers) + 1))
             self._load(self._workers[-1])
 
     def _load(self, worker: RayWorker) -> None:
-        worker.ready = None
-        self._call(worker, worker.actor.load.options(max_task_retries=_LOAD_RETRIES).remote())
+        # Not a restart by Ray, which a call may overtake: the process it kills would answer it.
+        worker.actor = self._new_actor(workers_here=-(-self._wanted // self._machines))
+        self._call(worker, worker.actor.load.remote())
 
     def _call(self, worker: RayWorker, reference: Any) -> None:
         self._calls[reference.future()] = worker
@@ -231,6 +238,15 @@ class RayEngine(Engine):
         # Not ray.wait, which swallows a signal's exception, and not Ray's ActorPool, which waits by
         # it and does not tell which actor an exception came from.
         arrived, _ = wait(self._calls, timeout=_TICK_SECONDS, return_when=FIRST_COMPLETED)
+        if any(worker.ready for worker in self._workers):
+            self._ready_seen = time.monotonic()
+        elif time.monotonic() - self._ready_seen > _PATIENCE_SECONDS:
+            log.warning(
+                "no worker is ready after a minute: the model still loads, or the cluster has no free %s for "
+                "a worker (ray status tells who has them)",
+                "GPUs" if self._plan.gpus else "CPUs",
+            )
+            self._ready_seen = float("inf")
         for call in arrived:
             worker = self._calls.pop(call)
             if (error := call.exception()) is not None:
@@ -247,6 +263,7 @@ class RayEngine(Engine):
                 # The `generate` of this slice was closed.
                 continue
             new = [one for one in report.completions if worker.left.pop(one.id, None)]
+            worker.deaths = 0 if new else worker.deaths
             if worker.left and report.error is None:
                 self._call(worker, worker.actor.answer.remote([]))
             yield from new
@@ -254,7 +271,7 @@ class RayEngine(Engine):
                 self._refused(worker, report.error)
 
     def _loaded(self, worker: RayWorker, ready: Ready) -> None:
-        worker.ready = ready
+        worker.ready, worker.failed_loads = ready, 0
         self._first = self._first or ready
         log.info("%s is ready (process %d)", worker, ready.pid)
         names = ("torch", "transformers", "device_name", "way")
@@ -263,8 +280,9 @@ class RayEngine(Engine):
             log.warning("%s has %s, the first %s: outputs may differ in the last bits", worker, other, usual)
 
     def _refused(self, worker: RayWorker, error: EvalkitError) -> None:
-        """A worker that cannot load the model does not end the work of others that have loaded it."""
-        if worker.ready or not any(other.ready for other in self._workers):
+        """A worker that cannot load the model does not end the work of others, if it was ever loaded."""
+        others = any(other.ready or other in self._calls.values() for other in self._workers)
+        if worker.ready or self._first is None or not others:
             raise error
         # The worker keeps its place: no other one is started for it.
         log.warning("%s is left out: %s", worker, error)
@@ -272,24 +290,41 @@ class RayEngine(Engine):
     def _died(self, worker: RayWorker, error: BaseException, work: WorkList) -> None:
         import ray
 
-        # Ray's last line has the reason, or is the last line of a traceback.
-        reason = str(error).strip().rpartition("\n")[2]
-        if worker.ready is None:
-            problem = EvalkitError(
-                f"a worker cannot start: {reason}",
-                where="engine=ray",
-                fix="every machine needs evalkit[ray] in the same version, memory for the model (fewer "
-                "workers: engine.num_workers) and the RAY_AUTH_MODE of the cluster",
-            )
-            self._refused(worker, problem)
+        name, why = str(worker), _cause(error)
+        if worker.ready:
+            # A request that is given up was the cause.
+            worker.deaths = worker.deaths + 1 if work.failed(list(worker.left.values()), why) else 1
+            problem, again = f"died {worker.deaths} times in a row", worker.deaths < _DEATHS_OF_A_WORKER
+        else:
+            worker.failed_loads += 1
+            # What the first load raised would come again.
+            raised = isinstance(error, ray.exceptions.RayTaskError)
+            most = 1 if raised and not worker.deaths else _FAILED_LOADS
+            problem, again = "cannot start", worker.failed_loads < most
+        worker.left, worker.ready = {}, None
+        if not isinstance(error, ray.exceptions.ActorDiedError):
+            # After an exception the process, or its GPU, may be in any state.
+            ray.kill(worker.actor)
+        if again:
+            log.warning("%s died: %s", name, why)
+            self._load(worker)
             return
-        log.warning("%s died: %s", worker, reason)
-        work.failed(list(worker.left.values()), reason)
-        worker.left = {}
-        if isinstance(error, ray.exceptions.RayTaskError):
-            # An unknown exception may leave the process, or its GPU, in any state.
-            ray.kill(worker.actor, no_restart=False)
-        self._load(worker)
+        fix = (
+            "every machine needs evalkit[ray] in the same version, memory for the model (fewer workers: "
+            "engine.num_workers) and the RAY_AUTH_MODE of the cluster"
+        )
+        self._refused(worker, EvalkitError(f"a worker {problem}: {why}", where="engine=ray", fix=fix))
+
+
+def _cause(error: BaseException) -> str:
+    """Why a worker died, on one line."""
+    import ray
+
+    if isinstance(error, ray.exceptions.RayTaskError):
+        return reason(error.cause)
+    # Of exhausted memory a table of processes follows; else the reason is last, or a traceback's last line.
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0 if is_out_of_memory(error) else -1]
 
 
 def _need(resolved: ResolvedModel) -> int:

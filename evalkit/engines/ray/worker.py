@@ -71,7 +71,7 @@ class Worker:
         logger = logging.getLogger("evalkit")
         logger.setLevel(logging.INFO)
         logger.addHandler(self._log)
-        self._running: Iterator[Completion] | None = None
+        self._running: Iterator[Completion] = iter(())
 
     def load(self) -> Report:
         """Loads the model."""
@@ -91,8 +91,6 @@ class Worker:
         try:
             if chunk:
                 self._running = self._engine.generate(chunk)
-            if self._running is None:
-                raise RuntimeError("Ray restarted the process between two slices of a chunk")
             for completion in self._running:
                 done.append(completion)
                 if time.monotonic() > end:

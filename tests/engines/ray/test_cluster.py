@@ -1,9 +1,14 @@
-"""How many workers, with how many CPUs, GPUs and threads."""
+"""How many workers, with how many CPUs, GPUs and threads; and what a Ray of this machine leaves behind."""
+
+import os
+import sys
+from pathlib import Path
 
 import pytest
 
 from evalkit.core.config import EngineConfig
 from evalkit.core.errors import InputError
+from evalkit.engines.ray import cluster
 from evalkit.engines.ray.cluster import Node, plan
 
 GB = 1 << 30
@@ -61,7 +66,6 @@ def test_a_cluster_may_grow_to_the_number_of_workers() -> None:
 @pytest.mark.parametrize(
     ("changes", "device", "message"),
     [
-        ({"gpus_per_worker": 2}, "cuda", "spread over them"),
         ({"gpus_per_worker": 2, "device_map": "auto"}, "cuda", "has 2 GPUs"),
         ({}, "cuda", "has 1 GPUs"),
         ({"num_workers": 2}, "cuda", "has 2 GPUs"),
@@ -73,3 +77,26 @@ def test_options_that_cannot_be_met(changes: dict[str, object], device: str, mes
     nodes = [node(0)] if device == "cpu" else [node(8, 1)] if changes else [node(8)]
     with pytest.raises(InputError, match=message):
         plan(options(**changes), device, nodes, GB)
+
+
+def test_several_gpus_need_a_device_map_before_anything_is_started() -> None:
+    with pytest.raises(InputError, match="spread over them"):
+        cluster.workers_device(options(gpus_per_worker=2))
+
+
+def test_a_ray_of_this_machine_leaves_no_settings_and_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    before = dict(os.environ)
+    for parent, used in (("/var/tmp", "/var/tmp"), ("/var/tmp" + "/a" * 50, "/tmp")):
+        monkeypatch.setattr("tempfile.tempdir", parent)
+        folder = Path(cluster._own()["_temp_dir"])
+        assert (str(folder.parent), os.environ["RAY_AUTH_MODE"]) == (used, "token")
+        cluster.close()
+        assert not folder.exists() and dict(os.environ) == before
+
+
+def test_a_ray_that_cannot_be_imported_is_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match="Ray cannot be used"):
+        cluster.connect(options(address="auto"))

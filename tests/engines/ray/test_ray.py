@@ -14,9 +14,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -27,7 +28,9 @@ from evalkit.core.errors import EvalkitError, FetchError, InputError, RunLockedE
 from evalkit.core.types import Completion, Request, Sampling
 from evalkit.engines import engine_family, resolve_dtype
 from evalkit.engines.models import resolve
-from evalkit.engines.ray.engine import RayEngine, RayWorker, WorkList
+from evalkit.engines.ray import cluster
+from evalkit.engines.ray.cluster import Node, WorkerPlan
+from evalkit.engines.ray.engine import RayEngine, RayWorker, WorkList, _cause
 from evalkit.engines.ray.worker import Ready, Worker, on_this_machine
 from tests.engines.models import save_model
 from tests.tiny import engine_of
@@ -240,7 +243,7 @@ def test_what_a_killed_worker_had_not_answered_goes_to_another(
     done.extend(stream)
     assert by_id(done) == expected
     wait_for(engine, 2)
-    assert victim.ready is not None and victim.ready.pid != killed, "Ray restarted it"
+    assert victim.ready is not None and victim.ready.pid != killed, "it has another process"
 
 
 def test_a_closed_stream_leaves_nothing_behind(engine: RayEngine, expected: dict[str, Completion]) -> None:
@@ -271,22 +274,25 @@ def test_when_ray_itself_dies_the_run_ends_and_does_not_wait(
 def test_a_request_that_kills_its_workers_is_named_when_all_others_are_done(
     engine: RayEngine, expected: dict[str, Completion], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import ray
+
+    killed = Mock(wraps=ray.kill)
+    monkeypatch.setattr("ray.kill", killed)
     call = engine._call
 
     def deadly(worker: RayWorker, reference: Any) -> None:
-        call(worker, reference)
-        if "r7" in worker.left:
-            assert worker.ready is not None
-            os.kill(worker.ready.pid, signal.SIGKILL)
+        # An exception that evalkit does not know: the process lives, nobody knows in which state.
+        call(worker, worker.actor.answer.remote(7) if "r7" in worker.left else reference)
 
     monkeypatch.setattr(engine, "_call", deadly)
     # One death is enough, since each costs the start of a process; the requests come one by one.
     monkeypatch.setattr("evalkit.engines.ray.engine._DEATHS_OF_A_REQUEST", 1)
     monkeypatch.setattr("evalkit.engines.ray.engine._SMALLEST_CHUNK", 1)
     done: list[Completion] = []
-    with pytest.raises(EvalkitError, match=r"(?s)every worker that tries .* dies.*r7"):
+    with pytest.raises(EvalkitError, match=r"(?s)every worker that tries .* dies.*not iterable.*r7"):
         done.extend(engine.generate(REQUESTS[7:9]))
     assert by_id(done) == {"r8": expected["r8"]}
+    assert killed.call_count == 1
 
 
 def worker_of(model: ModelConfig, version: str = __version__) -> Worker:
@@ -310,24 +316,93 @@ def test_an_error_of_the_load_is_the_same_message_too(own_logger: None) -> None:
     assert other is not None and "the first 0.0.1" in str(other)
 
 
-def test_a_process_that_ray_restarted_in_the_middle_of_a_chunk_says_so(own_logger: None) -> None:
-    with pytest.raises(RuntimeError, match="restarted"):
-        worker_of(RANDOM).answer([])
-
-
 def test_a_worker_that_cannot_load_the_model_is_left_out_when_others_have_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    engine = object.__new__(RayEngine)
-    first, second = engine._workers = [RayWorker(1, None), RayWorker(2, None)]
+    engine = without_ray(2)
+    first, second = engine._workers
     error = EvalkitError("this machine has other files")
     with pytest.raises(EvalkitError, match="other files"):
         engine._refused(second, error)
-    first.ready = Ready("here", 1, {})
+    engine._first = first.ready = Ready("here", 1, {})
     engine._refused(second, error)
     assert "worker 2 is left out: this machine has other files" in caplog.text
     with pytest.raises(EvalkitError, match="other files"):
         engine._refused(first, error)
+
+
+def without_ray(workers: int) -> RayEngine:
+    engine = object.__new__(RayEngine)
+    engine._workers = [RayWorker(number + 1) for number in range(workers)]
+    engine._calls, engine._plan = {}, WorkerPlan(0, 1, None, None, 1)
+    engine._nodes_seen = engine._ready_seen = float("-inf")
+    return engine
+
+
+def test_a_worker_is_given_up_after_deaths_in_a_row(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from ray.exceptions import ActorDiedError, RayTaskError
+
+    engine, work, here = without_ray(2), WorkList(()), Ready("here", 1, {})
+    first, second = engine._workers
+    monkeypatch.setattr(engine, "_load", lambda worker: engine._calls.setdefault(Future(), worker))
+    monkeypatch.setattr("ray.kill", lambda actor: None)
+    engine._first = here
+    # Each request that kills is given up after three deaths: they do not add up.
+    many = WorkList([])
+    for request in REQUESTS[:20]:
+        for _ in range(3):
+            first.ready, first.left = here, {request.id: request}
+            engine._died(first, ActorDiedError(), many)
+    assert len(many.given_up) == 20 and first.deaths == 1
+    engine._calls = {}
+    engine._load(second)
+    for _ in range(9):
+        first.ready = here
+        engine._died(first, ActorDiedError(), work)
+    assert "worker 1 is left out: a worker died 10 times in a row" in caplog.text, "the second still loads"
+    for _ in range(3):
+        engine._died(second, ActorDiedError(), work)
+    engine._calls = {}
+    with pytest.raises(EvalkitError, match="a worker cannot start: The actor died"):
+        engine._died(second, ActorDiedError(), work)
+    with pytest.raises(EvalkitError, match="a worker cannot start: no such file"):
+        engine._died(RayWorker(3), RayTaskError("load", "", ValueError("no such file"), "", 1, "here"), work)
+
+
+def test_the_reason_of_a_death() -> None:
+    from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
+
+    raised = RayTaskError("answer", "a\ntraceback", ValueError("not this\nmodel"), "", 1, "here")
+    assert _cause(raised) == _cause(raised.as_instanceof_cause()) == "not this model"
+    assert _cause(OutOfMemoryError("The task was killed: memory is low\nPID MEM\n1 2")).endswith("is low")
+    assert _cause(ActorDiedError()) == "The actor died unexpectedly before finishing this task."
+
+
+def test_when_nobody_is_ready_for_long_there_is_one_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = without_ray(1)
+    for _ in range(2):
+        list(engine._receive(WorkList(())))
+    assert caplog.text.count("the cluster has no free GPUs for a worker (ray status") == 1
+    # All machines with GPUs have left: their workers wait for others.
+    monkeypatch.setattr("evalkit.engines.ray.cluster.nodes", lambda: [Node(8, 0, 1)])
+    engine._add_workers()
+    assert (engine._wanted, len(engine._workers)) == (1, 1)
+
+
+def test_a_ray_that_starts_too_slowly_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    outcomes = [TimeoutError("Timed out after 30 seconds while waiting for node to startup."), None]
+    monkeypatch.setattr("ray.init", Mock(side_effect=outcomes))
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    monkeypatch.setattr(cluster, "_connected", lambda: False)
+    cluster.connect(EngineConfig(name="ray", address="auto"))
+    cluster.close()
+    assert caplog.text.count("it is tried again") == 1
 
 
 def test_errors_travel_between_processes() -> None:

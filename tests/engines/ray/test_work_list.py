@@ -54,7 +54,8 @@ def test_only_the_request_that_kills_is_given_up() -> None:
         ids = [request.id for request in chunk]
         if guilty in ids:
             # What was answered before the death is not asked again.
-            work.failed(chunk[(kept := ids.index(guilty)) :], "out of memory")
+            again = work.failed(chunk[(kept := ids.index(guilty)) :], "out of memory")
+            assert again is not bool(work.given_up)
             deaths += 1
             ids = ids[:kept]
         assert not answered.intersection(ids)
