@@ -65,6 +65,8 @@ def test_wandb_offline(
     steps[0] = replace(steps[0], run=replace(weak.run, label="weak-step-20"))
     newer = replace(weak, model="weak-step-30", run=replace(weak.run, label="weak-step-30"))
     for rows in (steps, [newer, *steps]):
+        # W&B names its folders by the second.
+        time.sleep(1.0)
         lines = log_to_wandb(rows, tmp_path)
     sync = [Path(line.split("wandb sync ")[1].rstrip(")")) for line in lines]
     assert all(len(list(place.parent.glob(place.name))) == 2 for place in sync)
