@@ -157,7 +157,7 @@ def test_runs_of_two_models_are_paired_by_question(
     assert main(["compare", str(a), str(b)]) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("pfgen "))
     values = [results(folder).scores["pfgen_score"].value for folder in (a, b)]
-    assert line.split()[1:3] == [f"{value:.3f}" for value in values]
+    assert line.split()[1:3] == [f"{value:.4f}" for value in values]
 
 
 def test_a_run_is_paired_with_published_sets_and_what_is_unknown_is_said(
@@ -174,7 +174,7 @@ def test_a_run_is_paired_with_published_sets_and_what_is_unknown_is_said(
     said = " ".join(capsys.readouterr().out.split())
     assert "the answers of m to pfgen were made elsewhere, and it cannot be checked that prompts" in said
     values = [results(folder).scores["pfgen_score"].value for folder in (own, same)]
-    assert f"pfgen {values[0]:.3f} {values[1]:.3f}" in said
+    assert f"pfgen {values[0]:.4f} {values[1]:.4f}" in said
     assert main(["compare", str(own), str(other)]) == 2
     assert "pfgen.mode differs: - and qa" in capsys.readouterr().err
     assert main(["compare", str(same), str(other)]) == 2
