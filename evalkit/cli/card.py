@@ -21,6 +21,7 @@ from evalkit.core.secrets import printable
 from evalkit.leaderboard.board import build_board
 from evalkit.leaderboard.card import CARD_JUDGE, CARD_PRESET, card_section, published_rows
 from evalkit.leaderboard.rows import measured
+from evalkit.leaderboard.tables import of_models
 from evalkit.tasks.spec import PROTOCOL_VERSION
 
 OPTIONS = ("run", "reference")
@@ -34,10 +35,13 @@ def run(config: Config) -> int:
     text = card_section(rows, published_rows(config.reference) if config.reference else ())
     sys.stdout.write(printable(text))
     usual = f"llm-jp-eval-{PROTOCOL_VERSION}"
+    differing: dict[str, list[str]] = {}
     for row in rows:
-        differing = [row.rules] if row.cells and row.rules != usual else []
+        if row.cells and row.rules != usual:
+            differing.setdefault(row.rules, []).append(row.model)
         if row.mt_bench and not row.mt_bench_rules.startswith(f"{CARD_PRESET}, {CARD_JUDGE}"):
-            differing.append(row.mt_bench_rules)
-        for rules in differing:
-            print(printable(f"evalkit: {row.model}: not the card's protocol: {rules}"), file=sys.stderr)
+            differing.setdefault(row.mt_bench_rules, []).append(row.model)
+    for rules, models in differing.items():
+        said = of_models(models, f"not the card's protocol: {rules}")
+        print(printable(f"evalkit: {said}"), file=sys.stderr)
     return 0

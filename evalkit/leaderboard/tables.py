@@ -104,7 +104,7 @@ def notes_by_text(rows: Sequence[Row]) -> dict[str, list[str]]:
 
 def row_notes(rows: Sequence[Row]) -> list[str]:
     """A line for each sentence about rows, said once for all models that share it."""
-    return [_of_models(models, note) for note, models in notes_by_text(rows).items()]
+    return [of_models(models, note) for note, models in notes_by_text(rows).items()]
 
 
 def left_out_by_reason(board: Board) -> dict[str, list[LeftOut]]:
@@ -118,12 +118,12 @@ def left_out_by_reason(board: Board) -> dict[str, list[LeftOut]]:
 def not_shown(board: Board) -> list[tuple[str, list[LeftOut]]]:
     """A line for each reason why something is not shown, with the folders."""
     return [
-        (_of_models([entry.model for entry in entries if entry.model], why), entries)
+        (of_models([entry.model for entry in entries if entry.model], why), entries)
         for why, entries in left_out_by_reason(board).items()
     ]
 
 
-def _of_models(models: Sequence[str], note: str) -> str:
+def of_models(models: Sequence[str], note: str) -> str:
     """A sentence behind the names of the models that it is about, and their number."""
     names = sorted(dict.fromkeys(models), key=natural_order)
     # In a field only a reason is said in the reader's language.

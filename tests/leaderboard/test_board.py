@@ -416,7 +416,9 @@ def test_half_a_category_waits_for_the_other_half(world: World, tmp_path: Path) 
     assert [entry.path for entry in board.left_out] == [first]
 
 
-def test_what_many_models_share_is_said_once(world: World, tmp_path: Path) -> None:
+def test_what_many_models_share_is_said_once(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     names = [f"m-step-{step}" for step in (100, 200, 300)]
     for seed, name in enumerate(names):
         for options in (["suite=mc"], ["suite=mr"], ["suite=qa", "limit=5"]):
@@ -427,6 +429,10 @@ def test_what_many_models_share_is_said_once(world: World, tmp_path: Path) -> No
     ((why, entries),) = not_shown(board)
     assert why.startswith(f"{listed}: partial: limit=5") and len(entries) == 3
     assert markdown(board).count("m-step-200") == 1 + 2 + 1 + 1
+    capsys.readouterr()
+    assert main(["card", f"run={tmp_path}"]) == 0
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "not the card's protocol" in line]
+    assert said.startswith(f"evalkit: {listed}: ")
 
 
 def test_the_card_s_section(world: World, apart: Path, capsys: pytest.CaptureFixture[str]) -> None:
