@@ -3,7 +3,6 @@
 Source: section 7 of the MT-Bench protocol notes (FastChat's parser and where it crashes).
 """
 
-import ast
 import math
 import re
 from dataclasses import dataclass
@@ -26,6 +25,8 @@ _PAIRS = (
     re.compile(r"\[(\d+\.?\d*),\s?(\d+\.?\d*)\]"),
 )
 _VERDICTS: tuple[tuple[str, Winner], ...] = (("[[A]]", "A"), ("[[B]]", "B"), ("[[C]]", "tie"))
+# The digits that Python reads as a number: ASCII, an integer without leading zeros (but for zero).
+_LITERAL = re.compile(r"0+|[1-9][0-9]*|[0-9]+\.[0-9]*")
 _AT_THE_END = re.compile(r"\[\[([0-9]+)\]\][\s\"'”’」*_`.。．]*\Z")
 
 LOWEST, HIGHEST = 1, 10
@@ -107,9 +108,12 @@ def winner_of(first: float, second: float) -> Winner:
 
 
 def _literal(digits: str) -> float | None:
+    # By hand: Python's own parser of literals fails when two threads use it at once
+    # (SystemError in 3.11), and a traceback printed in another thread uses it.
+    if not _LITERAL.fullmatch(digits):
+        return None
     try:
-        value = ast.literal_eval(digits)
-        assert isinstance(value, int | float)
+        value = float(digits) if "." in digits else int(digits)
         return value if math.isfinite(value) else None
-    except (SyntaxError, ValueError, OverflowError):
+    except (ValueError, OverflowError):
         return None

@@ -36,6 +36,12 @@ def text_of_body(body: dict[str, Any]) -> str:
     return "\n".join(message["content"] for message in body["messages"])
 
 
+def close(request: web.Request) -> None:
+    """Cut the connection, unless the client already has."""
+    if request.transport is not None:
+        request.transport.close()
+
+
 class FaultServer:
     """Runs in a thread of its own while it is open.
 
@@ -156,8 +162,7 @@ class FaultServer:
         if fault == "timeout":
             await asyncio.sleep(HANG)
         if fault in ("timeout", "cut"):
-            assert request.transport is not None
-            request.transport.close()
+            close(request)
             return web.Response()
         if fault == "cut_in_the_middle":
             response = web.StreamResponse(
@@ -165,8 +170,7 @@ class FaultServer:
             )
             await response.prepare(request)
             await response.write(b'{"id": "half an ans')
-            assert request.transport is not None
-            request.transport.close()
+            close(request)
             return response
         if fault == "empty":
             return web.json_response(self.completion(text, body) | {"choices": []})
