@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from evalkit.core.errors import InputError
+from evalkit.core.options import CommandLine, load_config
 from evalkit.records.unpacked import packed_sums
+from evalkit.runs.bundle import collect
 from tests.children import Fault, fork
 from tests.faults.injected import HubCache, NoSockets
 from tests.tiny import save_tiny_model
@@ -140,3 +142,25 @@ def test_what_cannot_be_had_stops_the_bundle_or_is_left_out(tmp_path: Path) -> N
 
 def test_a_file_name_is_needed(tmp_path: Path) -> None:
     assert "out=FILE.tar" in evalkit("bundle", "suite=sample", cwd=tmp_path, code=2)
+
+
+def test_tasks_of_ones_own_travel_with_their_data(tmp_path: Path) -> None:
+    text = (
+        "name: {name}\ninstruction: i\noutput_length: 5\nmetrics: [exact_match]\n"
+        "data: {{file: {file}, input: q, output: a, few_shots: 0}}\n"
+    )
+    row = json.dumps({"q": "1", "a": "2"})
+    for file in ("own/data/rows.jsonl", "rows.jsonl"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(row, encoding="utf-8")
+    names = []
+    for name, file in (("near", "data/rows.jsonl"), ("far", "../rows.jsonl")):
+        names.append(str(tmp_path / "own" / f"{name}.yaml"))
+        Path(names[-1]).write_text(text.format(name=name, file=file), encoding="utf-8")
+    said: list[str] = []
+    words = (f"suite={','.join(names)}", "offline=true", f"data_dir={tmp_path}")
+    contents = collect(load_config(CommandLine("bundle", words)), say=said.append)
+    packed = {name for name in contents.files if name.startswith("tasks/")}
+    assert packed == {"tasks/near/near.yaml", "tasks/near/data/rows.jsonl"}
+    assert contents.options == ["suite=BUNDLE/tasks/near/near.yaml"]
+    assert contents.facts["datasets"] == ["near"] and any("left out: far" in line for line in said)
