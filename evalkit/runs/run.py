@@ -25,6 +25,7 @@ from evalkit.core.types import Completion, Request
 from evalkit.core.words import t
 from evalkit.engines.bos import appended_tokens
 from evalkit.engines.local.chat_template import as_text, template_of
+from evalkit.metrics import metric_names, missing_packages
 from evalkit.metrics.prediction import prediction
 from evalkit.records.environment import CONFIG, kept_environment, timed
 from evalkit.records.results import ProtocolRecord, Results, read_results
@@ -32,7 +33,7 @@ from evalkit.records.run_folder import RunDirectory, SampleRecord, SplitRecord
 from evalkit.runs.identity import protocol_record, run_identity
 from evalkit.runs.life import Opened, Outcome, Run, Say, complete, finished
 from evalkit.runs.regrading import Regrading, thought_warnings
-from evalkit.runs.suite import LoadedSuite, asking_of, check_options, load_suite
+from evalkit.runs.suite import LoadedSuite, asking_of, check_options, load_suite, suite_specs
 from evalkit.scoring.categories import summarise, with_intervals
 from evalkit.scoring.pfgen import score_pfgen
 from evalkit.scoring.scores import TaskAnswers, TaskScores, score_tasks
@@ -68,6 +69,7 @@ def evaluate(config: Config, *, say: Say, opened: Opened = lambda folder: None) 
     # An invalid regular expression is found now, not after hours of generation.
     prediction("", answer_regex=config.protocol.answer_regex)
     check_options(asked, config.given, config.samples)
+    _check_packages(config)
     with phase(t("looking for the model")):
         check(chosen, config.engine, offline=config.data.offline)
     suite = load_suite(asked, config.data, say=say)
@@ -78,6 +80,19 @@ def evaluate(config: Config, *, say: Say, opened: Opened = lambda folder: None) 
     if run.asking.thoughts is not None and config.reasoning.parser is Parser.auto:
         say(t("reasoning.parser={rule}, by the chat template", rule=run.asking.thoughts.rule))
     return complete(run, say=say, opened=opened)
+
+
+def _check_packages(config: Config) -> None:
+    """Refuses metrics whose packages are not installed, before a model is loaded."""
+    # Instructions of one's own may be of the kinds that need no package.
+    specs = [one for one in suite_specs(given_suite(config.suite)) if one.data is None or not one.verbatim]
+    names = [name for spec in specs for name in spec.metrics if name in metric_names()]
+    lacking = missing_packages(names, config.metrics)
+    if lacking and not config.allow_missing:
+        raise InputError(
+            f"the metrics of the suite need packages that are not installed: {', '.join(lacking)}",
+            fix=f"pip install 'evalkit[{','.join(sorted({*lacking.values()}))}]'   (or allow_missing=true)",
+        )
 
 
 def finished_run(config: Config, suite: LoadedSuite) -> Path | None:
