@@ -37,6 +37,7 @@ from evalkit.scoring.categories import summarise, with_intervals
 from evalkit.scoring.pfgen import score_pfgen
 from evalkit.scoring.scores import TaskAnswers, TaskScores, score_tasks
 from evalkit.scoring.write import scores_fit, write_scored
+from evalkit.tasks.load import Task
 from evalkit.tasks.pfgen import DATASET as PFGEN
 from evalkit.tasks.pfgen import answer_of
 from evalkit.tasks.spec import TaskSpec, is_task_file
@@ -135,7 +136,7 @@ class SuiteRun(Run[Results]):
             log.warning("the tokenizer puts %s behind every text: the prompts go without", " ".join(left_out))
         kept, again = 0, 0
         for task in self._suite.tasks:
-            too_long = self._asked_again(task.name)
+            too_long = self._asked_again(task)
             again += len(too_long)
             self.directory.recover(task.name, too_long)
             records = self.directory.records(task.name)
@@ -153,11 +154,13 @@ class SuiteRun(Run[Results]):
             say(t(text, kept=kept, all=kept + missing))
         return kept, missing
 
-    def _asked_again(self, task: str) -> list[str]:
+    def _asked_again(self, task: Task) -> list[str]:
         """The ids of a task's prompts that were too long for the server and may fit now."""
         if not self.has_more_context:
             return []
-        return [key for key, record in self.directory.records(task).items() if record.over_context]
+        kept = self.directory.records(task.name)
+        asked = (key for sample in task.samples for key in task.spec.ids(sample.id, self.asking.samples))
+        return [key for key in asked if key in kept and kept[key].over_context]
 
     def kept_results(self) -> Results | None:
         """results.json when it covers what is asked for, lacks no metric, and the run's files are whole."""
@@ -175,7 +178,7 @@ class SuiteRun(Run[Results]):
         covers &= results.run.get(PFGEN, {}).get("trials", trials) >= trials
         if not covers or options != wanted or results.missing_metrics or not scores_fit(directory, results):
             return None
-        if any(self._asked_again(task.name) for task in self._suite.tasks):
+        if any(self._asked_again(task) for task in self._suite.tasks):
             return None
         whole = is_whole_text(directory.path / CONFIG) and kept_environment(directory.path)
         return with_intervals(results, directory.path) if whole else None

@@ -160,9 +160,13 @@ class AdaptiveLimit:
 
 
 class _Absence:
-    """How long a service has given nothing but failures; says so from time to time."""
+    """How long a service has given nothing but failures; says so from time to time.
+
+    `over`: how many such times have ended; after each the service may be another one.
+    """
 
     def __init__(self, address: str) -> None:
+        self.over = 0
         self._address = address
         self._since: datetime | None = None
         self._reports = 0
@@ -189,6 +193,7 @@ class _Absence:
         """Records an answer, a refusal included."""
         if self._reports:
             log.warning("%s answers again; it was away %s", self._address, str(self))
+        self.over += self._since is not None
         self._since, self._reports = None, 0
 
 
