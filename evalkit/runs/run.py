@@ -18,13 +18,16 @@ from evalkit.core.config import (
 )
 from evalkit.core.durable import is_whole_text
 from evalkit.core.errors import InputError
+from evalkit.core.files import read_json_object
 from evalkit.core.progress import phase, watch
 from evalkit.core.reasons import Reason
 from evalkit.core.signals import stop_if_signalled
 from evalkit.core.types import Completion, Request
 from evalkit.core.words import t
+from evalkit.engines.base import from_generation_config
 from evalkit.engines.bos import appended_tokens
 from evalkit.engines.local.chat_template import as_text, template_of
+from evalkit.engines.models.files import generation_config
 from evalkit.metrics.prediction import prediction
 from evalkit.records.environment import CONFIG, kept_environment, timed
 from evalkit.records.results import ProtocolRecord, Results, read_results
@@ -44,7 +47,7 @@ from evalkit.tasks.spec import TaskSpec, is_task_file
 from evalkit.tasks.thoughts import Thoughts
 
 if TYPE_CHECKING:
-    from evalkit.engines.base import Engine
+    from evalkit.engines.base import Engine, Identified
     from evalkit.engines.models import ResolvedModel
 
 log = logging.getLogger(__name__)
@@ -101,6 +104,8 @@ class SuiteRun(Run[Results]):
         model, left_out, chat_template = identified.model, [], None
         self._tokenizer = _tokenizer(model) if model.has_tokenizer else None
         self.asking = asking_of(config, self._tokenizer)
+        if config.samples > 1 and not asked.pfgen and config.generation.from_model:
+            _check_draws(identified, config.samples)
         if self._tokenizer is not None and self.asking.chat is not None:
             chat_template = template_of(self._tokenizer)
         elif self._tokenizer is not None and not config.engine.chat_prompts:
@@ -254,6 +259,22 @@ def _tokenizer(model: "ResolvedModel") -> Any:
     from evalkit.engines.local.tokenizer import load_tokenizer
 
     return load_tokenizer(model)
+
+
+def _check_draws(identified: "Identified", samples: int) -> None:
+    """Refuses several samples of a model whose own generation_config does not sample."""
+    # What a server's model does, only the server knows.
+    if identified.family == "api":
+        return
+    path = identified.model.path
+    # Without the file transformers looks into config.json.
+    own = {} if path is None else generation_config(path) or read_json_object(path / "config.json")
+    if not from_generation_config(own).do_sample:
+        raise InputError(
+            f"the model's own generation_config is greedy: it gives the same answer {samples} times",
+            where=f"option samples={samples}, {path / 'generation_config.json' if path else 'random model'}",
+            fix="generation=swallow or generation.do_sample=true, without generation.from_model",
+        )
 
 
 def _kept_answers(
