@@ -356,7 +356,8 @@ class ApiClient:
         # With a Retry-After of 0 our own backoff is used: else calls would repeat at full speed.
         if after:
             return after
-        longest = min(self._max_wait, self._first_wait * 2.0**failures)
+        # A float ends at 2^1023; no wait is that long.
+        longest = min(self._max_wait, self._first_wait * 2.0 ** min(failures, 30))
         return longest * random.uniform(0.5, 1.0)
 
     def _clean(self, text: str) -> str:
@@ -364,7 +365,7 @@ class ApiClient:
 
     def _redacted(self, reply: Reply) -> Reply:
         """A reply without the caller's key: a server may repeat its request."""
-        kept = ("text", "model", "error", "finish_reason", "body")
+        kept = ("text", "thought", "model", "error", "finish_reason", "body")
         values = {name: getattr(reply, name) for name in kept}
         return replace(reply, **hide_known(values, *self.service.secrets))
 
