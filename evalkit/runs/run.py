@@ -28,14 +28,13 @@ from evalkit.engines.base import from_generation_config
 from evalkit.engines.bos import appended_tokens
 from evalkit.engines.local.chat_template import as_text, template_of
 from evalkit.engines.models.files import generation_config
-from evalkit.metrics.prediction import prediction
 from evalkit.records.environment import CONFIG, kept_environment, timed
 from evalkit.records.results import ProtocolRecord, Results, read_results
 from evalkit.records.run_folder import RunDirectory, SampleRecord, SplitRecord
 from evalkit.runs.identity import protocol_record, run_identity
 from evalkit.runs.life import Opened, Outcome, Run, Say, complete, finished
 from evalkit.runs.regrading import Regrading, thought_warnings
-from evalkit.runs.suite import LoadedSuite, asking_of, check_options, load_suite
+from evalkit.runs.suite import LoadedSuite, asking_of, check_run, load_suite
 from evalkit.scoring.categories import summarise, with_intervals
 from evalkit.scoring.pfgen import score_pfgen
 from evalkit.scoring.scores import TaskAnswers, TaskScores, score_tasks
@@ -69,9 +68,7 @@ def evaluate(config: Config, *, say: Say, opened: Opened = lambda folder: None) 
     from evalkit.engines import check
 
     chosen, asked = given_model(config.model), given_suite(config.suite)
-    # An invalid regular expression is found now, not after hours of generation.
-    prediction("", answer_regex=config.protocol.answer_regex)
-    check_options(asked, config.given, config.samples)
+    check_run(config)
     with phase(t("looking for the model")):
         check(chosen, config.engine, offline=config.data.offline)
     suite = load_suite(asked, config.data, say=say)
