@@ -155,7 +155,7 @@ def test_a_model_folder_travels_without_its_training_and_its_runs(tmp_path: Path
     (model / "LICENSE").unlink()
     with pytest.raises(EvalkitError, match="cannot read") as raised:
         write(contents, tmp_path / "all.tar", progress=lambda size: None)
-    assert raised.value.where == model / "LICENSE" and not (tmp_path / "all.tar").exists()
+    assert raised.value.where == str(model / "LICENSE") and not (tmp_path / "all.tar").exists()
 
 
 def test_a_file_name_is_needed(tmp_path: Path) -> None:
