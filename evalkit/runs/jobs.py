@@ -104,7 +104,7 @@ def run_in_child(path: Path) -> int:
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(Path(job.log).open("ab")) if job.log else None
         child = subprocess.Popen(
-            [sys.executable, "-m", "evalkit.cli.child", str(path)],
+            [sys.executable, "-m", "evalkit.cli.child", str(path), str(os.getpid())],
             cwd=job.directory,
             env={**os.environ, "PYTHONPATH": packages, **(_LOG_ENCODING if log else {})},
             stdin=subprocess.DEVNULL,
