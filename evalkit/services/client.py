@@ -12,6 +12,7 @@ model, no credit) is a `ServiceError`.
 import asyncio
 import logging
 import random
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -323,7 +324,12 @@ class ApiClient:
             case "key":
                 raise ServiceError("key", f"the service refuses the API key ({place}): {text}", where=where)
             case "model":
-                raise ServiceError("model", f"the service does not have the model: {text}", where=where)
+                # A wrong path is answered like an unknown model.
+                bare = self.service.deployment is None and re.search(r"/v\d", where) is None
+                fix = f"if the model is there: is the address complete, {where}/v1?" if bare else None
+                raise ServiceError(
+                    "model", f"the service does not have the model: {text}", where=where, fix=fix
+                )
             case "request":
                 what = f"the service refuses the request ({place}): {text}"
                 raise ServiceError("request", what, where=where)

@@ -162,6 +162,9 @@ def test_an_unknown_model_stops(tmp_path: Path, capsys: pytest.CaptureFixture[st
         server.listed = {"id": "a", "object": "model", "owned_by": "vllm"}
         assert run(tmp_path, [server], "engine.model=b") == 2
         assert "engine.model=a" in capsys.readouterr().err
+        address = f"engine.base_url={server.url.removesuffix('/v1')}"
+        assert main([*SUITE, *QUICK, address, f"out={tmp_path}", "engine.model=a"]) == 2
+        assert f"{address}/v1" in capsys.readouterr().err
         server.listed = None
         assert run(tmp_path, [server]) == 1, "no list of models, and none is named"
         assert run(tmp_path, [server], "model.name=served") == 0
