@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.cli.command import environment_error, prepare_process
+from evalkit.cli.command import environment_error, path_of, prepare_process
 from evalkit.core.errors import InputError
 from evalkit.core.options import CommandLine, load_config, words_of
 from evalkit.core.progress import say
@@ -50,7 +50,7 @@ def evaluate(
         _check(config)
         from evalkit.runs.run import evaluate as run
 
-        with put_back():
+        with put_back(path_of(config.data_dir)):
             prepare_process(config)
             outcome = run(config, say=say)
     except Exception as error:

@@ -34,8 +34,11 @@ def use(data_dir: Path) -> bool:
 
 
 @contextmanager
-def put_back() -> Iterator[None]:
-    """Undoes at its end what `use` does in the block: a program may go on without the bundle."""
+def put_back(data_dir: Path | None) -> Iterator[None]:
+    """Undoes at its end what `use` of this folder does in the block: a program goes on without the bundle."""
+    if data_dir is None or not (data_dir / MARK).is_file():
+        yield
+        return
     from huggingface_hub import constants
 
     hub = constants.HF_HUB_CACHE

@@ -327,9 +327,8 @@ class ApiClient:
                 # A wrong path is answered like an unknown model.
                 bare = self.service.deployment is None and re.search(r"/v\d", where) is None
                 fix = f"if the model is there: is the address complete, {where}/v1?" if bare else None
-                raise ServiceError(
-                    "model", f"the service does not have the model: {text}", where=where, fix=fix
-                )
+                what = f"the service does not have the model: {text}"
+                raise ServiceError("model", what, where=where, fix=fix)
             case "request":
                 what = f"the service refuses the request ({place}): {text}"
                 raise ServiceError("request", what, where=where)
