@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -193,12 +194,17 @@ def test_the_signal_before_the_time_is_up_is_that_of_submitit(
 def test_a_job_waits_for_a_locked_run_before_it_begins_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lock, tries = FileLock(tmp_path / "run" / ".lock", thread_local=False), []
+    held, begun, tries = threading.Event(), threading.Event(), []
+
+    def hold() -> None:
+        with FileLock(tmp_path / "run" / ".lock"):
+            held.set()
+            begun.wait(10)
+            time.sleep(0.05)
 
     def execute(verb: str, config: object, *, opened: object) -> int:
         tries.append(verb)
-        if len(tries) == 1:
-            threading.Timer(0.05, lock.release).start()
+        begun.set()
         with RunDirectory(tmp_path / "run"):
             return 0
 
@@ -207,8 +213,11 @@ def test_a_job_waits_for_a_locked_run_before_it_begins_again(
     path = tmp_path / "job.json"
     replace(JOB, words=("run", "limit=1")).write(path)
     (tmp_path / "run").mkdir()
-    lock.acquire()
+    other = threading.Thread(target=hold)
+    other.start()
+    held.wait(10)
     assert child.run_job(path) == 0 and tries == ["run", "run"]
+    other.join()
 
 
 RUNNING = "JobId=7 JobName=a b JobState=RUNNING Reason=None Requeue=1 PreemptTime="
