@@ -101,11 +101,12 @@ def _add_mt_bench(contents: Contents, language: str, files: Mapping[str, Path]) 
 def _add_pfgen(contents: Contents, data: DataOptions) -> None:
     """The questions with their references, and the tables of these."""
     from evalkit.metrics.pfgen import table_path, tables_of
-    from evalkit.sources.pfgen import fetch_files, read_data
+    from evalkit.sources.pfgen import fetch_data, fetch_files
 
     files = fetch_files(data.mirror, offline=data.offline)
     contents.files |= {f"cache/sources/{name}": path for name, path in files.items()}
-    for question in read_data([*files.values()][:-1]):
+    questions, _ = fetch_data(data.mirror, offline=data.offline)
+    for question in questions:
         tables_of(question)
         if (path := table_path(question)).is_file():
             contents.files[f"cache/pfgen/{path.name}"] = path
