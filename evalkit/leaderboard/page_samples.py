@@ -117,8 +117,8 @@ class _Prompts:
 def _dataset_answers(dataset: _Dataset, run: Run, name: str, prompts: _Prompts) -> tuple[dict[str, Any], int]:
     """The answers of a run, and the tokens generated.
 
-    The scores are of each question, all else `each` times, once for each answer. A text is its place among
-    the dataset's texts; a column whose entries are all equal is that entry.
+    The scores are of each question, all else of each answer, and `each` counts the answers to a question. A
+    text is its place among the dataset's texts; a column whose entries are all equal is that entry.
     """
     rows = run.scores(name)
     # The lines of the answers to each question; one that was asked once is its own.
@@ -141,7 +141,7 @@ def _dataset_answers(dataset: _Dataset, run: Run, name: str, prompts: _Prompts) 
         "prompt": _frame_index(dataset, prompts.frame(name), records.values()),
         "chat": bool(results.protocol.options.get("suite.chat")),
         "metric": run.metric(name),
-        "each": len(lines) // max(1, len(rows)),
+        "each": _column([len(given) for given in answers.values()]),
         "text": _column([_place(dataset, one) for one in text]),
         "prediction": [_place(dataset, str(line["prediction"])) for line in lines],
         "finish": _column([record and record.finish_reason for record in found]),
