@@ -5,16 +5,21 @@ const series = () => {
   return Object.fromEntries(Object.entries(found).filter(([, rows]) => rows.length > 1));
 };
 
+const NO_FIGURE = [null, null, null];
+const cellOf = (table, column, row) => table.cells[column][table.rows.indexOf(row)] ?? NO_FIGURE;
+
 views.steps = (view, parts) => {
   const all = series();
   const names = Object.keys(all);
   if (!names.length) return view.append(el("p", { class: "empty" }, t("no model has several checkpoints here")));
   const name = names.includes(parts[0]) ? parts[0] : names[0];
   const rows = all[name];
-  const table = data.tables.find((one) => one.id === "jaster");
-  const place = (row) => table.rows.indexOf(row);
-  const columns = table.columns.filter((column) => rows.some((row) => place(row) >= 0 && table.cells[column][place(row)][0] !== null));
-  const cell = (column, row) => (place(row) < 0 ? [null, null, null] : table.cells[column][place(row)]);
+  // The first table that has figures of these rows; without one, their datasets.
+  const figures = (table) => table.columns.filter((column) => rows.some((row) => cellOf(table, column, row)[0] !== null));
+  const table = data.tables.find((one) => figures(one).length);
+  const columns = table ? figures(table) : [...new Set(rows.flatMap((row) => Object.keys(data.rows[row].datasets)))];
+  const cell = (column, row) => (table ? cellOf(table, column, row) : data.rows[row].datasets[column] ?? NO_FIGURE);
+  const digits = table ? table.digits : 4;
   const withRanges = (column) => column === "AVG" || columns.length === 1;
   const ranges = (column) => rows.map((row) => cell(column, row).slice(1, 3));
   const steps = rows.map((row) => data.rows[row].step);
@@ -32,7 +37,7 @@ views.steps = (view, parts) => {
       el("tbody", {}, rows.map((row) => el("tr", {}, el("th", { scope: "row" }, String(data.rows[row].step)),
         columns.map((column) => {
           const [value, low, high] = cell(column, row);
-          return el("td", {}, number(value, table.digits), low === null ? null : el("span", { class: "range" }, spread(value, low, high, table.digits)));
+          return el("td", {}, figureText(cell(column, row), digits), low === null ? null : el("span", { class: "range" }, spread(value, low, high, digits)));
         })))))));
   return startCharts();
 };
