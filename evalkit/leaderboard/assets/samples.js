@@ -181,7 +181,8 @@ const sampleDetail = (dataset, place, row, other, query) => {
   if (prompt !== null) whole.addEventListener("toggle", () => { if (whole.open && !whole.querySelector("pre")) whole.append(el("pre", { class: "prompt", lang: "ja" }, prompt)); });
   return el("section", { class: "detail", "aria-label": ids[place] },
     el("div", { class: "soft small" }, ids[place]),
-    el("div", { class: "label" }, t("input")), el("pre", { class: "input", lang: "ja" }, marked(inputs[place], query)), whole,
+    el("div", { class: "label" }, t("input")),
+    inputs[place] === "" ? el("p", { class: "soft small" }, t("not kept in this run")) : el("pre", { class: "input", lang: "ja" }, marked(inputs[place], query)), whole,
     // Instructions are listed with what came of them.
     ...(data.datasets[dataset].scored || answersOf(dataset, row).run.verdicts ? [] : [el("div", { class: "label" }, t("gold answer")), el("pre", { class: "gold", lang: "ja" }, marked(golds[place], query))]),
     el("div", { class: other === null ? "" : "two" }, answerBox(dataset, row, place, query, other), other === null ? null : answerBox(dataset, other, place, query, row)));
@@ -228,8 +229,8 @@ views.samples = (view, parts, query) => {
   };
   const verdictSign = (who, at) => {
     const verdict = verdictOf(dataset, who, at);
-    if (verdict === null) return "–";
     const score = scoreOf(dataset, who, at);
+    if (verdict === null || (verdict === "scored" && score === null)) return "– ";
     return el("span", { class: verdict }, SIGNS[verdict], ["partly", "scored"].includes(verdict) ? ` ${number(score, 2)}` : null, " ");
   };
   const fill = () => {

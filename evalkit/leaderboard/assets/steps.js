@@ -28,11 +28,11 @@ views.steps = (view, parts) => {
     label: column, data: rows.map((row) => ({ x: data.rows[row].step, y: cell(column, row)[0] })), ranges: withRanges(column) ? ranges(column) : undefined,
     borderColor: hue(index), backgroundColor: hue(index), borderWidth: column === "AVG" ? 3 : 1.5, pointRadius: 3 })) },
     options: { plugins: { legend: legend() }, scales: { x: axis({ type: "linear", min: Math.min(...steps) - margin, max: Math.max(...steps) + margin,
-        ticks: { color: ink("--soft"), includeBounds: false }, title: { display: true, text: t("step"), color: ink("--soft") } }),
+        ticks: { color: ink("--soft"), includeBounds: false, precision: 0 }, title: { display: true, text: t("step"), color: ink("--soft") } }),
       y: axis({ grace: "5%", ...around(columns.filter(withRanges).flatMap(ranges)) }) } } };
   view.append(el("div", { class: "bar" }, choice(t("model"), names.map((one) => [one, one || "–"]), name, (one) => go("steps", [one]))),
     chartBox(`${t("step")}: ${name}`, chart, { wide: true }),
-    el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": t("step") }, el("table", { id: "table-steps" },
+    el("div", { class: "scroll fit", tabindex: "0", role: "region", "aria-label": t("step") }, el("table", { id: "table-steps" },
       el("thead", {}, el("tr", {}, el("th", { scope: "col" }, t("step")), columns.map((column) => el("th", { scope: "col" }, column)))),
       el("tbody", {}, rows.map((row) => el("tr", {}, el("th", { scope: "row" }, String(data.rows[row].step)),
         columns.map((column) => {
