@@ -1,29 +1,37 @@
 """evalkit commands as processes of their own that can be killed.
 
 A process start costs seconds of imports and would be most of a test. So most commands are forked
-from a process that has imported everything (multiprocessing's fork server; tests/preloaded.py): the
-command, its files, locks and signals are those of `python -m evalkit`. Some are started as people
-start them, which also puts moments into the imports.
+from a process that has imported everything (tests/preloaded.py), one for all processes of a test
+session: the command, its files, locks and signals are those of `python -m evalkit`. Some are started as
+people start them, which also puts moments into the imports.
 """
 
-import multiprocessing
+import contextlib
 import os
+import pickle
 import runpy
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing import forkserver
-from multiprocessing.process import BaseProcess
+from multiprocessing.connection import Client, Connection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, NoReturn, Protocol
+from uuid import uuid4
 
 ROOT = Path(__file__).resolve().parents[1]
 LONGEST = 600.0
-_context = multiprocessing.get_context("forkserver")
+# Before a test changes anything in it.
+_ENVIRONMENT = dict(os.environ)
+# All processes of a test session have one place, and end with one process.
+_NAME = os.environ.get("PYTEST_XDIST_TESTRUNUID") or uuid4().hex
+_PLACE = Path(tempfile.gettempdir(), f"evalkit-tests-{_NAME}")
+_SESSION = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
 
 
 class Fault(Protocol):
@@ -41,22 +49,33 @@ class Ended:
     err: str
 
 
+class Forked:
+    """A function called in a process of its own, which has imported everything."""
+
+    def __init__(self, target: Callable[..., object], *values: object) -> None:
+        self._connection = _connected()
+        self._connection.send((sys.path, pickle.dumps((target, values))))
+        self.pid: int = self._connection.recv()
+        self._code: int | None = None
+
+    def poll(self) -> int | None:
+        """The exit code (negative: the signal); None while it runs."""
+        if self._code is None and self._connection.poll():
+            self._code = self._connection.recv()
+        return self._code
+
+
 class Child:
     """A command under way."""
 
-    def __init__(self, process: BaseProcess | subprocess.Popen[bytes], folder: Path, name: str) -> None:
+    def __init__(self, process: Forked | subprocess.Popen[bytes], folder: Path, name: str) -> None:
         self._process = process
         self._out, self._err = folder / f"{name}.out", folder / f"{name}.err"
-        self.pid = process.pid or 0
+        self.pid = process.pid
 
     @property
     def running(self) -> bool:
-        return self._code() is None
-
-    def _code(self) -> int | None:
-        if isinstance(self._process, subprocess.Popen):
-            return self._process.poll()
-        return self._process.exitcode
+        return self._process.poll() is None
 
     def send(self, number: int) -> None:
         """Sends a signal, unless the command has ended."""
@@ -71,7 +90,7 @@ class Child:
     def wait(self) -> Ended:
         """Waits until the command has ended."""
         deadline = time.monotonic() + LONGEST
-        while (code := self._code()) is None:
+        while (code := self._process.poll()) is None:
             assert time.monotonic() < deadline, f"still running after {LONGEST} s: {self._err.read_text()}"
             time.sleep(0.01)
         said = [path.read_text(errors="replace") if path.exists() else "" for path in (self._out, self._err)]
@@ -100,16 +119,8 @@ def fork(
     _count += 1
     own = settings(folder) | (env or {})
     name = f"command-{_count}"
-    process = forked(_command, list(words), str(folder), name, list(faults), own)
+    process = Forked(_command, list(words), str(folder), name, list(faults), own)
     return Child(process, folder, name)
-
-
-def forked(target: Callable[..., object], *values: object) -> BaseProcess:
-    """Calls a function in a process of its own, which has imported everything."""
-    _start_server()
-    process = _context.Process(target=target, args=values)
-    process.start()
-    return process
 
 
 def start(words: Sequence[str], folder: Path, env: dict[str, str] | None = None) -> Child:
@@ -197,16 +208,24 @@ class _ForkedJob:
         os.kill(self.pid, signal.SIGKILL)
 
 
-def _start_server() -> None:
-    # The server takes its environment from this process, and only when it starts.
-    before = dict(os.environ)
-    os.environ.update(settings(Path.cwd()))
-    try:
-        _context.set_forkserver_preload(["tests.preloaded"])
-        forkserver.ensure_running()
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+def _connected() -> Connection:
+    """A connection to the process that forks; the first of the session to need it starts it."""
+    # Where the place cannot be bound, another process has done so.
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.suppress(OSError):
+        listener.bind(str(_PLACE))
+        listener.listen()
+        number = listener.fileno()
+        code = f"from tests.preloaded import serve; serve({number}, {_SESSION})"
+        environment = _ENVIRONMENT | settings(ROOT)
+        subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment, pass_fds=[number])
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            return Client(str(_PLACE))
+        except ConnectionRefusedError:
+            # It is bound, but nobody listens yet.
+            assert time.monotonic() < deadline, "the process that forks has ended"
+            time.sleep(0.01)
 
 
 def _command(words: list[str], folder: str, name: str, faults: list[Fault], env: dict[str, str]) -> None:

@@ -1,9 +1,16 @@
 """What every command needs, imported once in the process the commands are forked from."""
 
+import contextlib
 import gc
+import multiprocessing
 import os
+import pickle
+import signal
+import socket
 import sys
 import tempfile
+from multiprocessing.connection import Connection
+from pathlib import Path
 from unittest.mock import patch
 
 import openai  # noqa: F401
@@ -49,3 +56,44 @@ evalkit.scoring.categories.category_members()
 # The collector need not look through all of this again in every command.
 gc.collect()
 gc.freeze()
+
+
+def serve(number: int, session: int) -> None:
+    """Forks for everyone who connects to the socket of this number, until the process `session` has ended."""
+    # Nobody waits for what is forked.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with socket.socket(fileno=number) as listener:
+        listener.settimeout(1.0)
+        while _is_there(session):
+            with contextlib.suppress(TimeoutError):
+                connected, _ = listener.accept()
+                if os.fork() == 0:
+                    listener.close()
+                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                    signal.signal(signal.SIGINT, interrupt)
+                    _attend(Connection(connected.detach()))
+                    os._exit(0)
+                connected.close()
+        Path(listener.getsockname()).unlink()
+
+
+def _is_there(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _attend(connection: Connection) -> None:
+    """Calls the function that comes in a process of its own; sends its number, later its exit code."""
+    sys.path[:], call = connection.recv()
+    target, values = pickle.loads(call)
+    process = multiprocessing.get_context("fork").Process(target=target, args=values)
+    process.start()
+    connection.send(process.pid)
+    process.join()
+    # Who asked may have ended.
+    with contextlib.suppress(OSError):
+        connection.send(process.exitcode)

@@ -3,7 +3,7 @@
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -96,8 +96,8 @@ def serving(config: Config | None = None) -> Iterator[ModelServer]:
         yield server
 
 
-def serve(address: Connection) -> None:
-    """Serves the random model until the process is killed, and sends its address first."""
+def serve(address: Path) -> None:
+    """Serves the random model until the process is killed, and writes its address into a file first."""
     with serving() as running:
-        address.send(running.url)
+        address.write_text(running.url)
         signal.pause()

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 import evalkit
 from evalkit.core.config import Lang
@@ -48,6 +50,29 @@ def test_evaluate_in_a_notebook(tmp_path: Path) -> None:
     row = frame[(frame.dataset == "jamp") & (frame.metric == "exact_match")].iloc[0]
     figure = results.scores["jamp_exact_match"]
     assert (row.value, (row.low, row.high), row.n) == (figure.value, figure.ci95, 1)
+
+
+def test_a_bundle_is_used_by_its_call_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by the hub library, which may have been imported before."""
+    (tmp_path / "bundle.json").write_text("{}", encoding="utf-8")
+    seen: list[tuple[str, str, str]] = []
+
+    def place() -> tuple[str, str, str]:
+        return constants.HF_HUB_CACHE, os.environ["HF_HUB_CACHE"], os.environ.get("EVALKIT_CACHE", "")
+
+    def evaluate(*given: object, **options: object) -> None:
+        seen.append(place())
+        raise InputError("stopped here")
+
+    monkeypatch.setattr("evalkit.runs.run.evaluate", evaluate)
+    monkeypatch.setenv("HF_HUB_CACHE", "before")
+    monkeypatch.delenv("EVALKIT_CACHE", raising=False)
+    before = place()
+    with pytest.raises(InputError, match="stopped here"):
+        evalkit.evaluate("random", "sample", data_dir=tmp_path)
+    hub, cache = str(tmp_path / "hub"), str(tmp_path / "cache")
+    assert seen == [(hub, hub, cache)] and place() == before
+    assert "EVALKIT_CACHE" not in os.environ
 
 
 @pytest.mark.parametrize(

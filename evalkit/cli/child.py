@@ -1,7 +1,6 @@
-"""python -m evalkit.cli.child JOBFILE: the process of a job."""
+"""python -m evalkit.cli.child JOBFILE PARENT: the process of a job; PARENT is that of the one that waits."""
 
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +9,10 @@ from evalkit.core import terminal
 from evalkit.core.errors import RunLockedError
 from evalkit.core.logs import quiet_libraries
 from evalkit.core.signals import stop_with_the_parent
+from evalkit.records.run_folder import wait_for
 from evalkit.runs.jobs import Job
 
-# Another process works on the same run directory: how long until the next try.
+# Another process works on the same run directory: how long until the next look.
 LOCKED_SECONDS = 2.0
 
 
@@ -32,14 +32,12 @@ def run_job(path: Path) -> int:
 
         line = parse(job.words, VERBS)
         config = load_config(line)
-        for tries in range(sys.maxsize):
+        while True:
             try:
                 return execute(line.verb, config, opened=opened)
             except RunLockedError as error:
-                if not tries:
-                    print(f"waiting: {error.what} ({error.where})", file=sys.stderr, flush=True)
-                time.sleep(LOCKED_SECONDS)
-        raise AssertionError
+                print(f"waiting: {error.what} ({error.where})", file=sys.stderr, flush=True)
+                wait_for(Path(error.where or "."), LOCKED_SECONDS)
 
     ended = attempt(work)
     replace(job, code=ended.code, why=ended.why).write(path)
@@ -49,7 +47,7 @@ def run_job(path: Path) -> int:
 if __name__ == "__main__":
     terminal.prepare()
     quiet_libraries()
-    stop_with_the_parent()
+    stop_with_the_parent(int(sys.argv[2]))
     code = run_job(Path(sys.argv[1]))
     terminal.finish()
     sys.exit(code)

@@ -11,10 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.cli.command import environment_error, prepare_process
+from evalkit.cli.command import environment_error, path_of, prepare_process
 from evalkit.core.errors import InputError
 from evalkit.core.options import CommandLine, load_config, words_of
 from evalkit.core.progress import say
+from evalkit.records.unpacked import put_back
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,8 +50,9 @@ def evaluate(
         _check(config)
         from evalkit.runs.run import evaluate as run
 
-        prepare_process(config)
-        outcome = run(config, say=say)
+        with put_back(path_of(config.data_dir)):
+            prepare_process(config)
+            outcome = run(config, say=say)
     except Exception as error:
         if known := environment_error(error):
             raise known from error

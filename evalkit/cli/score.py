@@ -71,12 +71,6 @@ def run(config: Config) -> int:
         print_results(rescored.results, console)
         _print_changes(rescored, console)
         folder = rescored.folder
-    elif config.suite is not None and config.suite.pfgen:
-        from evalkit.runs.pfgen import score_answers_of
-
-        results = score_answers_of(config)
-        print_results(results, console)
-        folder = Path(config.out or ".")
     else:
         from evalkit.runs.foreign import score_completions
 

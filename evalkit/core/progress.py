@@ -152,29 +152,35 @@ class Generation(Bar):
 
 
 class _Display:
-    """The things under way, on a terminal or in a log; active while there is one."""
+    """The things under way, on a terminal or in a log; active while there is one.
+
+    May be used from several threads.
+    """
 
     def __init__(self) -> None:
         self.bars: list[Bar] = []
         self._live: Any = None
         self._ended = threading.Event()
+        self._lock = threading.RLock()
 
     def add(self, bar: Bar) -> None:
-        self.bars.append(bar)
-        if _on_a_terminal():
-            self._draw()
-        elif len(self.bars) == 1:
-            self._ended = threading.Event()
-            threading.Thread(target=self._tell, args=(self._ended,), daemon=True).start()
+        with self._lock:
+            self.bars.append(bar)
+            if _on_a_terminal():
+                self._draw()
+            elif len(self.bars) == 1:
+                self._ended = threading.Event()
+                threading.Thread(target=self._tell, args=(self._ended,), daemon=True).start()
 
     def remove(self, bar: Bar) -> None:
-        self.bars.remove(bar)
-        if self.bars:
-            return
-        self._ended.set()
-        live, self._live = self._live, None
-        if live is not None:
-            live.stop()
+        with self._lock:
+            self.bars.remove(bar)
+            if self.bars:
+                return
+            self._ended.set()
+            live, self._live = self._live, None
+            if live is not None:
+                live.stop()
 
     def _draw(self) -> None:
         if self._live is None:
@@ -248,9 +254,10 @@ def bars() -> Iterator[AddBar]:
     added: list[Bar] = []
 
     def add(title: str, total: int | None, unit: Unit) -> Bar:
-        added.append(Bar(title, total, unit))
-        _display.add(added[-1])
-        return added[-1]
+        made = Bar(title, total, unit)
+        added.append(made)
+        _display.add(made)
+        return made
 
     try:
         yield add

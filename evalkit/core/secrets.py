@@ -38,13 +38,13 @@ def hide(value: Json, *secrets: str) -> Json:
         text = _USER.sub("", _SHAPES.sub(HIDDEN, text))
         return _QUERY.sub(rf"\1{HIDDEN}", text)
 
-    hidden: Json = everywhere(hide_known(value, *secrets), clean)
+    hidden: Json = everywhere(hide_known(value, *secrets, *_environment()), clean)
     return hidden
 
 
 def hide_known(value: Json, *secrets: str) -> Json:
-    """As `hide`, but without `secrets` and the keys of the environment only."""
-    known = {secret for secret in (*secrets, *_environment()) if len(secret) >= _SHORTEST}
+    """As `hide`, but without `secrets` only: the rest of an answer is the model's own text."""
+    known = {secret for secret in secrets if len(secret) >= _SHORTEST}
 
     def clean(text: str) -> str:
         for secret in sorted(known, key=len, reverse=True):

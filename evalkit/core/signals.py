@@ -1,6 +1,7 @@
 """SIGTERM and SIGUSR1 (what a queue sends before it kills) end a command as Ctrl-C does: exit code 130."""
 
 import ctypes
+import os
 import signal
 import sys
 import threading
@@ -15,18 +16,24 @@ STOPPING = (signal.SIGTERM, signal.SIGUSR1)
 # Of Linux's prctl: the signal a process gets when its parent dies.
 _PR_SET_PDEATHSIG = 1
 _received: list[int] = []
+# The handler of the innermost block of `signals_stop_the_run` that set one.
+_handler: Callable[[int, FrameType | None], None] | None = None
 
 
 @contextmanager
 def signals_stop_the_run(first: Callable[[], None] | None = None) -> Iterator[None]:
     """While the block runs, the signals raise `InterruptedRunError` in the main thread.
 
-    May be nested. In another thread, where Python sets no handlers, it changes nothing.
+    May be nested: an inner block without `first` keeps the handlers there are, also those that were set
+    inside the outer one. In another thread, where Python sets no handlers, it changes nothing.
 
     Args:
         first: called before the exception is raised, then also for Ctrl-C.
     """
-    if threading.current_thread() is not threading.main_thread():
+    global _handler
+    # A forked process may have lost the handlers of its parent.
+    inner = _handler is not None and any(signal.getsignal(number) is _handler for number in STOPPING)
+    if threading.current_thread() is not threading.main_thread() or (inner and first is None):
         yield
         return
 
@@ -37,11 +44,12 @@ def signals_stop_the_run(first: Callable[[], None] | None = None) -> Iterator[No
         raise _interruption(number)
 
     numbers = (*STOPPING, signal.SIGINT) if first is not None else STOPPING
-    outer = list(_received)
+    outer, outer_handler, _handler = list(_received), _handler, stop
     before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
     finally:
+        _handler = outer_handler
         _received[:] = outer
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -57,13 +65,16 @@ def stop_if_signalled() -> None:
         raise _interruption(_received[-1])
 
 
-def stop_with_the_parent() -> None:
+def stop_with_the_parent(parent: int) -> None:
     """Has the system end this process by SIGTERM when the one that started it dies (Linux only).
 
-    Call it first in a process that works for another one, which may be killed.
+    Call it first in a process that works for another one, whose number is `parent` and which may be
+    killed. Where it is dead already the process ends here.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _interruption(number: int) -> InterruptedRunError:

@@ -72,8 +72,8 @@ class Request:
 class Completion:
     """What an engine gives back.
 
-    `text` follows the protocol's decoding rule (`evalkit.tasks.prompts.completion_text`), `raw_text` is
-    the plain decoding of the new tokens; both keep the stop string that ended them. Token counts
+    `text` follows the protocol's decoding rule (`evalkit.engines.local.tokens.CompletionDecoder`), `raw_text`
+    is the plain decoding of the new tokens; both keep the stop string that ended them. Token counts
     include BOS and EOS. `finish_reason`: `stop` an EOS token, `stop_string` a stop string,
     `length` max_new_tokens reached, `error` nothing could be generated (`error` says why).
     `generator_state` is where the request's random generator stood at the end (None: never used).

@@ -41,7 +41,7 @@ def identify(model: ModelConfig, options: EngineConfig, dtype: Dtype, *, offline
     if options.name == "vllm":
         from evalkit.engines.vllm import deciding_options
 
-        if parameters := deciding_options(options.parameters):
+        if parameters := deciding_options(options):
             resolved = replace(resolved, identity={**resolved.identity, "parameters": parameters})
     return Identified(resolved, engine_family(options.name), resolve_dtype(options, dtype))
 

@@ -7,7 +7,7 @@ so it has an environment and a constraints file of its own (docs/servers.md).
 import gc
 import importlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from evalkit.core.config import BosRule, Dtype, EngineConfig
@@ -39,6 +39,14 @@ _RESOURCES = (
     *("block_size", "max_parallel_loading_workers", "disable_custom_all_reduce", "disable_log_stats"),
     "download_dir",
 )
+# Options of vllm.LLM that evalkit sets, with its own options that decide them.
+_OWN = {
+    "model": "model.path",
+    "tokenizer": "model.tokenizer",
+    "dtype": "dtype",
+    "trust_remote_code": "model.trust_remote_code",
+    "generation_config": "generation.from_model",
+}
 
 
 class VllmEngine(Engine):
@@ -210,9 +218,21 @@ def vllm_dtype(dtype: Dtype) -> str:
     return "bfloat16" if dtype is Dtype.auto else dtype.value
 
 
-def deciding_options(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of vllm.LLM that may change an answer: quantization, context length, rope and the like."""
-    return {name: value for name, value in parameters.items() if name not in _RESOURCES}
+def deciding_options(options: EngineConfig) -> dict[str, Any]:
+    """The options of vllm.LLM that may change an answer: quantization, context length, rope and the like.
+
+    Raises:
+        InputError: one that an option of evalkit decides.
+    """
+    own = _OWN | ({"max_num_seqs": "engine.batch_size"} if options.batch_size else {})
+    for name in options.parameters:
+        if name in own:
+            raise InputError(
+                "an option of evalkit decides this",
+                where=f"option engine.parameters.{name}",
+                fix=f"{own[name]}=... instead",
+            )
+    return {name: value for name, value in options.parameters.items() if name not in _RESOURCES}
 
 
 def _import_vllm() -> Any:

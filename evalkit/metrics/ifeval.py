@@ -9,18 +9,19 @@ import json
 import operator
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from evalkit.core.errors import InputError
-from evalkit.core.files import parse_json, read_yaml
+from evalkit.core.files import read_yaml
 from evalkit.core.reasons import Reason
 from evalkit.core.text import canonical_json, did_you_mean
 from evalkit.metrics import intervals
@@ -36,20 +37,19 @@ _RELATIONS: dict[str, tuple[str, Callable[[int, int], bool]]] = {
     _BELOW: ("fewer than {n}", operator.lt),
     _EXACTLY: ("exactly {n}", operator.eq),
 }
+# Every other marker stands for itself.
 _POSTSCRIPTS = {"P.S.": r"p\.\s?s\.", "P.P.S": r"p\.\s?p\.\s?s"}
-_FENCES = ("```json", "```Json", "```JSON", "```")
 _KANJI = "[\u4e00-\u9faf]"
 # A word that is one token in none of these is taken for one that Janome always cuts.
 _FRAMES = ("{}", "「{}」", "{}は", "この{}の", "{}です。")
 _LONGEST_QUOTE = 30
 
 
-@dataclass(frozen=True, slots=True)
-class Instruction:
+class Instruction(NamedTuple):
     """One instruction of a prompt: each argument of its kind is there and of its type."""
 
     kind: str
-    arguments: Arguments = field(default_factory=dict)
+    arguments: Arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Kind(NamedTuple):
     """How one kind of instruction is checked: an entry of ifeval.yaml."""
 
     rule: str
-    takes: Sequence[str] = ()
+    takes: Mapping[str, str] = MappingProxyType({})
     pattern: str = ""
     relation: str = ""
 
@@ -81,18 +81,18 @@ class Kind(NamedTuple):
         """Whether a text passes, and what was found."""
         if not text.strip():
             return False, Reason("the answer is blank")
-        given = {**arguments, "pattern": self.pattern}
-        if self.rule in _CHECKS:
-            return _CHECKS[self.rule](text, given)
-        by_type = {_ARGUMENTS[name]: arguments[name] for name in self.takes}
-        relation = self.relation or by_type["relation"]
-        return _quantity(_COUNTS[self.rule](text, given), relation, by_type["number"])
+        found = _RULES[self.rule](text, {**arguments, "pattern": self.pattern})
+        if isinstance(found, tuple):
+            return found
+        by_type = {type_: arguments[name] for name, type_ in self.takes.items()}
+        return _quantity(found, self.relation or by_type["relation"], by_type["number"])
 
 
 _TABLE = read_yaml(Path(__file__).with_name("ifeval.yaml"))
 KINDS: dict[str, Kind] = {f"ja:{name}": Kind(**entry) for name, entry in _TABLE["kinds"].items()}
-# What each argument must be.
-_ARGUMENTS = {name: type_ for type_, names in _TABLE["arguments"].items() for name in names.split()}
+
+
+# What an argument must be.
 _TYPES: dict[str, tuple[Callable[[Any], object], str]] = {
     "number": (lambda value: type(value) is int and value >= 0, "a whole number, 0 or more"),
     "position": (lambda value: type(value) is int and value >= 1, "a whole number, 1 or more"),
@@ -102,26 +102,24 @@ _TYPES: dict[str, tuple[Callable[[Any], object], str]] = {
         "a list of one or more texts, none blank",
     ),
     "relation": (lambda value: value in (_AT_LEAST, _BELOW), f"one of {_AT_LEAST} {_BELOW}"),
-    "letter": (
-        lambda value: isinstance(value, str) and re.fullmatch("[ぁ-ん]", value),
-        "one hiragana from ぁ to ん",
-    ),
+    "letter": (lambda value: re.fullmatch("[ぁ-ん]", str(value)), "one hiragana from ぁ to ん"),
     "language": (lambda value: value in _TABLE["languages"].split(), f"one of {_TABLE['languages']}"),
 }
 
 
-def read_instructions(kinds: Any, arguments: Any, where: str) -> tuple[Instruction, ...]:
+def read_instructions(record: Any, where: str) -> tuple[Instruction, ...]:
     """The instructions of one prompt, in order.
 
-    Args:
-        kinds: the list `instruction_id_list`.
-        arguments: the list `kwargs`, one object per kind. Null values count as absent.
-        where: the prompt for messages: the file and the key.
+    `record` has the list `instruction_id_list` and, for each kind in it, an object of arguments in the
+    list `kwargs`; null arguments count as absent. A parsed gold answer of `gold_of` is one.
 
     Raises:
-        InputError: the lists do not fit each other, an unknown kind, or an argument that is unknown,
-            missing or of a wrong type.
+        InputError: no such record, an unknown kind, or an argument that is unknown, missing or of a
+            wrong type; the message begins its place with `where`.
     """
+    if not isinstance(record, Mapping):
+        raise InputError("a JSON object with instructions was expected as the gold answer", where=where)
+    kinds, arguments = record.get("instruction_id_list"), record.get("kwargs")
     if not isinstance(kinds, list) or not kinds or not all(isinstance(kind, str) for kind in kinds):
         raise InputError("a list of one or more kinds was expected", where=f"{where}, instruction_id_list")
     if not isinstance(arguments, list) or len(arguments) != len(kinds):
@@ -130,28 +128,10 @@ def read_instructions(kinds: Any, arguments: Any, where: str) -> tuple[Instructi
 
 
 def gold_of(record: Mapping[str, Any], where: str) -> str:
-    """The gold answer of a sample: the key and the instructions of a record, checked, as JSON.
-
-    Raises:
-        InputError: as `read_instructions`.
-    """
-    kinds, arguments = record.get("instruction_id_list"), record.get("kwargs")
-    found = read_instructions(kinds, arguments, where)
-    key = {"key": record["key"]} if "key" in record else {}
-    kept = {"instruction_id_list": kinds, "kwargs": [dict(one.arguments) for one in found]}
-    return canonical_json(key | kept)
-
-
-def read_gold(text: str, where: str) -> tuple[Instruction, ...]:
-    """The instructions of a gold answer as `gold_of` makes it.
-
-    Raises:
-        InputError: another text, or as `read_instructions`; `where` names the sample.
-    """
-    content = parse_json(text, where)
-    if not isinstance(content, dict):
-        raise InputError("a JSON object with instructions was expected as the gold answer", where=where)
-    return read_instructions(content.get("instruction_id_list"), content.get("kwargs"), where)
+    """The gold answer of a sample, JSON: key and instructions of a record that `read_instructions` takes."""
+    arguments = [instruction.arguments for instruction in read_instructions(record, where)]
+    kept = {name: record[name] for name in ("key", "instruction_id_list") if name in record}
+    return canonical_json({**kept, "kwargs": arguments})
 
 
 def _instruction(kind: str, given: Any, where: str) -> Instruction:
@@ -170,7 +150,7 @@ def _instruction(kind: str, given: Any, where: str) -> Instruction:
             what = f"{kind} has no argument {name!r}{did_you_mean(str(name), known)}"
             fix = f"its arguments: {', '.join(known) or 'none'}; remove this one or make it null"
             raise InputError(what, where=f"{where}, kwargs", fix=fix)
-        fits, wanted = _TYPES[_ARGUMENTS[name]]
+        fits, wanted = _TYPES[known[name]]
         if not fits(arguments.get(name)):
             found = repr(arguments[name]) if name in arguments else "missing"
             what = f"{kind}: the argument {name!r} is {found}"
@@ -178,41 +158,17 @@ def _instruction(kind: str, given: Any, where: str) -> Instruction:
     return Instruction(kind, arguments)
 
 
-class _Libraries(NamedTuple):
-    tokenize: Callable[[str], Any]
-    sentences: Callable[[str], Any]
-    language: Callable[[str], str]
-    unknown_language: type[Exception]
-
-
 @cache
-def _libraries() -> _Libraries:
-    try:
-        from ja_sentence_segmenter.common.pipeline import make_pipeline
-        from ja_sentence_segmenter.concatenate.simple_concatenator import concatenate_matching
-        from ja_sentence_segmenter.normalize.neologd_normalizer import normalize
-        from ja_sentence_segmenter.split.simple_splitter import split_newline, split_punctuation
-        from janome.tokenizer import Tokenizer
-        from langdetect import DetectorFactory, LangDetectException, detect
-    except ImportError as error:
-        raise MetricUnavailableError(
-            f"checking instructions needs a package that is not installed: {error.name}",
-            fix="pip install 'evalkit[ifeval]'",
-        ) from error
-    # langdetect draws at random; the seed makes its answers repeatable.
-    DetectorFactory.seed = 0
-    joined = partial(
-        concatenate_matching, former_matching_rule="^(?P<result>.+)(の)$", remove_former_matched=False
-    )
-    split = partial(split_punctuation, punctuations="。!?")
-    sentences = make_pipeline(normalize, split_newline, joined, split)
-    return _Libraries(Tokenizer().tokenize, sentences, detect, LangDetectException)
+def _tokenizer() -> Any:
+    from janome.tokenizer import Tokenizer
+
+    return Tokenizer()
 
 
 @lru_cache(maxsize=64)
 def _tokens(text: str) -> tuple[tuple[str, str], ...]:
     """Janome's tokens: surface and part of speech."""
-    return tuple((token.surface, token.part_of_speech) for token in _libraries().tokenize(text))
+    return tuple((token.surface, token.part_of_speech) for token in _tokenizer().tokenize(text))
 
 
 def _surfaces(text: str) -> list[str]:
@@ -234,7 +190,7 @@ def _quoted(text: str) -> str:
     return line if len(line) <= _LONGEST_QUOTE else f"{line[:_LONGEST_QUOTE]}…"
 
 
-def _some_of(found: Sequence[str], wanted: Sequence[str]) -> Outcome:
+def _some_of(found: Sequence[str], *wanted: str) -> Outcome:
     if found:
         return True, Reason("found {text}", text=_quoted(found[0]))
     return False, Reason("not found: {texts}", texts=wanted)
@@ -265,12 +221,29 @@ def _existence(text: str, given: Arguments) -> Outcome:
 
 
 def _language(text: str, given: Arguments) -> Outcome:
-    libraries, wanted = _libraries(), given["language"]
+    from langdetect import DetectorFactory, LangDetectException, detect
+
+    # langdetect draws at random; the seed makes its answers repeatable.
+    DetectorFactory.seed = 0
+    wanted = given["language"]
     try:
-        found = libraries.language(text)
-    except libraries.unknown_language:
+        found = detect(text)
+    except LangDetectException:
         return True, Reason("the language cannot be detected")
     return found == wanted, Reason("found {found}, wanted {wanted}", found=found, wanted=wanted)
+
+
+def _sentences(text: str, given: Arguments) -> int:
+    from ja_sentence_segmenter.concatenate.simple_concatenator import concatenate_matching
+    from ja_sentence_segmenter.normalize.neologd_normalizer import normalize
+    from ja_sentence_segmenter.split.simple_splitter import split_newline, split_punctuation
+
+    joined = concatenate_matching(
+        split_newline(normalize(text)),
+        former_matching_rule="^(?P<result>.+)(の)$",
+        remove_former_matched=False,
+    )
+    return sum(1 for _ in split_punctuation(joined, punctuations="。!?"))
 
 
 def _pieces(pieces: Sequence[str], n: int) -> Outcome:
@@ -299,19 +272,19 @@ def _first_word(text: str, given: Arguments) -> Outcome:
     return _quantity(count, _EXACTLY, given["num_paragraphs"]) if begins[0] else begins
 
 
-def _title(text: str, given: Arguments) -> Outcome:
-    titles = [title.lstrip("『").rstrip("』") for title in re.findall("『[^\n]+』", text)]
-    return _some_of([title for title in titles if title.strip()], ["『…』"])
-
-
 def _postscript(text: str, given: Arguments) -> Outcome:
     marker = given["postscript_marker"]
-    return _some_of(re.findall(_POSTSCRIPTS.get(marker, re.escape(marker)), text, re.IGNORECASE), [marker])
+    return _some_of(re.findall(_POSTSCRIPTS.get(marker, re.escape(marker)), text, re.IGNORECASE), marker)
+
+
+def _title(text: str, given: Arguments) -> Outcome:
+    titles = [title.lstrip("『").rstrip("』") for title in re.findall("『[^\n]+』", text)]
+    return _some_of([title for title in titles if title.strip()], "『…』")
 
 
 def _json(text: str, given: Arguments) -> Outcome:
     text = text.strip()
-    for fence in _FENCES:
+    for fence in ("```json", "```Json", "```JSON", "```"):
         text = text.removeprefix(fence)
     try:
         json.loads(text.removesuffix("```").strip())
@@ -337,10 +310,18 @@ def _furigana(text: str, given: Arguments) -> Outcome:
     return runs == read, Reason("{n} of {all} runs of kanji have furigana", n=read, all=runs)
 
 
-# The rules of ifeval.yaml that count: a text and the arguments -> a number.
-_COUNTS: dict[str, Callable[[str, Arguments], int]] = {
+# The rules of ifeval.yaml: what a rule counts in a text, or whether the text passes and why.
+_RULES: dict[str, Callable[[str, Arguments], int | Outcome]] = {
+    "absent": lambda text, given: _none_of(re.findall(given["pattern"], text)),
     "characters": lambda text, given: len(text),
+    "end": lambda text, given: _ends(text.strip().strip("」』"), given["end_phrase"].strip().strip("」』")),
+    "existence": _existence,
+    "first_word": _first_word,
+    "forbidden": lambda text, given: _none_of([w for w in given["forbidden_words"] if w in _surfaces(text)]),
+    "furigana": _furigana,
+    "json": _json,
     "keyword": lambda text, given: _surfaces(text).count(given["keyword"].strip()),
+    "language": _language,
     # 96 code points further is the same letter in katakana.
     "letters": lambda text, given: sum(map(text.count, (given["letter"], chr(ord(given["letter"]) + 96)))),
     "matches": lambda text, given: sum(
@@ -350,22 +331,7 @@ _COUNTS: dict[str, Callable[[str, Arguments], int]] = {
         mark in "。！？" and part.startswith("名詞")
         for (_, part), (mark, _) in pairwise(_tokens(_without_quotations(text)))
     ),
-    "sections": lambda text, given: len(
-        re.findall(rf"第[\d０-９]+{re.escape(given['section_spliter'])}", text)
-    ),
-    "sentences": lambda text, given: len(list(_libraries().sentences(text))),
-}
-# Those that pass or do not, and say why.
-_CHECKS: dict[str, Callable[[str, Arguments], Outcome]] = {
-    "absent": lambda text, given: _none_of(re.findall(given["pattern"], text)),
-    "end": lambda text, given: _ends(text.strip().strip("」』"), given["end_phrase"].strip().strip("」』")),
-    "existence": _existence,
-    "first_word": _first_word,
-    "forbidden": lambda text, given: _none_of([w for w in given["forbidden_words"] if w in _surfaces(text)]),
-    "furigana": _furigana,
-    "json": _json,
-    "language": _language,
-    "one_of": lambda text, given: _some_of(re.findall(given["pattern"], text), given["pattern"].split("|")),
+    "one_of": lambda text, given: _some_of(re.findall(given["pattern"], text), *given["pattern"].split("|")),
     "only": lambda text, given: _none_of(
         [sign for sign in re.sub(given["pattern"], "", text) if unicodedata.category(sign)[0] == "L"]
     ),
@@ -373,6 +339,8 @@ _CHECKS: dict[str, Callable[[str, Arguments], Outcome]] = {
     "postscript": _postscript,
     "quotation": _quotation,
     "repeat": lambda text, given: _begins(text.strip(), given["prompt_to_repeat"].strip()),
+    "sections": lambda text, given: len(re.findall(rf"第\d+{re.escape(given['section_spliter'])}", text)),
+    "sentences": _sentences,
     "title": _title,
     "two_responses": _two_responses,
     "unified_end": _unified_end,
@@ -385,36 +353,34 @@ def verdicts(instructions: Sequence[Instruction], answer: str | None) -> list[Ve
     Raises:
         MetricUnavailableError: a package of the extra `ifeval` that a check needs is not installed.
     """
-    return [_verdict(instruction, answer) for instruction in instructions]
+    try:
+        return [_verdict(instruction, answer) for instruction in instructions]
+    except ImportError as error:
+        raise MetricUnavailableError(
+            f"checking instructions needs a package that is not installed: {error.name}",
+            fix="pip install 'evalkit[ifeval]'",
+        ) from error
 
 
 def _verdict(instruction: Instruction, answer: str | None) -> Verdict:
     check = partial(KINDS[instruction.kind].check, arguments=instruction.arguments)
     strict, reason = (False, Reason("there is no answer")) if answer is None else check(answer)
-    others: Iterable[tuple[str, str]] = () if strict or answer is None else variants(answer)
-    removed = next((what for what, text in others if check(text)[0]), None)
+    others: Mapping[str, str] = {} if strict or answer is None else variants(answer)
+    removed = next((what for what, text in others.items() if check(text)[0]), None)
     passed, impossible = strict or removed is not None, unsatisfiable(instruction)
     return Verdict(instruction.kind, strict, passed, reason, removed or "", impossible)
 
 
-def variants(answer: str) -> Iterator[tuple[str, str]]:
-    """The variants of a loose verdict other than the answer itself: what is removed, and the text.
-
-    Texts that came before are left out.
-    """
-    lines, seen = answer.split("\n"), {answer}
-    cut = {
-        "the first line": lines[1:],
-        "the last line": lines[:-1],
-        "the first and the last line": lines[1:-1],
+def variants(answer: str) -> dict[str, str]:
+    """The variants of a loose verdict other than the answer itself, by what is removed."""
+    lines = answer.split("\n")
+    shortened = {
+        "the first line": "\n".join(lines[1:]).strip(),
+        "the last line": "\n".join(lines[:-1]).strip(),
+        "the first and the last line": "\n".join(lines[1:-1]).strip(),
     }
-    shortened = {what: "\n".join(kept).strip() for what, kept in cut.items()}
     bare = {f"{what} and *": text.replace("*", "") for what, text in shortened.items()}
-    texts = {"*": answer.replace("*", ""), **shortened, **bare}
-    for what, text in texts.items():
-        if text not in seen:
-            seen.add(text)
-            yield what, text
+    return {"*": answer.replace("*", ""), **shortened, **bare}
 
 
 @cache
@@ -441,14 +407,9 @@ def unsatisfiable(instruction: Instruction) -> Reason | None:
 
 
 def passed_share(prompts: Sequence[Sequence[Verdict]], mode: Mode, resamples: int) -> tuple[float, Spread]:
-    """The share of passed instructions, and how sure it is.
+    """The share of passed instructions, of one or more in each of one or more prompts, and how sure it is.
 
     The instructions of one prompt are not independent: prompts are resampled, each with all of its own.
-
-    Args:
-        prompts: one or more verdicts of each of one or more prompts.
-        mode: which of the verdicts.
-        resamples: of the bootstrap.
     """
     hits = np.array([sum(getattr(verdict, mode) for verdict in prompt) for prompt in prompts])
     sizes = np.array([len(prompt) for prompt in prompts])
@@ -460,13 +421,9 @@ def passed_share(prompts: Sequence[Sequence[Verdict]], mode: Mode, resamples: in
     return value, spread
 
 
-def passed_by(
-    verdicts: Iterable[Verdict], name: Callable[[Verdict], str] = lambda verdict: verdict.kind
-) -> dict[str, dict[str, int]]:
-    """How many instructions were passed, `strict` and `loose` of `n`, by `name`: by kind if not given."""
-    found: dict[str, Counter[str]] = {}
+def passed_by(verdicts: Iterable[Verdict], name: Callable[[Verdict], str]) -> dict[str, dict[str, int]]:
+    """How many instructions were passed, `strict` and `loose` of `n`, by `name`."""
+    found: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for verdict in verdicts:
-        found.setdefault(name(verdict), Counter()).update(
-            strict=int(verdict.strict), loose=int(verdict.loose), n=1
-        )
+        found[name(verdict)].update(strict=int(verdict.strict), loose=int(verdict.loose), n=1)
     return {key: dict(found[key]) for key in sorted(found)}

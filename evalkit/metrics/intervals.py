@@ -215,22 +215,6 @@ def resampled_ratios(parts: NDArray[Any], wholes: NDArray[Any], resamples: int) 
 # --- questions asked several times ---------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Shares:
-    """Where the variance of single scores comes from, as shares that add up to 1.
-
-    Attributes:
-        questions: some questions are harder than others.
-        trials: some trials (few-shots and seed) are better than others on all questions; None: scores
-            whose trial is not known, where this is part of `within`.
-        within: the rest.
-    """
-
-    questions: float
-    trials: float | None
-    within: float
-
-
 def resampled_two_ways(scores: FloatArray, resamples: int) -> FloatArray:
     """Means of scores [questions, trials, figures] with questions and trials both redrawn.
 
@@ -274,28 +258,27 @@ def resampled_within(questions: Sequence[FloatArray], resamples: int) -> FloatAr
     return averages
 
 
-def variance_shares(scores: FloatArray, *, trials_known: bool = True) -> Shares | None:
-    """The shares of scores [questions, trials] by the analysis of variance; None: they cannot be told.
+def variance_shares(scores: FloatArray, *, trials_known: bool = True) -> dict[str, float | None] | None:
+    """Where the variance of scores [questions, trials] comes from: shares that add up to 1.
 
-    A component below 0, which is a matter of chance, counts as 0. It takes two questions and two trials, and
-    scores that differ.
+    By the analysis of variance: some `questions` are harder than others, some `trials` (few-shots and seed)
+    are better than others on all questions, and `within` is the rest; that of trials is part of it (None)
+    where they are not known. A component below 0, which is a matter of chance, counts as 0. None: it takes
+    two questions, two trials and scores that differ.
     """
     number, trials = scores.shape
     if min(number, trials) < 2 or scores.min() == scores.max():
         return None
-    rows, columns, mean = scores.mean(axis=1), scores.mean(axis=0), scores.mean()
+    rows, mean = scores.mean(axis=1), scores.mean()
+    columns = scores.mean(axis=0) if trials_known else np.full(trials, mean)
     between_rows = trials * ((rows - mean) ** 2).sum() / (number - 1)
-    if not trials_known:
-        within = ((scores - rows[:, None]) ** 2).sum() / (number * (trials - 1))
-        parts = [max(0.0, between_rows - within) / trials, 0.0, within]
-    else:
-        between_columns = number * ((columns - mean) ** 2).sum() / (trials - 1)
-        rest = scores - rows[:, None] - columns[None, :] + mean
-        within = (rest**2).sum() / ((number - 1) * (trials - 1))
-        parts = [
-            max(0.0, between_rows - within) / trials,
-            max(0.0, between_columns - within) / number,
-            within,
-        ]
-    shares = [float(part / math.fsum(parts)) for part in parts]
-    return Shares(shares[0], shares[1] if trials_known else None, shares[2])
+    between_columns = number * ((columns - mean) ** 2).sum() / (trials - 1)
+    rest = scores - rows[:, None] - (columns - mean)
+    within = (rest**2).sum() / ((number - 1 if trials_known else number) * (trials - 1))
+    parts = [max(0.0, between_rows - within) / trials, max(0.0, between_columns - within) / number, within]
+    of_questions, of_trials, rest_share = (float(part / math.fsum(parts)) for part in parts)
+    return {
+        "questions": of_questions,
+        "trials": of_trials if trials_known else None,
+        "within": rest_share,
+    }

@@ -224,6 +224,14 @@ def one_run(given: str, *, mt_bench: bool | None = None) -> Path:
     return found[0] if found else place
 
 
+def wait_for(path: Path, seconds: float) -> None:
+    """Waits until no process works on the run directory at `path`; looks every so many seconds."""
+    from filelock import FileLock
+
+    with FileLock(path / ".lock").acquire(poll_interval=seconds):
+        pass
+
+
 def run_id(identity: dict[str, Any]) -> str:
     """The hash of a run's identity, twelve hexadecimal digits."""
     return text_sha256(canonical_json(identity))[:12]

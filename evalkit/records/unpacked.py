@@ -1,6 +1,8 @@
 """An unpacked bundle: model names resolve to its files, and its data must be as packed."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from evalkit.core.errors import InputError
@@ -11,7 +13,10 @@ SUMS = "SHA256SUMS"
 
 
 def use(data_dir: Path) -> bool:
-    """Has model names resolve to the files of an unpacked bundle; False when the folder is no bundle."""
+    """Has model names resolve to the files of an unpacked bundle; False when the folder is no bundle.
+
+    It holds for this process and those it starts, within `put_back` until the block ends.
+    """
     if not (data_dir / MARK).is_file():
         return False
     for inside in ("hub", "cache"):
@@ -19,10 +24,34 @@ def use(data_dir: Path) -> bool:
             raise InputError(
                 f"the bundle's folder {inside} leads out of it by a link", where=data_dir / inside
             )
-    # Both variables are read later: when the hub library is imported, or a path is requested.
-    os.environ["HF_HUB_CACHE"] = str((data_dir / "hub").resolve())
-    os.environ["EVALKIT_CACHE"] = str((data_dir / "cache").resolve())
+    from huggingface_hub import constants
+
+    hub, cache = (str((data_dir / inside).resolve()) for inside in ("hub", "cache"))
+    os.environ.update(HF_HUB_CACHE=hub, EVALKIT_CACHE=cache)
+    # The library reads the variable when it is imported, which may be long ago.
+    constants.HF_HUB_CACHE = hub
     return True
+
+
+@contextmanager
+def put_back(data_dir: Path | None) -> Iterator[None]:
+    """Undoes at its end what `use` of this folder does in the block: a program goes on without the bundle."""
+    if data_dir is None or not (data_dir / MARK).is_file():
+        yield
+        return
+    from huggingface_hub import constants
+
+    hub = constants.HF_HUB_CACHE
+    before = {name: os.environ.get(name) for name in ("HF_HUB_CACHE", "EVALKIT_CACHE")}
+    try:
+        yield
+    finally:
+        constants.HF_HUB_CACHE = hub
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def packed_sums(data_dir: Path) -> dict[str, str]:

@@ -16,7 +16,8 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from evalkit.core.config import Config, DataOptions, MetricsConfig, ModelConfig,
 from evalkit.core.durable import atomic_file
 from evalkit.core.errors import EvalkitError, FetchError, InputError
 from evalkit.engines.models import check
+from evalkit.engines.models.files import files_of
 from evalkit.records.unpacked import MARK, SUMS
 from evalkit.runs.suite import suite_specs
 from evalkit.tasks.spec import TaskSpec
@@ -49,10 +51,8 @@ class Contents:
     options: list[str] = field(default_factory=list)
 
     def add_folder(self, inside: str, folder: Path) -> None:
-        """Adds every file below `folder`; links are followed, so that none is in the bundle."""
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                self.files[f"{inside}/{path.relative_to(folder).as_posix()}"] = path
+        """Adds the files of `folder` (`files_of`); links are followed, so that none is in the bundle."""
+        self.files |= {f"{inside}/{name}": path for name, path in files_of(folder).items()}
 
 
 def collect(config: Config, *, say: Callable[[str], None]) -> Contents:
@@ -101,11 +101,12 @@ def _add_mt_bench(contents: Contents, language: str, files: Mapping[str, Path]) 
 def _add_pfgen(contents: Contents, data: DataOptions) -> None:
     """The questions with their references, and the tables of these."""
     from evalkit.metrics.pfgen import table_path, tables_of
-    from evalkit.sources.pfgen import fetch_files, read_data
+    from evalkit.sources.pfgen import fetch_data, fetch_files
 
     files = fetch_files(data.mirror, offline=data.offline)
     contents.files |= {f"cache/sources/{name}": path for name, path in files.items()}
-    for question in read_data([*files.values()][:-1]):
+    questions, _ = fetch_data(data.mirror, offline=data.offline)
+    for question in questions:
         tables_of(question)
         if (path := table_path(question)).is_file():
             contents.files[f"cache/pfgen/{path.name}"] = path
@@ -196,7 +197,7 @@ def write(contents: Contents, out: Path, *, progress: Callable[[int], None]) -> 
         progress: receives the bytes of each file as it is packed.
 
     Raises:
-        EvalkitError: no space left, or `out` cannot be written.
+        EvalkitError: no space left, `out` cannot be written, or a file cannot be read.
     """
     name = out.name.removesuffix(".tar")
     contents.texts[MARK] = json.dumps(contents.facts, ensure_ascii=False, indent=2) + "\n"
@@ -213,10 +214,21 @@ def write(contents: Contents, out: Path, *, progress: Callable[[int], None]) -> 
 
 def _add_file(tar: tarfile.TarFile, inside: str, path: Path) -> str:
     # Hashed while it is packed: weights are read once.
-    with path.open("rb") as file:
-        hashing = _Hashing(file)
-        tar.addfile(_entry(inside, path.stat().st_size), hashing)
+    with _reads(path):
+        file, size = path.open("rb"), path.stat().st_size
+    with file:
+        hashing = _Hashing(file, path)
+        tar.addfile(_entry(inside, size), hashing)
     return hashing.digest.hexdigest()
+
+
+@contextmanager
+def _reads(path: Path) -> Iterator[None]:
+    """A file that cannot be read is not the fault of the bundle that is written."""
+    try:
+        yield
+    except OSError as error:
+        raise EvalkitError(f"cannot read: {error.strerror or error}", where=path) from error
 
 
 def _add_text(tar: tarfile.TarFile, inside: str, text: str) -> str:
@@ -232,12 +244,16 @@ def _entry(name: str, size: int) -> tarfile.TarInfo:
 
 
 class _Hashing:
-    def __init__(self, file: io.BufferedReader) -> None:
+    def __init__(self, file: io.BufferedReader, path: Path) -> None:
         self.digest = hashlib.sha256()
         self._file = file
+        self._path = path
 
     def read(self, size: int = -1) -> bytes:
-        block = self._file.read(size)
+        with _reads(self._path):
+            block = self._file.read(size)
+        if len(block) < size:
+            raise EvalkitError("the file became shorter while it was packed", where=self._path)
         self.digest.update(block)
         return block
 

@@ -8,9 +8,10 @@ outputs do differ: the certificate says how many.
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from evalkit.core.config import MetricsConfig, ProtocolConfig
+from evalkit.core.errors import InputError
 from evalkit.core.progress import generation
 from evalkit.core.types import Completion, Message, Request
 from evalkit.engines.local.chat_template import as_text
@@ -92,12 +93,19 @@ def certify(
         metrics: the metrics' options.
         asking: how the samples are asked.
         say: receives progress messages, one line at a time.
+
+    Raises:
+        InputError: the model can answer none of the prompts.
     """
     asked = [request for task in suite.tasks for request in asking.requests(task)]
     specs = {sample.id: task.spec for task in suite.tasks for sample in task.samples}
     variants = [Variant(size, shuffled) for size in BATCH_SIZES for shuffled in (False, True)]
     title = f"1/{len(variants) + 1}: one prompt at a time"
     reference = _answers(engine, asking, specs, asked, title, alone=True)
+    if left_out := len(asked) - len(reference.tokens):
+        say(f"left out: {left_out} of {len(asked)} prompts, which the model cannot answer")
+        asked = [request for request in asked if request.id in reference.tokens]
+        suite = _answered(suite, reference)
     before = _scores(suite, reference, protocol, metrics)
     comparisons = []
     for place, variant in enumerate(variants, start=2):
@@ -112,6 +120,17 @@ def certify(
         say(f"{variant.name}: {comparison.share:.1%} of the outputs differ")
         comparisons.append(comparison)
     return comparisons
+
+
+def _answered(suite: LoadedSuite, reference: _Answers) -> LoadedSuite:
+    """The suite with those samples alone that have a completion."""
+    tasks = [
+        replace(task, samples=tuple(one for one in task.samples if one.id in reference.completions))
+        for task in suite.tasks
+    ]
+    if not any(task.samples for task in tasks):
+        raise InputError("the model can answer none of the prompts", where=f"suite {suite.name}")
+    return replace(suite, tasks=tuple(task for task in tasks if task.samples))
 
 
 def _answers(
@@ -147,7 +166,7 @@ def _graded(
     spec: TaskSpec,
 ) -> GivenAnswer:
     """What a run would grade: the answer behind a thought."""
-    if asking.thoughts is None:
+    if asking.thoughts is None or completion.finish_reason == "error":
         return GivenAnswer(completion.text, completion.finish_reason)
     split = asking.thoughts.reply(
         completion.raw_text,

@@ -3,17 +3,20 @@
 Completions have two forms: a folder with one `<dataset>.jsonl` per dataset (or for a single dataset the
 file), lines with `id` (as in the `prompts` dump), `completion` and optionally `finish_reason`, or as of
 IFEval with `prompt` (a sample's input) and `response`; or llm-jp-eval's own result JSON, whose rows have
-`input`, `pred` and `gold` in the order of the dataset.
+`input`, `pred` and `gold` in the order of the dataset. Those of pfgen are such lines too, or a published set
+(`read_trials`).
 """
 
+import lzma
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from evalkit.core.config import Config, given_suite
+from evalkit.core.config import Config, PfgenConfig, PfgenMode, given_suite
 from evalkit.core.errors import InputError
-from evalkit.core.files import read_json, read_rows, text_field
+from evalkit.core.files import parse_rows, read_bytes, read_json, read_json_object, read_rows, text_field
 from evalkit.core.reasons import Reason
 from evalkit.core.text import did_you_mean
 from evalkit.core.types import FinishReason
@@ -23,15 +26,20 @@ from evalkit.records.results import Results
 from evalkit.records.run_folder import RunDirectory
 from evalkit.runs.identity import differing_few_shots, protocol_record
 from evalkit.runs.regrading import Regrading, thought_warnings
-from evalkit.runs.suite import LoadedSuite, load_suite, sample_limit, suite_specs
+from evalkit.runs.suite import LoadedSuite, check_options, load_suite, sample_limit, suite_specs
 from evalkit.scoring.categories import summarise
+from evalkit.scoring.pfgen import score_pfgen
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, score_tasks
 from evalkit.scoring.write import write_scored
 from evalkit.tasks.load import Task
+from evalkit.tasks.pfgen import answer_of, stop_strings
 from evalkit.tasks.spec import few_shot_counts, task_names
 
 Answers = dict[str, GivenAnswer]
 _SHOWN = 5
+# A set of answers to pfgen has a few megabytes; more than this is none. It is unpacked in pieces.
+_MOST_BYTES = 1 << 30
+_PIECE = 1 << 16
 
 
 def score_completions(config: Config, *, say: Callable[[str], None]) -> Results:
@@ -40,16 +48,19 @@ def score_completions(config: Config, *, say: Callable[[str], None]) -> Results:
     Raises:
         InputError: missing options or data; an unknown dataset or id, a duplicate, or (without
             `allow_missing`) a sample without completion. Nothing is written then.
+        EvalkitError: the data of pfgen are not here and cannot be fetched.
     """
     if config.completions is None or config.out is None:
         raise InputError("where shall the scores go? No folder is given", where="option out", fix="out=DIR")
-    out = output_directory(config.out)
-    # All samples, so that an id beyond the limit is known; no few-shots, as there is nothing to ask.
     asked = given_suite(config.suite)
+    check_options(asked, config.given)
+    out, path = output_directory(config.out), Path(config.completions).expanduser()
+    # All samples, so that an id beyond the limit is known; no few-shots, as there is nothing to ask.
     suite = load_suite(asked, replace(config.data, limit=0), say=say, few_shots=False)
     for warning in suite.warnings:
         say(warning)
-    path = Path(config.completions).expanduser()
+    if asked.pfgen:
+        return _score_trials(config, suite, path, out)
     completions = read_completions(path, suite.tasks)
     answers, missing, gaps = _matched(
         suite, completions, path, limit=sample_limit(config.data.limit), allow_missing=config.allow_missing
@@ -270,3 +281,139 @@ def _aligned(rows: Sequence[Any], task: Task, path: Path) -> Answers:
             )
         answers[sample.id] = GivenAnswer(given)
     return answers
+
+
+# --- pfgen ---------------------------------------------------------------------------------------
+
+
+def _score_trials(config: Config, suite: LoadedSuite, path: Path, out: RunDirectory) -> Results:
+    (task,), limit = suite.tasks, sample_limit(config.data.limit)
+    path = path / f"{task.name}.jsonl" if path.is_dir() else path
+    config, model = _described(config, path.with_name("config.json"))
+    found, places, trials_known = read_trials(path, task, config.pfgen.mode)
+    last = max(int(key.partition("/")[2]) for key in found)
+    keys = [key for sample in task.samples[: limit or None] for key in task.spec.ids(sample.id, last)]
+    answers = {key: found[key] for key in keys if key in found}
+    lacking = [key for key in keys if key not in found]
+    if not answers or (lacking and not config.allow_missing):
+        name = lacking[0].partition("/")[0]
+        asked = next(sample.input for sample in task.samples if sample.id == name)
+        own = [place for key, place in places.items() if key.startswith(f"{name}/")]
+        number = f"{len(own)} of {last} answers" if own else "no answer"
+        raise InputError(
+            f"answers are missing: {listed(lacking)}; question {name} ({asked}) has {number}",
+            where=(own or list(places.values()))[-1],
+            fix="add what is missing, or score what is there: allow_missing=true",
+        )
+    missing = Reason("{n} of {all} answers are missing", n=len(lacking), all=len(keys))
+    scored, details = score_pfgen(
+        suite.questions, answers, config.metrics.resamples, trials_known=trials_known
+    )
+    results = summarise(
+        [scored],
+        protocol_record(config),
+        reasons=[missing] if lacking else [],
+        run={
+            "completions": str(path),
+            "suite": suite.name,
+            "model": config.model.name if config.model else model,
+            "samples": len(scored.samples),
+            "datasets": {task.name: task.facts},
+            task.name: details,
+            "warnings": [],
+        },
+    )
+    with out:
+        write_scored(out, [scored], results, config.export)
+    return results
+
+
+def _described(config: Config, path: Path) -> tuple[Config, str | None]:
+    """The options with the mode, and the model's name, as config.json beside published answers says."""
+    row = read_json_object(path, "the set's configuration") if path.exists() else {}
+    model, mode = (text_field(row, key, str(path)) if key in row else None for key in ("model", "mode"))
+    if mode is None:
+        return config, model
+    modes = [config.pfgen.mode] if "pfgen.mode" in config.given else list(PfgenMode)
+    if mode not in (known := [one.value for one in modes]):
+        raise InputError(
+            f"the answers are of mode {mode}, not {' or '.join(known)}",
+            where=f"{path}, field mode",
+            fix="correct it, or leave out pfgen.mode=",
+        )
+    return replace(config, pfgen=PfgenConfig(PfgenMode(mode))), model
+
+
+def read_trials(path: Path, task: Task, mode: PfgenMode) -> tuple[Answers, dict[str, str], bool]:
+    """Answers to pfgen: a published `trials.jsonl` or `trials.jsonl.xz`, or a file of evalkit's own form.
+
+    Args:
+        path: the file; its first line tells the form. Lines of a published set have `question` and `answer`;
+            those of evalkit's form `id`, `completion`, from which the answer is cut, and maybe
+            `finish_reason`.
+        task: the dataset, with all its questions.
+        mode: how the answers were asked for.
+
+    Returns:
+        The answers and their lines by question and trial (`Q01/1`), and whether the trials are known: a
+        published set is sorted, and there the i-th answers of all questions are no trial.
+
+    Raises:
+        InputError: no answers, a question that is none of the benchmark's, an answer that is there twice, a
+            line that is not as expected, or an xz file that is damaged or cut short.
+    """
+    ids = {sample.input: sample.id for sample in task.samples}
+    numbers = dict.fromkeys(ids.values(), 0)
+    answers: Answers = {}
+    places: dict[str, str] = {}
+    own = False
+    for place, row in parse_rows(_content(path), str(path), mend=True):
+        own = own if answers else "id" in row
+        if own:
+            key = text_field(row, "id", place)
+            if not re.fullmatch(r"[^/]+/[1-9]\d{0,4}", key, re.ASCII) or key.partition("/")[0] not in numbers:
+                fix = f"{min(numbers)}/1 to {max(numbers)}/TRIALS"
+                raise InputError(f"no id of pfgen: {key!r}", where=f"{place}, field id", fix=fix)
+            text = answer_of(text_field(row, "completion", place), mode, stop_strings(mode))
+        else:
+            asked, text = (text_field(row, name, place) for name in ("question", "answer"))
+            if asked not in ids:
+                what = f"no question of pfgen: {asked!r}{did_you_mean(asked, ids)}"
+                raise InputError(what, where=f"{place}, field question")
+            numbers[ids[asked]] += 1
+            key = f"{ids[asked]}/{numbers[ids[asked]]}"
+        if key in answers:
+            raise InputError(f"the id {key} is there twice", where=place)
+        answers[key] = GivenAnswer(text, finish_reason(row, place) if own else None)
+        places[key] = place
+    if not answers:
+        raise InputError("there are no answers", where=path)
+    return answers, places, own
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a file, unpacked where it is an xz file: one or more streams, maybe zeros behind them."""
+    data = read_bytes(path, "the answers")
+    if path.suffix != ".xz" and not data.startswith(b"\xfd7zXZ\0"):
+        return data
+    content, stream = bytearray(), lzma.LZMADecompressor(lzma.FORMAT_XZ)
+    try:
+        # In pieces, so that the line of a damaged place is known.
+        while data or not stream.eof:
+            if stream.eof:
+                # `lzma.open` takes a damaged second stream for the end.
+                stream = lzma.LZMADecompressor(lzma.FORMAT_XZ)
+            piece = stream.decompress(data, _PIECE)
+            if stream.needs_input and not piece:
+                raise EOFError
+            content += piece
+            if len(content) > _MOST_BYTES:
+                raise InputError(f"it unpacks to more than {_MOST_BYTES >> 20} MiB", where=path)
+            data = stream.unused_data.lstrip(b"\0")
+    except (EOFError, lzma.LZMAError) as error:
+        problem = "it is cut short" if isinstance(error, EOFError) else f"it is damaged ({error})"
+        line = content.count(b"\n") + 1
+        raise InputError(
+            f"not a whole xz file: {problem}", where=f"{path}, line {line}", fix="fetch the file again"
+        ) from error
+    return bytes(content)

@@ -88,7 +88,9 @@ class Job:
         """Sends SIGTERM to the process; it keeps what is finished and exits with 130."""
         if self.runs_here:
             assert self.pid is not None
-            os.kill(self.pid, signal.SIGTERM)
+            # It may end meanwhile, and its number may go to somebody else's process.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(self.pid, signal.SIGTERM)
 
 
 def run_in_child(path: Path) -> int:
@@ -102,7 +104,7 @@ def run_in_child(path: Path) -> int:
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(Path(job.log).open("ab")) if job.log else None
         child = subprocess.Popen(
-            [sys.executable, "-m", "evalkit.cli.child", str(path)],
+            [sys.executable, "-m", "evalkit.cli.child", str(path), str(os.getpid())],
             cwd=job.directory,
             env={**os.environ, "PYTHONPATH": packages, **(_LOG_ENCODING if log else {})},
             stdin=subprocess.DEVNULL,

@@ -73,9 +73,20 @@ class Run(ABC, Generic[Content]):
         Prompts that are kept as too long are then asked again.
         """
         now = self.identified.context
+        return now is not None and now > (self._context_before or 0)
+
+    @property
+    def _context_before(self) -> int | None:
         engine = (kept_environment(self.directory.path) or {}).get("engine")
-        before = engine.get("context") if isinstance(engine, dict) else None
-        return now is not None and now > (before or 0)
+        return engine.get("context") if isinstance(engine, dict) else None
+
+    def context_of_records(self, described: dict[str, Any]) -> dict[str, Any]:
+        """The engine's description, with the context under which prompts that stay were too long."""
+        tasks = [path.stem for path in (self.directory.path / "samples").glob("*.jsonl")]
+        kept = (record for task in tasks for record in self.directory.records(task).values())
+        if self.has_more_context and any(record.over_context for record in kept):
+            return {**described, "context": self._context_before}
+        return described
 
     @abstractmethod
     def recover(self, say: Say) -> tuple[int, int]:
@@ -144,7 +155,7 @@ def complete(run: Run[Content], *, say: Say, opened: Opened) -> Outcome[Content]
                     follow_generation_config=run.follow_generation_config,
                 )
             with built as engine:
-                described = engine.describe()
+                described = run.context_of_records(engine.describe())
                 environment |= {"engine": described, **run.engine_started(described)}
                 write_checked_json(directory.path / ENVIRONMENT, environment)
                 for task, record in run.generate(engine):

@@ -123,7 +123,9 @@ class MtBenchRun(Run[dict[str, Any]]):
         """The ids of turns that were too long for the server and may fit now, and of later ones on them."""
         if not self.has_more_context:
             return []
-        turns = self.directory.records(SAMPLES).values()
+        questions = {question.id for question in self._questions}
+        kept = self.directory.records(SAMPLES).values()
+        turns = [one for one in kept if one.question_id in questions]
         too_long = {(one.question_id, one.answer, one.turn) for one in turns if one.over_context}
         return [
             one.id

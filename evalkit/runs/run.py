@@ -18,32 +18,35 @@ from evalkit.core.config import (
 )
 from evalkit.core.durable import is_whole_text
 from evalkit.core.errors import InputError
+from evalkit.core.files import read_json_object
 from evalkit.core.progress import phase, watch
 from evalkit.core.reasons import Reason
 from evalkit.core.signals import stop_if_signalled
 from evalkit.core.types import Completion, Request
 from evalkit.core.words import t
+from evalkit.engines.base import from_generation_config
 from evalkit.engines.bos import appended_tokens
 from evalkit.engines.local.chat_template import as_text, template_of
-from evalkit.metrics.prediction import prediction
+from evalkit.engines.models.files import generation_config
 from evalkit.records.environment import CONFIG, kept_environment, timed
 from evalkit.records.results import ProtocolRecord, Results, read_results
 from evalkit.records.run_folder import RunDirectory, SampleRecord, SplitRecord
 from evalkit.runs.identity import protocol_record, run_identity
 from evalkit.runs.life import Opened, Outcome, Run, Say, complete, finished
 from evalkit.runs.regrading import Regrading, thought_warnings
-from evalkit.runs.suite import LoadedSuite, asking_of, check_options, load_suite
+from evalkit.runs.suite import LoadedSuite, asking_of, check_run, load_suite
 from evalkit.scoring.categories import summarise, with_intervals
 from evalkit.scoring.pfgen import score_pfgen
 from evalkit.scoring.scores import TaskAnswers, TaskScores, score_tasks
 from evalkit.scoring.write import scores_fit, write_scored
+from evalkit.tasks.load import Task
 from evalkit.tasks.pfgen import DATASET as PFGEN
 from evalkit.tasks.pfgen import answer_of
 from evalkit.tasks.spec import TaskSpec, is_task_file
 from evalkit.tasks.thoughts import Thoughts
 
 if TYPE_CHECKING:
-    from evalkit.engines.base import Engine
+    from evalkit.engines.base import Engine, Identified
     from evalkit.engines.models import ResolvedModel
 
 log = logging.getLogger(__name__)
@@ -65,9 +68,7 @@ def evaluate(config: Config, *, say: Say, opened: Opened = lambda folder: None) 
     from evalkit.engines import check
 
     chosen, asked = given_model(config.model), given_suite(config.suite)
-    # An invalid regular expression is found now, not after hours of generation.
-    prediction("", answer_regex=config.protocol.answer_regex)
-    check_options(asked, config.given, config.samples)
+    check_run(config)
     with phase(t("looking for the model")):
         check(chosen, config.engine, offline=config.data.offline)
     suite = load_suite(asked, config.data, say=say)
@@ -100,6 +101,8 @@ class SuiteRun(Run[Results]):
         model, left_out, chat_template = identified.model, [], None
         self._tokenizer = _tokenizer(model) if model.has_tokenizer else None
         self.asking = asking_of(config, self._tokenizer)
+        if config.samples > 1 and not asked.pfgen and config.generation.from_model:
+            _check_draws(identified, config.samples)
         if self._tokenizer is not None and self.asking.chat is not None:
             chat_template = template_of(self._tokenizer)
         elif self._tokenizer is not None and not config.engine.chat_prompts:
@@ -135,7 +138,7 @@ class SuiteRun(Run[Results]):
             log.warning("the tokenizer puts %s behind every text: the prompts go without", " ".join(left_out))
         kept, again = 0, 0
         for task in self._suite.tasks:
-            too_long = self._asked_again(task.name)
+            too_long = self._asked_again(task)
             again += len(too_long)
             self.directory.recover(task.name, too_long)
             records = self.directory.records(task.name)
@@ -153,11 +156,13 @@ class SuiteRun(Run[Results]):
             say(t(text, kept=kept, all=kept + missing))
         return kept, missing
 
-    def _asked_again(self, task: str) -> list[str]:
+    def _asked_again(self, task: Task) -> list[str]:
         """The ids of a task's prompts that were too long for the server and may fit now."""
         if not self.has_more_context:
             return []
-        return [key for key, record in self.directory.records(task).items() if record.over_context]
+        kept = self.directory.records(task.name)
+        asked = (key for sample in task.samples for key in task.spec.ids(sample.id, self.asking.samples))
+        return [key for key in asked if key in kept and kept[key].over_context]
 
     def kept_results(self) -> Results | None:
         """results.json when it covers what is asked for, lacks no metric, and the run's files are whole."""
@@ -175,7 +180,7 @@ class SuiteRun(Run[Results]):
         covers &= results.run.get(PFGEN, {}).get("trials", trials) >= trials
         if not covers or options != wanted or results.missing_metrics or not scores_fit(directory, results):
             return None
-        if any(self._asked_again(task.name) for task in self._suite.tasks):
+        if any(self._asked_again(task) for task in self._suite.tasks):
             return None
         whole = is_whole_text(directory.path / CONFIG) and kept_environment(directory.path)
         return with_intervals(results, directory.path) if whole else None
@@ -251,6 +256,22 @@ def _tokenizer(model: "ResolvedModel") -> Any:
     from evalkit.engines.local.tokenizer import load_tokenizer
 
     return load_tokenizer(model)
+
+
+def _check_draws(identified: "Identified", samples: int) -> None:
+    """Refuses several samples of a model whose own generation_config does not sample."""
+    # What a server's model does, only the server knows.
+    if identified.family == "api":
+        return
+    path = identified.model.path
+    # Without the file transformers looks into config.json.
+    own = {} if path is None else generation_config(path) or read_json_object(path / "config.json")
+    if not from_generation_config(own).do_sample:
+        raise InputError(
+            f"the model's own generation_config is greedy: it gives the same answer {samples} times",
+            where=f"option samples={samples}, {path / 'generation_config.json' if path else 'random model'}",
+            fix="generation=swallow or generation.do_sample=true, without generation.from_model",
+        )
 
 
 def _kept_answers(

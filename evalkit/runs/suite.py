@@ -19,12 +19,16 @@ from evalkit.core.errors import InputError, UnreachableError
 from evalkit.core.text import command
 from evalkit.core.words import t
 from evalkit.engines.models import prepare_words
+from evalkit.metrics.prediction import prediction
+from evalkit.metrics.repeats import check_repeats
+from evalkit.mtbench.presets import DEFAULT_PRESET, load_preset
 from evalkit.records.results import PROTOCOL_LIMIT
 from evalkit.records.unpacked import check_unchanged, packed_sums
 from evalkit.tasks import pfgen
 from evalkit.tasks.load import MissingDataError, Task, load_bundled, load_task, prepared_path
 from evalkit.tasks.prompts import Asking
 from evalkit.tasks.spec import TaskSpec, few_shot_counts, load_spec
+from evalkit.tasks.thoughts import Thoughts
 
 if TYPE_CHECKING:
     from evalkit.metrics.pfgen import Question
@@ -180,6 +184,24 @@ def asking_of(config: Config, tokenizer: Any | None) -> Asking:
     # The seed that every run has by default stands for the protocol's own.
     seed = "" if config.seed == Config().seed else str(config.seed)
     return replace(asking, mode=mode, seed_text=seed, stop=pfgen.stop_strings(mode, list(map(str, special))))
+
+
+def check_run(config: Config) -> None:
+    """Finds what is wrong with the options of a run before anything is started for it.
+
+    What depends on the model's files or on the data is found later.
+
+    Raises:
+        InputError: no suite, or options that are wrong or contradict each other or the suite's protocol.
+    """
+    suite = given_suite(config.suite)
+    if suite.mt_bench is not None:
+        load_preset(config.preset or suite.preset or DEFAULT_PRESET)
+        Thoughts.of(config.reasoning, None, chat=True)
+        return
+    asking_of(config, None)
+    prediction("", answer_regex=config.protocol.answer_regex)
+    check_repeats(config.samples, config.metrics.pass_at, greedy=False)
 
 
 def check_options(suite: SuiteConfig, given: Sequence[str], samples: int = 1) -> None:

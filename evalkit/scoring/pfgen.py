@@ -2,33 +2,29 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from evalkit.core.types import Sample, Score
 from evalkit.metrics import intervals as statistics
-from evalkit.metrics.intervals import FloatArray
 from evalkit.metrics.pfgen import (
+    FIGURES,
     VERSION,
     AnswerScore,
-    Figures,
     Question,
-    category_scores,
     score_answers,
     set_figures,
     tables_of,
 )
 from evalkit.records.results import Figure
 from evalkit.scoring.scores import GivenAnswer, Measured, TaskScores, answer_rates
-from evalkit.tasks.pfgen import FIGURES, SPEC
+from evalkit.tasks.pfgen import SPEC
 
 # The score of the published ground truth, which no scale ends at.
 GROUND_TRUTH = 1.05
 # What a score says of an answer that did not end by itself.
 _STATUS = {"length": "cut_off", "error": "failed"}
-_PUBLISHED = ("score", "score_std", "length", "length_std", "helpfulness", "average")
 
 
 def score_pfgen(
@@ -51,73 +47,66 @@ def score_pfgen(
         A score for each question, with one for each answer in its `repeats`; and for the section `run` of the
         result the published figures, those of aspects and categories, and what the spread consists of.
     """
-    keys: dict[str, list[str]] = {one.id: [] for one in questions}
+    trials: dict[str, list[str]] = {one.id: [] for one in questions}
     for key in sorted(answers, key=lambda key: int(key.partition("/")[2])):
-        keys[key.partition("/")[0]].append(key)
-    questions = [one for one in questions if keys[one.id]]
+        name, _, trial = key.partition("/")
+        trials[name].append(trial)
+    questions = [one for one in questions if trials[one.id]]
+    given = {one.id: [answers[f"{one.id}/{trial}"] for trial in trials[one.id]] for one in questions}
     scored = {
-        one.id: score_answers(one, tables_of(one), [answers[key].text for key in keys[one.id]])
+        one.id: score_answers(one, tables_of(one), [answer.text for answer in given[one.id]])
         for one in questions
     }
-    values = [np.array([_values(answer) for answer in scored[one.id]]) for one in questions]
-    equal = len({len(rows) for rows in values}) == 1
-    trials_known &= len({tuple(key[len(name) :] for key in keys[name]) for name in scored}) == 1
+    values = [np.array([answer.values for answer in found]) for found in scored.values()]
+    trials_known &= all(trials[one.id] == trials[questions[0].id] for one in questions)
+    shares = None
+    if len(set(map(len, values))) == 1:
+        shares = statistics.variance_shares(np.stack(values)[:, :, 0], trials_known=trials_known)
     if trials_known:
         distribution = statistics.resampled_two_ways(np.stack(values), resamples)
     else:
         distribution = statistics.resampled_within(values, resamples)
-    figures = set_figures(scored)
-    measured = _measured(values, figures, distribution)
-    single = np.stack(values)[:, :, 0] if equal else None
-    shares = None if single is None else statistics.variance_shares(single, trials_known=trials_known)
+    published = set_figures(scored)
+    aspects = {part: published.pop(part) for part in ("fluency", "truthfulness")}
+    columns = zip(*(rows.mean(axis=0) for rows in values), strict=True)
+    means = [math.fsum(column) / len(values) for column in columns]
+    # The protocol adds up rounded parts, and so its parts differ from plain means in the fifth digit.
+    means[1:3] = [round(math.fsum(part.values()), 5) for part in aspects.values()]
+    means[3] = published["helpfulness"]
+    measured = {}
+    for name, mean, resampled in zip(FIGURES, means, distribution.T, strict=True):
+        spread = statistics.of_statistic(mean, resampled, len(values))
+        figure = Figure(mean, len(values), spread.error, spread.interval, VERSION)
+        measured[name] = Measured(figure, spread.carried)
+    rows = tuple(_question(name, trials[name], given[name], found) for name, found in scored.items())
+    categories: dict[str, list[float]] = {}
+    for one, found in zip(questions, values, strict=True):
+        categories.setdefault(one.category, []).append(math.fsum(found[:, 0]) / len(found))
     details = {
         "trials": min(map(len, values)),
-        "aspects": {"fluency": figures.fluency, "truthfulness": figures.truthfulness},
-        "categories": category_scores(questions, scored),
-        "published": {name: getattr(figures, name) for name in _PUBLISHED},
+        "aspects": aspects,
+        "categories": {name: math.fsum(own) / len(own) for name, own in categories.items()},
+        "published": published,
         "resampled": "questions and trials" if trials_known else "questions, and answers within questions",
-        "variance": asdict(shares) if shares else None,
+        "variance": shares,
         "ground_truth": GROUND_TRUTH,
     }
-    rows = tuple(_question(one.id, keys[one.id], answers, scored[one.id]) for one in questions)
-    given = [answers[key] for one in questions for key in keys[one.id]]
-    rates = answer_rates(SPEC, given, [answer.text for answer in given], list(FIGURES), len(questions))
+    every = [answer for of_question in given.values() for answer in of_question]
+    rates = answer_rates(SPEC, every, [answer.text for answer in every], list(FIGURES), len(questions))
     samples = tuple(Sample(one.id, one.text, "") for one in questions)
     return TaskScores(SPEC, samples, rows, measured, rates, ()), details
 
 
-def _measured(
-    values: Sequence[FloatArray], published: Figures, distribution: FloatArray
-) -> dict[str, Measured]:
-    """The figures of the set with their intervals, from each question's values: [answers, figures]."""
-    columns = zip(*(rows.mean(axis=0) for rows in values), strict=True)
-    means = [math.fsum(column) / len(values) for column in columns]
-    # The protocol adds up rounded parts, and so its parts differ from plain means in the fifth digit.
-    parts = (math.fsum(published.fluency.values()), math.fsum(published.truthfulness.values()))
-    means[1:4] = [round(parts[0], 5), round(parts[1], 5), published.helpfulness]
-    measured = {}
-    for place, name in enumerate(FIGURES):
-        spread = statistics.of_statistic(means[place], distribution[:, place], len(values))
-        figure = Figure(means[place], len(values), spread.error, spread.interval, VERSION)
-        measured[name] = Measured(figure, spread.carried)
-    return measured
-
-
-def _values(answer: AnswerScore) -> list[float]:
-    """The values of an answer in the order of `FIGURES`."""
-    fluency, truthfulness = math.fsum(answer.fluency.values()), math.fsum(answer.truthfulness.values())
-    return [answer.score, fluency, truthfulness, answer.helpfulness, float(answer.length)]
-
-
 def _question(
-    name: str, keys: Sequence[str], answers: Mapping[str, GivenAnswer], scores: Sequence[AnswerScore]
+    name: str, trials: Sequence[str], answers: Sequence[GivenAnswer], scores: Sequence[AnswerScore]
 ) -> Score:
     repeats = []
-    for key, answer in zip(keys, scores, strict=True):
-        given = answers[key]
-        values: dict[str, float | None] = dict(zip(FIGURES, _values(answer), strict=True))
+    for trial, given, score in zip(trials, answers, scores, strict=True):
         status = given.status or _STATUS.get(given.finish_reason or "") or (None if given.text else "empty")
-        repeats.append(Score(key, given.text, values, status, given.thought, missing=answer.missing))
-    columns = zip(*map(_values, scores), strict=True)
+        values: dict[str, float | None] = dict(zip(FIGURES, score.values, strict=True))
+        repeats.append(
+            Score(f"{name}/{trial}", given.text, values, status, given.thought, missing=score.missing)
+        )
+    columns = zip(*(score.values for score in scores), strict=True)
     means = [math.fsum(column) / len(scores) for column in columns]
     return Score(name, repeats[0].prediction, dict(zip(FIGURES, means, strict=True)), repeats=tuple(repeats))

@@ -15,6 +15,7 @@ from itertools import chain
 from evalkit import metrics as registry
 from evalkit.core.config import MetricsConfig, ProtocolConfig
 from evalkit.core.errors import InputError
+from evalkit.core.files import parse_json
 from evalkit.core.progress import phase
 from evalkit.core.types import Sample, Score
 from evalkit.core.words import t
@@ -218,7 +219,7 @@ class _Draft:
         asked = [sample for sample in self.samples for _ in range(self.repeats)]
         return [
             ifeval.verdicts(
-                ifeval.read_gold(sample.gold, f"sample {sample.id}"),
+                ifeval.read_instructions(parse_json(sample.gold, where := f"sample {sample.id}"), where),
                 None if answer.finish_reason == "error" else text,
             )
             for sample, answer, text in zip(asked, self.answers, self.predictions, strict=True)
@@ -255,7 +256,7 @@ class _Draft:
             ceiling={metric.name: share[metric.whole] for metric in metrics},
             unsatisfiable={key: kinds for key, kinds in impossible.items() if kinds},
             groups=ifeval.passed_by(verdicts, lambda verdict: verdict.kind.split(":")[1]),
-            kinds=ifeval.passed_by(verdicts),
+            kinds=ifeval.passed_by(verdicts, lambda verdict: verdict.kind),
         )
 
     def _correlate(self, metric: CorrelationMetric) -> None:

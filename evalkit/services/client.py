@@ -12,6 +12,7 @@ model, no credit) is a `ServiceError`.
 import asyncio
 import logging
 import random
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -160,9 +161,13 @@ class AdaptiveLimit:
 
 
 class _Absence:
-    """How long a service has given nothing but failures; says so from time to time."""
+    """How long a service has given nothing but failures; says so from time to time.
+
+    `over`: how many such times have ended; after each the service may be another one.
+    """
 
     def __init__(self, address: str) -> None:
+        self.over = 0
         self._address = address
         self._since: datetime | None = None
         self._reports = 0
@@ -189,6 +194,7 @@ class _Absence:
         """Records an answer, a refusal included."""
         if self._reports:
             log.warning("%s answers again; it was away %s", self._address, str(self))
+        self.over += self._since is not None
         self._since, self._reports = None, 0
 
 
@@ -318,7 +324,11 @@ class ApiClient:
             case "key":
                 raise ServiceError("key", f"the service refuses the API key ({place}): {text}", where=where)
             case "model":
-                raise ServiceError("model", f"the service does not have the model: {text}", where=where)
+                # A wrong path is answered like an unknown model.
+                bare = self.service.deployment is None and re.search(r"/v\d", where) is None
+                fix = f"if the model is there: is the address complete, {where}/v1?" if bare else None
+                what = f"the service does not have the model: {text}"
+                raise ServiceError("model", what, where=where, fix=fix)
             case "request":
                 what = f"the service refuses the request ({place}): {text}"
                 raise ServiceError("request", what, where=where)
@@ -351,7 +361,8 @@ class ApiClient:
         # With a Retry-After of 0 our own backoff is used: else calls would repeat at full speed.
         if after:
             return after
-        longest = min(self._max_wait, self._first_wait * 2.0**failures)
+        # A float ends at 2^1023; no wait is that long.
+        longest = min(self._max_wait, self._first_wait * 2.0 ** min(failures, 30))
         return longest * random.uniform(0.5, 1.0)
 
     def _clean(self, text: str) -> str:
@@ -359,7 +370,7 @@ class ApiClient:
 
     def _redacted(self, reply: Reply) -> Reply:
         """A reply without the caller's key: a server may repeat its request."""
-        kept = ("text", "model", "error", "finish_reason", "body")
+        kept = ("text", "thought", "model", "error", "finish_reason", "body")
         values = {name: getattr(reply, name) for name in kept}
         return replace(reply, **hide_known(values, *self.service.secrets))
 

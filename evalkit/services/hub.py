@@ -1,5 +1,6 @@
 """Models from a hub, kept in the hub library's own cache."""
 
+import threading
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
@@ -179,6 +180,8 @@ def _reporting(name: str, add: AddBar) -> Any:
     from tqdm import tqdm
 
     bar: Bar | None = None
+    # Several files are fetched at once, each in a thread of its own.
+    lock = threading.Lock()
 
     class Reporting(tqdm):  # type: ignore[misc]
         """Draws nothing."""
@@ -190,9 +193,10 @@ def _reporting(name: str, add: AddBar) -> Any:
             nonlocal bar
             drawn = super().update(n)
             if self.unit == "B" and self.total:
-                bar = bar or add(t("fetching {name}", name=name), None, "bytes")
-                # Bytes received and bytes written are counted apart.
-                bar.update(max(bar.done, int(self.n)), max(bar.total or 0, int(self.total)))
+                with lock:
+                    bar = bar or add(t("fetching {name}", name=name), None, "bytes")
+                    # Bytes received and bytes written are counted apart.
+                    bar.update(max(bar.done, int(self.n)), max(bar.total or 0, int(self.total)))
             return drawn
 
     return Reporting

@@ -196,7 +196,10 @@ def _converted(conversions: Sequence[Conversion], count: int) -> Iterator[list[C
     context = multiprocessing.get_context("spawn")
     # Starting the tracker unblocks signals, so it starts before they are blocked.
     resource_tracker.ensure_running()
-    with ProcessPoolExecutor(count, mp_context=context, initializer=stop_with_the_parent) as pool:
+    mine = (os.getpid(),)
+    with ProcessPoolExecutor(
+        count, mp_context=context, initializer=stop_with_the_parent, initargs=mine
+    ) as pool:
         with _interrupt_blocked():
             futures = [pool.submit(convert, conversion) for conversion in conversions]
         try:

@@ -8,14 +8,14 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 from urllib.parse import urlsplit
 
 import httpx
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from tenacity import (
     Retrying,
     retry_if_exception,
@@ -185,7 +185,7 @@ class Downloader:
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f"{target.name}.part")
         # Two commands that want one file share one download.
-        with FileLock(f"{target}.lock"):
+        with self._alone(target):
             if target.is_file() and mismatch(target, pin) is None:
                 return
             try:
@@ -201,6 +201,20 @@ class Downloader:
                 part.replace(target)
             finally:
                 part.unlink(missing_ok=True)
+
+    @contextmanager
+    def _alone(self, target: Path) -> Iterator[None]:
+        """Waits until no other process downloads the file, or until it is told to stop."""
+        lock = FileLock(f"{target}.lock")
+        while not lock.is_locked:
+            if self.stop.is_set():
+                raise StoppedError
+            with suppress(Timeout):
+                lock.acquire(timeout=1)
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _retry(self, pin: Pin, part: Path, on_progress: OnProgress) -> None:
         retrying = Retrying(

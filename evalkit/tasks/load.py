@@ -15,7 +15,7 @@ from evalkit.core.errors import InputError
 from evalkit.core.files import decode, parse_json, read_bytes
 from evalkit.core.text import command
 from evalkit.core.types import Sample
-from evalkit.metrics.ifeval import read_gold
+from evalkit.metrics.ifeval import read_instructions
 from evalkit.tasks.spec import PROTOCOL_VERSION, TaskSpec
 
 
@@ -157,7 +157,8 @@ def _samples(
     )
     if spec.verbatim:
         for sample in samples:
-            read_gold(sample.gold, f"sample {sample.id}")
+            where = f"sample {sample.id}"
+            read_instructions(parse_json(sample.gold, where), where)
     return samples
 
 

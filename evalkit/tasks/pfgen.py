@@ -11,20 +11,18 @@ from typing import Any
 from evalkit.core.config import PfgenMode
 from evalkit.core.text import canonical_json, text_sha256
 from evalkit.core.types import Message, Request, Sample
+from evalkit.metrics.pfgen import FIGURES
 from evalkit.tasks.load import Task
 from evalkit.tasks.prompts import Asking
 from evalkit.tasks.spec import TaskSpec
 
 DATASET = "pfgen"
-FIGURES = ("score", "fluency", "truthfulness", "helpfulness", "length")
-QUESTIONS = 50
 SHOTS = 20
 MOST_TRIALS = 100
 # An empty answer is asked again, this often in all.
 ATTEMPTS = 10
 # What the protocol sets that others leave alone, by option; the values are in conf/suite/pfgen.yaml too.
 PRESET: dict[str, Any] = {"num_few_shots": SHOTS, "generation.do_sample": True, "generation.top_p": 0.98}
-EXAMPLES = "## 回答例\n"
 # What comes before the examples; a base model is told nothing.
 INSTRUCTIONS = {
     PfgenMode.completion: "",
@@ -55,21 +53,22 @@ SPEC = PfgenSpec(
 
 
 def few_shots(pool: Sequence[Sample], asked: str, trial: int, seed: str = "") -> list[Sample]:
-    """The examples of one question in one trial (from 1), by the seed text: its own pair is never among them.
+    """The examples of the asked question in one trial (from 1), by the seed text: its own is never one.
 
     `pool` has pairs of question (`input`) and answer (`gold`).
     """
+    others = [pair for pair in pool if pair.input != asked]
+    return sorted(others, key=lambda pair: _sha1(seed, trial, pair.input))[:SHOTS]
 
-    def rank(pair: Sample) -> str:
-        return sha1(f"{seed}::{trial}::{pair.input}".encode()).hexdigest()
 
-    return sorted((pair for pair in pool if pair.input != asked), key=rank)[:SHOTS]
+def _sha1(*parts: object) -> str:
+    return sha1("::".join(map(str, parts)).encode()).hexdigest()
 
 
 def render(mode: PfgenMode, examples: Sequence[Sample], asked: str) -> str | tuple[Message, ...]:
     """The prompt: text in mode `completion`, else chat messages."""
     shown = "".join(f"Q: {pair.input}\nA: {pair.gold}\n\n" for pair in examples).strip()
-    head = (INSTRUCTIONS[mode] + EXAMPLES + shown).strip()
+    head = (INSTRUCTIONS[mode] + "## 回答例\n" + shown).strip()
     if mode is PfgenMode.completion:
         return f"{head}\n\nQ: {asked}\nA:"
     if mode is PfgenMode.qa:
@@ -82,8 +81,7 @@ def trial_seed(trial: int, seed: str = "", attempt: int = 1) -> int:
 
     An answer that was empty is drawn with another; the protocol leaves open which.
     """
-    text = f"{seed}::{trial}" if attempt == 1 else f"{seed}::{trial}::{attempt}"
-    return int(sha1(text.encode()).hexdigest(), 16) % 2**31
+    return int(_sha1(seed, trial, *([attempt] if attempt > 1 else [])), 16) % 2**31
 
 
 def stop_strings(mode: PfgenMode, special: Sequence[str] = ()) -> tuple[str, ...]:
@@ -130,20 +128,12 @@ class PfgenAsking(Asking):
 
     def requests(self, task: Task) -> Iterator[Request]:
         """The requests of all trials, trial by trial."""
-        limit, thoughts = self.limit(task.spec), self.thoughts
         for trial in range(1, self.samples + 1):
+            seed = trial_seed(trial, self.seed_text)
             for sample in task.samples:
                 examples = few_shots(task.few_shots, sample.input, trial, self.seed_text)
-                yield Request(
-                    id=f"{sample.id}/{trial}",
-                    prompt=render(self.mode, examples, sample.input),
-                    max_new_tokens=limit if thoughts is None else thoughts.limit(limit),
-                    # Within a thought a stop string ends nothing.
-                    stop=self.stop if thoughts is None else (),
-                    sampling=self.sampling,
-                    seed=trial_seed(trial, self.seed_text),
-                    keep_special=thoughts is not None,
-                )
+                prompt = render(self.mode, examples, sample.input)
+                yield self.request(task.spec, f"{sample.id}/{trial}", prompt, self.stop, seed)
 
     def again(self, request: Request, answer: str, attempt: int) -> Request | None:
         """The request with the seed of the next attempt where the answer is empty."""

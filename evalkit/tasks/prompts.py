@@ -226,7 +226,7 @@ class Asking:
         Raises:
             InputError: as `template_of`.
         """
-        limit, thoughts, template = self.limit(task.spec), self.thoughts, self.template_of(task.spec)
+        template = self.template_of(task.spec)
         words = (task.spec.instruction, task.few_shots)
         for sample in task.samples:
             prompt: str | tuple[Message, ...] = (
@@ -235,13 +235,21 @@ class Asking:
                 else self.chat.messages(template, *words, sample.input)
             )
             for repeat, key in enumerate(task.spec.ids(sample.id, self.samples), start=1):
-                yield Request(
-                    id=key,
-                    prompt=prompt,
-                    max_new_tokens=limit if thoughts is None else thoughts.limit(limit),
-                    # What ends an answer need not be generated further; within a thought it ends nothing.
-                    stop=task.spec.ends if thoughts is None else (),
-                    sampling=self.sampling,
-                    seed=self.seed if self.samples == 1 else sample_seed(self.seed, sample.id, repeat),
-                    keep_special=thoughts is not None,
-                )
+                seed = self.seed if self.samples == 1 else sample_seed(self.seed, sample.id, repeat)
+                yield self.request(task.spec, key, prompt, task.spec.ends, seed)
+
+    def request(
+        self, spec: TaskSpec, key: str, prompt: str | tuple[Message, ...], ends: tuple[str, ...], seed: int
+    ) -> Request:
+        """One request of a dataset; `ends` are the texts that end an answer."""
+        limit, thoughts = self.limit(spec), self.thoughts
+        return Request(
+            id=key,
+            prompt=prompt,
+            max_new_tokens=limit if thoughts is None else thoughts.limit(limit),
+            # What ends an answer need not be generated further; within a thought it ends nothing.
+            stop=ends if thoughts is None else (),
+            sampling=self.sampling,
+            seed=seed,
+            keep_special=thoughts is not None,
+        )

@@ -1,10 +1,13 @@
 import io
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
+from rich.live import Live
 
 from evalkit.core import progress
 from evalkit.core.types import Completion, Request
@@ -77,6 +80,24 @@ def test_a_terminal_has_one_display(terminal: io.StringIO, capsys: pytest.Captur
     shown = terminal.getvalue()
     assert "loading the model" in shown and "first file" in shown and "0.0/? GB" in shown
     assert capsys.readouterr() == ("", "") and progress._display.bars == []
+
+
+def test_bars_of_several_threads_have_one_display(
+    terminal: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, start = [], Live.start
+
+    def slowly(live: Live, refresh: bool = False) -> None:
+        started.append(live)
+        time.sleep(0.01)
+        start(live, refresh)
+
+    monkeypatch.setattr(Live, "start", slowly)
+    with ThreadPoolExecutor(6) as threads, progress.bars() as add:
+        titles = list("abcdef")
+        made = threads.map(lambda title: add(title, 1, "bytes"), titles)
+        assert [bar.title for bar in made] == titles
+    assert len(started) == 1 and progress._display.bars == []
 
 
 def test_what_is_said_stands_above_the_display(terminal: io.StringIO) -> None:

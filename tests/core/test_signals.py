@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from evalkit.__main__ import main
 from evalkit.core.durable import read_log
 from evalkit.core.errors import EvalkitError, InterruptedRunError
-from evalkit.core.signals import signals_stop_the_run, stop_if_signalled
+from evalkit.core.signals import signals_stop_the_run, stop_if_signalled, stop_with_the_parent
 
 COMMAND = ["model=random", "suite=sample", "suite.tasks=[jamp,mawps]", "engine.threads=1", "offline=true"]
 
@@ -168,8 +169,8 @@ def test_in_another_thread_nothing_changes() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells a process that its parent is dead")
 def test_a_process_ends_with_the_one_that_started_it() -> None:
     child = (
-        "import time; from evalkit.core.signals import stop_with_the_parent; stop_with_the_parent(); "
-        "print('up', flush=True); time.sleep(60)"
+        "import os, time; from evalkit.core.signals import stop_with_the_parent; "
+        "stop_with_the_parent(os.getppid()); print('up', flush=True); time.sleep(60)"
     )
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True) as process:
@@ -177,3 +178,12 @@ def test_a_process_ends_with_the_one_that_started_it() -> None:
         process.kill()
         # The pipe is closed when the child, which holds it too, is gone.
         assert process.stdout.read() == ""
+
+
+def test_a_parent_may_be_dead_before_its_process_can_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = SimpleNamespace(prctl=lambda option, number: 0)
+    monkeypatch.setattr("evalkit.core.signals.ctypes.CDLL", lambda name: library)
+    stop_with_the_parent(os.getppid())
+    with pytest.raises(InterruptedRunError), signals_stop_the_run():
+        stop_with_the_parent(os.getppid() + 1)
+        stop_if_signalled()

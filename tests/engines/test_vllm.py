@@ -92,6 +92,12 @@ def test_what_vllm_is_told_is_part_of_the_identity(folder: Path) -> None:
     assert identified(config).model.identity == plain
     config.engine.parameters["quantization"] = "fp8"
     assert identified(config).model.identity == {**plain, "parameters": {"quantization": "fp8"}}
+    config.engine.batch_size = 7
+    for name, option in (("dtype", "dtype"), ("model", "model.path"), ("max_num_seqs", "engine.batch_size")):
+        config.engine.parameters = {name: "x"}
+        with pytest.raises(InputError, match=f"engine.parameters.{name}(.|\n)*{option}=") as raised:
+            identified(config)
+        assert raised.value.exit_code == 2
 
 
 def test_the_end_of_the_context(folder: Path) -> None:

@@ -95,6 +95,9 @@ def browser() -> Iterator[Browser]:
     options.binary_location = chromium
     for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1300,900"):
         options.add_argument(word)
+    # What costs time and shows nothing: a graphics card in software, extensions, updates.
+    for word in ("gpu", "extensions", "background-networking", "component-update", "default-apps"):
+        options.add_argument(f"--disable-{word}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     try:

@@ -2,6 +2,7 @@ import json
 import os
 import sys
 import time
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from evalkit.metrics.ifeval import (
     gold_of,
     passed_by,
     passed_share,
-    read_gold,
     read_instructions,
     unsatisfiable,
 )
@@ -56,7 +56,7 @@ def prompts(published: Path) -> dict[str, tuple[int, tuple[Instruction, ...]]]:
     return {
         row["prompt"]: (
             row["key"],
-            read_instructions(row["instruction_id_list"], row["kwargs"], f"key {row['key']}"),
+            read_instructions(row, f"key {row['key']}"),
         )
         for row in rows(published / "ja_input_data.jsonl")
     }
@@ -84,7 +84,7 @@ def test_every_published_verdict(
         assert set(different) <= {DRAWN}
         share, _ = passed_share(list(found.values()), mode, 100)
         assert share * 226 == pytest.approx(total, abs=len(different) + 1e-9)
-    kinds = passed_by(verdict for verdicts in found.values() for verdict in verdicts)
+    kinds = passed_by(chain.from_iterable(found.values()), lambda verdict: verdict.kind)
     assert sum(kind["n"] for kind in kinds.values()) == 226
     assert len(kinds) == 33 == len(KINDS)
 
@@ -312,8 +312,12 @@ CASES: list[tuple[str, dict[str, Any], list[str], list[str]]] = [
 ]
 
 
+def record(kinds: Any, arguments: Any) -> dict[str, Any]:
+    return {"instruction_id_list": kinds, "kwargs": arguments}
+
+
 def strict(kind: str, arguments: dict[str, Any], answer: str) -> Verdict:
-    (instruction,) = read_instructions([f"ja:{kind}"], [arguments], "test")
+    (instruction,) = read_instructions(record([f"ja:{kind}"], [arguments]), "test")
     (verdict,) = ifeval.verdicts([instruction], answer)
     return verdict
 
@@ -340,7 +344,7 @@ def test_each_kind_has_cases() -> None:
 
 
 def test_the_variants_of_a_loose_verdict() -> None:
-    texts = {"": " *a\nb*\n*c ", **dict(ifeval.variants(" *a\nb*\n*c "))}
+    texts = {"": " *a\nb*\n*c ", **ifeval.variants(" *a\nb*\n*c ")}
     assert texts == {
         "": " *a\nb*\n*c ",
         "*": " a\nb\nc ",
@@ -372,13 +376,13 @@ def test_a_loose_verdict_says_what_was_removed(answer: str, removed: str) -> Non
 
 @pytest.mark.parametrize("answer", [None, "", " \n　", "はい"])
 def test_what_passes_in_no_variant(answer: str | None) -> None:
-    (verdict,) = ifeval.verdicts([Instruction("ja:startend:quotation")], answer)
+    (verdict,) = ifeval.verdicts([Instruction("ja:startend:quotation", {})], answer)
     assert (verdict.strict, verdict.loose, verdict.removed) == (False, False, "")
 
 
 def test_a_missing_or_blank_answer_fails_what_every_text_passes() -> None:
     for answer in (None, "\n \n"):
-        (verdict,) = ifeval.verdicts([Instruction("ja:punctuation:no_comma")], answer)
+        (verdict,) = ifeval.verdicts([Instruction("ja:punctuation:no_comma", {})], answer)
         assert not verdict.strict and not verdict.loose
     # No variant of it is blank but the answer without its only line of text.
     assert strict("punctuation:no_comma", {}, "a、\n").loose is False
@@ -424,10 +428,10 @@ def test_unsatisfiable_is_derived(kind: str, arguments: dict[str, Any], impossib
 
 def test_null_arguments_count_as_absent() -> None:
     given = {"num_bullets": 3, "keywords": None, "unknown": None}
-    assert read_instructions(["ja:detectable_format:number_bullet_lists"], [given], "x") == (
+    assert read_instructions(record(["ja:detectable_format:number_bullet_lists"], [given]), "x") == (
         Instruction("ja:detectable_format:number_bullet_lists", {"num_bullets": 3}),
     )
-    assert read_instructions(["ja:punctuation:no_comma"], [None], "x")[0].arguments == {}
+    assert read_instructions(record(["ja:punctuation:no_comma"], [None]), "x")[0].arguments == {}
 
 
 @pytest.mark.parametrize(
@@ -472,22 +476,19 @@ def test_null_arguments_count_as_absent() -> None:
 )
 def test_bad_instructions_are_named(kinds: Any, arguments: Any, words: list[str]) -> None:
     with pytest.raises(InputError) as error:
-        read_instructions(kinds, arguments, "own.jsonl, key 7")
+        read_instructions(record(kinds, arguments), "own.jsonl, key 7")
     for word in ("own.jsonl, key 7", *words):
         assert word in str(error.value)
 
 
 def test_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "janome.tokenizer", None)
-    ifeval._libraries.cache_clear()
+    ifeval._tokenizer.cache_clear()
     ifeval._tokens.cache_clear()
-    try:
-        with pytest.raises(MetricUnavailableError, match=r"pip install 'evalkit\[ifeval\]'"):
-            strict("keywords:forbidden_words", {"forbidden_words": ["夢"]}, "現実")
-        # What needs no package is checked all the same.
-        assert strict("punctuation:no_comma", {}, "a").strict
-    finally:
-        ifeval._libraries.cache_clear()
+    with pytest.raises(MetricUnavailableError, match=r"pip install 'evalkit\[ifeval\]'"):
+        strict("keywords:forbidden_words", {"forbidden_words": ["夢"]}, "現実")
+    # What needs no package is checked all the same.
+    assert strict("punctuation:no_comma", {}, "a").strict
 
 
 # --- scores -----------------------------------------------------------------------------------------
@@ -508,7 +509,7 @@ def test_shares_and_their_parts() -> None:
     assert passed_share(prompts, "strict", 100)[0] == 2 / 4
     assert passed_share(prompts, "loose", 100)[0] == 3 / 4
     every = [verdict for prompt in prompts for verdict in prompt]
-    assert passed_by(every) == {
+    assert passed_by(every, lambda verdict: verdict.kind) == {
         b: {"strict": 0, "loose": 1, "n": 2},
         a: {"strict": 2, "loose": 2, "n": 2},
     }
@@ -531,15 +532,10 @@ def test_intervals_resample_prompts() -> None:
 
 
 def test_a_gold_answer_keeps_the_arguments_that_are_given() -> None:
-    record = {
-        "key": 3,
-        "prompt": "x",
-        "instruction_id_list": ["ja:letters:kansuuji"],
-        "kwargs": [{"count": None}],
-    }
-    text = gold_of(record, "line 3")
+    given = {"key": 3, "prompt": "x", **record(["ja:letters:kansuuji"], [{"count": None}])}
+    text = gold_of(given, "line 3")
     assert text == '{"instruction_id_list":["ja:letters:kansuuji"],"key":3,"kwargs":[{}]}'
-    assert read_gold(text, "sample 3") == (Instruction("ja:letters:kansuuji"),)
-    for broken in ("3", "entailment", '{"kwargs": []}'):
+    assert read_instructions(json.loads(text), "sample 3") == (Instruction("ja:letters:kansuuji", {}),)
+    for broken in (3, "entailment", {"kwargs": []}):
         with pytest.raises(InputError, match="sample 3"):
-            read_gold(broken, "sample 3")
+            read_instructions(broken, "sample 3")

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from evalkit.core.errors import InputError
+from evalkit.core.errors import EvalkitError, InputError
+from evalkit.engines.models.files import file_hashes
 from evalkit.records.unpacked import packed_sums
+from evalkit.runs.bundle import Contents, write
 from tests.children import Fault, fork
 from tests.faults.injected import HubCache, NoSockets
 from tests.tiny import save_tiny_model
@@ -136,6 +138,24 @@ def test_what_cannot_be_had_stops_the_bundle_or_is_left_out(tmp_path: Path) -> N
     assert "jsquad" in evalkit(*words, cwd=tmp_path, code=1)
     assert not (tmp_path / "all.tar").exists()
     assert "left out" in evalkit(*words, "allow_missing=true", cwd=tmp_path)
+
+
+def test_a_model_folder_travels_without_its_training_and_its_runs(tmp_path: Path) -> None:
+    model, code = tmp_path / "model", "modeling/own.py"
+    packed = {"config.json", "model.safetensors", "LICENSE", "pytorch_model.bin", "data.jsonl", code}
+    left = {"optimizer.pt", ".git/config", "checkpoint-10/config.json", "results/m/s/1/samples/a.jsonl"}
+    run = {"results/m/s/1/config.yaml", "results/m/s/1/environment.json"}
+    for name in packed | left | run:
+        (model / name).parent.mkdir(parents=True, exist_ok=True)
+        (model / name).write_text("{}", encoding="utf-8")
+    contents = Contents()
+    contents.add_folder("models/m", model)
+    assert contents.files.keys() == {f"models/m/{name}" for name in packed}
+    assert file_hashes(model, code=True).keys() <= packed
+    (model / "LICENSE").unlink()
+    with pytest.raises(EvalkitError, match="cannot read") as raised:
+        write(contents, tmp_path / "all.tar", progress=lambda size: None)
+    assert raised.value.where == str(model / "LICENSE") and not (tmp_path / "all.tar").exists()
 
 
 def test_a_file_name_is_needed(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from evalkit.__main__ import main
+from evalkit.core.types import Completion
 from evalkit.engines.local.engine import LocalEngine
-from evalkit.engines.local.rows import Row
+from evalkit.engines.local.rows import Row, failed
+from evalkit.engines.local.tokens import Encoded
 from evalkit.runs import certify as runs_certify
 from evalkit.scoring.scores import TaskAnswers
 from tests.thinking import save_thinking_model
@@ -24,7 +26,8 @@ def test_float32_is_certified(cache: Path, capsys: pytest.CaptureFixture[str]) -
 def test_a_changed_output_is_not_certified(
     cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = LocalEngine.together
+    """Nor is a prompt that the model cannot answer: it is left out."""
+    honest, problem = LocalEngine.together, LocalEngine._problem
 
     def dishonest(self: LocalEngine, requests: Sequence[object]) -> Iterator[Row]:
         for row in honest(self, requests):  # type: ignore[arg-type]
@@ -32,9 +35,16 @@ def test_a_changed_output_is_not_certified(
                 row.new[0] += 1
             yield row
 
+    def too_long(self: LocalEngine, encoded: Encoded) -> Completion | None:
+        whole = encoded.request.id != "mawps/bundled/1"
+        return problem(self, encoded) if whole else failed(encoded, "too long", over_context=True)
+
     monkeypatch.setattr(LocalEngine, "together", dishonest)
+    monkeypatch.setattr(LocalEngine, "_problem", too_long)
     assert main(WORDS) == 1
-    assert "NOT exact: 8 outputs changed" in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "NOT exact: 8 outputs changed" in captured.out and "5 prompts" in captured.out
+    assert "left out: 1 of 6 prompts" in captured.err
 
 
 def test_bfloat16_is_measured(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,9 +11,11 @@ from evalkit.__main__ import main
 from evalkit.core.config import PfgenMode
 from evalkit.core.durable import read_log
 from evalkit.records.results import Results, read_results
-from evalkit.runs.pfgen import read_answers
-from evalkit.sources.pfgen import read_data
-from tests.tiny_pfgen import QUESTIONS, answer, published, use_tiny_pfgen
+from evalkit.runs.foreign import read_trials
+from evalkit.sources.pfgen import read_pool
+from evalkit.tasks.load import Task
+from evalkit.tasks.pfgen import SPEC
+from tests.tiny_pfgen import POOL, QUESTIONS, answer, published, use_tiny_pfgen
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +87,11 @@ def test_two_models_are_compared_by_question(tmp_path: Path, capsys: pytest.Capt
 def test_own_answers_have_trials(tmp_path: Path) -> None:
     results = score(own(tmp_path / "own", IDS), tmp_path / "out", "pfgen.mode=completion")
     details: dict[str, Any] = results.run["pfgen"]
+    # The mean over a category's questions of the mean of their answers.
+    rows, _ = read_log(tmp_path / "out" / "scores" / "pfgen.jsonl")
+    means = {key: sum(one["values"]["score"] for one in row["repeats"]) / 3 for key, row in rows.items()}
+    of_it, of_arts = (sum(means[key] for key in keys) / 3 for keys in (list(means)[:3], list(means)[3:]))
+    assert details["categories"] == pytest.approx({"it": of_it, "arts": of_arts})
     assert details["resampled"] == "questions and trials" and details["variance"]["trials"] is not None
     assert sum(details["variance"].values()) == pytest.approx(1)
     one = score(own(tmp_path / "one", IDS[:6]), tmp_path / "out-one")
@@ -113,6 +120,7 @@ def test_bad_answers_are_one_message_with_the_line_and_nothing_is_written(
         # What follows a whole stream is not its end.
         (xz, packed + packed[:30], (f"{xz}, line ", "it is cut short")),
         (xz, packed + b"garbage", (f"{xz}, line ", "not a whole xz file")),
+        (xz, lzma.compress(b""), ("there are no answers",)),
         (file, lines([*rows, ("質問7？", "は")]), (f"{file}, line 13", "no question of pfgen: '質問7？'")),
         (file, lines(rows[2:]), (f"{file}, line 10", "question Q01 (質問1？) has no answer")),
         (file, lines(rows[:-1]), (f"{file}, line 11", "question Q06 (質問6？) has 1 of 2 answers")),
@@ -129,8 +137,12 @@ def test_bad_answers_are_one_message_with_the_line_and_nothing_is_written(
         (own(tmp_path / "zero", [*IDS, "Q01/0"]), None, ("line 19", "no id of pfgen: 'Q01/0'")),
         (own(tmp_path / "empty", []), None, ("there are no answers",)),
         (tmp_path / "nowhere.jsonl", None, ("cannot read the answers",)),
-        (published(tmp_path / "mode", mode="poem"), None, ("unknown mode 'poem'",)),
-        (published(tmp_path / "other", mode="qa"), None, ("the answers are of mode qa",)),
+        (
+            published(tmp_path / "mode", mode="poem"),
+            None,
+            ("the answers are of mode poem",),
+        ),
+        (published(tmp_path / "other", mode="qa"), None, ("the answers are of mode qa, not chat",)),
     ]
     for path, content, messages in cases:
         if content is not None:
@@ -148,8 +160,9 @@ def test_answers_are_read_packed_and_plain_from_a_file_or_a_folder(tmp_path: Pat
     rows = lzma.decompress(packed.read_bytes()).splitlines(keepends=True)
     plain.write_bytes(b"".join(rows))
     packed.write_bytes(lzma.compress(b"".join(rows[:5])) + lzma.compress(b"".join(rows[5:])))
-    one, two = (read_answers(path, QUESTIONS, PfgenMode.qa) for path in (packed, plain))
-    assert one.answers == two.answers and not one.trials_known and list(one.answers)[:2] == ["Q01/1", "Q01/2"]
+    task = Task(SPEC, POOL, POOL, {})
+    (one, lines, known), (two, _, _) = (read_trials(path, task, PfgenMode.qa) for path in (packed, plain))
+    assert one == two and not known and list(one)[:2] == list(lines)[:2] == ["Q01/1", "Q01/2"]
     assert score(plain, tmp_path / "out").run["model"] == "llm-jp/m"
     (plain.parent / "config.json").unlink()
     unnamed = score(plain, tmp_path / "unnamed", "pfgen.mode=chat")
@@ -193,7 +206,7 @@ def test_unequal_published_answers_make_a_partial_result(tmp_path: Path) -> None
 @pytest.mark.sources
 def test_a_published_set_is_read_as_it_is(mirror: Path) -> None:
     folder = mirror / "pfgen"
-    questions = read_data(sorted((folder / "data").glob("Q*.json")))
+    pool = read_pool(folder / "data" / "questions.jsonl")
     path = folder / "published" / "llm-jp-3-1.8b-instruct" / "7b08b08" / "trials.jsonl.xz"
-    found = read_answers(path, questions, PfgenMode.qa)
-    assert set(found.answers) == {f"{one.id}/{trial}" for one in questions for trial in range(1, 101)}
+    answers, _, _ = read_trials(path, Task(SPEC, pool, pool, {}), PfgenMode.qa)
+    assert set(answers) == {f"{one.id}/{trial}" for one in pool for trial in range(1, 101)}

@@ -176,6 +176,7 @@ def test_a_damaged_results_file_is_made_again(undisturbed: Path, tmp_path: Path)
         (["suite.tasks=[jamp,jamp]"], "named twice"),
         (["suite.tasks=[]"], "has no tasks"),
         (["protocol.answer_regex=(("], "regular expression"),
+        (["metrics.pass_at=[2]"], "pass@2 of 1 samples"),
         (["protocol.custom_prompt_template=x"], "{input}"),
         (["engine.device=cuda:7"], "engine.device"),
         (["model=hf", "model.path=/nowhere/at/all"], "/nowhere/at/all"),

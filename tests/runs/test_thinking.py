@@ -265,6 +265,7 @@ def test_several_samples_have_seeds_of_their_own_and_more_continue_fewer(
     ("words", "told"),
     [
         (("samples=2",), "greedy search gives the same answer"),
+        (("samples=2", "generation.from_model=true"), "own generation_config is greedy"),
         (("generation.temperature=0.5",), "add generation.do_sample=true"),
         (("suite.chat_turns=true",), "add suite.chat=true"),
         (("suite.system=X",), "add suite.chat=true"),

@@ -181,7 +181,8 @@ def test_what_is_hidden_and_what_is_not(monkeypatch: pytest.MonkeyPatch) -> None
     assert hide("me@example.org asks https://example.org/a@b?x=1") == (
         "me@example.org asks https://example.org/a@b?x=1"
     )
-    # In an answer only real keys are replaced: what merely looks like one is the model's text.
-    assert hide_known(f"sk-learn-is-a-library {KEY}", "") == "sk-learn-is-a-library [key]"
+    # In an answer only the service's own keys are replaced: all else is the model's text.
+    monkeypatch.setenv("POSTGRES_PASSWORD", "postgres")
+    assert hide_known(f"sk-learn, postgres {KEY}", KEY, "") == "sk-learn, postgres [key]"
     assert printable("a\x1b]0;title\x07\r\nb\tc\x9b") == "a\ufffd]0;title\ufffd\ufffd\nb\tc\ufffd"
     assert os.environ["MY_SERVICE_TOKEN"] == KEY

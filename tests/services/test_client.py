@@ -252,3 +252,8 @@ def test_limit_survives_cancelled_waiters() -> None:
 def test_the_key_that_an_error_repeats_is_hidden() -> None:
     assert redact(f"bad {KEY} and sk-abc***xyz\nBearer abcdefgh", KEY) == "bad [key] and [key] [key]"
     assert redact("no API key was provided", "none") == "no API key was provided"
+
+
+def test_the_wait_after_very_many_rate_limits() -> None:
+    client = ApiClient(Service(None, KEY), max_wait=60.0)
+    assert 30.0 <= client._wait(5000, None) <= 60.0

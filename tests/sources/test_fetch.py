@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from filelock import FileLock
 from tenacity import wait_fixed, wait_none
 
 from evalkit.core.errors import EvalkitError, FetchError, UnreachableError
@@ -217,6 +218,9 @@ def test_a_stopped_download_leaves_nothing(site: Site, tmp_path: Path) -> None:
         with pytest.raises(StoppedError):
             downloader.download(pin, target, lambda done, size: stop.set())
         assert [path.name for path in tmp_path.iterdir()] == ["a.lock"]
+        # Nor does it wait for another command's download.
+        with FileLock(f"{target}.lock"), pytest.raises(StoppedError):
+            downloader.download(pin, target)
         stop.clear()
         downloader.download(pin, target)
     assert target.read_bytes() == BODY

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -163,6 +163,18 @@ def file_hashes(folder: Path, *, code: bool, weights: bool = True) -> dict[str, 
     return _hashes(_read_files(folder, code=code, weights=weights))
 
 
+def files_of(folder: Path) -> dict[str, Path]:
+    """Every file of a folder, by its path below it, but hidden ones, those of a training, and runs.
+
+    All that `file_hashes` counts is among them.
+
+    Raises:
+        InputError: the folder cannot be read.
+    """
+    found = _found(folder, lambda inside: True, lambda name: not _matches(name, _TRAINING))
+    return found | {name: folder / name for name in _named_weights(folder) if (folder / name).is_file()}
+
+
 def _hashes(files: Mapping[str, Path]) -> dict[str, str]:
     digests = file_digests(files.values())
     for path, digest in digests.items():
@@ -176,12 +188,11 @@ def _hashes(files: Mapping[str, Path]) -> dict[str, str]:
 
 
 def _read_files(folder: Path, *, code: bool, weights: bool) -> dict[str, Path]:
-    try:
-        found = _everything(folder, code=code)
-    except OSError as error:
-        raise InputError(
-            f"the model folder cannot be read: {error.strerror}", where=error.filename or folder
-        ) from None
+    found = _found(
+        folder,
+        lambda inside: code or inside == _TEMPLATES,
+        lambda name: _may_be_read(name, code=code),
+    )
     named = _named_weights(folder)
     kept = {}
     for name, path in found.items():
@@ -200,8 +211,20 @@ def _read_files(folder: Path, *, code: bool, weights: bool) -> dict[str, Path]:
     return kept
 
 
-def _everything(folder: Path, *, code: bool) -> dict[str, Path]:
-    """The files that are not known to be unread, by their paths below the folder."""
+def _found(folder: Path, enters: Callable[[str], bool], keeps: Callable[[str], bool]) -> dict[str, Path]:
+    """The files of a model folder by their paths below it, but hidden ones and those of runs.
+
+    `enters` says of a path below it whether that folder is searched, `keeps` whether a file's name counts.
+    """
+    try:
+        return _walked(folder, enters, keeps)
+    except OSError as error:
+        raise InputError(
+            f"the model folder cannot be read: {error.strerror}", where=error.filename or folder
+        ) from None
+
+
+def _walked(folder: Path, enters: Callable[[str], bool], keeps: Callable[[str], bool]) -> dict[str, Path]:
     found = {}
     waiting = [("", folder)]
     seen = set()
@@ -219,11 +242,9 @@ def _everything(folder: Path, *, code: bool) -> dict[str, Path]:
             if path.name.startswith("."):
                 continue
             if path.is_dir():
-                if (code or f"{prefix}{path.name}" == _TEMPLATES) and not _matches(
-                    path.name, _UNREAD_FOLDERS
-                ):
+                if enters(f"{prefix}{path.name}") and not _matches(path.name, _UNREAD_FOLDERS):
                     waiting.append((f"{prefix}{path.name}/", path))
-            elif path.is_file() and _may_be_read(path.name, code=code):
+            elif path.is_file() and keeps(path.name):
                 found[f"{prefix}{path.name}"] = path
     return found
 

@@ -5,6 +5,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -197,13 +198,12 @@ class RayEngine(Engine):
 
     def close(self) -> None:
         """See `Engine.close`."""
-        for worker in self._workers:
-            import ray
-
-            ray.kill(worker.actor)
-        self._workers = []
-        self._calls = {}
-        cluster.close()
+        workers, self._workers, self._calls = self._workers, [], {}
+        try:
+            for worker in workers:
+                _kill(worker)
+        finally:
+            cluster.close()
 
     def _add_workers(self) -> None:
         """Starts workers until there are as many as the plan wants for the present machines.
@@ -304,7 +304,7 @@ class RayEngine(Engine):
         worker.left, worker.ready = {}, None
         if not isinstance(error, ray.exceptions.ActorDiedError):
             # After an exception the process, or its GPU, may be in any state.
-            ray.kill(worker.actor)
+            _kill(worker)
         if again:
             log.warning("%s died: %s", name, why)
             self._load(worker)
@@ -314,6 +314,16 @@ class RayEngine(Engine):
             "engine.num_workers) and the RAY_AUTH_MODE of the cluster"
         )
         self._refused(worker, EvalkitError(f"a worker {problem}: {why}", where="engine=ray", fix=fix))
+
+
+def _kill(worker: RayWorker) -> None:
+    import ray
+
+    # A worker whose actor could not be made has none. What went wrong before is reported, not that Ray
+    # is gone too.
+    if worker.actor is not None:
+        with suppress(Exception):
+            ray.kill(worker.actor)
 
 
 def _cause(error: BaseException) -> str:

@@ -23,8 +23,9 @@ class Server:
     Attributes:
         client: talks to it.
         busy: requests in progress.
-        dead: whether the last request could not reach it.
-        error: why it could not.
+        dead: whether the last request could not reach it, or it is not the server it was.
+        error: why.
+        checked: the absences it had when it was last found to be the same.
     """
 
     def __init__(self, client: ApiClient) -> None:
@@ -32,6 +33,7 @@ class Server:
         self.busy = 0
         self.dead = False
         self.error = ""
+        self.checked = 0
         self._backoff = _FIRST_BACKOFF
         self._until = 0.0
 
@@ -69,7 +71,8 @@ class LoadBalancer:
     Args:
         clients: one for each server.
         retries: retries at the only server that is alive.
-        check: called before a dead server gets a request again; returns why it is still dead, or None.
+        check: called before a dead server gets a request again, and before an answer is taken from one
+            that was away or finds a prompt too long; returns why it may not be used, or None.
     """
 
     def __init__(
@@ -103,8 +106,7 @@ class LoadBalancer:
         while (server := self._next(tried)) is not None:
             server.busy += 1
             try:
-                dead = await self._check(server.client) if server.dead else None
-                reply = dead or await server.client.request(path, body)
+                reply = await self._reply(server, path, body)
             finally:
                 server.busy -= 1
             if reply.status != "api_error":
@@ -121,6 +123,21 @@ class LoadBalancer:
                     log.warning("the server does not answer, its requests go to others: %s", server.problem)
                 self._set_retries()
         return failed
+
+    async def _reply(self, server: Server, path: str, body: Mapping[str, Any]) -> Reply:
+        if server.dead and (problem := await self._problem(server)) is not None:
+            return problem
+        reply = await server.client.request(path, body)
+        # A server that was started anew may have a smaller context than before.
+        if reply.status == "overflow" or server.client.absence.over > server.checked:
+            return await self._problem(server) or reply
+        return reply
+
+    async def _problem(self, server: Server) -> Reply | None:
+        problem = await self._check(server.client)
+        if problem is None:
+            server.checked = server.client.absence.over
+        return problem
 
     def _next(self, tried: set[Server]) -> Server | None:
         waiting = [server for server in self.servers if server not in tried and server.available()]

@@ -176,14 +176,16 @@ class ApiEngine(Engine):
         )
 
     async def _check(self, client: ApiClient) -> Reply | None:
-        """Why a server that was dead is not back with the same model as before; None: it is."""
+        """Why a server does not serve the same model in the same way as before; None: it does."""
         facts = await ask_facts(client, self._options, self._facts.model)
         if isinstance(facts, Reply):
             return replace(facts, reachable=False)
+        changed, before = None, self._facts.context
         if facts.kind is not self._facts.kind:
             changed = f"it was {self._facts.kind.value} and is {facts.kind.value}"
-            return Reply("api_error", error=changed, reachable=False)
-        return None
+        elif before is not None and facts.context is not None and facts.context < before:
+            changed = f"its context was {before} tokens and is now {facts.context}"
+        return None if changed is None else Reply("api_error", error=changed, reachable=False)
 
     async def _choose_form(self, servers: LoadBalancer) -> Form:
         async def ask(prompt: str | Sequence[int], extra: Mapping[str, Any]) -> Reply:

@@ -6,6 +6,7 @@ The reports of several servers must agree with each other and with the command.
 import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
@@ -94,12 +95,14 @@ async def ask_facts(client: ApiClient, options: EngineConfig, name: str | None) 
 
     Raises:
         ServiceError: the server refuses the key.
-        InputError: it does not have the model, or several and none is chosen.
+        InputError: it does not have the model, or several and none is chosen, or its address lacks /v1.
     """
     wanted = options.model or name
     try:
         reply = await client.request("/models")
     except ServiceError as error:
+        if error.reason == "model":
+            await _check_address(client)
         # Some services have no list of models: the name is taken as given.
         if error.reason not in ("model", "request") or wanted is None:
             raise
@@ -127,6 +130,21 @@ async def ask_facts(client: ApiClient, options: EngineConfig, name: str | None) 
         found = (_number(place, (name,)) for place in places for name in _CONTEXT_FIELDS)
         context = next((number for number in found if number is not None), None)
     return ServerFacts(kind, chosen, context, remarks)
+
+
+async def _check_address(client: ApiClient) -> None:
+    """Refuses an address without a list of models where one is below its /v1."""
+    address = (client.service.base_url or "").rstrip("/")
+    if urlsplit(address).path.endswith("/v1"):
+        return
+    with suppress(ServiceError):
+        if (await client.request(f"{address}/v1/models")).status == "ok":
+            shown = public_address(address)
+            raise InputError(
+                "the server's address ends in /v1",
+                where=f"engine.base_url={shown}",
+                fix=f"engine.base_url={shown}/v1",
+            )
 
 
 async def _page(client: ApiClient, page: str) -> Mapping[str, Any]:

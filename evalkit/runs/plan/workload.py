@@ -177,7 +177,7 @@ def _counted(
         Item(
             0.0,
             _most(asking, task.spec, next(lengths), context),
-            _usual(task.spec.output_length, golds[request.id]),
+            _usual(asking.limit(task.spec), golds[request.id]),
         )
         for task, asked in here
         for request in asked
@@ -228,12 +228,13 @@ def _text(prompt: str | tuple[Message, ...], tokenizer: Any | None) -> str:
 
 def _most(asking: Asking, spec: TaskSpec, prompt: float, context: int | None) -> int:
     """The most new tokens of an answer with its thought, which the context ends where nothing else does."""
+    answer = asking.limit(spec)
     if asking.thoughts is None:
-        return spec.output_length
-    most = asking.thoughts.limit(spec.output_length)
+        return answer
+    most = asking.thoughts.limit(answer)
     if most < REST_OF_CONTEXT:
         return most
-    return spec.output_length if context is None else max(1, context - math.ceil(prompt))
+    return answer if context is None else max(1, context - math.ceil(prompt))
 
 
 def _expected(asking: Asking, items: Sequence[Item]) -> float | None:
@@ -291,7 +292,7 @@ def _from_counts(
 ) -> tuple[Group, DatasetCount]:
     samples = (min(limit, counts.dev_samples) if limit else counts.dev_samples) * asking.samples
     prefix = counts.instruction + counts.shots * shots / _SHOTS_COUNTED
-    typical = _usual(spec.output_length, counts.gold)
+    typical = _usual(asking.limit(spec), counts.gold)
     most = _most(asking, spec, prefix + counts.input, context)
     items = (Item(counts.input, most, typical),) * samples
     row = DatasetCount(

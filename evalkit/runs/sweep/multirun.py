@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from evalkit.core.config import ModelConfig
+from evalkit.core.config import ModelConfig, given_model
 from evalkit.core.errors import EvalkitError, InputError, reason
 from evalkit.core.options import WORDS, CommandLine, load_config
 from evalkit.core.signals import signals_stop_the_run
 from evalkit.runs.jobs import INTERRUPTED, STOP_SECONDS, Job, run_in_child
+from evalkit.runs.suite import check_run
 from evalkit.runs.sweep.launchers import LocalOptions, SlurmOptions, check_launcher
 from evalkit.runs.sweep.submitted import Queue, slurm_text
 from evalkit.runs.sweep.values import expand
@@ -37,6 +38,9 @@ def multirun(line: CommandLine, run_job: Callable[[Path], int]) -> int:
     configs = [load_config(single) for single in expanded]
     if any(config.watch is not None for config in configs):
         raise InputError("watch= is for one command of its own, without -m")
+    for config in configs if line.verb == "run" else ():
+        given_model(config.model)
+        check_run(config)
     folder = _sweep_folder(configs[0].out)
     models = [_name(config.model) for config in configs]
     paths = _write_jobs(expanded, models, folder)

@@ -253,8 +253,8 @@ class SubmittedJob:
     def __call__(self, path: Path) -> NoReturn:
         """Runs the job of a file; the process ends with its exit code, which the queue is told.
 
-        When its time is up (SIGUSR2) or SLURM preempts it, the job saves its work and goes back into
-        the queue.
+        When its time is up (submitit's signal, SIGUSR2 by default) or SLURM preempts it, the job saves its
+        work and goes back into the queue.
         """
         import submitit
 
@@ -262,24 +262,26 @@ class SubmittedJob:
         job = Job.read(path)
         os.chdir(job.directory)
         replace(job, log=str(environment.paths.stdout)).write(path)
-        time_is_up = False
-
-        def stop(number: int, frame: object) -> None:
-            nonlocal time_is_up
-            time_is_up = True
-            signal.raise_signal(signal.SIGUSR1)
-
+        own, time_is_up = environment._usr_sig(), False
         try:
             with signals_stop_the_run():
-                signal.signal(signal.SIGUSR2, stop)
+                interrupt: Any = signal.getsignal(signal.SIGTERM)
+
+                def stop(number: int, frame: object) -> None:
+                    nonlocal time_is_up
+                    time_is_up = True
+                    interrupt(number, frame)
+
+                signal.signal(own, stop)
                 try:
                     code = self.run_job(path)
                 finally:
                     # What SLURM sends while it ends the job changes nothing any more.
-                    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+                    signal.signal(own, signal.SIG_IGN)
         except InterruptedRunError:
             code = INTERRUPTED
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for number in (own, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         if code == INTERRUPTED and environment.global_rank == 0:
             self._requeue(path, environment, time_is_up=time_is_up)
         sys.exit(code)

@@ -15,6 +15,7 @@ from evalkit.core.errors import EvalkitError, InputError, InterruptedRunError, f
 from evalkit.core.options import CommandLine
 from evalkit.core.progress import say
 from evalkit.runs.jobs import INTERRUPTED, Job, run_in_child
+from evalkit.runs.suite import check_run, load_suite
 from evalkit.runs.watch.checkpoints import Signature, candidates, problem, signature
 
 # The watcher sets these for each checkpoint; the other options are the evaluation's.
@@ -161,6 +162,7 @@ def watch(line: CommandLine, config: Config) -> int:
     """
     model = config.model or ModelConfig()
     folder = _watched_folder(config.watch, model)
+    check_run(config)
     chosen = given_suite(config.suite)
     finished: Callable[[Config], Path | None]
     if chosen.mt_bench is not None:
@@ -169,7 +171,6 @@ def watch(line: CommandLine, config: Config) -> int:
         finished = finished_answers
     else:
         from evalkit.runs.run import finished_run
-        from evalkit.runs.suite import load_suite
 
         # The data is read once.
         finished = partial(finished_run, suite=load_suite(chosen, config.data, say=say))

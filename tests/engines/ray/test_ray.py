@@ -10,11 +10,10 @@ import logging
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -32,10 +31,12 @@ from evalkit.engines.ray import cluster
 from evalkit.engines.ray.cluster import Node, WorkerPlan
 from evalkit.engines.ray.engine import RayEngine, RayWorker, WorkList, _cause
 from evalkit.engines.ray.worker import Ready, Worker, on_this_machine
+from tests.children import fork
 from tests.engines.models import save_model
 from tests.tiny import engine_of
 
-pytest.importorskip("ray", reason="pip install 'evalkit[ray]'")
+# Not imported yet: all processes of a test session read this file.
+pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="pip install 'evalkit[ray]'")
 
 ROOT = Path(__file__).resolve().parents[3]
 RANDOM = ModelConfig(name="random", random=RandomShape(vocab=259, initializer_range=0.3))
@@ -67,9 +68,9 @@ class Machines:
         import ray
         from ray.cluster_utils import Cluster
 
-        self._cluster = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False}
-        )
+        # No process that nothing here asks: each imports Ray.
+        without = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
+        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, **without})
         self._joined: list[Any] = []
         ray.init(address=self._cluster.address, log_to_driver=False, logging_level="ERROR")
 
@@ -90,6 +91,8 @@ class Machines:
 def machines() -> Iterator[Machines]:
     # Without niceness: Ray's workers give way to everything else, and a busy machine has much else.
     settings = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", "PYTHONPATH": str(ROOT)}
+    # Nor processes that wait for tasks: each worker has one of its own.
+    settings |= {"RAY_enable_worker_prestart": "0", "RAY_prestart_worker_first_driver": "0"}
     before = {name: os.environ.get(name) for name in settings}
     os.environ |= settings
     machines = Machines()
@@ -126,12 +129,7 @@ TASKS = "suite.tasks=[jamp,mawps,jemhopqa,jsts,jsquad]"
 
 
 def command(out: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "evalkit", "model=random", "suite=sample", TASKS, f"out={out}", *more]
-
-
-def environment() -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    return {**kept, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return ["model=random", "suite=sample", TASKS, f"out={out}", *more]
 
 
 def records(out: Path) -> dict[str, dict[str, Any]]:
@@ -156,18 +154,17 @@ def test_a_command_stopped_and_continued_has_the_run_id_and_records_of_local(
 ) -> None:
     local, ray = tmp_path / "local", tmp_path / "ray"
     # Another number of workers, and a Ray of the command's own, is the same run.
-    words = command(ray, "engine=ray", "engine.num_workers=1")
-    first = subprocess.Popen(words, stdout=-1, stderr=-1, cwd=tmp_path, env=environment(), text=True)
+    first = fork(command(ray, "engine=ray", "engine.num_workers=1"), tmp_path)
     end = time.monotonic() + 300
-    while not records(ray) and first.poll() is None and time.monotonic() < end:
+    while not records(ray) and first.running and time.monotonic() < end:
         time.sleep(0.01)
-    first.send_signal(signal.SIGTERM)
-    _, told = first.communicate(timeout=120)
-    assert first.returncode == 130 and "stopped by SIGTERM" in told and "Traceback" not in told, told
+    first.send(signal.SIGTERM)
+    ended = first.wait()
+    assert ended.code == 130 and "stopped by SIGTERM" in ended.err and "Traceback" not in ended.err, ended
     kept = len(records(ray))
     assert 0 < kept < 30
-    assert main([*command(local, "engine.threads=1", "offline=true")[3:]]) == 0
-    assert main([*command(ray, "engine=ray", "engine.num_workers=2", "offline=true")[3:]]) == 0
+    assert main(command(local, "engine.threads=1", "offline=true")) == 0
+    assert main(command(ray, "engine=ray", "engine.num_workers=2", "offline=true")) == 0
     assert f"continuing: {kept} of 30" in capsys.readouterr().err
     assert records(ray) == records(local) and len(records(ray)) == 30
     assert run_of(ray, "results.json")["scores"] == run_of(local, "results.json")["scores"]

@@ -1,9 +1,14 @@
 """Handing out: order, sizes, what a dead worker leaves, and the request that is to blame."""
 
 import random
+import sys
+from types import SimpleNamespace
+
+import pytest
 
 from evalkit.core.types import Message, Request
-from evalkit.engines.ray.engine import WorkList
+from evalkit.engines.ray import cluster
+from evalkit.engines.ray.engine import RayEngine, RayWorker, WorkList
 
 
 def requests(count: int, dataset: str, length: int) -> list[Request]:
@@ -62,3 +67,19 @@ def test_only_the_request_that_kills_is_given_up() -> None:
         answered.update(ids)
     assert [(request.id, reason) for request, reason in work.given_up] == [(guilty, "out of memory")]
     assert len(answered) == 199 and deaths <= 5
+
+
+def test_the_end_of_an_engine_whose_ray_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker may have no actor, and an actor may be gone: the connection ends all the same."""
+    asked, ended = [], []
+
+    def kill(actor: object) -> None:
+        asked.append(actor)
+        raise RuntimeError("Ray is gone")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(kill=kill))
+    monkeypatch.setattr(cluster, "close", lambda: ended.append(True))
+    engine = RayEngine.__new__(RayEngine)
+    engine._workers = [RayWorker(1), RayWorker(2, "b"), RayWorker(3, "c")]
+    engine.close()
+    assert (asked, ended, engine._workers) == (["b", "c"], [True], [])

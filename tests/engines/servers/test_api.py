@@ -5,10 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from multiprocessing import Pipe
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,7 @@ from evalkit.__main__ import main
 from evalkit.core.config import Config, EngineConfig, ModelConfig, RandomShape
 from evalkit.core.durable import read_log
 from evalkit.core.types import Completion, Message, Request, Sampling
-from tests.children import forked
+from tests.children import Child, Forked
 from tests.mtbench.little_bench import make_bench
 from tests.serving import ModelServer, random_config, serve, serving
 from tests.tiny import engine_of, identified
@@ -234,37 +231,31 @@ def test_a_server_with_a_key(
     assert essence(folder_of(tmp_path)) == essence(local_run)
 
 
-@contextmanager
-def process_serving() -> Iterator[tuple[BaseProcess, str]]:
-    """A server in a process of its own, that can be killed."""
-    ours, its = Pipe()
-    process = forked(serve, its)
-    try:
-        yield process, ours.recv()
-    finally:
-        process.kill()
-        process.join()
-
-
 def test_one_of_two_servers_is_killed_in_the_middle(
     server: ModelServer, tmp_path: Path, local_run: Path
 ) -> None:
-    with process_serving() as (process, url):
-        out = tmp_path / "out"
+    out, address = tmp_path / "out", tmp_path / "address"
+    second = Child(Forked(serve, address), tmp_path, "second")
 
-        def kill() -> None:
-            logs = lambda: out.glob("random/sample/*/samples/*.jsonl")  # noqa: E731
-            while sum(path.read_bytes().count(b"\n") for path in logs()) < 3:
-                time.sleep(0.002)
-            process.kill()
+    def kill() -> None:
+        logs = lambda: out.glob("random/sample/*/samples/*.jsonl")  # noqa: E731
+        while sum(path.read_bytes().count(b"\n") for path in logs()) < 3:
+            time.sleep(0.002)
+        second.send(signal.SIGKILL)
 
+    try:
+        while not (address.exists() and address.read_text()):
+            assert second.running
+            time.sleep(0.01)
+        url = address.read_text()
         killer = threading.Thread(target=kill, daemon=True)
         killer.start()
         words = ["model=random", *SUITE, f"out={out}", *api(url, server.url), "engine.concurrency=1"]
         assert main(words) == 0
         killer.join(30)
-        process.join(30)
-        assert process.exitcode == -signal.SIGKILL
+        assert not killer.is_alive() and second.wait().code == -signal.SIGKILL
+    finally:
+        second.kill()
     assert essence(folder_of(out)) == essence(local_run)
     # The dead one at the start of a run is passed over too.
     again = ["model=random", *SUITE, f"out={tmp_path / 'again'}", *api(url, server.url)]

@@ -162,6 +162,9 @@ def test_an_unknown_model_stops(tmp_path: Path, capsys: pytest.CaptureFixture[st
         server.listed = {"id": "a", "object": "model", "owned_by": "vllm"}
         assert run(tmp_path, [server], "engine.model=b") == 2
         assert "engine.model=a" in capsys.readouterr().err
+        address = f"engine.base_url={server.url.removesuffix('/v1')}"
+        assert main([*SUITE, *QUICK, address, f"out={tmp_path}", "engine.model=a"]) == 2
+        assert f"{address}/v1" in capsys.readouterr().err
         server.listed = None
         assert run(tmp_path, [server]) == 1, "no list of models, and none is named"
         assert run(tmp_path, [server], "model.name=served") == 0
@@ -215,6 +218,37 @@ def test_prompts_too_long_for_a_server_are_asked_again_when_its_context_has_grow
     after = records(tmp_path)
     assert not any(record["over_context"] for record in after.values()) and len(after) == 12
     assert {key: row for key, row in before.items() if not row["over_context"]}.items() <= after.items()
+
+
+def test_a_server_that_comes_back_with_a_smaller_context_is_not_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After an absence, and where only an answer tells; a smaller `limit=` forgets no long prompt."""
+    mawps = ["suite.tasks=[mawps]", "engine.concurrency=1"]
+
+    def shrinks(text: str, attempt: int) -> str:
+        if server.attempts.total() < 2:
+            return "ok"
+        server.listed = small
+        return fault if attempt == 0 else "ok"
+
+    large = {"id": "served", "owned_by": "me", "max_model_len": 1024}
+    small = large | {"max_model_len": 512}
+    for fault in ("cut", "overflow"):
+        with FaultServer(shrinks) as server:
+            server.listed = large
+            assert run(tmp_path / fault, [server], *mawps) == 1
+        assert "its context was 1024 tokens and is now 512" in capsys.readouterr().err
+        kept = records(tmp_path / fault)
+        assert len(kept) == 2 and not any(record["over_context"] for record in kept.values())
+    with FaultServer(lambda text, attempt: "overflow") as server:
+        server.listed = small
+        assert run(tmp_path / fault, [server], *mawps) == 0
+        server.listed, server.plan = large, lambda text, attempt: "ok"
+        assert run(tmp_path / fault, [server], *mawps, "limit=3") == 0
+        assert sum(record["over_context"] for record in records(tmp_path / fault).values()) == 3
+        assert run(tmp_path / fault, [server], *mawps) == 0
+    assert not any(record["over_context"] for record in records(tmp_path / fault).values())
 
 
 def test_a_dead_servers_requests_go_to_the_other(tmp_path: Path) -> None:

@@ -182,6 +182,8 @@ def test_a_thought_of_unknown_length_and_several_answers(capsys: pytest.CaptureF
         assert (row.samples, row.prompt_tokens) == (3 * plain.samples, 3 * plain.prompt_tokens)
         assert row.new_tokens_most == 3 * (plain.new_tokens_most + 50 * plain.samples)
         assert row.new_tokens_typical is None
+    short = planned(*words, "reasoning.thought_length=50", "generation.output_length=7").datasets[0]
+    assert short.new_tokens_most == 57 * short.samples
     whole = planned(*words)
     assert whole.shape.context is not None
     row = whole.datasets[0]
@@ -221,6 +223,8 @@ def test_kept_counts_cover_the_suite_and_follow_limit_and_few_shots() -> None:
     assert few["samples"] == 230 and few["new_tokens_most"] < whole["new_tokens_most"] / 9
     every = planned("model=13b", "suite=mc", "limit=0")
     assert every.datasets[0].samples == 894
+    short = planned("model=13b", "suite=mc", "generation.output_length=1").datasets[0]
+    assert short.new_tokens_most == short.new_tokens_typical == short.samples
 
 
 def test_characters_stand_in_for_a_tokenizer_that_is_not_here() -> None:

@@ -1,13 +1,22 @@
 """Jobs of a queue without one: what SLURM's words mean, when a job has ended, which job goes back into it."""
 
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from filelock import FileLock
 
+from evalkit.cli import child
+from evalkit.cli.command import attempt
+from evalkit.core.signals import stop_if_signalled
+from evalkit.records.run_folder import RunDirectory
 from evalkit.runs.jobs import Job
 from evalkit.runs.sweep import submitted
 from evalkit.runs.sweep.multirun import lines
@@ -146,6 +155,69 @@ def test_a_job_that_is_done_leaves_the_queue_first(
     monkeypatch.setattr(submitted.time, "monotonic", lambda: float(next(clock)))
     queue.wait(paths)
     assert next(clock) == looks and Job.read(paths[0]) == replace(JOB, pid=1, code=2, why="no")
+
+
+@pytest.mark.parametrize("own", [signal.SIGUSR2, signal.SIGUSR1, signal.SIGTERM])
+def test_the_signal_before_the_time_is_up_is_that_of_submitit(
+    own: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SUBMITIT_PREEMPT_SIGNAL names it; it may be one that stops every run."""
+    submitit = pytest.importorskip("submitit")
+    requeued: list[int] = []
+    environment = SimpleNamespace(
+        cluster="local",
+        global_rank=0,
+        paths=SimpleNamespace(stdout=tmp_path / "log"),
+        _usr_sig=lambda: own,
+        _requeue=requeued.append,
+    )
+    monkeypatch.setattr(submitit, "JobEnvironment", lambda: environment)
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "job.json"
+    replace(JOB, pid=1, directory=str(tmp_path)).write(path)
+
+    def interrupted() -> int:
+        os.kill(os.getpid(), own)
+        stop_if_signalled()
+        return 0
+
+    before = {number: signal.getsignal(number) for number in (own, signal.SIGTERM)}
+    try:
+        with pytest.raises(SystemExit) as ended:
+            SubmittedJob(lambda path: attempt(interrupted).code, 2)(path)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert (ended.value.code, requeued, Job.read(path).timeouts) == (130, [1], 1)
+
+
+def test_a_job_waits_for_a_locked_run_before_it_begins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, begun, tries = threading.Event(), threading.Event(), []
+
+    def hold() -> None:
+        with FileLock(tmp_path / "run" / ".lock"):
+            held.set()
+            begun.wait(10)
+            time.sleep(0.05)
+
+    def execute(verb: str, config: object, *, opened: object) -> int:
+        tries.append(verb)
+        begun.set()
+        with RunDirectory(tmp_path / "run"):
+            return 0
+
+    monkeypatch.setattr(child, "execute", execute)
+    monkeypatch.setattr(child, "LOCKED_SECONDS", 0.001)
+    path = tmp_path / "job.json"
+    replace(JOB, words=("run", "limit=1")).write(path)
+    (tmp_path / "run").mkdir()
+    other = threading.Thread(target=hold)
+    other.start()
+    held.wait(10)
+    assert child.run_job(path) == 0 and tries == ["run", "run"]
+    other.join()
 
 
 RUNNING = "JobId=7 JobName=a b JobState=RUNNING Reason=None Requeue=1 PreemptTime="

@@ -129,6 +129,9 @@ def test_names(run: Path) -> None:
         (["watch={run}", "suite=sample", "watch_timeout=-1"], "watch_timeout"),
         (["watch={run}", "suite=sample", "wacth_timeout=1"], "'watch_timeout'"),
         (["watch={run}", "suite=task", "suite.tasks=[jmap]"], "'jamp'"),
+        (["watch={run}", "suite=sample", "protocol.answer_regex=(("], "regular expression"),
+        (["watch={run}", "suite=sample", "samples=2"], "greedy search"),
+        (["watch={run}", "suite=mt-bench-ja", "preset=nowhere"], "nowhere"),
     ],
 )
 def test_bad_options(run: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
