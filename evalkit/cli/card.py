@@ -19,7 +19,7 @@ from evalkit.core.config import Config
 from evalkit.core.errors import InputError
 from evalkit.core.secrets import printable
 from evalkit.leaderboard.board import build_board
-from evalkit.leaderboard.card import CARD_JUDGE, CARD_PRESET, card_section, published_rows
+from evalkit.leaderboard.card import card_section, mt_bench_deviations, published_rows
 from evalkit.leaderboard.rows import measured
 from evalkit.leaderboard.tables import of_models
 from evalkit.tasks.spec import PROTOCOL_VERSION
@@ -39,8 +39,10 @@ def run(config: Config) -> int:
     for row in rows:
         if row.cells and row.rules != usual:
             differing.setdefault(row.rules, []).append(row.model)
-        if row.mt_bench and not row.mt_bench_rules.startswith(f"{CARD_PRESET}, {CARD_JUDGE}"):
-            differing.setdefault(row.mt_bench_rules, []).append(row.model)
+        bench = row.mt_bench_run
+        if bench and (found := mt_bench_deviations(bench.content, bench.table)):
+            rules = ", ".join(f"{key}={value}" for key, value in found.items())
+            differing.setdefault(rules, []).append(row.model)
     for rules, models in differing.items():
         said = of_models(models, f"not the card's protocol: {rules}")
         print(printable(f"evalkit: {said}"), file=sys.stderr)

@@ -60,7 +60,7 @@ def run(config: Config) -> int:
     if config.steps:
         points = trace(runs, partial=partial, across_rules=across_rules, resamples=resamples)
         written = write_steps(out, points, page_options(config)) if out else []
-        _print_steps(points, console)
+        print_steps(points, console)
     else:
         first, *others = runs
         comparisons = [
@@ -142,7 +142,7 @@ def _p_text(p: float | None) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _print_steps(points: Sequence[Checkpoint], console: Console) -> None:
+def print_steps(points: Sequence[Checkpoint], console: Console) -> None:
     """Prints a line per step; an arrow marks a gain or loss against the step before that is certain."""
     console.print(f"[bold]{escape(points[0].series)}[/]", highlight=False)
     columns = columns_of(points)
@@ -157,17 +157,14 @@ def _print_steps(points: Sequence[Checkpoint], console: Console) -> None:
         table.add_row(str(point.step), *cells)
     table.add_row("", *(_plot(points, column) for column in columns), style="dim")
     console.print(table)
-    console.print(
-        t("↑ ↓: better or worse than the step before (paired, Holm's p below 0.05)"), highlight=False
-    )
+    if any(point.gains.keys() & {*columns} for point in points):
+        text = "↑ ↓: better or worse than the step before (paired, Holm's p below 0.05)"
+        console.print(t(text), highlight=False)
 
 
 def _step_cell(point: Checkpoint, column: str, digits: int) -> str:
     cell = point.cells.get(column, NO_FIGURE)
-    arrow = ""
-    if point.gain is not None:
-        lines = [*point.gain.categories, *([point.gain.average] if point.gain.average else [])]
-        arrow = next((_ARROWS.get(line.verdict, "") for line in lines if line.name == column), "")
+    arrow = _ARROWS.get(point.gains[column].verdict, "") if column in point.gains else ""
     return rounded(cell.value, digits) + (PARTIAL if cell.partial else "") + arrow
 
 

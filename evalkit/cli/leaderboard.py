@@ -53,7 +53,9 @@ def run(config: Config) -> int:
 
 def page_options(config: Config) -> PageOptions:
     """The options of a page."""
-    return PageOptions(config.lang, config.metrics.resamples, config.data_dir, config.mirror)
+    return PageOptions(
+        config.lang, config.metrics.resamples, config.data_dir, config.mirror, config.across_rules
+    )
 
 
 def _print_board(board: Board, console: Console) -> None:

@@ -25,6 +25,7 @@ from evalkit.leaderboard.rows import (
     Table,
     escaped,
 )
+from evalkit.mtbench.folder import logged_label
 from evalkit.mtbench.model_tables import scope_figures, with_own_intervals
 from evalkit.records.results import (
     AVERAGE,
@@ -148,13 +149,31 @@ def _jaster_about(row: Row, beside: bool) -> list[str]:
 
 def _mt_bench_about(row: Row, beside: bool) -> list[str]:
     heading = "### Japanese MT Bench"
-    judge = str(row.mt_bench_run.table["judge"]) if row.mt_bench_run else CARD_JUDGE
-    preset = row.mt_bench_run.content["preset"]["name"] if row.mt_bench_run else CARD_PRESET
-    if preset == CARD_PRESET and judge.removesuffix(" (log)") == CARD_JUDGE:
+    run = row.mt_bench_run
+    if run is None or not (differing := mt_bench_deviations(run.content, run.table)):
         how = f"We evaluated the models using `{CARD_JUDGE_MODEL}`."
         return [heading, f"{how} Please see the [codes]({_CODES}) for details."]
     other = [f"Published rows were judged by `{CARD_JUDGE_MODEL}`."] if beside else []
-    return [heading, " ".join([f"We evaluated the models using `{judge}` (preset `{preset}`).", *other])]
+    shown = {"preset": run.content["preset"]["name"]} | differing
+    judge = shown.pop("judge", CARD_JUDGE)
+    how = ", ".join(f"{name} `{value}`" for name, value in shown.items())
+    return [heading, " ".join([f"We evaluated the models using `{judge}` ({how}).", *other])]
+
+
+def mt_bench_deviations(content: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
+    """The options by which a model's table in an MT-Bench results.json is not made as the card's."""
+    preset, judge, repeats = content["preset"], table["judge"], table.get("repeats", 1)
+    found = {}
+    if preset["name"] != CARD_PRESET:
+        found["preset"] = preset["name"]
+    # A replayed log of the card's judge is that judge.
+    if judge not in (CARD_JUDGE, logged_label(CARD_JUDGE)):
+        found["judge"] = judge
+    if own := preset.get("prompts"):
+        found["judge.prompts"] = own["file"]
+    if repeats != 1:
+        found["judge.repeats"] = repeats
+    return found
 
 
 def _card_cells(row: Row, table: Table, columns: Sequence[str]) -> list[str]:
@@ -243,7 +262,6 @@ def _jaster_table(results: Results) -> RunTable:
 
 
 def _mt_bench_table(model: str, table: Mapping[str, Any], content: Mapping[str, Any]) -> RunTable:
-    made = {"preset": (content["preset"]["name"], CARD_PRESET), "judge": (table["judge"], CARD_JUDGE)}
     return RunTable(
         model=model,
         table=MT_BENCH_TABLE,
@@ -251,10 +269,7 @@ def _mt_bench_table(model: str, table: Mapping[str, Any], content: Mapping[str, 
             AVERAGE if name == "average" else name: figure for name, figure in scope_figures(table).items()
         },
         reasons=content["partial"]["reasons"],
-        # A replayed log of the card's judge is that judge.
-        deviations={
-            key: given for key, (given, usual) in made.items() if given not in (usual, f"{usual} (log)")
-        },
+        deviations=mt_bench_deviations(content, table),
     )
 
 

@@ -136,9 +136,7 @@ def compare(
             where=f"{a.folder} and {b.folder}",
             fix=_advice(data, options, refused),
         )
-    found = compare_samples(a, b, resamples=resamples)
-    across = [Reason("across rules: {difference}", difference=one) for one in options]
-    return replace(found, remarks=(*across, *found.remarks))
+    return compare_samples(a, b, across=options, resamples=resamples)
 
 
 def differences(a: Run, b: Run) -> tuple[list[str], list[str]]:
@@ -160,11 +158,12 @@ def _advice(data: Sequence[str], options: Sequence[str], refused: Sequence[str])
     return "--partial compares what both have"
 
 
-def compare_samples(a: Run, b: Run, *, resamples: int = 10_000) -> Comparison:
-    """Compares two runs that are known to be comparable on the datasets and samples both have."""
+def compare_samples(a: Run, b: Run, *, across: Sequence[str] = (), resamples: int = 10_000) -> Comparison:
+    """Compares two runs on the datasets and samples both have; `across` are the differences set aside."""
     datasets: dict[str, _Part] = {}
     flips: list[Flip] = []
-    remarks = list(_remarks(a, b))
+    remarks = [Reason("across rules: {difference}", difference=one) for one in across]
+    remarks += _remarks(a, b)
     for name in common(a.results, b.results):
         metric, other = (run.metric(name) for run in (a, b))
         others = b.scores(name)

@@ -33,12 +33,14 @@ class PageOptions:
         resamples: of the intervals of each pair of runs.
         data_dir: the prepared data for whole prompts, where a run's own is elsewhere.
         mirror: the mirror that has the questions of MT-Bench.
+        across_rules: pairs of runs are compared although their options differ.
     """
 
     lang: Lang = Lang.en
     resamples: int = PROTOCOL_RESAMPLES
     data_dir: str | None = None
     mirror: str | None = None
+    across_rules: bool = False
 
 
 def page_html(board: Board, options: PageOptions) -> str:
@@ -54,7 +56,9 @@ def page_html(board: Board, options: PageOptions) -> str:
         index: row.mt_bench_run for index, row in enumerate(board.rows) if row.mt_bench_run is not None
     }
     samples, tokens = dataset_samples(runs, options.data_dir)
-    blocks = {"data": page_data(board, runs, options.lang, options.resamples, tokens)}
+    across_rules = options.across_rules
+    content = page_data(board, runs, options.lang, options.resamples, tokens, across_rules=across_rules)
+    blocks = {"data": content}
     blocks |= {f"samples-{name}": found for name, found in samples.items()}
     if benches:
         blocks["mt-bench"] = conversations(benches, options.data_dir, options.mirror)

@@ -29,7 +29,13 @@ _VERSIONS = ("evalkit", "torch", "transformers", "vllm")
 
 
 def page_data(
-    board: Board, runs: Mapping[int, Run], lang: Lang, resamples: int, tokens: Mapping[Path, int]
+    board: Board,
+    runs: Mapping[int, Run],
+    lang: Lang,
+    resamples: int,
+    tokens: Mapping[Path, int],
+    *,
+    across_rules: bool = False,
 ) -> dict[str, Any]:
     """The page's data without samples and conversations.
 
@@ -39,6 +45,7 @@ def page_data(
         lang: the language the page opens in.
         resamples: of the intervals of each pair of runs.
         tokens: how many each run folder generated.
+        across_rules: compare runs although their options differ.
     """
     content = {
         "version": __version__,
@@ -58,7 +65,7 @@ def page_data(
             for why, entries in left_out_by_reason(board).items()
         ],
         "talks": [place for place, row in enumerate(board.rows) if row.mt_bench_run is not None],
-        "pairs": _pairs(runs, resamples),
+        "pairs": _pairs(runs, resamples, across_rules),
     }
     return content | {"reasons": sentences_in(content)}
 
@@ -169,19 +176,20 @@ def _facts(
     }
 
 
-def _pairs(runs: Mapping[int, Run], resamples: int) -> dict[str, dict[str, Any]]:
+def _pairs(runs: Mapping[int, Run], resamples: int, across_rules: bool) -> dict[str, dict[str, Any]]:
     chosen = list(runs.items())[:MOST_PAIRED]
     return {
-        f"{first}-{second}": _pair(a, b, resamples) for (first, a), (second, b) in combinations(chosen, 2)
+        f"{first}-{second}": _pair(a, b, resamples, across_rules)
+        for (first, a), (second, b) in combinations(chosen, 2)
     }
 
 
-def _pair(a: Run, b: Run, resamples: int) -> dict[str, Any]:
+def _pair(a: Run, b: Run, resamples: int, across_rules: bool) -> dict[str, Any]:
     options, data = differences(a, b)
-    if options or data:
+    if data or (options and not across_rules):
         return {"refused": [*options, *data]}
     try:
-        comparison = compare_samples(a, b, resamples=resamples)
+        comparison = compare_samples(a, b, across=options, resamples=resamples)
     except EvalkitError as error:
         return {"refused": [error.what]}
     average = [comparison.average] if comparison.average is not None else []

@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 from evalkit.core.config import given_suite
 from evalkit.core.durable import read_log
 from evalkit.core.errors import EvalkitError
-from evalkit.core.files import read_json_object, read_text
+from evalkit.core.files import read_text
 from evalkit.core.reasons import sentences_in, with_sentences
 from evalkit.core.text import text_sha256
 from evalkit.leaderboard.rows import PFGEN
 from evalkit.leaderboard.runs import MtBenchRun, Run
 from evalkit.metrics.prediction import gold
 from evalkit.mtbench.books import BookOptions
+from evalkit.mtbench.folder import MtBenchFolder
 from evalkit.records.environment import CONFIG
 from evalkit.records.run_folder import RunDirectory, SampleRecord
 from evalkit.runs.rescore import kept_config
@@ -117,8 +118,8 @@ class _Prompts:
 def _dataset_answers(dataset: _Dataset, run: Run, name: str, prompts: _Prompts) -> tuple[dict[str, Any], int]:
     """The answers of a run, and the tokens generated.
 
-    The scores are of each question, all else `each` times, once for each answer. A text is its place among
-    the dataset's texts; a column whose entries are all equal is that entry.
+    The scores are of each question, all else of each answer, and `each` counts the answers to a question. A
+    text is its place among the dataset's texts; a column whose entries are all equal is that entry.
     """
     rows = run.scores(name)
     # The lines of the answers to each question; one that was asked once is its own.
@@ -141,7 +142,7 @@ def _dataset_answers(dataset: _Dataset, run: Run, name: str, prompts: _Prompts) 
         "prompt": _frame_index(dataset, prompts.frame(name), records.values()),
         "chat": bool(results.protocol.options.get("suite.chat")),
         "metric": run.metric(name),
-        "each": len(lines) // max(1, len(rows)),
+        "each": _column([len(given) for given in answers.values()]),
         "text": _column([_place(dataset, one) for one in text]),
         "prediction": [_place(dataset, str(line["prediction"])) for line in lines],
         "finish": _column([record and record.finish_reason for record in found]),
@@ -244,7 +245,9 @@ def _json(dataset: _Dataset) -> dict[str, Any]:
 def conversations(
     benches: Mapping[int, MtBenchRun], data_dir: str | None, mirror: str | None
 ) -> dict[str, Any]:
-    """Questions by id, and each row's answers with their judgments, as plain JSON values.
+    """Each row's answers with their judgments, and the questions they answer, as plain JSON values.
+
+    `questions` has the turns by preset and language, then by id; `asked` each row's preset and language.
 
     Args:
         benches: the runs by the index of their row.
@@ -252,10 +255,10 @@ def conversations(
         mirror: a mirror that may have the questions.
     """
     options = BookOptions(data_dir=data_dir, mirror=mirror, offline=True)
-    return {
-        "questions": _questions(benches.values(), options),
-        "runs": {row: _conversation_answers(bench) for row, bench in benches.items()},
-    }
+    runs = {row: _conversation_answers(bench) for row, bench in benches.items()}
+    questions: dict[str, dict[int, list[str]]] = {}
+    asked = {row: _add_questions(questions, bench, runs[row], options) for row, bench in benches.items()}
+    return {"questions": questions, "asked": asked, "runs": runs}
 
 
 def _conversation_answers(bench: MtBenchRun) -> list[dict[str, Any]]:
@@ -288,16 +291,28 @@ def _judgments(folder: Path) -> dict[tuple[str, int, int, int], list[dict[str, A
     return found
 
 
-def _questions(benches: Iterable[MtBenchRun], options: BookOptions) -> dict[str, list[str]]:
-    """The turns of each question by id, where the preset's files can be read offline."""
-    found: dict[str, list[str]] = {}
-    for bench in benches:
-        turns, _ = read_log(bench.folder / "samples" / "mt_bench.jsonl")
-        ids = {row["question_id"] for row in turns.values()}
-        try:
-            header = read_json_object(bench.folder / "mt_bench.json")
-            books = options.books(header["preset"], header.get("language"))
-            found |= {str(number): list(books.of(number).questions[number].turns) for number in ids}
-        except (EvalkitError, KeyError, TypeError):
-            continue
-    return found
+def _add_questions(
+    found: dict[str, dict[int, list[str]]],
+    bench: MtBenchRun,
+    answers: Iterable[Mapping[str, Any]],
+    options: BookOptions,
+) -> str | None:
+    """Adds the turns of a run's questions where the files of its preset can be read offline.
+
+    Returns the run's preset and language; None where they are not known.
+    """
+    try:
+        header = MtBenchFolder(bench.folder).header()
+    except EvalkitError:
+        return None
+    key = f"{header.preset_sha256} {header.language or ''}".strip()
+    turns = found.setdefault(key, {})
+    try:
+        if missing := sorted({answer["question"] for answer in answers} - turns.keys()):
+            books = options.books(header.preset, header.language)
+            # A preset that was changed since may have other questions.
+            if books.preset.sha256 == header.preset_sha256:
+                turns |= {number: list(books.question(number).turns) for number in missing}
+    except EvalkitError:
+        pass
+    return key

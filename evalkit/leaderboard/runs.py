@@ -177,7 +177,8 @@ class MtBenchRun:
             numbers = (scope["n"], low, high, 0 if scope["value"] is None else scope["value"])
             if not all(map(is_number, numbers)):
                 raise TypeError(f"the numbers of {name}")
-        for text in (self.rules, self.preset_sha256, *self.reasons):
+        own_prompts = self.content["preset"].get("prompts") or {"file": ""}
+        for text in (self.rules, self.preset_sha256, own_prompts["file"], *self.reasons):
             if not isinstance(text, str):
                 raise TypeError("a text was expected")
 

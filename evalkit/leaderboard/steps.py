@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from evalkit.core.errors import InputError
 from evalkit.core.text import step_of
-from evalkit.leaderboard.compare import Comparison, compare
+from evalkit.leaderboard.compare import Compared, Comparison, compare
 from evalkit.leaderboard.rows import JASTER_COLUMNS, NO_FIGURE, jaster_row
 from evalkit.leaderboard.runs import Run
 from evalkit.records.results import Figure
@@ -33,6 +33,15 @@ class Checkpoint:
         """Its figures by column of the card, or by dataset where its suite covers no category."""
         row = jaster_row(self.run)
         return row.cells or row.datasets
+
+    @property
+    def gains(self) -> Mapping[str, Compared]:
+        """Its differences to the checkpoint before, by the columns of `cells`."""
+        if self.gain is None:
+            return {}
+        average = [self.gain.average] if self.gain.average else []
+        of_datasets = {f"{line.name}_{line.metric}": line for line in self.gain.datasets}
+        return of_datasets | {line.name: line for line in (*self.gain.categories, *average)}
 
 
 def checkpoint_of(run: Run) -> Checkpoint | None:

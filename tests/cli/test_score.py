@@ -413,6 +413,35 @@ def test_reproduce_knows_the_cards_second_table(tmp_path: Path, capsys: pytest.C
     assert "preset=swallow, judge=gpt-4o" in capsys.readouterr().out
 
 
+def test_only_the_card_s_own_protocol_goes_as_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`card` and `reproduce` name other judges whose names begin alike, repeats, and own judge prompts."""
+    own = {"prompts": {"file": "mine.jsonl", "sha256": "1" * 64}}
+    for index, (judge, preset, table, said) in enumerate(
+        [
+            ("gpt-4", {}, {}, ""),
+            ("gpt-4 (log)", {}, {}, ""),
+            ("gpt-4o-2024-08-06", {}, {}, "judge=gpt-4o-2024-08-06"),
+            ("gpt-4.1", {}, {}, "judge=gpt-4.1"),
+            ("gpt-4", {}, {"repeats": 5}, "judge.repeats=5"),
+            ("gpt-4", own, {}, "judge.prompts=mine.jsonl"),
+            ("gpt-4", {"name": "llm-jp-3-card+v2"}, {}, "preset=llm-jp-3-card+v2"),
+        ]
+    ):
+        folder = mt_bench_run(tmp_path / str(index), judge, "llm-jp-3-card")
+        content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        content["preset"] |= preset
+        content["tables"]["llm-jp-3-1.8b-instruct"] |= table
+        (folder / "results.json").write_text(json.dumps(content), encoding="utf-8")
+        assert main(["card", f"run={folder}"]) == 0
+        printed = capsys.readouterr()
+        assert ("using `gpt-4-0613`. Please see" in printed.out) is not bool(said)
+        assert ("not the card's protocol: " in printed.err) is bool(said) and said in printed.err
+        assert (said.partition("=")[2] or "gpt-4-0613") in printed.out
+        assert main(["reproduce", f"run={folder}"]) == 0
+        printed = capsys.readouterr()
+        assert ("deviates" in printed.out) is bool(said) and said in printed.out
+
+
 @pytest.mark.parametrize("verb", ["score", "compare"])
 def test_an_mt_bench_run_is_called_one(verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = mt_bench_run(tmp_path / "mt", "gpt-4", "llm-jp-3-card")

@@ -16,20 +16,26 @@ PACKAGE = Path(words.__file__).parents[1]
 
 
 def constants(node: ast.expr) -> Iterator[str]:
-    """The texts an argument may be: one, or those of a condition."""
+    """The texts an argument may be: one, those of a condition, or those of a tuple."""
     if isinstance(node, ast.Constant):
         yield str(node.value)
     elif isinstance(node, ast.IfExp):
         yield from (*constants(node.body), *constants(node.orelse))
+    elif isinstance(node, ast.Tuple):
+        yield from (text for one in node.elts for text in constants(one))
 
 
 def said_in_python() -> Iterator[tuple[str, str]]:
-    """The texts given to `t` and `Reason`, also by a name that the function gave them."""
+    """The texts given to `t` and `Reason`, also by a name that the function gave them, and the titles and
+    heads of tables, which are given to `t` where they are shown."""
     for path in sorted(PACKAGE.rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         functions = [
             node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         ]
+        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        titles = [keyword.value for node in calls for keyword in node.keywords if keyword.arg == "title"]
+        yield from ((path.name, text) for title in titles for text in constants(title))
         for inner in map(list, map(ast.walk, functions)):
             named: dict[str, list[str]] = {}
             for node in inner:
@@ -37,8 +43,9 @@ def said_in_python() -> Iterator[tuple[str, str]]:
                     named.setdefault(node.targets[0].id, []).extend(constants(node.value))
             for node in inner:
                 name = getattr(node.func, "id", "") if isinstance(node, ast.Call) else ""
-                if name in ("t", "Reason") and node.args:
-                    first = node.args[0]
+                given = node.args[:1] if name in ("t", "Reason") else node.args if name == "new_table" else []
+                for one in given:
+                    first = one.value if isinstance(one, ast.Starred) else one
                     texts = named.get(first.id, []) if isinstance(first, ast.Name) else constants(first)
                     yield from ((path.name, text) for text in texts)
 

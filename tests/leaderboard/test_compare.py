@@ -2,19 +2,24 @@
 
 import csv
 import json
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from evalkit.__main__ import main
+from evalkit.cli.compare import print_steps
+from evalkit.cli.printing import report_console
 from evalkit.core.durable import read_log
 from evalkit.core.errors import InputError
 from evalkit.core.text import step_of
 from evalkit.leaderboard.collect import find_run
 from evalkit.leaderboard.compare import compare
 from evalkit.leaderboard.comparison_report import sentences
+from evalkit.leaderboard.steps import trace
 from tests.leaderboard.conftest import World
 from tests.leaderboard.made import Made, make_run, write_data
 
@@ -245,6 +250,17 @@ def test_checkpoints_step_by_step(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert [row["step"] for row in rows] == ["900", "10000"]
     assert float(rows[0]["AVG_low"]) <= float(rows[0]["AVG"]) <= float(rows[1]["AVG"])
     assert (tmp_path / "steps" / "steps.html").exists()
+    tasks = ("suite=task", "suite.tasks=[jsts]")
+    runs = [
+        find_run(make_run(Made(f"d-step-{step}", skill, step), data, tmp_path / "tasks", *tasks).folder)
+        for step, skill in ((1, 0.2), (2, 1.0))
+    ]
+    points = trace(runs, partial=False, resamples=500)
+    assert points[1].gain is not None
+    for gain, arrows in ((points[1].gain, True), (replace(points[1].gain, datasets=()), False)):
+        print_steps([points[0], replace(points[1], gain=gain)], report_console())
+        said = capsys.readouterr().out
+        assert ("↑" in said.partition("↑ ↓")[0]) is ("Holm" in said) is arrows
     other = make_run(Made("n-step-1", 0.3, 1), data, tmp_path / "results").folder
     assert main(["compare", folders[0], str(other), "--steps"]) == 2
     assert main(["compare", folders[0], folders[0], "--steps"]) == 2
@@ -272,9 +288,14 @@ def test_runs_under_different_rules_compare_only_when_asked(
     assert main(["compare", str(ours), str(plain)]) == 2
     said = capsys.readouterr().err
     assert "reasoning.parser differs: think and none" in said and "suite.chat differs: True and False" in said
-    assert main(["compare", str(ours), str(plain), "--across-rules"]) == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert "across rules: suite.chat differs: True and False" in said
+    command = ["compare", str(ours), str(plain), "--across-rules", "metrics.resamples=100"]
+    assert main([*command, f"out={tmp_path / 'page'}"]) == 0
+    said, remark = capsys.readouterr().out, "across rules: suite.chat differs: True and False"
+    assert remark in " ".join(said.split())
+    page = (tmp_path / "page" / "comparison.html").read_text(encoding="utf-8")
+    (text,) = re.findall(r'(?s)<script type="application/json" id="data">(.*?)</script>', page)
+    pair = json.loads(text)["pairs"]["0-1"]
+    assert remark in pair["remarks"] and pair["lines"].keys() == {"MC", "jcommonsenseqa", "jsts"}
 
 
 def test_a_rule_is_what_it_is_however_it_was_chosen(world: World, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from evalkit.__main__ import main
 from evalkit.core.durable import CHECK, read_log, write_checked_json, write_lines_atomic
 from evalkit.leaderboard import page_samples
 from evalkit.leaderboard.board import Board, build_board
+from evalkit.leaderboard.collect import collect
 from evalkit.leaderboard.page import PageOptions, embedded_json, page_html
 from evalkit.leaderboard.rows import jaster_row
 from evalkit.leaderboard.runs import Run
@@ -32,17 +33,19 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 Browser = webdriver.Chrome
+CLIPBOARD = "navigator.clipboard.writeText = (text) => { window.said = text; return Promise.resolve(); }"
 MT_MODEL = "weak"
 # Roles of what takes a click.
 CLICKED = {"button", "checkbox", "combobox", "link", "radio", "region", "searchbox", "spinbutton", "textbox"}
 
 
-def make_conversations(folder: Path, out: Path, said: str = SCRIPT) -> Path:
+def make_conversations(folder: Path, out: Path, said: str = SCRIPT, per_category: int = 1) -> Path:
     """A judged MT-Bench run of the model `weak` on a little bench of our own; returns the mirror.
 
-    `said` is part of every answer and every judgment.
+    `said` is part of every answer and every judgment. The preset lies in the mirror too.
     """
-    bench = make_bench(folder, per_category=1)
+    bench = make_bench(folder, per_category=per_category)
+    preset = shutil.copy(bench.preset, bench.mirror)
     answers = bench.answers(folder / "answers.jsonl", MT_MODEL, said + "{id}番の答え{turn}")
     rows = [
         {
@@ -59,7 +62,7 @@ def make_conversations(folder: Path, out: Path, said: str = SCRIPT) -> Path:
         for turn in (1, 2)
     ]
     log = write_jsonl(folder / "judgments.jsonl", rows)
-    words = [f"judgments={log}", f"answers={answers}", f"preset={bench.preset}", f"mirror={bench.mirror}"]
+    words = [f"judgments={log}", f"answers={answers}", f"preset={preset}", f"mirror={bench.mirror}"]
     assert main(["replay", *words, f"out={out}"]) == 0
     return bench.mirror
 
@@ -310,6 +313,9 @@ def test_the_pair_view_says_what_compare_says(
     assert len(all_of(browser, "#table-pair tbody tr")) == 33
     browser = at(f"#pair/{index['strong-モデル']}/{index['other']}")
     assert "protocol.strip differs" in one(browser, "main").text
+    # As it comes, the view shows a pair that compares.
+    browser = at(f"#pair/{index['strong-モデル']}")
+    assert all_of(browser, "#sentences p")
 
 
 def test_conversations(at: Any) -> None:
@@ -323,6 +329,21 @@ def test_conversations(at: Any) -> None:
         assert judgment.text == "gpt-4 (log): 4"
         judgment.click()
     assert f"{SCRIPT}講評 <b>3-2</b> Rating: [[4]]" in talk.text
+
+
+def test_every_run_has_the_questions_of_its_preset(tmp_path: Path) -> None:
+    """The same id is another question in another version of the questions."""
+    for number in (1, 2):
+        make_conversations(tmp_path / str(number), tmp_path / "runs" / str(number), "", number)
+    benches = dict(enumerate(collect([tmp_path / "runs"]).mt_bench))
+    found = page_samples.conversations(benches, None, None)
+    asked = {len(found["runs"][row]): found["questions"][key] for row, key in found["asked"].items()}
+    assert {n: len(turns) for n, turns in asked.items()} == {8: 8, 16: 16}
+    assert asked[8][2] != asked[16][2] and asked[8][1] == asked[16][1]
+    preset = tmp_path / "1" / "mirror" / "little.yaml"
+    preset.write_text(preset.read_text(encoding="utf-8").replace("tokens: 16", "tokens: 17"))
+    found = page_samples.conversations(benches, None, None)
+    assert sorted(map(len, found["questions"].values())) == [0, 16]
 
 
 def test_checkpoints(at: Any) -> None:
@@ -367,6 +388,8 @@ def test_every_field_that_a_model_its_data_or_a_judge_fills_stays_text(
         browser = at(view, tmp_path / "leaderboard.html")
         assert evil in one(browser, "body").text or view.startswith("#pair")
         assert browser.title == "Leaderboard" and not all_of(browser, "img")
+        if not view:
+            copies_the_datasets(browser)
 
 
 def test_charts_are_drawn(at: Any) -> None:
@@ -433,11 +456,21 @@ def test_samples_by_score_and_by_label(at: Any) -> None:
     assert colours[0] == colours[1]
 
 
+def copies_the_datasets(browser: Browser) -> None:
+    """What is copied is what is shown, the mark of partial figures too."""
+    browser.execute_script(CLIPBOARD)
+    all_of(browser, ".copy")[-1].find_elements(By.CSS_SELECTOR, "button")[1].click()
+    figures = [line.split(",") for line in browser.execute_script("return window.said").splitlines()]
+    shown = [row.text for row in all_of(browser, "#table-datasets tbody tr:not(.group)")]
+    assert len(figures) == 1 + len(shown) == 24
+    for (name, *values), row in zip(figures[1:], shown, strict=True):
+        assert row.startswith(name) and all(value in row for value in values)
+        assert [value.endswith("*") for value in values].count(True) == row.count("*") == 1
+
+
 def test_tables_are_copied_and_explained(at: Any) -> None:
     browser = at()
-    browser.execute_script(
-        "navigator.clipboard.writeText = (text) => { window.said = text; return Promise.resolve(); }"
-    )
+    browser.execute_script(CLIPBOARD)
     for button in all_of(browser, ".copy")[0].find_elements(By.CSS_SELECTOR, "button"):
         button.click()
         text = browser.execute_script("return window.said")
@@ -458,7 +491,7 @@ def test_tables_are_copied_and_explained(at: Any) -> None:
 
 
 def make_pfgen(folder: Path, model: str) -> None:
-    """Three answers to each of five questions, with their parts and the keywords they lack."""
+    """Three answers to each of five questions, to the second two, with their parts and lacking keywords."""
     parts = ("score", "fluency", "truthfulness", "helpfulness", "length")
     rows = []
     for number in range(1, 6):
@@ -469,7 +502,7 @@ def make_pfgen(folder: Path, model: str) -> None:
                 "values": dict(zip(parts, (0.1 * number, 0.7, 0.9, 0.3, 40.0), strict=True)),
                 "missing": ["鍵"] if trial == 2 else [],
             }
-            for trial in (1, 2, 3)
+            for trial in ((1, 3) if number == 2 else (1, 2, 3))
         ]
         rows.append({**answers[0], "id": f"Q{number:02}", "repeats": answers})
     write_lines_atomic(folder / "scores" / "pfgen.jsonl", rows)
@@ -486,19 +519,40 @@ def make_pfgen(folder: Path, model: str) -> None:
     write_checked_json(folder / "results.json", results.to_json())
 
 
-def test_every_answer_to_a_question_of_pfgen_has_its_parts(at: Any, world: World, tmp_path: Path) -> None:
+def test_an_answer_without_a_score_and_every_answer_of_pfgen(at: Any, world: World, tmp_path: Path) -> None:
     make_pfgen(tmp_path / "pfgen", "weak")
-    board = build_board([world.weak, tmp_path / "pfgen"])
-    (row,) = board.rows
+    (row,) = build_board([world.weak, tmp_path / "pfgen"]).rows
     assert "joined of 2 runs: jaster, pfgen" in row.remarks
+    results = read_results(world.weak / "results.json")
+    translations = replace(results.datasets["alt-e-to-j"], metrics=["bleu_ja"])
+    datasets = {"jsts": results.datasets["jsts"], "alt-e-to-j": translations}
+    results = replace(results, datasets=datasets, categories={}, average={})
+    lacking = [jaster_row(Run(world.weak, results, 0, label=f"m-step-{step}")) for step in (1, 2)]
     page = tmp_path / "page.html"
-    page.write_text(page_html(board, PageOptions(resamples=100)), encoding="utf-8")
+    page.write_text(page_html(Board((row, *lacking), ()), PageOptions(resamples=100)), encoding="utf-8")
+    # Without COMET a translation is neither right nor wrong, as is a single sample of a correlation.
+    for dataset in ("alt-e-to-j", "jsts"):
+        browser = at(f"#samples/{dataset}?a=1&only=wrong&order=low", page)
+        buttons = all_of(browser, ".list button[data-place]")
+        assert [button.get_attribute("data-place") for button in buttons] == [*map(str, range(24))]
+        assert not re.search("[✓△✗]", one(browser, "main").text)
+        assert [choice.text for choice in Select(all_of(browser, "main select")[3]).options] == ["all"]
+    # Checkpoints without a figure in a table are shown by their datasets.
+    browser = at("#steps", page)
+    lines = [line.text.split("\n")[0] for line in all_of(browser, "#table-steps tr")]
+    assert lines == ["step jsts", *(f"{step} {results.scores['jsts_pearson'].value:.4f}" for step in (1, 2))]
+    points = "return Chart.getChart(document.querySelector('canvas')).data.datasets[0].data.length"
+    assert browser.execute_script(points) == 2
     browser = at("#samples/pfgen?a=0&order=high", page)
     assert all_of(browser, ".list button")[0].text.split()[:2] == ["Q05", "0.50"]
     text = one(browser, "#sample-detail").text
     assert text.count("fluency 0.700 · truthfulness 0.900 · helpfulness 0.300") == 4
     assert all(f"答え5の{trial}" in text for trial in (1, 2, 3)) and text.count("missing keywords: 鍵") == 1
     assert "right" not in text and "wrong" not in text
+    # Fewer answers to one question leave those to the others where they are.
+    all_of(browser, ".list button")[3].click()
+    text = one(browser, "#sample-detail").text
+    assert text.startswith("Q02") and [*re.findall("答え.の.", text)] == ["答え2の1", "答え2の3"]
 
 
 def test_a_large_board_is_packed_and_reads_its_data_once(
@@ -641,6 +695,9 @@ def test_a_thought_is_folded_and_every_answer_is_shown(
         assert len(thoughts) == len(all_of(browser, "pre.completion")) == answers
         assert "answered rule: think" in shown.text and "考える" not in shown.text
         assert ("answer 2 of 2" in shown.text) is (answers == 2)
+        one(browser, "#distribution summary").click()
+        counts = [re.findall(r"[\d.]+$", line.text)[0] for line in all_of(browser, "#distribution tbody tr")]
+        assert sum(map(float, counts)) == 24
         thoughts[0].find_element(By.CSS_SELECTOR, "summary").click()
         text = WebDriverWait(browser, 10, 0.02).until(lambda b: all_of(b, "details.thought pre"))[0].text
         assert text == (evil if answers == 1 else "もう一度。")

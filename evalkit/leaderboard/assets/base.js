@@ -51,7 +51,7 @@ const pText = (p) => (p === null ? "" : p < 0.001 ? "<0.001" : p.toFixed(3));
 const percent = (share) => (share === null || share === undefined ? "–" : `${Math.round(share * 100)} %`);
 const rowName = (row) => data.rows[row].model;
 
-// Texts are kept once, and columns of equal entries as one.
+// Texts are kept once, and columns of equal entries as one. The answers to a question stand at `start`.
 const column = (value, length) => (Array.isArray(value) ? value : Array(length).fill(value));
 const samplesOf = (() => {
   const kept = {};
@@ -60,7 +60,10 @@ const samplesOf = (() => {
     for (const run of Object.values(found.runs)) {
       const text = (index) => (index === null ? null : found.texts[index]);
       run.prediction = run.prediction.map(text);
-      run.at ??= Array.from({ length: run.prediction.length / run.each }, (_, place) => place);
+      run.each = column(run.each, run.prediction.length / run.each);
+      run.at ??= run.each.map((_, place) => place);
+      let before = 0;
+      run.start = run.each.map((each) => (before += each) - each);
       for (const name of ["text", "finish", "tokens", "status", "thought"]) if (name in run) run[name] = column(run[name], run.prediction.length);
       run.text = run.text.map(text);
       if (run.thought) run.thought = run.thought.map(text);

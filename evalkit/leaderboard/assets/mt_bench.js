@@ -1,12 +1,14 @@
 const talks = () => read("mt-bench");
 const mtRuns = () => data.talks;
+// The turns of a question as a row was asked it.
+const askedOf = (row, entry) => talks().questions[talks().asked[row]]?.[entry.question] || [];
 
 const judgmentBox = (judgment) => el("details", { class: "judgment" },
   el("summary", {}, `${judgment.judge}: `, el("strong", {}, judgment.rating === null ? judgment.status : String(judgment.rating))),
   el("pre", { lang: "ja" }, judgment.text ?? t("no text")));
 
-const talkBox = (entry, q) => {
-  const asked = talks().questions[entry.question] || [];
+const talkBox = (row, entry, q) => {
+  const asked = askedOf(row, entry);
   return el("article", { class: "card", "data-question": entry.question },
     el("h3", {}, `${entry.category} · ${entry.question}` + (entry.answer ? ` · ${t("answer")} ${entry.answer + 1}` : "")),
     Object.entries(entry.turns).map(([turn, said]) => el("div", {},
@@ -30,7 +32,7 @@ views.mt = (view, parts, query) => {
   const category = query.get("category") || "";
   const q = (query.get("q") || "").toLowerCase();
   const fits = (entry) => (!category || entry.category === category)
-    && (!q || JSON.stringify([entry.turns, talks().questions[entry.question]]).toLowerCase().includes(q));
+    && (!q || JSON.stringify([entry.turns, askedOf(row, entry)]).toLowerCase().includes(q));
   const entries = talks().runs[row].filter(fits);
   const beside = (entry) => (other === null ? null : talks().runs[other].find((theirs) => theirs.question === entry.question && theirs.answer === entry.answer));
   view.append(el("div", { class: "bar" },
@@ -40,12 +42,12 @@ views.mt = (view, parts, query) => {
     el("input", { type: "search", value: query.get("q") || "", placeholder: t("search in conversations"), "aria-label": t("search in conversations"),
       onchange: (event) => go("mt", other === null ? [row] : [row, other], { category, q: event.target.value }) }),
     el("span", { class: "soft small", role: "status" }, t("{n} conversations", { n: entries.length }))));
-  if (entries.some((entry) => !talks().questions[entry.question])) {
+  if (entries.some((entry) => !askedOf(row, entry).length)) {
     view.append(el("p", { class: "soft small" }, t("The question file was not at hand when the page was made (mirror=DIR).")));
   }
   for (const entry of entries) {
     const theirs = beside(entry);
-    view.append(other === null ? talkBox(entry, q) : el("div", { class: "two" }, talkBox(entry, q), theirs ? talkBox(theirs, q) : el("p", { class: "soft" }, t("not answered in this run"))));
+    view.append(other === null ? talkBox(row, entry, q) : el("div", { class: "two" }, talkBox(row, entry, q), theirs ? talkBox(other, theirs, q) : el("p", { class: "soft" }, t("not answered in this run"))));
   }
   return undefined;
 };

@@ -44,7 +44,8 @@ views.pair = (view, parts) => {
   const rows = pairRows();
   if (rows.length < 2) return view.append(el("p", { class: "empty" }, t("two runs are needed to compare")));
   const a = rows.includes(Number(parts[0])) && parts[0] !== undefined ? Number(parts[0]) : rows[0];
-  const b = rows.includes(Number(parts[1])) && parts[1] !== undefined && Number(parts[1]) !== a ? Number(parts[1]) : rows.find((row) => row !== a);
+  const b = rows.includes(Number(parts[1])) && parts[1] !== undefined && Number(parts[1]) !== a ? Number(parts[1])
+    : rows.find((row) => row !== a && !pairOf(a, row).pair.refused) ?? rows.find((row) => row !== a);
   view.append(el("div", { class: "bar" },
     choice("A", rows.map((row) => [row, rowName(row)]), a, (row) => go("pair", [row, b])),
     choice("B", rows.filter((row) => row !== a).map((row) => [row, rowName(row)]), b, (row) => go("pair", [a, row])),

@@ -21,16 +21,14 @@ const scoreOf = (dataset, row, place) => {
 const predictionOf = (dataset, row, place) => {
   const { run, found } = answersOf(dataset, row);
   const index = found.get(place);
-  return index === undefined ? null : run.prediction[index * run.each];
+  return index === undefined ? null : run.prediction[run.start[index]];
 };
-// "right", "partly", "wrong", "scored" where no score is right or wrong, or null without an answer. Of a
-// correlation, which scores no single sample, the predictions speak.
+// "right", "partly", "wrong", or null without an answer; "scored" where no score is right or wrong, or the
+// answer has none: its metric could not be computed, or is a correlation.
 const verdictOf = (dataset, row, place) => {
-  const prediction = predictionOf(dataset, row, place);
-  if (prediction === null) return null;
-  if (data.datasets[dataset].scored) return "scored";
+  if (predictionOf(dataset, row, place) === null) return null;
   const score = scoreOf(dataset, row, place);
-  if (score === null) return prediction === samplesOf(dataset).golds[place] ? "right" : "wrong";
+  if (data.datasets[dataset].scored || score === null) return "scored";
   return score >= 1 ? "right" : score > 0 ? "partly" : "wrong";
 };
 const SIGNS = { right: "✓", partly: "△", wrong: "✗", scored: "" };
@@ -61,7 +59,7 @@ const found = (dataset, place, rows, query) => {
     const { run, found: at } = answersOf(dataset, row);
     const index = at.get(place);
     if (index === undefined) continue;
-    for (let one = index * run.each; one < (index + 1) * run.each; one += 1) {
+    for (let one = run.start[index]; one < run.start[index] + run.each[index]; one += 1) {
       texts.push(run.text[one] || "", run.prediction[one], run.thought?.[one] || "");
     }
   }
@@ -107,8 +105,8 @@ const verdictList = (dataset, run, index, place) => {
   return [el("div", { class: "label" }, t("instructions")), el("ul", { class: "small" }, verdicts.map(line))];
 };
 
-// How often each label is the gold answer and was answered; null where answers are free texts, of which
-// none is malformed.
+// How often each label is the gold answer and was answered, each of several answers to a question counting
+// for its share; null where answers are free texts, of which none is malformed.
 const MOST_LABELS = 12;
 const distribution = (dataset, rows) => {
   const { golds } = samplesOf(dataset);
@@ -116,17 +114,25 @@ const distribution = (dataset, rows) => {
   if (malformed === null || malformed === undefined) return null;
   const labels = [...new Set(golds)].sort((a, b) => a.localeCompare(b, undefined, { numeric: true }));
   if (labels.length < 2 || labels.length > MOST_LABELS || labels.length * 2 > golds.length || labels.some((label) => label.length > 40)) return null;
-  const count = (texts) => texts.reduce((found, text) => found.set(labels.includes(text) ? text : null, (found.get(labels.includes(text) ? text : null) || 0) + 1), new Map());
+  const count = (questions) => {
+    const found = new Map();
+    for (const texts of questions) for (const text of texts) {
+      const label = labels.includes(text) ? text : null;
+      found.set(label, (found.get(label) || 0) + 1 / texts.length);
+    }
+    return found;
+  };
   const asked = [...answersOf(dataset, rows[0]).found.keys()];
-  const columns = [[t("gold answer"), count(asked.map((place) => golds[place]))],
-    ...rows.map((row) => [rowName(row), count(samplesOf(dataset).runs[row].prediction)])];
+  const answers = ({ prediction, start, each }) => start.map((from, index) => prediction.slice(from, from + each[index]));
+  const columns = [[t("gold answer"), count(asked.map((place) => [golds[place]]))],
+    ...rows.map((row) => [rowName(row), count(answers(samplesOf(dataset).runs[row]))])];
   const lines = [...labels, ...(columns.some(([, found]) => found.has(null)) ? [null] : [])];
   const most = Math.max(...columns.flatMap(([, found]) => [...found.values()]));
   return el("details", { class: "small", id: "distribution" }, el("summary", {}, t("answers by label")),
     el("div", { class: "scroll" }, el("table", {},
       el("thead", {}, el("tr", {}, [t("label"), ...columns.map(([name]) => name)].map((head) => el("th", { scope: "col" }, head)))),
       el("tbody", {}, lines.map((label) => el("tr", {}, el("th", { scope: "row", lang: "ja" }, label ?? t("anything else")),
-        columns.map(([, found]) => el("td", {}, String(found.get(label) || 0), " ",
+        columns.map(([, found]) => el("td", {}, String(Number((found.get(label) || 0).toFixed(2))), " ",
           el("progress", { max: most, value: found.get(label) || 0, "aria-hidden": "true" })))))))));
 };
 
@@ -138,14 +144,15 @@ const answerBox = (dataset, row, place, query, other) => {
   const scores = Object.entries(run.scores).filter(([, values]) => values[index] !== null).map(([name, values]) => `${name} ${number(values[index], 3)}`);
   const theirs = other === null ? null : answersOf(dataset, other);
   const otherIndex = theirs ? theirs.found.get(place) : undefined;
+  const each = run.each[index];
   const show = (own, another) => (another === undefined || another === null ? marked(own, query) : differing(own, another));
   const one = (repeat) => {
-    const at = index * run.each + repeat;
-    const beside = (kind) => (otherIndex === undefined || repeat >= theirs.run.each ? null : theirs.run[kind][otherIndex * theirs.run.each + repeat]);
+    const at = run.start[index] + repeat;
+    const beside = (kind) => (otherIndex === undefined || repeat >= theirs.run.each[otherIndex] ? null : theirs.run[kind][theirs.run.start[otherIndex] + repeat]);
     const text = run.text[at];
-    const own = run.each === 1 ? scores : Object.entries(run.own).filter(([, values]) => values[at] !== null).map(([name, values]) => `${name} ${number(values[at], 3)}`);
+    const own = each === 1 ? scores : Object.entries(run.own).filter(([, values]) => values[at] !== null).map(([name, values]) => `${name} ${number(values[at], 3)}`);
     return [
-      run.each === 1 ? null : el("h4", {}, t("answer {n} of {all}", { n: repeat + 1, all: run.each })),
+      each === 1 ? null : el("h4", {}, t("answer {n} of {all}", { n: repeat + 1, all: each })),
       run.rule ? el("p", { class: "small" }, statusLabel(run.status[at]), " ", el("span", { class: "soft" }, t("rule: {rule}", { rule: run.rule }))) : null,
       run.rule ? thoughtBox(run.thought[at], query) : null,
       ...verdictList(dataset, run, at, place),
@@ -160,8 +167,8 @@ const answerBox = (dataset, row, place, query, other) => {
   return el("div", { class: "answer" },
     el("h3", {}, rowName(row), " ", verdict === "scored" ? null
       : el("span", { class: verdict }, `${SIGNS[verdict]} ${{ right: t("right"), partly: t("partly right"), wrong: t("wrong") }[verdict]}`)),
-    run.each === 1 ? null : el("p", { class: "small" }, t("mean of {n} answers", { n: run.each }), ": ", scores.join(" · ")),
-    Array.from({ length: run.each }, (_, repeat) => one(repeat)).flat());
+    each === 1 ? null : el("p", { class: "small" }, t("mean of {n} answers", { n: each }), ": ", scores.join(" · ")),
+    Array.from({ length: each }, (_, repeat) => one(repeat)).flat());
 };
 
 const sampleDetail = (dataset, place, row, other, query) => {
@@ -174,7 +181,8 @@ const sampleDetail = (dataset, place, row, other, query) => {
   if (prompt !== null) whole.addEventListener("toggle", () => { if (whole.open && !whole.querySelector("pre")) whole.append(el("pre", { class: "prompt", lang: "ja" }, prompt)); });
   return el("section", { class: "detail", "aria-label": ids[place] },
     el("div", { class: "soft small" }, ids[place]),
-    el("div", { class: "label" }, t("input")), el("pre", { class: "input", lang: "ja" }, marked(inputs[place], query)), whole,
+    el("div", { class: "label" }, t("input")),
+    inputs[place] === "" ? el("p", { class: "soft small" }, t("not kept in this run")) : el("pre", { class: "input", lang: "ja" }, marked(inputs[place], query)), whole,
     // Instructions are listed with what came of them.
     ...(data.datasets[dataset].scored || answersOf(dataset, row).run.verdicts ? [] : [el("div", { class: "label" }, t("gold answer")), el("pre", { class: "gold", lang: "ja" }, marked(golds[place], query))]),
     el("div", { class: other === null ? "" : "two" }, answerBox(dataset, row, place, query, other), other === null ? null : answerBox(dataset, other, place, query, row)));
@@ -193,7 +201,12 @@ views.samples = (view, parts, query) => {
   const row = runs.includes(Number(query.get("a") ?? NaN)) ? Number(query.get("a")) : runs[0];
   const other = query.get("b") !== null && runs.includes(Number(query.get("b"))) && Number(query.get("b")) !== row ? Number(query.get("b")) : null;
   const options = { q: query.get("q") || "", only: query.get("only") || "all", order: query.get("order") || "" };
-  if (other === null && options.only === "differ") options.only = "all";
+  const answered = [...answersOf(dataset, row).found.keys()];
+  const verdicts = new Set(answered.map((at) => verdictOf(dataset, row, at)));
+  const graded = ["right", "partly", "wrong"].some((verdict) => verdicts.has(verdict));
+  const hasScores = answered.some((at) => scoreOf(dataset, row, at) !== null);
+  if (options.only === "differ" ? other === null : !graded) options.only = "all";
+  if (!hasScores) options.order = "";
   let place = null;
   let shown = state.list;
   const list = el("div", { class: "list", role: "group", "aria-label": t("samples"), id: "sample-list" });
@@ -202,7 +215,7 @@ views.samples = (view, parts, query) => {
   let places = [];
 
   const keep = (at) => found(dataset, at, other === null ? [row] : [row, other], options.q) && (
-    options.only === "all" || (options.only === "wrong" && verdictOf(dataset, row, at) !== "right")
+    options.only === "all" || (options.only === "wrong" && ["partly", "wrong"].includes(verdictOf(dataset, row, at)))
     || (options.only === "differ" && other !== null && answersOf(dataset, other).found.has(at) && differ(dataset, row, other, at)));
   const open = (at, focus = false) => {
     place = at;
@@ -216,16 +229,16 @@ views.samples = (view, parts, query) => {
   };
   const verdictSign = (who, at) => {
     const verdict = verdictOf(dataset, who, at);
-    if (verdict === null) return "–";
     const score = scoreOf(dataset, who, at);
+    if (verdict === null || (verdict === "scored" && score === null)) return "– ";
     return el("span", { class: verdict }, SIGNS[verdict], ["partly", "scored"].includes(verdict) ? ` ${number(score, 2)}` : null, " ");
   };
   const fill = () => {
     const { ids, inputs } = samplesOf(dataset);
     places = ids.map((id, at) => at).filter((at) => answersOf(dataset, row).found.has(at) && keep(at));
     if (options.order) {
-      const scores = new Map(places.map((at) => [at, scoreOf(dataset, row, at) ?? { right: 1, wrong: 0 }[verdictOf(dataset, row, at)]]));
-      places.sort((one, two) => (options.order === "low" ? 1 : -1) * (scores.get(one) - scores.get(two)));
+      const score = (at) => scoreOf(dataset, row, at) ?? 0;
+      places.sort((one, two) => (options.order === "low" ? 1 : -1) * (score(one) - score(two)));
     }
     count.textContent = t("{shown} of {all} samples", { shown: places.length, all: answersOf(dataset, row).found.size });
     list.replaceChildren(...places.slice(0, shown).map((at) => el("button", { type: "button", "data-place": at, onclick: () => open(at) },
@@ -248,15 +261,14 @@ views.samples = (view, parts, query) => {
   const search = el("input", { type: "search", id: "sample-search", value: options.q, placeholder: t("search in samples"), "aria-label": t("search in samples"),
     oninput: (event) => { options.q = event.target.value; replaceQuery({ q: options.q }); fill(); } });
   const about = data.datasets[dataset];
-  const graded = samplesOf(dataset).ids.some((id, at) => verdictOf(dataset, row, at) === "partly");
   view.append(
     el("div", { class: "bar" },
       choice(t("dataset"), names.map((name) => [name, name]), dataset, (name) => go("samples", [name], { a: row, b: other, q: options.q, only: options.only, order: options.order })),
       choice(t("model"), runs.map((run) => [run, rowName(run)]), row, (run) => go("samples", [dataset], { a: run, b: other, q: options.q, only: options.only, order: options.order })),
       choice(t("beside"), [["", "–"], ...runs.filter((run) => run !== row).map((run) => [run, rowName(run)])], other ?? "", (run) => go("samples", [dataset], { a: row, b: run, q: options.q, only: options.only, order: options.order })),
-      choice(t("show"), [["all", t("all")], ...(about.scored ? [] : [["wrong", graded ? t("not fully right") : t("wrong only")]]), ...(other === null ? [] : [["differ", t("only where they differ")]])], options.only,
+      choice(t("show"), [["all", t("all")], ...(graded ? [["wrong", verdicts.has("partly") ? t("not fully right") : t("wrong only")]] : []), ...(other === null ? [] : [["differ", t("only where they differ")]])], options.only,
         (only) => { options.only = only; replaceQuery({ only }); fill(); }),
-      choice(t("order"), [["", t("as asked")], ["low", t("lowest score first")], ["high", t("highest score first")]], options.order,
+      choice(t("order"), [["", t("as asked")], ...(hasScores ? [["low", t("lowest score first")], ["high", t("highest score first")]] : [])], options.order,
         (order) => { options.order = order; replaceQuery({ order }); fill(); }),
       search, count),
     el("p", { class: "soft small" }, [about.category, samplesOf(dataset).runs[row].metric, about.license, about.citation].filter(Boolean).join(" · ")),

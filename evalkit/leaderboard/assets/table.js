@@ -70,12 +70,14 @@ const spread = (value, low, high, digits) => {
 };
 const exact = (low, high, digits, n) => (low === null ? `n=${n}` : `${t("95 % interval")} ${number(low, digits)}–${number(high, digits)}, n=${n}`);
 
+const figureText = ([value, , , , partial], digits = 4) => number(value, digits) + (partial && value !== null ? "*" : "");
+
 const figureCell = (table, column, place) => {
-  const [value, low, high, n, partial, mark] = table.cells[column][place];
+  const [value, low, high, n, , mark] = table.cells[column][place];
   const row = table.rows[place];
   const classes = [mark === "best" && "best", sorting(table).column === column && "sorted"].filter(Boolean).join(" ");
   if (value === null) return el("td", { class: classes, title: data.rows[row].reasons.map(shown).join("\n") || null });
-  const text = number(value, table.digits) + (partial ? "*" : "") + (mark === "tie" ? "≈" : "");
+  const text = figureText(table.cells[column][place], table.digits) + (mark === "tie" ? "≈" : "");
   const has = table.id === "mt" ? mtRuns().includes(row) : Object.keys(data.rows[row].datasets).length > 0;
   const label = `${rowName(row)}, ${column}: ${t("samples")}`;
   return el("td", { class: classes, title: n ? exact(low, high, table.digits, n) : null },
@@ -86,7 +88,7 @@ const figureCell = (table, column, place) => {
 // Buttons that copy a table: a head and rows of texts.
 const copyBar = (lines) => {
   const csv = (text) => (/[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
-  const formula = (text) => (/^\s*[=+@-]/.test(text) && Number.isNaN(Number(text)) ? `'${text}` : text);
+  const formula = (text) => (/^\s*[=+@-]/.test(text) && Number.isNaN(Number(text.replace(/\*$/, ""))) ? `'${text}` : text);
   const cell = (text) => text.replace(/[\\`*_[\]<>|]/g, "\\$&");
   const as = {
     Markdown: () => lines().map((line, index) => `| ${line.map(cell).join(" | ")} |${index ? "" : `\n|:---|${"---:|".repeat(line.length - 1)}`}`).join("\n"),
@@ -132,10 +134,8 @@ const drawTable = (table, redraw) => {
     ...[...notes].map(([rule, note]) => `${note}: ${shown(rule)}`),
     table.id === "jaster" ? table.columns.filter(explained).map((column) => `${column}: ${ABOUT[column]()}`).join(" · ") : null,
   ].filter(Boolean);
-  const lines = () => [[t("model"), ...table.columns], ...places().map((place) => [rowName(table.rows[place]), ...table.columns.map((column) => {
-    const [value, , , , partial] = table.cells[column][place];
-    return number(value, table.digits) + (value !== null && partial ? "*" : "");
-  })])];
+  const lines = () => [[t("model"), ...table.columns], ...places().map((place) => [rowName(table.rows[place]), 
+    ...table.columns.map((column) => figureText(table.cells[column][place], table.digits))])];
   return [
     el("h2", {}, t(table.title)),
     el("div", { class: "beside" },
@@ -151,7 +151,7 @@ const drawTable = (table, redraw) => {
 const datasetCell = (row, name) => {
   const cell = data.rows[row].datasets[name];
   if (!cell) return el("td", {});
-  const [value, low, high, n, partial] = cell;
+  const [value, low, high, n] = cell;
   const rates = data.rows[row].rates[name] || [];
   const thoughts = data.rows[row].thoughts[name];
   const said = [
@@ -161,7 +161,7 @@ const datasetCell = (row, name) => {
   ].filter(Boolean).join(", ");
   return el("td", { title: `${exact(low, high, 4, n)}; ${said}` },
     el("button", { type: "button", class: "cell", "aria-label": `${rowName(row)}, ${name}: ${t("samples")}`, onclick: () => go("samples", [name], { a: row }) },
-      number(value) + (partial ? "*" : "")),
+      figureText(cell)),
     state.intervals && low !== null ? el("span", { class: "range" }, spread(value, low, high, 4)) : null);
 };
 
@@ -177,7 +177,7 @@ const drawDatasets = () => {
       el("th", { scope: "row" }, name, " ", el("span", { class: "soft small" }, data.datasets[name].metric || "")),
       rows.map((row) => datasetCell(row, name))))));
   const lines = () => [[t("dataset"), ...rows.map(rowName)], ...ordered.flatMap((category) => groups[category]).map((name) =>
-    [name, ...rows.map((row) => number(data.rows[row].datasets[name]?.[0]))])];
+    [name, ...rows.map((row) => figureText(data.rows[row].datasets[name] || []))])];
   return [el("h2", {}, t("Datasets")), el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": t("Datasets") },
     el("table", { id: "table-datasets" },
       el("thead", {}, el("tr", {}, el("th", { scope: "col" }, t("dataset")), rows.map((row) => el("th", { scope: "col" }, rowName(row))))),
