@@ -125,7 +125,7 @@ def wanted_metrics(names: Iterable[str], config: MetricsConfig) -> list[str]:
 
 def missing_packages(names: Iterable[str], config: MetricsConfig) -> dict[str, str]:
     """The modules that metrics among `names` need and that are not installed, each with evalkit's extra."""
-    found = {}
+    found: dict[str, str] = {}
     for name in wanted_metrics(dict.fromkeys(names), config):
         for starts, (extra, modules) in _EXTRAS.items():
             if name.startswith(starts):
