@@ -31,7 +31,7 @@ from evalkit.mtbench.pairwise import (
     write_matches,
 )
 
-OPTIONS = ("answers", "out", "pairwise.", *ASKING, "lang")
+OPTIONS = ("answers", "out", "pairwise.", *ASKING, "metrics.resamples", "lang")
 
 
 def run(config: Config) -> int:
