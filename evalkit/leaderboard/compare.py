@@ -162,8 +162,8 @@ def compare_samples(a: Run, b: Run, *, across: Sequence[str] = (), resamples: in
     """Compares two runs on the datasets and samples both have; `across` are the differences set aside."""
     datasets: dict[str, _Part] = {}
     flips: list[Flip] = []
-    remarks = [Reason("across rules: {difference}", difference=one) for one in across]
-    remarks += _remarks(a, b)
+    across_rules = (Reason("across rules: {difference}", difference=one) for one in across)
+    remarks = [*across_rules, *_remarks(a, b)]
     for name in common(a.results, b.results):
         metric, other = (run.metric(name) for run in (a, b))
         others = b.scores(name)
