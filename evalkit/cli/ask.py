@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from evalkit.runs.ask import Asked
 
 OPTIONS = (
-    *("model", "model.", "suite", "pfgen.", "ask.", "reasoning.", "long"),
+    *("model", "model.", "suite", "samples", "pfgen.", "ask.", "reasoning.", "long"),
     *("seed", "dtype", "engine", "engine.", "offline", "protocol.bos"),
 )
 

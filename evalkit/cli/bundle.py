@@ -10,12 +10,12 @@ manifest of hashes, for machines without a network. There:
 import sys
 from pathlib import Path
 
-from evalkit.cli.command import DATA, MODEL, SUITE
+from evalkit.cli.command import DATA, MODEL, PRESET, SUITE
 from evalkit.core.config import Config
 from evalkit.core.errors import InputError
 from evalkit.core.progress import bar
 
-OPTIONS = (*SUITE, *MODEL, "out", *DATA, "metrics.comet.")
+OPTIONS = (*SUITE, *PRESET, *MODEL, "out", *DATA, "metrics.comet.")
 
 
 def run(config: Config) -> int:

@@ -12,6 +12,7 @@ table is left alone.
 
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
@@ -29,14 +30,21 @@ from evalkit.mtbench.judge.ask import ask_judge
 from evalkit.mtbench.judging import JudgingPlan
 from evalkit.mtbench.replay import replay
 
-OPTIONS = ("run", "judgments", "answers", "out", "reference", *ASKING, "lang")
+OPTIONS = ("run", "judgments", "answers", "out", "reference", *ASKING, "metrics.resamples", "lang")
 
 
 def run(config: Config) -> int:
     """Prints the comparison; exit code 1 when judgments failed at the service."""
+    if config.judgments is None:
+        return _calibrate(config)
+    with TemporaryDirectory() as folder:
+        # A dry run leaves no files.
+        path = _replayed(replace(config, out=folder) if config.dry_run else config)
+        return _calibrate(replace(config, run=path, answers=None, out=None, judgments=None))
+
+
+def _calibrate(config: Config) -> int:
     console = report_console()
-    if config.judgments is not None:
-        config = replace(config, run=_replayed(config), answers=None, out=None, judgments=None)
     plan = judging_plan(config)
     judge, folder = plan.judge, plan.folder
     reference = find_reference(folder, judge.label, config.reference)

@@ -13,7 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from evalkit.cli.command import CHAT, DATA, MODEL, SAMPLES, SUITE
+from evalkit.cli.command import ANSWERS, DATA, MODEL, SAMPLES, SUITE
 from evalkit.cli.printing import report_console
 from evalkit.core.config import Config, given_model, given_suite
 from evalkit.core.errors import InputError
@@ -30,15 +30,18 @@ OPTIONS = (
     *MODEL,
     *SUITE,
     *SAMPLES,
-    *CHAT,
+    *ANSWERS,
+    "seed",
     "split",
     "dtype",
+    "engine",
     "engine.device",
+    "engine.device_map",
     "engine.prefix",
     "engine.attention",
     "engine.threads",
     *DATA,
-    "protocol.",
+    "metrics.",
     "lang",
 )
 

@@ -24,9 +24,11 @@ from evalkit.core.errors import (
 )
 from evalkit.core.secrets import hide, printable
 from evalkit.core.signals import signals_stop_the_run
+from evalkit.core.text import command
 
 if TYPE_CHECKING:
     from evalkit.core.config import Config
+    from evalkit.core.options import CommandLine
 
 
 VERBS = {
@@ -68,7 +70,11 @@ SAMPLES = ("limit", "num_few_shots", "suite.num_few_shots")
 CHAT = ("suite.chat", "suite.chat_turns", "suite.system", "reasoning.")
 PFGEN = ("samples", "pfgen.")
 DATA = ("data_dir", "mirror", "offline", "allow_missing")
-TEMPLATES = ("protocol.custom_prompt_template", "protocol.custom_fewshots_template")
+# What decides a prompt and its answer beside the suite and the model.
+ANSWERS = (*CHAT, *PFGEN, "generation", "generation.", "protocol.")
+PRESET = ("preset", "language")
+# Every verb takes these.
+COMMON = ("lang", "data_dir", "mirror", "offline")
 
 
 @dataclass(frozen=True)
@@ -146,6 +152,33 @@ def _unexpected(error: Exception) -> EvalkitError:
     )
 
 
+def check_options(line: "CommandLine") -> None:
+    """Refuses the options and flags of other verbs, which would be ignored.
+
+    Raises:
+        InputError: naming the first one.
+    """
+    from evalkit.cli.help import FLAG_OF, names_of
+    from evalkit.core.options import option_of
+
+    def options_of(verb: str) -> set[str]:
+        return {*names_of(importlib.import_module(f"evalkit.cli.{verb}").OPTIONS), *COMMON}
+
+    words = {word.partition("=")[0]: f"{word.partition('=')[0]}=" for word in line.overrides}
+    own = options_of(line.verb)
+    # plan takes a run's words as they are; score says itself which of them decided the completions of a run.
+    if line.verb == "plan" or (line.verb == "score" and "run" in words):
+        own |= options_of("run")
+    for key, word in (words | {name: FLAG_OF[name] for name, _ in line.flags}).items():
+        # An unknown option is refused where the configuration is made.
+        if (name := option_of(key)) is None or name in own:
+            continue
+        fix = f"leave it out (it belongs to {', '.join(verb for verb in VERBS if name in options_of(verb))})"
+        if (line.verb, name) == ("run", "dry_run"):
+            fix = command("plan", *line.overrides)
+        raise InputError(f"`{word}` is no option of the verb {line.verb}", fix=fix)
+
+
 def execute(verb: str, config: "Config", *, opened: Callable[[Path], None] | None = None) -> int:
     """Runs one verb.
 
@@ -172,7 +205,13 @@ def _elsewhere(error: EvalkitError, config: "Config") -> EvalkitError:
         return error
     from evalkit.runs.suite import prepare_command
 
-    whole = prepare_command(model=config.model, suite=config.suite, data_dir=config.data_dir)
+    whole = prepare_command(
+        model=config.model,
+        suite=config.suite,
+        data_dir=config.data_dir,
+        preset=config.preset,
+        language=config.language,
+    )
     fix = f"on a machine with a network: {whole}"
     if isinstance(error, MissingDataError):
         return InputError(error.what, where=error.where, fix=f"{fix}   (or allow_missing=true)")

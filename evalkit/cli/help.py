@@ -53,8 +53,8 @@ USED_MOST = (
     "protocol.strip",
     "protocol.answer_regex",
 )
-_FLAG_OF = {name: flag for flag, name in FLAGS.items()}
-_FLAG_OF |= {name: f"{flag} NAME" for flag, name in FLAGS_WITH_VALUE.items()}
+FLAG_OF = {name: flag for flag, name in FLAGS.items()}
+FLAG_OF |= {name: f"{flag} NAME" for flag, name in FLAGS_WITH_VALUE.items()}
 
 
 def print_help(verbs: Mapping[str, str], verb: str | None) -> int:
@@ -84,7 +84,7 @@ def option_lines(declared: Iterable[str]) -> Iterator[str]:
     """A line for each option: its name, what it does, its choices and its default."""
     options = {name: all_options()[name] for name in names_of(declared)}
     rows = [
-        (_FLAG_OF.get(name, name), _explained(name, option))
+        (FLAG_OF.get(name, name), _explained(name, option))
         for name, option in options.items()
         if option.listed and option.kind != "node"
     ]
@@ -99,7 +99,7 @@ def _explained(name: str, option: Option) -> str:
     text = option.help
     if isinstance(option.kind, type) and issubclass(option.kind, Enum):
         text += f" ({', '.join(str(member.value) for member in option.kind)})"
-    if name in _FLAG_OF or option.kind == "group" or option.default in (None, MISSING, [], {}):
+    if name in FLAG_OF or option.kind == "group" or option.default in (None, MISSING, [], {}):
         return text
     if isinstance(option.default, Enum):
         return f"{text} [{option.default.value}]"

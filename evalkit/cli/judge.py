@@ -20,6 +20,7 @@ from typing import Any
 
 from rich.console import Console
 
+from evalkit.cli.command import PRESET
 from evalkit.cli.mt_bench_report import print_results
 from evalkit.cli.printing import print_folder, print_line, report_console
 from evalkit.core.config import BatchConfig, Config, JudgeMode
@@ -33,10 +34,14 @@ from evalkit.mtbench.judge.budget import EXPLANATION_TOKENS
 from evalkit.mtbench.judge.calls import JudgeCall
 from evalkit.mtbench.judge.judges import Judge, open_judge
 from evalkit.mtbench.judge.store import CachedReply
-from evalkit.mtbench.judging import JudgingPlan, plan_judging, write_answers, write_results
+from evalkit.mtbench.judging import JudgingPlan, given_answers, plan_judging, write_results
 
 # What every verb that asks a judge takes.
-ASKING = ("judge", "judge.", "dry_run", "preset", "language", "mode", "batch.", "mirror", "offline")
+ASKING = (
+    *("judge", "judge.", "dry_run", *PRESET, "mode", "batch.", "mirror", "offline"),
+    # Of a judge that evalkit runs itself.
+    *("dtype", "engine", "engine.", "protocol.bos"),
+)
 OPTIONS = ("run", "answers", "out", *ASKING, "metrics.resamples", "lang")
 
 
@@ -67,14 +72,18 @@ def judging_plan(config: Config) -> JudgingPlan:
     options = BookOptions.of(config)
     if config.answers is None:
         folder = open_folder(config.run)
+        header, turns = folder.header(), folder.turns()
     elif config.run is not None or config.out is None:
         raise InputError("answers= are judged into a folder of their own", fix="out=DIR, and no run=")
     else:
         folder = MtBenchFolder(Path(config.out).expanduser())
-        write_answers(Path(config.answers).expanduser(), folder, options)
-    header = folder.header()
+        folder.refuse_another("given")
+        header, turns = given_answers(Path(config.answers).expanduser(), options)
+        if not config.dry_run:
+            folder.write_header(header)
+            folder.write_turns(turns)
     books = options.books(header.preset, header.language)
-    return plan_judging(folder, header, books, open_judge(config, books.preset))
+    return plan_judging(folder, header, turns, books, open_judge(config, books.preset))
 
 
 def batch_of(config: Config) -> BatchConfig | None:

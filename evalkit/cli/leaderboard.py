@@ -31,7 +31,7 @@ from evalkit.leaderboard.rows import Kind, Row, Table, tables_of
 from evalkit.leaderboard.tables import PARTIAL, TIE, Mark, marks, not_shown, notes_of, rounded, row_notes
 from evalkit.records.results import Figure
 
-OPTIONS = ("partial", "reference", "format", "out", "data_dir", "mirror", "lang")
+OPTIONS = ("partial", "reference", "format", "out", "metrics.resamples", "data_dir", "mirror", "lang")
 
 
 _NAME_WIDTH = 12

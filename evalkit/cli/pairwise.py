@@ -18,7 +18,7 @@ from evalkit.core.config import Config, PairSource
 from evalkit.core.progress import say
 from evalkit.core.words import t
 from evalkit.mtbench.books import BookOptions
-from evalkit.mtbench.folder import open_folder
+from evalkit.mtbench.folder import MtBenchFolder, open_folder
 from evalkit.mtbench.judge.ask import ask_judge
 from evalkit.mtbench.judge.judges import open_judge
 from evalkit.mtbench.pairwise import (
@@ -41,12 +41,14 @@ def run(config: Config) -> int:
     books = BookOptions.of(config).books(config.preset or common_preset(runs))
     answers = answers_to_compare(runs, path_of(config.answers))
     pairs = pair_models(list(answers), options.baseline)
-    out = path_of(config.out) or default_folder(books.preset, answers)
-    if options.source is PairSource.ratings:
-        label = config.judge.name if config.judge else None
+    judge = None if options.source is PairSource.ratings else open_judge(config, books.preset)
+    label = config.judge.name if config.judge else None
+    by = judge.record() if judge else label
+    out = path_of(config.out) or default_folder(books.preset, answers, options, by)
+    MtBenchFolder(out).refuse_another()
+    if judge is None:
         content = write_matches(out, books.preset, options, list(rated_matches(runs, pairs, label)))
     else:
-        judge = open_judge(config, books.preset)
         plan = plan_pairwise(pairs, answers, books, judge)
         if config.dry_run:
             print_estimate(judge, plan.calls, config.mode, console)

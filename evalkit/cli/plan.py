@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from evalkit.cli.command import CHAT, MODEL, PFGEN, SAMPLES, SUITE, TEMPLATES, path_of
+from evalkit.cli.command import ANSWERS, MODEL, SAMPLES, SUITE, path_of
 from evalkit.cli.printing import print_line, report_console
 from evalkit.core.config import Config
 from evalkit.core.durable import write_json_atomic
@@ -33,12 +33,7 @@ OPTIONS = (
     "data_dir",
     "split",
     *SAMPLES,
-    *CHAT,
-    *PFGEN,
-    "generation",
-    "generation.",
-    "protocol.bos",
-    *TEMPLATES,
+    *ANSWERS,
     "gpus",
     "gpu_memory",
     "checkpoints",
@@ -46,6 +41,9 @@ OPTIONS = (
     "engine.batch_size",
     "plan.",
     "judge",
+    "judge.model",
+    "judge.deployment",
+    "judge.parameters",
     "judge.repeats",
     "judge.prices",
     "preset",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from evalkit.cli.command import DATA, MODEL, SUITE, path_of
+from evalkit.cli.command import DATA, MODEL, PRESET, SUITE, path_of
 from evalkit.cli.printing import print_line, report_console
 from evalkit.core.assets import default_data_dir
 from evalkit.core.config import Config, ModelConfig, SuiteData
@@ -26,7 +26,7 @@ from evalkit.tasks.spec import SPLITS, CommercialUse, TaskSpec
 if TYPE_CHECKING:
     from evalkit.sources.prepare import PreparedReport
 
-OPTIONS = (*SUITE, *MODEL, *DATA, "metrics.comet.", "lang")
+OPTIONS = (*SUITE, *PRESET, *MODEL, *DATA, "metrics.bert_score", "metrics.comet.", "lang")
 
 _COMMERCIAL = {
     CommercialUse.allowed: "yes",
@@ -68,7 +68,7 @@ def _prepare_suite(config: Config) -> int:
     if config.suite.mt_bench is not None:
         from evalkit.mtbench.books import BookOptions, fetch_all
 
-        files = fetch_all(BookOptions.of(config), config.suite.mt_bench)
+        files = fetch_all(BookOptions.of(config), config.language or config.suite.mt_bench)
         print(t("MT-Bench: {n} files of its presets are here, as they are pinned", n=len(files)))
         return 0
     if config.suite.pfgen:
@@ -89,7 +89,13 @@ def _prepare_suite(config: Config) -> int:
     found = {split.status for report in reports for split in report.splits.values()}
     prepared = all(status.usable for status in found - forgiven)
     if config.offline and not prepared:
-        whole = prepare_command(model=config.model, suite=config.suite, data_dir=config.data_dir)
+        whole = prepare_command(
+            model=config.model,
+            suite=config.suite,
+            data_dir=config.data_dir,
+            preset=config.preset,
+            language=config.language,
+        )
         print(f"on a machine with a network: {whole}")
     models_here = _fetch_metric_models(specs, config) or config.allow_missing
     return 0 if prepared and models_here else 1

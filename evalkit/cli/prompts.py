@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from evalkit.cli.command import CHAT, DATA, PFGEN, SAMPLES, SUITE, TEMPLATES
+from evalkit.cli.command import ANSWERS, DATA, MODEL, SAMPLES, SUITE
 from evalkit.core.config import Config, ModelConfig, given_suite
 from evalkit.core.durable import write_text_atomic
 from evalkit.core.errors import InputError
@@ -27,14 +27,9 @@ OPTIONS = (
     *DATA,
     *SAMPLES,
     "split",
-    *TEMPLATES,
-    *CHAT,
-    *PFGEN,
+    *ANSWERS,
     "seed",
-    "model",
-    "model.path",
-    "model.chat_template",
-    "model.chat_template_args",
+    *MODEL,
 )
 
 
@@ -46,7 +41,6 @@ def run(config: Config) -> int:
     tokenizer = None
     if config.model and (chosen.chat or chosen.pfgen):
         tokenizer = _tokenizer(config.model, offline=config.data.offline)
-    suite = load_suite(chosen, config.data, say=lambda line: print(line, file=sys.stderr))
     asking = asking_of(config if chosen.pfgen else replace(config, samples=1), tokenizer)
     suite = load_suite(chosen, config.data, say=lambda line: print(line, file=sys.stderr))
     out = Path(config.out).expanduser()

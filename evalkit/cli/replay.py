@@ -28,6 +28,8 @@ OPTIONS = (
     "answers",
     "preset",
     "language",
+    "judge",
+    "judge.prompts",
     "out",
     "mirror",
     "offline",

@@ -8,6 +8,8 @@ card's figure lies in the run's 95 % interval: llm-jp-eval's categories, or the 
     evalkit reproduce run=DIR --reference llm-jp-3-1.8b     another model's row
 """
 
+from pathlib import Path
+
 from rich.console import Console
 from rich.table import Table
 
@@ -17,6 +19,7 @@ from evalkit.core.errors import InputError
 from evalkit.core.text import did_you_mean
 from evalkit.core.words import shown, t
 from evalkit.leaderboard.card import DIGITS, Card, RunTable, contains, load_cards, read_run_tables
+from evalkit.leaderboard.rows import NO_FIGURE
 from evalkit.records.results import Figure
 from evalkit.records.run_folder import RESULTS, one_run
 
@@ -29,12 +32,25 @@ def run(config: Config) -> int:
         raise InputError("which run? None is given", fix="reproduce run=results/<model>/<suite>/<run id>")
     folder = one_run(config.run)
     found = read_run_tables(folder / RESULTS if folder.is_dir() else folder)
+    for own in found:
+        _check_figures(own, folder)
     cards = [_card(config.reference or own.model, own.table) for own in found]
     console = report_console()
     for own, card in zip(found, cards, strict=True):
         console.print(comparison(own, card))
         _print_remarks(own, card, console)
     return 0
+
+
+def _check_figures(own: RunTable, folder: Path) -> None:
+    """Refuses a run without any figure of the card, as those of other benchmarks are."""
+    columns = next(iter(load_cards(own.table).values())).columns
+    if all(own.cells.get(name, NO_FIGURE).value is None for name in columns):
+        raise InputError(
+            f"the run has no figure of the card's: {', '.join(columns)}",
+            where=folder,
+            fix="a run of suite=jaster, of one of its categories, or of suite=mt-bench-ja",
+        )
 
 
 def _card(model: str | None, table: str) -> Card:

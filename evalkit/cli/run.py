@@ -25,7 +25,7 @@ first, once each. engine=ray uses every GPU of a machine or a cluster. All three
 from collections.abc import Callable
 from pathlib import Path
 
-from evalkit.cli.command import CHAT, DATA, MODEL, PFGEN, SAMPLES, SUITE
+from evalkit.cli.command import ANSWERS, DATA, MODEL, PRESET, SAMPLES, SUITE
 from evalkit.cli.printing import print_folder, report_console
 from evalkit.cli.report import print_results
 from evalkit.core.config import Config
@@ -38,8 +38,7 @@ OPTIONS = (
     *MODEL,
     *SUITE,
     *SAMPLES,
-    *CHAT,
-    *PFGEN,
+    *ANSWERS,
     "seed",
     "split",
     "dtype",
@@ -49,11 +48,8 @@ OPTIONS = (
     "out",
     "export",
     "lang",
-    "protocol.",
-    "generation",
-    "generation.",
     "metrics.",
-    "preset",
+    *PRESET,
     "watch",
     "watch_poll",
     "watch_settle",

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from evalkit.cli.command import DATA, SAMPLES, SUITE
+from evalkit.cli.command import ANSWERS, DATA, MODEL, SAMPLES, SUITE
 from evalkit.cli.printing import new_table, number, print_folder, print_line, report_console
 from evalkit.cli.report import print_results
 from evalkit.core.config import Config
@@ -41,14 +41,9 @@ OPTIONS = (
     "out",
     *DATA,
     *SAMPLES,
-    "pfgen.",
+    *MODEL,
+    *ANSWERS,
     "split",
-    "reasoning.parser",
-    "reasoning.start",
-    "reasoning.end",
-    "reasoning.pattern",
-    "protocol.strip",
-    "protocol.answer_regex",
     "metrics.",
     "export",
     "lang",

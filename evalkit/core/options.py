@@ -106,7 +106,7 @@ def parse(argv: Iterable[str], verbs: Iterable[str]) -> CommandLine:
             )
         elif word.startswith(("hydra.", "hydra/")) and "=" in word:
             launcher.append(word)
-        elif _is_override(word):
+        elif _is_override(word) and (verb != "ask" or option_of(name) is not None):
             overrides.append(word)
         elif not verb and word in verbs:
             verb = word
@@ -364,14 +364,19 @@ def check_key(key: str) -> Any:
     known = all_options()
     if key.startswith(f"{TASK_COUNTS}."):
         return "count"
-    for end in range(key.count("."), 0, -1):
-        # Keys below a mapping (judge.parameters.top_p=1) are the user's own.
-        outer = known.get(key.rsplit(".", end)[0])
-        if outer is not None and outer.kind is dict:
-            return dict
-    if key not in known:
+    if (name := option_of(key)) is None:
         raise InputError(f"unknown option {key!r}{did_you_mean(key, known)}", fix="evalkit --help")
-    return known[key].kind
+    return known[name].kind
+
+
+def option_of(key: str) -> str | None:
+    """The option that a key sets, for judge.parameters.top_p the mapping judge.parameters; None: no such."""
+    known = all_options()
+    for end in range(key.count("."), 0, -1):
+        outer = key.rsplit(".", end)[0]
+        if outer in known and known[outer].kind is dict:
+            return outer
+    return key if key in known else None
 
 
 def member_of(group: str, given: str) -> tuple[str, tuple[str, Any] | None]:

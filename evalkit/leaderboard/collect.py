@@ -61,7 +61,11 @@ def _add(found: Collection, folder: Path) -> None:
         return
     try:
         content = read_checked_json(path)
-        if content.get("kind") == "mt_bench":
+        kind = str(content.get("kind", ""))
+        if kind.startswith("mt_bench_") or ("pairwise" in content and not content.get("tables")):
+            # Pairwise matches have no row.
+            return
+        if kind == "mt_bench":
             found.mt_bench += _mt_bench(folder, content)
             return
         results = read_results(path)

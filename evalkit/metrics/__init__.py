@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from functools import partial
+from importlib.util import find_spec
 
 from evalkit.core.config import Dtype, MetricsConfig
 from evalkit.core.errors import InputError
@@ -76,6 +77,14 @@ _ALL: tuple[Metric, ...] = (
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
 
 
+# What brings a metric's packages: an extra of evalkit, with the modules, by how the metric's name begins.
+_EXTRAS = {
+    ("instruction_", "prompt_"): ("ifeval", ("ja_sentence_segmenter", "janome", "langdetect")),
+    ("rouge",): ("rouge", ("fugashi", "rouge_score", "unidic_lite")),
+    ("bert_score_",): ("bertscore", ("bert_score",)),
+}
+
+
 def metric_names() -> list[str]:
     """The names a task may list, in the order of the table above."""
     return list(METRICS)
@@ -112,6 +121,16 @@ def wanted_metrics(names: Iterable[str], config: MetricsConfig) -> list[str]:
         if isinstance(metric, SampleMetric):
             expanded.update(dict.fromkeys(metric.also_report))
     return list(expanded)
+
+
+def missing_packages(names: Iterable[str], config: MetricsConfig) -> dict[str, str]:
+    """The modules that metrics among `names` need and that are not installed, each with evalkit's extra."""
+    found = {}
+    for name in wanted_metrics(dict.fromkeys(names), config):
+        for starts, (extra, modules) in _EXTRAS.items():
+            if name.startswith(starts):
+                found |= {module: extra for module in modules if find_spec(module) is None}
+    return found
 
 
 def fetch_models(

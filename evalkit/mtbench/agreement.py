@@ -24,6 +24,7 @@ from evalkit.mtbench.judging import JudgingPlan
 from evalkit.mtbench.model_tables import scored
 from evalkit.mtbench.replay import replay_singles
 from evalkit.mtbench.win_rates import Match, share, spearman
+from evalkit.records.run_folder import one_run
 
 # Two gpt-4 runs over 113 equal prompts.
 GPT4_NOISE = {"exact": 0.70, "within_one": 0.94, "deviation": 0.86}
@@ -64,6 +65,10 @@ def compare_ratings(reference: Sequence[Judgment], other: Sequence[Judgment]) ->
                 only_one[scope] += (one is None) != (two is None)
             else:
                 shared[scope].append((one, two))
+    for key in first.keys() ^ second.keys():
+        category, rating = first[key] if key in first else second[key]
+        for scope in ("all", category):
+            only_one[scope] += rating is not None
     return {scope: _agreement(sorted(pairs), only_one[scope]) for scope, pairs in shared.items()}
 
 
@@ -231,15 +236,17 @@ def agreement(paths: Sequence[Path], options: BookOptions, out: Path | None = No
         raise InputError("no votes or ratings are given", fix="agreement FILE_OR_RUN [FILE_OR_RUN ...]")
     votes: list[Vote] = []
     ratings: dict[str, list[Judgment]] = {}
-    for path in paths:
+    for path in (one_run(str(given), mt_bench=True) for given in paths):
         if (path / "mt_bench.json").is_file():
             folder = MtBenchFolder(path)
             for judge in folder.judges():
                 ratings[_label_for(judge, path, ratings)] = folder.judgments(judge)
         elif _holds_ratings(path):
-            parts = replay_singles(read_judgments(path).singles, options.books(), None)
-            judgments = [judgment for part in parts for judgment in part.judgments]
-            ratings[_label_for(judgments[0].judge, path, ratings)] = judgments
+            rows, books = read_judgments(path).singles, options.books()
+            for name in dict.fromkeys(row.judge for row in rows):
+                parts = replay_singles([row for row in rows if row.judge == name], books, None)
+                judgments = [judgment for part in parts for judgment in part.judgments]
+                ratings[_label_for(judgments[0].judge, path, ratings)] = judgments
         else:
             votes += read_votes(path)
     found = Agreement(

@@ -247,14 +247,22 @@ class Books:
     def in_language(self, language: Language) -> PromptBook:
         """The judge prompts with the questions and references of one language."""
         if language not in self._books:
-            prompts, chosen = self.preset.prompts, self.preset.sets[language]
-            prompt_file = Path(prompts.file) if prompts.file else self._files(prompts)
-            self._books[language] = PromptBook(
-                prompts=prompts_from(read_rows(prompt_file), prompts.system_end),
-                questions=questions_from(read_rows(self._files(chosen.questions))),
-                references=references_from(read_rows(self._files(chosen.references))),
-            )
+            try:
+                self._books[language] = self._read(language)
+            except UnreachableError as error:
+                own = [] if self.name in preset_names() else [f"preset={self.name}"]
+                fix = f"on a machine with a network: {command('prepare', f'suite=mt-bench-{language}', *own)}"
+                raise UnreachableError(error.what, where=error.where, fix=fix) from None
         return self._books[language]
+
+    def _read(self, language: Language) -> PromptBook:
+        prompts, chosen = self.preset.prompts, self.preset.sets[language]
+        prompt_file = Path(prompts.file) if prompts.file else self._files(prompts)
+        return PromptBook(
+            prompts=prompts_from(read_rows(prompt_file), prompts.system_end),
+            questions=questions_from(read_rows(self._files(chosen.questions))),
+            references=references_from(read_rows(self._files(chosen.references))),
+        )
 
 
 @dataclass(frozen=True)
@@ -310,13 +318,7 @@ def pinned_files(mirror: str | None, *, data_dir: str | None = None, offline: bo
 
     def get(file: PinnedFile) -> Path:
         pin = _pin(file)
-        try:
-            found = fetcher.fetch([pin])[pin]
-        except UnreachableError as error:
-            found = error
-        if isinstance(found, UnreachableError):
-            fix = f"on a machine with a network: {command('prepare', 'suite=mt-bench-ja')}"
-            raise UnreachableError(found.what, where=found.where, fix=fix)
+        found = fetcher.fetch([pin])[pin]
         if isinstance(found, EvalkitError):
             raise found
         return found.path
@@ -325,13 +327,16 @@ def pinned_files(mirror: str | None, *, data_dir: str | None = None, offline: bo
 
 
 def fetch_all(options: BookOptions, language: str) -> dict[str, Path]:
-    """The files of every preset that has a language, by where a cache folder keeps them.
+    """The files of the preset that is given, else of all that have a language, by where a cache keeps them.
 
     Raises:
+        InputError: the preset that is given does not have the language.
         FetchError: one of them cannot be fetched.
     """
     names = [options.preset] if options.preset else preset_names()
-    wanted = [preset for preset in map(load_preset, names) if language in preset.sets]
+    wanted = [preset for preset in map(load_preset, names) if options.preset or language in preset.sets]
+    for preset in wanted:
+        preset.language([], language)
     get = options.files(options.preset)
     fetcher = _fetcher(options.mirror, offline=options.offline)
     return {

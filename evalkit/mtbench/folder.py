@@ -108,6 +108,25 @@ class MtBenchFolder:
             return False
         return True
 
+    def refuse_another(self, source: Source | None = None) -> None:
+        """Refuses a folder that another command filled, before anything in it is replaced.
+
+        Args:
+            source: where the answers of this command's own runs come from; None: it has no answers.
+
+        Raises:
+            InputError: the folder belongs to another run.
+        """
+        header, config, samples = (
+            (self.path / name).exists() for name in ("mt_bench.json", "config.yaml", "samples")
+        )
+        # Only answers that a model gave have config.yaml; a header that was damaged is written again.
+        other = self.header().source != source if self.has_header() else config or (samples and not header)
+        if other:
+            raise InputError(
+                "the folder belongs to another run", where=f"out={self.path}", fix="choose another"
+            )
+
     def write_header(self, header: Header) -> None:
         """Writes mt_bench.json."""
         write_checked_json(self.path / "mt_bench.json", asdict(header))

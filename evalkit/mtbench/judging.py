@@ -34,6 +34,7 @@ from evalkit.mtbench.model_tables import (
     scored,
 )
 from evalkit.mtbench.presets import load_preset
+from evalkit.records.run_folder import SampleRecord
 from evalkit.tasks.answers import choose_rule
 
 log = logging.getLogger(__name__)
@@ -60,14 +61,16 @@ class JudgingPlan:
         return [judgment_of(self.judge, call, replies.by_id[call.id]) for call in self.calls]
 
 
-def plan_judging(folder: MtBenchFolder, header: Header, books: Books, judge: Judge) -> JudgingPlan:
-    """Plans the calls for the answers of a run.
+def plan_judging(
+    folder: MtBenchFolder, header: Header, turns: Sequence[SampleRecord], books: Books, judge: Judge
+) -> JudgingPlan:
+    """Plans the calls for the answered `turns` of a run.
 
     Raises:
         InputError: no answers, or an answer to a question the preset does not have.
         FetchError: a file of the preset cannot be fetched.
     """
-    answers = answers_of(folder.turns())
+    answers = answers_of(turns)
     if not answers:
         raise InputError("the run has no answers to judge", where=folder.path)
     calls, missing = plan_calls(answers, books, judge)
@@ -76,8 +79,8 @@ def plan_judging(folder: MtBenchFolder, header: Header, books: Books, judge: Jud
     return JudgingPlan(folder, header, books, judge, tuple(calls), tuple(missing), replies)
 
 
-def write_answers(path: Path, folder: MtBenchFolder, options: BookOptions) -> None:
-    """Writes FastChat's answer files as a run of their own.
+def given_answers(path: Path, options: BookOptions) -> tuple[Header, list[SampleRecord]]:
+    """FastChat's answer files as the header and the turns of a run of their own.
 
     Raises:
         InputError: no answer in them, or one to a question the preset does not have.
@@ -89,8 +92,7 @@ def write_answers(path: Path, folder: MtBenchFolder, options: BookOptions) -> No
     books = options.books()
     categories = {answer.question_id: books.question(answer.question_id).category for answer in answers}
     models = list(dict.fromkeys(answer.model for answer in answers))
-    folder.write_header(books.header("given", models, categories))
-    folder.write_turns(turns_of(answers, categories))
+    return books.header("given", models, categories), turns_of(answers, categories)
 
 
 def write_results(

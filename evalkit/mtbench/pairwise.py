@@ -74,10 +74,13 @@ def pair_models(models: Sequence[str], baseline: str | None) -> Pairs:
     return [(model, baseline) for model in models if model != baseline]
 
 
-def default_folder(preset: Preset, answers: Answers) -> Path:
-    """Where the results of these answers are written unless `out=` says otherwise."""
+def default_folder(preset: Preset, answers: Answers, options: PairwiseConfig, judge: object) -> Path:
+    """Where the results are written unless `out=` says otherwise; `judge` names who decides, as JSON."""
     identity = {
         "preset": preset.name,
+        "judge": judge,
+        "source": options.source.value,
+        "baseline": options.baseline,
         "answers": {
             model: sorted(list(asdict(answer).values()) for answer in own.values())
             for model, own in answers.items()

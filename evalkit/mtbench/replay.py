@@ -226,13 +226,18 @@ def replay(
     `out` None: the folder of the run is named by the content of the files.
 
     Raises:
-        InputError: a malformed row, or a question the preset does not have.
+        InputError: a malformed row, a question the preset does not have, several judges of one model, or
+            `out` belongs to another run.
         FetchError: a file of the preset cannot be fetched.
     """
     books = options.books()
     preset = books.preset
     log = read_judgments(judgments)
+    _refuse_several_judges(log, judgments)
     given = read_answers(answers) if answers else None
+    paths = [judgments, *([answers] if answers else [])]
+    folder = MtBenchFolder(out or _default_folder(preset, options.language, paths))
+    folder.refuse_another("replayed")
     by_model = answers_by_model(given) if given is not None else None
     singles = replay_singles(log.singles, books, by_model)
     more: dict[str, Any] = {"replay": {part.model: asdict(part.fidelity) for part in singles}}
@@ -252,11 +257,23 @@ def replay(
         partial=[reason for part in singles for reason in _missing(part, books)],
         **more,
     )
-    paths = [judgments, *([answers] if answers else [])]
-    folder = MtBenchFolder(out or _default_folder(preset, options.language, paths))
     _write(folder, books, log, given or [], singles)
     write_checked_json(folder.results_path, content)
     return folder.path, content
+
+
+def _refuse_several_judges(log: JudgmentLog, path: Path) -> None:
+    """Raises InputError where a table would mix the judgments of several judges."""
+    by_model: dict[str, dict[str, None]] = {}
+    for row in log.singles:
+        by_model.setdefault(row.model, {})[row.judge] = None
+    for what, judges in (*by_model.items(), ("the pairs", {row.judge: None for row in log.pairs})):
+        if len(judges) > 1:
+            raise InputError(
+                f"{what}: judged by several judges, {', '.join(judges)}",
+                where=f"judgments={path}",
+                fix="judgments= the log of one of them, a run for each; agreement compares them",
+            )
 
 
 def _missing(part: Replayed, books: Books) -> list[Reason]:

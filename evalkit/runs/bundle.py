@@ -4,6 +4,7 @@
         bundle.json              what it holds
         SHA256SUMS               of every other file: check with `sha256sum -c SHA256SUMS`
         1.3.1/evaluation/...     prepared data: `data_dir=` is the unpacked folder itself
+        tasks/<name>/            tasks of the user's own, each with its data files
         hub/                     model and metric files, laid out as the hub library's cache
         cache/                   evalkit's cache: converted models, MT-Bench's questions and prompts
         models/<name>/           models that came from a plain folder
@@ -16,7 +17,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +32,7 @@ from evalkit.engines.models import check
 from evalkit.engines.models.files import files_of
 from evalkit.records.unpacked import MARK, SUMS
 from evalkit.runs.suite import suite_specs
-from evalkit.tasks.spec import TaskSpec
+from evalkit.tasks.spec import TaskSpec, is_task_file
 
 
 @dataclass
@@ -73,7 +74,7 @@ def collect(config: Config, *, say: Callable[[str], None]) -> Contents:
         books = BookOptions.of(config)
         contents.facts["suite"] = config.suite.name
         if config.suite.mt_bench is not None:
-            language = config.suite.mt_bench
+            language = config.language or config.suite.mt_bench
             _add_mt_bench(contents, language, fetch_all(books, language))
         elif config.suite.pfgen:
             _add_pfgen(contents, config.data)
@@ -81,6 +82,7 @@ def collect(config: Config, *, say: Callable[[str], None]) -> Contents:
             specs = suite_specs(config.suite)
             if config.suite.data is SuiteData.prepared:
                 _add_data(contents, specs, config.data, say)
+                _add_own_tasks(contents, config.suite.tasks, specs, say)
                 try:
                     _add_mt_bench(contents, "ja", fetch_all(books, "ja"))
                 except FetchError as error:
@@ -128,6 +130,32 @@ def _add_data(
     for path in folder.glob("*/prepared.json"):
         contents.files[path.relative_to(folder).as_posix()] = path
     contents.facts["datasets"] = sorted(spec.name for spec in specs)
+
+
+def _add_own_tasks(
+    contents: Contents, names: Sequence[str], specs: Sequence[TaskSpec], say: Callable[[str], None]
+) -> None:
+    """Adds the user's own task files and the data files beside or below them."""
+    packed = []
+    for name, spec in zip(names, specs, strict=True):
+        if not is_task_file(name):
+            packed.append(name)
+            continue
+        path, inside = Path(name).expanduser(), f"tasks/{spec.name}"
+        data = (
+            [Path(file) for file in (spec.data.file, spec.data.few_shots_file) if file] if spec.data else []
+        )
+        below = [file for file in data if file.is_relative_to(path.parent) and ".." not in file.parts]
+        if not data or below != data:
+            say(f"left out: {spec.name}, its data are no files in the folder of {name}: copy them")
+            contents.facts["datasets"].remove(spec.name)
+            continue
+        contents.files |= {
+            f"{inside}/{file.relative_to(path.parent).as_posix()}": file for file in (path, *data)
+        }
+        packed.append(f"BUNDLE/{inside}/{path.name}")
+    if packed != [*names]:
+        contents.options.append(f"suite={','.join(packed)}")
 
 
 def _add_comet(

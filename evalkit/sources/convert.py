@@ -4,6 +4,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import warnings
@@ -12,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -29,18 +31,17 @@ from evalkit.tasks.spec import TaskSpec, UpstreamSpec
 
 Converter = Callable[[Files], Pools]
 
-# Modules are imported when used: only the one that parses KNP needs rhoknp.
-MODULES = {
-    "jglue": ("jcommonsenseqa", "jnli", "jsts", "jsquad"),
-    "nli": ("jamp", "janli", "jsem", "jsick"),
-    "qa": ("jemhopqa", "niilc"),
-    "mawps": ("mawps",),
-    "mmlu": ("mmlu", "jmmlu"),
-    "chabsa": ("chabsa",),
-    "translation": ("wiki_corpus_e_to_j", "wiki_corpus_j_to_e", "alt_e_to_j", "alt_j_to_e"),
-    "mifeval": ("mifeval",),
-    "wiki_annotated": ("wiki_reading", "wiki_ner", "wiki_dependency", "wiki_pas", "wiki_coreference"),
-}
+_DEFINITION = re.compile(r"^def ([a-z]\w*)\(files: Files\) -> Pools:", re.MULTILINE)
+
+
+@cache
+def module_names() -> dict[str, str]:
+    """The module of every converter: each function `name(files: Files) -> Pools` of a file in this package.
+
+    The files are read, not imported: one that is not used may need a package that is not installed.
+    """
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return {name: path.stem for path in files for name in _DEFINITION.findall(path.read_text("utf-8"))}
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Conversion:
     def weight(self) -> tuple[bool, bool, int]:
         """A sort key for the time a conversion takes: KNP above archives above plain files, then by size."""
         every = [file for files in self.files.values() for file in files]
-        parses = any(upstream.converter in MODULES["wiki_annotated"] for _, upstream in self.datasets)
+        modules = module_names()
+        parses = any(modules.get(upstream.converter) == "wiki_annotated" for _, upstream in self.datasets)
         archive = any(file.pin.members for file in every)
         return parses, archive, sum(file.path.stat().st_size for file in every)
 
@@ -88,12 +90,11 @@ def converter(name: str) -> Converter:
     Raises:
         InputError: unknown name.
     """
-    for module, names in MODULES.items():
-        if name in names:
-            found: Converter = getattr(import_module(f"evalkit.sources.{module}"), name)
-            return found
-    known = [name for names in MODULES.values() for name in names]
-    raise InputError(f"unknown converter {name!r}{did_you_mean(name, known)}")
+    modules = module_names()
+    if name not in modules:
+        raise InputError(f"unknown converter {name!r}{did_you_mean(name, modules)}")
+    found: Converter = getattr(import_module(f"evalkit.sources.{modules[name]}"), name)
+    return found
 
 
 def convert(conversion: Conversion) -> list[Converted]:
@@ -127,7 +128,7 @@ def _convert_one(spec: TaskSpec, upstream: UpstreamSpec, conversion: Conversion)
 
 def _clear_caches() -> None:
     """Frees what converters keep between the datasets of one source."""
-    for module in MODULES:
+    for module in {*module_names().values()}:
         if clear := getattr(sys.modules.get(f"evalkit.sources.{module}"), "clear_cache", None):
             clear()
 

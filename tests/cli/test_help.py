@@ -3,9 +3,10 @@ import importlib
 import pytest
 
 from evalkit.__main__ import main
-from evalkit.cli.command import VERBS
+from evalkit.cli.command import VERBS, check_options
 from evalkit.cli.help import WIDTH, names_of
-from evalkit.core.options import all_options
+from evalkit.core.errors import InputError
+from evalkit.core.options import all_options, parse
 
 # What the command line itself fills in.
 INTERNAL = {"folders", "given"}
@@ -45,3 +46,41 @@ def test_help_shows_defaults_and_choices(capsys: pytest.CaptureFixture[str]) -> 
     assert "train, dev, test" in lines["split"] and lines["split"].endswith("[dev]")
     assert lines["allow_missing"].endswith("[false]")
     assert "[" not in lines["model.name"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("model=13b suite=jaster --dry-run", "`--dry-run` is no option of the verb run"),
+        ("prepare suite=jaster --dry-run", "`--dry-run` is no option of the verb prepare"),
+        ("judge run=R limit=10", "`limit=` is no option of the verb judge"),
+        ("judge run=R engine.parameters.x=1 split=dev", "`split=` is no option of the verb judge"),
+        ("list models --partial", "`--partial` is no option of the verb list"),
+        ("score suite=jaster completions=DIR seed=1", "`seed=` is no option of the verb score"),
+        ("watch=DIR suite=jaster judge=gpt-4", "`judge=` is no option of the verb run"),
+        ("-m model=1.8b,13b suite=jaster gpus=8", "`gpus=` is no option of the verb run"),
+    ],
+)
+def test_options_of_other_verbs_are_refused(words: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        check_options(parse(words.split(), VERBS))
+    assert caught.value.what == message and caught.value.fix
+
+
+def test_a_run_that_shall_be_dry_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["model=13b", "suite=jaster", "--dry-run"]) == 2
+    assert "evalkit plan model=13b suite=jaster" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "plan model=13b suite=jaster engine=api engine.base_url=http://a/v1 seed=1 gpus=8",
+        "score run=R dtype=float32",
+        "judge run=R judge=local judge.model=m judge.parameters.top_p=1 engine.device=cpu dtype=float32",
+        "model=hf model.path=m suite=jaster suite.num_few_shots.alt-e-to-j=2",
+        "card run=R lang=ja data_dir=D offline=true",
+    ],
+)
+def test_options_that_a_verb_takes(words: str) -> None:
+    check_options(parse(words.split(), VERBS))

@@ -364,6 +364,16 @@ def test_reproduce_takes_another_row_or_names_them(
     assert "llm-jp-3-13b" in capsys.readouterr().err
 
 
+def test_reproduce_refuses_a_run_of_another_benchmark(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = summarise([], record_of(Config()), run={"model": "llm-jp-3-1.8b"})
+    (tmp_path / "results.json").write_text(json.dumps(found.to_json()), encoding="utf-8")
+    assert main(["reproduce", f"run={tmp_path}"]) == 2
+    said = capsys.readouterr()
+    assert "no figure of the card" in said.err and said.out == ""
+
+
 def mt_bench_run(folder: Path, judge: str, preset: str) -> Path:
     """A judged MT-Bench run with the card's own figures but for the average, a little off."""
     columns = load_cards(MT_BENCH_TABLE)["llm-jp-3-1.8b-instruct"].columns

@@ -37,6 +37,11 @@ def refusal(*words: str) -> str:
     return str(caught.value)
 
 
+def test_a_question_may_be_an_equation() -> None:
+    line = parse(["ask", "model=random", "y=2x+1の傾きは?", "seed=1"], ["ask"])
+    assert (line.folders, line.overrides) == (("y=2x+1の傾きは?",), ("model=random", "seed=1"))
+
+
 def test_run_is_the_default_verb() -> None:
     assert parse(["model=1.8b"], VERBS).verb == "run"
     assert parse(["prepare", "suite=mc"], VERBS).verb == "prepare"

@@ -13,7 +13,7 @@ from evalkit.core.durable import CHECK, write_checked_json
 from evalkit.core.errors import InputError
 from evalkit.leaderboard.board import Board, build_board
 from evalkit.leaderboard.card import load_cards
-from evalkit.leaderboard.collect import find_run
+from evalkit.leaderboard.collect import collect, find_run
 from evalkit.leaderboard.compare import compare
 from evalkit.leaderboard.rows import Kind, model_url, tables_of
 from evalkit.leaderboard.runs import option_differences, rules_of
@@ -453,3 +453,12 @@ def test_the_card_s_section(world: World, apart: Path, capsys: pytest.CaptureFix
     (whole,) = build_board([world.weak]).rows
     assert lines[-1].startswith(f"| weak | {whole.cells['AVG'].value:.4f} | ") and len(lines) == 15
     assert main(["card"]) == 2 and main(["card", f"run={world.results}", "--reference", "llm-jp-9"]) == 2
+
+
+def test_pairwise_matches_are_no_runs_and_no_defect(tmp_path: Path) -> None:
+    """Of the verb pairwise, and of a replayed log that has nothing else."""
+    own = {"schema_version": 1, "kind": "mt_bench_pairwise", "pairwise": {}}
+    write_checked_json(tmp_path / "pairwise" / "1" / "results.json", own)
+    replayed = {"schema_version": 1, "kind": "mt_bench", "tables": {}, "pairwise": {}}
+    write_checked_json(tmp_path / "replay" / "1" / "results.json", replayed)
+    assert collect([tmp_path]).left_out == []

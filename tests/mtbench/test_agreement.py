@@ -10,8 +10,11 @@ from little_bench import Bench, write_jsonl
 from scipy.stats import spearmanr
 
 from evalkit.__main__ import main
+from evalkit.core.errors import InputError
 from evalkit.core.types import Judgment
-from evalkit.mtbench.agreement import compare_ratings, kind_of_judge, read_votes, vote_agreement
+from evalkit.mtbench.agreement import agreement, compare_ratings, kind_of_judge, read_votes, vote_agreement
+from evalkit.mtbench.books import BookOptions
+from evalkit.mtbench.replay import replay
 
 
 def judged(question: int, rating: float | None, category: str = "math", **more: Any) -> Judgment:
@@ -38,7 +41,8 @@ def test_ratings_by_hand() -> None:
     found = compare_ratings(first, second)
     assert list(found) == ["all", "math", "stem"]
     everything = found["all"]
-    assert (everything.n, everything.only_one) == (4, 1)
+    # Question 4 has one rating, question 6 one judge.
+    assert (everything.n, everything.only_one) == (4, 2)
     assert (everything.exact, everything.within_one) == (1 / 4, 2 / 4)
     assert everything.offset == pytest.approx((0 + 1 + 3 - 2) / 4)
     assert everything.rank_correlation == pytest.approx(spearmanr([5, 7, 1, 9], [5, 8, 4, 7]).statistic)
@@ -203,9 +207,31 @@ def test_agreement_of_a_run(judged_run: Path, bench: Bench, capsys: pytest.Captu
     with FaultServer() as server:
         assert main([*words, f"judge.base_url={server.url}"]) == 0
     capsys.readouterr()
-    assert main(["agreement", str(judged_run)]) == 0
+    # Any folder with one run in it names it.
+    assert main(["agreement", str(judged_run.parent)]) == 0
     shown = capsys.readouterr().out
     assert "gpt-4 beside b" in shown and "100%" in shown
+
+
+def test_the_judges_of_one_log(bench: Bench, tmp_path: Path) -> None:
+    """Their ratings are compared; a table that mixed them is refused."""
+    rows = [
+        {"question_id": 1, "model": "m", "judge": [judge, "single-v1"], "turn": turn, "score": score}
+        for judge, scores in (("gpt-4", (8, 6)), ("gpt-4o", (7, 6)))
+        for turn, score in enumerate(scores, 1)
+    ]
+    log, options = (
+        write_jsonl(tmp_path / "log.jsonl", rows),
+        BookOptions(str(bench.preset), mirror=str(bench.mirror)),
+    )
+    found = agreement([log], options).ratings
+    assert list(found) == [("gpt-4 (log)", "gpt-4o (log)")]
+    assert (
+        found["gpt-4 (log)", "gpt-4o (log)"]["all"].n,
+        found["gpt-4 (log)", "gpt-4o (log)"]["all"].exact,
+    ) == (2, 0.5)
+    with pytest.raises(InputError, match="several judges, gpt-4, gpt-4o"):
+        replay(log, None, options, out=tmp_path / "run", resamples=10)
 
 
 @pytest.mark.sources

@@ -192,6 +192,24 @@ def test_english_needs_a_preset_that_has_it() -> None:
         load_preset("fastchat").language([1], "de")
 
 
+def test_the_files_of_ones_own_preset_are_fetched_by_the_command_that_is_offered(
+    tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = make_bench(tmp_path, 1)
+    answers = bench.answers(tmp_path / "answers.jsonl", "m")
+    judge = ["judge", f"answers={answers}", f"preset={bench.preset}", f"out={tmp_path / 'out'}"]
+    judge += ["judge=gpt-4", "offline=true", "--dry-run"]
+    prepare = ["prepare", "suite=mt-bench-ja", f"preset={bench.preset}"]
+    for words in (judge, [*prepare, "offline=true"]):
+        assert main(words) == 1
+        assert f"on a machine with a network: evalkit {' '.join(prepare)}\n" in capsys.readouterr().err
+    assert main([*prepare, "language=en"]) == 2
+    assert "no questions in language=en" in capsys.readouterr().err
+    assert main([*prepare, f"mirror={bench.mirror}"]) == 0
+    assert "3 files of its presets are here" in capsys.readouterr().out
+    assert main([*judge, f"mirror={bench.mirror}"]) == 0
+
+
 @pytest.mark.sources
 def test_prepare_and_a_bundle_serve_an_offline_machine(
     mirror: Path,

@@ -9,7 +9,7 @@ from little_bench import PROMPTS, Bench, write_jsonl
 
 from evalkit.__main__ import main
 from evalkit.mtbench.books import BookOptions
-from evalkit.mtbench.folder import MtBenchFolder, answers_of
+from evalkit.mtbench.folder import Header, MtBenchFolder, answers_of
 
 MODEL = "ELYZA-japanese-Llama-2-7b-fast-instruct"
 
@@ -107,6 +107,29 @@ def run_little(bench: Bench, log: Path, out: Path, capsys: pytest.CaptureFixture
     )
     assert code == 0, shown
     return json.loads((out / "results.json").read_text())
+
+
+def test_the_folder_of_another_run_is_left_alone(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For replay, and for the answers that judge and pairwise are given; a dry run writes nothing."""
+    log = write_jsonl(tmp_path / "log.jsonl", [row(1, 1, 8)])
+    run, scored, new = (tmp_path / name for name in ("run", "scored", "new"))
+    write_jsonl(scored / "samples" / "jamp.jsonl", [{"id": "1"}])
+    MtBenchFolder(run).write_header(Header("little", "", "ja", "generated", ("m",)))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    answers = f"answers={bench.answers(tmp_path / 'given' / 'm.jsonl', 'm').parent}"
+    bench.answers(tmp_path / "given" / "n.jsonl", "n")
+    common = [f"preset={bench.preset}", f"mirror={bench.mirror}"]
+    for out in (run, scored):
+        for verb in (["replay", f"judgments={log}"], ["judge", answers], ["pairwise", answers]):
+            judge = [] if verb[0] == "replay" else ["judge=gpt-4"]
+            assert main([*verb, *common, *judge, f"out={out}"]) == 2
+            assert "the folder belongs to another run" in capsys.readouterr().err
+    assert main(["judge", answers, *common, "judge=gpt-4", f"out={new}", "--dry-run"]) == 0
+    reference = ["calibrate", f"judgments={log}", answers, "judge=gpt-4", f"out={new}", "--dry-run"]
+    assert main([*reference, *common]) == 0
+    assert not new.exists() and all(path.read_bytes() == text for path, text in before.items())
 
 
 def test_oddities_of_a_log(bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

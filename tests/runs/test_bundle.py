@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from evalkit.core.errors import EvalkitError, InputError
+from evalkit.core.options import CommandLine, load_config
 from evalkit.engines.models.files import file_hashes
 from evalkit.records.unpacked import packed_sums
-from evalkit.runs.bundle import Contents, write
+from evalkit.runs.bundle import Contents, collect, write
 from tests.children import Fault, fork
 from tests.faults.injected import HubCache, NoSockets
 from tests.tiny import save_tiny_model
@@ -160,3 +161,25 @@ def test_a_model_folder_travels_without_its_training_and_its_runs(tmp_path: Path
 
 def test_a_file_name_is_needed(tmp_path: Path) -> None:
     assert "out=FILE.tar" in evalkit("bundle", "suite=sample", cwd=tmp_path, code=2)
+
+
+def test_tasks_of_ones_own_travel_with_their_data(tmp_path: Path) -> None:
+    text = (
+        "name: {name}\ninstruction: i\noutput_length: 5\nmetrics: [exact_match]\n"
+        "data: {{file: {file}, input: q, output: a, few_shots: 0}}\n"
+    )
+    row = json.dumps({"q": "1", "a": "2"})
+    for file in ("own/data/rows.jsonl", "rows.jsonl"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(row, encoding="utf-8")
+    names = []
+    for name, file in (("near", "data/rows.jsonl"), ("far", "../rows.jsonl")):
+        names.append(str(tmp_path / "own" / f"{name}.yaml"))
+        Path(names[-1]).write_text(text.format(name=name, file=file), encoding="utf-8")
+    said: list[str] = []
+    words = (f"suite={','.join(names)}", "offline=true", f"data_dir={tmp_path}")
+    contents = collect(load_config(CommandLine("bundle", words)), say=said.append)
+    packed = {name for name in contents.files if name.startswith("tasks/")}
+    assert packed == {"tasks/near/near.yaml", "tasks/near/data/rows.jsonl"}
+    assert contents.options == ["suite=BUNDLE/tasks/near/near.yaml"]
+    assert contents.facts["datasets"] == ["near"] and any("left out: far" in line for line in said)

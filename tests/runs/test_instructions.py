@@ -1,6 +1,7 @@
 """Instructions through the command line: a scripted chat model, answers made elsewhere, own files."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,9 @@ import pytest
 
 from evalkit.__main__ import main
 from evalkit.core.durable import read_log
+from evalkit.core.errors import InputError, UnreachableError
+from evalkit.core.options import CommandLine, load_config
+from evalkit.runs.run import evaluate
 from tests.thinking import save_thinking_model
 
 TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}<|assistant|>"
@@ -161,3 +165,14 @@ def test_the_suite_takes_all_prompts_and_gives_the_published_totals(mirror: Path
     # Fewer prompts than the protocol takes: partial.
     assert main([*command, f"out={tmp_path}/p", "limit=100"]) == 0
     assert results(tmp_path / "p")["partial"]["partial"]
+
+
+def test_packages_that_are_not_installed_are_named_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "janome", None)
+    config = load_config(CommandLine("run", ("model=nowhere/model", "suite=mifeval-ja", "offline=true")))
+    with pytest.raises(InputError, match="not installed: janome") as error:
+        evaluate(config, say=print)
+    assert "pip install 'evalkit[ifeval]'" in str(error.value)
+    config.allow_missing = True
+    with pytest.raises(UnreachableError, match="nowhere/model"):
+        evaluate(config, say=print)

@@ -73,6 +73,14 @@ def test_completions_made_elsewhere_record_it_and_read_no_examples(tmp_path: Pat
     assert found == {OPTION} and results["protocol"]["deviations"][OPTION] == 90
 
 
+def test_mt_bench_has_no_tasks_to_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = f"out={tmp_path / 'out'}"
+    for verb in (["prompts", out], ["score", f"completions={tmp_path}", out]):
+        assert main([*verb, "suite=mt-bench-ja"]) == 2
+        shown = capsys.readouterr().err
+        assert "two turns" in shown and "evalkit judge run=RUN" in shown
+
+
 def test_a_plan_counts_them(tmp_path: Path) -> None:
     def tokens(*words: str) -> list[float]:
         config = load_config(parse(["model=13b", *words], ()))
