@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from evalkit.core.types import Sample
-from evalkit.metrics.pfgen import Question
+from evalkit.metrics.pfgen import PfgenQuestion
 from evalkit.sources import pfgen
 
 QUESTIONS = tuple(
-    Question(
+    PfgenQuestion(
         f"Q{n:02}",
         f"質問{n}？",
         "it" if n < 4 else "arts",
@@ -28,7 +28,7 @@ def use_tiny_pfgen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pfgen, "fetch_data", lambda *args, **kwargs: (QUESTIONS, POOL))
 
 
-def answer(question: Question, trial: int) -> str:
+def answer(question: PfgenQuestion, trial: int) -> str:
     return ("水です", f"{question.id[-1]}は水", "は火")[(trial + int(question.id[1:])) % 3]
 
 

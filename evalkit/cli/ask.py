@@ -19,7 +19,7 @@ from evalkit.core.config import Config
 from evalkit.core.secrets import printable
 
 if TYPE_CHECKING:
-    from evalkit.runs.ask import Asked
+    from evalkit.runs.ask import AskedQuestion
 
 OPTIONS = (
     *("model", "model.", "suite", "samples", "pfgen.", "ask.", "reasoning.", "long"),
@@ -47,7 +47,7 @@ def run(config: Config) -> int:
     return 0 if completion.error is None else 1
 
 
-def _answered(asked: "Asked", *, whole: bool) -> Iterator[tuple[str, bool]]:
+def _answered(asked: "AskedQuestion", *, whole: bool) -> Iterator[tuple[str, bool]]:
     """What the model wrote, with headings, and whether each text is dimmed."""
     completion, split = asked.completion, asked.split
     thought = completion.served_thought if split is None else split.thought

@@ -24,7 +24,7 @@ from evalkit.engines.models import resolve
 from evalkit.runs.suite import asking_of, load_suite
 
 if TYPE_CHECKING:
-    from evalkit.runs.certify import Comparison
+    from evalkit.runs.certify import VariantResult
 
 OPTIONS = (
     *MODEL,
@@ -99,7 +99,7 @@ def run(config: Config) -> int:
     return 1 if changed else 0
 
 
-def _print_table(comparisons: "list[Comparison]", console: Console) -> None:
+def _print_table(comparisons: "list[VariantResult]", console: Console) -> None:
     table = Table(box=box.SIMPLE_HEAD, header_style="bold")
     table.add_column("run")
     for header in ("changed", "ties", "share", "95 % interval", "largest margin"):

@@ -27,7 +27,7 @@ from evalkit.core.words import shown, t
 from evalkit.leaderboard.board import Board, build_board
 from evalkit.leaderboard.page import PageOptions
 from evalkit.leaderboard.publish import formats_of, publish
-from evalkit.leaderboard.rows import Kind, Row, Table, tables_of
+from evalkit.leaderboard.rows import BoardRow, Origin, Table, tables_of
 from evalkit.leaderboard.tables import PARTIAL, TIE, Mark, marks, not_shown, notes_of, rounded, row_notes
 from evalkit.records.results import Figure
 
@@ -81,7 +81,7 @@ def _print_board(board: Board, console: Console) -> None:
         print_line(console, f"  {' '.join([str(entries[0].path), *more])}: {why}")
 
 
-def _figures(table: Table, rows: Sequence[Row]) -> dict[str, list[tuple[Figure, Mark]]]:
+def _figures(table: Table, rows: Sequence[BoardRow]) -> dict[str, list[tuple[Figure, Mark]]]:
     """The columns that have a figure, each with its cells and their marks."""
     rules = [table.rules(row) for row in rows]
     columns = {name: table.column(name, rows) for name in table.filled(rows)}
@@ -98,8 +98,8 @@ def _grid(names: Sequence[str], shown: Mapping[str, list[tuple[Figure, Mark]]], 
     return grid
 
 
-def _name(row: Row, note: int | None) -> str:
-    kind = f" ({t(row.kind.value)})" if row.kind is not Kind.run else ""
+def _name(row: BoardRow, note: int | None) -> str:
+    kind = f" ({t(row.kind.value)})" if row.kind is not Origin.run else ""
     return row.model + kind + (f" [{note}]" if note else "")
 
 

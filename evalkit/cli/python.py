@@ -94,11 +94,11 @@ def load(folder: str | os.PathLike[str], samples: bool = False) -> "pd.DataFrame
 
     from evalkit.leaderboard.collect import collect
     from evalkit.leaderboard.frames import FIGURE_COLUMNS, SAMPLE_COLUMNS, figure_rows, sample_rows
-    from evalkit.leaderboard.runs import MtBenchRun, Run
+    from evalkit.leaderboard.runs import FinishedRun, JudgedRun
 
     place = Path(folder).expanduser()
     found = collect([place])
-    runs: list[Run | MtBenchRun] = [*found.runs, *found.mt_bench]
+    runs: list[FinishedRun | JudgedRun] = [*found.runs, *found.mt_bench]
     left_out = "".join(f"\n  {entry.path}: {entry.reason}" for entry in found.left_out)
     if not runs:
         raise InputError(f"no finished run is there{left_out}", where=place)

@@ -146,7 +146,7 @@ class Reduce(Enum):
     median = "median"
 
 
-class Parser(Enum):
+class ThoughtParser(Enum):
     """How a thought is split from an answer (`evalkit.tasks.answers`); `auto` goes by the chat template."""
 
     auto = "auto"
@@ -297,8 +297,8 @@ class JudgeConfig:
     parameters: dict[str, Any] = option(
         dict, "sent with every request: judge.parameters.KEY=VALUE; null: left out"
     )
-    parser: Parser = option(
-        Parser.auto, "how a thought is split from the judgment; auto: by a local judge's chat template"
+    parser: ThoughtParser = option(
+        ThoughtParser.auto, "how a thought is split from the judgment; auto: by a local judge's chat template"
     )
     pattern: str | None = option(None, "judge.parser=regex: with a group `answer`, and perhaps `thought`")
     retired: str | None = option(None, "since when the service no longer has it", listed=False)
@@ -373,7 +373,9 @@ class ProtocolConfig:
 class ReasoningConfig:
     """Models that think before they answer (docs/thinking.md). Only answers are cut and graded."""
 
-    parser: Parser = option(Parser.auto, "how a thought is split from the answer; auto: by the chat template")
+    parser: ThoughtParser = option(
+        ThoughtParser.auto, "how a thought is split from the answer; auto: by the chat template"
+    )
     start: str = option("<think>", "parser=think: the tag that opens a thought")
     end: str = option("</think>", "parser=think: the tag that ends it")
     pattern: str | None = option(None, "parser=regex: with a group `answer`, and perhaps `thought`")

@@ -25,7 +25,7 @@ from evalkit.core.errors import InputError, foreign
 from evalkit.core.reasons import Reason
 from evalkit.core.text import did_you_mean, everywhere, half_character, may_hold_half_characters, unicode_text
 
-Row = dict[str, Any]
+JsonObject = dict[str, Any]
 Options = TypeVar("Options")
 
 _BOM = b"\xef\xbb\xbf"
@@ -160,7 +160,7 @@ def read_json(path: Path, what: str = "the file", *, mend: bool = False) -> Any:
     return parse_json(read_text(path, what), path, mend=mend)
 
 
-def read_json_object(path: Path, what: str = "the file") -> Row:
+def read_json_object(path: Path, what: str = "the file") -> JsonObject:
     """`read_json` of a file that must hold an object."""
     value = read_json(path, what)
     if not isinstance(value, dict):
@@ -201,7 +201,7 @@ def parse_json(text: str, where: object, *, line: bool = True, mend: bool = Fals
         raise InputError(f"not readable JSON: {error}", where=where) from None
 
 
-def _object(pairs: list[tuple[str, Any]]) -> Row:
+def _object(pairs: list[tuple[str, Any]]) -> JsonObject:
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -210,7 +210,7 @@ def _object(pairs: list[tuple[str, Any]]) -> Row:
     return found
 
 
-def read_rows(path: Path, *, mend: bool = False) -> Iterator[tuple[str, Row]]:
+def read_rows(path: Path, *, mend: bool = False) -> Iterator[tuple[str, JsonObject]]:
     """The objects of a JSON Lines file, each with its place (`file, line n`); blank lines are skipped.
 
     Args:
@@ -223,7 +223,7 @@ def read_rows(path: Path, *, mend: bool = False) -> Iterator[tuple[str, Row]]:
     yield from parse_rows(read_bytes(path), str(path), mend=mend)
 
 
-def parse_rows(data: bytes, name: str, *, mend: bool = False) -> Iterator[tuple[str, Row]]:
+def parse_rows(data: bytes, name: str, *, mend: bool = False) -> Iterator[tuple[str, JsonObject]]:
     """`read_rows` of bytes already in memory."""
     for place, row in parse_lines(decode(data, name), name, mend=mend):
         if not isinstance(row, dict):
@@ -243,14 +243,14 @@ def parse_lines(text: str, name: object, *, mend: bool = False) -> Iterator[tupl
 # --- fields --------------------------------------------------------------------------------------
 
 
-def text_field(row: Row, key: str, place: str) -> str:
+def text_field(row: JsonObject, key: str, place: str) -> str:
     """A string field of a row."""
     if not isinstance(row, dict) or not isinstance(value := row.get(key), str):
         raise InputError("a string was expected", where=f"{place}, field {key}")
     return value
 
 
-def int_field(row: Row, key: str, place: str) -> int:
+def int_field(row: JsonObject, key: str, place: str) -> int:
     """A whole-number field of a row; older files write ids as strings."""
     value = row.get(key)
     # No id has more digits, and Python refuses to convert thousands of them.
@@ -261,7 +261,7 @@ def int_field(row: Row, key: str, place: str) -> int:
     return value
 
 
-def texts_field(row: Row, key: str, place: str) -> tuple[str, ...]:
+def texts_field(row: JsonObject, key: str, place: str) -> tuple[str, ...]:
     """A field that holds a list of strings, not empty."""
     value = row.get(key)
     if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):

@@ -16,8 +16,8 @@ from evalkit.leaderboard.card import published_rows
 from evalkit.leaderboard.collect import collect
 from evalkit.leaderboard.join import LeftOut, join_runs, other_model
 from evalkit.leaderboard.llm_jp_eval import read_llm_jp_eval
-from evalkit.leaderboard.rows import MT_BENCH_COLUMNS, NO_FIGURE, Kind, Row, jaster_row
-from evalkit.leaderboard.runs import MtBenchRun, Run
+from evalkit.leaderboard.rows import MT_BENCH_COLUMNS, NO_FIGURE, BoardRow, Origin, jaster_row
+from evalkit.leaderboard.runs import FinishedRun, JudgedRun
 from evalkit.mtbench.model_tables import scope_figures
 from evalkit.records.results import AVERAGE
 from evalkit.tasks.spec import CATEGORIES
@@ -27,7 +27,7 @@ from evalkit.tasks.spec import CATEGORIES
 class Board:
     """A leaderboard: rows, best first, and the folders that are not shown, with the reason."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[BoardRow, ...]
     left_out: tuple[LeftOut, ...]
 
 
@@ -61,7 +61,7 @@ def build_board(places: Sequence[Path], *, partial: bool = False, reference: str
     return Board(tuple(sorted(board, key=_order)), tuple(left_out))
 
 
-def _remarks(run: Run, rows: Sequence[Run], without: Sequence[LeftOut]) -> Iterator[str]:
+def _remarks(run: FinishedRun, rows: Sequence[FinishedRun], without: Sequence[LeftOut]) -> Iterator[str]:
     """What a reader must know of a row: what it joins, what it lacks, and what it was chosen from."""
     results = run.results
     if len(run.parts) > 1:
@@ -77,17 +77,15 @@ def _remarks(run: Run, rows: Sequence[Run], without: Sequence[LeftOut]) -> Itera
         yield Reason("not joined with the model's other runs: {what} differs", what=", ".join(what))
 
 
-def _suite(run: Run) -> str:
+def _suite(run: FinishedRun) -> str:
     """What a part of a row covers: its suite, or its datasets where the suite is a list of tasks."""
     suite = run.results.run.get("suite")
     return str(suite) if suite not in (None, "task") else ", ".join(run.results.datasets)
 
 
-def _mt_bench_runs(
-    runs: Sequence[MtBenchRun], partial: bool, left_out: list[LeftOut]
-) -> Iterator[MtBenchRun]:
+def _mt_bench_runs(runs: Sequence[JudgedRun], partial: bool, left_out: list[LeftOut]) -> Iterator[JudgedRun]:
     """The newest of the most complete runs of each model and set of rules."""
-    groups: dict[tuple[str, str], list[MtBenchRun]] = {}
+    groups: dict[tuple[str, str], list[JudgedRun]] = {}
     for run in sorted(runs, key=lambda run: (-run.completeness, -run.finished)):
         if run.reasons and not partial:
             text = "MT-Bench is partial: {reasons} (--partial shows it)"
@@ -100,12 +98,12 @@ def _mt_bench_runs(
         yield best
 
 
-def _add_mt_bench(rows: list[Row], bench: MtBenchRun) -> None:
+def _add_mt_bench(rows: list[BoardRow], bench: JudgedRun) -> None:
     """Puts an MT-Bench table into the model's row, or into a separate row."""
     figures = scope_figures(bench.table, partial=bool(bench.reasons))
     figures = {name: figure for name, figure in figures.items() if figure.value is not None}
     reasons = tuple(Reason("MT-Bench: {reason}", reason=reason) for reason in bench.reasons)
-    row, remarks = Row(model=bench.model, kind=Kind.run), []
+    row, remarks = BoardRow(model=bench.model, kind=Origin.run), []
     for place, other in enumerate(rows):
         if other.model != bench.model or other.mt_bench_run is not None:
             continue
@@ -125,7 +123,7 @@ def _add_mt_bench(rows: list[Row], bench: MtBenchRun) -> None:
     )
 
 
-def _llm_jp_eval_rows(paths: Sequence[Path], left_out: list[LeftOut]) -> list[Row]:
+def _llm_jp_eval_rows(paths: Sequence[Path], left_out: list[LeftOut]) -> list[BoardRow]:
     rows = []
     for path in paths:
         try:
@@ -135,7 +133,7 @@ def _llm_jp_eval_rows(paths: Sequence[Path], left_out: list[LeftOut]) -> list[Ro
     return rows
 
 
-def _order(row: Row) -> tuple[Any, ...]:
+def _order(row: BoardRow) -> tuple[Any, ...]:
     """A sort key: best average first; without one, by the mean of the other figures; then by name."""
     average = row.cells.get(AVERAGE) or NO_FIGURE
     values = [cell.value for cell in row.cells.values() if cell.value is not None]

@@ -20,8 +20,8 @@ from evalkit.leaderboard.rows import (
     MT_BENCH_DIGITS,
     NO_FIGURE,
     TABLES,
-    Kind,
-    Row,
+    BoardRow,
+    Origin,
     Table,
     escaped,
 )
@@ -84,7 +84,7 @@ def has_row(model: object) -> bool:
         return False
 
 
-def published_rows(reference: str) -> list[Row]:
+def published_rows(reference: str) -> list[BoardRow]:
     """The published rows of the models whose names start with `reference`.
 
     Raises:
@@ -101,7 +101,7 @@ def published_rows(reference: str) -> list[Row]:
     return [_published_row(name, _figures(jaster, name), _figures(bench, name)) for name in names]
 
 
-def card_section(rows: Sequence[Row], siblings: Sequence[Row] = ()) -> str:
+def card_section(rows: Sequence[BoardRow], siblings: Sequence[BoardRow] = ()) -> str:
     """The evaluation section of a model card in Markdown, as the llm-jp-3 card has it.
 
     Args:
@@ -138,7 +138,7 @@ def card_section(rows: Sequence[Row], siblings: Sequence[Row] = ()) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _jaster_about(row: Row, beside: bool) -> list[str]:
+def _jaster_about(row: BoardRow, beside: bool) -> list[str]:
     options = row.run.results.protocol.options if row.run else {}
     limit, split = options.get("limit", PROTOCOL_LIMIT), options.get("split", PROTOCOL_SPLIT)
     usual = f"{PROTOCOL_LIMIT} examples from the {PROTOCOL_SPLIT} split"
@@ -147,7 +147,7 @@ def _jaster_about(row: Row, beside: bool) -> list[str]:
     return ["### llm-jp-eval (v1.3.1)", " ".join([f"We evaluated the models using {given}.", *other])]
 
 
-def _mt_bench_about(row: Row, beside: bool) -> list[str]:
+def _mt_bench_about(row: BoardRow, beside: bool) -> list[str]:
     heading = "### Japanese MT Bench"
     run = row.mt_bench_run
     if run is None or not (differing := mt_bench_deviations(run.content, run.table)):
@@ -176,7 +176,7 @@ def mt_bench_deviations(content: Mapping[str, Any], table: Mapping[str, Any]) ->
     return found
 
 
-def _card_cells(row: Row, table: Table, columns: Sequence[str]) -> list[str]:
+def _card_cells(row: BoardRow, table: Table, columns: Sequence[str]) -> list[str]:
     cells = [table.cells(row).get(name, NO_FIGURE) for name in columns]
     return [
         "" if cell.value is None else f"{cell.value:.{table.digits}f}" + ("*" if cell.partial else "")
@@ -184,7 +184,7 @@ def _card_cells(row: Row, table: Table, columns: Sequence[str]) -> list[str]:
     ]
 
 
-def _linked(row: Row) -> str:
+def _linked(row: BoardRow) -> str:
     name = escaped(row.model)
     return f"[{name}]({row.url.split('/tree/')[0]})" if row.url else name
 
@@ -193,10 +193,10 @@ def _figures(cards: Mapping[str, Card], name: str) -> dict[str, Figure]:
     return {column: Figure(value) for column, value in cards[name].columns.items()} if name in cards else {}
 
 
-def _published_row(name: str, jaster: Mapping[str, Figure], bench: Mapping[str, Figure]) -> Row:
-    return Row(
+def _published_row(name: str, jaster: Mapping[str, Figure], bench: Mapping[str, Figure]) -> BoardRow:
+    return BoardRow(
         model=name,
-        kind=Kind.published,
+        kind=Origin.published,
         url=f"{HUB}llm-jp/{name}",
         cells=jaster,
         mt_bench={"average" if column == AVERAGE else column: figure for column, figure in bench.items()},

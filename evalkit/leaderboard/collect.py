@@ -10,7 +10,7 @@ from evalkit.core.durable import read_checked_json, read_log
 from evalkit.core.errors import InputError
 from evalkit.core.reasons import Reason, with_sentences
 from evalkit.leaderboard.join import LeftOut, join_runs
-from evalkit.leaderboard.runs import MtBenchRun, Run
+from evalkit.leaderboard.runs import FinishedRun, JudgedRun
 from evalkit.mtbench.model_tables import with_own_intervals
 from evalkit.records.results import Results, read_results
 from evalkit.records.run_folder import RESULTS, RunDirectory, run_folders
@@ -23,8 +23,8 @@ _OF_THE_RUN = ("metric_versions", "protocol", "deviations")
 class Collection:
     """What lies below the folders: runs, MT-Bench tables, files of llm-jp-eval, and the rest."""
 
-    runs: list[Run] = field(default_factory=list)
-    mt_bench: list[MtBenchRun] = field(default_factory=list)
+    runs: list[FinishedRun] = field(default_factory=list)
+    mt_bench: list[JudgedRun] = field(default_factory=list)
     llm_jp_eval: list[Path] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
 
@@ -71,7 +71,7 @@ def _add(found: Collection, folder: Path) -> None:
         results = read_results(path)
         scores = _checked_scores(folder, results)
         finished = path.stat().st_mtime
-        found.runs.append(Run(folder, with_intervals(results, folder), finished, _scores=scores))
+        found.runs.append(FinishedRun(folder, with_intervals(results, folder), finished, _scores=scores))
     except InputError as error:
         found.left_out.append(LeftOut(folder, error.what))
     except (OSError, ValueError) as error:
@@ -109,7 +109,7 @@ def _checked_scores(folder: Path, results: Results) -> dict[str, dict[str, dict[
     return found
 
 
-def _mt_bench(folder: Path, content: dict[str, Any]) -> list[MtBenchRun]:
+def _mt_bench(folder: Path, content: dict[str, Any]) -> list[JudgedRun]:
     if content.get("schema_version") != 1:
         found = content.get("schema_version")
         raise InputError(Reason("MT-Bench results of schema version {found}, not 1", found=found))
@@ -118,7 +118,7 @@ def _mt_bench(folder: Path, content: dict[str, Any]) -> list[MtBenchRun]:
     if not isinstance(tables, dict) or not tables:
         raise InputError("no answers were judged yet: evalkit judge run=DIR")
     finished = (folder / RESULTS).stat().st_mtime
-    runs = [MtBenchRun(folder, model, content, finished) for model in tables]
+    runs = [JudgedRun(folder, model, content, finished) for model in tables]
     for run in runs:
         run.check()
     sound = with_own_intervals(content, folder)
@@ -127,7 +127,7 @@ def _mt_bench(folder: Path, content: dict[str, Any]) -> list[MtBenchRun]:
 
 def _drop_copies(found: Collection) -> None:
     """Keeps the newest of several folders with the same run."""
-    kept: dict[str, Run] = {}
+    kept: dict[str, FinishedRun] = {}
     for run in sorted(found.runs, key=lambda run: -run.finished):
         name = run.results.run.get("id") or str(run.folder)
         key = json.dumps([name, run.results.protocol.options], default=str)
@@ -139,7 +139,7 @@ def _drop_copies(found: Collection) -> None:
     found.runs = list(kept.values())
 
 
-def _with_preset_hashes(runs: Sequence[MtBenchRun]) -> list[MtBenchRun]:
+def _with_preset_hashes(runs: Sequence[JudgedRun]) -> list[JudgedRun]:
     """Where different presets have one name, each run's rules name the hash of its preset."""
     hashes: dict[str, set[str]] = {}
     for run in runs:
@@ -149,7 +149,7 @@ def _with_preset_hashes(runs: Sequence[MtBenchRun]) -> list[MtBenchRun]:
     ]
 
 
-def find_run(place: Path) -> Run:
+def find_run(place: Path) -> FinishedRun:
     """The run of a folder: a run directory, or a folder with one finished run in it or runs that join.
 
     Raises:

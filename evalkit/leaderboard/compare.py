@@ -11,7 +11,7 @@ from evalkit.core.errors import InputError
 from evalkit.core.reasons import Reason
 from evalkit.leaderboard.paired import (
     Difference,
-    Pairs,
+    PairedScores,
     average_difference,
     correlation_difference,
     holm,
@@ -19,7 +19,7 @@ from evalkit.leaderboard.paired import (
     share_difference,
 )
 from evalkit.leaderboard.runs import (
-    Run,
+    FinishedRun,
     common,
     coverage_differences,
     data_differences,
@@ -89,8 +89,8 @@ class Comparison:
     `remarks` say which rules differ, and which datasets were not compared, and why.
     """
 
-    a: Run
-    b: Run
+    a: FinishedRun
+    b: FinishedRun
     datasets: tuple[Compared, ...]
     categories: tuple[Compared, ...]
     average: Compared | None
@@ -106,7 +106,12 @@ class _Part(NamedTuple):
 
 
 def compare(
-    a: Run, b: Run, *, partial: bool = False, across_rules: bool = False, resamples: int = 10_000
+    a: FinishedRun,
+    b: FinishedRun,
+    *,
+    partial: bool = False,
+    across_rules: bool = False,
+    resamples: int = 10_000,
 ) -> Comparison:
     """Compares two runs on the same samples.
 
@@ -139,7 +144,7 @@ def compare(
     return compare_samples(a, b, across=options, resamples=resamples)
 
 
-def differences(a: Run, b: Run) -> tuple[list[str], list[str]]:
+def differences(a: FinishedRun, b: FinishedRun) -> tuple[list[str], list[str]]:
     """What differs in options, and in protocol and data; of joined runs, between parts with common data."""
     shared = common(a.results, b.results)
     parts = list(dict.fromkeys((a.leaf(name).folder, b.leaf(name).folder) for name in shared))
@@ -158,7 +163,9 @@ def _advice(data: Sequence[str], options: Sequence[str], refused: Sequence[str])
     return "--partial compares what both have"
 
 
-def compare_samples(a: Run, b: Run, *, across: Sequence[str] = (), resamples: int = 10_000) -> Comparison:
+def compare_samples(
+    a: FinishedRun, b: FinishedRun, *, across: Sequence[str] = (), resamples: int = 10_000
+) -> Comparison:
     """Compares two runs on the datasets and samples both have; `across` are the differences set aside."""
     datasets: dict[str, _Part] = {}
     flips: list[Flip] = []
@@ -181,7 +188,7 @@ def compare_samples(a: Run, b: Run, *, across: Sequence[str] = (), resamples: in
             remarks.append(Reason(text, name=name, metric=metric))
         else:
             numbers = a.numbers(name, metric, ids), b.numbers(name, other, ids)
-            pairs = Pairs(*map(np.array, numbers))
+            pairs = PairedScores(*map(np.array, numbers))
             sizes = a.instructions(name, ids)
             datasets[name] = _dataset(pairs, name, metric, golds, sizes, resamples, single=metric == other)
             flips += _flips(a, b, name, ids, *numbers)
@@ -202,14 +209,14 @@ def compare_samples(a: Run, b: Run, *, across: Sequence[str] = (), resamples: in
     )
 
 
-def _golds(a: Run, b: Run, name: str, ids: Sequence[str]) -> list[float] | None:
+def _golds(a: FinishedRun, b: FinishedRun, name: str, ids: Sequence[str]) -> list[float] | None:
     """The gold numbers of these samples; None where one of them is in neither run's records."""
     kept = {**a.records(name), **b.records(name)}
     return [float(gold(kept[key].gold)) for key in ids] if kept.keys() >= set(ids) else None
 
 
 def _dataset(
-    pairs: Pairs,
+    pairs: PairedScores,
     name: str,
     metric: str,
     golds: Sequence[float],
@@ -265,7 +272,12 @@ def _corrected(parts: Collection[_Part]) -> tuple[Compared, ...]:
 
 
 def _flips(
-    a: Run, b: Run, name: str, ids: Sequence[str], first: Sequence[float], second: Sequence[float]
+    a: FinishedRun,
+    b: FinishedRun,
+    name: str,
+    ids: Sequence[str],
+    first: Sequence[float],
+    second: Sequence[float],
 ) -> Iterator[Flip]:
     rows = a.scores(name), b.scores(name)
     for key, x, y in zip(ids, first, second, strict=True):
@@ -278,14 +290,14 @@ def _predictions(row: Mapping[str, Any]) -> str:
     return " / ".join(str(one["prediction"]) for one in row.get("repeats") or [row])
 
 
-def _other_samples(a: Run, b: Run) -> Iterator[str]:
+def _other_samples(a: FinishedRun, b: FinishedRun) -> Iterator[str]:
     """Of two runs with as many samples, the datasets where these are not the same ones."""
     for name in common(a.results, b.results):
         if alone := a.scores(name).keys() ^ b.scores(name).keys():
             yield Reason("{n} samples of {name} are in only one of them", n=len(alone), name=name)
 
 
-def _remarks(a: Run, b: Run) -> Iterator[str]:
+def _remarks(a: FinishedRun, b: FinishedRun) -> Iterator[str]:
     shared = common(a.results, b.results)
     sides = [(run.model, name, run.leaf(name).results) for run in (a, b) for name in shared]
     elsewhere = [(model, name) for model, name, results in sides if made_elsewhere(results)]

@@ -24,8 +24,8 @@ from evalkit.core.durable import write_text_atomic
 from evalkit.core.errors import EvalkitError
 from evalkit.core.text import canonical_json, folder_name, step_of, text_sha256
 from evalkit.leaderboard.frames import sample_rows
-from evalkit.leaderboard.rows import Kind, Row, Table, measured, tables_of
-from evalkit.leaderboard.runs import Run
+from evalkit.leaderboard.rows import BoardRow, Origin, Table, measured, tables_of
+from evalkit.leaderboard.runs import FinishedRun
 from evalkit.leaderboard.steps import checkpoint_of
 from evalkit.leaderboard.tables import markdown_tables
 from evalkit.records.results import AVERAGE, WITHOUT_MT, Figure, Results
@@ -61,7 +61,7 @@ def _file_name(stem: str, distinction: object, suffix: str, taken: set[str]) -> 
 # --- model card -----------------------------------------------------------------------------------
 
 
-def model_card(row: Row) -> str:
+def model_card(row: BoardRow) -> str:
     """The README block of one row: YAML metadata first, then Markdown between two comments.
 
     Partial figures are in the tables only; without any other there is no metadata.
@@ -69,15 +69,15 @@ def model_card(row: Row) -> str:
     return f"{_metadata(row)}{BEGIN}\n\n{markdown_tables([row], heading='###')}\n\n{END}\n"
 
 
-def model_card_files(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
+def model_card_files(rows: Sequence[BoardRow]) -> Iterator[tuple[str, str]]:
     """The name and content of one file for each row that was measured here."""
     taken: set[str] = set()
-    for number, row in enumerate(row for row in rows if row.kind is Kind.run):
+    for number, row in enumerate(row for row in rows if row.kind is Origin.run):
         stem = f"model-card-{folder_name(row.model)}"
         yield _file_name(stem, number, ".md", taken), model_card(row)
 
 
-def _metadata(row: Row) -> str:
+def _metadata(row: BoardRow) -> str:
     from huggingface_hub import ModelCardData
 
     results = [result for table in tables_of([row]) for result in _hub_results(row, table)]
@@ -87,7 +87,7 @@ def _metadata(row: Row) -> str:
     return f"---\n{data.to_yaml()}\n---\n\n"
 
 
-def _hub_results(row: Row, table: Table) -> "Iterator[EvalResult]":
+def _hub_results(row: BoardRow, table: Table) -> "Iterator[EvalResult]":
     from huggingface_hub import EvalResult
 
     cells = table.cells(row)
@@ -111,7 +111,7 @@ def _hub_results(row: Row, table: Table) -> "Iterator[EvalResult]":
 # --- lm-evaluation-harness ------------------------------------------------------------------------
 
 
-def lm_eval_files(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
+def lm_eval_files(rows: Sequence[BoardRow]) -> Iterator[tuple[str, str]]:
     """The name and content of lm-eval-<model>.json for each row with a run of llm-jp-eval's datasets.
 
     Raises:
@@ -123,7 +123,7 @@ def lm_eval_files(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
         yield name, json.dumps(lm_eval_json(run), ensure_ascii=False, indent=2) + "\n"
 
 
-def lm_eval_json(run: Run) -> dict[str, Any]:
+def lm_eval_json(run: FinishedRun) -> dict[str, Any]:
     """One run's results as the harness writes them."""
     results = run.results
     options, identity = results.protocol.options, results.run.get("identity", {})
@@ -208,7 +208,7 @@ def _figures_of(name: str, values: dict[str, Figure]) -> dict[str, Any]:
 # --- Weights & Biases -----------------------------------------------------------------------------
 
 
-def log_to_wandb(rows: Sequence[Row], out: Path) -> list[str]:
+def log_to_wandb(rows: Sequence[BoardRow], out: Path) -> list[str]:
     """Logs every measured row; returns a line for people on each W&B run.
 
     Raises:
@@ -278,9 +278,9 @@ def _wandb_mode(settings: Any) -> Literal["offline"] | None:
     return "offline"
 
 
-def _by_series(rows: Sequence[Row]) -> dict[tuple[str, str], list[tuple[int | None, Row]]]:
+def _by_series(rows: Sequence[BoardRow]) -> dict[tuple[str, str], list[tuple[int | None, BoardRow]]]:
     """The rows by model without its step, and protocol; each with its step, in their order."""
-    found: dict[tuple[str, str], list[tuple[int | None, Row]]] = {}
+    found: dict[tuple[str, str], list[tuple[int | None, BoardRow]]] = {}
     for row in rows:
         point = checkpoint_of(row.run) if row.run else None
         series, step = (point.series, point.step) if point else step_of(row.model) or (row.model, None)
@@ -288,7 +288,7 @@ def _by_series(rows: Sequence[Row]) -> dict[tuple[str, str], list[tuple[int | No
     return {key: sorted(points, key=lambda point: point[0] or 0) for key, points in found.items()}
 
 
-def _wandb_lines(points: Sequence[tuple[int | None, Row]]) -> Iterator[dict[str, Any]]:
+def _wandb_lines(points: Sequence[tuple[int | None, BoardRow]]) -> Iterator[dict[str, Any]]:
     """The history of a series: the figures of each step, and the samples of the last one."""
     for step, row in points:
         yield _wandb_figures(row) | ({} if step is None else {"step": step})
@@ -296,7 +296,7 @@ def _wandb_lines(points: Sequence[tuple[int | None, Row]]) -> Iterator[dict[str,
         yield {"samples": [[sample.get(column) for column in _WANDB_SAMPLE] for sample in sample_rows(run)]}
 
 
-def _wandb_figures(row: Row) -> dict[str, float]:
+def _wandb_figures(row: BoardRow) -> dict[str, float]:
     """Every figure by name: `AVG`, `NLI`, `mt_bench/coding`, `datasets/jamp_exact_match`, each with
     `_low` and `_high` where there is an interval.
     """
@@ -311,7 +311,7 @@ def _wandb_figures(row: Row) -> dict[str, float]:
     return found
 
 
-def _wandb_facts(row: Row) -> dict[str, str]:
+def _wandb_facts(row: BoardRow) -> dict[str, str]:
     """Model, protocol, run id, suite, hub page, and whether the row is partial."""
     results = row.run.results if row.run else None
     facts = {

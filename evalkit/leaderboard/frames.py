@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from evalkit.core.text import step_of
-from evalkit.leaderboard.runs import MtBenchRun, Run
+from evalkit.leaderboard.runs import FinishedRun, JudgedRun
 from evalkit.leaderboard.steps import checkpoint_of
 from evalkit.mtbench.folder import SAMPLES, MtBenchFolder
 from evalkit.mtbench.model_tables import scope_figures
@@ -16,7 +16,7 @@ SAMPLE_COLUMNS = (*FIGURE_COLUMNS, "id", "input", "gold", "prediction", "complet
 _SCORE = "score"
 
 
-def figure_rows(run: Run | MtBenchRun) -> Iterator[dict[str, Any]]:
+def figure_rows(run: FinishedRun | JudgedRun) -> Iterator[dict[str, Any]]:
     """A line for each figure of a run, with the keys FIGURE_COLUMNS."""
     facts = _facts(run)
     for dataset, metric, figure in _figures(run):
@@ -25,7 +25,7 @@ def figure_rows(run: Run | MtBenchRun) -> Iterator[dict[str, Any]]:
         yield {**facts, **named, "value": figure.value, "low": low, "high": high, "n": figure.n}
 
 
-def sample_rows(run: Run | MtBenchRun) -> Iterator[dict[str, Any]]:
+def sample_rows(run: FinishedRun | JudgedRun) -> Iterator[dict[str, Any]]:
     """A line for each sample and metric of a run, with the keys SAMPLE_COLUMNS but for low and high.
 
     `value` is None for the metrics that a single sample has none of, as correlations. Of a question that
@@ -35,7 +35,7 @@ def sample_rows(run: Run | MtBenchRun) -> Iterator[dict[str, Any]]:
         InputError: the kept scores are damaged.
     """
     facts = {**_facts(run), "n": 1}
-    if isinstance(run, MtBenchRun):
+    if isinstance(run, JudgedRun):
         yield from ({**facts, **row} for row in _judged_turns(run))
         return
     for dataset, rates in run.results.datasets.items():
@@ -50,8 +50,8 @@ def sample_rows(run: Run | MtBenchRun) -> Iterator[dict[str, Any]]:
                 yield {**row, "metric": metric, "value": (line.get("values") or {}).get(metric)}
 
 
-def _facts(run: Run | MtBenchRun) -> dict[str, Any]:
-    if isinstance(run, MtBenchRun):
+def _facts(run: FinishedRun | JudgedRun) -> dict[str, Any]:
+    if isinstance(run, JudgedRun):
         named = step_of(run.model)
         return {"model": run.model, "run": run.folder.name, "step": named[1] if named else None}
     point = checkpoint_of(run)
@@ -59,8 +59,8 @@ def _facts(run: Run | MtBenchRun) -> dict[str, Any]:
     return {"model": run.model, "run": name, "step": point.step if point else None}
 
 
-def _figures(run: Run | MtBenchRun) -> Iterator[tuple[str, str, Figure]]:
-    if isinstance(run, MtBenchRun):
+def _figures(run: FinishedRun | JudgedRun) -> Iterator[tuple[str, str, Figure]]:
+    if isinstance(run, JudgedRun):
         yield from ((SAMPLES, scope, figure) for scope, figure in scope_figures(run.table).items())
         return
     results = run.results
@@ -71,7 +71,7 @@ def _figures(run: Run | MtBenchRun) -> Iterator[tuple[str, str, Figure]]:
         yield name, _SCORE, figure
 
 
-def _judged_turns(run: MtBenchRun) -> Iterator[dict[str, Any]]:
+def _judged_turns(run: JudgedRun) -> Iterator[dict[str, Any]]:
     folder = MtBenchFolder(run.folder)
     turns = {
         (turn.model, turn.question_id, turn.turn, turn.answer): turn

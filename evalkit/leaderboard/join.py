@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.core.reasons import Reason
-from evalkit.leaderboard.runs import AMOUNT_OPTIONS, Run
+from evalkit.leaderboard.runs import AMOUNT_OPTIONS, FinishedRun
 from evalkit.scoring.categories import (
     MISSING_DATASET,
     OWN_DATASET,
@@ -35,13 +35,13 @@ class LeftOut:
     beside: Path | None = None
 
 
-def join_runs(runs: Sequence[Run], *, partial: bool) -> tuple[list[Run], list[LeftOut]]:
+def join_runs(runs: Sequence[FinishedRun], *, partial: bool) -> tuple[list[FinishedRun], list[LeftOut]]:
     """One run for each row of a board, and the runs that are in none.
 
     Without `partial` only what is complete is taken; a category may become complete by joining.
     """
     left_out: list[LeftOut] = []
-    groups: dict[tuple[str, str], list[Run]] = {}
+    groups: dict[tuple[str, str], list[FinishedRun]] = {}
     others = []
     members = {name for names in category_members().values() for name in names}
     for run in sorted(runs, key=lambda run: (-run.completeness, -run.finished)):
@@ -58,7 +58,9 @@ def join_runs(runs: Sequence[Run], *, partial: bool) -> tuple[list[Run], list[Le
     return rows, left_out
 
 
-def _joined_group(group: Sequence[Run], left_out: list[LeftOut], *, partial: bool) -> list[Run]:
+def _joined_group(
+    group: Sequence[FinishedRun], left_out: list[LeftOut], *, partial: bool
+) -> list[FinishedRun]:
     """The run that runs of one model and one set of rules make, the best of them first; none, or one."""
     if not group:
         return []
@@ -85,7 +87,7 @@ def _joined_group(group: Sequence[Run], left_out: list[LeftOut], *, partial: boo
     return [joined]
 
 
-def _attach(rows: list[Run], run: Run, left_out: list[LeftOut]) -> None:
+def _attach(rows: list[FinishedRun], run: FinishedRun, left_out: list[LeftOut]) -> None:
     """Adds a run without categories to the model's row, or as a row of its own."""
     for place, row in enumerate(rows):
         if row.model != run.model:
@@ -102,14 +104,14 @@ def _attach(rows: list[Run], run: Run, left_out: list[LeftOut]) -> None:
     rows.append(run)
 
 
-def _joined(runs: Sequence[Run]) -> Run:
+def _joined(runs: Sequence[FinishedRun]) -> FinishedRun:
     """The joined run; a single one stays as it is, but for own datasets in its categories."""
     first = runs[0]
     own = (why for whys in first.results.partial.categories.values() for why in whys)
     if len(runs) == 1 and OWN_DATASET not in map(_template, own):
         return first
     folders = [run.folder for run in runs]
-    return Run(
+    return FinishedRun(
         folder=Path(os.path.commonpath(map(os.path.abspath, folders))) if len(runs) > 1 else first.folder,
         results=join_results([(run.results, run.folder) for run in runs]),
         finished=max(run.finished for run in runs),
@@ -118,17 +120,17 @@ def _joined(runs: Sequence[Run]) -> Run:
     )
 
 
-def _adds(taken: Sequence[Run], run: Run) -> bool:
+def _adds(taken: Sequence[FinishedRun], run: FinishedRun) -> bool:
     """Whether a run has a dataset that none of these has."""
     return any(all(name not in one.results.datasets for one in taken) for name in run.results.datasets)
 
 
-def _refused(run: Run) -> LeftOut:
+def _refused(run: FinishedRun) -> LeftOut:
     reason = Reason("partial: {reasons} (--partial shows it)", reasons=run.reasons)
     return LeftOut(run.folder, reason, run.model)
 
 
-def _lasting_reasons(run: Run) -> list[str]:
+def _lasting_reasons(run: FinishedRun) -> list[str]:
     """Why a run is partial, but for datasets that are missing, which another run may have."""
     partial = run.results.partial
     reasons = [*partial.reasons, *(why for whys in partial.categories.values() for why in whys)]
@@ -139,7 +141,7 @@ def _template(why: str) -> str:
     return getattr(why, "template", "")
 
 
-def _conditions(run: Run) -> dict[str, Any]:
+def _conditions(run: FinishedRun) -> dict[str, Any]:
     """All that decides a run's figures, its datasets aside."""
     identity, options = run.identity, run.results.protocol.options
     sampling = bool(options.get("generation.do_sample") or options.get("generation.from_model"))

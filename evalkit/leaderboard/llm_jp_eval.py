@@ -13,7 +13,7 @@ from typing import Any
 from evalkit.core.errors import InputError
 from evalkit.core.files import read_json
 from evalkit.core.reasons import Reason
-from evalkit.leaderboard.rows import HUB, JASTER_COLUMNS, Kind, Row
+from evalkit.leaderboard.rows import HUB, JASTER_COLUMNS, BoardRow, Origin
 from evalkit.records.results import Figure, is_number
 
 RULES = "llm-jp-eval's own result, as its file says"
@@ -29,7 +29,7 @@ _NAMES = (
 )
 
 
-def read_llm_jp_eval(path: Path) -> Row:
+def read_llm_jp_eval(path: Path) -> BoardRow:
     """The row of one result file.
 
     Raises:
@@ -40,9 +40,9 @@ def read_llm_jp_eval(path: Path) -> Row:
     if not scores:
         raise InputError("no scores in it: llm-jp-eval's result has AVG, NLI, ... below scores", where=path)
     name = _name(content) or path.stem
-    return Row(
+    return BoardRow(
         model=name,
-        kind=Kind.llm_jp_eval,
+        kind=Origin.llm_jp_eval,
         url=HUB + name if re.fullmatch(_HUB_NAME, name, re.ASCII) else None,
         cells={column: Figure(scores[column]) for column in JASTER_COLUMNS if column in scores},
         datasets={key: Figure(value) for key, value in scores.items() if key not in JASTER_COLUMNS},

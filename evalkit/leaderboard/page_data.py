@@ -14,8 +14,8 @@ from evalkit.core.reasons import sentences_in
 from evalkit.leaderboard.board import Board, natural_order
 from evalkit.leaderboard.compare import Comparison, compare_samples, differences
 from evalkit.leaderboard.comparison_report import sentences
-from evalkit.leaderboard.rows import PFGEN, Row, Table, tables_of
-from evalkit.leaderboard.runs import Run
+from evalkit.leaderboard.rows import PFGEN, BoardRow, Table, tables_of
+from evalkit.leaderboard.runs import FinishedRun
 from evalkit.leaderboard.steps import checkpoint_of
 from evalkit.leaderboard.tables import left_out_by_reason, marks, notes_by_text
 from evalkit.records.environment import CONFIG, kept_environment, read_timings
@@ -30,7 +30,7 @@ _VERSIONS = ("evalkit", "torch", "transformers", "vllm")
 
 def page_data(
     board: Board,
-    runs: Mapping[int, Run],
+    runs: Mapping[int, FinishedRun],
     lang: Lang,
     resamples: int,
     tokens: Mapping[Path, int],
@@ -70,7 +70,7 @@ def page_data(
     return content | {"reasons": sentences_in(content)}
 
 
-def _table(table: Table, rows: Sequence[Row]) -> dict[str, Any]:
+def _table(table: Table, rows: Sequence[BoardRow]) -> dict[str, Any]:
     places = {id(row): index for index, row in enumerate(rows)}
     shown = table.rows(rows)
     rules = [table.rules(row) for row in shown]
@@ -98,7 +98,7 @@ def _short(value: float | None) -> float | None:
     return None if value is None else round(value, 6)
 
 
-def _datasets(runs: Mapping[int, Run]) -> dict[str, dict[str, Any]]:
+def _datasets(runs: Mapping[int, FinishedRun]) -> dict[str, dict[str, Any]]:
     members = {name: category for category, names in category_members().items() for name in names}
     found: dict[str, dict[str, Any]] = {}
     for run in runs.values():
@@ -117,7 +117,7 @@ def _datasets(runs: Mapping[int, Run]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _row(row: Row, tokens: Mapping[Path, int]) -> dict[str, Any]:
+def _row(row: BoardRow, tokens: Mapping[Path, int]) -> dict[str, Any]:
     checkpoint = checkpoint_of(row.run) if row.run else None
     results = row.run.results if row.run else None
     datasets = results.datasets if results else {}
@@ -176,7 +176,7 @@ def _facts(
     }
 
 
-def _pairs(runs: Mapping[int, Run], resamples: int, across_rules: bool) -> dict[str, dict[str, Any]]:
+def _pairs(runs: Mapping[int, FinishedRun], resamples: int, across_rules: bool) -> dict[str, dict[str, Any]]:
     chosen = list(runs.items())[:MOST_PAIRED]
     return {
         f"{first}-{second}": _pair(a, b, resamples, across_rules)
@@ -184,7 +184,7 @@ def _pairs(runs: Mapping[int, Run], resamples: int, across_rules: bool) -> dict[
     }
 
 
-def _pair(a: Run, b: Run, resamples: int, across_rules: bool) -> dict[str, Any]:
+def _pair(a: FinishedRun, b: FinishedRun, resamples: int, across_rules: bool) -> dict[str, Any]:
     options, data = differences(a, b)
     if data or (options and not across_rules):
         return {"refused": [*options, *data]}

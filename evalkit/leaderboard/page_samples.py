@@ -17,7 +17,7 @@ from evalkit.core.files import read_text
 from evalkit.core.reasons import sentences_in, with_sentences
 from evalkit.core.text import text_sha256
 from evalkit.leaderboard.rows import PFGEN
-from evalkit.leaderboard.runs import MtBenchRun, Run
+from evalkit.leaderboard.runs import FinishedRun, JudgedRun
 from evalkit.metrics.prediction import gold
 from evalkit.mtbench.books import BookOptions
 from evalkit.mtbench.folder import MtBenchFolder
@@ -59,7 +59,7 @@ class _Dataset:
 
 
 def dataset_samples(
-    runs: Mapping[int, Run], data_dir: str | None
+    runs: Mapping[int, FinishedRun], data_dir: str | None
 ) -> tuple[dict[str, dict[str, Any]], dict[Path, int]]:
     """The samples of every dataset, as plain JSON values, and the tokens that each run folder generated.
 
@@ -115,7 +115,9 @@ class _Prompts:
         return _PromptFrame(*parts) if len(parts) == 2 else None
 
 
-def _dataset_answers(dataset: _Dataset, run: Run, name: str, prompts: _Prompts) -> tuple[dict[str, Any], int]:
+def _dataset_answers(
+    dataset: _Dataset, run: FinishedRun, name: str, prompts: _Prompts
+) -> tuple[dict[str, Any], int]:
     """The answers of a run, and the tokens generated.
 
     The scores are of each question, all else of each answer, and `each` counts the answers to a question. A
@@ -243,7 +245,7 @@ def _json(dataset: _Dataset) -> dict[str, Any]:
 
 
 def conversations(
-    benches: Mapping[int, MtBenchRun], data_dir: str | None, mirror: str | None
+    benches: Mapping[int, JudgedRun], data_dir: str | None, mirror: str | None
 ) -> dict[str, Any]:
     """Each row's answers with their judgments, and the questions they answer, as plain JSON values.
 
@@ -261,7 +263,7 @@ def conversations(
     return {"questions": questions, "asked": asked, "runs": runs}
 
 
-def _conversation_answers(bench: MtBenchRun) -> list[dict[str, Any]]:
+def _conversation_answers(bench: JudgedRun) -> list[dict[str, Any]]:
     """One entry per answer: question id, category, number of the answer, and its turns."""
     turns, _ = read_log(bench.folder / "samples" / "mt_bench.jsonl")
     judged = _judgments(bench.folder)
@@ -293,7 +295,7 @@ def _judgments(folder: Path) -> dict[tuple[str, int, int, int], list[dict[str, A
 
 def _add_questions(
     found: dict[str, dict[int, list[str]]],
-    bench: MtBenchRun,
+    bench: JudgedRun,
     answers: Iterable[Mapping[str, Any]],
     options: BookOptions,
 ) -> str | None:

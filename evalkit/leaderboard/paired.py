@@ -33,7 +33,7 @@ _ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
-class Pairs:
+class PairedScores:
     """The scores of two models on the same n samples, a[i] and b[i] of the same sample: [n] each."""
 
     a: FloatArray
@@ -65,7 +65,7 @@ class Difference:
 
 
 def mean_difference(
-    pairs: Pairs,
+    pairs: PairedScores,
     resamples: int,
     stream: int = 0,
     *,
@@ -97,7 +97,7 @@ def mean_difference(
     return Difference(value, spread, null, p, test)
 
 
-def share_difference(pairs: Pairs, sizes: FloatArray, resamples: int, stream: int = 0) -> Difference:
+def share_difference(pairs: PairedScores, sizes: FloatArray, resamples: int, stream: int = 0) -> Difference:
     """The difference of shares of instructions, of which each of the n prompts has some: [n].
 
     `pairs` holds the share of each prompt. Prompts are resampled and swapped, each with all of its own.
@@ -113,7 +113,7 @@ def share_difference(pairs: Pairs, sizes: FloatArray, resamples: int, stream: in
 
 
 def correlation_difference(
-    metric: CorrelationMetric, pairs: Pairs, golds: FloatArray, resamples: int, stream: int = 0
+    metric: CorrelationMetric, pairs: PairedScores, golds: FloatArray, resamples: int, stream: int = 0
 ) -> Difference:
     """The difference of two correlations with the same gold numbers [n]; a and b are predictions."""
     a, b, gold = pairs.a.tolist(), pairs.b.tolist(), golds.tolist()
@@ -191,7 +191,7 @@ def _kept_signs(n: int, stream: int) -> FloatArray:
     return np.concatenate([swaps * -2.0 + 1.0 for swaps in _swaps(n, stream)])
 
 
-def _swapped(metric: CorrelationMetric, pairs: Pairs, golds: FloatArray, stream: int) -> FloatArray:
+def _swapped(metric: CorrelationMetric, pairs: PairedScores, golds: FloatArray, stream: int) -> FloatArray:
     """The difference of the correlations under random swaps: [DRAWS]."""
     from scipy.stats import rankdata
 

@@ -14,7 +14,7 @@ from evalkit.leaderboard.comparison_report import comparison_json, flipped_frame
 from evalkit.leaderboard.exports import lm_eval_files, log_to_wandb, model_card_files
 from evalkit.leaderboard.page import PageOptions, page_html
 from evalkit.leaderboard.rows import jaster_row
-from evalkit.leaderboard.runs import Run
+from evalkit.leaderboard.runs import FinishedRun
 from evalkit.leaderboard.steps import Checkpoint, steps_frame
 from evalkit.leaderboard.tables import csv_text, frame_text, markdown
 
@@ -87,6 +87,6 @@ def write_steps(out: Path, points: Sequence[Checkpoint], page: PageOptions) -> l
     return [out / "steps.csv", out / "steps.html"]
 
 
-def _write_page(path: Path, runs: Sequence[Run], page: PageOptions) -> None:
+def _write_page(path: Path, runs: Sequence[FinishedRun], page: PageOptions) -> None:
     board = Board(tuple(jaster_row(run) for run in runs), ())
     write_text_atomic(path, page_html(board, page))

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from evalkit.core.errors import InputError
-from evalkit.leaderboard.runs import MtBenchRun, Run
+from evalkit.leaderboard.runs import FinishedRun, JudgedRun
 from evalkit.records.results import AVERAGE, WITHOUT_MT, Figure
 from evalkit.scoring.categories import category_members
 from evalkit.tasks.spec import task_names
@@ -36,7 +36,7 @@ NO_FIGURE = Figure(None)
 HUB = "https://huggingface.co/"
 
 
-class Kind(Enum):
+class Origin(Enum):
     """Where a row's figures are from: measured here, published, or read from llm-jp-eval's own result."""
 
     run = "run"
@@ -45,7 +45,7 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True)
-class Row:
+class BoardRow:
     """One row: `cells` and `mt_bench` by the card's columns; columns without a figure are absent.
 
     `rules` names the protocol and every deviation: rows are comparable when theirs are equal. `remarks`
@@ -53,7 +53,7 @@ class Row:
     """
 
     model: str
-    kind: Kind
+    kind: Origin
     url: str | None = None
     cells: Mapping[str, Figure] = field(default_factory=dict)
     datasets: Mapping[str, Figure] = field(default_factory=dict)
@@ -62,8 +62,8 @@ class Row:
     mt_bench_rules: str = ""
     reasons: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
-    run: Run | None = None
-    mt_bench_run: MtBenchRun | None = None
+    run: FinishedRun | None = None
+    mt_bench_run: JudgedRun | None = None
 
     @property
     def partial(self) -> bool:
@@ -94,25 +94,25 @@ class Table:
     columns: tuple[str, ...]
     digits: int
     prefix: str
-    cells: Callable[[Row], Mapping[str, Figure]]
-    rules: Callable[[Row], str]
+    cells: Callable[[BoardRow], Mapping[str, Figure]]
+    rules: Callable[[BoardRow], str]
 
-    def rows(self, rows: Sequence[Row]) -> list[Row]:
+    def rows(self, rows: Sequence[BoardRow]) -> list[BoardRow]:
         """The rows that have figures in this table, best first by the first column that has any."""
         shown = [row for row in rows if self.cells(row)]
         first = [*self.filled(shown), self.columns[0]][0]
 
-        def place(row: Row) -> tuple[bool, float]:
+        def place(row: BoardRow) -> tuple[bool, float]:
             value = self.cells(row).get(first, NO_FIGURE).value
             return (value is None, -(value or 0.0))
 
         return sorted(shown, key=place)
 
-    def column(self, name: str, rows: Sequence[Row]) -> list[Figure]:
+    def column(self, name: str, rows: Sequence[BoardRow]) -> list[Figure]:
         """One cell per row; without a value where a row has none."""
         return [self.cells(row).get(name, NO_FIGURE) for row in rows]
 
-    def filled(self, rows: Sequence[Row]) -> list[str]:
+    def filled(self, rows: Sequence[BoardRow]) -> list[str]:
         """The columns in which any row has a figure."""
         return [n for n in self.columns if any(cell.value is not None for cell in self.column(n, rows))]
 
@@ -163,7 +163,7 @@ TABLES = (
 )
 
 
-def tables_of(rows: Sequence[Row]) -> list[Table]:
+def tables_of(rows: Sequence[BoardRow]) -> list[Table]:
     """The tables of these rows: the shipped ones, and one of own tasks where there are some."""
     names = tuple(sorted({name for row in rows for name in row.own_datasets}))
     own = Table(
@@ -178,7 +178,7 @@ def tables_of(rows: Sequence[Row]) -> list[Table]:
     return [*TABLES, own] if names else list(TABLES)
 
 
-def _own_cells(row: Row) -> dict[str, Figure]:
+def _own_cells(row: BoardRow) -> dict[str, Figure]:
     keys = {name: f"{name}_{row.run.metric(name)}" for name in row.own_datasets if row.run}
     return {name: row.datasets[key] for name, key in keys.items() if key in row.datasets}
 
@@ -188,19 +188,19 @@ def _shipped() -> frozenset[str]:
     return frozenset((*task_names(), PFGEN))
 
 
-def measured(rows: Sequence[Row]) -> list[Row]:
+def measured(rows: Sequence[BoardRow]) -> list[BoardRow]:
     """The rows that were measured here.
 
     Raises:
         InputError: there is none.
     """
-    own = [row for row in rows if row.kind is Kind.run]
+    own = [row for row in rows if row.kind is Origin.run]
     if not own:
         raise InputError("no row was measured here: published and imported rows are not exported")
     return own
 
 
-def jaster_row(run: Run, remarks: Iterable[str] = ()) -> Row:
+def jaster_row(run: FinishedRun, remarks: Iterable[str] = ()) -> BoardRow:
     """The row of one run."""
     results = run.results
     members = category_members()
@@ -219,9 +219,9 @@ def jaster_row(run: Run, remarks: Iterable[str] = ()) -> Row:
         cells[AVERAGE] = replace(average, partial=bool(whole))
     if (others := results.average.get(WITHOUT_MT)) is not None:
         cells[WITHOUT_MT] = replace(others, partial=True)
-    return Row(
+    return BoardRow(
         model=run.model,
-        kind=Kind.run,
+        kind=Origin.run,
         url=model_url(run.identity.get("model", {})),
         cells=cells,
         datasets={

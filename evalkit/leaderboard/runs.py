@@ -26,7 +26,7 @@ _UNRECORDED: dict[str, Any] = {"suite.chat": False, "suite.chat_turns": False, "
 
 
 @dataclass(frozen=True)
-class Run:
+class FinishedRun:
     """A finished run: its folder, its results, and when results.json was written (seconds).
 
     `label` stands for the model's name where two runs of one model are told apart. `parts` are the runs it
@@ -38,7 +38,7 @@ class Run:
     results: Results
     finished: float
     label: str | None = None
-    parts: tuple["Run", ...] = ()
+    parts: tuple["FinishedRun", ...] = ()
     _scores: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict, repr=False, compare=False)
     _records: dict[str, dict[str, SampleRecord]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -67,11 +67,11 @@ class Run:
         return protocol_of(self.leaves[0].results)
 
     @property
-    def leaves(self) -> tuple["Run", ...]:
+    def leaves(self) -> tuple["FinishedRun", ...]:
         """The runs it joins, or itself."""
         return self.parts or (self,)
 
-    def leaf(self, dataset: str) -> "Run":
+    def leaf(self, dataset: str) -> "FinishedRun":
         """The run that a dataset's figures are from."""
         return next((part for part in self.parts if dataset in part.results.datasets), self)
 
@@ -154,7 +154,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class MtBenchRun:
+class JudgedRun:
     """One model's part of a judged MT-Bench run; `content` is the whole results.json.
 
     `mark` follows the preset's name where different presets have that name.

@@ -9,7 +9,7 @@ from evalkit.core.errors import InputError
 from evalkit.core.text import step_of
 from evalkit.leaderboard.compare import Compared, Comparison, compare
 from evalkit.leaderboard.rows import JASTER_COLUMNS, NO_FIGURE, jaster_row
-from evalkit.leaderboard.runs import Run
+from evalkit.leaderboard.runs import FinishedRun
 from evalkit.records.results import Figure
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Checkpoint:
 
     series: str
     step: int
-    run: Run
+    run: FinishedRun
     gain: Comparison | None = None
 
     @property
@@ -44,7 +44,7 @@ class Checkpoint:
         return of_datasets | {line.name: line for line in (*self.gain.categories, *average)}
 
 
-def checkpoint_of(run: Run) -> Checkpoint | None:
+def checkpoint_of(run: FinishedRun) -> Checkpoint | None:
     """The checkpoint a run is of: by the model's name, else by the folder it was read from."""
     path = str(run.results.run.get("identity", {}).get("model", {}).get("path", ""))
     for name in (run.model, path):
@@ -54,7 +54,7 @@ def checkpoint_of(run: Run) -> Checkpoint | None:
 
 
 def trace(
-    runs: Sequence[Run], *, partial: bool, across_rules: bool = False, resamples: int
+    runs: Sequence[FinishedRun], *, partial: bool, across_rules: bool = False, resamples: int
 ) -> list[Checkpoint]:
     """The checkpoints in the order of their steps, each compared with the one before it.
 
@@ -70,7 +70,7 @@ def trace(
     return [replace(one, gain=gain) for one, gain in zip(checkpoints, [None, *gains], strict=True)]
 
 
-def _ordered(runs: Sequence[Run]) -> list[Checkpoint]:
+def _ordered(runs: Sequence[FinishedRun]) -> list[Checkpoint]:
     checkpoints = []
     for run in runs:
         found = checkpoint_of(run)

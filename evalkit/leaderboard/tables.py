@@ -13,7 +13,7 @@ from evalkit.core.reasons import Reason
 from evalkit.core.words import shown, t
 from evalkit.leaderboard.board import Board, natural_order
 from evalkit.leaderboard.join import LeftOut
-from evalkit.leaderboard.rows import Kind, Row, Table, escaped, tables_of
+from evalkit.leaderboard.rows import BoardRow, Origin, Table, escaped, tables_of
 from evalkit.records.results import WITHOUT_MT, Figure
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ PARTIAL = "*"
 Mark = Literal["best", "tie", ""]
 
 
-def csv_frame(rows: Sequence[Row]) -> "pd.DataFrame":
+def csv_frame(rows: Sequence[BoardRow]) -> "pd.DataFrame":
     """One line per row: model, kind, the card's columns rounded as the card does, then intervals.
 
     A missing figure is an empty field. MT-Bench columns are called `mt_bench_<category>`, the ends
@@ -55,7 +55,7 @@ def csv_frame(rows: Sequence[Row]) -> "pd.DataFrame":
     return pd.DataFrame(columns)
 
 
-def csv_text(rows: Sequence[Row]) -> str:
+def csv_text(rows: Sequence[BoardRow]) -> str:
     """leaderboard.csv."""
     return frame_text(csv_frame(rows))
 
@@ -78,7 +78,7 @@ def _paths(entries: Sequence[LeftOut]) -> str:
     return ", ".join("`{}`".format(str(entry.path).replace("`", "'")) for entry in entries)
 
 
-def markdown_tables(rows: Sequence[Row], heading: str = "##") -> str:
+def markdown_tables(rows: Sequence[BoardRow], heading: str = "##") -> str:
     """The tables with their notes; a table without figures is left out."""
     parts = []
     for table in tables_of(rows):
@@ -93,7 +93,7 @@ def markdown_tables(rows: Sequence[Row], heading: str = "##") -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def notes_by_text(rows: Sequence[Row]) -> dict[str, list[str]]:
+def notes_by_text(rows: Sequence[BoardRow]) -> dict[str, list[str]]:
     """What must be known of rows, and the models that each sentence is about."""
     found: dict[str, list[str]] = {}
     for row in rows:
@@ -102,7 +102,7 @@ def notes_by_text(rows: Sequence[Row]) -> dict[str, list[str]]:
     return {note: sorted(models, key=natural_order) for note, models in found.items()}
 
 
-def row_notes(rows: Sequence[Row]) -> list[str]:
+def row_notes(rows: Sequence[BoardRow]) -> list[str]:
     """A line for each sentence about rows, said once for all models that share it."""
     return [of_models(models, note) for note, models in notes_by_text(rows).items()]
 
@@ -176,7 +176,7 @@ def _is_measured(cell: Figure) -> bool:
     return cell.ci95 is not None or cell.n > 0
 
 
-def _folders(row: Row) -> str:
+def _folders(row: BoardRow) -> str:
     folders = [run.folder for run in row.run.leaves] if row.run else []
     folders += [row.mt_bench_run.folder] if row.mt_bench_run else []
     return "; ".join(folder.as_posix() for folder in folders)
@@ -196,7 +196,7 @@ def rounded(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def _table(table: Table, rows: Sequence[Row], notes: Mapping[str, int]) -> str:
+def _table(table: Table, rows: Sequence[BoardRow], notes: Mapping[str, int]) -> str:
     rules = [table.rules(row) for row in rows]
     # All of the card's columns; what stands in for its average only where a row has it.
     names = [name for name in table.columns if name != WITHOUT_MT or name in table.filled(rows)]
@@ -219,10 +219,10 @@ def _cell(cell: Figure, mark: Mark, digits: int) -> str:
     return f"**{text}**" if mark == "best" else text + (TIE if mark == "tie" else "")
 
 
-def _name(row: Row, note: int | None) -> str:
+def _name(row: BoardRow, note: int | None) -> str:
     name = escaped(row.model)
     linked = f"[{name}]({row.url})" if row.url else name
-    kind = f" ({t(row.kind.value)})" if row.kind is not Kind.run else ""
+    kind = f" ({t(row.kind.value)})" if row.kind is not Origin.run else ""
     return linked + kind + (f" <sup>{note}</sup>" if note else "")
 
 
@@ -232,7 +232,7 @@ def notes_of(rules: Sequence[str]) -> dict[str, int]:
     return {rule: number for number, rule in enumerate(kinds, 1)} if len(kinds) > 1 else {}
 
 
-def _legend(table: Table, rows: Sequence[Row], notes: Mapping[str, int]) -> list[str]:
+def _legend(table: Table, rows: Sequence[BoardRow], notes: Mapping[str, int]) -> list[str]:
     lines = []
     if sum(any(cell.ci95 for cell in table.cells(row).values()) for row in rows) > 1:
         lines.append(

@@ -29,7 +29,7 @@ from evalkit.metrics.base import MetricUnavailableError, Mode
 from evalkit.metrics.intervals import Spread
 
 Arguments = Mapping[str, Any]
-Outcome = tuple[bool, Reason]
+Checked = tuple[bool, Reason]
 
 _AT_LEAST, _BELOW, _EXACTLY = "以上", "未満", "="
 _RELATIONS: dict[str, tuple[str, Callable[[int, int], bool]]] = {
@@ -69,7 +69,7 @@ class Verdict:
     unsatisfiable: Reason | None = None
 
 
-class Kind(NamedTuple):
+class InstructionKind(NamedTuple):
     """How one kind of instruction is checked: an entry of ifeval.yaml."""
 
     rule: str
@@ -77,7 +77,7 @@ class Kind(NamedTuple):
     pattern: str = ""
     relation: str = ""
 
-    def check(self, text: str, arguments: Arguments) -> Outcome:
+    def check(self, text: str, arguments: Arguments) -> Checked:
         """Whether a text passes, and what was found."""
         if not text.strip():
             return False, Reason("the answer is blank")
@@ -89,7 +89,9 @@ class Kind(NamedTuple):
 
 
 _TABLE = read_yaml(Path(__file__).with_name("ifeval.yaml"))
-KINDS: dict[str, Kind] = {f"ja:{name}": Kind(**entry) for name, entry in _TABLE["kinds"].items()}
+KINDS: dict[str, InstructionKind] = {
+    f"ja:{name}": InstructionKind(**entry) for name, entry in _TABLE["kinds"].items()
+}
 
 
 # What an argument must be.
@@ -179,7 +181,7 @@ def _without_quotations(text: str) -> str:
     return re.sub("『.*?』", "", re.sub("「.*?」", "", text))
 
 
-def _quantity(found: int, relation: str, n: int) -> Outcome:
+def _quantity(found: int, relation: str, n: int) -> Checked:
     text, holds = _RELATIONS[relation]
     wanted = Reason(text, n=n)
     return holds(found, n), Reason("found {found}, wanted {wanted}", found=found, wanted=wanted)
@@ -190,37 +192,37 @@ def _quoted(text: str) -> str:
     return line if len(line) <= _LONGEST_QUOTE else f"{line[:_LONGEST_QUOTE]}…"
 
 
-def _some_of(found: Sequence[str], *wanted: str) -> Outcome:
+def _some_of(found: Sequence[str], *wanted: str) -> Checked:
     if found:
         return True, Reason("found {text}", text=_quoted(found[0]))
     return False, Reason("not found: {texts}", texts=wanted)
 
 
-def _none_of(found: Sequence[str]) -> Outcome:
+def _none_of(found: Sequence[str]) -> Checked:
     if not found:
         return True, Reason("found none")
     return False, Reason("found {texts}, wanted none", texts=_quoted(" ".join(dict.fromkeys(found))))
 
 
-def _begins(text: str, wanted: str) -> Outcome:
+def _begins(text: str, wanted: str) -> Checked:
     reason = Reason("begins with {found}, wanted {wanted}", found=_quoted(text), wanted=_quoted(wanted))
     return text.startswith(wanted), reason
 
 
-def _ends(text: str, wanted: str) -> Outcome:
+def _ends(text: str, wanted: str) -> Checked:
     found = _quoted(text[-len(wanted) :])
     reason = Reason("ends with {found}, wanted {wanted}", found=found, wanted=_quoted(wanted))
     return text.endswith(wanted), reason
 
 
-def _existence(text: str, given: Arguments) -> Outcome:
+def _existence(text: str, given: Arguments) -> Checked:
     absent = [word for word in given["keywords"] if word not in _surfaces(text)]
     if absent:
         return False, Reason("not among the tokens of the answer: {texts}", texts=absent)
     return True, Reason("found every keyword")
 
 
-def _language(text: str, given: Arguments) -> Outcome:
+def _language(text: str, given: Arguments) -> Checked:
     from langdetect import DetectorFactory, LangDetectException, detect
 
     # langdetect draws at random; the seed makes its answers repeatable.
@@ -246,14 +248,14 @@ def _sentences(text: str, given: Arguments) -> int:
     return sum(1 for _ in split_punctuation(joined, punctuations="。!?"))
 
 
-def _pieces(pieces: Sequence[str], n: int) -> Outcome:
+def _pieces(pieces: Sequence[str], n: int) -> Checked:
     """Whether n pieces are not blank, and the only blank ones stand first and last."""
     if not all(piece.strip() for piece in pieces[1:-1]):
         return False, Reason("nothing stands between two separators")
     return _quantity(sum(bool(piece.strip()) for piece in pieces), _EXACTLY, n)
 
 
-def _two_responses(text: str, given: Arguments) -> Outcome:
+def _two_responses(text: str, given: Arguments) -> Checked:
     pieces = text.split("******")
     two = _pieces(pieces, 2)
     if two[0] and len({piece.strip() for piece in pieces if piece.strip()}) == 1:
@@ -261,7 +263,7 @@ def _two_responses(text: str, given: Arguments) -> Outcome:
     return two
 
 
-def _first_word(text: str, given: Arguments) -> Outcome:
+def _first_word(text: str, given: Arguments) -> Checked:
     pieces, nth = text.split("\n\n"), given["nth_paragraph"]
     count = sum(bool(piece.strip()) for piece in pieces)
     # The count leaves blank pieces out, the numbering does not: so the reference has it.
@@ -272,17 +274,17 @@ def _first_word(text: str, given: Arguments) -> Outcome:
     return _quantity(count, _EXACTLY, given["num_paragraphs"]) if begins[0] else begins
 
 
-def _postscript(text: str, given: Arguments) -> Outcome:
+def _postscript(text: str, given: Arguments) -> Checked:
     marker = given["postscript_marker"]
     return _some_of(re.findall(_POSTSCRIPTS.get(marker, re.escape(marker)), text, re.IGNORECASE), marker)
 
 
-def _title(text: str, given: Arguments) -> Outcome:
+def _title(text: str, given: Arguments) -> Checked:
     titles = [title.lstrip("『").rstrip("』") for title in re.findall("『[^\n]+』", text)]
     return _some_of([title for title in titles if title.strip()], "『…』")
 
 
-def _json(text: str, given: Arguments) -> Outcome:
+def _json(text: str, given: Arguments) -> Checked:
     text = text.strip()
     for fence in ("```json", "```Json", "```JSON", "```"):
         text = text.removeprefix(fence)
@@ -293,25 +295,25 @@ def _json(text: str, given: Arguments) -> Outcome:
     return True, Reason("it is JSON")
 
 
-def _quotation(text: str, given: Arguments) -> Outcome:
+def _quotation(text: str, given: Arguments) -> Checked:
     text = text.strip()
     passed = len(text) > 1 and text[0] == "「" and text[-1] == "」"
     return passed, Reason("the first character is {first}, the last {last}", first=text[0], last=text[-1])
 
 
-def _unified_end(text: str, given: Arguments) -> Outcome:
+def _unified_end(text: str, given: Arguments) -> Checked:
     sentences = [sentence for sentence in re.split("[。！？]", _without_quotations(text)) if sentence]
     ends = [_ends(sentence, given["ending"]) for sentence in sentences]
     return next((end for end in ends if not end[0]), (True, Reason("all {n} sentences end so", n=len(ends))))
 
 
-def _furigana(text: str, given: Arguments) -> Outcome:
+def _furigana(text: str, given: Arguments) -> Checked:
     runs, read = (len(re.findall(p, text)) for p in (f"{_KANJI}+", f"{_KANJI}+（[ぁ-ん]+）"))
     return runs == read, Reason("{n} of {all} runs of kanji have furigana", n=read, all=runs)
 
 
 # The rules of ifeval.yaml: what a rule counts in a text, or whether the text passes and why.
-_RULES: dict[str, Callable[[str, Arguments], int | Outcome]] = {
+_RULES: dict[str, Callable[[str, Arguments], int | Checked]] = {
     "absent": lambda text, given: _none_of(re.findall(given["pattern"], text)),
     "characters": lambda text, given: len(text),
     "end": lambda text, given: _ends(text.strip().strip("」』"), given["end_phrase"].strip().strip("」』")),

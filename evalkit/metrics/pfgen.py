@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Question:
+class PfgenQuestion:
     """One question of the benchmark, `Q01` to `Q50`, with the 1,000 or so reference texts of each aspect.
 
     `keywords` are the conditions of helpfulness as in the data.
@@ -217,14 +217,14 @@ def _best_fluency(gains: IntArray) -> FloatArray:
     return best
 
 
-def table_path(question: Question) -> Path:
+def table_path(question: PfgenQuestion) -> Path:
     """Where the cache folder keeps the tables of a question's references."""
     references = [[aspect, list(texts)] for aspect, texts in question.references.items()]
     name = f"{question.id}-{text_sha256(canonical_json(references))[:16]}-{TABLES_VERSION}.npz"
     return cache_dir() / "pfgen" / name
 
 
-def tables_of(question: Question) -> Tables:
+def tables_of(question: PfgenQuestion) -> Tables:
     """The tables of a question: the kept ones of the same references, else built and kept."""
     path = table_path(question)
     try:
@@ -248,7 +248,7 @@ def tables_of(question: Question) -> Tables:
 # --- one answer ----------------------------------------------------------------------------------
 
 
-def score_answers(question: Question, tables: Tables, answers: Sequence[str]) -> list[AnswerScore]:
+def score_answers(question: PfgenQuestion, tables: Tables, answers: Sequence[str]) -> list[AnswerScore]:
     """The scores of one or more answers to a question, in order."""
     aspects = list(question.references)
 

@@ -98,7 +98,7 @@ RULES: Mapping[str, Rule] = {
 
 TURN_SCOPES = {"turn_1": 1, "turn_2": 2}
 
-Table = dict[str, float | None]
+CategoryMeans = dict[str, float | None]
 
 
 def scopes(rows: Iterable[Scored]) -> list[str]:
@@ -108,13 +108,13 @@ def scopes(rows: Iterable[Scored]) -> list[str]:
     return ["average", *known, *sorted(present - set(known)), *TURN_SCOPES]
 
 
-def table(rows: Sequence[Scored], rule: Rule, reduce: Reduce = Reduce.mean) -> Table:
+def table(rows: Sequence[Scored], rule: Rule, reduce: Reduce = Reduce.mean) -> CategoryMeans:
     """One model's figures by scope, unrounded; None where no score is left."""
     kept = _kept(rows, rule, reduce)
     return {scope: _figure(in_scope(kept, scope), rule) for scope in scopes(rows)}
 
 
-def all_tables(rows: Sequence[Scored], reduce: Reduce = Reduce.mean) -> dict[str, Table]:
+def all_tables(rows: Sequence[Scored], reduce: Reduce = Reduce.mean) -> dict[str, CategoryMeans]:
     """`table` by the name of every rule."""
     return {name: table(rows, rule, reduce) for name, rule in RULES.items()}
 

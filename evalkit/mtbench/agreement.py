@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from evalkit.core.durable import write_json_atomic
 from evalkit.core.errors import InputError
-from evalkit.core.files import Row, int_field, text_field
+from evalkit.core.files import JsonObject, int_field, text_field
 from evalkit.core.types import Judgment
 from evalkit.mtbench.aggregate import RULES, table
 from evalkit.mtbench.books import BookOptions
@@ -188,7 +188,7 @@ def _votes(pairs: Sequence[tuple[Choice, Choice]], judges: tuple[str, str], turn
     )
 
 
-def _pair_vote(row: Row, place: str) -> Vote | None:
+def _pair_vote(row: JsonObject, place: str) -> Vote | None:
     pair = pair_of(row, place)
     outcome = Match(pair.question_id, pair.turn, pair.model_1, pair.model_2, *pair.winners).outcome
     if outcome == "error":
@@ -199,7 +199,7 @@ def _pair_vote(row: Row, place: str) -> Vote | None:
     return Vote(pair.question_id, pair.turn, pair.model_1, pair.model_2, kind, choice)
 
 
-def _given_vote(row: Row, place: str) -> Vote:
+def _given_vote(row: JsonObject, place: str) -> Vote:
     kind = kind_of_judge(row.get("judge"))
     if kind is None:
         raise InputError("the name of a judge was expected", where=f"{place}, field judge")

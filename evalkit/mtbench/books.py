@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from evalkit.core.config import Config
 from evalkit.core.errors import EvalkitError, InputError, UnreachableError
-from evalkit.core.files import Row, read_rows, text_field
+from evalkit.core.files import JsonObject, read_rows, text_field
 from evalkit.core.text import command
 from evalkit.core.types import Message
 from evalkit.mtbench.fastchat import Language, Question, questions_from, references_from
@@ -56,9 +56,9 @@ _FIELDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
 }
 _ALL_FIELDS = frozenset(field for needed, more in _FIELDS.values() for field in needed + more)
-Kind = Literal["single", "pair"]
+PromptKind = Literal["single", "pair"]
 # Returns the local path of a pinned file, or raises FetchError.
-Files = Callable[[PinnedFile], Path]
+FindFile = Callable[[PinnedFile], Path]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ class PromptBook:
 
 
 def prompts_from(
-    rows: Iterable[tuple[str, Row]], system_ends: Mapping[str, str] | None = None
+    rows: Iterable[tuple[str, JsonObject]], system_ends: Mapping[str, str] | None = None
 ) -> dict[str, JudgePrompt]:
     """Judge prompt rows by name.
 
@@ -182,7 +182,7 @@ def _check_template(prompt: JudgePrompt, place: str) -> None:
         )
 
 
-def prompt_names(kind: Kind, turns: Sequence[int]) -> list[str]:
+def prompt_names(kind: PromptKind, turns: Sequence[int]) -> list[str]:
     """The names of the prompts that rate one answer or compare two, in these turns."""
     wanted = [name for name in _FIELDS if name.startswith(f"{kind}-")]
     return [name for name in wanted if 2 in turns or not name.endswith("-multi-turn")]
@@ -201,7 +201,7 @@ class Books:
     """
 
     def __init__(
-        self, preset: Preset, files: Files, language: str | None = None, *, name: str | None = None
+        self, preset: Preset, files: FindFile, language: str | None = None, *, name: str | None = None
     ) -> None:
         self.preset = preset
         self.name = name or preset.name
@@ -300,7 +300,7 @@ class BookOptions:
         name, language = self.preset or preset or DEFAULT_PRESET, self.language or language
         return Books(load_preset(name, self.prompts), self.files(name), language, name=preset_option(name))
 
-    def files(self, preset: str | None) -> "Files":
+    def files(self, preset: str | None) -> "FindFile":
         """Gets the files of a preset; those of a preset of one's own may lie beside it, with a manifest."""
         files = pinned_files(self.mirror, data_dir=self.data_dir, offline=self.offline)
         folder = Path(preset).expanduser().parent if preset else Path()
@@ -310,7 +310,7 @@ class BookOptions:
         return lambda file: (own if _pin(file).url in beside else files)(file)
 
 
-def pinned_files(mirror: str | None, *, data_dir: str | None = None, offline: bool = False) -> Files:
+def pinned_files(mirror: str | None, *, data_dir: str | None = None, offline: bool = False) -> FindFile:
     """Gets a preset's files from the folder `mirror`, a bundle, the cache, or the network."""
     if data_dir is not None:
         unpacked.use(Path(data_dir).expanduser())

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from evalkit.core.errors import InputError
-from evalkit.core.files import Row, int_field, read_rows, text_field, texts_field
+from evalkit.core.files import JsonObject, int_field, read_rows, text_field, texts_field
 from evalkit.mtbench.ratings import Side
 
 Language = Literal["ja", "en"]
@@ -50,7 +50,7 @@ def language_of(question_id: int) -> Language:
     return "en" if question_id in ENGLISH_IDS else "ja"
 
 
-def questions_from(rows: Iterable[tuple[str, Row]]) -> dict[int, Question]:
+def questions_from(rows: Iterable[tuple[str, JsonObject]]) -> dict[int, Question]:
     """Question rows by id, in file order.
 
     Raises:
@@ -69,7 +69,7 @@ def questions_from(rows: Iterable[tuple[str, Row]]) -> dict[int, Question]:
     return questions
 
 
-def answers_from(rows: Iterable[tuple[str, Row]]) -> list[ModelAnswer]:
+def answers_from(rows: Iterable[tuple[str, JsonObject]]) -> list[ModelAnswer]:
     """Answer rows (also those of a reference file), one per choice.
 
     Raises:
@@ -92,13 +92,13 @@ def answers_from(rows: Iterable[tuple[str, Row]]) -> list[ModelAnswer]:
     return answers
 
 
-def references_from(rows: Iterable[tuple[str, Row]]) -> dict[int, tuple[str, ...]]:
+def references_from(rows: Iterable[tuple[str, JsonObject]]) -> dict[int, tuple[str, ...]]:
     """The reference answers of both turns by question id; the last row of an id counts."""
     return {answer.question_id: answer.turns for answer in answers_from(rows) if answer.choice == 0}
 
 
 # The answers of each model by question.
-Answers = Mapping[str, Mapping[int, ModelAnswer]]
+AnswersByQuestion = Mapping[str, Mapping[int, ModelAnswer]]
 SIDES: tuple[Side, ...] = ("model_1", "model_2", "tie", "error")
 
 
@@ -161,7 +161,7 @@ def read_answers(path: Path) -> list[ModelAnswer]:
     return answers_from(rows_of(path))
 
 
-def rows_of(path: Path) -> Iterator[tuple[str, Row]]:
+def rows_of(path: Path) -> Iterator[tuple[str, JsonObject]]:
     """The rows of a file, or of every *.jsonl of a folder, each with its place for messages."""
     for file in jsonl_files(path):
         yield from read_rows(file, mend=True)
@@ -190,7 +190,7 @@ def answers_by_model(answers: Iterable[ModelAnswer]) -> dict[str, dict[int, Mode
     return found
 
 
-def _single(row: Row, place: str) -> LoggedSingle:
+def _single(row: JsonObject, place: str) -> LoggedSingle:
     judge, prompt_name = _judge(row, place)
     return LoggedSingle(
         question_id=int_field(row, "question_id", place),
@@ -204,7 +204,7 @@ def _single(row: Row, place: str) -> LoggedSingle:
     )
 
 
-def pair_of(row: Row, place: str) -> LoggedPair:
+def pair_of(row: JsonObject, place: str) -> LoggedPair:
     """One row of a pairwise log.
 
     Raises:
@@ -224,21 +224,21 @@ def pair_of(row: Row, place: str) -> LoggedPair:
     )
 
 
-def _judge(row: Row, place: str) -> tuple[str, str]:
+def _judge(row: JsonObject, place: str) -> tuple[str, str]:
     value = row.get("judge")
     if isinstance(value, list) and len(value) == 2 and all(isinstance(part, str) for part in value):
         return value[0], value[1]
     raise InputError("[judge model, prompt name] was expected", where=f"{place}, field judge")
 
 
-def _turn(row: Row, place: str) -> int:
+def _turn(row: JsonObject, place: str) -> int:
     turn = int_field(row, "turn", place)
     if turn not in (1, 2):
         raise InputError(f"turn {turn} is neither 1 nor 2", where=f"{place}, field turn")
     return turn
 
 
-def _score(row: Row, place: str) -> float:
+def _score(row: JsonObject, place: str) -> float:
     value = row.get("score")
     try:
         if not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value):
@@ -248,12 +248,12 @@ def _score(row: Row, place: str) -> float:
     raise InputError("a number was expected", where=f"{place}, field score")
 
 
-def _side(row: Row, key: str, place: str) -> Side:
+def _side(row: JsonObject, key: str, place: str) -> Side:
     for side in SIDES:
         if row.get(key) == side:
             return side
     raise InputError(f"{row.get(key)!r} is none of {', '.join(SIDES)}", where=f"{place}, field {key}")
 
 
-def _text(row: Row, key: str, place: str) -> str | None:
+def _text(row: JsonObject, key: str, place: str) -> str | None:
     return text_field(row, key, place) if row.get(key) is not None else None

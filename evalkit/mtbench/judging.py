@@ -16,7 +16,7 @@ from evalkit.mtbench.books import BookOptions, Books
 from evalkit.mtbench.fastchat import read_answers
 from evalkit.mtbench.folder import Header, MtBenchFolder, answers_of, turns_of
 from evalkit.mtbench.judge.calls import (
-    Asked,
+    AskingResult,
     JudgeCall,
     JudgeReplies,
     cached_reply_of,
@@ -111,7 +111,7 @@ def write_results(
 
 
 def _results(
-    plan: JudgingPlan, judgments: Sequence[Judgment], asked: Asked, mode: JudgeMode, resamples: int
+    plan: JudgingPlan, judgments: Sequence[Judgment], asked: AskingResult, mode: JudgeMode, resamples: int
 ) -> dict[str, Any]:
     judge, options, preset = plan.judge, plan.judge.config, plan.books.preset
     tables, scores, partial, counts = {}, {}, list(plan.missing), {}

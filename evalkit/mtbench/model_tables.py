@@ -39,7 +39,7 @@ from evalkit.mtbench.aggregate import (
     table,
 )
 from evalkit.mtbench.folder import MtBenchFolder
-from evalkit.mtbench.presets import Counts, Parser, Preset, load_preset, plain
+from evalkit.mtbench.presets import Counts, Preset, RatingParser, load_preset, plain
 from evalkit.records.results import PROTOCOL_RESAMPLES, Figure, ThoughtRates
 from evalkit.records.run_folder import SampleRecord
 
@@ -101,8 +101,8 @@ def _row(judgment: Judgment, score: float) -> Scored:
     )
 
 
-def _reading(judgment: Judgment, parser: Parser) -> tuple[JudgmentStatus, float | None]:
-    if parser is Parser.strict and judgment.text is not None and judgment.status not in _UNREADABLE:
+def _reading(judgment: Judgment, parser: RatingParser) -> tuple[JudgmentStatus, float | None]:
+    if parser is RatingParser.strict and judgment.text is not None and judgment.status not in _UNREADABLE:
         return ("unparsed", None) if judgment.strict is None else ("ok", judgment.strict)
     return judgment.status, judgment.rating
 

@@ -15,7 +15,7 @@ from evalkit.core.errors import InputError
 from evalkit.core.text import canonical_json, text_sha256
 from evalkit.core.types import Judgment
 from evalkit.mtbench.books import Books
-from evalkit.mtbench.fastchat import Answers, ModelAnswer, answers_by_model, read_answers
+from evalkit.mtbench.fastchat import AnswersByQuestion, ModelAnswer, answers_by_model, read_answers
 from evalkit.mtbench.folder import MtBenchFolder, answers_of
 from evalkit.mtbench.judge.calls import JudgeCall, JudgeReplies, check_own_prompts
 from evalkit.mtbench.judge.judges import Judge
@@ -23,7 +23,7 @@ from evalkit.mtbench.presets import Preset
 from evalkit.mtbench.ratings import parse_pair
 from evalkit.mtbench.win_rates import Match, game_sides, pairwise_json, side_by_ratings
 
-Pairs = Sequence[tuple[str, str]]
+ModelPairs = Sequence[tuple[str, str]]
 
 
 def common_preset(folders: Sequence[MtBenchFolder]) -> str | None:
@@ -41,7 +41,7 @@ def common_preset(folders: Sequence[MtBenchFolder]) -> str | None:
     return names[0] if names else None
 
 
-def answers_to_compare(folders: Sequence[MtBenchFolder], path: Path | None) -> Answers:
+def answers_to_compare(folders: Sequence[MtBenchFolder], path: Path | None) -> AnswersByQuestion:
     """The answers of runs and of FastChat's answer files, by model.
 
     Raises:
@@ -57,7 +57,7 @@ def answers_to_compare(folders: Sequence[MtBenchFolder], path: Path | None) -> A
     return answers
 
 
-def pair_models(models: Sequence[str], baseline: str | None) -> Pairs:
+def pair_models(models: Sequence[str], baseline: str | None) -> ModelPairs:
     """Every pair of models, or each model with the baseline.
 
     Raises:
@@ -74,7 +74,9 @@ def pair_models(models: Sequence[str], baseline: str | None) -> Pairs:
     return [(model, baseline) for model in models if model != baseline]
 
 
-def default_folder(preset: Preset, answers: Answers, options: PairwiseConfig, judge: object) -> Path:
+def default_folder(
+    preset: Preset, answers: AnswersByQuestion, options: PairwiseConfig, judge: object
+) -> Path:
     """Where the results are written unless `out=` says otherwise; `judge` names who decides, as JSON."""
     identity = {
         "preset": preset.name,
@@ -131,7 +133,7 @@ class PairwisePlan:
         return matches
 
 
-def plan_pairwise(pairs: Pairs, answers: Answers, books: Books, judge: Judge) -> PairwisePlan:
+def plan_pairwise(pairs: ModelPairs, answers: AnswersByQuestion, books: Books, judge: Judge) -> PairwisePlan:
     """Plans both games of every match.
 
     Raises:
@@ -182,7 +184,7 @@ def _pairing(sides: tuple[ModelAnswer, ModelAnswer], turn: int, books: Books, ju
     )
 
 
-def rated_matches(folders: Sequence[MtBenchFolder], pairs: Pairs, label: str | None) -> Iterator[Match]:
+def rated_matches(folders: Sequence[MtBenchFolder], pairs: ModelPairs, label: str | None) -> Iterator[Match]:
     """Matches decided by the single ratings that the runs hold, by the judge `label` (None: the only one).
 
     Raises:

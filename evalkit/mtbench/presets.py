@@ -42,7 +42,7 @@ class LengthRule(Enum):
     new = "new"
 
 
-class Parser(Enum):
+class RatingParser(Enum):
     """Which reading of the judgment counts.
 
     FastChat's (`reference`), an integer 1 to 10 at the end (`strict`), or the first such integer in double
@@ -147,7 +147,7 @@ class Preset:
     sampling: SamplingSpec = field(default_factory=SamplingSpec)
     length: LengthSpec = field(default_factory=LengthSpec)
     system_message: str | None = None
-    parser: Parser = Parser.reference
+    parser: RatingParser = RatingParser.reference
     reasks: int = 0
     reask_refused: bool = False
     aggregation: str = MISSING
@@ -194,7 +194,7 @@ class Preset:
 
     def rating(self, text: str | None) -> Rating:
         """The rating that the preset's original reads in a judgment."""
-        return parse_whole(text) if self.parser is Parser.llm_jp_judge else parse_rating(text)
+        return parse_whole(text) if self.parser is RatingParser.llm_jp_judge else parse_rating(text)
 
     def counts(self, status: JudgmentStatus) -> Counts:
         """How a status enters the mean."""

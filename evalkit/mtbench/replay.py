@@ -18,7 +18,7 @@ from evalkit.core.types import Judgment, JudgmentStatus
 from evalkit.mtbench.aggregate import MINUS_ONE, Scored
 from evalkit.mtbench.books import BookOptions, Books
 from evalkit.mtbench.fastchat import (
-    Answers,
+    AnswersByQuestion,
     JudgmentLog,
     LoggedPair,
     LoggedSingle,
@@ -73,7 +73,9 @@ class Replayed:
     fidelity: Fidelity
 
 
-def replay_singles(rows: Sequence[LoggedSingle], books: Books, answers: Answers | None) -> list[Replayed]:
+def replay_singles(
+    rows: Sequence[LoggedSingle], books: Books, answers: AnswersByQuestion | None
+) -> list[Replayed]:
     """The single ratings of a log, one result per model in order of appearance.
 
     Raises:
@@ -85,7 +87,9 @@ def replay_singles(rows: Sequence[LoggedSingle], books: Books, answers: Answers 
     return [_replay_model(model, part, books, answers) for model, part in by_model.items()]
 
 
-def _replay_model(model: str, rows: list[LoggedSingle], books: Books, answers: Answers | None) -> Replayed:
+def _replay_model(
+    model: str, rows: list[LoggedSingle], books: Books, answers: AnswersByQuestion | None
+) -> Replayed:
     judgments, scores, equal = [], [], []
     seen: Counter[tuple[int, int]] = Counter()
     for row in rows:
@@ -112,7 +116,9 @@ class ReplayedPairs:
     fidelity: Fidelity
 
 
-def replay_pairs(rows: Sequence[LoggedPair], books: Books, answers: Answers | None) -> ReplayedPairs:
+def replay_pairs(
+    rows: Sequence[LoggedPair], books: Books, answers: AnswersByQuestion | None
+) -> ReplayedPairs:
     """The pairwise matches of a log; two games each.
 
     Raises:
@@ -143,7 +149,7 @@ def _same_prompt(
     row: LoggedSingle | LoggedPair,
     models: Sequence[str],
     books: Books,
-    answers: Answers,
+    answers: AnswersByQuestion,
 ) -> bool | str:
     """Whether the prompt that shows the answers of `models` is the logged one, or why it is not rendered."""
     if logged is None:
@@ -200,7 +206,7 @@ def _of_score(score: float) -> Rating:
     return Rating(score, "ok" if LOWEST <= score <= HIGHEST else "out_of_range", "none")
 
 
-def _turns(answers: Answers, model: str, question_id: int) -> tuple[str, ...]:
+def _turns(answers: AnswersByQuestion, model: str, question_id: int) -> tuple[str, ...]:
     answer = answers.get(model, {}).get(question_id)
     if answer is None:
         raise InputError(
@@ -209,7 +215,7 @@ def _turns(answers: Answers, model: str, question_id: int) -> tuple[str, ...]:
     return answer.turns
 
 
-def _lengths(row: LoggedPair, answers: Answers | None) -> tuple[int, int] | None:
+def _lengths(row: LoggedPair, answers: AnswersByQuestion | None) -> tuple[int, int] | None:
     try:
         first, second = (_turns(answers or {}, one, row.question_id) for one in (row.model_1, row.model_2))
         return len(first[row.turn - 1]), len(second[row.turn - 1])

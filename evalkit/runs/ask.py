@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedQuestion:
     """A question's prompt, special tokens spelled out as the model sees them, and the answer.
 
     `split` is the thought and the answer by the rule in use; None: there is no rule, or no answer.
@@ -36,7 +36,7 @@ class Asked:
     split: SplitRecord | None = None
 
 
-def ask(config: Config) -> Asked:
+def ask(config: Config) -> AskedQuestion:
     """Asks `config.model` the words of `config.folders` with the sampling of `config.ask`.
 
     A model without a chat template gets the question as it is. `ask.max_new_tokens` is the limit of the
@@ -96,7 +96,7 @@ def ask(config: Config) -> Asked:
             keeps_special=identified.family != "api",
         )
     shown = _visible(prompt, tokenizer, config.protocol.bos)
-    return Asked(shown, templated, request.sampling, completion, split)
+    return AskedQuestion(shown, templated, request.sampling, completion, split)
 
 
 def _of_suite(question: str, config: Config, tokenizer: Any | None) -> Request:

@@ -27,7 +27,7 @@ BATCH_SIZES = (1, 3, 16, 64)
 
 
 @dataclass(frozen=True)
-class Variant:
+class RunVariant:
     """A way to run the same requests."""
 
     batch_size: int
@@ -40,7 +40,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class VariantResult:
     """A variant against the reference.
 
     Attributes:
@@ -51,7 +51,7 @@ class Comparison:
         moved: how much each score moved, for those that did.
     """
 
-    variant: Variant
+    variant: RunVariant
     requests: int
     changed: tuple[str, ...]
     ties: tuple[str, ...]
@@ -83,7 +83,7 @@ def certify(
     asking: Asking,
     *,
     say: Callable[[str], None],
-) -> list[Comparison]:
+) -> list[VariantResult]:
     """Runs the suite one prompt at a time and in every variant, and compares.
 
     Args:
@@ -99,7 +99,7 @@ def certify(
     """
     asked = [request for task in suite.tasks for request in asking.requests(task)]
     specs = {sample.id: task.spec for task in suite.tasks for sample in task.samples}
-    variants = [Variant(size, shuffled) for size in BATCH_SIZES for shuffled in (False, True)]
+    variants = [RunVariant(size, shuffled) for size in BATCH_SIZES for shuffled in (False, True)]
     title = f"1/{len(variants) + 1}: one prompt at a time"
     reference = _answers(engine, asking, specs, asked, title, alone=True)
     if left_out := len(asked) - len(reference.tokens):
@@ -184,12 +184,12 @@ def _graded(
 
 def _compare(
     engine: LocalEngine,
-    variant: Variant,
+    variant: RunVariant,
     reference: _Answers,
     answers: _Answers,
     before: dict[str, float],
     after: dict[str, float],
-) -> Comparison:
+) -> VariantResult:
     changed: list[str] = []
     ties: list[str] = []
     largest = 0.0
@@ -203,7 +203,7 @@ def _compare(
         largest = max(largest, margin)
         (ties if margin <= TIE else changed).append(key)
     moved = {key: after[key] - value for key, value in before.items() if after[key] != value}
-    return Comparison(variant, len(reference.tokens), tuple(changed), tuple(ties), largest, moved)
+    return VariantResult(variant, len(reference.tokens), tuple(changed), tuple(ties), largest, moved)
 
 
 def _scores(

@@ -35,7 +35,7 @@ from evalkit.tasks.load import Task
 from evalkit.tasks.pfgen import answer_of, stop_strings
 from evalkit.tasks.spec import few_shot_counts, task_names
 
-Answers = dict[str, GivenAnswer]
+GivenAnswers = dict[str, GivenAnswer]
 _SHOWN = 5
 # A set of answers to pfgen has a few megabytes; more than this is none. It is unpacked in pieces.
 _MOST_BYTES = 1 << 30
@@ -145,7 +145,7 @@ def _matched(
     return answers, missing, gaps
 
 
-def read_completions(path: Path, tasks: Sequence[Task]) -> dict[str, Answers]:
+def read_completions(path: Path, tasks: Sequence[Task]) -> dict[str, GivenAnswers]:
     """The completions at `path` for whole datasets, by dataset and sample id.
 
     Args:
@@ -202,10 +202,10 @@ def _check_datasets(names: Sequence[str] | Mapping[str, Any], suite: Mapping[str
         )
 
 
-def _read_jsonl(path: Path, task: Task) -> Answers:
+def _read_jsonl(path: Path, task: Task) -> GivenAnswers:
     known = {sample.id for sample in task.samples}
     asked = {sample.input: sample.id for sample in task.samples}
-    answers: Answers = {}
+    answers: GivenAnswers = {}
     extra: list[str] = []
     for where, row in read_rows(path, mend=True):
         if "id" not in row and "prompt" in row:
@@ -263,12 +263,12 @@ def _is_rows(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and "pred" in value[0]
 
 
-def _aligned(rows: Sequence[Any], task: Task, path: Path) -> Answers:
+def _aligned(rows: Sequence[Any], task: Task, path: Path) -> GivenAnswers:
     if len(rows) > len(task.samples):
         raise InputError(
             f"{task.name} has {len(task.samples)} samples, {len(rows)} rows are given", where=path
         )
-    answers: Answers = {}
+    answers: GivenAnswers = {}
     for index, (row, sample) in enumerate(zip(rows, task.samples, strict=False)):
         where = f"{path}, {task.name}[{index}]"
         asked, given, right = (text_field(row, key, where) for key in ("input", "pred", "gold"))
@@ -344,7 +344,7 @@ def _described(config: Config, path: Path) -> tuple[Config, str | None]:
     return replace(config, pfgen=PfgenConfig(PfgenMode(mode))), model
 
 
-def read_trials(path: Path, task: Task, mode: PfgenMode) -> tuple[Answers, dict[str, str], bool]:
+def read_trials(path: Path, task: Task, mode: PfgenMode) -> tuple[GivenAnswers, dict[str, str], bool]:
     """Answers to pfgen: a published `trials.jsonl` or `trials.jsonl.xz`, or a file of evalkit's own form.
 
     Args:
@@ -364,7 +364,7 @@ def read_trials(path: Path, task: Task, mode: PfgenMode) -> tuple[Answers, dict[
     """
     ids = {sample.input: sample.id for sample in task.samples}
     numbers = dict.fromkeys(ids.values(), 0)
-    answers: Answers = {}
+    answers: GivenAnswers = {}
     places: dict[str, str] = {}
     own = False
     for place, row in parse_rows(_content(path), str(path), mend=True):

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.core.config import Config, Parser, given_model, given_suite
+from evalkit.core.config import Config, ThoughtParser, given_model, given_suite
 from evalkit.core.durable import read_checked_json, write_checked_json
 from evalkit.core.progress import phase, watch
 from evalkit.core.reasons import Reason
@@ -56,7 +56,7 @@ def answer_questions(
         run = MtBenchRun(config)
     if run.tokenizer is not None:
         _check_template(run.preset, run.tokenizer)
-    if run.thoughts is not None and config.reasoning.parser is Parser.auto:
+    if run.thoughts is not None and config.reasoning.parser is ThoughtParser.auto:
         say(t("reasoning.parser={rule}, by the chat template", rule=run.thoughts.rule))
     return complete(run, say=say, opened=opened)
 

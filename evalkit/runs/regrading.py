@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from evalkit.core.config import ModelConfig, Parser, ReasoningConfig
+from evalkit.core.config import ModelConfig, ReasoningConfig, ThoughtParser
 from evalkit.core.reasons import Reason
 from evalkit.core.types import FinishReason
 from evalkit.engines.local.tokenizer import tokenizer_here
@@ -50,7 +50,7 @@ class Regrading:
         kept = identity.get("reasoning")
         made = Thoughts.of_identity(kept) if kept else None
         rule = reasoning.parser.value
-        if reasoning.parser is Parser.auto:
+        if reasoning.parser is ThoughtParser.auto:
             rule = "none" if made is None else made.rule
         if made is None and rule == "none":
             return cls()

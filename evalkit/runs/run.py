@@ -10,9 +10,9 @@ from evalkit.core.config import (
     Config,
     ExportFormat,
     MetricsConfig,
-    Parser,
     PfgenMode,
     ProtocolConfig,
+    ThoughtParser,
     given_model,
     given_suite,
 )
@@ -76,7 +76,7 @@ def evaluate(config: Config, *, say: Say, opened: Opened = lambda folder: None) 
         say(line)
     with phase(t("reading the model's files and its tokenizer")):
         run = SuiteRun(config, suite)
-    if run.asking.thoughts is not None and config.reasoning.parser is Parser.auto:
+    if run.asking.thoughts is not None and config.reasoning.parser is ThoughtParser.auto:
         say(t("reasoning.parser={rule}, by the chat template", rule=run.asking.thoughts.rule))
     return complete(run, say=say, opened=opened)
 

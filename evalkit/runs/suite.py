@@ -32,7 +32,7 @@ from evalkit.tasks.spec import TaskSpec, few_shot_counts, load_spec
 from evalkit.tasks.thoughts import Thoughts
 
 if TYPE_CHECKING:
-    from evalkit.metrics.pfgen import Question
+    from evalkit.metrics.pfgen import PfgenQuestion
 
 # The protocol of pfgen knows no other values of these.
 _PFGEN_DECIDES = (
@@ -54,7 +54,7 @@ class LoadedSuite:
     missing: dict[str, str]
     warnings: tuple[str, ...]
     bundled: bool
-    questions: "tuple[Question, ...]" = ()
+    questions: "tuple[PfgenQuestion, ...]" = ()
 
     @property
     def reasons(self) -> list[str]:

@@ -12,7 +12,7 @@ from evalkit.metrics.pfgen import (
     FIGURES,
     VERSION,
     AnswerScore,
-    Question,
+    PfgenQuestion,
     score_answers,
     set_figures,
     tables_of,
@@ -28,7 +28,7 @@ _STATUS = {"length": "cut_off", "error": "failed"}
 
 
 def score_pfgen(
-    questions: Sequence[Question],
+    questions: Sequence[PfgenQuestion],
     answers: Mapping[str, GivenAnswer],
     resamples: int,
     *,

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
 
-Kind = Literal["filtered", "overflow", "quota", "rate_limit", "key", "model", "passing", "request"]
+RefusalKind = Literal["filtered", "overflow", "quota", "rate_limit", "key", "model", "passing", "request"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Refusal:
     pause in seconds that it asks for.
     """
 
-    kind: Kind
+    kind: RefusalKind
     text: str
     place: str = "HTTP 200"
     after: float | None = None
@@ -216,7 +216,7 @@ def refusal_of(status: int, headers: Mapping[str, str], body: object, silent: st
     return Refusal(kind, text, place, after)
 
 
-def _kind(status: int, error: _ErrorBody, text: str) -> Kind:
+def _kind(status: int, error: _ErrorBody, text: str) -> RefusalKind:
     numbers, codes = {status, *error.numbers}, " ".join(error.codes)
     if _FILTER_CODES.search(codes):
         return "filtered"

@@ -6,11 +6,11 @@ Rules: docs/protocol/jaster.md, section 2.
 from evalkit.core.types import Row
 from evalkit.sources.archives import checked_members
 from evalkit.sources.pins import SourceFile
-from evalkit.sources.readers import Files, Record, decode, parse_json, with_unique_ids
+from evalkit.sources.readers import Record, SourceFiles, decode, parse_json, with_unique_ids
 from evalkit.sources.splits import Pools
 
 
-def chabsa(files: Files) -> Pools:
+def chabsa(files: SourceFiles) -> Pools:
     """One sample for each sentence with an opinion: a line `target polarity` for each of its opinions."""
     (file,) = files["all"]
     contents = checked_members(file)

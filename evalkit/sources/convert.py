@@ -25,11 +25,11 @@ from evalkit.core.text import did_you_mean
 from evalkit.core.types import Row
 from evalkit.core.words import t
 from evalkit.sources.archives import SourceWarning
-from evalkit.sources.readers import Files
+from evalkit.sources.readers import SourceFiles
 from evalkit.sources.splits import Pools, SplitRows, split
 from evalkit.tasks.spec import TaskSpec, UpstreamSpec
 
-Converter = Callable[[Files], Pools]
+Converter = Callable[[SourceFiles], Pools]
 
 _DEFINITION = re.compile(r"^def ([a-z]\w*)\(files: Files\) -> Pools:", re.MULTILINE)
 
@@ -49,7 +49,7 @@ class Conversion:
     """Datasets to convert from one source, and its available files by role, in the table's order."""
 
     datasets: tuple[tuple[TaskSpec, UpstreamSpec], ...]
-    files: Files
+    files: SourceFiles
     staging: Path
 
     @property

@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 from evalkit.core.types import Row
 from evalkit.sources.pins import SourceFile
-from evalkit.sources.readers import Files, Record, json_lines, json_of, per_file, with_unique_ids
+from evalkit.sources.readers import Record, SourceFiles, json_lines, json_of, per_file, with_unique_ids
 from evalkit.sources.splits import Pools
 
 
-def jcommonsenseqa(files: Files) -> Pools:
+def jcommonsenseqa(files: SourceFiles) -> Pools:
     """Five numbered choices; the answer is the number."""
 
     def row(record: Record) -> Row:
@@ -21,7 +21,7 @@ def jcommonsenseqa(files: Files) -> Pools:
     return _per_line(files, "q_id", row)
 
 
-def jnli(files: Files) -> Pools:
+def jnli(files: SourceFiles) -> Pools:
     """Premise, hypothesis, one of three labels."""
 
     def row(record: Record) -> Row:
@@ -31,7 +31,7 @@ def jnli(files: Files) -> Pools:
     return _per_line(files, "sentence_pair_id", row)
 
 
-def jsts(files: Files) -> Pools:
+def jsts(files: SourceFiles) -> Pools:
     """Two sentences; the similarity, 0 to 5, as Python prints the float."""
 
     def row(record: Record) -> Row:
@@ -41,7 +41,7 @@ def jsts(files: Files) -> Pools:
     return _per_line(files, "sentence_pair_id", row)
 
 
-def jsquad(files: Files) -> Pools:
+def jsquad(files: SourceFiles) -> Pools:
     """Context (title and text, joined by [SEP] upstream) and question; the first answer's text."""
     return per_file(files, _squad)
 
@@ -65,7 +65,7 @@ def _first_answer(question: Record) -> str:
     return next(question.items("answers"), none).text("text")
 
 
-def _per_line(files: Files, identifier: str, row: Callable[[Record], Row]) -> Pools:
+def _per_line(files: SourceFiles, identifier: str, row: Callable[[Record], Row]) -> Pools:
     """One sample for each line of JSON; the field `identifier` is unique in a file."""
     return per_file(
         files,

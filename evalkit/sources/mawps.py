@@ -5,13 +5,13 @@ Rules: docs/protocol/jaster.md, section 2.
 
 from evalkit.core.types import Row
 from evalkit.sources.pins import SourceFile
-from evalkit.sources.readers import Files, SourceError, json_list, with_unique_ids
+from evalkit.sources.readers import SourceError, SourceFiles, json_list, with_unique_ids
 from evalkit.sources.splits import Pools
 
 ANSWER_MARK = "\n解答："
 
 
-def mawps(files: Files) -> Pools:
+def mawps(files: SourceFiles) -> Pools:
     """Worked examples are the train split; the questions are divided between dev and test."""
     read = {"train": _examples, "pool": _questions}
     return {role: [read[role](file) for file in found] for role, found in files.items()}

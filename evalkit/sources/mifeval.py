@@ -7,11 +7,11 @@ from evalkit.core.errors import InputError
 from evalkit.core.types import Row
 from evalkit.metrics.ifeval import gold_of
 from evalkit.sources.pins import SourceFile
-from evalkit.sources.readers import Files, SourceError, json_lines, per_file, with_unique_ids
+from evalkit.sources.readers import SourceError, SourceFiles, json_lines, per_file, with_unique_ids
 from evalkit.sources.splits import Pools
 
 
-def mifeval(files: Files) -> Pools:
+def mifeval(files: SourceFiles) -> Pools:
     """The prompts; what is checked of each answer are its key and its instructions."""
     return per_file(files, _prompts)
 

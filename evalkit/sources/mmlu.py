@@ -6,7 +6,7 @@ Rules: docs/protocol/jaster.md, section 2.
 from evalkit.core.types import Row
 from evalkit.sources.archives import checked_members
 from evalkit.sources.pins import SourceFile
-from evalkit.sources.readers import Files, comma_separated, decode, text_of
+from evalkit.sources.readers import SourceFiles, comma_separated, decode, text_of
 from evalkit.sources.splits import Pools
 
 # Question, four choices, letter.
@@ -14,12 +14,12 @@ CELLS = 6
 MMLU_FOLDERS = {"train": "dev", "dev": "val", "test": "test"}
 
 
-def jmmlu(files: Files) -> Pools:
+def jmmlu(files: SourceFiles) -> Pools:
     """One group for each subject, in the order of the table (which is neither sorted nor upstream's)."""
     return {"all": [_japanese_subject(file) for file in files["all"]]}
 
 
-def mmlu(files: Files) -> Pools:
+def mmlu(files: SourceFiles) -> Pools:
     """One group for each subject of upstream's dev (here train), val (here dev) and test, sorted by name."""
     (file,) = files["all"]
     contents = checked_members(file)

@@ -7,26 +7,26 @@ from xml.etree.ElementTree import Element
 
 from evalkit.core.types import Row
 from evalkit.sources.pins import SourceFile
-from evalkit.sources.readers import Files, SourceError, per_file, tab_separated, unique, xml_of
+from evalkit.sources.readers import SourceError, SourceFiles, per_file, tab_separated, unique, xml_of
 from evalkit.sources.splits import Pools
 
 # Judgements of acceptability, not of inference: no sample is made of them.
 JSEM_DROPPED = frozenset({"", "infelicitous", "unacceptable", "weakacceptable"})
 
 
-def jamp(files: Files) -> Pools:
+def jamp(files: SourceFiles) -> Pools:
     """tomo-ut/temporalNLI_dataset: columns num, premise, hypothesis, gold_label."""
     columns = {0: "num", 1: "premise", 2: "hypothesis", 3: "gold_label"}
     return per_file(files, lambda file: _table(file, columns))
 
 
-def jsick(files: Files) -> Pools:
+def jsick(files: SourceFiles) -> Pools:
     """verypluming/JSICK: the Japanese sentences and their label, columns 8 to 10."""
     columns = {0: "pair_ID", 8: "sentence_A_Ja", 9: "sentence_B_Ja", 10: "entailment_label_Ja"}
     return per_file(files, lambda file: _table(file, columns))
 
 
-def janli(files: Files) -> Pools:
+def janli(files: SourceFiles) -> Pools:
     """verypluming/JaNLI: one file; its last column says which rows are the test."""
     columns = {1: "sentence_A_Ja", 2: "sentence_B_Ja", 3: "entailment_label_Ja"}
     pools: dict[str, list[Row]] = {"pool": [], "test": []}
@@ -39,7 +39,7 @@ def janli(files: Files) -> Pools:
     return {part: [rows] for part, rows in pools.items()}
 
 
-def jsem(files: Files) -> Pools:
+def jsem(files: SourceFiles) -> Pools:
     """DaisukeBekki/JSeM v1.0: every problem whose answer judges an inference.
 
     The ids of the problems are not checked: upstream gives five of them twice.

@@ -5,7 +5,7 @@ from pathlib import Path
 from evalkit.core.errors import EvalkitError
 from evalkit.core.files import read_json, read_rows, text_field
 from evalkit.core.types import Sample
-from evalkit.metrics.pfgen import Question
+from evalkit.metrics.pfgen import PfgenQuestion
 from evalkit.sources.fetch import Fetcher
 from evalkit.sources.mirror import Mirror
 from evalkit.sources.pins import pins_of
@@ -31,11 +31,11 @@ def fetch_files(mirror: Path | None = None, *, offline: bool = False) -> dict[st
 
 def fetch_data(
     mirror: Path | None = None, *, offline: bool = False
-) -> tuple[tuple[Question, ...], tuple[Sample, ...]]:
+) -> tuple[tuple[PfgenQuestion, ...], tuple[Sample, ...]]:
     """The questions with their references, and the pairs that few-shots are drawn from; see `fetch_files`."""
     *data, pool = fetch_files(mirror, offline=offline).values()
     keys = ("question_id", "question", "category", "keywords", "answers")
-    questions = tuple(Question(*(row[key] for key in keys)) for row in map(read_json, data))
+    questions = tuple(PfgenQuestion(*(row[key] for key in keys)) for row in map(read_json, data))
     return questions, read_pool(pool)
 
 

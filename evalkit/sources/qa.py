@@ -8,8 +8,8 @@ from xml.etree.ElementTree import Element
 from evalkit.core.types import Row
 from evalkit.sources.pins import SourceFile
 from evalkit.sources.readers import (
-    Files,
     SourceError,
+    SourceFiles,
     json_list,
     per_file,
     unique,
@@ -21,12 +21,12 @@ from evalkit.sources.splits import Pools
 NIILC_NO_ANSWER = "-"
 
 
-def jemhopqa(files: Files) -> Pools:
+def jemhopqa(files: SourceFiles) -> Pools:
     """aiishii/JEMHopQA, version 1.0 of its corpus."""
     return per_file(files, _multi_hop)
 
 
-def niilc(files: Files) -> Pools:
+def niilc(files: SourceFiles) -> Pools:
     """mynlp/niilc-qa: several answers are joined with commas; questions without one are dropped."""
     return per_file(files, _encyclopedia)
 

@@ -14,7 +14,7 @@ from evalkit.core.types import Row
 from evalkit.sources.pins import SourceFile
 
 # The files of one source by role, in the order of the table.
-Files = Mapping[str, Sequence[SourceFile]]
+SourceFiles = Mapping[str, Sequence[SourceFile]]
 
 
 class SourceError(EvalkitError):
@@ -200,6 +200,6 @@ def with_unique_ids(records: Iterable[Record], key: str, kind: type | tuple[type
     return listed
 
 
-def per_file(files: Files, rows_of: Callable[[SourceFile], list[Row]]) -> dict[str, list[list[Row]]]:
+def per_file(files: SourceFiles, rows_of: Callable[[SourceFile], list[Row]]) -> dict[str, list[list[Row]]]:
     """role -> the rows of each of its files."""
     return {role: [rows_of(file) for file in found] for role, found in files.items()}

@@ -11,7 +11,7 @@ from xml.etree.ElementTree import Element
 from evalkit.core.types import Row
 from evalkit.sources.archives import check_members, checked_members, members
 from evalkit.sources.pins import SourceFile
-from evalkit.sources.readers import Files, SourceError, decode, text_of, xml_of
+from evalkit.sources.readers import SourceError, SourceFiles, decode, text_of, xml_of
 from evalkit.sources.splits import Groups, Pools, cuts_80_10_10, shuffled
 
 # article -> sentence id -> text, both in the order of the file.
@@ -23,17 +23,17 @@ PAIR_LIMIT = 500
 PINNED_TRAIN_ARTICLES = 50
 
 
-def wiki_corpus_e_to_j(files: Files) -> Pools:
+def wiki_corpus_e_to_j(files: SourceFiles) -> Pools:
     """English paragraph to Japanese, one group for each article in sorted order."""
     return {"all": _articles(files["all"][0])}
 
 
-def wiki_corpus_j_to_e(files: Files) -> Pools:
+def wiki_corpus_j_to_e(files: SourceFiles) -> Pools:
     """Japanese paragraph to English, the same pairs in the same order."""
     return _reversed(wiki_corpus_e_to_j(files))
 
 
-def alt_e_to_j(files: Files) -> Pools:
+def alt_e_to_j(files: SourceFiles) -> Pools:
     """English sentence to Japanese, articles in the order of upstream's lists."""
     if not files.get("pairs"):
         return {}
@@ -47,7 +47,7 @@ def alt_e_to_j(files: Files) -> Pools:
     }
 
 
-def alt_j_to_e(files: Files) -> Pools:
+def alt_j_to_e(files: SourceFiles) -> Pools:
     """Japanese sentence to English, the same pairs in the same order."""
     return _reversed(alt_e_to_j(files))
 

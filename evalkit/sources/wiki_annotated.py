@@ -12,36 +12,36 @@ from evalkit.core.types import Row
 from evalkit.sources import knp_text
 from evalkit.sources.archives import checked_members
 from evalkit.sources.pins import SourceFile
-from evalkit.sources.readers import Files, SourceError, decode
+from evalkit.sources.readers import SourceError, SourceFiles, decode
 from evalkit.sources.splits import Pools
 
 
-def wiki_reading(files: Files) -> Pools:
+def wiki_reading(files: SourceFiles) -> Pools:
     """Text without its bracketed sentences -> its reading in hiragana."""
     return _pools(files, "reading")
 
 
-def wiki_ner(files: Files) -> Pools:
+def wiki_ner(files: SourceFiles) -> Pools:
     """Text with the brackets put back -> its named entities and their kinds."""
     return _pools(files, "named_entities")
 
 
-def wiki_dependency(files: Files) -> Pools:
+def wiki_dependency(files: SourceFiles) -> Pools:
     """Text without its bracketed sentences -> which phrase depends on which."""
     return _pools(files, "dependencies")
 
 
-def wiki_pas(files: Files) -> Pools:
+def wiki_pas(files: SourceFiles) -> Pools:
     """Text with the brackets put back -> predicates and their arguments."""
     return _pools(files, "predicates")
 
 
-def wiki_coreference(files: Files) -> Pools:
+def wiki_coreference(files: SourceFiles) -> Pools:
     """Text without its bracketed sentences -> the phrases that mean the same thing."""
     return _pools(files, "coreferences")
 
 
-def _pools(files: Files, kind: str) -> Pools:
+def _pools(files: SourceFiles, kind: str) -> Pools:
     return {
         split: [[rows[kind] for rows in documents if rows[kind].output.strip()]]
         for split, documents in _samples(files["all"][0]).items()

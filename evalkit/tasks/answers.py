@@ -13,10 +13,12 @@ from evalkit.core.errors import InputError
 from evalkit.core.text import did_you_mean
 from evalkit.tasks.harmony import END_MARKER, MARKER, read_harmony
 
-Rule = Literal["none", "think", "harmony", "regex", "lm-eval", "lighteval", "flexeval", "swallow", "shaberi"]
+RuleName = Literal[
+    "none", "think", "harmony", "regex", "lm-eval", "lighteval", "flexeval", "swallow", "shaberi"
+]
 AnswerStatus = Literal["answered", "no_thought", "late_thought", "unclosed", "empty", "cut_off", "tool_call"]
 
-RULES: tuple[Rule, ...] = get_args(Rule)
+RULES: tuple[RuleName, ...] = get_args(RuleName)
 START, END = "<think>", "</think>"
 # Rules that read the tags, and rules that read a pattern; the others refuse those options.
 _TAGGED = ("think", "regex", "lm-eval", "lighteval", "flexeval", "swallow")
@@ -113,7 +115,7 @@ def later_tags(answer: str, rule: str, *, start: str = START, end: str = END) ->
     return answer.count(start) + answer.count(end)
 
 
-def check_rule(rule: str, *, start: str = START, end: str = END, pattern: str | None = None) -> Rule:
+def check_rule(rule: str, *, start: str = START, end: str = END, pattern: str | None = None) -> RuleName:
     """The rule, once its options are known to fit.
 
     Raises:
@@ -151,7 +153,7 @@ def options_of(rule: str) -> tuple[str, ...]:
     return (*(("start", "end") if rule in _TAGGED else ()), *(("pattern",) if rule in _PATTERNED else ()))
 
 
-def choose_rule(template: str | None, *, start: str = START, end: str = END) -> Rule:
+def choose_rule(template: str | None, *, start: str = START, end: str = END) -> RuleName:
     """The rule that `auto` stands for, by the text of a model's chat template (None: it has none)."""
     if template is None:
         return "none"
@@ -324,7 +326,7 @@ def _shaberi(text: str, options: _Options) -> _Parts:
     return _Parts("\n".join(thoughts), answer, "answered") if thoughts else _unsplit(text, text, options)
 
 
-_SPLITS: dict[Rule, Callable[[str, _Options], _Parts]] = {
+_SPLITS: dict[RuleName, Callable[[str, _Options], _Parts]] = {
     "none": _none,
     "think": _think,
     "harmony": _harmony,

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from evalkit.core.config import BosRule, Parser, ReasoningConfig
+from evalkit.core.config import BosRule, ReasoningConfig, ThoughtParser
 from evalkit.core.errors import InputError
 from evalkit.core.text import unicode_text
 from evalkit.core.types import REST_OF_CONTEXT
@@ -54,7 +54,7 @@ class Thoughts:
         # A plain prompt is continued, not answered.
         template = template_of(tokenizer) if chat and tokenizer is not None else None
         usual = choose_rule(template, start=reasoning.start, end=reasoning.end)
-        if reasoning.parser is Parser.auto:
+        if reasoning.parser is ThoughtParser.auto:
             rule = usual
         elif template is not None and usual == "none" and rule not in ("none", "regex"):
             log.warning("reasoning.parser=%s, but the chat template has no mark of a thought", rule)

@@ -10,7 +10,7 @@ import pytest
 from evalkit.core import words
 from evalkit.core.config import Lang
 from evalkit.core.reasons import Reason
-from evalkit.leaderboard.rows import Kind
+from evalkit.leaderboard.rows import Origin
 
 PACKAGE = Path(words.__file__).parents[1]
 
@@ -64,7 +64,7 @@ def test_every_text_has_its_japanese() -> None:
     missing = {text for _, text in said if re.search(r"\w", re.sub(r"\{\w+\}", "", text))}
     missing -= set(words.catalogue())
     assert not missing
-    assert {kind.value for kind in Kind} <= set(words.catalogue())
+    assert {kind.value for kind in Origin} <= set(words.catalogue())
 
 
 def test_the_japanese_has_the_same_fields() -> None:

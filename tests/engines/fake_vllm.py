@@ -15,7 +15,7 @@ from typing import Any
 from evalkit.core.config import BosRule, Config
 from evalkit.core.types import Request, Sampling
 from evalkit.engines.local.random_model import byte_tokenizer
-from evalkit.engines.local.rows import Row
+from evalkit.engines.local.rows import RunningRow
 from tests.engines.models import local_engine
 
 __version__ = "0.0-fake"
@@ -101,7 +101,7 @@ class Engine:
         return [RequestOutput(request_id, [], False), RequestOutput(request_id, [_output(row)], True)]
 
 
-def _output(row: Row) -> CompletionOutput:
+def _output(row: RunningRow) -> CompletionOutput:
     reason: int | str | None = None
     if row.finish == "stop_string":
         reason = row.request.stop[0]

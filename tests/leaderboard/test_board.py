@@ -15,7 +15,7 @@ from evalkit.leaderboard.board import Board, build_board
 from evalkit.leaderboard.card import load_cards
 from evalkit.leaderboard.collect import collect, find_run
 from evalkit.leaderboard.compare import compare
-from evalkit.leaderboard.rows import Kind, model_url, tables_of
+from evalkit.leaderboard.rows import Origin, model_url, tables_of
 from evalkit.leaderboard.runs import option_differences, rules_of
 from evalkit.leaderboard.tables import csv_text, markdown, not_shown, row_notes
 from evalkit.records.results import read_results
@@ -208,7 +208,7 @@ def test_runs_of_another_protocol_are_rows_of_their_own(world: World, copied: Pa
 def test_published_rows(world: World) -> None:
     rows = {row.model: row for row in build_board([world.results], reference="llm-jp-3").rows}
     cards = load_cards()
-    published = {name: row for name, row in rows.items() if row.kind is Kind.published}
+    published = {name: row for name, row in rows.items() if row.kind is Origin.published}
     assert set(published) == set(cards)
     for name, row in published.items():
         assert {column: cell.value for column, cell in row.cells.items()} == cards[name].columns
@@ -230,7 +230,7 @@ def test_a_result_of_llm_jp_eval_is_a_row_of_its_own_kind(
     path.write_text(json.dumps(content), encoding="utf-8")
     rows = {row.model: row for row in build_board([world.results, path]).rows}
     row = rows["org/some-model"]
-    assert row.kind is Kind.llm_jp_eval
+    assert row.kind is Origin.llm_jp_eval
     assert row.cells["AVG"].value == 0.4321 and row.cells["AVG"].ci95 is None
     assert row.datasets["jamp_exact_match"].value == 0.35
     assert row.url == "https://huggingface.co/org/some-model"

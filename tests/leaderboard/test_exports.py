@@ -14,7 +14,7 @@ import pytest
 from evalkit.__main__ import main
 from evalkit.leaderboard.board import build_board
 from evalkit.leaderboard.exports import _wandb_mode, log_to_wandb
-from evalkit.leaderboard.rows import Row
+from evalkit.leaderboard.rows import BoardRow
 from tests.leaderboard.conftest import World
 
 
@@ -106,7 +106,7 @@ def test_wandb_offline(
         assert [[point for point in history if point[1]] for history in exports] == points
 
 
-def make_row(world: World, model: str) -> Row:
+def make_row(world: World, model: str) -> BoardRow:
     (row,) = [row for row in build_board([world.results]).rows if row.model == model]
     return row
 

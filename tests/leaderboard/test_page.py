@@ -18,7 +18,7 @@ from evalkit.leaderboard.board import Board, build_board
 from evalkit.leaderboard.collect import collect
 from evalkit.leaderboard.page import PageOptions, embedded_json, page_html
 from evalkit.leaderboard.rows import jaster_row
-from evalkit.leaderboard.runs import Run
+from evalkit.leaderboard.runs import FinishedRun
 from evalkit.records.results import DatasetRates, Figure, Partial, ProtocolRecord, Results, read_results
 from tests.conftest import ROOT
 from tests.leaderboard.conftest import World
@@ -527,7 +527,7 @@ def test_an_answer_without_a_score_and_every_answer_of_pfgen(at: Any, world: Wor
     translations = replace(results.datasets["alt-e-to-j"], metrics=["bleu_ja"])
     datasets = {"jsts": results.datasets["jsts"], "alt-e-to-j": translations}
     results = replace(results, datasets=datasets, categories={}, average={})
-    lacking = [jaster_row(Run(world.weak, results, 0, label=f"m-step-{step}")) for step in (1, 2)]
+    lacking = [jaster_row(FinishedRun(world.weak, results, 0, label=f"m-step-{step}")) for step in (1, 2)]
     page = tmp_path / "page.html"
     page.write_text(page_html(Board((row, *lacking), ()), PageOptions(resamples=100)), encoding="utf-8")
     # Without COMET a translation is neither right nor wrong, as is a single sample of a correlation.
@@ -564,7 +564,7 @@ def test_a_large_board_is_packed_and_reads_its_data_once(
     monkeypatch.setattr("evalkit.leaderboard.page._PACKED_FROM", 1000)
     results = read_results(world.weak / "results.json")
     runs = [
-        Run(world.weak, replace(results, run={**results.run, "model": f"m-{number}"}), number)
+        FinishedRun(world.weak, replace(results, run={**results.run, "model": f"m-{number}"}), number)
         for number in range(12)
     ]
     board = Board(tuple(map(jaster_row, runs)), ())

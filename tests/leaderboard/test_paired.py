@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evalkit.leaderboard.paired import (
-    Pairs,
+    PairedScores,
     average_difference,
     correlation_difference,
     holm,
@@ -18,10 +18,10 @@ from evalkit.metrics import METRICS
 from evalkit.metrics.base import CorrelationMetric
 
 
-def pairs(seed: int, n: int = 60, shift: float = 0.0) -> Pairs:
+def pairs(seed: int, n: int = 60, shift: float = 0.0) -> PairedScores:
     rng = np.random.default_rng(seed)
     common = rng.normal(size=n)
-    return Pairs(common + rng.normal(size=n) + shift, common + rng.normal(size=n))
+    return PairedScores(common + rng.normal(size=n) + shift, common + rng.normal(size=n))
 
 
 @pytest.mark.parametrize(("wins", "losses"), [(0, 0), (1, 0), (3, 9), (12, 12), (40, 17), (0, 30)])
@@ -35,7 +35,7 @@ def test_mcnemar_is_that_of_statsmodels(wins: int, losses: int) -> None:
 def test_binary_scores_are_tested_by_mcnemar() -> None:
     a = np.array([1, 1, 1, 0, 1, 1, 0, 1], dtype=float)
     b = np.array([0, 0, 1, 0, 0, 1, 1, 0], dtype=float)
-    found = mean_difference(Pairs(a, b), 1000)
+    found = mean_difference(PairedScores(a, b), 1000)
     assert (found.test, found.value) == ("McNemar", 0.375 - 0.125 + 0.125)
     assert found.p == pytest.approx(2 * (0.5**5 + 5 * 0.5**5))
 
@@ -83,7 +83,7 @@ def test_the_interval_is_that_of_a_plain_paired_bootstrap() -> None:
 def test_pairing_makes_intervals_narrower_than_those_of_the_models_alone() -> None:
     rng = np.random.default_rng(0)
     hard = rng.normal(size=200)
-    given = Pairs(hard + 0.1 * rng.normal(size=200), hard)
+    given = PairedScores(hard + 0.1 * rng.normal(size=200), hard)
     found = mean_difference(given, 2000).ci95
     alone = 2 * 1.96 * np.std(given.a, ddof=1) / np.sqrt(200)
     assert found is not None and (found[1] - found[0]) < alone / 3
@@ -97,7 +97,7 @@ def test_the_difference_of_correlations_is_that_of_its_definition(name: str) -> 
     assert isinstance(metric, CorrelationMetric)
     rng = np.random.default_rng(4)
     gold = np.round(rng.uniform(0, 5, size=40), 1)
-    given = Pairs(np.round(gold + rng.normal(size=40), 1), np.round(gold + 3 * rng.normal(size=40), 1))
+    given = PairedScores(np.round(gold + rng.normal(size=40), 1), np.round(gold + 3 * rng.normal(size=40), 1))
     found = correlation_difference(metric, given, gold, 4000)
 
     def score(one: Any, other: Any) -> Any:
@@ -150,18 +150,18 @@ def test_holm_is_that_of_statsmodels() -> None:
 
 def test_equal_verdicts_leave_a_width_and_equal_scores_of_another_kind_none() -> None:
     same = np.array([1.0, 0.0, 1.0, 1.0, 0.0] * 20)
-    binary = mean_difference(Pairs(same, same), 100, binary=True).ci95
+    binary = mean_difference(PairedScores(same, same), 100, binary=True).ci95
     assert binary is not None and binary[0] < 0 < binary[1]
-    graded = mean_difference(Pairs(same / 2, same / 2), 100, scale=(0.0, 1.0))
+    graded = mean_difference(PairedScores(same / 2, same / 2), 100, scale=(0.0, 1.0))
     assert graded.ci95 is None
     # In a mean the second counts with the widest interval of its scale.
-    both = average_difference([mean_difference(Pairs(same, same), 100, binary=True), graded]).ci95
+    both = average_difference([mean_difference(PairedScores(same, same), 100, binary=True), graded]).ci95
     assert both is not None and both[0] < binary[0] / 2 and binary[1] / 2 < both[1]
-    assert mean_difference(Pairs(same[:4] / 2, same[1:5] / 2), 100).ci95 is None
+    assert mean_difference(PairedScores(same[:4] / 2, same[1:5] / 2), 100).ci95 is None
     golds = np.arange(100.0)
     metric = METRICS["pearson"]
     assert isinstance(metric, CorrelationMetric)
-    assert correlation_difference(metric, Pairs(golds, golds), golds, 100).ci95 is None
+    assert correlation_difference(metric, PairedScores(golds, golds), golds, 100).ci95 is None
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -169,7 +169,7 @@ def test_paired_intervals_contain_their_difference(seed: int) -> None:
     rng = np.random.default_rng(seed)
     for n in (1, 2, 5, 40):
         a, b = rng.integers(0, 2, size=(2, n)).astype(float)
-        found = mean_difference(Pairs(a, b), 50, binary=True)
+        found = mean_difference(PairedScores(a, b), 50, binary=True)
         assert found.ci95 is not None and found.ci95[0] <= found.value <= found.ci95[1]
         assert -1 <= found.ci95[0] < found.ci95[1] <= 1
 
@@ -178,7 +178,7 @@ def test_the_difference_of_shares_resamples_prompts_with_their_instructions() ->
     rng = np.random.default_rng(3)
     sizes = rng.integers(1, 4, size=80)
     a, b = rng.binomial(sizes, 0.7), rng.binomial(sizes, 0.5)
-    found = share_difference(Pairs(a / sizes, b / sizes), sizes.astype(float), 4000)
+    found = share_difference(PairedScores(a / sizes, b / sizes), sizes.astype(float), 4000)
     assert found.value == pytest.approx(a.sum() / sizes.sum() - b.sum() / sizes.sum())
     drawn = rng.integers(0, 80, size=(4000, 80))
     ratios = (a - b)[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
@@ -188,5 +188,5 @@ def test_the_difference_of_shares_resamples_prompts_with_their_instructions() ->
     assert found.p == pytest.approx(hits.mean(), abs=0.01)
     # One instruction each: a plain difference of means.
     ones = np.ones(80)
-    same = share_difference(Pairs((a > 0) * 1.0, (b > 0) * 1.0), ones, 100)
-    assert same.value == pytest.approx(mean_difference(Pairs((a > 0) * 1.0, (b > 0) * 1.0), 100).value)
+    same = share_difference(PairedScores((a > 0) * 1.0, (b > 0) * 1.0), ones, 100)
+    assert same.value == pytest.approx(mean_difference(PairedScores((a > 0) * 1.0, (b > 0) * 1.0), 100).value)

@@ -12,7 +12,7 @@ from evalkit.__main__ import main
 from evalkit.leaderboard.board import Board, build_board
 from evalkit.leaderboard.card import load_cards, published_rows
 from evalkit.leaderboard.exports import model_card
-from evalkit.leaderboard.rows import TABLES, Kind, Row
+from evalkit.leaderboard.rows import TABLES, BoardRow, Origin
 from evalkit.leaderboard.tables import csv_text, markdown, marks, spreadsheet_text
 from evalkit.records.results import Figure
 from tests.conftest import ROOT
@@ -54,8 +54,8 @@ def test_the_card_s_tables_come_out_as_published() -> None:
 
 
 def test_each_table_is_in_the_order_of_its_own_figures() -> None:
-    one = Row("one", Kind.run, cells={"AVG": Figure(0.9)}, mt_bench={"average": Figure(2.0)})
-    two = Row("two", Kind.run, cells={"AVG": Figure(0.1)}, mt_bench={"average": Figure(8.0)})
+    one = BoardRow("one", Origin.run, cells={"AVG": Figure(0.9)}, mt_bench={"average": Figure(2.0)})
+    two = BoardRow("two", Origin.run, cells={"AVG": Figure(0.1)}, mt_bench={"average": Figure(8.0)})
     jaster, bench = (table.rows([one, two]) for table in TABLES[:2])
     assert [row.model for row in jaster] == ["one", "two"]
     assert [row.model for row in bench] == ["two", "one"]
@@ -78,7 +78,7 @@ def test_pandas_and_the_csv_module_read_the_csv(world: World, tmp_path: Path) ->
 
 
 def test_a_model_called_like_a_formula_stays_text() -> None:
-    row = Row(model="=HYPERLINK(1)", kind=Kind.run, cells={"AVG": Figure(0.5)})
+    row = BoardRow(model="=HYPERLINK(1)", kind=Origin.run, cells={"AVG": Figure(0.5)})
     assert "\r\n'=HYPERLINK(1),run" in csv_text([row])
 
 
@@ -93,7 +93,7 @@ def test_numbers_and_other_texts_stay_as_they_are(text: str) -> None:
 
 
 def test_names_cannot_break_the_markdown() -> None:
-    row = Row(model="a|b<script>*x*\n[y](z)", kind=Kind.run, cells={"AVG": Figure(0.5)})
+    row = BoardRow(model="a|b<script>*x*\n[y](z)", kind=Origin.run, cells={"AVG": Figure(0.5)})
     line = markdown(Board((row,), ())).splitlines()[6]
     assert line.startswith("| a\\|b&lt;script&gt;\\*x\\* \\[y\\](z) | 0.5000 |")
 
@@ -158,8 +158,8 @@ def test_the_model_card_block_is_what_the_hub_reads(world: World) -> None:
 
 
 def test_partial_figures_are_no_metadata() -> None:
-    row = Row(
-        "m", Kind.run, cells={"NLI": Figure(0.5, 50, ci95=(0.4, 0.6), partial=True)}, reasons=("limit=50",)
+    row = BoardRow(
+        "m", Origin.run, cells={"NLI": Figure(0.5, 50, ci95=(0.4, 0.6), partial=True)}, reasons=("limit=50",)
     )
     text = model_card(row)
     assert "0.5000*" in text and "model-index" not in text

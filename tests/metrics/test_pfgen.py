@@ -13,7 +13,7 @@ import pytest
 from evalkit.metrics import pfgen
 from evalkit.metrics.pfgen import (
     AnswerScore,
-    Question,
+    PfgenQuestion,
     Tables,
     helpfulness,
     set_figures,
@@ -25,8 +25,8 @@ from evalkit.metrics.pfgen import (
 SOME = ("Q03", "Q06", "Q16", "Q30", "Q35", "Q47")
 
 
-def question(references: dict[str, list[str]], keywords: tuple[dict[str, Any], ...] = ()) -> Question:
-    return Question("Q01", "?", "math", keywords, references)
+def question(references: dict[str, list[str]], keywords: tuple[dict[str, Any], ...] = ()) -> PfgenQuestion:
+    return PfgenQuestion("Q01", "?", "math", keywords, references)
 
 
 def plain_counts(references: list[str]) -> dict[str, int]:
@@ -218,9 +218,9 @@ def answers_of(folder: Path) -> dict[str, list[str]]:
     return answers
 
 
-def load(mirror: Path, key: str) -> Question:
+def load(mirror: Path, key: str) -> PfgenQuestion:
     row = json.loads((mirror / "pfgen" / "data" / f"{key}.json").read_text())
-    return Question(key, row["question"], row["category"], tuple(row["keywords"]), row["answers"])
+    return PfgenQuestion(key, row["question"], row["category"], tuple(row["keywords"]), row["answers"])
 
 
 def same(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
@@ -230,7 +230,7 @@ def same(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
 
 
 def check_question(
-    one: Question, tables: Tables, answers: list[str], theirs: dict[str, Any]
+    one: PfgenQuestion, tables: Tables, answers: list[str], theirs: dict[str, Any]
 ) -> list[AnswerScore]:
     scores = pfgen.score_answers(one, tables, answers)
     assert same(set_figures({one.id: scores}), theirs)

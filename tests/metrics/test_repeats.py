@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from evalkit.core.errors import InputError
-from evalkit.leaderboard.paired import Pairs, mean_difference
+from evalkit.leaderboard.paired import PairedScores, mean_difference
 from evalkit.metrics import intervals as statistics
 from evalkit.metrics.repeats import (
     check_repeats,
@@ -118,7 +118,7 @@ def test_the_paired_test_swaps_whole_questions() -> None:
     """Every swap of 8 questions, counted; samples of one question never part."""
     a = RNG.integers(0, 2, (8, 4)).tolist()
     b = RNG.integers(0, 2, (8, 4)).tolist()
-    pairs = Pairs(np.array(question_values(a)), np.array(question_values(b)))
+    pairs = PairedScores(np.array(question_values(a)), np.array(question_values(b)))
     found = mean_difference(pairs, 10_000, binary=False, scale=(0.0, 1.0))
     totals = [sum(one) - sum(other) for one, other in zip(a, b, strict=True)]
     swaps = [

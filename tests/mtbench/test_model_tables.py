@@ -18,7 +18,7 @@ from evalkit.mtbench.model_tables import (
     scored,
     with_own_intervals,
 )
-from evalkit.mtbench.presets import Counts, Parser, load_preset
+from evalkit.mtbench.presets import Counts, RatingParser, load_preset
 
 
 def judgment(question: int, status: str, rating: float | None, strict: float | None, **more: Any) -> Judgment:
@@ -69,14 +69,14 @@ def test_a_preset_may_drop_a_status() -> None:
 
 def test_a_preset_may_read_strictly() -> None:
     """The number at the end counts; a refusal stays a refusal."""
-    assert scores(parser=Parser.strict) == {1: 8, 2: 9, 3: -1, 4: -1, 5: -1, 6: -1}
+    assert scores(parser=RatingParser.strict) == {1: 8, 2: 9, 3: -1, 4: -1, 5: -1, 6: -1}
 
 
 def test_an_answerless_judgment_counts_as_an_unparsed_one_unless_the_preset_says_otherwise() -> None:
     none = judgment(7, "answerless", None, None)
     card = load_preset("llm-jp-3-card")
     assert [row.score for row in scored([none], card)] == [-1]
-    assert [row.score for row in scored([none], replace(card, parser=Parser.strict))] == [-1]
+    assert [row.score for row in scored([none], replace(card, parser=RatingParser.strict))] == [-1]
     dropping = replace(card, statuses=card.statuses | {"answerless": Counts.drop})
     assert scored([none], dropping) == scored([none], load_preset("llm-jp-judge-2")) == []
 

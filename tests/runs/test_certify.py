@@ -8,7 +8,7 @@ import pytest
 from evalkit.__main__ import main
 from evalkit.core.types import Completion
 from evalkit.engines.local.engine import LocalEngine
-from evalkit.engines.local.rows import Row, failed
+from evalkit.engines.local.rows import RunningRow, failed
 from evalkit.engines.local.tokens import Encoded
 from evalkit.runs import certify as runs_certify
 from evalkit.scoring.scores import TaskAnswers
@@ -29,7 +29,7 @@ def test_a_changed_output_is_not_certified(
     """Nor is a prompt that the model cannot answer: it is left out."""
     honest, problem = LocalEngine.together, LocalEngine._problem
 
-    def dishonest(self: LocalEngine, requests: Sequence[object]) -> Iterator[Row]:
+    def dishonest(self: LocalEngine, requests: Sequence[object]) -> Iterator[RunningRow]:
         for row in honest(self, requests):  # type: ignore[arg-type]
             if row.request.id == "mawps/bundled/0":
                 row.new[0] += 1

@@ -10,7 +10,7 @@ from evalkit.core.errors import InputError
 from evalkit.core.types import Sample
 from evalkit.leaderboard.card import load_cards
 from evalkit.leaderboard.rows import jaster_row
-from evalkit.leaderboard.runs import Run, rules_of
+from evalkit.leaderboard.runs import FinishedRun, rules_of
 from evalkit.records.results import Figure, Results, read_results
 from evalkit.scoring.categories import category_members, summarise
 from evalkit.scoring.scores import Measured, TaskScores
@@ -128,7 +128,9 @@ def test_without_mt_there_is_a_marked_average_of_the_eight_others(tasks: list[Ta
     average = results.average["AVG_without_MT"]
     assert average.value == pytest.approx(np.mean(others), abs=1e-15) and average.ci95 is not None
     assert results.average["AVG"].value is None
-    row = jaster_row(Run(Path("run"), Results.from_json(json.loads(json.dumps(results.to_json()))), 0.0))
+    row = jaster_row(
+        FinishedRun(Path("run"), Results.from_json(json.loads(json.dumps(results.to_json()))), 0.0)
+    )
     assert row.cells["AVG_without_MT"].partial and "AVG" not in row.cells
     assert not row.cells["NLI"].partial and row.cells["MT"].partial
     assert "AVG_without_MT" not in llm_jp_eval_json(without, results)["scores"]

@@ -11,7 +11,16 @@ import torch
 from torch import Tensor
 
 from evalkit.engines.local.kernels import MANY, Part, attend, merge
-from evalkit.engines.local.passes import FreshSpan, Pass, RowSlots, Run, Section, SharedSpan, Span, pack
+from evalkit.engines.local.passes import (
+    FreshSpan,
+    NeighbourRows,
+    Pass,
+    RowSlots,
+    Section,
+    SharedSpan,
+    Span,
+    pack,
+)
 
 NAME = "evalkit_packed"
 # Arguments that change the result and that this attention does not support.
@@ -234,7 +243,7 @@ class LayerCall:
         index, slots, cached = self.work.scratch[name]
         return index, slots, cached
 
-    def _tail(self, run: Run, cached: Tensor, like: Tensor) -> Tensor | None:
+    def _tail(self, run: NeighbourRows, cached: Tensor, like: Tensor) -> Tensor | None:
         """[rows, 1, 1, longest]: what each row of a run sees of its slot; None when it sees all."""
         window = run.longest if self.window is None else min(self.window, run.longest)
         if run.shortest == run.longest == window:

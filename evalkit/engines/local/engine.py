@@ -24,7 +24,7 @@ from evalkit.engines.local.loading import LoadedModel, load
 from evalkit.engines.local.memory import Limits, free_bytes, give_back_freed
 from evalkit.engines.local.pool import Conversations, Pool
 from evalkit.engines.local.probe import ALONE, PACKED, choose_way, error_line
-from evalkit.engines.local.rows import Row, failed
+from evalkit.engines.local.rows import RunningRow, failed
 from evalkit.engines.local.tokenizer import refuse_ids
 from evalkit.engines.local.tokens import CompletionDecoder, Encoded, encode
 from evalkit.engines.models import ResolvedModel
@@ -123,7 +123,7 @@ class LocalEngine(Engine):
         for row in self._run(rows):
             yield row.completion(self._model().context)
 
-    def one_at_a_time(self, requests: Iterable[Request]) -> Iterator[Row]:
+    def one_at_a_time(self, requests: Iterable[Request]) -> Iterator[RunningRow]:
         """The finished rows of requests through transformers' `generate`, one prompt at a time.
 
         This is the reference for batches. Requests that cannot be answered are omitted.
@@ -131,14 +131,14 @@ class LocalEngine(Engine):
         with linears.plain(self._model().model):
             yield from self._run_alone(self._rows(requests)[0])
 
-    def together(self, requests: Iterable[Request]) -> Iterator[Row]:
+    def together(self, requests: Iterable[Request]) -> Iterator[RunningRow]:
         """The finished rows of requests, batched as in `generate`."""
         yield from self._run(self._rows(requests)[0])
 
     def margin(self, ids: Sequence[int]) -> float:
         """The gap between the two best logits after `ids`, by the model's usual attention."""
         encoded = Encoded(Request("margin", "", max_new_tokens=1), list(ids), frozenset())
-        row = Row(encoded, self._decoder, Sampling())
+        row = RunningRow(encoded, self._decoder, Sampling())
         row.given = [0]
         for _ in self._run_alone([row]):
             pass
@@ -157,10 +157,10 @@ class LocalEngine(Engine):
         else:
             self._batches = Batches(self._model().model, 1 if self.way.alone else rows)
 
-    def _rows(self, requests: Iterable[Request]) -> tuple[list[Row], list[Completion]]:
+    def _rows(self, requests: Iterable[Request]) -> tuple[list[RunningRow], list[Completion]]:
         """The rows to run, and the completions of requests that cannot be answered."""
         loaded = self._model()
-        rows: list[Row] = []
+        rows: list[RunningRow] = []
         problems: list[Completion] = []
         places = loaded.context if loaded.learned_positions else None
         own = from_generation_config(loaded.generation) if self._follow_generation_config else None
@@ -170,7 +170,7 @@ class LocalEngine(Engine):
             if problem := self._problem(encoded):
                 problems.append(problem)
             else:
-                rows.append(Row(encoded, self._decoder, own or encoded.request.sampling, places))
+                rows.append(RunningRow(encoded, self._decoder, own or encoded.request.sampling, places))
         return rows, problems
 
     def _problem(self, encoded: Encoded) -> Completion | None:
@@ -186,7 +186,7 @@ class LocalEngine(Engine):
             return failed(encoded, reason, over_context=True)
         return None
 
-    def _run(self, rows: Sequence[Row]) -> Iterator[Row]:
+    def _run(self, rows: Sequence[RunningRow]) -> Iterator[RunningRow]:
         loaded = self._model()
         progress.planned(sum(len(row.ids) for row in rows))
         most = loaded.lone_from
@@ -202,7 +202,7 @@ class LocalEngine(Engine):
             )
             yield from self._run_alone(alone)
 
-    def _run_alone(self, rows: Sequence[Row]) -> Iterator[Row]:
+    def _run_alone(self, rows: Sequence[RunningRow]) -> Iterator[RunningRow]:
         loaded = self._model()
         with self.usual_attention():
             for row in rows:
@@ -230,7 +230,7 @@ class LocalEngine(Engine):
         finally:
             loaded.model.set_attn_implementation(NAME)
 
-    def _run_together(self, rows: Sequence[Row]) -> Iterator[Row]:
+    def _run_together(self, rows: Sequence[RunningRow]) -> Iterator[RunningRow]:
         if self.way is ALONE:
             yield from self._run_alone(rows)
             return

@@ -24,7 +24,7 @@ from evalkit.engines.local.loading import LoadedModel
 from evalkit.engines.local.memory import Limits, no_room
 from evalkit.engines.local.passes import LayerShape
 from evalkit.engines.local.prefixes import each, shared_prefixes
-from evalkit.engines.local.rows import Row, choose
+from evalkit.engines.local.rows import RunningRow, choose
 
 # Rows in a batch where the size of a token's cache is not known.
 _UNKNOWN_ROWS = 16
@@ -51,7 +51,7 @@ class Batches:
         """Most rows in a batch."""
         return self._limits.rows if self._limits else self._rows
 
-    def of(self, rows: Sequence[Row], lengths: Lengths) -> Iterator[list[Row]]:
+    def of(self, rows: Sequence[RunningRow], lengths: Lengths) -> Iterator[list[RunningRow]]:
         """The rows in batches, longest prompts first."""
         ordered = sorted(rows, key=lambda row: -len(row.ids))
         for _, some in groupby(ordered, key=lambda row: len(row.ids) if lengths is Lengths.apart else 0):
@@ -62,7 +62,9 @@ class Batches:
                 batch, waiting = waiting[:size], waiting[size:]
                 yield batch
 
-    def attempt(self, rows: Sequence[Row], run: Callable[[Sequence[Row]], Iterator[Row]]) -> Iterator[Row]:
+    def attempt(
+        self, rows: Sequence[RunningRow], run: Callable[[Sequence[RunningRow]], Iterator[RunningRow]]
+    ) -> Iterator[RunningRow]:
         """Runs a batch; out of memory, its unfinished rows start again in halves.
 
         Raises:
@@ -111,8 +113,8 @@ _STATES = {"keys", "values", "_sliding_window_tensor"}
 
 
 def with_shared_prefix(
-    rows: Sequence[Row], loaded: LoadedModel, batches: Batches, lengths: Lengths
-) -> Iterator[Row]:
+    rows: Sequence[RunningRow], loaded: LoadedModel, batches: Batches, lengths: Lengths
+) -> Iterator[RunningRow]:
     """Finishes the rows, group by group of shared prefixes, and yields each as soon as it has ended."""
     for group in each(shared_prefixes([row.ids for row in rows], levels=False)):
         members = [rows[index] for index in group.members]
@@ -121,7 +123,9 @@ def with_shared_prefix(
             yield from batches.attempt(batch, partial(_run_from_prefix, prefix, lengths))
 
 
-def _run_from_prefix(prefix: "PrefixCache", lengths: Lengths, rows: Sequence[Row]) -> Iterator[Row]:
+def _run_from_prefix(
+    prefix: "PrefixCache", lengths: Lengths, rows: Sequence[RunningRow]
+) -> Iterator[RunningRow]:
     suffixes = [row.ids[prefix.length :] for row in rows]
     if lengths is Lengths.joined:
         batch = join([prefix.start(list(alike)) for _, alike in groupby(suffixes, key=len)])
@@ -271,15 +275,15 @@ def _forward(
 
 
 def by_generate(
-    rows: Sequence[Row], loaded: LoadedModel, batches: Batches, lengths: Lengths
-) -> Iterator[Row]:
+    rows: Sequence[RunningRow], loaded: LoadedModel, batches: Batches, lengths: Lengths
+) -> Iterator[RunningRow]:
     """Finishes the rows batch by batch, longest prompts first, and yields them."""
     for batch in batches.of(rows, lengths):
         yield from batches.attempt(batch, lambda some: iter(_run_generate(some, loaded)))
 
 
 @torch.inference_mode()
-def _run_generate(rows: Sequence[Row], loaded: LoadedModel) -> Sequence[Row]:
+def _run_generate(rows: Sequence[RunningRow], loaded: LoadedModel) -> Sequence[RunningRow]:
     width = max(len(row.ids) for row in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     mask = torch.zeros_like(ids)
@@ -304,7 +308,7 @@ def _run_generate(rows: Sequence[Row], loaded: LoadedModel) -> Sequence[Row]:
 class _Choice:
     """A logits processor that leaves only the token that `choose` picks."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[RunningRow]) -> None:
         self._rows = rows
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
@@ -317,7 +321,7 @@ class _Choice:
         return forced
 
 
-def _ends(rows: Sequence[Row]) -> Any:
+def _ends(rows: Sequence[RunningRow]) -> Any:
     class Ends(StoppingCriteria):  # type: ignore[misc]
         """Hands each row its new token; true for the rows that are done."""
 

@@ -50,7 +50,7 @@ class Kernel(Protocol):
         ...
 
 
-class Kind(NamedTuple):
+class CallKind(NamedTuple):
     """What decides which kernels support a call, and which is the fastest: `many` queries or few."""
 
     device: str
@@ -137,7 +137,7 @@ def aligned(mask: Tensor) -> Tensor:
     return room[..., :width]
 
 
-def candidates(kind: Kind) -> list[Kernel]:
+def candidates(kind: CallKind) -> list[Kernel]:
     """The fused kernels that may serve a kind of call, fastest first."""
     if kind.device == "cpu":
         tiles = kind.many and not kind.masked and not kind.causal and kind.dtype is torch.float32
@@ -152,7 +152,7 @@ def candidates(kind: Kind) -> list[Kernel]:
 
 
 @cache
-def choose(kind: Kind, reference: Kernel) -> Kernel:
+def choose(kind: CallKind, reference: Kernel) -> Kernel:
     """The first candidate that agrees with `reference` on a small case of this kind; else `reference`."""
     for kernel in candidates(kind):
         name = getattr(kernel, "__name__", str(kernel))
@@ -165,7 +165,7 @@ def choose(kind: Kind, reference: Kernel) -> Kernel:
 
 
 @torch.inference_mode()
-def _problem(kernel: Kernel, reference: Kernel, kind: Kind) -> str | None:
+def _problem(kernel: Kernel, reference: Kernel, kind: CallKind) -> str | None:
     """Why a kernel cannot be used; None when it can."""
     case = _small_case(kind)
     expected = reference(*case.tensors, 0.3, mask=case.mask, causal=kind.causal)
@@ -188,7 +188,7 @@ class _Case(NamedTuple):
     mask: Tensor | None
 
 
-def _small_case(kind: Kind) -> _Case:
+def _small_case(kind: CallKind) -> _Case:
     # Two heads share one key head through `expand`, without a copy, as in real calls.
     queries, keys = (19, 19) if kind.causal else (5, 19)
     generator = torch.Generator().manual_seed(0)
@@ -235,7 +235,7 @@ def attend(
     Returns:
         A part with `out` [batch, heads, queries, value_dim] and `lse` [batch, heads, queries].
     """
-    kind = Kind(
+    kind = CallKind(
         query.device.type,
         query.dtype,
         key.shape[-1],

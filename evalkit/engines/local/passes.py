@@ -222,7 +222,7 @@ class FreshSpan(NamedTuple):
     size: int
 
 
-class Run(NamedTuple):
+class NeighbourRows(NamedTuple):
     """Rows with one token each whose slots are neighbours: `spans[begin:end]` of the single ones."""
 
     begin: int
@@ -257,7 +257,7 @@ class Pass:
     shared: list[SharedSpan] = field(default_factory=list)
     several: list[Span] = field(default_factory=list)
     single: list[Span] = field(default_factory=list)
-    runs: list[Run] = field(default_factory=list)
+    runs: list[NeighbourRows] = field(default_factory=list)
     scratch: dict[Any, Any] = field(default_factory=dict)
 
 
@@ -303,13 +303,13 @@ def _see(work: Pass, span: SharedSpan) -> None:
         work.shared.append(span)
 
 
-def _runs(single: Sequence[Span], call_tokens: int) -> list[Run]:
+def _runs(single: Sequence[Span], call_tokens: int) -> list[NeighbourRows]:
     """Cuts rows into runs of neighbouring slots.
 
     Every row of a run reads as far as its longest one. It is cut where that is half as much again as the
     rows need, and more than a call costs.
     """
-    runs: list[Run] = []
+    runs: list[NeighbourRows] = []
     begin, total, longest, shortest = 0, 0, 0, 0
     for index, span in enumerate(single):
         length = span.cached + 1
@@ -318,10 +318,10 @@ def _runs(single: Sequence[Span], call_tokens: int) -> list[Run]:
         needed = total + length
         wasteful = max(longest, length) * (rows + 1) > needed + max(needed // 2, call_tokens)
         if rows and (not neighbours or wasteful):
-            runs.append(Run(begin, index, single[begin].slot, longest, shortest))
+            runs.append(NeighbourRows(begin, index, single[begin].slot, longest, shortest))
             begin, total, longest, shortest = index, 0, 0, length
         total += length
         longest, shortest = max(longest, length), min(shortest or length, length)
     if single:
-        runs.append(Run(begin, len(single), single[begin].slot, longest, shortest))
+        runs.append(NeighbourRows(begin, len(single), single[begin].slot, longest, shortest))
     return runs

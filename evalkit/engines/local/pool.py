@@ -24,8 +24,8 @@ from evalkit.engines.local.attention import forward
 from evalkit.engines.local.loading import LoadedModel
 from evalkit.engines.local.memory import SLOT_STEP, Limits, no_room
 from evalkit.engines.local.passes import Feed, LayerShape, RowSlots, Section, States
-from evalkit.engines.local.prefixes import GROUP_COST, Group, each, shared_prefixes
-from evalkit.engines.local.rows import Row, choose
+from evalkit.engines.local.prefixes import GROUP_COST, PrefixGroup, each, shared_prefixes
+from evalkit.engines.local.rows import RunningRow, choose
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Conversations:
         while self._kept and sum(states.bytes for _, states in self._kept) > self._most_bytes:
             self._kept.pop(0)
 
-    def take(self, row: Row) -> History | None:
+    def take(self, row: RunningRow) -> History | None:
         """Removes and returns the kept states that cover most of a chat's prompt."""
         if isinstance(row.request.prompt, str) or not self._kept:
             return None
@@ -135,7 +135,7 @@ class Waiting:
     `history` holds states computed before.
     """
 
-    row: Row
+    row: RunningRow
     prefix: SharedPrefix
     shared: int
     history: History | None = None
@@ -169,7 +169,7 @@ class Running:
     fed: bool = field(default=False)
 
     @property
-    def row(self) -> Row:
+    def row(self) -> RunningRow:
         """The row."""
         return self.waiting.row
 
@@ -180,7 +180,7 @@ class Running:
 
 
 def in_order(
-    rows: Sequence[Row], conversations: Conversations, group_cost: int = GROUP_COST
+    rows: Sequence[RunningRow], conversations: Conversations, group_cost: int = GROUP_COST
 ) -> list[Waiting]:
     """The rows in the order in which they start.
 
@@ -197,8 +197,8 @@ def _longest_first(groups: list[list[Waiting]]) -> list[Waiting]:
 
 
 def _in_group(
-    group: Group,
-    rows: Sequence[Row],
+    group: PrefixGroup,
+    rows: Sequence[RunningRow],
     conversations: Conversations,
     parent: SharedPrefix | None = None,
     begin: int = 0,
@@ -256,7 +256,7 @@ class Pool:
         self._long: list[Waiting] = []
         self._reserve = _RESERVE
 
-    def run(self, rows: Sequence[Row]) -> Iterator[Row]:
+    def run(self, rows: Sequence[RunningRow]) -> Iterator[RunningRow]:
         """Yields every row as soon as it has finished.
 
         Raises:
@@ -390,7 +390,7 @@ class Pool:
         tokens = sum(len(prefix.ids) for prefix in self._prefixes | coming)
         return tokens * self._limits.token_bytes <= self._limits.prefix_bytes
 
-    def _step(self) -> Iterator[Row]:
+    def _step(self) -> Iterator[RunningRow]:
         """One pass; yields the rows it finished."""
         groups: dict[SharedPrefix, list[Running]] = {}
         for running in self._running.values():

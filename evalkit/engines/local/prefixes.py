@@ -21,7 +21,7 @@ _COPIED = 4
 Ids = npt.NDArray[np.int64]
 
 
-class Group(NamedTuple):
+class PrefixGroup(NamedTuple):
     """Prompts (their indices, in the caller's order) that begin with the same `length` tokens.
 
     The prompts of `groups` share these tokens and more. Where there are members, the first of `groups`, which
@@ -30,7 +30,7 @@ class Group(NamedTuple):
 
     length: int
     members: list[int]
-    groups: list["Group"]
+    groups: list["PrefixGroup"]
 
 
 @dataclass
@@ -43,7 +43,7 @@ class _Node:
 
 def shared_prefixes(
     prompts: Sequence[Sequence[int]], *, levels: bool = True, cost: int = GROUP_COST
-) -> list[Group]:
+) -> list[PrefixGroup]:
     """Splits prompts into groups so that few tokens are computed twice.
 
     A set of prompts becomes a group when its members save more tokens than the group costs.
@@ -74,7 +74,7 @@ def shared_prefixes(
                 path.append(_Node(ahead))
             path[-1].below.append(_settled(node, levels, cost))
     root = _group(_settled(path[0], levels, cost))
-    return [*root.groups, *([Group(0, root.members, [])] if root.members else [])]
+    return [*root.groups, *([PrefixGroup(0, root.members, [])] if root.members else [])]
 
 
 def _settled(node: _Node, levels: bool, cost: int) -> _Node:
@@ -96,11 +96,11 @@ def _settled(node: _Node, levels: bool, cost: int) -> _Node:
     return node
 
 
-def _group(node: _Node) -> Group:
-    return Group(node.depth, sorted(node.loose), [_group(child) for child in node.below])
+def _group(node: _Node) -> PrefixGroup:
+    return PrefixGroup(node.depth, sorted(node.loose), [_group(child) for child in node.below])
 
 
-def each(groups: Iterable[Group]) -> Iterator[Group]:
+def each(groups: Iterable[PrefixGroup]) -> Iterator[PrefixGroup]:
     """The groups with all inside them, outer ones first."""
     for group in groups:
         yield group

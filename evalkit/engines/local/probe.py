@@ -26,7 +26,7 @@ from evalkit.engines.local.loading import LoadedModel
 from evalkit.engines.local.memory import Limits
 from evalkit.engines.local.passes import LayerShape, Section
 from evalkit.engines.local.pool import Conversations, Pool
-from evalkit.engines.local.rows import Row
+from evalkit.engines.local.rows import RunningRow
 from evalkit.engines.local.tokens import CompletionDecoder, Encoded
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class Way:
     lengths: Lengths = Lengths.apart
     alone: bool = False
 
-    def run(self, rows: Sequence[Row], loaded: LoadedModel, batches: Batches) -> Iterator[Row]:
+    def run(self, rows: Sequence[RunningRow], loaded: LoadedModel, batches: Batches) -> Iterator[RunningRow]:
         """Finishes the rows and yields them; not for `PACKED`, which needs a `Pool`."""
         generate = by_generate if self.prefix is PrefixMode.off else with_shared_prefix
         return generate(rows, loaded, batches, self.lengths)
@@ -107,7 +107,7 @@ _SMALL = 8
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenWay:
     """The chosen way.
 
     Attributes:
@@ -123,7 +123,7 @@ class Choice:
     seconds: float
 
 
-def choose_way(loaded: LoadedModel, wanted: PrefixMode, rows: int | None) -> Choice | str:
+def choose_way(loaded: LoadedModel, wanted: PrefixMode, rows: int | None) -> ChosenWay | str:
     """The fastest way that is exact for a model, or why none that `wanted` allows is.
 
     Leaves the model set to packed attention when that is the way, else as it was.
@@ -151,13 +151,13 @@ def choose_way(loaded: LoadedModel, wanted: PrefixMode, rows: int | None) -> Cho
             if way is PACKED:
                 # Again: the windows recorded by the probe were small.
                 layers = _set_packed(loaded.model)
-            return Choice(way, layers, ruled_out, time.monotonic() - started)
+            return ChosenWay(way, layers, ruled_out, time.monotonic() - started)
         log.info("not %s: %s", way.name, problem)
         ruled_out[way.name] = problem
     return "; ".join(dict.fromkeys(ruled_out.values()))
 
 
-class _Rehearsed(Row):
+class _Rehearsed(RunningRow):
     """A row with given new tokens; it keeps the logits offered for each."""
 
     def __init__(self, name: str, ids: list[int], given: list[int], decoder: CompletionDecoder) -> None:

@@ -16,7 +16,7 @@ from evalkit.core.types import Completion, FinishReason, Request, Sampling
 from evalkit.engines.local.tokens import CompletionDecoder, Encoded
 
 
-class Row:
+class RunningRow:
     """One running request: prompt ids, new ids, and when it ends.
 
     Args:
@@ -126,7 +126,7 @@ def failed(encoded: Encoded, reason: str, *, over_context: bool = False) -> Comp
     )
 
 
-def choose(logits: Tensor, rows: Sequence[Row]) -> list[int]:
+def choose(logits: Tensor, rows: Sequence[RunningRow]) -> list[int]:
     """The next token id of each row.
 
     Args:
@@ -161,7 +161,7 @@ def choose(logits: Tensor, rows: Sequence[Row]) -> list[int]:
     return chosen
 
 
-def _penalized(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+def _penalized(logits: Tensor, rows: Sequence[RunningRow]) -> Tensor:
     logits = logits.clone()
     for index, row in enumerate(rows):
         if row.sampling.repetition_penalty != 1.0:
@@ -172,7 +172,7 @@ def _penalized(logits: Tensor, rows: Sequence[Row]) -> Tensor:
     return logits
 
 
-def _sample(logits: Tensor, rows: Sequence[Row]) -> list[int]:
+def _sample(logits: Tensor, rows: Sequence[RunningRow]) -> list[int]:
     """One draw per row: a uniform number of the row's generator through the filtered distribution."""
 
     def column(values: list[float]) -> Tensor:

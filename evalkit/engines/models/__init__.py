@@ -17,7 +17,7 @@ from evalkit.core.errors import EvalkitError, FetchError, InputError
 from evalkit.core.text import command, folder_name, text_sha256
 
 # A folder, and what it adds to the model's identity.
-Files = tuple[Path | None, dict[str, Any]]
+ModelFiles = tuple[Path | None, dict[str, Any]]
 
 _COMMIT_DIGITS = 40
 
@@ -114,7 +114,7 @@ def resolve_without_weights(model: ModelConfig, *, offline: bool) -> ResolvedMod
     return assembled(model, name, _files(model, offline=offline, weights=False), tokenizer)
 
 
-def assembled(model: ModelConfig, name: str, files: Files, tokenizer: Files) -> ResolvedModel:
+def assembled(model: ModelConfig, name: str, files: ModelFiles, tokenizer: ModelFiles) -> ResolvedModel:
     """The resolved model with this name, these files and this separate tokenizer."""
     return ResolvedModel(
         name=name,
@@ -184,7 +184,9 @@ def _is_group(path: Path, model: ModelConfig) -> bool:
     return bool(shipped.get("name") == model.name and shipped.get("path") == model.path and model.name)
 
 
-def _files(model: ModelConfig, *, offline: bool, own_tokenizer: bool = True, weights: bool = True) -> Files:
+def _files(
+    model: ModelConfig, *, offline: bool, own_tokenizer: bool = True, weights: bool = True
+) -> ModelFiles:
     """The model's folder and its identity; without `weights` what is missing is left out of both."""
     if model.served:
         return None, {}
@@ -215,7 +217,9 @@ def _files(model: ModelConfig, *, offline: bool, own_tokenizer: bool = True, wei
     return folder, folder_identity(folder, code=code)
 
 
-def _hub_files(model: ModelConfig, name: str, *, offline: bool, own_tokenizer: bool, weights: bool) -> Files:
+def _hub_files(
+    model: ModelConfig, name: str, *, offline: bool, own_tokenizer: bool, weights: bool
+) -> ModelFiles:
     from evalkit.engines.models.files import check_folder, folder_identity
 
     try:
@@ -245,7 +249,7 @@ def _snapshot(model: ModelConfig, name: str, *, revision: str | None, offline: b
     )
 
 
-def _tokenizer(model: ModelConfig, *, offline: bool) -> Files:
+def _tokenizer(model: ModelConfig, *, offline: bool) -> ModelFiles:
     """The folder of `model.tokenizer` and what it adds to the identity; None where none is given."""
     if model.tokenizer is None:
         return None, {}

@@ -13,7 +13,14 @@ from evalkit.core.progress import bar, phase, watch
 from evalkit.core.types import Completion, Request, Sampling
 from evalkit.core.words import t
 from evalkit.mtbench.judge.budget import EXPLANATION_TOKENS, Budget, Charge, token_counter
-from evalkit.mtbench.judge.calls import Asked, JudgeCall, JudgeReplies, open_key, replies_to, unanswered
+from evalkit.mtbench.judge.calls import (
+    AskingResult,
+    JudgeCall,
+    JudgeReplies,
+    open_key,
+    replies_to,
+    unanswered,
+)
 from evalkit.mtbench.judge.judges import Judge, open_service
 from evalkit.mtbench.judge.store import CLAIM_SECONDS, CachedReply, JudgmentStore
 from evalkit.mtbench.turns import takes_system_message, with_system
@@ -92,7 +99,7 @@ def ask_judge(
         waiting = unanswered(judge, calls, store)
         text = "judge {judge}: {kept} judgments are kept, {n} to make"
         say(t(text, judge=judge.label, kept=len(calls) - len(waiting), n=len(waiting)))
-        asked: Asked | None = Asked()
+        asked: AskingResult | None = AskingResult()
         if waiting and batch is not None:
             from evalkit.mtbench.judge.batch import ask_by_batch
 
@@ -104,7 +111,7 @@ def ask_judge(
         return None if asked is None else replies_to(judge, calls, store, asked)
 
 
-async def ask_online(judge: Judge, calls: Sequence[JudgeCall], store: JudgmentStore) -> Asked:
+async def ask_online(judge: Judge, calls: Sequence[JudgeCall], store: JudgmentStore) -> AskingResult:
     """Makes all calls; one that fails to its last attempt is in `failed` and not in the store.
 
     Raises:
@@ -136,7 +143,7 @@ class _Asker:
     def __init__(
         self, client: ApiClient, judge: Judge, store: JudgmentStore, on_done: Callable[[], None]
     ) -> None:
-        self.asked = Asked()
+        self.asked = AskingResult()
         self._client = client
         self._judge = judge
         self._store = store
@@ -212,7 +219,7 @@ def _explained(error: ServiceError, judge: Judge) -> ServiceError:
     return ServiceError("model", f"{error.what}{retired}", where=error.where, fix=OTHER_JUDGES)
 
 
-def ask_locally(judge: Judge, calls: Sequence[JudgeCall], store: JudgmentStore) -> Asked:
+def ask_locally(judge: Judge, calls: Sequence[JudgeCall], store: JudgmentStore) -> AskingResult:
     """Asks a local model what is not in the store yet.
 
     Raises:
@@ -226,7 +233,7 @@ def ask_locally(judge: Judge, calls: Sequence[JudgeCall], store: JudgmentStore) 
     made = judge.engine
     assert made is not None
     takes_system = takes_system_message(load_tokenizer(made.model))
-    asked = Asked()
+    asked = AskingResult()
     # judge.parameters alone decide the sampling: they are part of the cache key.
     with phase(t("loading the judge")):
         built = build_engine(made.model, made.options, made.dtype, bos=made.bos)

@@ -17,7 +17,7 @@ from evalkit.core.files import parse_rows, read_rows, text_field
 from evalkit.core.secrets import redact
 from evalkit.core.text import text_sha256
 from evalkit.mtbench.judge.budget import CostLimitError, most_tokens
-from evalkit.mtbench.judge.calls import Asked, JudgeCall, open_key
+from evalkit.mtbench.judge.calls import AskingResult, JudgeCall, open_key
 from evalkit.mtbench.judge.judges import Judge, open_service
 from evalkit.mtbench.judge.store import CachedReply, JudgmentStore
 from evalkit.services.client import ApiClient
@@ -42,7 +42,7 @@ def ask_by_batch(
     store: JudgmentStore,
     folder: Path,
     say: Say,
-) -> Asked | None:
+) -> AskingResult | None:
     """Writes the request file below `folder`, submits it or reads an answer file.
 
     None while answers are to come.
@@ -103,9 +103,9 @@ def _absorb(
     waiting: Mapping[str, JudgeCall],
     store: JudgmentStore,
     say: Say,
-) -> Asked:
+) -> AskingResult:
     """Puts the answers of a batch into the store; a call without one is made again next time."""
-    asked = Asked()
+    asked = AskingResult()
     wanted = {key for call in waiting.values() for key in call.keys}
     failures: dict[str, Reply] = {}
     foreign = 0

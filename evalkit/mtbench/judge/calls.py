@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from evalkit.core.errors import InputError
 from evalkit.core.types import Judgment, JudgmentStatus, Message
-from evalkit.mtbench.books import Books, Kind, PromptBook, prompt_names
+from evalkit.mtbench.books import Books, PromptBook, PromptKind, prompt_names
 from evalkit.mtbench.fastchat import ModelAnswer
 from evalkit.mtbench.judge.judges import Judge
 from evalkit.mtbench.judge.store import CachedReply, JudgmentStore
@@ -31,7 +31,7 @@ class JudgeCall:
 
 
 @dataclass
-class Asked:
+class AskingResult:
     """What asking took: the requests, the tokens they used, and the failed calls by their id."""
 
     calls: int = 0
@@ -51,7 +51,7 @@ class JudgeReplies:
     """The reply to every call by its id, and what asking took."""
 
     by_id: dict[str, CachedReply]
-    asked: Asked
+    asked: AskingResult
 
     @property
     def failed(self) -> int:
@@ -101,7 +101,7 @@ def plan_calls(
     return calls, missing
 
 
-def check_own_prompts(book: PromptBook, preset: Preset, kind: Kind) -> None:
+def check_own_prompts(book: PromptBook, preset: Preset, kind: PromptKind) -> None:
     """Refuses a local judge prompt file that lacks a prompt; an upstream one may lack some.
 
     Raises:
@@ -140,7 +140,9 @@ def unanswered(judge: Judge, calls: Iterable[JudgeCall], store: JudgmentStore) -
     return waiting
 
 
-def replies_to(judge: Judge, calls: Sequence[JudgeCall], store: JudgmentStore, asked: Asked) -> JudgeReplies:
+def replies_to(
+    judge: Judge, calls: Sequence[JudgeCall], store: JudgmentStore, asked: AskingResult
+) -> JudgeReplies:
     """The reply to each call that counts: the first that needs no re-ask, else the last, or how it failed."""
     not_asked = Reply("api_error", error="not asked yet")
     replies = {}

@@ -17,8 +17,8 @@ from evalkit.runs.plan.shapes import Hardware, ModelShape, hardware_of, shape_of
 from evalkit.runs.plan.workload import (
     MT_BENCH,
     DatasetCount,
-    Group,
-    Item,
+    PlannedAnswer,
+    PlannedGroup,
     Workload,
     suite_workload,
     turns_of,
@@ -194,13 +194,13 @@ def estimate(config: Config) -> Estimate:
     )
 
 
-def places(item: Item) -> int:
+def places(item: PlannedAnswer) -> int:
     """Tokens an item's slot must hold."""
     return math.ceil(item.cached + item.own) + item.most - 1
 
 
 def memory_of(
-    groups: Sequence[Group], shape: ModelShape, hardware: Hardware, *, batch_size: int | None = None
+    groups: Sequence[PlannedGroup], shape: ModelShape, hardware: Hardware, *, batch_size: int | None = None
 ) -> Memory:
     """The memory one copy of the model needs for this work, on as few cards as hold it.
 
@@ -246,7 +246,7 @@ def memory_of(
 
 
 def _bound(
-    turns: Sequence[Sequence[Group]],
+    turns: Sequence[Sequence[PlannedGroup]],
     shape: ModelShape,
     hardware: Hardware,
     *,

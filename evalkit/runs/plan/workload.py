@@ -35,7 +35,7 @@ TYPICAL_ANSWER = 190.0
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class PlannedAnswer:
     """One answer to make: its prompt's `own` tokens follow the group's prefix and `cached` ones.
 
     `most` is the limit of new tokens, `typical` how many are to be expected, a thought left aside.
@@ -48,14 +48,14 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Group:
+class PlannedGroup:
     """Items whose prompts begin with the same `prefix` tokens, which are computed once.
 
     The first `above` of them are those of another group.
     """
 
     prefix: float
-    items: tuple[Item, ...]
+    items: tuple[PlannedAnswer, ...]
     above: float = 0.0
 
 
@@ -81,7 +81,7 @@ class DatasetCount:
 class Workload:
     """All work of a suite, with the names and reasons of datasets that cannot be counted."""
 
-    groups: tuple[Group, ...]
+    groups: tuple[PlannedGroup, ...]
     datasets: tuple[DatasetCount, ...]
     left_out: dict[str, str]
 
@@ -161,7 +161,7 @@ def _counted(
     asking: Asking,
     tokenizer: Any | None,
     context: int | None,
-) -> tuple[list[Group], list[DatasetCount]]:
+) -> tuple[list[PlannedGroup], list[DatasetCount]]:
     # Answers to one question may have one prompt, which is rendered once.
     once = dict.fromkeys(one.prompt for _, asked in here for one in asked)
     tokens = dict(zip(once, counter.ids([_text(prompt, tokenizer) for prompt in once]), strict=True))
@@ -174,7 +174,7 @@ def _counted(
     }
     lengths = iter(map(counter.lengths, prompts))
     items = [
-        Item(
+        PlannedAnswer(
             0.0,
             _most(asking, task.spec, next(lengths), context),
             _usual(asking.limit(task.spec), golds[request.id]),
@@ -184,9 +184,9 @@ def _counted(
     ]
     owners = [place for place, (_, asked) in enumerate(here) for _ in asked]
     computed, shared = [0.0] * len(here), [0.0] * len(here)
-    groups: list[Group] = []
+    groups: list[PlannedGroup] = []
 
-    def count(group: prefixes.Group, above: float) -> None:
+    def count(group: prefixes.PrefixGroup, above: float) -> None:
         first = next(some.members for some in prefixes.each([group]) if some.members)[0]
         prefix = counter.lengths(prompts[first][: group.length])
         computed[owners[first]] += prefix - above
@@ -196,7 +196,7 @@ def _counted(
             computed[owners[index]] += own
             shared[owners[index]] += prefix
             members.append(replace(items[index], own=own))
-        groups.append(Group(prefix, tuple(members), above))
+        groups.append(PlannedGroup(prefix, tuple(members), above))
         for inside in group.groups:
             count(inside, prefix)
 
@@ -237,7 +237,7 @@ def _most(asking: Asking, spec: TaskSpec, prompt: float, context: int | None) ->
     return answer if context is None else max(1, context - math.ceil(prompt))
 
 
-def _expected(asking: Asking, items: Sequence[Item]) -> float | None:
+def _expected(asking: Asking, items: Sequence[PlannedAnswer]) -> float | None:
     """The tokens to expect; None: nobody knows how long a model thinks."""
     return sum(item.typical for item in items) if asking.thoughts is None else None
 
@@ -289,12 +289,12 @@ def _kept_counts() -> dict[str, _Counts]:
 
 def _from_counts(
     spec: TaskSpec, counts: _Counts, limit: int, shots: int, asking: Asking, context: int | None
-) -> tuple[Group, DatasetCount]:
+) -> tuple[PlannedGroup, DatasetCount]:
     samples = (min(limit, counts.dev_samples) if limit else counts.dev_samples) * asking.samples
     prefix = counts.instruction + counts.shots * shots / _SHOTS_COUNTED
     typical = _usual(asking.limit(spec), counts.gold)
     most = _most(asking, spec, prefix + counts.input, context)
-    items = (Item(counts.input, most, typical),) * samples
+    items = (PlannedAnswer(counts.input, most, typical),) * samples
     row = DatasetCount(
         name=spec.name,
         samples=samples,
@@ -305,13 +305,13 @@ def _from_counts(
         new_tokens_typical=_expected(asking, items),
         source="kept counts",
     )
-    return Group(prefix, items), row
+    return PlannedGroup(prefix, items), row
 
 
 # --- MT-Bench ----------------------------------------------------------------------------------
 
 
-def turns_of(preset: Preset, limit: int | None) -> tuple[list[list[Group]], DatasetCount]:
+def turns_of(preset: Preset, limit: int | None) -> tuple[list[list[PlannedGroup]], DatasetCount]:
     """The work of each turn (the second waits for the first), and the counts of both together.
 
     Args:
@@ -329,8 +329,8 @@ def turns_of(preset: Preset, limit: int | None) -> tuple[list[list[Group]], Data
         used = context + own if rule is LengthRule.total else 0.0
         longest = max(1, int(tokens - used))
         usual = min(TYPICAL_ANSWER, longest)
-        item = Item(own, longest, usual, cached=context)
-        turns.append([Group(0.0, (item,) * answers)])
+        item = PlannedAnswer(own, longest, usual, cached=context)
+        turns.append([PlannedGroup(0.0, (item,) * answers)])
         prompt += answers * (context + own)
         computed += answers * own
         most += answers * longest

@@ -7,15 +7,24 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from evalkit.engines.local import kernels
-from evalkit.engines.local.kernels import Kind, Part, aligned, attend, by_products, candidates, choose, merge
+from evalkit.engines.local.kernels import (
+    CallKind,
+    Part,
+    aligned,
+    attend,
+    by_products,
+    candidates,
+    choose,
+    merge,
+)
 from evalkit.engines.local.linears import Gains
 
-CPU = Kind("cpu", torch.float32, 16, 16, masked=False, causal=False)
+CPU = CallKind("cpu", torch.float32, 16, 16, masked=False, causal=False)
 
 
-def kinds() -> list[Kind]:
+def kinds() -> list[CallKind]:
     return [
-        Kind("cpu", dtype, 16, dim, masked=masked, causal=causal)
+        CallKind("cpu", dtype, 16, dim, masked=masked, causal=causal)
         for dtype in (torch.float32, torch.bfloat16)
         for dim in (16, 8)
         for masked, causal in ((False, False), (True, False), (False, True))
@@ -28,14 +37,14 @@ def fresh_choice() -> None:
 
 
 @pytest.mark.parametrize("kind", kinds(), ids=str)
-def test_the_cpu_kernel_serves_where_head_sizes_are_equal(kind: Kind) -> None:
+def test_the_cpu_kernel_serves_where_head_sizes_are_equal(kind: CallKind) -> None:
     expected = kernels.flash_cpu if kind.key_dim == kind.value_dim else by_products
     assert choose(kind, by_products) is expected
 
 
 def test_cuda_takes_flash_attention_in_half_precision_and_without_a_mask() -> None:
     def names(dtype: torch.dtype, masked: bool) -> list[str]:
-        kind = Kind("cuda", dtype, 128, 128, masked=masked, causal=False)
+        kind = CallKind("cuda", dtype, 128, 128, masked=masked, causal=False)
         return [kernel.__name__ for kernel in candidates(kind)]  # type: ignore[attr-defined]
 
     assert names(torch.bfloat16, False) == ["flash_cuda", "efficient_cuda"]

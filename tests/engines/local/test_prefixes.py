@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from evalkit.engines.local.prefixes import GROUP_COST, Group, each, shared_prefixes
+from evalkit.engines.local.prefixes import GROUP_COST, PrefixGroup, each, shared_prefixes
 from evalkit.sources.pfgen import read_pool
 from evalkit.tasks import pfgen
 from evalkit.tasks.load import Task
@@ -16,7 +16,7 @@ from evalkit.tasks.load import Task
 prompts_of_few_tokens = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), max_size=30)
 
 
-def computed(prompts: list[list[int]], groups: list[Group], above: int = 0) -> int:
+def computed(prompts: list[list[int]], groups: list[PrefixGroup], above: int = 0) -> int:
     """Tokens computed: of each group's prefix those that the group around it has not."""
     return sum(
         group.length
@@ -95,8 +95,8 @@ def test_ten_trials_of_pfgen_compute_little_more_than_the_tree_of_their_prefixes
 
 
 def test_equal_prompts_leave_one_token() -> None:
-    assert shared_prefixes([[1] * 50] * 3) == [Group(49, [0, 1, 2], [])]
-    assert shared_prefixes([[1, 2, 3]]) == [Group(0, [0], [])]
+    assert shared_prefixes([[1] * 50] * 3) == [PrefixGroup(49, [0, 1, 2], [])]
+    assert shared_prefixes([[1, 2, 3]]) == [PrefixGroup(0, [0], [])]
     assert shared_prefixes([]) == []
 
 

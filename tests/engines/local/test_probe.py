@@ -17,7 +17,7 @@ from evalkit.engines.local import fallback
 from evalkit.engines.local.engine import LocalEngine
 from evalkit.engines.local.fallback import Batches, Lengths
 from evalkit.engines.local.probe import ALONE, LADDER, PACKED, choose_way
-from evalkit.engines.local.rows import Row
+from evalkit.engines.local.rows import RunningRow
 from evalkit.engines.local.tokens import Encoded
 from tests.engines.local.test_exactness import Reference, differing
 from tests.engines.models import load_plain, local_engine, save_model
@@ -245,7 +245,7 @@ def test_rows_that_ended_in_a_batch_that_ran_out_of_memory_are_not_lost(llama: P
     with local_engine(llama) as engine:
         rows = [_row(engine, index) for index in range(4)]
 
-        def run(some: Any) -> Iterator[Row]:
+        def run(some: Any) -> Iterator[RunningRow]:
             for row in some:
                 while row.add(5):
                     pass
@@ -260,6 +260,6 @@ def test_rows_that_ended_in_a_batch_that_ran_out_of_memory_are_not_lost(llama: P
     assert [len(row.new) for row in done] == [2] * 4
 
 
-def _row(engine: LocalEngine, index: int) -> Row:
+def _row(engine: LocalEngine, index: int) -> RunningRow:
     encoded = Encoded(Request(f"r{index}", "", 2), [7] * (index + 1), frozenset())
-    return Row(encoded, engine._decoder, Sampling())
+    return RunningRow(encoded, engine._decoder, Sampling())

@@ -15,16 +15,16 @@ from transformers import (
 from evalkit.core.errors import EvalkitError
 from evalkit.core.types import Request, Sampling
 from evalkit.engines.local.random_model import byte_tokenizer
-from evalkit.engines.local.rows import Row, choose, kept_in_order
+from evalkit.engines.local.rows import RunningRow, choose, kept_in_order
 from evalkit.engines.local.tokens import CompletionDecoder, Encoded
 
 DECODER = CompletionDecoder(byte_tokenizer())
 LOGITS = torch.randn(4, 60, generator=torch.Generator().manual_seed(1)) * 3
 
 
-def row(sampling: Sampling, *, seed: int = 0, ids: list[int] | None = None) -> Row:
+def row(sampling: Sampling, *, seed: int = 0, ids: list[int] | None = None) -> RunningRow:
     request = Request("r", "", 10, sampling=sampling, seed=seed)
-    return Row(Encoded(request, ids or [5, 6], frozenset()), DECODER, sampling)
+    return RunningRow(Encoded(request, ids or [5, 6], frozenset()), DECODER, sampling)
 
 
 @pytest.mark.parametrize(
