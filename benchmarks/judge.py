@@ -18,7 +18,7 @@ from pathlib import Path
 
 from evalkit.core.config import JudgeConfig
 from evalkit.core.types import Message
-from evalkit.mtbench.judge.ask import ask_online
+from evalkit.mtbench.judge.asking import ask_online
 from evalkit.mtbench.judge.calls import JudgeCall
 from evalkit.mtbench.judge.judges import Judge
 from evalkit.mtbench.judge.store import JudgmentStore

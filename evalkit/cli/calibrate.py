@@ -26,7 +26,7 @@ from evalkit.core.progress import say
 from evalkit.core.words import t
 from evalkit.mtbench.agreement import GPT4_NOISE, Calibration, calibrate, find_reference
 from evalkit.mtbench.books import BookOptions
-from evalkit.mtbench.judge.ask import ask_judge
+from evalkit.mtbench.judge.asking import ask_judge
 from evalkit.mtbench.judging import JudgingPlan
 from evalkit.mtbench.replay import replay
 

@@ -29,7 +29,7 @@ from evalkit.core.progress import say
 from evalkit.core.words import t
 from evalkit.mtbench.books import BookOptions
 from evalkit.mtbench.folder import MtBenchFolder, open_folder
-from evalkit.mtbench.judge.ask import ask_judge, estimate
+from evalkit.mtbench.judge.asking import ask_judge, estimate
 from evalkit.mtbench.judge.budget import EXPLANATION_TOKENS
 from evalkit.mtbench.judge.calls import JudgeCall
 from evalkit.mtbench.judge.judges import Judge, open_judge

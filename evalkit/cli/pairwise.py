@@ -19,7 +19,7 @@ from evalkit.core.progress import say
 from evalkit.core.words import t
 from evalkit.mtbench.books import BookOptions
 from evalkit.mtbench.folder import MtBenchFolder, open_folder
-from evalkit.mtbench.judge.ask import ask_judge
+from evalkit.mtbench.judge.asking import ask_judge
 from evalkit.mtbench.judge.judges import open_judge
 from evalkit.mtbench.pairwise import (
     answers_to_compare,

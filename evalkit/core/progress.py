@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 QUIET_SECONDS = 30.0
 Unit = Literal["items", "bytes", "phase"]
+# Takes messages, one line at a time.
+Say = Callable[[str], None]
 # A new token takes about as long as this many tokens of a prompt, which go through the model together.
 NEW_TOKEN = 4
 # New tokens of an answer that may be longer, as long as none has ended.

@@ -18,7 +18,7 @@ def check(model: ModelConfig, options: EngineConfig, *, offline: bool) -> None:
         InputError, FetchError, EvalkitError: as `identify`.
     """
     if options.name == "api":
-        from evalkit.engines.servers.identity import ask_servers
+        from evalkit.engines.servers.server_facts import ask_servers
 
         ask_servers(model, options)
     else:
@@ -34,7 +34,7 @@ def identify(model: ModelConfig, options: EngineConfig, dtype: Dtype, *, offline
         EvalkitError: no server answers, or one refuses the key.
     """
     if options.name == "api":
-        from evalkit.engines.servers.identity import identify_served
+        from evalkit.engines.servers.server_facts import identify_served
 
         return identify_served(model, options, dtype, offline=offline)
     resolved = resolve(model, offline=offline)

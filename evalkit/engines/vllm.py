@@ -16,11 +16,11 @@ from evalkit.core.logs import output_to
 from evalkit.core.types import Completion, FinishReason, Request
 from evalkit.engines.base import Engine, distinct, from_generation_config
 from evalkit.engines.local.loading import check_files
-from evalkit.engines.local.rows import failed
+from evalkit.engines.local.running_rows import failed
 from evalkit.engines.local.tokenizer import load_tokenizer, refuse_ids, refuse_special_ids
 from evalkit.engines.local.tokens import CompletionDecoder, Encoded, encode, end_ids
 from evalkit.engines.models import ResolvedModel
-from evalkit.engines.models.files import generation_config
+from evalkit.engines.models.folder_files import generation_config
 from evalkit.engines.models.whole import embeddings_of
 
 log = logging.getLogger(__name__)

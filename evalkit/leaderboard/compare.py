@@ -27,7 +27,7 @@ from evalkit.leaderboard.runs import (
     option_differences,
 )
 from evalkit.metrics import METRICS
-from evalkit.metrics.base import CorrelationMetric, InstructionMetric
+from evalkit.metrics.metric import CorrelationMetric, InstructionMetric
 from evalkit.metrics.prediction import gold
 from evalkit.metrics.repeats import single_name
 from evalkit.records.results import AVERAGE

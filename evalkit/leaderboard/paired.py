@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalkit.metrics import intervals as statistics
-from evalkit.metrics.base import CorrelationMetric
 from evalkit.metrics.correlation import row_correlations
 from evalkit.metrics.intervals import FloatArray, Interval, Spread
+from evalkit.metrics.metric import CorrelationMetric
 
 DRAWS = 10_000
 # Signs of datasets up to this size are kept: 16 MB.

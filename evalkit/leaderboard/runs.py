@@ -9,7 +9,7 @@ from evalkit.core.durable import read_log
 from evalkit.core.errors import InputError
 from evalkit.core.reasons import Reason
 from evalkit.metrics import METRICS
-from evalkit.metrics.base import CorrelationMetric
+from evalkit.metrics.metric import CorrelationMetric
 from evalkit.metrics.repeats import single_name
 from evalkit.records.environment import kept_environment
 from evalkit.records.results import MISSING_METRIC, Results, is_number

@@ -8,7 +8,7 @@ from evalkit.core.config import Dtype, MetricsConfig
 from evalkit.core.errors import InputError
 from evalkit.core.text import did_you_mean
 from evalkit.metrics import bert_score, bleu, correlation, match, rouge
-from evalkit.metrics.base import (
+from evalkit.metrics.metric import (
     CorrelationMetric,
     InstructionMetric,
     Metric,

@@ -12,7 +12,7 @@ from typing import Any
 from evalkit.core.config import MetricsConfig
 from evalkit.core.errors import foreign
 from evalkit.core.files import file_sha256
-from evalkit.metrics.base import MetricUnavailableError, Triple
+from evalkit.metrics.metric import MetricUnavailableError, Triple
 from evalkit.metrics.model_files import PREPARE
 from evalkit.services.hub import locate
 

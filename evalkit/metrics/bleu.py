@@ -9,7 +9,7 @@ import math
 from functools import cache
 from typing import Any
 
-from evalkit.metrics.base import MetricUnavailableError
+from evalkit.metrics.metric import MetricUnavailableError
 
 
 def character_bleu(prediction: str, gold: str) -> float:

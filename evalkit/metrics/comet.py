@@ -16,7 +16,6 @@ from evalkit.core.errors import foreign
 from evalkit.core.files import file_sha256
 from evalkit.core.progress import bar
 from evalkit.core.words import t
-from evalkit.metrics.base import MetricUnavailableError, Triple
 from evalkit.metrics.comet_model import (
     Estimator,
     SentenceEncoder,
@@ -25,6 +24,7 @@ from evalkit.metrics.comet_model import (
     load_state,
 )
 from evalkit.metrics.embedding_cache import Embedding, EmbeddingCache, content_key
+from evalkit.metrics.metric import MetricUnavailableError, Triple
 from evalkit.metrics.model_files import ENCODER_FILES
 
 CODE_VERSION = "1"

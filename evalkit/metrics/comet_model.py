@@ -13,7 +13,7 @@ import torch
 
 from evalkit.core.errors import InputError, foreign
 from evalkit.core.files import read_yaml
-from evalkit.metrics.base import MetricUnavailableError
+from evalkit.metrics.metric import MetricUnavailableError
 
 ENCODER_PREFIX = "encoder.model."
 # Two positions that XLM-R reserves, and COMET's margin of two more.

@@ -25,8 +25,8 @@ from evalkit.core.files import read_yaml
 from evalkit.core.reasons import Reason
 from evalkit.core.text import canonical_json, did_you_mean
 from evalkit.metrics import intervals
-from evalkit.metrics.base import MetricUnavailableError, Mode
 from evalkit.metrics.intervals import Spread
+from evalkit.metrics.metric import MetricUnavailableError, Mode
 
 Arguments = Mapping[str, Any]
 Checked = tuple[bool, Reason]

@@ -6,7 +6,7 @@ Nothing heavy is imported here: a missing model is reported before torch is load
 from pathlib import Path
 
 from evalkit.core.config import CometConfig, MetricsConfig
-from evalkit.metrics.base import MetricUnavailableError
+from evalkit.metrics.metric import MetricUnavailableError
 from evalkit.services.hub import locate
 
 CHECKPOINT_FILES = ("checkpoints/model.ckpt", "hparams.yaml")

@@ -6,7 +6,7 @@ For users' own tasks; no dataset of llm-jp-eval v1.3.1 uses it.
 from functools import cache
 from typing import Any
 
-from evalkit.metrics.base import MetricUnavailableError
+from evalkit.metrics.metric import MetricUnavailableError
 
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 

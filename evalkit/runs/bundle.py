@@ -28,8 +28,9 @@ from evalkit.core import assets
 from evalkit.core.config import Config, DataOptions, MetricsConfig, ModelConfig, SuiteData
 from evalkit.core.durable import atomic_file
 from evalkit.core.errors import EvalkitError, FetchError, InputError
+from evalkit.core.progress import Say
 from evalkit.engines.models import check
-from evalkit.engines.models.files import files_of
+from evalkit.engines.models.folder_files import files_of
 from evalkit.records.unpacked import MARK, SUMS
 from evalkit.runs.suite import suite_specs
 from evalkit.tasks.spec import TaskSpec, is_task_file
@@ -56,7 +57,7 @@ class Contents:
         self.files |= {f"{inside}/{name}": path for name, path in files_of(folder).items()}
 
 
-def collect(config: Config, *, say: Callable[[str], None]) -> Contents:
+def collect(config: Config, *, say: Say) -> Contents:
     """Gathers what a bundle holds, fetching and preparing what is missing.
 
     Raises:
@@ -115,9 +116,7 @@ def _add_pfgen(contents: Contents, data: DataOptions) -> None:
     contents.facts["datasets"] = ["pfgen"]
 
 
-def _add_data(
-    contents: Contents, specs: list[TaskSpec], data: DataOptions, say: Callable[[str], None]
-) -> None:
+def _add_data(contents: Contents, specs: list[TaskSpec], data: DataOptions, say: Say) -> None:
     from evalkit.sources.prepare import prepare
 
     folder = data.data_dir or assets.default_data_dir()
@@ -132,9 +131,7 @@ def _add_data(
     contents.facts["datasets"] = sorted(spec.name for spec in specs)
 
 
-def _add_own_tasks(
-    contents: Contents, names: Sequence[str], specs: Sequence[TaskSpec], say: Callable[[str], None]
-) -> None:
+def _add_own_tasks(contents: Contents, names: Sequence[str], specs: Sequence[TaskSpec], say: Say) -> None:
     """Adds the user's own task files and the data files beside or below them."""
     packed = []
     for name, spec in zip(names, specs, strict=True):
@@ -158,10 +155,8 @@ def _add_own_tasks(
         contents.options.append(f"suite={','.join(packed)}")
 
 
-def _add_comet(
-    contents: Contents, metrics: MetricsConfig, data: DataOptions, say: Callable[[str], None]
-) -> None:
-    from evalkit.metrics.base import MetricUnavailableError
+def _add_comet(contents: Contents, metrics: MetricsConfig, data: DataOptions, say: Say) -> None:
+    from evalkit.metrics.metric import MetricUnavailableError
     from evalkit.metrics.model_files import comet_files
 
     try:
@@ -175,9 +170,7 @@ def _add_comet(
             contents.options.append(f"metrics.comet.{option}=BUNDLE/metrics/comet-{option}")
 
 
-def _add_model(
-    contents: Contents, options: ModelConfig, say: Callable[[str], None], *, offline: bool
-) -> None:
+def _add_model(contents: Contents, options: ModelConfig, say: Say, *, offline: bool) -> None:
     from evalkit.engines.models import resolve
 
     model = resolve(options, offline=offline)
@@ -208,7 +201,7 @@ def _add_snapshot(contents: Contents, folder: Path) -> bool:
     return True
 
 
-def _missing(what: str, data: DataOptions, say: Callable[[str], None]) -> None:
+def _missing(what: str, data: DataOptions, say: Say) -> None:
     if not data.allow_missing:
         raise EvalkitError(
             what, fix="run it where there is a network, or pack the rest with allow_missing=true"

@@ -7,12 +7,12 @@ outputs do differ: the certificate says how many.
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from evalkit.core.config import MetricsConfig, ProtocolConfig
 from evalkit.core.errors import InputError
-from evalkit.core.progress import generation
+from evalkit.core.progress import Say, generation
 from evalkit.core.types import Completion, Message, Request
 from evalkit.engines.local.chat_template import as_text
 from evalkit.engines.local.engine import LocalEngine
@@ -82,7 +82,7 @@ def certify(
     metrics: MetricsConfig,
     asking: Asking,
     *,
-    say: Callable[[str], None],
+    say: Say,
 ) -> list[VariantResult]:
     """Runs the suite one prompt at a time and in every variant, and compares.
 

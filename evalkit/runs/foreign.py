@@ -9,7 +9,7 @@ IFEval with `prompt` (a sample's input) and `response`; or llm-jp-eval's own res
 
 import lzma
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -17,6 +17,7 @@ from typing import Any, get_args
 from evalkit.core.config import Config, PfgenConfig, PfgenMode, given_suite
 from evalkit.core.errors import InputError
 from evalkit.core.files import parse_rows, read_bytes, read_json, read_json_object, read_rows, text_field
+from evalkit.core.progress import Say
 from evalkit.core.reasons import Reason
 from evalkit.core.text import did_you_mean
 from evalkit.core.types import FinishReason
@@ -42,7 +43,7 @@ _MOST_BYTES = 1 << 30
 _PIECE = 1 << 16
 
 
-def score_completions(config: Config, *, say: Callable[[str], None]) -> Results:
+def score_completions(config: Config, *, say: Say) -> Results:
     """Scores the completions of `completions=` for a suite and writes scores/ and results.json to `out=`.
 
     Raises:

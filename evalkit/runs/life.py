@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from evalkit.core.config import Config, given_suite
 from evalkit.core.durable import is_whole_text, remove_file, write_checked_json
 from evalkit.core.logs import log_to
-from evalkit.core.progress import phase
+from evalkit.core.progress import Say, phase
 from evalkit.core.signals import signals_stop_the_run, stop_if_signalled
 from evalkit.core.text import folder_name
 from evalkit.core.words import t
@@ -29,7 +29,6 @@ from evalkit.records.run_folder import RunDirectory, SampleRecord, run_id
 if TYPE_CHECKING:
     from evalkit.engines.base import Engine, Identified
 
-Say = Callable[[str], None]
 Opened = Callable[[Path], None]
 Content = TypeVar("Content")
 

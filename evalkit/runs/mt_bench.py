@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.core.config import Config, ThoughtParser, given_model, given_suite
 from evalkit.core.durable import read_checked_json, write_checked_json
-from evalkit.core.progress import phase, watch
+from evalkit.core.progress import Say, phase, watch
 from evalkit.core.reasons import Reason
 from evalkit.core.types import Message
 from evalkit.core.words import t
@@ -29,7 +29,7 @@ from evalkit.mtbench.turns import (
     special_tokens_of,
 )
 from evalkit.records.run_folder import SampleRecord
-from evalkit.runs.life import Opened, Outcome, Run, Say, complete, finished
+from evalkit.runs.life import Opened, Outcome, Run, complete, finished
 from evalkit.tasks.thoughts import Thoughts
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from evalkit.core.config import (
 from evalkit.core.durable import is_whole_text
 from evalkit.core.errors import InputError
 from evalkit.core.files import read_json_object
-from evalkit.core.progress import phase, watch
+from evalkit.core.progress import Say, phase, watch
 from evalkit.core.reasons import Reason
 from evalkit.core.signals import stop_if_signalled
 from evalkit.core.types import Completion, Request
@@ -27,12 +27,12 @@ from evalkit.core.words import t
 from evalkit.engines.base import from_generation_config
 from evalkit.engines.bos import appended_tokens
 from evalkit.engines.local.chat_template import as_text, template_of
-from evalkit.engines.models.files import generation_config
+from evalkit.engines.models.folder_files import generation_config
 from evalkit.records.environment import CONFIG, kept_environment, timed
 from evalkit.records.results import ProtocolRecord, Results, read_results
 from evalkit.records.run_folder import RunDirectory, SampleRecord, SplitRecord
 from evalkit.runs.identity import protocol_record, run_identity
-from evalkit.runs.life import Opened, Outcome, Run, Say, complete, finished
+from evalkit.runs.life import Opened, Outcome, Run, complete, finished
 from evalkit.runs.regrading import Regrading, thought_warnings
 from evalkit.runs.suite import LoadedSuite, asking_of, check_run, load_suite
 from evalkit.scoring.categories import summarise, with_intervals

@@ -1,6 +1,6 @@
 """suite + data folder -> tasks with their samples: the start of every verb that needs samples."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from evalkit.core.config import (
     given_suite,
 )
 from evalkit.core.errors import InputError, UnreachableError
+from evalkit.core.progress import Say
 from evalkit.core.text import command
 from evalkit.core.words import t
 from evalkit.engines.models import prepare_words
@@ -104,9 +105,7 @@ def suite_specs(suite: SuiteConfig) -> list[TaskSpec]:
     return specs
 
 
-def load_suite(
-    suite: SuiteConfig, data: DataOptions, *, say: Callable[[str], None], few_shots: bool = True
-) -> LoadedSuite:
+def load_suite(suite: SuiteConfig, data: DataOptions, *, say: Say, few_shots: bool = True) -> LoadedSuite:
     """Loads the suite's datasets, preparing what is missing in the default folder when online.
 
     Args:
@@ -269,9 +268,7 @@ def _prepared(spec: TaskSpec, shots: int, data: DataOptions, folder: Path, packe
     return task
 
 
-def _prepare(
-    specs: Sequence[TaskSpec], folder: Path, data: DataOptions, say: Callable[[str], None]
-) -> UnreachableError | None:
+def _prepare(specs: Sequence[TaskSpec], folder: Path, data: DataOptions, say: Say) -> UnreachableError | None:
     """Prepares what is missing; without a network the error, for all that is needed may be there."""
     from evalkit.sources.prepare import prepare
 

@@ -15,8 +15,8 @@ from evalkit.core.durable import read_log
 from evalkit.core.reasons import Reason
 from evalkit.metrics import METRICS
 from evalkit.metrics import intervals as statistics
-from evalkit.metrics.base import InstructionMetric
 from evalkit.metrics.intervals import Interval
+from evalkit.metrics.metric import InstructionMetric
 from evalkit.metrics.repeats import single_name
 from evalkit.records.results import (
     AVERAGE,

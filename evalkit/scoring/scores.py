@@ -21,7 +21,7 @@ from evalkit.core.types import Sample, Score
 from evalkit.core.words import t
 from evalkit.metrics import ifeval
 from evalkit.metrics import intervals as statistics
-from evalkit.metrics.base import (
+from evalkit.metrics.metric import (
     CorrelationMetric,
     InstructionMetric,
     MetricUnavailableError,

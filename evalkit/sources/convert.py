@@ -31,12 +31,12 @@ from evalkit.tasks.spec import TaskSpec, UpstreamSpec
 
 Converter = Callable[[SourceFiles], Pools]
 
-_DEFINITION = re.compile(r"^def ([a-z]\w*)\(files: Files\) -> Pools:", re.MULTILINE)
+_DEFINITION = re.compile(r"^def ([a-z]\w*)\(files: SourceFiles\) -> Pools:", re.MULTILINE)
 
 
 @cache
 def module_names() -> dict[str, str]:
-    """The module of every converter: each function `name(files: Files) -> Pools` of a file in this package.
+    """The module of every converter: each function `name(files: SourceFiles) -> Pools` of a file in this package.
 
     The files are read, not imported: one that is not used may need a package that is not installed.
     """

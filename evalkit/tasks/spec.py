@@ -14,7 +14,7 @@ from evalkit.core.errors import InputError, foreign
 from evalkit.core.files import read_options
 from evalkit.core.text import did_you_mean
 from evalkit.metrics import METRICS, metric_names
-from evalkit.metrics.base import InstructionMetric
+from evalkit.metrics.metric import InstructionMetric
 from evalkit.metrics.prediction import BLANK_LINE
 from evalkit.metrics.repeats import repeat_ids
 

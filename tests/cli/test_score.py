@@ -18,7 +18,7 @@ from evalkit.core.config import Config, EngineConfig, ModelConfig, SuiteConfig, 
 from evalkit.core.durable import read_log
 from evalkit.core.types import Completion
 from evalkit.leaderboard.card import MT_BENCH_TABLE, load_cards
-from evalkit.metrics.base import SampleMetric
+from evalkit.metrics.metric import SampleMetric
 from evalkit.records.results import AVERAGE, Figure, Results, read_results
 from evalkit.records.run_folder import RunDirectory, SampleRecord
 from evalkit.runs.rescore import UNEXPLAINED

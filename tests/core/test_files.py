@@ -15,7 +15,7 @@ from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.files import check_types, decode, parse_json, read_json, read_rows, read_yaml
 from evalkit.core.options import load_config, parse
 from evalkit.core.types import Sample
-from evalkit.engines.models.files import chat_template
+from evalkit.engines.models.folder_files import chat_template
 from evalkit.leaderboard.card import read_run_tables
 from evalkit.leaderboard.llm_jp_eval import read_llm_jp_eval
 from evalkit.mtbench.agreement import read_votes

@@ -15,7 +15,7 @@ from typing import Any
 from evalkit.core.config import BosRule, Config
 from evalkit.core.types import Request, Sampling
 from evalkit.engines.local.random_model import byte_tokenizer
-from evalkit.engines.local.rows import RunningRow
+from evalkit.engines.local.running_rows import RunningRow
 from tests.engines.models import local_engine
 
 __version__ = "0.0-fake"

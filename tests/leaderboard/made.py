@@ -17,8 +17,8 @@ import pytest
 from evalkit.core.options import load_config, parse
 from evalkit.core.types import Completion, Request
 from evalkit.metrics import METRICS
-from evalkit.metrics.base import SampleMetric
 from evalkit.metrics.match import char_f1
+from evalkit.metrics.metric import SampleMetric
 from evalkit.records.results import Results
 from evalkit.runs.life import Outcome
 from evalkit.runs.run import evaluate

@@ -15,7 +15,7 @@ from evalkit.leaderboard.paired import (
     share_difference,
 )
 from evalkit.metrics import METRICS
-from evalkit.metrics.base import CorrelationMetric
+from evalkit.metrics.metric import CorrelationMetric
 
 
 def pairs(seed: int, n: int = 60, shift: float = 0.0) -> PairedScores:

@@ -9,8 +9,8 @@ import torch
 from tokenizers import pre_tokenizers
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, RobertaConfig, RobertaModel
 
-from evalkit.metrics.base import MetricUnavailableError, Triple
 from evalkit.metrics.bert_score import BertScore, default_layers
+from evalkit.metrics.metric import MetricUnavailableError, Triple
 
 PAIRS = [
     ("a cat sat", "the cat sat"),

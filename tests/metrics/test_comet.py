@@ -13,9 +13,9 @@ import yaml
 
 from evalkit.core.config import CometConfig, Dtype, MetricsConfig
 from evalkit.metrics import comet_model, open_comet
-from evalkit.metrics.base import MetricUnavailableError, Triple
 from evalkit.metrics.comet import Comet
 from evalkit.metrics.comet_model import SentenceEncoder, sparsemax
+from evalkit.metrics.metric import MetricUnavailableError, Triple
 
 TINY = Path(__file__).resolve().parent.parent / "goldens" / "comet_tiny"
 GOLDENS: list[dict[str, Any]] = [

@@ -12,7 +12,6 @@ import pytest
 from evalkit.core.errors import InputError
 from evalkit.core.reasons import Reason
 from evalkit.metrics import ifeval
-from evalkit.metrics.base import MetricUnavailableError, Mode
 from evalkit.metrics.ifeval import (
     KINDS,
     Instruction,
@@ -23,6 +22,7 @@ from evalkit.metrics.ifeval import (
     read_instructions,
     unsatisfiable,
 )
+from evalkit.metrics.metric import MetricUnavailableError, Mode
 
 MODELS = {
     # Instructions passed, strict and loose, of 226.

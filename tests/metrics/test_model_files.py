@@ -6,7 +6,7 @@ import pytest
 from evalkit.core.config import CometConfig, MetricsConfig
 from evalkit.core.errors import InputError
 from evalkit.metrics import fetch_models, get_metric, metric_names, wanted_metrics
-from evalkit.metrics.base import MetricUnavailableError
+from evalkit.metrics.metric import MetricUnavailableError
 from evalkit.metrics.model_files import comet_files
 from evalkit.services.hub import locate
 

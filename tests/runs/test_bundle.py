@@ -12,7 +12,7 @@ import pytest
 
 from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.options import CommandLine, load_config
-from evalkit.engines.models.files import file_hashes
+from evalkit.engines.models.folder_files import file_hashes
 from evalkit.records.unpacked import packed_sums
 from evalkit.runs.bundle import Contents, collect, write
 from tests.children import Fault, fork

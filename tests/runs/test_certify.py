@@ -8,7 +8,7 @@ import pytest
 from evalkit.__main__ import main
 from evalkit.core.types import Completion
 from evalkit.engines.local.engine import LocalEngine
-from evalkit.engines.local.rows import RunningRow, failed
+from evalkit.engines.local.running_rows import RunningRow, failed
 from evalkit.engines.local.tokens import Encoded
 from evalkit.runs import certify as runs_certify
 from evalkit.scoring.scores import TaskAnswers

@@ -10,8 +10,8 @@ from evalkit import metrics as registry
 from evalkit.core.config import MetricsConfig, ProtocolConfig
 from evalkit.core.errors import InputError
 from evalkit.core.types import Sample
-from evalkit.metrics.base import MetricUnavailableError, ModelMetric, Triple
 from evalkit.metrics.correlation import resampled_spearman
+from evalkit.metrics.metric import MetricUnavailableError, ModelMetric, Triple
 from evalkit.metrics.repeats import repeat_ids
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, TaskScores, score_tasks, well_formed
 from evalkit.tasks.spec import AnswerKind, AnswerSpec, load_spec

@@ -18,7 +18,7 @@ from evalkit.core.config import TEMPLATE_DATE, ModelConfig
 from evalkit.core.errors import InputError, foreign
 from evalkit.core.text import canonical_json
 from evalkit.core.types import Message
-from evalkit.engines.models.files import chat_template, is_template_text, template_file
+from evalkit.engines.models.folder_files import chat_template, is_template_text, template_file
 
 log = logging.getLogger(__name__)
 

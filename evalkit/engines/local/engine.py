@@ -24,7 +24,7 @@ from evalkit.engines.local.loading import LoadedModel, load
 from evalkit.engines.local.memory import Limits, free_bytes, give_back_freed
 from evalkit.engines.local.pool import Conversations, Pool
 from evalkit.engines.local.probe import ALONE, PACKED, choose_way, error_line
-from evalkit.engines.local.rows import RunningRow, failed
+from evalkit.engines.local.running_rows import RunningRow, failed
 from evalkit.engines.local.tokenizer import refuse_ids
 from evalkit.engines.local.tokens import CompletionDecoder, Encoded, encode
 from evalkit.engines.models import ResolvedModel

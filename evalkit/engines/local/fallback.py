@@ -24,7 +24,7 @@ from evalkit.engines.local.loading import LoadedModel
 from evalkit.engines.local.memory import Limits, no_room
 from evalkit.engines.local.passes import LayerShape
 from evalkit.engines.local.prefixes import each, shared_prefixes
-from evalkit.engines.local.rows import RunningRow, choose
+from evalkit.engines.local.running_rows import RunningRow, choose
 
 # Rows in a batch where the size of a token's cache is not known.
 _UNKNOWN_ROWS = 16

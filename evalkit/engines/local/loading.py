@@ -14,7 +14,7 @@ from evalkit.engines.local.memory import keep_freed
 from evalkit.engines.local.tokenizer import load_tokenizer, loading_fix, refuse_special_ids
 from evalkit.engines.local.tokens import EndIds, end_ids
 from evalkit.engines.models import ResolvedModel
-from evalkit.engines.models.files import refuse_foreign_kernels
+from evalkit.engines.models.folder_files import refuse_foreign_kernels
 from evalkit.engines.models.whole import check_report, check_whole, not_causal
 
 log = logging.getLogger(__name__)

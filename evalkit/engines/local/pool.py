@@ -25,7 +25,7 @@ from evalkit.engines.local.loading import LoadedModel
 from evalkit.engines.local.memory import SLOT_STEP, Limits, no_room
 from evalkit.engines.local.passes import Feed, LayerShape, RowSlots, Section, States
 from evalkit.engines.local.prefixes import GROUP_COST, PrefixGroup, each, shared_prefixes
-from evalkit.engines.local.rows import RunningRow, choose
+from evalkit.engines.local.running_rows import RunningRow, choose
 
 log = logging.getLogger(__name__)
 

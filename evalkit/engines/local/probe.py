@@ -26,7 +26,7 @@ from evalkit.engines.local.loading import LoadedModel
 from evalkit.engines.local.memory import Limits
 from evalkit.engines.local.passes import LayerShape, Section
 from evalkit.engines.local.pool import Conversations, Pool
-from evalkit.engines.local.rows import RunningRow
+from evalkit.engines.local.running_rows import RunningRow
 from evalkit.engines.local.tokens import CompletionDecoder, Encoded
 
 log = logging.getLogger(__name__)

@@ -52,7 +52,7 @@ class ResolvedModel:
         """Whether the tokenizer is here: always, except for a model that only a server has."""
         if self.config.random is not None or self.tokenizer is not None:
             return True
-        from evalkit.engines.models.files import TOKENIZER_MODELS
+        from evalkit.engines.models.folder_files import TOKENIZER_MODELS
 
         return self.path is not None and any((self.path / name).is_file() for name in TOKENIZER_MODELS)
 
@@ -77,7 +77,7 @@ def check(model: ModelConfig, *, offline: bool) -> None:
     Raises:
         InputError, FetchError: as `resolve`.
     """
-    from evalkit.engines.models.files import check_folder, is_folder
+    from evalkit.engines.models.folder_files import check_folder, is_folder
 
     _check_options(model)
     if model.tokenizer is not None:
@@ -192,7 +192,7 @@ def _files(
         return None, {}
     if model.random is not None:
         return None, {"random": asdict(model.random)}
-    from evalkit.engines.models.files import check_folder, folder_identity, is_folder
+    from evalkit.engines.models.folder_files import check_folder, folder_identity, is_folder
 
     code = model.trust_remote_code
     if model.pypi is not None:
@@ -220,7 +220,7 @@ def _files(
 def _hub_files(
     model: ModelConfig, name: str, *, offline: bool, own_tokenizer: bool, weights: bool
 ) -> ModelFiles:
-    from evalkit.engines.models.files import check_folder, folder_identity
+    from evalkit.engines.models.folder_files import check_folder, folder_identity
 
     try:
         folder = _snapshot(model, name, revision=model.revision, offline=offline, weights=weights)
@@ -253,7 +253,7 @@ def _tokenizer(model: ModelConfig, *, offline: bool) -> ModelFiles:
     """The folder of `model.tokenizer` and what it adds to the identity; None where none is given."""
     if model.tokenizer is None:
         return None, {}
-    from evalkit.engines.models.files import check_tokenizer, file_hashes, is_folder
+    from evalkit.engines.models.folder_files import check_tokenizer, file_hashes, is_folder
 
     if is_folder(model.tokenizer):
         folder = Path(model.tokenizer).expanduser().resolve()
@@ -269,7 +269,7 @@ def check_unchanged(resolved: ResolvedModel) -> None:
     Raises:
         EvalkitError: says in which folder.
     """
-    from evalkit.engines.models.files import file_hashes, folder_identity
+    from evalkit.engines.models.folder_files import file_hashes, folder_identity
 
     code = resolved.config.trust_remote_code
     found: dict[str, Any] = {}
@@ -291,6 +291,6 @@ def _template_identity(model: ModelConfig, folder: Path | None) -> dict[str, Any
     """What `model.chat_template` adds to the identity; `folder` holds the tokenizer."""
     if model.chat_template is None:
         return {}
-    from evalkit.engines.models.files import chat_template
+    from evalkit.engines.models.folder_files import chat_template
 
     return {"chat_template": text_sha256(chat_template(model.chat_template, folder))}

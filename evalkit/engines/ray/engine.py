@@ -17,7 +17,7 @@ from evalkit.core.types import Completion, Request
 from evalkit.engines.base import Engine, distinct
 from evalkit.engines.local.loading import check_files
 from evalkit.engines.models import ResolvedModel
-from evalkit.engines.models.files import chat_template
+from evalkit.engines.models.folder_files import chat_template
 from evalkit.engines.ray import cluster
 from evalkit.engines.ray.worker import Ready, Report, Worker
 

@@ -23,8 +23,8 @@ from evalkit.engines.servers.bodies import (
     stopped_by_its_prompt,
     template_arguments,
 )
-from evalkit.engines.servers.identity import addresses, ask_facts, ask_servers, new_client, nobody_answers
 from evalkit.engines.servers.prompt_form import Form, choose_form
+from evalkit.engines.servers.server_facts import addresses, ask_facts, ask_servers, new_client, nobody_answers
 from evalkit.services.ask_all import ask_all, streamed
 from evalkit.services.client import ApiClient
 from evalkit.services.replies import Reply, chat_body, completion_body
@@ -256,7 +256,7 @@ class ApiEngine(Engine):
     def _generation_config(self) -> dict[str, Any]:
         if self._resolved.path is None:
             return {}
-        from evalkit.engines.models.files import generation_config
+        from evalkit.engines.models.folder_files import generation_config
 
         return generation_config(self._resolved.path)
 

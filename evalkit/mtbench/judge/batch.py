@@ -6,7 +6,7 @@ its batch again, also after a crash, instead of paying for a second one.
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from evalkit.core.config import BatchConfig, JudgeKind, JudgeMode
 from evalkit.core.durable import write_text_atomic
 from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.files import parse_rows, read_rows, text_field
+from evalkit.core.progress import Say
 from evalkit.core.secrets import redact
 from evalkit.core.text import text_sha256
 from evalkit.mtbench.judge.budget import CostLimitError, most_tokens
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 # The Batch API's own limit for one file.
 MOST_REQUESTS = 50_000
 ENDED = ("completed", "expired", "failed", "cancelled", "canceled")
-
-Say = Callable[[str], None]
 
 
 def ask_by_batch(

@@ -14,7 +14,7 @@ from evalkit.core.config import Dtype, ModelConfig, PlanConfig
 from evalkit.core.errors import InputError
 from evalkit.core.files import read_json_object, read_yaml
 from evalkit.engines.models import prepare_command
-from evalkit.engines.models.files import is_folder
+from evalkit.engines.models.folder_files import is_folder
 
 # An A100 with 80 GB: dense operations by bytes per number, and bytes per second.
 _A100_TFLOPS = {2: 312.0, 4: 19.5}

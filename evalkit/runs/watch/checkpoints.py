@@ -5,7 +5,7 @@ from pathlib import Path
 
 from evalkit.core.errors import InputError
 from evalkit.core.text import step_of
-from evalkit.engines.models.files import TOKENIZER_MODELS
+from evalkit.engines.models.folder_files import TOKENIZER_MODELS
 from evalkit.engines.models.whole import INDEX, check_whole
 
 # Name, size and time of change of every file.

@@ -13,7 +13,7 @@ from pathlib import Path
 from evalkit.core.config import Config, ModelConfig, given_suite
 from evalkit.core.errors import EvalkitError, InputError, InterruptedRunError, foreign
 from evalkit.core.options import CommandLine
-from evalkit.core.progress import say
+from evalkit.core.progress import Say, say
 from evalkit.runs.jobs import INTERRUPTED, Job, run_in_child
 from evalkit.runs.suite import check_run, load_suite
 from evalkit.runs.watch.checkpoints import Signature, candidates, problem, signature
@@ -74,7 +74,7 @@ class Watcher:
     settle: float
     timeout: float | None
     needs_tokenizer: bool
-    say: Callable[[str], None]
+    say: Say
     done: dict[str, Evaluated] = field(default_factory=dict)
     _seen: dict[Path, _Seen] = field(default_factory=dict)
 

@@ -17,7 +17,7 @@ from evalkit.engines.local import fallback
 from evalkit.engines.local.engine import LocalEngine
 from evalkit.engines.local.fallback import Batches, Lengths
 from evalkit.engines.local.probe import ALONE, LADDER, PACKED, choose_way
-from evalkit.engines.local.rows import RunningRow
+from evalkit.engines.local.running_rows import RunningRow
 from evalkit.engines.local.tokens import Encoded
 from tests.engines.local.test_exactness import Reference, differing
 from tests.engines.models import load_plain, local_engine, save_model

@@ -480,7 +480,7 @@ def test_architectures(folder: Path, names: list[str], fine: bool) -> None:
 
 
 def test_a_quick_look_reads_no_weights(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evalkit.engines.models.files.file_digests", None)
+    monkeypatch.setattr("evalkit.engines.models.folder_files.file_digests", None)
     check(of_folder(folder), offline=True)
     check(ModelConfig(random=RandomShape()), offline=True)
     for wrong in (of_folder(tmp_path / "nowhere"), of_folder(tmp_path), ModelConfig(served=True)):

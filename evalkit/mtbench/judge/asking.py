@@ -9,7 +9,7 @@ from typing import Any
 
 from evalkit.core.config import BatchConfig, JudgeKind, JudgeMode
 from evalkit.core.errors import EvalkitError, InputError
-from evalkit.core.progress import bar, phase, watch
+from evalkit.core.progress import Say, bar, phase, watch
 from evalkit.core.types import Completion, Request, Sampling
 from evalkit.core.words import t
 from evalkit.mtbench.judge.budget import EXPLANATION_TOKENS, Budget, Charge, token_counter
@@ -78,7 +78,7 @@ def ask_judge(
     calls: Sequence[JudgeCall],
     folder: Path,
     *,
-    say: Callable[[str], None],
+    say: Say,
     batch: BatchConfig | None = None,
     kept: Sequence[CachedReply] = (),
 ) -> JudgeReplies | None:

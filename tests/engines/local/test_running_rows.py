@@ -15,7 +15,7 @@ from transformers import (
 from evalkit.core.errors import EvalkitError
 from evalkit.core.types import Request, Sampling
 from evalkit.engines.local.random_model import byte_tokenizer
-from evalkit.engines.local.rows import RunningRow, choose, kept_in_order
+from evalkit.engines.local.running_rows import RunningRow, choose, kept_in_order
 from evalkit.engines.local.tokens import CompletionDecoder, Encoded
 
 DECODER = CompletionDecoder(byte_tokenizer())
