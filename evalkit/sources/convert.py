@@ -36,7 +36,7 @@ _DEFINITION = re.compile(r"^def ([a-z]\w*)\(files: SourceFiles\) -> Pools:", re.
 
 @cache
 def module_names() -> dict[str, str]:
-    """The module of every converter: each function `name(files: SourceFiles) -> Pools` of a file in this package.
+    """The module of every converter: each `def name(files: SourceFiles) -> Pools` in this package.
 
     The files are read, not imported: one that is not used may need a package that is not installed.
     """
