@@ -166,9 +166,10 @@ def check_options(line: "CommandLine") -> None:
 
     words = {word.partition("=")[0]: f"{word.partition('=')[0]}=" for word in line.overrides}
     own = options_of(line.verb)
-    # plan takes a run's words as they are; score says itself which of them decided the completions of a run.
-    if line.verb == "plan" or (line.verb == "score" and "run" in words):
-        own |= options_of("run")
+    # What goes before a run takes its words as they are, so that one line of a script serves all; score
+    # says itself which of them decided the completions of a run.
+    if line.verb in ("plan", "prepare", "prompts", "bundle") or (line.verb == "score" and "run" in words):
+        own |= options_of("run") - ({"out"} if line.verb == "prepare" else set())
     for key, word in (words | {name: FLAG_OF[name] for name, _ in line.flags}).items():
         # An unknown option is refused where the configuration is made.
         if (name := option_of(key)) is None or name in own:

@@ -53,6 +53,7 @@ def test_help_shows_defaults_and_choices(capsys: pytest.CaptureFixture[str]) -> 
     [
         ("model=13b suite=jaster --dry-run", "`--dry-run` is no option of the verb run"),
         ("prepare suite=jaster --dry-run", "`--dry-run` is no option of the verb prepare"),
+        ("prepare suite=jaster num_few_shots=2 out=DIR", "`out=` is no option of the verb prepare"),
         ("judge run=R limit=10", "`limit=` is no option of the verb judge"),
         ("judge run=R engine.parameters.x=1 split=dev", "`split=` is no option of the verb judge"),
         ("list models --partial", "`--partial` is no option of the verb list"),

@@ -9,11 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from evalkit.core.assets import CONF
 from evalkit.core.config import ModelConfig
 from evalkit.core.errors import EvalkitError, FetchError, InputError
+from evalkit.core.files import read_yaml
 from evalkit.core.text import command, folder_name, text_sha256
 
 # A folder, and what it adds to the model's identity.
@@ -180,7 +179,7 @@ def prepare_words(model: ModelConfig) -> list[str]:
 
 
 def _is_group(path: Path, model: ModelConfig) -> bool:
-    shipped = yaml.safe_load(path.read_text(encoding="utf-8"))
+    shipped = read_yaml(path)
     return bool(shipped.get("name") == model.name and shipped.get("path") == model.path and model.name)
 
 
