@@ -8,7 +8,7 @@ is scaled by the number of prompt tokens. Writes the table into docs/performance
 
 With --vllm it is vLLM on the CPU that takes turns with evalkit, from an environment of its own
 (rivals/vllm_process.py says how it is made): both answer all prompts, and start-up is a row apart. One
-workload more: a trial of pfgen, whose 50 prompts share from 0 to 20 examples.
+workload more, in one round: a trial of pfgen, whose 50 prompts share from 0 to 20 examples.
 
 --rows NAME... measures these workloads only, and writes no page.
 """
@@ -187,7 +187,8 @@ class Bench:
         with Vllm(python, model, folder.with_suffix(".log")) as vllm:
             for workload in workloads:
                 few = replace(workload, samples=min(workload.samples, samples or workload.samples))
-                theirs, ours, same = self._turns(vllm, self.requests(few), rounds, forced=few.forced)
+                turns = 1 if few.dataset == PFGEN.dataset else rounds
+                theirs, ours, same = self._turns(vllm, self.requests(few), turns, forced=few.forced)
                 length = f"{few.new}{' forced' if few.forced else ''}"
                 row(f"{few.dataset}, {few.samples} x {length}", theirs, ours, same)
                 ratios.append(theirs / ours)
