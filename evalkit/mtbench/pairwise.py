@@ -15,7 +15,13 @@ from evalkit.core.errors import InputError
 from evalkit.core.text import canonical_json, text_sha256
 from evalkit.core.types import Judgment
 from evalkit.mtbench.books import Books
-from evalkit.mtbench.fastchat import AnswersByQuestion, ModelAnswer, answers_by_model, read_answers
+from evalkit.mtbench.fastchat import (
+    AnswersByQuestion,
+    ModelAnswer,
+    answers_by_model,
+    read_answers,
+    refuse_overlap,
+)
 from evalkit.mtbench.folder import MtBenchFolder, answers_of
 from evalkit.mtbench.judge.calls import JudgeCall, JudgeReplies, check_own_prompts
 from evalkit.mtbench.judge.judges import Judge
@@ -45,10 +51,12 @@ def answers_to_compare(folders: Sequence[MtBenchFolder], path: Path | None) -> A
     """The answers of runs and of FastChat's answer files, by model.
 
     Raises:
-        InputError: fewer than two models.
+        InputError: fewer than two models, or two runs of one model.
     """
-    listed = [answer for folder in folders for answer in answers_of(folder.turns())]
-    answers = answers_by_model(listed + (read_answers(path) if path else []))
+    listed = [(folder.path, answers_of(folder.turns())) for folder in folders]
+    listed += [(path, read_answers(path))] if path else []
+    refuse_overlap((one.model, one.question_id, one.choice, place) for place, own in listed for one in own)
+    answers = answers_by_model(answer for _, own in listed for answer in own)
     if len(answers) < 2:
         raise InputError(
             f"two models are needed, there are answers of {', '.join(answers) or 'none'}",

@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 from fault_server import FaultServer
-from little_bench import Bench, make_bench
+from little_bench import Bench, make_bench, write_jsonl
 
 from evalkit.__main__ import main
-from evalkit.mtbench.fastchat import read_judgments
+from evalkit.core.errors import InputError
+from evalkit.mtbench.fastchat import ModelAnswer, read_answers, read_judgments
+from evalkit.mtbench.folder import MtBenchFolder, turns_of
+from evalkit.mtbench.pairwise import answers_to_compare
 
 
 @pytest.fixture
@@ -163,6 +166,25 @@ def test_by_kept_ratings(two: tuple[Bench, Path], tmp_path: Path) -> None:
     rates = json.loads((out / "results.json").read_text())["pairwise"]["all"]["win_rates"]
     assert (rates["long"]["wins"], rates["long"]["ties"]) == (16, 16)
     assert rates["other"]["losses"] == 32
+
+
+def test_two_runs_of_one_model_are_not_mixed(tmp_path: Path) -> None:
+    """Nor are two answer files of one model; the sets of two languages may lie apart."""
+    folders = [MtBenchFolder(tmp_path / name) for name in ("one", "two", "english", "other")]
+    for folder, model, question in zip(folders, "xxxy", (1, 1, 81, 1), strict=True):
+        folder.write_turns(turns_of([ModelAnswer(question, model, ("a", "b"))], {question: "math"}))
+    one, two, english, other = folders
+    with pytest.raises(InputError, match=f"question 1 is answered in {one.path} and in {two.path}"):
+        answers_to_compare([one, two, other], None)
+    assert set(answers_to_compare([one, english, other], None)["x"]) == {1, 81}
+    row = {"question_id": 1, "model_id": "x", "choices": [{"index": 0, "turns": ["c", "d"]}]}
+    file = write_jsonl(tmp_path / "answers" / "x.jsonl", [row, row])
+    assert len(read_answers(file)) == 2
+    with pytest.raises(InputError, match=f"answered in {one.path} and in {file}"):
+        answers_to_compare([one, other], file)
+    copied = write_jsonl(file.with_name("y.jsonl"), [row])
+    with pytest.raises(InputError, match=f"answered in {file} and in {copied}"):
+        read_answers(file.parent)
 
 
 @pytest.mark.parametrize(
