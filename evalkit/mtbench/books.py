@@ -235,6 +235,11 @@ class Books:
         """The language of a question: the one that was given, else by its id."""
         return self.preset.language([question_id], self._language)
 
+    def size(self, question_ids: Iterable[int]) -> int:
+        """The number of questions in the sets, one per language, that these are from."""
+        languages = {self.language(question_id) for question_id in question_ids}
+        return sum(len(self.in_language(language).questions) for language in languages)
+
     def header(self, source: Source, models: Sequence[str], question_ids: Iterable[int]) -> Header:
         """The header of a run with answers to these questions.
 

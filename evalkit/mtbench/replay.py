@@ -283,8 +283,7 @@ def _refuse_several_judges(log: JudgmentLog, path: Path) -> None:
 
 
 def _missing(part: Replayed, books: Books) -> list[Reason]:
-    languages = {books.language(row.question_id) for row in part.scores}
-    wanted = sum(len(books.in_language(language).questions) for language in languages)
+    wanted = books.size(row.question_id for row in part.scores)
     return missing_turns(part.model, part.scores, books.preset, wanted)
 
 
