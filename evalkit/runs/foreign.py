@@ -47,14 +47,20 @@ def score_completions(config: Config, *, say: Say) -> Results:
     """Scores the completions of `completions=` for a suite and writes scores/ and results.json to `out=`.
 
     Raises:
-        InputError: missing options or data; an unknown dataset or id, a duplicate, or (without
-            `allow_missing`) a sample without completion. Nothing is written then.
+        InputError: missing options or data, several `samples`; an unknown dataset or id, a duplicate, or
+            (without `allow_missing`) a sample without completion. Nothing is written then.
         EvalkitError: the data of pfgen are not here and cannot be fetched.
     """
     if config.completions is None or config.out is None:
         raise InputError("where shall the scores go? No folder is given", where="option out", fix="out=DIR")
     asked = given_suite(config.suite)
     check_options(asked, config.given)
+    if config.samples > 1 and not asked.pfgen:
+        raise InputError(
+            "completions= has one answer to each question",
+            where=f"option samples={config.samples}",
+            fix="leave it out; several answers to each are scored with their run: score run=DIR",
+        )
     out, path = output_directory(config.out), Path(config.completions).expanduser()
     # All samples, so that an id beyond the limit is known; no few-shots, as there is nothing to ask.
     suite = load_suite(asked, replace(config.data, limit=0), say=say, few_shots=False)
