@@ -55,6 +55,27 @@ def test_packed_layers_keep_one_weight_that_can_still_be_read(monkeypatch: pytes
     assert not linears.slow_down(made)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_stays_unpacked_does_not_keep_the_whole_file_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    def is_mapped() -> bool:
+        return f"{tmp_path}/llama/" in Path("/proc/self/maps").read_text()
+
+    made = AutoModelForCausalLM.from_pretrained(save_model("llama", tmp_path / "llama"))
+    given = torch.arange(1, 9)[None]
+    with torch.inference_mode():
+        expected = made(given).logits
+    assert is_mapped()
+    gaining(monkeypatch, BOTH)
+    linears.speed_up(made)
+    assert not is_mapped()
+    with torch.inference_mode():
+        torch.testing.assert_close(made(given).logits, expected)
+
+
 def test_a_tied_head_stays_the_embeddings(monkeypatch: pytest.MonkeyPatch) -> None:
     gaining(monkeypatch, BOTH)
     made: Any = model()
