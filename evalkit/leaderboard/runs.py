@@ -8,6 +8,7 @@ from typing import Any, cast
 from evalkit.core.durable import read_log
 from evalkit.core.errors import InputError
 from evalkit.core.reasons import Reason
+from evalkit.core.text import canonical_json, text_sha256
 from evalkit.metrics import METRICS
 from evalkit.metrics.metric import CorrelationMetric
 from evalkit.metrics.repeats import single_name
@@ -268,15 +269,63 @@ def common(a: Results, b: Results) -> list[str]:
 
 
 def counting_metric(name: str, results: Results) -> str | None:
-    """The metric of a dataset that is compared: the one that counts, else the first that was computed.
+    """The metric of a dataset that is compared: the one that counts, else the first of its task file.
 
-    Of a question that was asked several times it is the mean (`<metric>_avg@<n>`).
+    None: it could not be computed. Of a question that was asked several times it is the mean
+    (`<metric>_avg@<n>`).
     """
     computed = results.datasets[name].metrics
-    counts = results.named(load_spec(name).counts) if name in task_names() else None
+    if name in task_names():
+        counts = load_spec(name).counts
+    else:
+        counts = results.run.get("datasets", {}).get(name, {}).get("counts")
+        if any(entry.dataset == name for entry in results.missing_metrics):
+            # A run of an earlier version does not say which of them the missing one was.
+            counts = counts or ""
+        elif results.named(counts) not in computed:
+            # It is switched off.
+            counts = None
     if counts is not None:
-        return counts if counts in computed else None
+        return metric if (metric := results.named(counts)) in computed else None
     return computed[0] if computed else None
+
+
+def contested(rules: Sequence[str], facts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Of each entry the facts of which another one under the same rules has a different value."""
+    values: dict[tuple[str, str], set[str]] = {}
+    entries = list(zip(rules, facts, strict=True))
+    for rule, known in entries:
+        for key, value in known.items():
+            values.setdefault((rule, key), set()).add(canonical_json(value))
+    return [
+        {key: value for key, value in known.items() if len(values[rule, key]) > 1} for rule, known in entries
+    ]
+
+
+def short_hash(facts: Mapping[str, Any]) -> str:
+    """Eight digits that tell facts apart."""
+    return text_sha256(canonical_json(facts))[:8]
+
+
+def own_task_facts(name: str, results: Results) -> dict[str, Any]:
+    """What a user's own task was measured by, its rules aside: metric, data, and the words of the prompts.
+
+    The task file may have changed since; prompts are known only where the answers were made here.
+    """
+    metric, rules = counting_metric(name, results), protocol_of(results)
+    data = _decided(results, "data", name) or {}
+    facts = {f"data {split}": digest for split, digest in data.items()}
+    if metric is not None:
+        facts["metric"] = f"{single_name(metric)} {results.scores[f'{name}_{metric}'].metric_version}"
+    identity = results.run.get("identity", {})
+    for what, key in (
+        ("columns", "columns"),
+        ("prompts", f"prompts, {rules}"),
+        ("max_new_tokens", f"length, {rules}"),
+    ):
+        if (value := identity.get(what, {}).get(name)) is not None:
+            facts[key] = value
+    return facts
 
 
 def _options(a: Results, b: Results) -> Iterator[str]:
