@@ -3,15 +3,20 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from functools import cache
 from typing import Any
 from urllib.parse import quote
 
 from evalkit.core.errors import InputError
-from evalkit.leaderboard.runs import FinishedRun, JudgedRun, contested, own_task_facts, short_hash
+from evalkit.leaderboard.runs import (
+    FinishedRun,
+    JudgedRun,
+    contested,
+    own_task_facts,
+    shipped,
+    short_hash,
+)
 from evalkit.records.results import AVERAGE, WITHOUT_MT, Figure
 from evalkit.scoring.categories import category_members
-from evalkit.tasks.spec import task_names
 
 # The order and the rounding of the tables; the first two are the model card's.
 JASTER_COLUMNS = (AVERAGE, "EL", "FA", "HE", "MC", "MR", "MT", "NLI", "QA", "RC")
@@ -73,7 +78,7 @@ class BoardRow:
     @property
     def own_datasets(self) -> list[str]:
         """The user's own tasks."""
-        return [name for name in self.run.results.datasets if name not in _shipped()] if self.run else []
+        return [name for name in self.run.results.datasets if name not in shipped()] if self.run else []
 
     def rules_of(self, datasets: Iterable[str]) -> str:
         """The rules by which these datasets were scored, where the row has them."""
@@ -145,7 +150,7 @@ TABLES = (
         cells=lambda row: {
             name: row.datasets[key]
             for name in INSTRUCTION_COLUMNS
-            if (key := f"{INSTRUCTIONS}_{name}") in row.datasets
+            if row.run and (key := f"{INSTRUCTIONS}_{row.run.named(INSTRUCTIONS, name)}") in row.datasets
         },
         rules=lambda row: row.rules_of([INSTRUCTIONS]),
     ),
@@ -193,11 +198,6 @@ def _own_figures(rows: Sequence[BoardRow]) -> dict[int, dict[str, Figure]]:
                 column = f"{name} ({metric}, {short_hash(apart)})" if apart else name
                 found[id(row)][column] = row.datasets[f"{name}_{metric}"]
     return found
-
-
-@cache
-def _shipped() -> frozenset[str]:
-    return frozenset((*task_names(), PFGEN))
 
 
 def measured(rows: Sequence[BoardRow]) -> list[BoardRow]:
