@@ -195,8 +195,8 @@ def test_other_data_do_not_pass_for_the_published_ones(tasks: list[TaskScores]) 
     assert rules_of(results) == "llm-jp-eval-1.3.1, other data than published"
     runs = [FinishedRun(Path(str(n)), results, 0.0) for n in range(3)]
     assert {run.rules for run in told_apart(runs)} == {rules_of(results)}
-    files["jsts"] = {"sha256": {"dev": "e" * 64}}
-    runs.append(FinishedRun(Path("other"), summarise(named, PROTOCOL, run={"datasets": files}), 0.0))
+    others = files | {"jsts": {"sha256": {"dev": "e" * 64}}}
+    runs.append(FinishedRun(Path("other"), summarise(named, PROTOCOL, run={"datasets": others}), 0.0))
     joined = replace(runs[0], folder=Path("joined"), parts=(runs[0], runs[1]))
     rules = [run.rules for run in told_apart([*runs, joined])]
     assert rules[0] == rules[1] == rules[4] != rules[3]
@@ -212,13 +212,11 @@ def test_a_version_of_a_metric_is_part_of_the_rules_where_it_differs(tasks: list
         for n, config in enumerate((Config(), moved, moved))
     )
     assert usual.rules == same.rules == told_apart([usual, same])[0].rules == "llm-jp-eval-1.3.1"
-    key = "alt-e-to-j_comet_wmt22"
+    key = "mawps_exact_match"
     scores = other.results.scores | {key: replace(other.results.scores[key], metric_version="2")}
-    alone = replace(
-        other.results, scores=scores, datasets={"alt-e-to-j": other.results.datasets["alt-e-to-j"]}
-    )
+    alone = replace(other.results, scores=scores, datasets={"mawps": other.results.datasets["mawps"]})
     rules = [run.rules for run in told_apart([usual, same, replace(other, results=alone)])]
-    assert rules == [f"llm-jp-eval-1.3.1, comet_wmt22 {version}" for version in "112"]
+    assert rules == [f"llm-jp-eval-1.3.1, exact_match {version}" for version in "112"]
 
 
 def test_a_dataset_of_ones_own_counts_but_not_as_the_protocols(tasks: list[TaskScores]) -> None:
