@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from evalkit import __version__
-from evalkit.cli.command import VERBS, attempt, check_options, execute, prepare_process, takes_long
+from evalkit.cli.command import VERBS, attempt, execute, prepare_process, refuse_other_options, takes_long
 from evalkit.core import terminal
 from evalkit.core.logs import quiet_libraries
 from evalkit.core.progress import say
@@ -41,7 +41,7 @@ def _command(words: list[str]) -> int:
 
         verb = line.verb if line.verb in words else None
         return print_help(VERBS, verb)
-    check_options(line)
+    refuse_other_options(line)
     if line.multirun:
         from evalkit.cli.child import run_job
         from evalkit.runs.sweep.multirun import multirun

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from evalkit.cli.command import VERBS, check_options
+from evalkit.cli.command import VERBS, refuse_other_options
 from evalkit.core.options import CommandLine, check_key, load_config, member_of, parse
 from evalkit.runs.sweep.launchers import check_launcher
 from evalkit.runs.sweep.values import expand
@@ -75,7 +75,7 @@ def test_every_command_is_taken() -> None:
     for page in PAGES:
         for command in commands(page):
             line = parse(words(command), VERBS)
-            check_options(line)
+            refuse_other_options(line)
             if line.launcher:
                 check_launcher(line.launcher)
             lines += expand(line) if line.multirun else [line]

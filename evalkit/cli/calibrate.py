@@ -10,6 +10,7 @@ table is left alone.
     evalkit calibrate run=DIR judge=openai judge.model=NAME judge.base_url=URL
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,9 +38,12 @@ def run(config: Config) -> int:
     """Prints the comparison; exit code 1 when judgments failed at the service."""
     if config.judgments is None:
         return _calibrate(config)
-    with TemporaryDirectory() as folder:
-        # A dry run leaves no files.
-        path = _replayed(replace(config, out=folder) if config.dry_run else config)
+    # A dry run leaves no files.
+    place: AbstractContextManager[str | None] = (
+        TemporaryDirectory() if config.dry_run else nullcontext(config.out)
+    )
+    with place as out:
+        path = _replayed(replace(config, out=out))
         return _calibrate(replace(config, run=path, answers=None, out=None, judgments=None))
 
 

@@ -6,14 +6,13 @@ nothing may change but ties of the two best logits (within 1e-4): exit code 1 ot
 outputs do change with batch size and order; how many is measured and shown.
 """
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from evalkit.cli.command import ANSWERS, DATA, MODEL, SAMPLES, SUITE
+from evalkit.cli.command import CHAT, DATA, MODEL, SAMPLES, SUITE
 from evalkit.cli.printing import report_console
 from evalkit.core.config import Config, given_model, given_suite
 from evalkit.core.errors import InputError
@@ -30,7 +29,10 @@ OPTIONS = (
     *MODEL,
     *SUITE,
     *SAMPLES,
-    *ANSWERS,
+    *CHAT,
+    "generation",
+    "generation.",
+    "protocol.",
     "seed",
     "split",
     "dtype",
@@ -78,7 +80,7 @@ def run(config: Config) -> int:
             engine,
             config.protocol,
             config.metrics,
-            asking_of(replace(config, samples=1), engine.tokenizer),
+            asking_of(config, engine.tokenizer),
             say=say,
         )
     console = report_console()

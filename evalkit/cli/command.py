@@ -152,7 +152,7 @@ def _unexpected(error: Exception) -> EvalkitError:
     )
 
 
-def check_options(line: "CommandLine") -> None:
+def refuse_other_options(line: "CommandLine") -> None:
     """Refuses the options and flags of other verbs, which would be ignored.
 
     Raises:
@@ -176,7 +176,8 @@ def check_options(line: "CommandLine") -> None:
             continue
         fix = f"leave it out (it belongs to {', '.join(verb for verb in VERBS if name in options_of(verb))})"
         if (line.verb, name) == ("run", "dry_run"):
-            fix = command("plan", *line.overrides)
+            kept = [word for word in line.overrides if not word.startswith("dry_run=")]
+            fix = command(*["-m"] * line.multirun, "plan", *kept)
         raise InputError(f"`{word}` is no option of the verb {line.verb}", fix=fix)
 
 

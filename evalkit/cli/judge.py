@@ -77,7 +77,7 @@ def judging_plan(config: Config) -> JudgingPlan:
         raise InputError("answers= are judged into a folder of their own", fix="out=DIR, and no run=")
     else:
         folder = MtBenchFolder(Path(config.out).expanduser())
-        folder.refuse_another("given")
+        folder.refuse_another("mt_bench", "given")
         header, turns = given_answers(Path(config.answers).expanduser(), options)
         if not config.dry_run:
             folder.write_header(header)

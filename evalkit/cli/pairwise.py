@@ -45,7 +45,7 @@ def run(config: Config) -> int:
     label = config.judge.name if config.judge else None
     by = judge.record() if judge else label
     out = path_of(config.out) or default_folder(books.preset, answers, options, by)
-    MtBenchFolder(out).refuse_another()
+    MtBenchFolder(out).refuse_another("mt_bench_pairwise")
     if judge is None:
         content = write_matches(out, books.preset, options, list(rated_matches(runs, pairs, label)))
     else:

@@ -6,6 +6,7 @@ does not hold it back, offline=true does.
 """
 
 import os
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -48,8 +49,10 @@ def run(config: Config) -> int:
 
 def allow_network() -> None:
     """HF_HUB_OFFLINE is about runs: preparing for them is what one does with a network."""
-    # The hub's library reads this once, when it is imported.
     os.environ["HF_HUB_OFFLINE"] = "0"
+    # The libraries read the variable once, when they are imported, which may be before this.
+    for name in {"huggingface_hub.constants", "datasets.config"} & sys.modules.keys():
+        vars(sys.modules[name])["HF_HUB_OFFLINE"] = False
 
 
 def _prepare_model(model: ModelConfig, *, offline: bool) -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.cli.command import check_options, environment_error, path_of, prepare_process
+from evalkit.cli.command import environment_error, path_of, prepare_process, refuse_other_options
 from evalkit.core.errors import InputError
 from evalkit.core.options import CommandLine, load_config, words_of
 from evalkit.core.progress import say
@@ -47,7 +47,7 @@ def evaluate(
     """
     try:
         line = CommandLine("run", tuple(words_of({"model": model, "suite": suite, **options})))
-        check_options(line)
+        refuse_other_options(line)
         config = load_config(line)
         _check(config)
         from evalkit.runs.run import evaluate as run

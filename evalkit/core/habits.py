@@ -1,5 +1,6 @@
 """The words of other harnesses -> evalkit's options: one message says them all, with the whole command."""
 
+import re
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -60,6 +61,32 @@ _ENGINES = {
 }
 # Verbs whose model is the judge.
 _JUDGING = ("judge", "calibrate", "pairwise")
+_OF_JUDGE: Mapping[str | None, str] = {
+    "model": "judge",
+    "engine.base_url": "judge.base_url",
+    "generation.output_length": "judge.parameters.max_tokens",
+    "generation.temperature": "judge.parameters.temperature",
+    "generation.top_p": "judge.parameters.top_p",
+    "generation.top_k": "judge.parameters.top_k",
+}
+# Verbs that have their own options for those of a run.
+OF_VERB: Mapping[str, Mapping[str | None, str]] = {
+    "ask": {
+        "generation.output_length": "ask.max_new_tokens",
+        "generation.temperature": "ask.temperature",
+        "generation.top_p": "ask.top_p",
+        "suite.system": "ask.system",
+    },
+    **dict.fromkeys(_JUDGING, _OF_JUDGE),
+}
+# What numbers and switches are.
+_NUMBER_OR_SWITCH = re.compile(r"[-+.eE0-9]+|true|false|auto|none|null", re.IGNORECASE)
+
+
+def right_name(name: str, verb: str) -> str | None:
+    """evalkit's name of what another harness calls `name`, for this verb; None: nothing is needed."""
+    right = HABITS.get(name, name)
+    return OF_VERB.get(verb, {}).get(right, right)
 
 
 @dataclass
@@ -74,8 +101,14 @@ class Habits:
     renamed: dict[str, str] = field(default_factory=dict)
 
     def knows(self, word: str, verb: str) -> bool:
-        """Whether this is `name=value` of another harness, or `--name` of one or of evalkit's options."""
+        """Whether this is `name=value` of another harness, or `--name` of one or of evalkit's options.
+
+        A question may be an equation: `temperature=300Kのとき` is one, for the value is no number.
+        """
         name = _name(word)
+        option = self.options().get(HABITS.get(name) or "")
+        if verb == "ask" and not word.startswith("-") and option and option.kind in (int, float, bool):
+            return _NUMBER_OR_SWITCH.fullmatch(word.partition("=")[2]) is not None
         if name in HABITS or name in _PAIRS or (name == "model" and verb in _JUDGING):
             return "=" in word or word.startswith("--")
         return word.startswith("--") and name in self.options()
@@ -83,7 +116,7 @@ class Habits:
     def take(self, word: str, rest: deque[str], verb: str) -> None:
         """Adds a word that it `knows`; a value that stands apart is taken from the `rest` of the words."""
         name, (given, equals, value) = _name(word), word.partition("=")
-        right = HABITS.get(name, name)
+        right = right_name(name, verb)
         if not equals:
             apart = bool(rest) and not rest[0].startswith("-")
             option = self.options().get(right) if right else None
@@ -100,13 +133,12 @@ class Habits:
 
     def _add(self, name: str, value: str, verb: str) -> str | None:
         """Adds `value` under the right name, if there is one, and returns `name=`."""
-        right = HABITS.get(name, name)
+        right = right_name(name, verb)
         if right is None:
             return None
-        if right == "model" and value in _ENGINES and verb not in _JUDGING:
+        if right == "model" and value in _ENGINES:
             right, value = "engine", _ENGINES[value]
         if right == "model":
-            right = "judge" if verb in _JUDGING else right
             # lm-eval's --model hf only says that a path follows.
             self.words = [one for one in self.words if one != "model=hf"]
         # batch_size=auto is the default.

@@ -25,7 +25,7 @@ from typing import Any
 from evalkit.core import assets
 from evalkit.core.errors import InputError
 from evalkit.core.files import as_text, read_yaml
-from evalkit.core.habits import HABITS, OTHER_VERBS, Habits
+from evalkit.core.habits import HABITS, OTHER_VERBS, Habits, right_name
 from evalkit.core.text import did_you_mean, half_character
 
 if typing.TYPE_CHECKING:
@@ -96,7 +96,7 @@ def parse(argv: Iterable[str], verbs: Iterable[str]) -> CommandLine:
             multirun = True
         elif word.startswith("-"):
             # A name near one of another harness is near evalkit's own.
-            known = {key: HABITS.get(key, key) for key in (*HABITS, *all_options())}
+            known = {key: right_name(key, verb) for key in (*HABITS, *all_options())}
             right = {f"--{key}": f"{name}=" for key, name in known.items() if name}
             right |= {one: one for one in ("--help", "--version", "--multirun", *FLAGS, *FLAGS_WITH_VALUE)}
             raise InputError(
@@ -106,7 +106,7 @@ def parse(argv: Iterable[str], verbs: Iterable[str]) -> CommandLine:
             )
         elif word.startswith(("hydra.", "hydra/")) and "=" in word:
             launcher.append(word)
-        elif _is_override(word) and (verb != "ask" or option_of(name) is not None):
+        elif _is_override(word) and not (verb == "ask" and _is_question(name)):
             overrides.append(word)
         elif not verb and word in verbs:
             verb = word
@@ -168,6 +168,13 @@ def _is_override(word: str) -> bool:
     if key.startswith(f"{TASK_COUNTS}."):
         return bool(given)
     return bool(given) and all(part.isidentifier() for part in key.split("."))
+
+
+def _is_question(name: str) -> bool:
+    """Whether a word `name=...` of ask is an equation: nothing like an option has this name."""
+    # A single letter is near any name of three.
+    near = len(name) > 1 and name not in HABITS and did_you_mean(name, all_options())
+    return option_of(name) is None and "." not in name and not near
 
 
 def load_config(line: CommandLine) -> "Config":

@@ -374,7 +374,7 @@ def _verdict(instruction: Instruction, answer: str | None) -> Verdict:
 
 
 def variants(answer: str) -> dict[str, str]:
-    """The variants of a loose verdict other than the answer itself, by what is removed."""
+    """The seven variants of a loose verdict beside the answer, which some may equal, by what is removed."""
     lines = answer.split("\n")
     shortened = {
         "the first line": "\n".join(lines[1:]).strip(),

@@ -119,6 +119,13 @@ def all_tables(rows: Sequence[Scored], reduce: Reduce = Reduce.mean) -> dict[str
     return {name: table(rows, rule, reduce) for name, rule in RULES.items()}
 
 
+def turn_means(rows: Sequence[Scored], reduce: Reduce = Reduce.mean) -> dict[tuple[int, int], float | None]:
+    """The mean over the answers by question and turn, the repeats of each reduced first; None: all are -1."""
+    kept = _kept(rows, RULES["g_leaderboard"], reduce)
+    scores = {(row.question_id, row.turn): row.score for row in kept}
+    return {key: scores.get(key) for key in ((row.question_id, row.turn) for row in rows)}
+
+
 def deviation_over_answers(rows: Sequence[Scored], rule: Rule, reduce: Reduce = Reduce.mean) -> float | None:
     """The sample standard deviation of the average over the answers; None for a single answer."""
     kept = _kept(rows, rule, reduce)

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Literal
 from evalkit.core.config import Config
 from evalkit.core.errors import EvalkitError, InputError, UnreachableError
 from evalkit.core.files import JsonObject, read_rows, text_field
-from evalkit.core.text import command
+from evalkit.core.text import command, did_you_mean
 from evalkit.core.types import Message
-from evalkit.mtbench.fastchat import Language, Question, questions_from, references_from
+from evalkit.mtbench.fastchat import LANGUAGES, Language, Question, questions_from, references_from
 from evalkit.mtbench.folder import Header, Source
 from evalkit.mtbench.presets import (
     DEFAULT_PRESET,
@@ -235,6 +235,11 @@ class Books:
         """The language of a question: the one that was given, else by its id."""
         return self.preset.language([question_id], self._language)
 
+    def size(self, question_ids: Iterable[int]) -> int:
+        """The number of questions in the sets, one per language, that these are from."""
+        languages = {self.language(question_id) for question_id in question_ids}
+        return sum(len(self.in_language(language).questions) for language in languages)
+
     def header(self, source: Source, models: Sequence[str], question_ids: Iterable[int]) -> Header:
         """The header of a run with answers to these questions.
 
@@ -330,11 +335,14 @@ def fetch_all(options: BookOptions, language: str) -> dict[str, Path]:
     """The files of the preset that is given, else of all that have a language, by where a cache keeps them.
 
     Raises:
-        InputError: the preset that is given does not have the language.
+        InputError: the preset that is given does not have the language, or none has it.
         FetchError: one of them cannot be fetched.
     """
     names = [options.preset] if options.preset else preset_names()
     wanted = [preset for preset in map(load_preset, names) if options.preset or language in preset.sets]
+    if not wanted:
+        what = f"no preset has questions in language={language}{did_you_mean(language, LANGUAGES)}"
+        raise InputError(what, where="option language", fix=f"language={' or language='.join(LANGUAGES)}")
     for preset in wanted:
         preset.language([], language)
     get = options.files(options.preset)

@@ -157,8 +157,34 @@ def read_judgments(path: Path) -> JudgmentLog:
 
 
 def read_answers(path: Path) -> list[ModelAnswer]:
-    """The answers of a FastChat answer file, or of every *.jsonl of a folder, in order."""
-    return answers_from(rows_of(path))
+    """The answers of a FastChat answer file, or of every *.jsonl of a folder, in order.
+
+    Raises:
+        InputError: a malformed row, or two files have the same answer.
+    """
+    files = [(file, answers_from(read_rows(file, mend=True))) for file in jsonl_files(path)]
+    refuse_overlap((one.model, one.question_id, one.choice, file) for file, own in files for one in own)
+    return [answer for _, own in files for answer in own]
+
+
+def refuse_overlap(found: Iterable[tuple[str, int, int, Path]]) -> None:
+    """Refuses two runs of one model, which would be mixed question by question.
+
+    Args:
+        found: model, question, number of the answer, and the file or folder that has it.
+
+    Raises:
+        InputError: two files or folders have the same answer; it names both.
+    """
+    places: dict[tuple[str, int, int], Path] = {}
+    for model, question_id, choice, place in found:
+        other = places.setdefault((model, question_id, choice), place)
+        if other != place:
+            raise InputError(
+                f"two runs of {model}: question {question_id} is answered in {other} and in {place}",
+                fix="give one of them; to compare both, make one under another name (model.name=, "
+                "in an answer file model_id)",
+            )
 
 
 def rows_of(path: Path) -> Iterator[tuple[str, JsonObject]]:

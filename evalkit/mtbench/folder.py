@@ -108,10 +108,11 @@ class MtBenchFolder:
             return False
         return True
 
-    def refuse_another(self, source: Source | None = None) -> None:
+    def refuse_another(self, kind: str, source: Source | None = None) -> None:
         """Refuses a folder that another command filled, before anything in it is replaced.
 
         Args:
+            kind: of the results.json that this command writes; empty: the scores of a suite.
             source: where the answers of this command's own runs come from; None: it has no answers.
 
         Raises:
@@ -120,12 +121,23 @@ class MtBenchFolder:
         header, config, samples = (
             (self.path / name).exists() for name in ("mt_bench.json", "config.yaml", "samples")
         )
-        # Only answers that a model gave have config.yaml; a header that was damaged is written again.
-        other = self.header().source != source if self.has_header() else config or (samples and not header)
+        if self.has_header():
+            other = self.header().source != source
+        else:
+            # Only answers that a model gave have config.yaml; a header that was damaged is written again.
+            results = self._results_kind() not in (None, kind)
+            other = config or results or (source is None if header else samples)
         if other:
             raise InputError(
                 "the folder belongs to another run", where=f"out={self.path}", fix="choose another"
             )
+
+    def _results_kind(self) -> str | None:
+        """The kind of results.json; None where there is none, or a damaged one, which is written again."""
+        try:
+            return str(read_checked_json(self.results_path).get("kind", ""))
+        except (OSError, ValueError):
+            return None
 
     def write_header(self, header: Header) -> None:
         """Writes mt_bench.json."""

@@ -118,7 +118,6 @@ def _results(
     turns = plan.folder.turns()
     for model in dict.fromkeys((*plan.header.models, *(judgment.model for judgment in judgments))):
         counts[model] = answer_counts([turn for turn in turns if turn.model == model])
-    wanted = len(plan.books.in_language(plan.header.language or "ja").questions)
     for model in dict.fromkeys(judgment.model for judgment in judgments):
         own = [judgment for judgment in judgments if judgment.model == model]
         tables[model] = model_table(
@@ -129,7 +128,8 @@ def _results(
             repeats=options.repeats,
             reduce=options.reduce,
         )
-        scores[model] = as_logged(own)
+        scores[model] = as_logged(own, preset.parser)
+        wanted = plan.books.size(judgment.question_id for judgment in own)
         partial += missing_turns(model, scores[model], preset, wanted, preset.sampling.answers)
         if failed := sum(judgment.status == "api_error" for judgment in own):
             partial.append(Reason("{model}: {n} judgments failed at the service", model=model, n=failed))

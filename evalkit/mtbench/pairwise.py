@@ -9,16 +9,24 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from evalkit.core.config import PairwiseConfig
-from evalkit.core.durable import write_checked_json, write_text_atomic
+from evalkit.core.config import PairwiseConfig, Reduce
+from evalkit.core.durable import read_checked_json, write_checked_json, write_text_atomic
 from evalkit.core.errors import InputError
-from evalkit.core.text import canonical_json, text_sha256
+from evalkit.core.text import canonical_json, folder_name, text_sha256
 from evalkit.core.types import Judgment
+from evalkit.mtbench.aggregate import turn_means
 from evalkit.mtbench.books import Books
-from evalkit.mtbench.fastchat import AnswersByQuestion, ModelAnswer, answers_by_model, read_answers
+from evalkit.mtbench.fastchat import (
+    AnswersByQuestion,
+    ModelAnswer,
+    answers_by_model,
+    read_answers,
+    refuse_overlap,
+)
 from evalkit.mtbench.folder import MtBenchFolder, answers_of
 from evalkit.mtbench.judge.calls import JudgeCall, JudgeReplies, check_own_prompts
 from evalkit.mtbench.judge.judges import Judge
+from evalkit.mtbench.model_tables import as_logged
 from evalkit.mtbench.presets import Preset
 from evalkit.mtbench.ratings import parse_pair
 from evalkit.mtbench.win_rates import Match, game_sides, pairwise_json, side_by_ratings
@@ -45,10 +53,12 @@ def answers_to_compare(folders: Sequence[MtBenchFolder], path: Path | None) -> A
     """The answers of runs and of FastChat's answer files, by model.
 
     Raises:
-        InputError: fewer than two models.
+        InputError: fewer than two models, or two runs of one model.
     """
-    listed = [answer for folder in folders for answer in answers_of(folder.turns())]
-    answers = answers_by_model(listed + (read_answers(path) if path else []))
+    listed = [(folder.path, answers_of(folder.turns())) for folder in folders]
+    listed += [(path, read_answers(path))] if path else []
+    refuse_overlap((one.model, one.question_id, one.choice, place) for place, own in listed for one in own)
+    answers = answers_by_model(answer for _, own in listed for answer in own)
     if len(answers) < 2:
         raise InputError(
             f"two models are needed, there are answers of {', '.join(answers) or 'none'}",
@@ -187,10 +197,15 @@ def _pairing(sides: tuple[ModelAnswer, ModelAnswer], turn: int, books: Books, ju
 def rated_matches(folders: Sequence[MtBenchFolder], pairs: ModelPairs, label: str | None) -> Iterator[Match]:
     """Matches decided by the single ratings that the runs hold, by the judge `label` (None: the only one).
 
+    Repeats are reduced as in the run's table, then the answers to a question averaged.
+
     Raises:
-        InputError: a run has no ratings by that judge, or those of several.
+        InputError: a run has no ratings by that judge, or those of several; two runs of one model, or runs
+            that were judged with other prompts or parameters.
     """
-    ratings: dict[str, dict[tuple[int, int], Judgment]] = {}
+    found: list[tuple[Path, Judgment]] = []
+    reduces: dict[str, Reduce] = {}
+    first: dict[str, tuple[Path, Any]] = {}
     for folder in folders:
         judges = folder.judges()
         chosen = folder.find_judge(label) if label else judges[0] if len(judges) == 1 else None
@@ -200,13 +215,50 @@ def rated_matches(folders: Sequence[MtBenchFolder], pairs: ModelPairs, label: st
                 where=folder.path,
                 fix="judge=NAME of one that has judged every run",
             )
-        for judgment in folder.judgments(chosen):
-            own = ratings.setdefault(judgment.model, {})
-            own.setdefault((judgment.question_id, judgment.turn), judgment)
+        # The other runs are compared by the same judge.
+        label = label or chosen
+        made, reduce = _made_by(folder, chosen)
+        for key, value in made.items():
+            other, there = first.setdefault(key, (folder.path, value))
+            if there != value:
+                raise InputError(
+                    f"the ratings do not compare: {key} is {canonical_json(there)} in {other}, "
+                    f"and {canonical_json(value)} in {folder.path}",
+                    fix="judge both alike: evalkit judge run=DIR with one preset=, judge= and its options",
+                )
+        own = folder.judgments(chosen)
+        found += [(folder.path, judgment) for judgment in own]
+        reduces |= {judgment.model: reduce for judgment in own}
+    refuse_overlap((one.model, one.question_id, one.answer, place) for place, one in found)
+    ratings = {
+        model: turn_means(as_logged([one for _, one in found if one.model == model]), reduce)
+        for model, reduce in reduces.items()
+    }
     for one, two in pairs:
-        for key in sorted(ratings.get(one, {}).keys() & ratings.get(two, {}).keys()):
-            side = side_by_ratings(ratings[one][key].rating, ratings[two][key].rating)
-            yield Match(*key, one, two, side, side)
+        for turn in sorted(ratings.get(one, {}).keys() & ratings.get(two, {}).keys()):
+            side = side_by_ratings(ratings[one][turn], ratings[two][turn])
+            yield Match(*turn, one, two, side, side)
+
+
+def _made_by(folder: MtBenchFolder, judge: str) -> tuple[dict[str, Any], Reduce]:
+    """What decides the ratings of a judge, and how repeats become one, as far as results.json says so.
+
+    It describes the last judging alone: of another judge's ratings nothing is known.
+    """
+    try:
+        content = read_checked_json(folder.results_path)
+        table = next(iter(content["tables"].values()), None)
+        if table is None or folder_name(table["judge"]) != judge:
+            return {}, Reduce.mean
+        preset, record = content["preset"], content.get("judge")
+        made = {"the preset": f"{preset['name']} ({preset['sha256']})"}
+        # Not the service: one model may be served at two addresses. Of a replayed log there is no record.
+        if record is not None:
+            names = ("model", "weights", "parameters", "parser")
+            made |= {f"judge.{name}": record.get(name) for name in names}
+        return made, Reduce(table["reduce"])
+    except (OSError, ValueError, KeyError):
+        return {}, Reduce.mean
 
 
 def write_matches(

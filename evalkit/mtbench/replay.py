@@ -243,7 +243,7 @@ def replay(
     given = read_answers(answers) if answers else None
     paths = [judgments, *([answers] if answers else [])]
     folder = MtBenchFolder(out or _default_folder(preset, options.language, paths))
-    folder.refuse_another("replayed")
+    folder.refuse_another("mt_bench", "replayed")
     by_model = answers_by_model(given) if given is not None else None
     singles = replay_singles(log.singles, books, by_model)
     more: dict[str, Any] = {"replay": {part.model: asdict(part.fidelity) for part in singles}}
@@ -283,8 +283,7 @@ def _refuse_several_judges(log: JudgmentLog, path: Path) -> None:
 
 
 def _missing(part: Replayed, books: Books) -> list[Reason]:
-    languages = {books.language(row.question_id) for row in part.scores}
-    wanted = sum(len(books.in_language(language).questions) for language in languages)
+    wanted = books.size(row.question_id for row in part.scores)
     return missing_turns(part.model, part.scores, books.preset, wanted)
 
 

@@ -70,12 +70,12 @@ def packed_sums(data_dir: Path) -> dict[str, str]:
 
 
 def check_unchanged(path: Path, digest: str, data_dir: Path, packed: dict[str, str]) -> None:
-    """Refuses a file of a bundle whose bytes are not the packed ones.
+    """Refuses a file of a bundle whose bytes are not the packed ones; a file from elsewhere passes.
 
     Raises:
         InputError: another hash than the packed file's.
     """
-    expected = packed.get(path.relative_to(data_dir).as_posix(), digest)
+    expected = packed.get(os.path.relpath(path, data_dir), digest)
     if digest != expected:
         raise InputError(
             f"a file of the bundle was changed: sha256 expected {expected}, got {digest}",

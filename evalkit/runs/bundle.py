@@ -28,6 +28,7 @@ from evalkit.core import assets
 from evalkit.core.config import Config, DataOptions, MetricsConfig, ModelConfig, SuiteData
 from evalkit.core.durable import atomic_file
 from evalkit.core.errors import EvalkitError, FetchError, InputError
+from evalkit.core.files import read_yaml
 from evalkit.core.progress import Say
 from evalkit.engines.models import check
 from evalkit.engines.models.folder_files import files_of
@@ -139,19 +140,20 @@ def _add_own_tasks(contents: Contents, names: Sequence[str], specs: Sequence[Tas
             packed.append(name)
             continue
         path, inside = Path(name).expanduser(), f"tasks/{spec.name}"
-        data = (
-            [Path(file) for file in (spec.data.file, spec.data.few_shots_file) if file] if spec.data else []
-        )
-        below = [file for file in data if file.is_relative_to(path.parent) and ".." not in file.parts]
-        if not data or below != data:
-            say(f"left out: {spec.name}, its data are no files in the folder of {name}: copy them")
+        written = read_yaml(path).get("data") or {}
+        data = [Path(written[key]) for key in ("file", "few_shots_file") if written.get(key)]
+        if not data or any(file.expanduser().is_absolute() or ".." in file.parts for file in data):
+            say(
+                f"left out: {spec.name}, its data are no files in the folder of {name}: copy them there, "
+                "and name them in it by their paths from that folder"
+            )
             contents.facts["datasets"].remove(spec.name)
             continue
         contents.files |= {
-            f"{inside}/{file.relative_to(path.parent).as_posix()}": file for file in (path, *data)
+            f"{inside}/{file.as_posix()}": path.parent / file for file in (Path(path.name), *data)
         }
         packed.append(f"BUNDLE/{inside}/{path.name}")
-    if packed != [*names]:
+    if packed and packed != [*names]:
         contents.options.append(f"suite={','.join(packed)}")
 
 

@@ -23,11 +23,12 @@ from evalkit.core.text import did_you_mean
 from evalkit.core.types import FinishReason
 from evalkit.core.words import shown
 from evalkit.metrics.prediction import gold
+from evalkit.mtbench.folder import MtBenchFolder
 from evalkit.records.results import Results
 from evalkit.records.run_folder import RunDirectory
 from evalkit.runs.identity import differing_few_shots, protocol_record
 from evalkit.runs.regrading import Regrading, thought_warnings
-from evalkit.runs.suite import LoadedSuite, check_options, load_suite, sample_limit, suite_specs
+from evalkit.runs.suite import LoadedSuite, check_suite_options, load_suite, sample_limit, suite_specs
 from evalkit.scoring.categories import summarise
 from evalkit.scoring.pfgen import score_pfgen
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, score_tasks
@@ -47,14 +48,20 @@ def score_completions(config: Config, *, say: Say) -> Results:
     """Scores the completions of `completions=` for a suite and writes scores/ and results.json to `out=`.
 
     Raises:
-        InputError: missing options or data; an unknown dataset or id, a duplicate, or (without
-            `allow_missing`) a sample without completion. Nothing is written then.
+        InputError: missing options or data, several `samples`; an unknown dataset or id, a duplicate, or
+            (without `allow_missing`) a sample without completion. Nothing is written then.
         EvalkitError: the data of pfgen are not here and cannot be fetched.
     """
     if config.completions is None or config.out is None:
         raise InputError("where shall the scores go? No folder is given", where="option out", fix="out=DIR")
     asked = given_suite(config.suite)
-    check_options(asked, config.given)
+    check_suite_options(asked, config.given)
+    if config.samples > 1 and not asked.pfgen:
+        raise InputError(
+            "completions= has one answer to each question",
+            where=f"option samples={config.samples}",
+            fix="leave it out; several answers to each are scored with their run: score run=DIR",
+        )
     out, path = output_directory(config.out), Path(config.completions).expanduser()
     # All samples, so that an id beyond the limit is known; no few-shots, as there is nothing to ask.
     suite = load_suite(asked, replace(config.data, limit=0), say=say, few_shots=False)
@@ -99,11 +106,11 @@ def output_directory(out: str, run: Path | None = None) -> RunDirectory:
     """The folder `out=` for scores.
 
     Raises:
-        InputError: it belongs to a run, and not to `run`.
+        InputError: it belongs to a run, and not to `run`, or holds the results of another command.
     """
     folder = Path(out).expanduser()
-    if (folder / "samples").exists() and (run is None or folder.resolve() != run.resolve()):
-        raise InputError("the folder belongs to another run", where=f"out={out}", fix="choose another")
+    if run is None or folder.resolve() != run.resolve():
+        MtBenchFolder(folder).refuse_another(kind="")
     return RunDirectory(folder)
 
 

@@ -18,7 +18,7 @@ from evalkit.runs.foreign import listed, output_directory
 from evalkit.runs.identity import protocol_record
 from evalkit.runs.regrading import Regrading, of_regrading
 from evalkit.runs.run import score_run
-from evalkit.runs.suite import LoadedSuite, check_options, load_suite, sample_limit, suite_specs
+from evalkit.runs.suite import LoadedSuite, check_suite_options, load_suite, sample_limit, suite_specs
 from evalkit.tasks.answers import options_of
 from evalkit.tasks.load import Task
 from evalkit.tasks.spec import TaskSpec
@@ -153,7 +153,7 @@ def kept_config(path: Path) -> Config:
 
 
 def _replace_scoring_options(config: Config, given: Config) -> None:
-    check_options(given_suite(config.suite), given.given)
+    check_suite_options(given_suite(config.suite), given.given)
     for option in given.given:
         if option in _OTHER_OPTIONS:
             continue

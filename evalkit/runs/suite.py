@@ -174,7 +174,7 @@ def asking_of(config: Config, tokenizer: Any | None) -> Asking:
             used, or chats for a model without one.
     """
     suite = given_suite(config.suite)
-    check_options(suite, config.given, config.samples)
+    check_suite_options(suite, config.given, config.samples)
     kind = pfgen.PfgenAsking if suite.pfgen else Asking
     asking = kind.of(
         suite,
@@ -227,7 +227,7 @@ def _check_packages(config: Config) -> None:
         )
 
 
-def check_options(suite: SuiteConfig, given: Sequence[str], samples: int = 1) -> None:
+def check_suite_options(suite: SuiteConfig, given: Sequence[str], samples: int = 1) -> None:
     """Refuses options that a suite's protocol decides, and those of another suite.
 
     Args:
@@ -263,8 +263,12 @@ def _prepared(spec: TaskSpec, shots: int, data: DataOptions, folder: Path, packe
         num_few_shots=shots,
         offline=data.offline,
     )
-    for split, digest in task.sha256.items():
-        check_unchanged(prepared_path(folder, split, spec.name), digest, folder, packed)
+    paths = {split: prepared_path(folder, split, spec.name) for split in task.sha256}
+    if spec.data is not None:
+        own = {"data": spec.data.file, "few_shots": spec.data.few_shots_file}
+        paths = {part: Path(file) for part, file in own.items() if file}
+    for part, path in paths.items():
+        check_unchanged(path, task.sha256[part], folder, packed)
     return task
 
 

@@ -138,7 +138,7 @@ class Thoughts:
             if self.rule != "harmony" or not keeps_special:
                 raise
             # It only begins as if they were lost.
-            found = split_answer(raw.strip(), "none", finish_reason=finish_reason)
+            found = split_answer(raw.strip(), "none", stop=ends, finish_reason=finish_reason)
         if served:
             found = _served(found, str(served_thought), finish_reason)
         kept, cut = shortened(found.answer, output_length, tokenizer, ends)
@@ -174,9 +174,13 @@ class Thoughts:
 
 def _served(found: SplitAnswer, thought: str, finish_reason: str | None) -> SplitAnswer:
     """The split where the server returned the thought by itself."""
+    if found.status == "tool_call":
+        return found._replace(thought=thought)
+    # An answer that holds one of the suite's ends, or that other text follows, is not cut off by length.
+    cut = finish_reason == "length" and found.status in ("cut_off", "unclosed")
     if found.answer.strip():
-        return found._replace(thought=thought, status="cut_off" if finish_reason == "length" else "answered")
-    return found._replace(thought=thought, status="unclosed" if finish_reason == "length" else "empty")
+        return found._replace(thought=thought, status="cut_off" if cut else "answered")
+    return found._replace(thought=thought, status="unclosed" if cut else "empty")
 
 
 def shortened(

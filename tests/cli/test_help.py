@@ -3,7 +3,7 @@ import importlib
 import pytest
 
 from evalkit.__main__ import main
-from evalkit.cli.command import VERBS, check_options
+from evalkit.cli.command import VERBS, refuse_other_options
 from evalkit.cli.help import WIDTH, names_of
 from evalkit.core.errors import InputError
 from evalkit.core.options import all_options, parse
@@ -58,19 +58,23 @@ def test_help_shows_defaults_and_choices(capsys: pytest.CaptureFixture[str]) -> 
         ("judge run=R engine.parameters.x=1 split=dev", "`split=` is no option of the verb judge"),
         ("list models --partial", "`--partial` is no option of the verb list"),
         ("score suite=jaster completions=DIR seed=1", "`seed=` is no option of the verb score"),
+        ("certify model=m suite=sample samples=4", "`samples=` is no option of the verb certify"),
         ("watch=DIR suite=jaster judge=gpt-4", "`judge=` is no option of the verb run"),
         ("-m model=1.8b,13b suite=jaster gpus=8", "`gpus=` is no option of the verb run"),
     ],
 )
 def test_options_of_other_verbs_are_refused(words: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
-        check_options(parse(words.split(), VERBS))
+        refuse_other_options(parse(words.split(), VERBS))
     assert caught.value.what == message and caught.value.fix
 
 
 def test_a_run_that_shall_be_dry_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["model=13b", "suite=jaster", "--dry-run"]) == 2
     assert "evalkit plan model=13b suite=jaster" in capsys.readouterr().err
+    with pytest.raises(InputError) as caught:
+        refuse_other_options(parse(["model=1.8b,13b", "-m", "dry_run=true", "suite=jaster"], VERBS))
+    assert caught.value.fix == "evalkit -m plan model=1.8b,13b suite=jaster"
 
 
 @pytest.mark.parametrize(
@@ -84,4 +88,4 @@ def test_a_run_that_shall_be_dry_is_planned(capsys: pytest.CaptureFixture[str]) 
     ],
 )
 def test_options_that_a_verb_takes(words: str) -> None:
-    check_options(parse(words.split(), VERBS))
+    refuse_other_options(parse(words.split(), VERBS))

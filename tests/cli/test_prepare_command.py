@@ -3,11 +3,14 @@
 import csv
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 from evalkit.__main__ import main
+from evalkit.cli.prepare import allow_network
 from evalkit.tasks.spec import TaskSpec, load_spec, task_names
 
 
@@ -36,6 +39,19 @@ def mawps_mirror(tmp_path: Path) -> Path:
             digest = hashlib.sha256(example.encode()).hexdigest()
             writer.writerow([name, f"{base}/{commit}/dataset/mawps/{name}", digest])
     return folder
+
+
+def test_preparing_fetches_whatever_was_imported_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HF_HUB_OFFLINE=1 is about runs; the library has read it where data_dir= is a bundle."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    allow_network()
+    assert os.environ["HF_HUB_OFFLINE"] == "0" and constants.HF_HUB_OFFLINE is False
+
+
+def test_a_language_that_no_preset_has(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prepare", "suite=mt-bench-ja", "language=jp", "offline=true"]) == 2
+    assert "language=jp; did you mean 'ja'?" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("no_network")

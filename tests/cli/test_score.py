@@ -95,6 +95,14 @@ def test_ids_beyond_the_limit_are_known(tmp_path: Path, rows: Rows) -> None:
     assert results(tmp_path).scores["jamp_exact_match"].n == 2
 
 
+def test_completions_have_one_answer_to_each_question(
+    tmp_path: Path, rows: Rows, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert score(tmp_path, rows, "samples=4") == 2
+    assert "where: option samples=4" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def drop(rows: Rows) -> None:
     del rows["jamp"][2:4]
 

@@ -22,7 +22,7 @@ from evalkit.core.config import (
     given_suite,
 )
 from evalkit.core.errors import InputError
-from evalkit.core.habits import HABITS
+from evalkit.core.habits import HABITS, OF_VERB
 from evalkit.core.options import all_options, check_key, load_config, parse, words_of
 
 
@@ -40,6 +40,19 @@ def refusal(*words: str) -> str:
 def test_a_question_may_be_an_equation() -> None:
     line = parse(["ask", "model=random", "y=2x+1の傾きは?", "seed=1"], ["ask"])
     assert (line.folders, line.overrides) == (("y=2x+1の傾きは?",), ("model=random", "seed=1"))
+
+
+@pytest.mark.parametrize("word", ["n=10のとき", "temperature=300Kのときの圧力は?", "答え=3"])
+def test_what_is_like_no_option_is_a_question(word: str) -> None:
+    assert parse(["ask", "model=random", word], ["ask"]).folders == (word,)
+
+
+@pytest.mark.parametrize("word", ["ask.temprature=0", "tempratur=0", "a.b=1"])
+def test_a_misspelt_option_is_no_question(word: str) -> None:
+    line = parse(["ask", "model=random", word, "問い"], ["ask"])
+    assert line.folders == ("問い",) and word in line.overrides
+    with pytest.raises(InputError, match="unknown option"):
+        load_config(line)
 
 
 def test_run_is_the_default_verb() -> None:
@@ -197,6 +210,9 @@ def test_datasets_and_task_files_are_a_suite(value: str) -> None:
         ("suite=nli output_dir=x model=random", "output_dir= is out=", "suite=nli out=x model=random"),
         ("judge run=x --model gpt-4", "--model is judge=", "judge run=x judge=gpt-4"),
         ("judge run=x model=gpt-4", "model= is judge=", "judge run=x judge=gpt-4"),
+        ("pairwise a b temperature=0", "is judge.parameters.temperature=", "judge.parameters.temperature=0"),
+        ("ask model=m temperature=0 q", "temperature= is ask.temperature=", "model=m ask.temperature=0 q"),
+        ("ask model=m q --max_tokens 5", "--max_tokens is ask.max_new_tokens=", "q ask.max_new_tokens=5"),
         (
             "--model vllm --model_args pretrained=a/b,tensor_parallel_size=2 --verbosity DEBUG --tasks nli",
             "--model is engine=, --model_args is model= engine.parameters.tensor_parallel_size=, --verbosity",
@@ -226,7 +242,7 @@ def test_words_of_other_harnesses_are_one_message(line: str, said: str, fix: str
 
 def test_habits_name_options_and_hide_none() -> None:
     assert not HABITS.keys() & all_options().keys()
-    for right in HABITS.values():
+    for right in (*HABITS.values(), *(right for one in OF_VERB.values() for right in one.values())):
         assert right is None or check_key(right)
 
 

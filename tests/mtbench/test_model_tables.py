@@ -119,6 +119,25 @@ def test_what_is_missing_is_said() -> None:
     assert missing_turns("m", as_logged(JUDGMENTS), replace(preset, turns=[1]), 6, 5) == [
         "m: 6 of 30 turns of the question set have a score"
     ]
+    # Answers or turns that the preset does not ask for are none of those that it lacks.
+    more = [replace(one, answer=answer) for one in JUDGMENTS for answer in range(5)]
+    more += [replace(one, turn=2) for one in JUDGMENTS]
+    assert missing_turns("m", as_logged(more), replace(preset, turns=[1]), 30) == [
+        "m: 6 of 30 turns of the question set have a score"
+    ]
+
+
+def test_what_is_logged_is_the_references_reading() -> None:
+    """Also where the preset reads the judgments in another way; a refusal has no rating in either."""
+    texts = {"良い [[8.5]]、実は [[8]]": (8, 8.5), "[7]": (None, 7), "なし": (None, -1)}
+    judgments = [
+        replace(judgment(n, "ok" if own else "unparsed", own, None), text=text)
+        for n, (text, (own, _)) in enumerate(texts.items())
+    ]
+    judgments.append(replace(judgment(9, "filtered", None, None), text="[[9]]"))
+    logged = [row.score for row in as_logged(judgments, RatingParser.llm_jp_judge)]
+    assert logged == [*(reference for _, reference in texts.values()), -1]
+    assert [row.score for row in scored(judgments, load_preset("llm-jp-judge-2"))] == [8]
 
 
 def test_old_tables_with_intervals_of_zero_width_get_them_from_the_judgments(tmp_path: Path) -> None:

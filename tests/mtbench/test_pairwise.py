@@ -1,15 +1,21 @@
 """The verb pairwise against a local server."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fault_server import FaultServer
-from little_bench import Bench, make_bench
+from little_bench import Bench, make_bench, write_jsonl
 
 from evalkit.__main__ import main
-from evalkit.mtbench.fastchat import read_judgments
+from evalkit.core.durable import write_checked_json
+from evalkit.core.errors import InputError
+from evalkit.core.types import Judgment
+from evalkit.mtbench.fastchat import ModelAnswer, read_answers, read_judgments
+from evalkit.mtbench.folder import MtBenchFolder, turns_of
+from evalkit.mtbench.pairwise import answers_to_compare, rated_matches
 
 
 @pytest.fixture
@@ -163,6 +169,79 @@ def test_by_kept_ratings(two: tuple[Bench, Path], tmp_path: Path) -> None:
     rates = json.loads((out / "results.json").read_text())["pairwise"]["all"]["win_rates"]
     assert (rates["long"]["wins"], rates["long"]["ties"]) == (16, 16)
     assert rates["other"]["losses"] == 32
+
+
+def test_two_runs_of_one_model_are_not_mixed(tmp_path: Path) -> None:
+    """Nor are two answer files of one model; the sets of two languages may lie apart."""
+    folders = [MtBenchFolder(tmp_path / name) for name in ("one", "two", "english", "other")]
+    for folder, model, question in zip(folders, "xxxy", (1, 1, 81, 1), strict=True):
+        folder.write_turns(turns_of([ModelAnswer(question, model, ("a", "b"))], {question: "math"}))
+    one, two, english, other = folders
+    with pytest.raises(InputError, match=f"question 1 is answered in {one.path} and in {two.path}"):
+        answers_to_compare([one, two, other], None)
+    assert set(answers_to_compare([one, english, other], None)["x"]) == {1, 81}
+    row = {"question_id": 1, "model_id": "x", "choices": [{"index": 0, "turns": ["c", "d"]}]}
+    file = write_jsonl(tmp_path / "answers" / "x.jsonl", [row, row])
+    assert len(read_answers(file)) == 2
+    with pytest.raises(InputError, match=f"answered in {one.path} and in {file}"):
+        answers_to_compare([one, other], file)
+    copied = write_jsonl(file.with_name("y.jsonl"), [row])
+    with pytest.raises(InputError, match=f"answered in {file} and in {copied}"):
+        read_answers(file.parent)
+
+
+def rated(run: Path, ratings: Sequence[float | None], reduce: str = "mean", **judge: Any) -> MtBenchFolder:
+    """A run of one question with two answers, each judged three times by `judge`, under `preset`."""
+    folder = MtBenchFolder(run)
+    judgments = [
+        Judgment(str(n), run.name, 1, "math", 1, "j", "p", "t", "ok", rating, "none", None, n // 3, n % 3)
+        for n, rating in enumerate(ratings)
+    ]
+    folder.write_judgments("j", judgments)
+    content = {
+        "preset": {"name": "little", "sha256": judge.pop("preset", "a")},
+        "tables": {run.name: {"judge": judge.pop("label", "j"), "reduce": reduce}},
+        "judge": {"model": "m", "service": run.name, "parameters": {}} | judge,
+    }
+    write_checked_json(folder.results_path, content)
+    return folder
+
+
+def test_repeats_and_answers_become_one_rating(tmp_path: Path) -> None:
+    """Repeats are reduced as in the run's table; where a rating is missing, the others count."""
+    mean = rated(tmp_path / "mean", (9, 2, 1, 6, 6, 6))
+    median = rated(tmp_path / "median", (9, 2, 1, 6, 6, None), "median")
+    none = rated(tmp_path / "none", (None,) * 6)
+    pairs = [("mean", "median"), ("median", "none")]
+    matches = list(rated_matches([mean, median, none], pairs, None))
+    # 5 and 4; the first judgment of the first answer is 9 in both.
+    assert [(match.question_id, match.turn, match.outcome) for match in matches] == [
+        (1, 1, "model_1"),
+        (1, 1, "error"),
+    ]
+
+
+def test_ratings_of_other_prompts_parameters_or_runs_are_not_compared(tmp_path: Path) -> None:
+    one = rated(tmp_path / "one", (5, 5, 5))
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"preset": "b"}, "the preset"),
+        ({"parameters": {"temperature": 1}}, "judge.parameters"),
+        ({"model": "n"}, "judge.model"),
+        ({"parser": {"rule": "think"}}, "judge.parser"),
+    ]
+    for made, named in cases:
+        other = rated(tmp_path / "two", (5, 5, 5), **made)
+        with pytest.raises(
+            InputError, match=f"do not compare: {named} is .* in {one.path}, and .*{other.path}"
+        ):
+            list(rated_matches([one, other], [("one", "two")], "j"))
+    # results.json describes another judging: nothing is known of this one.
+    other = rated(tmp_path / "two", (5, 5, 5), label="k", model="n")
+    assert [match.outcome for match in rated_matches([one, other], [("one", "two")], "j")] == ["tie"]
+    with pytest.raises(
+        InputError, match=f"two runs of one: .* in {one.path} and in {tmp_path / 'b' / 'one'}"
+    ):
+        list(rated_matches([one, rated(tmp_path / "b" / "one", (9, 9, 9))], [], None))
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,10 @@ import pytest
 from little_bench import PROMPTS, Bench, write_jsonl
 
 from evalkit.__main__ import main
+from evalkit.core.durable import write_checked_json
+from evalkit.core.errors import InputError
 from evalkit.mtbench.books import BookOptions
-from evalkit.mtbench.folder import Header, MtBenchFolder, answers_of
+from evalkit.mtbench.folder import Header, MtBenchFolder, Source, answers_of
 
 MODEL = "ELYZA-japanese-Llama-2-7b-fast-instruct"
 
@@ -130,6 +132,25 @@ def test_the_folder_of_another_run_is_left_alone(
     reference = ["calibrate", f"judgments={log}", answers, "judge=gpt-4", f"out={new}", "--dry-run"]
     assert main([*reference, *common]) == 0
     assert not new.exists() and all(path.read_bytes() == text for path, text in before.items())
+
+
+@pytest.mark.parametrize(
+    ("kind", "source"),
+    [("mt_bench", "given"), ("mt_bench", "replayed"), ("mt_bench_pairwise", None), ("", None)],
+)
+def test_results_of_another_command_are_left_alone(kind: str, source: Source | None, tmp_path: Path) -> None:
+    """Where nothing but results.json says whose folder it is; the scores of a suite have no kind."""
+    folder = MtBenchFolder(tmp_path)
+    folder.refuse_another(kind, source)
+    for other in ("mt_bench", "mt_bench_pairwise", ""):
+        write_checked_json(folder.results_path, {"kind": other} if other else {"scores": {}})
+        if other == kind:
+            folder.refuse_another(kind, source)
+        else:
+            with pytest.raises(InputError, match="belongs to another run"):
+                folder.refuse_another(kind, source)
+    folder.results_path.write_text("{", encoding="utf-8")
+    folder.refuse_another(kind, source)
 
 
 def test_oddities_of_a_log(bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

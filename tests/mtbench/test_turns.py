@@ -485,6 +485,33 @@ def test_a_thought_that_a_server_split_off_is_no_part_of_the_answer() -> None:
     assert SampleRecord.from_line(record.line(), Path("x.jsonl")) == record
 
 
+@pytest.mark.parametrize(
+    ("rule", "raw", "status"),
+    [
+        ("think", "答え", "cut_off"),
+        ("think", "答え\n\n次の問い", "answered"),
+        ("lm-eval", "答え\n\n次の問い", "answered"),
+        ("swallow", "<think>答え", "cut_off"),
+        ("think", "", "unclosed"),
+        ("think", "<think>答え", "unclosed"),
+        ("harmony", "<|channel|>commentary to=functions.f<|message|>{}<|call|>", "tool_call"),
+    ],
+)
+def test_what_became_of_an_answer_whose_thought_a_server_split_off(rule: str, raw: str, status: str) -> None:
+    """As of a whole completion: behind the end of an answer nothing is missed."""
+    thoughts = Thoughts.named(ReasoningConfig(), rule)
+    record = thoughts.reply(
+        raw,
+        "length",
+        opened=False,
+        served_thought="考え",
+        output_length=8,
+        tokenizer=None,
+        ends=("\n\n",),
+    )
+    assert (record.thought, record.status) == ("考え", status)
+
+
 def test_a_pattern_that_takes_too_long_costs_one_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     rules = AnswerRules({}, 0.0, 50, 1.0, 1.0, 1, 0, LengthRule.new, 8, None, (), ())
     thoughts = Thoughts.named(ReasoningConfig(pattern="(?P<answer>(a|aa)+)c"), "regex")

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from evalkit.core.config import given_suite
 from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.options import CommandLine, load_config
 from evalkit.engines.models.folder_files import file_hashes
 from evalkit.records.unpacked import packed_sums
 from evalkit.runs.bundle import Contents, collect, write
+from evalkit.runs.suite import load_suite
 from tests.children import Fault, fork
 from tests.faults.injected import HubCache, NoSockets
 from tests.tiny import save_tiny_model
@@ -144,6 +146,7 @@ def test_what_cannot_be_had_stops_the_bundle_or_is_left_out(tmp_path: Path) -> N
 def test_a_model_folder_travels_without_its_training_and_its_runs(tmp_path: Path) -> None:
     model, code = tmp_path / "model", "modeling/own.py"
     packed = {"config.json", "model.safetensors", "LICENSE", "pytorch_model.bin", "data.jsonl", code}
+    packed |= {"original/params.json", "onnx/model.onnx"}
     left = {"optimizer.pt", ".git/config", "checkpoint-10/config.json", "results/m/s/1/samples/a.jsonl"}
     run = {"results/m/s/1/config.yaml", "results/m/s/1/environment.json"}
     for name in packed | left | run:
@@ -173,7 +176,8 @@ def test_tasks_of_ones_own_travel_with_their_data(tmp_path: Path) -> None:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text(row, encoding="utf-8")
     names = []
-    for name, file in (("near", "data/rows.jsonl"), ("far", "../rows.jsonl")):
+    absolute = str(tmp_path / "own/data/rows.jsonl")
+    for name, file in (("near", "data/rows.jsonl"), ("far", "../rows.jsonl"), ("absolute", absolute)):
         names.append(str(tmp_path / "own" / f"{name}.yaml"))
         Path(names[-1]).write_text(text.format(name=name, file=file), encoding="utf-8")
     said: list[str] = []
@@ -183,3 +187,14 @@ def test_tasks_of_ones_own_travel_with_their_data(tmp_path: Path) -> None:
     assert packed == {"tasks/near/near.yaml", "tasks/near/data/rows.jsonl"}
     assert contents.options == ["suite=BUNDLE/tasks/near/near.yaml"]
     assert contents.facts["datasets"] == ["near"] and any("left out: far" in line for line in said)
+    assert any("left out: absolute" in line for line in said)
+    words = (f"suite={names[1]}", *words[1:])
+    assert not collect(load_config(CommandLine("bundle", words)), say=said.append).options
+    text = f"{hashlib.sha256(row.encode()).hexdigest()}  own/data/rows.jsonl\n"
+    (tmp_path / "SHA256SUMS").write_text(text, encoding="utf-8")
+    (tmp_path / "bundle.json").write_text("{}", encoding="utf-8")
+    config = load_config(CommandLine("run", (f"suite={names[0]}", "num_few_shots=0", *words[1:])))
+    assert len(load_suite(given_suite(config.suite), config.data, say=said.append).tasks) == 1
+    (tmp_path / "own/data/rows.jsonl").write_text(row.replace("1", "3"), encoding="utf-8")
+    with pytest.raises(InputError, match="a file of the bundle was changed"):
+        load_suite(given_suite(config.suite), config.data, say=said.append)

@@ -64,7 +64,7 @@ def resolve(model: ModelConfig, *, offline: bool) -> ResolvedModel:
             terms that were not accepted, an unknown hub name or revision.
         FetchError: files could not be fetched: network, checksum, no pip, or `offline`.
     """
-    _check_options(model)
+    _check_model_options(model)
     tokenizer = _tokenizer(model, offline=offline)
     files = _files(model, offline=offline, own_tokenizer=tokenizer[0] is None)
     return assembled(model, _name(model), files, tokenizer)
@@ -78,7 +78,7 @@ def check(model: ModelConfig, *, offline: bool) -> None:
     """
     from evalkit.engines.models.folder_files import check_folder, is_folder
 
-    _check_options(model)
+    _check_model_options(model)
     if model.tokenizer is not None:
         _tokenizer(model, offline=offline)
     if model.pypi is not None and offline:
@@ -89,7 +89,7 @@ def check(model: ModelConfig, *, offline: bool) -> None:
         _snapshot(model, model.path, revision=model.revision, offline=offline, weights=False)
 
 
-def _check_options(model: ModelConfig) -> None:
+def _check_model_options(model: ModelConfig) -> None:
     _check_terms(model)
     _check_source(model)
     if model.served:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from evalkit.core.errors import InputError
@@ -58,10 +58,8 @@ _READ_BY_CODE = (
     *("*.jsonl", "*.parquet", "*.arrow", "*.yaml", "*.yml", "*.toml", "*.cfg", "*.ini", "*.sh", "*.ipynb"),
     *("*.zip", "*.tar", "*.gz", "*.tgz", "*.bz2", "*.xz", "*.zst", "*.7z"),
 )
-_UNREAD_FOLDERS = (
-    *("__pycache__", "checkpoint-*", "global_step*", "runs", "wandb", "logs"),
-    *("original", "onnx", "openvino", "coreml"),
-)
+_TRAINING_FOLDERS = ("__pycache__", "checkpoint-*", "global_step*", "runs", "wandb", "logs")
+_UNREAD_FOLDERS = (*_TRAINING_FOLDERS, "original", "onnx", "openvino", "coreml")
 _TEMPLATES = "additional_chat_templates"
 _INDEX = ".safetensors.index.json"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -166,12 +164,16 @@ def file_hashes(folder: Path, *, code: bool, weights: bool = True) -> dict[str, 
 def files_of(folder: Path) -> dict[str, Path]:
     """Every file of a folder, by its path below it, but hidden ones, those of a training, and runs.
 
-    All that `file_hashes` counts is among them.
+    All that `file_hashes` counts is among them, and the same weights in other formats.
 
     Raises:
         InputError: the folder cannot be read.
     """
-    found = _found(folder, lambda inside: True, lambda name: not _matches(name, _TRAINING))
+    found = _found(
+        folder,
+        lambda inside: not _matches(PurePath(inside).name, _TRAINING_FOLDERS),
+        lambda name: not _matches(name, _TRAINING),
+    )
     return found | {name: folder / name for name in _named_weights(folder) if (folder / name).is_file()}
 
 
@@ -190,7 +192,9 @@ def _hashes(files: Mapping[str, Path]) -> dict[str, str]:
 def _read_files(folder: Path, *, code: bool, weights: bool) -> dict[str, Path]:
     found = _found(
         folder,
-        lambda inside: code or inside == _TEMPLATES,
+        lambda inside: (
+            inside == _TEMPLATES or (code and not _matches(PurePath(inside).name, _UNREAD_FOLDERS))
+        ),
         lambda name: _may_be_read(name, code=code),
     )
     named = _named_weights(folder)
@@ -242,7 +246,7 @@ def _walked(folder: Path, enters: Callable[[str], bool], keeps: Callable[[str], 
             if path.name.startswith("."):
                 continue
             if path.is_dir():
-                if enters(f"{prefix}{path.name}") and not _matches(path.name, _UNREAD_FOLDERS):
+                if enters(f"{prefix}{path.name}"):
                     waiting.append((f"{prefix}{path.name}/", path))
             elif path.is_file() and keeps(path.name):
                 found[f"{prefix}{path.name}"] = path

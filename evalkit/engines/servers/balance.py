@@ -25,6 +25,7 @@ class Server:
         busy: requests in progress.
         dead: whether the last request could not reach it, or it is not the server it was.
         error: why.
+        changed: whether it answers and is not the server it was.
         checked: the absences it had when it was last found to be the same.
     """
 
@@ -33,6 +34,7 @@ class Server:
         self.busy = 0
         self.dead = False
         self.error = ""
+        self.changed = False
         self.checked = 0
         self._backoff = _FIRST_BACKOFF
         self._until = 0.0
@@ -44,7 +46,7 @@ class Server:
 
     @property
     def problem(self) -> str:
-        """Which server this is, why it cannot be reached and since when, for messages."""
+        """Which server this is, why it cannot be used and since when, for messages."""
         return f"{self.address} ({', '.join(filter(None, [self.error, str(self.client.absence)]))})"
 
     def available(self) -> bool:
@@ -59,7 +61,7 @@ class Server:
         self.dead, self._backoff = False, _FIRST_BACKOFF
 
     def failed(self, reply: Reply) -> None:
-        """Records that it could not be reached."""
+        """Records that it could not be reached, or is not the server it was."""
         self.dead, self.error = True, reply.error or self.error
         self._until = asyncio.get_running_loop().time() + self._backoff
         self._backoff = min(2 * self._backoff, _LONGEST_BACKOFF)
@@ -72,7 +74,8 @@ class LoadBalancer:
         clients: one for each server.
         retries: retries at the only server that is alive.
         check: called before a dead server gets a request again, and before an answer is taken from one
-            that was away or finds a prompt too long; returns why it may not be used, or None.
+            that was away or finds a prompt too long. Returns None when it is the server it was, in a few
+            words how it is not, or the failed reply when it does not tell.
     """
 
     def __init__(
@@ -80,7 +83,7 @@ class LoadBalancer:
         clients: Sequence[ApiClient],
         *,
         retries: int,
-        check: Callable[[ApiClient], Awaitable[Reply | None]],
+        check: Callable[[ApiClient], Awaitable[Reply | str | None]],
     ) -> None:
         self.servers = [Server(client) for client in clients]
         self._retries = retries
@@ -120,24 +123,31 @@ class LoadBalancer:
                 newly = not server.dead
                 server.failed(reply)
                 if newly and self.alive:
-                    log.warning("the server does not answer, its requests go to others: %s", server.problem)
+                    how = "is no longer used" if server.changed else "does not answer"
+                    log.warning("the server %s, its requests go to others: %s", how, server.problem)
                 self._set_retries()
         return failed
 
     async def _reply(self, server: Server, path: str, body: Mapping[str, Any]) -> Reply:
-        if server.dead and (problem := await self._problem(server)) is not None:
+        if server.dead and (problem := await self._problem(server, answered=False)) is not None:
             return problem
         reply = await server.client.request(path, body)
         # A server that was started anew may have a smaller context than before.
         if reply.status == "overflow" or server.client.absence.over > server.checked:
-            return await self._problem(server) or reply
+            return await self._problem(server, answered=True) or reply
         return reply
 
-    async def _problem(self, server: Server) -> Reply | None:
-        problem = await self._check(server.client)
-        if problem is None:
-            server.checked = server.client.absence.over
-        return problem
+    async def _problem(self, server: Server, *, answered: bool) -> Reply | None:
+        """Why the server may not be used; what it `answered` counts unless it is another server."""
+        # It may be away and come back while it is checked.
+        over = server.client.absence.over
+        found = await self._check(server.client)
+        server.changed = isinstance(found, str)
+        if isinstance(found, str):
+            return Reply("api_error", error=found, reachable=False)
+        if found is None:
+            server.checked = over
+        return None if answered or found is None or found.reachable else found
 
     def _next(self, tried: set[Server]) -> Server | None:
         waiting = [server for server in self.servers if server not in tried and server.available()]

@@ -24,7 +24,7 @@ from evalkit.engines.servers.bodies import (
     template_arguments,
 )
 from evalkit.engines.servers.prompt_form import Form, choose_form
-from evalkit.engines.servers.server_facts import addresses, ask_facts, ask_servers, new_client, nobody_answers
+from evalkit.engines.servers.server_facts import addresses, ask_facts, ask_servers, new_client, no_server
 from evalkit.services.ask_all import ask_all, streamed
 from evalkit.services.client import ApiClient
 from evalkit.services.replies import Reply, chat_body, completion_body
@@ -175,17 +175,19 @@ class ApiEngine(Engine):
             "" if context is None else "; with a larger one the same command asks it again",
         )
 
-    async def _check(self, client: ApiClient) -> Reply | None:
-        """Why a server does not serve the same model in the same way as before; None: it does."""
-        facts = await ask_facts(client, self._options, self._facts.model)
+    async def _check(self, client: ApiClient) -> Reply | str | None:
+        """Whether a server serves the same model in the same way as before; see `LoadBalancer`."""
+        before = self._facts
+        facts = await ask_facts(client, self._options, before.model)
         if isinstance(facts, Reply):
-            return replace(facts, reachable=False)
-        changed, before = None, self._facts.context
-        if facts.kind is not self._facts.kind:
-            changed = f"it was {self._facts.kind.value} and is {facts.kind.value}"
-        elif before is not None and facts.context is not None and facts.context < before:
-            changed = f"its context was {before} tokens and is now {facts.context}"
-        return None if changed is None else Reply("api_error", error=changed, reachable=False)
+            return facts
+        if before.listed and not facts.listed:
+            return Reply("api_error")
+        if before.listed and facts.kind is not before.kind:
+            return f"it was {before.kind.value} and is {facts.kind.value}"
+        if before.context is not None and facts.context is not None and facts.context < before.context:
+            return f"its context was {before.context} tokens and is now {facts.context}"
+        return None
 
     async def _choose_form(self, servers: LoadBalancer) -> Form:
         async def ask(prompt: str | Sequence[int], extra: Mapping[str, Any]) -> Reply:
@@ -214,7 +216,8 @@ class ApiEngine(Engine):
     def _failure(self, servers: LoadBalancer, reply: Reply) -> EvalkitError:
         """The error of a request that no server could answer."""
         if not servers.alive:
-            return nobody_answers([server.problem for server in servers.servers])
+            changed = any(server.changed for server in servers.servers)
+            return no_server([server.problem for server in servers.servers], changed=changed)
         return EvalkitError(
             f"the server fails: {reply.error}",
             where=", ".join(map(public_address, self._addresses)),

@@ -49,13 +49,15 @@ class ServerFacts:
     """What a server reports.
 
     `model` is the name requests must contain; `context` the tokens that a prompt and its answer may
-    have together (None: it does not say); `remarks` what a user should know, in sentences.
+    have together (None: it does not say); `remarks` what a user should know, in sentences. Where its list
+    of models could not be read, `listed` is False, and the kind is no more than a guess.
     """
 
     kind: ServerKind
     model: str
     context: int | None = None
     remarks: tuple[str, ...] = ()
+    listed: bool = True
 
 
 def addresses(options: EngineConfig) -> list[str]:
@@ -106,12 +108,12 @@ async def ask_facts(client: ApiClient, options: EngineConfig, name: str | None) 
         # Some services have no list of models: the name is taken as given.
         if error.reason not in ("model", "request") or wanted is None:
             raise
-        return ServerFacts(_kind({}, options), wanted)
+        return ServerFacts(_kind({}, options), wanted, listed=False)
     if reply.status == "api_error":
         if not reply.reachable or wanted is None:
             return reply
         remark = f"the server's list of models fails ({reply.error}): {wanted} is taken as given"
-        return ServerFacts(_kind({}, options), wanted, remarks=(remark,))
+        return ServerFacts(_kind({}, options), wanted, remarks=(remark,), listed=False)
     listed = reply.body.get("data")
     listed = listed if isinstance(listed, list) else []
     entries = [entry for entry in listed if isinstance(entry, dict) and "id" in entry]
@@ -129,7 +131,7 @@ async def ask_facts(client: ApiClient, options: EngineConfig, name: str | None) 
         places = [entry, entry.get("meta")]
         found = (_number(place, (name,)) for place in places for name in _CONTEXT_FIELDS)
         context = next((number for number in found if number is not None), None)
-    return ServerFacts(kind, chosen, context, remarks)
+    return ServerFacts(kind, chosen, context, remarks, listed=bool(entries))
 
 
 async def _check_address(client: ApiClient) -> None:
@@ -205,15 +207,20 @@ def _kind(entry: Mapping[str, Any], options: EngineConfig) -> ServerKind:
     return _OWNERS.get(str(owner), ServerKind.openai)
 
 
-def nobody_answers(problems: Sequence[str], *, reachable: bool = False) -> EvalkitError:
-    """The error when no server can be used; `problems` name each one and what is wrong with it."""
-    return EvalkitError(
-        "the server fails" if reachable else "no server answers",
-        where=", ".join(problems),
-        fix="run the same command again when it works: it continues"
-        if reachable
-        else "start one and run the same command again: it continues",
-    )
+def no_server(problems: Sequence[str], *, reachable: bool = False, changed: bool = False) -> EvalkitError:
+    """The error when no server can be used.
+
+    Args:
+        problems: each server with what is wrong with it.
+        reachable: one of them answers, but fails.
+        changed: one of them answers, but is not what it was.
+    """
+    what, fix = "no server answers", "start one and run the same command again"
+    if changed:
+        what, fix = "no server can be used", "start one as it was and run the same command again"
+    elif reachable:
+        what, fix = "the server fails", "run the same command again when it works"
+    return EvalkitError(what, where=", ".join(problems), fix=f"{fix}: it continues")
 
 
 def new_client(options: EngineConfig, address: str, *, retries: int | None = None) -> ApiClient:
@@ -284,10 +291,10 @@ def ask_servers(model: ModelConfig, options: EngineConfig) -> ServerFacts:
             problems.append(f"{shown} ({told.error})")
             reachable = reachable or told.reachable
     if not alive:
-        raise nobody_answers(problems, reachable=reachable)
-    first = alive[0][1]
+        raise no_server(problems, reachable=reachable)
+    first = next((facts for _, facts in alive if facts.listed), alive[0][1])
     for _, facts in alive:
-        if facts.model != first.model or facts.kind is not first.kind:
+        if facts.model != first.model or (facts.listed and facts.kind is not first.kind):
             raise InputError(
                 f"the servers differ: {first.model} ({first.kind.value}) and "
                 f"{facts.model} ({facts.kind.value})",

@@ -135,7 +135,7 @@ const drawTable = (table, redraw) => {
     ...[...notes].map(([rule, note]) => `${note}: ${shown(rule)}`),
     table.id === "jaster" ? table.columns.filter(explained).map((column) => `${column}: ${ABOUT[column]()}`).join(" · ") : null,
   ].filter(Boolean);
-  const lines = () => [[t("model"), ...table.columns], ...places().map((place) => [rowName(table.rows[place]), 
+  const lines = () => [[t("model"), ...table.columns], ...places().map((place) => [rowName(table.rows[place]),
     ...table.columns.map((column) => figureText(table.cells[column][place], table.digits))])];
   return [
     el("h2", {}, t(table.title)),

@@ -1,14 +1,19 @@
 """engine=api and servers that fail: retries, failover, refusals; answers are kept, keys stay secret."""
 
+import asyncio
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from evalkit.__main__ import main
 from evalkit.core.durable import read_log
+from evalkit.engines.servers.balance import LoadBalancer, Server
+from evalkit.services.client import ApiClient
+from evalkit.services.replies import Reply
 from tests.mtbench.fault_server import FaultServer
 
 KEY = "sk-test-0123456789abcdef"
@@ -238,7 +243,9 @@ def test_a_server_that_comes_back_with_a_smaller_context_is_not_the_same(
         with FaultServer(shrinks) as server:
             server.listed = large
             assert run(tmp_path / fault, [server], *mawps) == 1
-        assert "its context was 1024 tokens and is now 512" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert "its context was 1024 tokens and is now 512" in error
+        assert "no server can be used" in error and "no server answers" not in error
         kept = records(tmp_path / fault)
         assert len(kept) == 2 and not any(record["over_context"] for record in kept.values())
     with FaultServer(lambda text, attempt: "overflow") as server:
@@ -249,6 +256,63 @@ def test_a_server_that_comes_back_with_a_smaller_context_is_not_the_same(
         assert sum(record["over_context"] for record in records(tmp_path / fault).values()) == 3
         assert run(tmp_path / fault, [server], *mawps) == 0
     assert not any(record["over_context"] for record in records(tmp_path / fault).values())
+
+
+def test_an_answer_counts_where_the_server_does_not_tell_what_it_is(tmp_path: Path) -> None:
+    """After an absence its list of models fails: it may be the server that it was."""
+
+    def plan(text: str, attempt: int) -> str:
+        if server.attempts.total() < 2:
+            return "ok"
+        server.raw["models"] = (500, {}, {"error": {"message": "?"}})
+        return "cut" if attempt == 0 else "ok"
+
+    with FaultServer(plan) as server:
+        server.listed = {"id": "served", "owned_by": "sglang", "max_model_len": 4096}
+        assert run(tmp_path, [server], "suite.tasks=[mawps]", "engine.concurrency=1") == 0
+    assert len(records(tmp_path)) == 6
+
+
+class StandIn:
+    """A client whose requests are answered."""
+
+    retries = 0
+    service = SimpleNamespace(base_url="http://a/v1")
+
+    def __init__(self) -> None:
+        self.absence = SimpleNamespace(over=1)
+
+    async def request(self, path: str, body: object) -> Reply:
+        return Reply("ok", text="答え")
+
+
+@pytest.mark.parametrize("found", [Reply("api_error", reachable=False), Reply("api_error"), "it is smaller"])
+def test_only_another_server_loses_its_answer(found: Reply | str) -> None:
+    client = StandIn()
+
+    async def check(_: object) -> Reply | str:
+        return found
+
+    async def ask() -> tuple[Reply, Server]:
+        balancer = LoadBalancer([cast(ApiClient, client)], retries=1, check=check)
+        return await balancer.ask("/completions", {}), balancer.servers[0]
+
+    reply, server = asyncio.run(ask())
+    assert (reply.status == "ok") == isinstance(found, Reply)
+    assert (server.changed, server.dead) == ((found == "it is smaller"),) * 2 and server.checked == 0
+
+
+def test_an_absence_during_the_check_is_another_one() -> None:
+    client = StandIn()
+
+    async def check(_: object) -> None:
+        client.absence.over += 1
+
+    async def ask() -> list[int]:
+        balancer = LoadBalancer([cast(ApiClient, client)], retries=1, check=check)
+        return [(await balancer.ask("/completions", {})) and client.absence.over for _ in range(2)]
+
+    assert asyncio.run(ask()) == [2, 3]
 
 
 def test_a_dead_servers_requests_go_to_the_other(tmp_path: Path) -> None:
