@@ -18,7 +18,7 @@ from evalkit.core.words import chosen
 from evalkit.records.results import Results, read_results
 from tests.leaderboard.conftest import World, world  # noqa: F401
 
-COLUMNS = ["model", "run", "step", "dataset", "metric", "value", "low", "high", "n"]
+COLUMNS = ["model", "run", "step", "dataset", "metric", "value", "low", "high", "n", "partial"]
 
 
 def test_importing_it_is_light() -> None:
@@ -101,9 +101,9 @@ def test_load_reads_figures_and_samples(world: World) -> None:  # noqa: F811
     weak = frame[frame.model == "weak"].set_index(["dataset", "metric"]).value
     assert weak["AVG", "score"] == results.average["AVG"].value
     assert weak["NLI", "score"] == results.categories["NLI"].value
-    assert len(weak) == len(results.scores) + len(results.categories) + 1
+    assert len(weak) == len(results.scores) + len(results.categories) + 1 and not frame.partial.any()
     samples = evalkit.load(world.weak, samples=True)
-    assert list(samples.columns)[:9] == COLUMNS
+    assert list(samples.columns)[:10] == COLUMNS
     jamp = samples[samples.dataset == "jamp"]
     assert len(jamp) == 24 and jamp.value.mean() == weak["jamp", "exact_match"]
     assert {"input", "gold", "prediction", "completion"} <= set(samples) and jamp.gold.notna().all()

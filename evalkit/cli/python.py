@@ -78,9 +78,9 @@ def load(folder: str | os.PathLike[str], samples: bool = False) -> "pd.DataFrame
 
     Figures: `model`, `run` (the run id), `step` (of a checkpoint, else missing), `dataset`, `metric`,
     `value` (unrounded; missing where nothing could be computed), `low` and `high` (the 95 % interval;
-    missing where there is none) and `n` (samples behind it). Categories and AVG stand among the datasets,
-    with the metric `score`; MT-Bench is the dataset `mt_bench`, its categories are the metrics. Partial
-    results are there as they are.
+    missing where there is none), `n` (samples behind it) and `partial` (whether it covers less than the
+    protocol asks). Categories and AVG stand among the datasets, with the metric `score`; MT-Bench is the
+    dataset `mt_bench`, its categories are the metrics.
 
     Args:
         folder: a results folder, or any folder in it.

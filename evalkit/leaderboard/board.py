@@ -17,7 +17,7 @@ from evalkit.leaderboard.collect import collect
 from evalkit.leaderboard.join import LeftOut, join_runs, other_model
 from evalkit.leaderboard.llm_jp_eval import read_llm_jp_eval
 from evalkit.leaderboard.rows import MT_BENCH_COLUMNS, NO_FIGURE, BoardRow, Origin, jaster_row
-from evalkit.leaderboard.runs import FinishedRun, JudgedRun
+from evalkit.leaderboard.runs import FinishedRun, JudgedRun, told_apart
 from evalkit.mtbench.model_tables import scope_figures
 from evalkit.records.results import AVERAGE
 from evalkit.tasks.spec import CATEGORIES
@@ -43,7 +43,8 @@ def build_board(places: Sequence[Path], *, partial: bool = False, reference: str
         InputError: a place does not exist, nothing can be shown, or no published model has that name.
     """
     found = collect(places)
-    runs, without = join_runs(found.runs, partial=partial)
+    joined, without = join_runs(found.runs, partial=partial)
+    runs = told_apart(joined)
     left_out = [*found.left_out, *without]
     rows = [jaster_row(run, _remarks(run, runs, without)) for run in runs]
     for bench in _mt_bench_runs(found.mt_bench, partial, left_out):

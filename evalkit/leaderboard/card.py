@@ -44,6 +44,7 @@ MT_BENCH_TABLE = "Japanese MT-Bench gpt-4-0613"
 DIGITS = {JASTER_TABLE: JASTER_DIGITS, MT_BENCH_TABLE: MT_BENCH_DIGITS}
 # How the card's MT-Bench table was made.
 CARD_PRESET, CARD_JUDGE, CARD_JUDGE_MODEL = "llm-jp-3-card", "gpt-4", "gpt-4-0613"
+CARD_PARAMETERS = {"temperature": 0, "n": 1, "max_tokens": 2048}
 _CODES = "https://github.com/llm-jp/llm-leaderboard/tree/main"
 PUBLISHED_RULES = "published by llm-jp, not measured here"
 
@@ -150,7 +151,7 @@ def _jaster_about(row: BoardRow, beside: bool) -> list[str]:
 def _mt_bench_about(row: BoardRow, beside: bool) -> list[str]:
     heading = "### Japanese MT Bench"
     run = row.mt_bench_run
-    if run is None or not (differing := mt_bench_deviations(run.content, run.table)):
+    if run is None or not (differing := mt_bench_deviations(run.content, run.model)):
         how = f"We evaluated the models using `{CARD_JUDGE_MODEL}`."
         return [heading, f"{how} Please see the [codes]({_CODES}) for details."]
     other = [f"Published rows were judged by `{CARD_JUDGE_MODEL}`."] if beside else []
@@ -160,8 +161,9 @@ def _mt_bench_about(row: BoardRow, beside: bool) -> list[str]:
     return [heading, " ".join([f"We evaluated the models using `{judge}` ({how}).", *other])]
 
 
-def mt_bench_deviations(content: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
+def mt_bench_deviations(content: Mapping[str, Any], model: str) -> dict[str, Any]:
     """The options by which a model's table in an MT-Bench results.json is not made as the card's."""
+    table = content["tables"][model]
     preset, judge, repeats = content["preset"], table["judge"], table.get("repeats", 1)
     found = {}
     if preset["name"] != CARD_PRESET:
@@ -173,6 +175,16 @@ def mt_bench_deviations(content: Mapping[str, Any], table: Mapping[str, Any]) ->
         found["judge.prompts"] = own["file"]
     if repeats != 1:
         found["judge.repeats"] = repeats
+    answers = content.get("answers", {}).get(model, {}).get("preset")
+    if answers not in (None, preset["name"]):
+        found["answers"] = answers
+    # A log does not say how its judge was asked.
+    asked = {"n": 1} | content.get("judge", {}).get("parameters", CARD_PARAMETERS)
+    # New models take the same limit by another name.
+    asked["max_tokens"] = asked.pop("max_completion_tokens", asked.get("max_tokens"))
+    for key in sorted(CARD_PARAMETERS | asked):
+        if asked.get(key) != CARD_PARAMETERS.get(key):
+            found[f"judge.parameters.{key}"] = asked.get(key)
     return found
 
 
@@ -269,7 +281,7 @@ def _mt_bench_table(model: str, table: Mapping[str, Any], content: Mapping[str, 
             AVERAGE if name == "average" else name: figure for name, figure in scope_figures(table).items()
         },
         reasons=content["partial"]["reasons"],
-        deviations=mt_bench_deviations(content, table),
+        deviations=mt_bench_deviations(content, model),
     )
 
 

@@ -10,7 +10,7 @@ from evalkit.core.durable import read_checked_json, read_log
 from evalkit.core.errors import InputError
 from evalkit.core.reasons import Reason, with_sentences
 from evalkit.leaderboard.join import LeftOut, join_runs
-from evalkit.leaderboard.runs import FinishedRun, JudgedRun
+from evalkit.leaderboard.runs import FinishedRun, JudgedRun, contested, short_hash
 from evalkit.mtbench.model_tables import with_own_intervals
 from evalkit.records.results import Results, read_results
 from evalkit.records.run_folder import RESULTS, RunDirectory, run_folders
@@ -50,7 +50,7 @@ def collect(places: Sequence[Path]) -> Collection:
         for folder in run_folders(place, seen, found.unreadable):
             _add(found, folder)
     _drop_copies(found)
-    found.mt_bench = _with_preset_hashes(found.mt_bench)
+    found.mt_bench = _told_apart(found.mt_bench)
     return found
 
 
@@ -139,14 +139,13 @@ def _drop_copies(found: Collection) -> None:
     found.runs = list(kept.values())
 
 
-def _with_preset_hashes(runs: Sequence[JudgedRun]) -> list[JudgedRun]:
-    """Where different presets have one name, each run's rules name the hash of its preset."""
-    hashes: dict[str, set[str]] = {}
-    for run in runs:
-        hashes.setdefault(run.rules, set()).add(run.preset_sha256)
-    return [
-        replace(run, mark=f" {run.preset_sha256[:8]}") if len(hashes[run.rules]) > 1 else run for run in runs
-    ]
+def _told_apart(runs: Sequence[JudgedRun]) -> list[JudgedRun]:
+    """The runs; where presets, or the ways of asking, differ under the same rules, these have a hash."""
+    marked = []
+    for run, apart in zip(runs, contested([r.rules for r in runs], [r.facts for r in runs]), strict=True):
+        mark = f" {preset[:8]}" if (preset := apart.pop("preset", None)) is not None else ""
+        marked.append(replace(run, mark=mark, asked=f" {short_hash(apart)}" if apart else ""))
+    return marked
 
 
 def find_run(place: Path) -> FinishedRun:

@@ -131,7 +131,7 @@ def lm_eval_json(run: FinishedRun) -> dict[str, Any]:
     groups = {
         name: _figures_of(name, {_GROUP_METRIC: value})
         for name, value in {**results.categories, **results.average}.items()
-        if name != WITHOUT_MT
+        if name != WITHOUT_MT and name not in results.partial.categories and value.value is not None
     }
     return {
         "results": {
@@ -142,7 +142,7 @@ def lm_eval_json(run: FinishedRun) -> dict[str, Any]:
             **groups,
         },
         "groups": groups,
-        "group_subtasks": _subtasks(results),
+        "group_subtasks": {name: names for name, names in _subtasks(results).items() if name in groups},
         "configs": {name: _task_config(run.leaf(name).results, name) for name in metrics},
         "versions": {
             **{name: run.leaf(name).results.protocol.name for name in metrics},
@@ -167,7 +167,7 @@ def lm_eval_json(run: FinishedRun) -> dict[str, Any]:
             "version": __version__,
             "protocol": results.protocol.name,
             "deviations": results.protocol.deviations,
-            "partial": results.partial.reasons,
+            "partial": list(run.reasons),
             "run": results.run.get("id"),
         },
     }

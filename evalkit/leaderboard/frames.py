@@ -1,16 +1,18 @@
 """Finished runs as lines of a table: one for each figure, or for each sample and metric."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from evalkit.core.text import step_of
+from evalkit.leaderboard.rows import jaster_row
 from evalkit.leaderboard.runs import FinishedRun, JudgedRun
 from evalkit.leaderboard.steps import checkpoint_of
-from evalkit.mtbench.folder import SAMPLES, MtBenchFolder
+from evalkit.mtbench.folder import SAMPLES, MtBenchFolder, turn_id
 from evalkit.mtbench.model_tables import scope_figures
 from evalkit.records.results import Figure
 
-FIGURE_COLUMNS = ("model", "run", "step", "dataset", "metric", "value", "low", "high", "n")
+FIGURE_COLUMNS = ("model", "run", "step", "dataset", "metric", "value", "low", "high", "n", "partial")
 SAMPLE_COLUMNS = (*FIGURE_COLUMNS, "id", "input", "gold", "prediction", "completion", "finish_reason")
 # The metric of a category and of the average.
 _SCORE = "score"
@@ -21,7 +23,7 @@ def figure_rows(run: FinishedRun | JudgedRun) -> Iterator[dict[str, Any]]:
     facts = _facts(run)
     for dataset, metric, figure in _figures(run):
         low, high = figure.ci95 or (None, None)
-        named = {"dataset": dataset, "metric": metric}
+        named = {"dataset": dataset, "metric": metric, "partial": figure.partial}
         yield {**facts, **named, "value": figure.value, "low": low, "high": high, "n": figure.n}
 
 
@@ -36,8 +38,9 @@ def sample_rows(run: FinishedRun | JudgedRun) -> Iterator[dict[str, Any]]:
     """
     facts = {**_facts(run), "n": 1}
     if isinstance(run, JudgedRun):
-        yield from ({**facts, **row} for row in _judged_turns(run))
+        yield from ({**facts, "partial": bool(run.reasons), **row} for row in _judged_turns(run))
         return
+    facts["partial"] = bool(run.whole_reasons)
     for dataset, rates in run.results.datasets.items():
         records = run.records(dataset)
         for key, line in run.scores(dataset).items():
@@ -61,14 +64,16 @@ def _facts(run: FinishedRun | JudgedRun) -> dict[str, Any]:
 
 def _figures(run: FinishedRun | JudgedRun) -> Iterator[tuple[str, str, Figure]]:
     if isinstance(run, JudgedRun):
-        yield from ((SAMPLES, scope, figure) for scope, figure in scope_figures(run.table).items())
+        figures = scope_figures(run.table, partial=bool(run.reasons))
+        yield from ((SAMPLES, scope, figure) for scope, figure in figures.items())
         return
-    results = run.results
+    results, row = run.results, jaster_row(run)
     for dataset, rates in results.datasets.items():
         for metric in rates.metrics:
-            yield dataset, metric, results.scores[f"{dataset}_{metric}"]
+            yield dataset, metric, row.datasets[f"{dataset}_{metric}"]
     for name, figure in (results.categories | results.average).items():
-        yield name, _SCORE, figure
+        # An average without a value is in no row.
+        yield name, _SCORE, row.cells.get(name) or replace(figure, partial=True)
 
 
 def _judged_turns(run: JudgedRun) -> Iterator[dict[str, Any]]:
@@ -79,7 +84,11 @@ def _judged_turns(run: JudgedRun) -> Iterator[dict[str, Any]]:
         if turn.model == run.model
     }
     for judgment in folder.judgments(run.table["judge"]):
-        turn = turns.get((judgment.model, judgment.question_id, judgment.turn, judgment.answer))
-        if turn is not None:
-            row = {"dataset": SAMPLES, "metric": "rating", "value": judgment.rating, "id": turn.id}
-            yield {**row, "completion": turn.completion, "finish_reason": turn.finish_reason}
+        asked = (judgment.model, judgment.question_id, judgment.turn, judgment.answer)
+        if judgment.model != run.model:
+            continue
+        row = {"dataset": SAMPLES, "metric": "rating", "value": judgment.rating, "id": turn_id(*asked)}
+        # A log may be replayed without its answers.
+        if (turn := turns.get(asked)) is not None:
+            row |= {"completion": turn.completion, "finish_reason": turn.finish_reason}
+        yield row

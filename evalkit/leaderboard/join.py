@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.core.reasons import Reason
-from evalkit.leaderboard.runs import AMOUNT_OPTIONS, FinishedRun
+from evalkit.leaderboard.runs import ASIDE_OPTIONS, FinishedRun
 from evalkit.scoring.categories import (
     MISSING_DATASET,
     OWN_DATASET,
@@ -147,14 +147,10 @@ def _conditions(run: FinishedRun) -> dict[str, Any]:
     sampling = bool(options.get("generation.do_sample") or options.get("generation.from_model"))
     passed_over = {*PER_DATASET, *(() if sampling else ("seed",))}
     of_tasks = "suite.num_few_shots."
-    amounts = set(AMOUNT_OPTIONS) - {"limit"}
+    aside = set(ASIDE_OPTIONS) - {"limit"}
     return {
         **{key: value for key, value in identity.items() if key not in passed_over},
-        **{
-            key: value
-            for key, value in options.items()
-            if key not in amounts and not key.startswith(of_tasks)
-        },
+        **{key: value for key, value in options.items() if key not in aside and not key.startswith(of_tasks)},
     }
 
 

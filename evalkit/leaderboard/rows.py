@@ -3,15 +3,20 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from functools import cache
 from typing import Any
 from urllib.parse import quote
 
 from evalkit.core.errors import InputError
-from evalkit.leaderboard.runs import FinishedRun, JudgedRun
+from evalkit.leaderboard.runs import (
+    FinishedRun,
+    JudgedRun,
+    contested,
+    own_task_facts,
+    shipped,
+    short_hash,
+)
 from evalkit.records.results import AVERAGE, WITHOUT_MT, Figure
 from evalkit.scoring.categories import category_members
-from evalkit.tasks.spec import task_names
 
 # The order and the rounding of the tables; the first two are the model card's.
 JASTER_COLUMNS = (AVERAGE, "EL", "FA", "HE", "MC", "MR", "MT", "NLI", "QA", "RC")
@@ -73,7 +78,7 @@ class BoardRow:
     @property
     def own_datasets(self) -> list[str]:
         """The user's own tasks."""
-        return [name for name in self.run.results.datasets if name not in _shipped()] if self.run else []
+        return [name for name in self.run.results.datasets if name not in shipped()] if self.run else []
 
     def rules_of(self, datasets: Iterable[str]) -> str:
         """The rules by which these datasets were scored, where the row has them."""
@@ -145,7 +150,7 @@ TABLES = (
         cells=lambda row: {
             name: row.datasets[key]
             for name in INSTRUCTION_COLUMNS
-            if (key := f"{INSTRUCTIONS}_{name}") in row.datasets
+            if row.run and (key := f"{INSTRUCTIONS}_{row.run.named(INSTRUCTIONS, name)}") in row.datasets
         },
         rules=lambda row: row.rules_of([INSTRUCTIONS]),
     ),
@@ -165,27 +170,34 @@ TABLES = (
 
 def tables_of(rows: Sequence[BoardRow]) -> list[Table]:
     """The tables of these rows: the shipped ones, and one of own tasks where there are some."""
-    names = tuple(sorted({name for row in rows for name in row.own_datasets}))
+    figures = _own_figures(rows)
+    names = tuple(sorted({name for cells in figures.values() for name in cells}))
     own = Table(
         name="own",
         title="Own tasks",
         columns=names,
         digits=JASTER_DIGITS,
         prefix="task_",
-        cells=_own_cells,
+        cells=lambda row: figures.get(id(row), {}),
         rules=lambda row: row.rules_of(row.own_datasets),
     )
     return [*TABLES, own] if names else list(TABLES)
 
 
-def _own_cells(row: BoardRow) -> dict[str, Figure]:
-    keys = {name: f"{name}_{row.run.metric(name)}" for name in row.own_datasets if row.run}
-    return {name: row.datasets[key] for name, key in keys.items() if key in row.datasets}
+def _own_figures(rows: Sequence[BoardRow]) -> dict[int, dict[str, Figure]]:
+    """The figures of own tasks by the `id` of the row, and column.
 
-
-@cache
-def _shipped() -> frozenset[str]:
-    return frozenset((*task_names(), PFGEN))
+    A column has what was measured alike: where the data or the task file changed, a task has several.
+    """
+    found: dict[int, dict[str, Figure]] = {id(row): {} for row in rows}
+    for name in {name for row in rows for name in row.own_datasets}:
+        runs = [(row, row.run.leaf(name)) for row in rows if row.run and name in row.run.results.datasets]
+        facts = [own_task_facts(name, run.results) for _, run in runs]
+        for (row, run), apart in zip(runs, contested([name] * len(runs), facts), strict=True):
+            if (metric := run.metric(name)) is not None:
+                column = f"{name} ({metric}, {short_hash(apart)})" if apart else name
+                found[id(row)][column] = row.datasets[f"{name}_{metric}"]
+    return found
 
 
 def measured(rows: Sequence[BoardRow]) -> list[BoardRow]:

@@ -1,13 +1,15 @@
 """A finished run as a leaderboard reads it, and what makes two runs comparable."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
 from evalkit.core.durable import read_log
 from evalkit.core.errors import InputError
 from evalkit.core.reasons import Reason
+from evalkit.core.text import canonical_json, text_sha256
 from evalkit.metrics import METRICS
 from evalkit.metrics.metric import CorrelationMetric
 from evalkit.metrics.repeats import single_name
@@ -15,10 +17,15 @@ from evalkit.records.environment import kept_environment
 from evalkit.records.results import MISSING_METRIC, Results, is_number
 from evalkit.records.run_folder import RunDirectory, SampleRecord
 from evalkit.scoring.categories import missing_dataset
+from evalkit.tasks.pfgen import DATASET as PFGEN
 from evalkit.tasks.spec import load_spec, task_names
 
-# Options that change no sample's score: how many samples, how many resamples, a further metric.
-AMOUNT_OPTIONS = ("limit", "metrics.resamples", "metrics.bert_score", "metrics.pass_at")
+# Options that change no sample's score (how many samples, how many resamples, a further metric), and those
+# of COMET: the version of the metric names its weights and their type, wherever they are.
+ASIDE_OPTIONS = (
+    *("limit", "metrics.resamples", "metrics.bert_score", "metrics.pass_at"),
+    *("metrics.comet.checkpoint", "metrics.comet.dtype"),
+)
 # They are compared as the rule they make (`Results.split_by`).
 _SPLIT_OPTIONS = ("reasoning.parser", "reasoning.start", "reasoning.end", "reasoning.pattern")
 # What options are where a result does not record them.
@@ -30,7 +37,8 @@ class FinishedRun:
     """A finished run: its folder, its results, and when results.json was written (seconds).
 
     `label` stands for the model's name where two runs of one model are told apart. `parts` are the runs it
-    joins (`evalkit.leaderboard.join`); none for a run of its own. The scores and records of its samples are
+    joins (`evalkit.leaderboard.join`); none for a run of its own. `apart` are metric versions and hashes of
+    data that tell it from others of its protocol (`told_apart`). The scores and records of its samples are
     read on demand, each file once.
     """
 
@@ -39,6 +47,7 @@ class FinishedRun:
     finished: float
     label: str | None = None
     parts: tuple["FinishedRun", ...] = ()
+    apart: Mapping[str, str] = field(default_factory=dict)
     _scores: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict, repr=False, compare=False)
     _records: dict[str, dict[str, SampleRecord]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -58,8 +67,10 @@ class FinishedRun:
 
         Of joined runs those of the first, which has categories where any has.
         """
-        same = [run.results for run in self.leaves if run.protocol == self.protocol]
-        return next((rules_of(one) for one in same if one.run.get("other_data")), self.protocol)
+        same = [run for run in self.leaves if run.protocol == self.protocol]
+        apart = {key: value for run in reversed(same) for key, value in run.apart.items()}
+        other = [run for run in same if run.results.run.get("other_data")]
+        return rules_of((other or same)[0].results, apart)
 
     @property
     def protocol(self) -> str:
@@ -78,6 +89,10 @@ class FinishedRun:
     def metric(self, dataset: str) -> str | None:
         """The metric of a dataset that is compared (`counting_metric`)."""
         return counting_metric(dataset, self.leaf(dataset).results)
+
+    def named(self, dataset: str, metric: str) -> str | None:
+        """The name of a metric in a dataset's figures (`Results.named`)."""
+        return self.leaf(dataset).results.named(metric)
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -157,7 +172,8 @@ class FinishedRun:
 class JudgedRun:
     """One model's part of a judged MT-Bench run; `content` is the whole results.json.
 
-    `mark` follows the preset's name where different presets have that name.
+    `mark` follows the preset's name where different presets have that name, `asked` the judge's where it was
+    asked otherwise, or the answers were made by another preset.
     """
 
     folder: Path
@@ -165,6 +181,7 @@ class JudgedRun:
     content: Mapping[str, Any]
     finished: float
     mark: str = ""
+    asked: str = ""
 
     def check(self) -> None:
         """Checks every field that a leaderboard reads.
@@ -181,6 +198,7 @@ class JudgedRun:
         for text in (self.rules, self.preset_sha256, own_prompts["file"], *self.reasons):
             if not isinstance(text, str):
                 raise TypeError("a text was expected")
+        canonical_json(self.facts)
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -192,6 +210,15 @@ class JudgedRun:
     def preset_sha256(self) -> str:
         """The hash of the whole preset; empty where the results lack it."""
         return cast(str, self.content["preset"].get("sha256", ""))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What decides the figures beside the rules: preset, how the judge was asked, the answers' preset."""
+        aside = ("answered_by", "service")  # A server may have another address in each job.
+        judge = {key: value for key, value in self.content.get("judge", {}).items() if key not in aside}
+        answers = self.content.get("answers", {}).get(self.model, {}).get("preset")
+        known = {"preset": self.preset_sha256, "judge": judge, "answers": answers}
+        return {key: value for key, value in known.items() if value or key == "preset"}
 
     @property
     def table(self) -> Mapping[str, Any]:
@@ -213,26 +240,72 @@ class JudgedRun:
         """Preset, judge and reduction of repeated judgments: tables are comparable when these are equal."""
         repeats = int(self.table.get("repeats", 1))
         repeated = f", {self.table['reduce']} of {repeats} judgments" if repeats > 1 else ""
-        return f"{self.content['preset']['name']}{self.mark}, {self.table['judge']}{repeated}"
+        return f"{self.content['preset']['name']}{self.mark}, {self.table['judge']}{self.asked}{repeated}"
 
 
-def rules_of(results: Results) -> str:
-    """The protocol's name with every deviation that can change a score, and whether the data differ."""
-    rules = protocol_of(results)
-    if results.run.get("other_data"):
-        return Reason("{rules}, other data than published", rules=rules)
-    return rules
+def rules_of(results: Results, apart: Mapping[str, str] | None = None) -> str:
+    """The protocol's name with every deviation that can change a score, and whether the data differ.
+
+    `apart` is what tells the run from others of these rules: metric versions, and hashes of data files.
+    """
+    known = sorted((apart or {}).items())
+    data = {name: digest for name, digest in known if "/" in name}
+    versions = [f"{name} {version}" for name, version in known if name not in data]
+    rules = ", ".join([protocol_of(results), *versions])
+    if not results.run.get("other_data"):
+        return rules
+    if data:
+        return Reason("{rules}, other data than published ({hash})", rules=rules, hash=short_hash(data))
+    return Reason("{rules}, other data than published", rules=rules)
+
+
+def told_apart(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
+    """The runs; where metric versions or unpublished data differ under the same rules, these name them."""
+    leaves = [(leaf, _has_other_data(run, leaf)) for run in runs for leaf in run.leaves]
+    facts = [_distinctive(leaf, data=data) for leaf, data in leaves]
+    found = iter(contested([f"{leaf.protocol} {data}" for leaf, data in leaves], facts))
+    marked = []
+    for run in runs:
+        parts = tuple(replace(leaf, apart=next(found)) for leaf in run.leaves)
+        marked.append(replace(run, parts=parts) if run.parts else parts[0])
+    return marked
+
+
+def _has_other_data(run: FinishedRun, leaf: FinishedRun) -> bool:
+    """Whether the figures that a leaf shares the rules with are of data that are not the published ones."""
+    return any(one.results.run.get("other_data") for one in run.leaves if one.protocol == leaf.protocol)
+
+
+def _distinctive(run: FinishedRun, *, data: bool) -> dict[str, str]:
+    """The versions of the metrics that count, and with `data` the hashes of the files, by DATASET/SPLIT."""
+    results, found = run.results, {}
+    for name in results.datasets.keys() & shipped():
+        if (metric := run.metric(name)) is not None:
+            found[single_name(metric)] = results.scores[f"{name}_{metric}"].metric_version
+        for split, digest in (_decided(results, "data", name) or {}).items() if data else ():
+            found[f"{name}/{split}"] = str(digest)
+    return found
 
 
 def protocol_of(results: Results) -> str:
     """The protocol's name with every deviation that can change a score."""
-    deviations = {k: v for k, v in results.protocol.deviations.items() if k not in AMOUNT_OPTIONS}
+    recorded = results.protocol.deviations
+    deviations = {key: value for key, value in recorded.items() if key not in ASIDE_OPTIONS}
+    if "limit" in recorded and not results.protocol.is_limited:
+        # Fewer samples are partial; more are other samples than the protocol's.
+        deviations["limit"] = recorded["limit"]
     if results.split_by != "none":
         # `auto` is no deviation, and the rule it chose decides what is graded.
         deviations.setdefault("reasoning.parser", results.split_by.partition(" ")[0])
     return ", ".join(
         [results.protocol.name, *(f"{key}={value}" for key, value in sorted(deviations.items()))]
     )
+
+
+@cache
+def shipped() -> frozenset[str]:
+    """The datasets that are none of a user's own."""
+    return frozenset((*task_names(), PFGEN))
 
 
 # --- comparable runs ------------------------------------------------------------------------------
@@ -268,15 +341,63 @@ def common(a: Results, b: Results) -> list[str]:
 
 
 def counting_metric(name: str, results: Results) -> str | None:
-    """The metric of a dataset that is compared: the one that counts, else the first that was computed.
+    """The metric of a dataset that is compared: the one that counts, else the first of its task file.
 
-    Of a question that was asked several times it is the mean (`<metric>_avg@<n>`).
+    None: it could not be computed. Of a question that was asked several times it is the mean
+    (`<metric>_avg@<n>`).
     """
     computed = results.datasets[name].metrics
-    counts = results.named(load_spec(name).counts) if name in task_names() else None
+    if name in task_names():
+        counts = load_spec(name).counts
+    else:
+        counts = results.run.get("datasets", {}).get(name, {}).get("counts")
+        if any(entry.dataset == name for entry in results.missing_metrics):
+            # A run of an earlier version does not say which of them the missing one was.
+            counts = counts or ""
+        elif results.named(counts) not in computed:
+            # It is switched off.
+            counts = None
     if counts is not None:
-        return counts if counts in computed else None
+        return metric if (metric := results.named(counts)) in computed else None
     return computed[0] if computed else None
+
+
+def contested(rules: Sequence[str], facts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Of each entry the facts of which another one under the same rules has a different value."""
+    values: dict[tuple[str, str], set[str]] = {}
+    entries = list(zip(rules, facts, strict=True))
+    for rule, known in entries:
+        for key, value in known.items():
+            values.setdefault((rule, key), set()).add(canonical_json(value))
+    return [
+        {key: value for key, value in known.items() if len(values[rule, key]) > 1} for rule, known in entries
+    ]
+
+
+def short_hash(facts: Mapping[str, Any]) -> str:
+    """Eight digits that tell facts apart."""
+    return text_sha256(canonical_json(facts))[:8]
+
+
+def own_task_facts(name: str, results: Results) -> dict[str, Any]:
+    """What a user's own task was measured by, its rules aside: metric, data, and the words of the prompts.
+
+    The task file may have changed since; prompts are known only where the answers were made here.
+    """
+    metric, rules = counting_metric(name, results), protocol_of(results)
+    data = _decided(results, "data", name) or {}
+    facts = {f"data {split}": digest for split, digest in data.items()}
+    if metric is not None:
+        facts["metric"] = f"{single_name(metric)} {results.scores[f'{name}_{metric}'].metric_version}"
+    identity = results.run.get("identity", {})
+    for what, key in (
+        ("columns", "columns"),
+        ("prompts", f"prompts, {rules}"),
+        ("max_new_tokens", f"length, {rules}"),
+    ):
+        if (value := identity.get(what, {}).get(name)) is not None:
+            facts[key] = value
+    return facts
 
 
 def _options(a: Results, b: Results) -> Iterator[str]:
@@ -284,11 +405,12 @@ def _options(a: Results, b: Results) -> Iterator[str]:
         yield _differs("reasoning.parser", a.split_by, b.split_by)
     first, second = ({**_UNRECORDED, **results.protocol.options} for results in (a, b))
     unknown = made_elsewhere(a) or made_elsewhere(b)
-    aside = (*AMOUNT_OPTIONS, *_SPLIT_OPTIONS, *(("dtype",) if unknown else ()))
+    aside = (*ASIDE_OPTIONS, *_SPLIT_OPTIONS, *(("dtype",) if unknown else ()))
     for key in dict.fromkeys([*first, *second]):
         if key not in aside and first.get(key) != second.get(key):
             yield _differs(key, first.get(key), second.get(key))
-    samples = bool(first.get("generation.do_sample") or second.get("generation.do_sample"))
+    sampling = ("generation.do_sample", "generation.from_model")
+    samples = any(options.get(key) for options in (first, second) for key in sampling)
     seeds = [results.run.get("identity", {}).get("seed") for results in (a, b)]
     if samples and seeds[0] != seeds[1] and not unknown:
         yield _differs("seed", *seeds)
@@ -304,11 +426,15 @@ def _coverage(a: Results, b: Results) -> Iterator[str]:
 
 
 def _dataset(a: Results, b: Results, name: str) -> Iterator[str]:
-    known = [("data", "data")]
+    data: list[Any] = [_decided(results, "data", name) for results in (a, b)]
+    sides = {"data": data}
     if not (made_elsewhere(a) or made_elsewhere(b)):
-        known += [("prompts", "prompts"), ("max_new_tokens", "token limit")]
-    for what, kind in known:
-        first, second = (_decided(results, what, name) for results in (a, b))
+        for what, kind in (("prompts", "prompts"), ("max_new_tokens", "token limit")):
+            sides[kind] = [_decided(results, what, name) for results in (a, b)]
+    elif shared := set(data[0] or ()) & set(data[1] or ()):
+        # The examples of prompts made elsewhere are as little known as the prompts.
+        sides["data"] = [{split: one[split] for split in sorted(shared)} for one in data]
+    for kind, (first, second) in sides.items():
         if first != second:
             yield _differs(f"{kind} of {name}", first, second)
     metrics = [counting_metric(name, results) for results in (a, b)]

@@ -248,6 +248,18 @@ class ProtocolRecord:
     options: dict[str, Any]
     deviations: dict[str, Any]
 
+    @property
+    def usual_limit(self) -> int:
+        """The samples of each dataset that the protocol takes."""
+        usual = self.options.get("suite.limit")
+        return usual if isinstance(usual, int) else PROTOCOL_LIMIT
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether fewer samples of each dataset were asked for; a `limit` of 0 is all."""
+        limit = self.options.get("limit")
+        return isinstance(limit, int) and 0 < limit < self.usual_limit
+
 
 @dataclass(frozen=True)
 class Results:

@@ -172,9 +172,10 @@ class SuiteRun(Run[Results]):
         except InputError:
             return None
         options = dict(results.protocol.options)
-        wanted = dict(self._protocol.options)
+        wanted, usual = dict(self._protocol.options), self._protocol.usual_limit
         covered, limit = options.pop("limit", None), wanted.pop("limit")
-        covers = covered == 0 or (isinstance(covered, int) and 0 < limit <= covered)
+        # More samples than the protocol takes are no stand-in for the protocol's.
+        covers = covered == limit or (isinstance(covered, int) and 0 < limit <= covered <= usual)
         covers &= options.pop("samples", 1) >= wanted.pop("samples", 1)
         trials = self.config.samples
         covers &= results.run.get(PFGEN, {}).get("trials", trials) >= trials

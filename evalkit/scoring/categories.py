@@ -20,7 +20,6 @@ from evalkit.metrics.metric import InstructionMetric
 from evalkit.metrics.repeats import single_name
 from evalkit.records.results import (
     AVERAGE,
-    PROTOCOL_LIMIT,
     PROTOCOL_RESAMPLES,
     WITHOUT_MT,
     Figure,
@@ -115,11 +114,10 @@ def missing_dataset(name: str, why: str) -> Reason:
 
 
 def _limit_reason(protocol: ProtocolRecord) -> list[str]:
-    usual = protocol.options.get("suite.limit", PROTOCOL_LIMIT)
-    limit = protocol.options.get("limit", usual)
-    if not 0 < limit < usual:
+    if not protocol.is_limited:
         return []
-    return [Reason("limit={limit}: the protocol takes {n} samples of each dataset", limit=limit, n=usual)]
+    text = "limit={limit}: the protocol takes {n} samples of each dataset"
+    return [Reason(text, limit=protocol.options["limit"], n=protocol.usual_limit)]
 
 
 def _other_data(tasks: Sequence[TaskScores], run: Mapping[str, Any]) -> dict[str, str]:
@@ -358,7 +356,9 @@ def _is_open(value: Figure) -> bool:
 def _spread_again(
     value: Figure, metric: str, rows: Sequence[Mapping[str, Any]], results: Results
 ) -> statistics.Spread:
-    if isinstance(METRICS.get(single_name(metric)), InstructionMetric):
+    kind = METRICS.get(single_name(metric))
+    # Where the samples' scores are not resampled as they are, the interval stays: also that of pfgen.
+    if kind is None or isinstance(kind, InstructionMetric):
         return statistics.Spread(value.ci95, value.stderr, value.ci95)
     values = [row["values"].get(metric) for row in rows if isinstance(row.get("values"), dict)]
     numbers = [float(number) for number in values if is_number(number)]

@@ -36,10 +36,17 @@ class Task:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a result records of its data, as plain JSON values: file hashes, licence, citation."""
+        """What a result records of its data, as plain JSON values: file hashes, licence, citation.
+
+        Of a user's own task also `counts`, the metric that is compared.
+        """
         if "bundled" in self.sha256:
             return {"sha256": self.sha256, "license": "Apache-2.0 (bundled items)", "citation": None}
-        return {"sha256": self.sha256, "license": self.spec.license, "citation": self.spec.citation}
+        facts = {"sha256": self.sha256, "license": self.spec.license, "citation": self.spec.citation}
+        if self.spec.data is not None:
+            # The file of a user's own task may be gone, or another, when its results are read.
+            facts["counts"] = self.spec.counts or self.spec.metrics[0]
+        return facts
 
 
 def prepared_path(data_dir: Path, split: str, name: str, version: str = PROTOCOL_VERSION) -> Path:

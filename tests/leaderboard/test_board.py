@@ -11,14 +11,17 @@ import pytest
 from evalkit.__main__ import main
 from evalkit.core.durable import CHECK, write_checked_json
 from evalkit.core.errors import InputError
+from evalkit.core.types import Judgment
 from evalkit.leaderboard.board import Board, build_board
-from evalkit.leaderboard.card import load_cards
+from evalkit.leaderboard.card import CARD_PRESET, load_cards, mt_bench_deviations
 from evalkit.leaderboard.collect import collect, find_run
 from evalkit.leaderboard.compare import compare
-from evalkit.leaderboard.rows import Origin, model_url, tables_of
-from evalkit.leaderboard.runs import option_differences, rules_of
+from evalkit.leaderboard.frames import sample_rows
+from evalkit.leaderboard.rows import INSTRUCTION_COLUMNS, Origin, jaster_row, model_url, tables_of
+from evalkit.leaderboard.runs import FinishedRun, JudgedRun, option_differences, rules_of
 from evalkit.leaderboard.tables import csv_text, markdown, not_shown, row_notes
-from evalkit.records.results import read_results
+from evalkit.mtbench.folder import MtBenchFolder
+from evalkit.records.results import DatasetRates, Figure, Partial, ProtocolRecord, Results, read_results
 from evalkit.scoring.categories import with_intervals
 from tests.leaderboard.conftest import World
 from tests.leaderboard.made import Made, make_run, write_data
@@ -281,6 +284,66 @@ def test_mt_bench_that_is_damaged_is_listed(copied: Path, tmp_path: Path) -> Non
     }
 
 
+def test_how_a_judge_was_asked_is_part_of_its_rules(tmp_path: Path) -> None:
+    scopes = {"average": {"value": 5.0, "ci95": [4.0, 6.0], "n": 160}}
+    given = {"temperature": 0, "n": 1, "max_tokens": 2048}
+    asked = {"label": "gpt-4", "service": "openai", "parameters": given, "answered_by": {"gpt-4-0613": 160}}
+    for name, judge, preset in (
+        ("plain", asked, CARD_PRESET),
+        ("elsewhere", {**asked, "service": "http://b:1", "answered_by": {}}, CARD_PRESET),
+        ("warm", {**asked, "parameters": {**given, "temperature": 1}}, CARD_PRESET),
+        ("thinking", {**asked, "parser": {"rule": "think"}}, CARD_PRESET),
+        ("stability", asked, "stability"),
+        ("earlier", {}, None),
+    ):
+        content = {
+            "schema_version": 1,
+            "kind": "mt_bench",
+            "preset": {"name": CARD_PRESET, "sha256": "0" * 64},
+            "tables": {name: {"judge": "gpt-4", "scopes": scopes}},
+            "partial": {"partial": False, "reasons": []},
+            **({"judge": judge, "answers": {name: {"preset": preset}}} if judge else {}),
+        }
+        write_checked_json(tmp_path / name / "results.json", content)
+    runs = {run.model: run for run in collect([tmp_path]).mt_bench}
+    rules = {name: run.rules for name, run in runs.items()}
+    assert rules["plain"] == rules["elsewhere"] and rules["earlier"] == f"{CARD_PRESET}, gpt-4"
+    assert len(set(rules.values())) == 5
+    assert all(rule.startswith(f"{CARD_PRESET}, gpt-4") for rule in rules.values())
+    assert {name: mt_bench_deviations(run.content, name) for name, run in runs.items()} == {
+        "plain": {},
+        "elsewhere": {},
+        "warm": {"judge.parameters.temperature": 1},
+        "thinking": {},
+        "stability": {"answers": "stability"},
+        "earlier": {},
+    }
+
+
+def test_a_log_that_was_replayed_without_answers_has_its_ratings(tmp_path: Path) -> None:
+    judgments = [
+        Judgment(f"m/{n}/1/0", "m", n, "math", 1, "gpt-4", "p", "[[7]]", "ok", 7.0, "double", 7.0)
+        for n in (1, 2)
+    ]
+    MtBenchFolder(tmp_path).write_judgments("gpt-4", judgments)
+    content = {"tables": {"m": {"judge": "gpt-4"}}, "partial": {"partial": True, "reasons": ["short"]}}
+    rows = list(sample_rows(JudgedRun(tmp_path, "m", content, 0.0)))
+    assert [(row["id"], row["value"], row["partial"]) for row in rows] == [
+        ("1/1/0/m", 7.0, True),
+        ("2/1/0/m", 7.0, True),
+    ]
+
+
+def test_several_answers_to_each_instruction_are_in_the_table() -> None:
+    scores = {f"mifeval-ja_{name}_avg@4": Figure(0.5, 172) for name in INSTRUCTION_COLUMNS}
+    rates = DatasetRates([f"{name}_avg@4" for name in INSTRUCTION_COLUMNS], 172, 0.0, None, None)
+    record = ProtocolRecord("m-ifeval", {"samples": 4}, {"samples": 4})
+    results = Results(scores, {}, {}, {"mifeval-ja": rates}, Partial(False), [], record, {"model": "m"})
+    row = jaster_row(FinishedRun(Path("m"), results, 0.0))
+    (table,) = (table for table in tables_of([row]) if table.name == "instructions")
+    assert table.filled([row]) == [*INSTRUCTION_COLUMNS] and table.rows([row]) == [row]
+
+
 def test_an_odd_hub_name_is_no_link(world: World, tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     for name, url in {
@@ -393,10 +456,10 @@ def test_what_would_make_other_figures_is_not_joined(world: World, tmp_path: Pat
     make_run(model, world.data, tmp_path, "suite=mc", "protocol.strip=true")
     make_run(Made("weak", 0.35, 2), world.data, tmp_path, "suite=rc")
     board = build_board([tmp_path])
-    assert sorted([*row.cells] for row in board.rows) == [["MC"], ["NLI"]] or len(board.rows) == 2
-    said = sorted(entry.reason for entry in board.left_out)
-    assert len(said) == 2 and all("not joined with the model's other runs" in why for why in said)
-    assert any("limit" in why for why in said) and any("model" in why for why in said)
+    assert sorted([*row.cells] for row in board.rows) in ([["MC"], ["MR"], [name]] for name in ("NLI", "RC"))
+    assert {"limit=200" in row.rules for row in board.rows if "MR" in row.cells} == {True}
+    (why,) = (entry.reason for entry in board.left_out)
+    assert why == "not joined with the model's other runs: model differs"
 
 
 def test_half_a_category_waits_for_the_other_half(world: World, tmp_path: Path) -> None:

@@ -19,7 +19,9 @@ from evalkit.core.text import step_of
 from evalkit.leaderboard.collect import find_run
 from evalkit.leaderboard.compare import compare
 from evalkit.leaderboard.comparison_report import sentences
+from evalkit.leaderboard.runs import data_differences, option_differences
 from evalkit.leaderboard.steps import trace
+from evalkit.records.results import Results, read_results
 from tests.leaderboard.conftest import World
 from tests.leaderboard.made import Made, make_run, write_data
 
@@ -156,6 +158,40 @@ def test_other_data_is_refused_and_named(
     other = make_run(Made("other", 0.5, 8), data, tmp_path / "results").folder
     assert main(["compare", str(world.weak), str(other)]) == 2
     assert "data of mawps differs" in capsys.readouterr().err
+
+
+def test_answers_made_elsewhere_compare_on_the_splits_that_both_read(world: World) -> None:
+    own = read_results(world.weak / "results.json")
+    hashes = {name: facts["sha256"] for name, facts in own.run["datasets"].items()}
+    assert all(found.keys() == {"train", "dev"} for found in hashes.values())
+
+    def elsewhere(**jamp: str) -> Results:
+        datasets = {name: {"sha256": {"dev": found["dev"]}} for name, found in hashes.items()}
+        datasets["jamp"] = {"sha256": jamp or datasets["jamp"]["sha256"]}
+        return replace(own, run={"model": "other", "datasets": datasets})
+
+    for a, b in ((own, elsewhere()), (elsewhere(), own), (elsewhere(), elsewhere())):
+        assert data_differences(a, b) == [] == option_differences(a, b)
+    for other in (elsewhere(dev="f" * 64), elsewhere(test=hashes["jamp"]["dev"])):
+        (why,) = data_differences(own, other)
+        assert why.startswith("data of jamp differs")
+
+
+def test_what_decides_no_figure_is_no_difference(world: World) -> None:
+    own = read_results(world.weak / "results.json")
+
+    def with_options(seed: int = 0, **options: object) -> Results:
+        named = {key.replace("__", "."): value for key, value in options.items()}
+        protocol = replace(own.protocol, options=own.protocol.options | named)
+        return replace(own, protocol=protocol, run={**own.run, "identity": {"seed": seed}})
+
+    # The version of COMET names its weights, wherever they are.
+    moved = with_options(metrics__comet__checkpoint="/other/place", metrics__comet__dtype="bfloat16")
+    assert option_differences(with_options(), moved) == []
+    assert option_differences(with_options(), with_options(seed=1)) == []
+    for option in ("generation__do_sample", "generation__from_model"):
+        drawn = [with_options(seed, **{option: True}) for seed in (1, 2)]
+        assert option_differences(*drawn) == ["seed differs: 1 and 2"]
 
 
 def test_partial_compares_what_both_have(world: World, tmp_path: Path) -> None:

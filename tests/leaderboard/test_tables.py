@@ -3,20 +3,27 @@
 import csv
 import hashlib
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from evalkit.__main__ import main
+from evalkit.core.config import Config
 from evalkit.leaderboard.board import Board, build_board
 from evalkit.leaderboard.card import load_cards, published_rows
 from evalkit.leaderboard.exports import model_card
-from evalkit.leaderboard.rows import TABLES, BoardRow, Origin
+from evalkit.leaderboard.rows import TABLES, BoardRow, Origin, jaster_row, tables_of
+from evalkit.leaderboard.runs import FinishedRun
 from evalkit.leaderboard.tables import csv_text, markdown, marks, spreadsheet_text
 from evalkit.records.results import Figure
+from evalkit.scoring.categories import summarise
+from evalkit.tasks.load import Task
+from evalkit.tasks.spec import DataSpec
 from tests.conftest import ROOT
 from tests.leaderboard.conftest import World
+from tests.scored import answers, record_of, score
 
 # The columns of the two tables on the llm-jp-3 model cards, in their order.
 CARD = ["AVG", "EL", "FA", "HE", "MC", "MR", "MT", "NLI", "QA", "RC"]
@@ -116,6 +123,37 @@ def test_marks() -> None:
     assert marks([best, near, all_wrong], one) == ["best", "tie", ""]
     assert marks([Figure(0.3, 4), all_wrong, Figure(0.1, 4)], one) == ["best", "tie", "tie"]
     assert marks([best, Figure(None), Figure(None)], one) == ["", "", ""]
+
+
+def own_row(model: str, metrics: list[str], data: str = "a" * 64, shift: float = 0.0) -> BoardRow:
+    """A row whose only figures are of a task of one's own."""
+    (task,) = answers(["jamp"], n=8, wrong=shift)
+    spec = replace(
+        task.spec, name="mine", category=None, counts=None, metrics=metrics, data=DataSpec("x.csv")
+    )
+    run = {"model": model, "datasets": {"mine": Task(spec, (), (), {"data": data}).facts}}
+    results = summarise(score([replace(task, spec=spec)]), record_of(Config()), run=run)
+    return jaster_row(FinishedRun(Path(model), results, 0.0))
+
+
+def test_a_column_of_own_tasks_has_what_was_measured_alike() -> None:
+    one, two = own_row("one", ["char_f1"]), own_row("two", ["char_f1"], shift=1.0)
+    assert tables_of([one, two])[-1].columns == ("mine",)
+    # Of a metric that counts and could not be computed another takes no place.
+    lacking = own_row("lacking", ["comet_wmt22", "bleu_ja"])
+    assert "mine_bleu_ja" in lacking.datasets and tables_of([lacking]) == list(TABLES)
+    assert tables_of([one, lacking])[-1].rows([one, lacking]) == [one]
+    for other, metric in (
+        (own_row("other", ["bleu_ja"]), "bleu_ja"),
+        (own_row("o", ["char_f1"], "b"), "char_f1"),
+    ):
+        rows = [one, other, two]
+        table = tables_of(rows)[-1]
+        assert len(table.columns) == 2 and all(name.startswith("mine (") for name in table.columns)
+        by_row = [list(table.cells(row)) for row in rows]
+        assert by_row[0] == by_row[2] != by_row[1] and by_row[1][0].startswith(f"mine ({metric}, ")
+        assert table.cells(other)[by_row[1][0]] is other.datasets[f"mine_{metric}"]
+        assert f"task_{by_row[1][0]}" in csv_text(rows).replace('"', "")
 
 
 def test_the_command_writes_all_three(

@@ -12,6 +12,7 @@ import pytest
 from evalkit.__main__ import main
 from evalkit.core.durable import read_log
 from tests.children import Ended, fork
+from tests.leaderboard.made import Made, make_run, write_data
 
 TASKS = ["jamp", "mawps", "jemhopqa", "jsts", "jsquad"]
 COMMAND = ["model=random", "suite=sample", f"suite.tasks=[{','.join(TASKS)}]", "engine.threads=1"]
@@ -153,6 +154,22 @@ def test_batch_size_names_the_same_run_and_gives_the_same_records(undisturbed: P
     in_process(tmp_path, "engine.batch_size=1")
     assert run_folder(tmp_path).name == run_folder(undisturbed).name
     assert sample_rows(tmp_path) == sample_rows(undisturbed)
+
+
+def test_more_samples_than_the_protocols_are_no_stand_in_for_its_figures(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data", 102, ["mawps"])
+
+    def figure(*options: str) -> tuple[int, object, int]:
+        words = ("suite=task", "suite.tasks=[mawps]", *options)
+        done = make_run(Made("m", 0.5), data, tmp_path / "results", *words)
+        found = done.results
+        return found.scores["mawps_exact_match"].n, found.protocol.options["limit"], done.generated
+
+    assert figure("limit=0") == (102, 0, 102)
+    assert figure() == (100, 100, 0)
+    assert figure("limit=20") == (100, 100, 0)
+    assert figure("limit=101") == (101, 101, 0)
+    assert figure("limit=20") == (20, 20, 0)
 
 
 def test_what_decides_completions_names_another_run(undisturbed: Path, tmp_path: Path) -> None:

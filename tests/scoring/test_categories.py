@@ -1,18 +1,22 @@
 import json
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from evalkit.core.config import BosRule, Config, MetricsConfig, ProtocolConfig, Split
+from evalkit.core.config import BosRule, CometConfig, Config, MetricsConfig, ProtocolConfig, Split
+from evalkit.core.durable import write_lines_atomic
 from evalkit.core.errors import InputError
 from evalkit.core.types import Sample
 from evalkit.leaderboard.card import load_cards
+from evalkit.leaderboard.exports import lm_eval_json
+from evalkit.leaderboard.frames import figure_rows
 from evalkit.leaderboard.rows import jaster_row
-from evalkit.leaderboard.runs import FinishedRun, rules_of
-from evalkit.records.results import Figure, Results, read_results
-from evalkit.scoring.categories import category_members, summarise
+from evalkit.leaderboard.runs import FinishedRun, rules_of, told_apart
+from evalkit.records.results import DatasetRates, Figure, Partial, ProtocolRecord, Results, read_results
+from evalkit.scoring.categories import category_members, summarise, with_intervals
 from evalkit.scoring.scores import Measured, TaskScores
 from evalkit.scoring.write import llm_jp_eval_json
 from evalkit.tasks.spec import CATEGORIES
@@ -133,6 +137,12 @@ def test_without_mt_there_is_a_marked_average_of_the_eight_others(tasks: list[Ta
     )
     assert row.cells["AVG_without_MT"].partial and "AVG" not in row.cells
     assert not row.cells["NLI"].partial and row.cells["MT"].partial
+    assert row.run is not None
+    partial = {line["dataset"] for line in figure_rows(row.run) if line["partial"]}
+    assert partial == {"MT", "AVG", "AVG_without_MT"}
+    exported = lm_eval_json(row.run)
+    assert exported["groups"].keys() == exported["group_subtasks"].keys() == {*CATEGORIES} - {"MT"}
+    assert exported["evalkit"]["partial"] == list(row.reasons) != []
     assert "AVG_without_MT" not in llm_jp_eval_json(without, results)["scores"]
     # Another incomplete category, and there is none.
     fewer = [task for task in without if task.spec.name != "jnli"]
@@ -183,6 +193,30 @@ def test_other_data_do_not_pass_for_the_published_ones(tasks: list[TaskScores]) 
         ("jsts", "mawps"), "the dev file is not the published one"
     )
     assert rules_of(results) == "llm-jp-eval-1.3.1, other data than published"
+    runs = [FinishedRun(Path(str(n)), results, 0.0) for n in range(3)]
+    assert {run.rules for run in told_apart(runs)} == {rules_of(results)}
+    others = files | {"jsts": {"sha256": {"dev": "e" * 64}}}
+    runs.append(FinishedRun(Path("other"), summarise(named, PROTOCOL, run={"datasets": others}), 0.0))
+    joined = replace(runs[0], folder=Path("joined"), parts=(runs[0], runs[1]))
+    rules = [run.rules for run in told_apart([*runs, joined])]
+    assert rules[0] == rules[1] == rules[4] != rules[3]
+    assert all(
+        re.fullmatch(r"llm-jp-eval-1.3.1, other data than published \(\w{8}\)", rule) for rule in rules
+    )
+
+
+def test_a_version_of_a_metric_is_part_of_the_rules_where_it_differs(tasks: list[TaskScores]) -> None:
+    moved = Config(metrics=MetricsConfig(comet=CometConfig(checkpoint="/other/place")))
+    usual, same, other = (
+        FinishedRun(Path(str(n)), summarise(tasks, record_of(config)), 0.0)
+        for n, config in enumerate((Config(), moved, moved))
+    )
+    assert usual.rules == same.rules == told_apart([usual, same])[0].rules == "llm-jp-eval-1.3.1"
+    key = "mawps_exact_match"
+    scores = other.results.scores | {key: replace(other.results.scores[key], metric_version="2")}
+    alone = replace(other.results, scores=scores, datasets={"mawps": other.results.datasets["mawps"]})
+    rules = [run.rules for run in told_apart([usual, same, replace(other, results=alone)])]
+    assert rules == [f"llm-jp-eval-1.3.1, exact_match {version}" for version in "112"]
 
 
 def test_a_dataset_of_ones_own_counts_but_not_as_the_protocols(tasks: list[TaskScores]) -> None:
@@ -200,7 +234,10 @@ def test_a_limit_below_the_protocols_is_partial_but_still_averaged(tasks: list[T
     results = summarise(tasks, record_of(Config(limit=20)))
     assert results.partial.reasons == ["limit=20: the protocol takes 100 samples of each dataset"]
     assert results.average["AVG"].value is not None and results.partial.categories == {}
-    assert not summarise(tasks, record_of(Config(limit=0))).partial.partial
+    assert rules_of(results) == "llm-jp-eval-1.3.1"
+    for more in (0, 101):
+        results = summarise(tasks, record_of(Config(limit=more)))
+        assert not results.partial.partial and rules_of(results) == f"llm-jp-eval-1.3.1, limit={more}"
 
 
 def test_every_deviation_is_recorded() -> None:
@@ -262,6 +299,17 @@ def test_the_export_has_llm_jp_evals_keys(tasks: list[TaskScores]) -> None:
     }
     partial = llm_jp_eval_json(only(tasks, "jamp"), summarise(only(tasks, "jamp"), PROTOCOL))
     assert set(partial["scores"]) == {"jamp_exact_match"}
+
+
+def test_an_interval_that_only_its_benchmark_can_draw_stays(tmp_path: Path) -> None:
+    kept = {"pfgen_score": Figure(0.3, 50, 0.02, (0.2, 0.5), "1"), "pfgen_fluency": Figure(0.0, 50)}
+    scores = [{"id": f"Q{n}", "values": {"score": 0.3 + (-1) ** n / 9, "fluency": 0.0}} for n in range(50)]
+    write_lines_atomic(tmp_path / "scores" / "pfgen.jsonl", scores)
+    rates = DatasetRates(["score", "fluency"], 50, 0.0, None, None)
+    results = Results(
+        kept, {}, {}, {"pfgen": rates}, Partial(False), [], ProtocolRecord("pfgen-bench", {}, {})
+    )
+    assert with_intervals(results, tmp_path).scores == kept
 
 
 def test_values_are_not_rounded(tasks: list[TaskScores]) -> None:

@@ -57,7 +57,8 @@ const openCell = (table, column, row) => {
   if (table.id === "mt") return go("mt", [row], column === "average" ? {} : { category: column });
   const members = data.categories[column];
   const datasets = Object.keys(data.rows[row].datasets);
-  const own = { instructions: "mifeval-ja", pfgen: "pfgen", own: column }[table.id];
+  // Where a task was measured in several ways, its columns say which behind its name.
+  const own = { instructions: "mifeval-ja", pfgen: "pfgen", own: column.split(" ")[0] }[table.id];
   const dataset = own || (members || datasets).find((name) => datasets.includes(name));
   return go("samples", [dataset], { a: row });
 };
