@@ -128,7 +128,7 @@ def _results(
             repeats=options.repeats,
             reduce=options.reduce,
         )
-        scores[model] = as_logged(own, preset.parser)
+        scores[model] = as_logged(own)
         wanted = plan.books.size(judgment.question_id for judgment in own)
         partial += missing_turns(model, scores[model], preset, wanted, preset.sampling.answers)
         if failed := sum(judgment.status == "api_error" for judgment in own):

@@ -40,7 +40,6 @@ from evalkit.mtbench.aggregate import (
 )
 from evalkit.mtbench.folder import MtBenchFolder
 from evalkit.mtbench.presets import Counts, Preset, RatingParser, load_preset, plain
-from evalkit.mtbench.ratings import parse_rating
 from evalkit.records.results import PROTOCOL_RESAMPLES, Figure, ThoughtRates
 from evalkit.records.run_folder import SampleRecord
 
@@ -84,18 +83,11 @@ def scored(judgments: Sequence[Judgment], preset: Preset) -> list[Scored]:
     return rows
 
 
-def as_logged(judgments: Sequence[Judgment], parser: RatingParser = RatingParser.reference) -> list[Scored]:
-    """The scores as FastChat would have logged them: the reference's value, else -1.
-
-    `parser` is that of the preset: the ratings that llm-jp-judge's read are not the reference's.
-    """
-    rows = []
-    for judgment in judgments:
-        value = judgment.rating
-        if parser is RatingParser.llm_jp_judge and judgment.status not in _UNREADABLE:
-            value = parse_rating(judgment.text).value
-        rows.append(_row(judgment, MINUS_ONE if value is None else value))
-    return rows
+def as_logged(judgments: Sequence[Judgment]) -> list[Scored]:
+    """The scores as FastChat would have logged them: the rating that was read, else -1."""
+    return [
+        _row(judgment, MINUS_ONE if judgment.rating is None else judgment.rating) for judgment in judgments
+    ]
 
 
 def _row(judgment: Judgment, score: float) -> Scored:

@@ -127,19 +127,6 @@ def test_what_is_missing_is_said() -> None:
     ]
 
 
-def test_what_is_logged_is_the_references_reading() -> None:
-    """Also where the preset reads the judgments in another way; a refusal has no rating in either."""
-    texts = {"良い [[8.5]]、実は [[8]]": (8, 8.5), "[7]": (None, 7), "なし": (None, -1)}
-    judgments = [
-        replace(judgment(n, "ok" if own else "unparsed", own, None), text=text)
-        for n, (text, (own, _)) in enumerate(texts.items())
-    ]
-    judgments.append(replace(judgment(9, "filtered", None, None), text="[[9]]"))
-    logged = [row.score for row in as_logged(judgments, RatingParser.llm_jp_judge)]
-    assert logged == [*(reference for _, reference in texts.values()), -1]
-    assert [row.score for row in scored(judgments, load_preset("llm-jp-judge-2"))] == [8]
-
-
 def test_old_tables_with_intervals_of_zero_width_get_them_from_the_judgments(tmp_path: Path) -> None:
     """math is all ones; writing is not: math has no interval, and the average is not surer for it."""
     preset = load_preset("llm-jp-3-card")
