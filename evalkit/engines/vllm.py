@@ -106,6 +106,9 @@ class VllmEngine(Engine):
         # Its own messages, and those of its processes, would hide the progress.
         with output_to(log) as self._wait_for_log:
             self._vllm = _import_vllm()
+            if importlib.import_module("vllm.platforms").current_platform.is_cpu():
+                # Of a prompt cut in two it takes back the first draw, which no generator of a CPU can.
+                arguments.setdefault("enable_chunked_prefill", False)
             with foreign(
                 "vLLM cannot load the model", where=resolved.path, raises=EvalkitError, fix=_SEE_LOG
             ):

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from evalkit.core.config import BosRule, Config
@@ -20,6 +21,7 @@ from tests.engines.models import local_engine
 
 __version__ = "0.0-fake"
 MADE: list["LLM"] = []
+platforms = SimpleNamespace(current_platform=SimpleNamespace(is_cpu=lambda: True))
 LOG = logging.getLogger("vllm")
 
 
@@ -64,6 +66,7 @@ class ModelConfig:
 class Engine:
     local: Any
     model_config: ModelConfig
+    chunked_prefill: bool
     waiting: dict[str, tuple[list[int], SamplingParams]] = field(default_factory=dict)
     aborted: list[str] = field(default_factory=list)
 
@@ -92,6 +95,8 @@ class Engine:
             max(params.top_k, 0),
             params.repetition_penalty,
         )
+        if sampling.do_sample and self.chunked_prefill:
+            raise RuntimeError("CPU Generator does not use offset")
         room = min(params.max_tokens, self.model_config.max_model_len - len(ids))
         # A BOS among the ids becomes text again, and the engine adds none of its own.
         prompt = byte_tokenizer().decode(ids)
@@ -123,6 +128,7 @@ class LLM:
         disable_log_stats: bool,
         max_num_seqs: int = 256,
         max_model_len: int = 512,
+        enable_chunked_prefill: bool = True,
     ) -> None:
         LOG.handlers, LOG.propagate = [logging.StreamHandler(sys.stdout)], False
         print("a word of vLLM", flush=True)
@@ -133,5 +139,7 @@ class LLM:
         self.options = {"dtype": dtype, "max_num_seqs": max_num_seqs, "tokenizer": tokenizer}
         config = Config()
         config.protocol.bos = BosRule.none
-        self.llm_engine = Engine(local_engine(Path(model), config=config), ModelConfig(max_model_len))
+        self.llm_engine = Engine(
+            local_engine(Path(model), config=config), ModelConfig(max_model_len), enable_chunked_prefill
+        )
         MADE.append(self)

@@ -377,6 +377,7 @@ def test_vllm_and_ray_look_at_the_files_first(folder: Path, monkeypatch: pytest.
     from tests.engines import fake_vllm
 
     monkeypatch.setitem(sys.modules, "vllm", fake_vllm)
+    monkeypatch.setitem(sys.modules, "vllm.platforms", fake_vllm.platforms)
     made = len(fake_vllm.MADE)
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
