@@ -8,7 +8,15 @@ import sys
 from collections.abc import Sequence
 
 from evalkit import __version__
-from evalkit.cli.command import VERBS, attempt, execute, prepare_process, refuse_other_options, takes_long
+from evalkit.cli.command import (
+    VERBS,
+    attempt,
+    execute,
+    options_of,
+    prepare_process,
+    refuse_other_options,
+    takes_long,
+)
 from evalkit.core import terminal
 from evalkit.core.logs import quiet_libraries
 from evalkit.core.progress import say
@@ -35,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command(words: list[str]) -> int:
     from evalkit.core import options
 
-    line = options.parse(words, VERBS)
+    line = options.parse(words, VERBS, options_of)
     if line.help:
         from evalkit.cli.help import print_help
 

@@ -4,6 +4,8 @@ Asks a model one question and prints the prompt exactly as the model gets it, sp
 included, then the answer: the quickest check of a chat template. Sampling is that of the llm-jp-3
 model card (max_new_tokens 100, top_p 0.95, temperature 0.7, repetition_penalty 1.05).
 
+An equation whose name is like an option's is a question with a space before its =.
+
 A thought before the answer is shown apart, shortened unless --long is given; the answer has
 ask.max_new_tokens, the thought reasoning.thought_length tokens at most.
 

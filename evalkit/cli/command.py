@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from evalkit.core.errors import (
 )
 from evalkit.core.secrets import hide, printable
 from evalkit.core.signals import signals_stop_the_run
-from evalkit.core.text import command
+from evalkit.core.text import command, did_you_mean
 
 if TYPE_CHECKING:
     from evalkit.core.config import Config
@@ -152,33 +152,47 @@ def _unexpected(error: Exception) -> EvalkitError:
     )
 
 
+def options_of(verb: str, words: Iterable[str]) -> set[str]:
+    """The options that a verb takes beside these words."""
+    own = _declared(verb)
+    # What goes before a run takes its words as they are, so that one line of a script serves all; score
+    # says itself which of them decided the completions of a run.
+    of_run = verb == "score" and any(word.startswith("run=") for word in words)
+    if of_run or verb in ("plan", "prepare", "prompts", "bundle"):
+        own |= _declared("run") - ({"out"} if verb == "prepare" else set())
+    return own
+
+
+def _declared(verb: str) -> set[str]:
+    from evalkit.cli.help import names_of
+
+    return {*names_of(importlib.import_module(f"evalkit.cli.{verb}").OPTIONS), *COMMON}
+
+
 def refuse_other_options(line: "CommandLine") -> None:
-    """Refuses the options and flags of other verbs, which would be ignored.
+    """Refuses unknown options, and those and the flags of other verbs, which would be ignored.
 
     Raises:
         InputError: naming the first one.
     """
-    from evalkit.cli.help import FLAG_OF, names_of
+    from evalkit.cli.help import FLAG_OF
+    from evalkit.core.habits import IN_A_QUESTION
     from evalkit.core.options import option_of
 
-    def options_of(verb: str) -> set[str]:
-        return {*names_of(importlib.import_module(f"evalkit.cli.{verb}").OPTIONS), *COMMON}
-
     words = {word.partition("=")[0]: f"{word.partition('=')[0]}=" for word in line.overrides}
-    own = options_of(line.verb)
-    # What goes before a run takes its words as they are, so that one line of a script serves all; score
-    # says itself which of them decided the completions of a run.
-    if line.verb in ("plan", "prepare", "prompts", "bundle") or (line.verb == "score" and "run" in words):
-        own |= options_of("run") - ({"out"} if line.verb == "prepare" else set())
+    own = options_of(line.verb, line.overrides)
     for key, word in (words | {name: FLAG_OF[name] for name, _ in line.flags}).items():
-        # An unknown option is refused where the configuration is made.
-        if (name := option_of(key)) is None or name in own:
+        if (name := option_of(key)) in own:
             continue
-        fix = f"leave it out (it belongs to {', '.join(verb for verb in VERBS if name in options_of(verb))})"
+        asked = f"; {IN_A_QUESTION}: {key} =..." if line.verb == "ask" and key in words else ""
+        if name is None:
+            what = f"unknown option {key!r}{did_you_mean(key, own)}"
+            raise InputError(what, fix=f"evalkit {line.verb} --help{asked}")
+        fix = f"leave it out (it belongs to {', '.join(verb for verb in VERBS if name in _declared(verb))})"
         if (line.verb, name) == ("run", "dry_run"):
             kept = [word for word in line.overrides if not word.startswith("dry_run=")]
             fix = command(*["-m"] * line.multirun, "plan", *kept)
-        raise InputError(f"`{word}` is no option of the verb {line.verb}", fix=fix)
+        raise InputError(f"`{word}` is no option of the verb {line.verb}", fix=f"{fix}{asked}")
 
 
 def execute(verb: str, config: "Config", *, opened: Callable[[Path], None] | None = None) -> int:

@@ -6,7 +6,6 @@ does not hold it back, offline=true does.
 """
 
 import os
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from evalkit.core.errors import InputError
 from evalkit.core.progress import phase
 from evalkit.core.words import shown, t
 from evalkit.runs.suite import prepare_command, suite_specs
+from evalkit.services.hub import set_offline
 from evalkit.sources.prepared import Status
 from evalkit.tasks.spec import SPLITS, CommercialUse, TaskSpec
 
@@ -50,9 +50,7 @@ def run(config: Config) -> int:
 def allow_network() -> None:
     """HF_HUB_OFFLINE is about runs: preparing for them is what one does with a network."""
     os.environ["HF_HUB_OFFLINE"] = "0"
-    # The libraries read the variable once, when they are imported, which may be before this.
-    for name in {"huggingface_hub.constants", "datasets.config"} & sys.modules.keys():
-        vars(sys.modules[name])["HF_HUB_OFFLINE"] = False
+    set_offline(False)
 
 
 def _prepare_model(model: ModelConfig, *, offline: bool) -> None:

@@ -61,7 +61,7 @@ _ENGINES = {
 }
 # Verbs whose model is the judge.
 _JUDGING = ("judge", "calibrate", "pairwise")
-_OF_JUDGE: Mapping[str | None, str] = {
+_OF_JUDGE: Mapping[str, str] = {
     "model": "judge",
     "engine.base_url": "judge.base_url",
     "generation.output_length": "judge.parameters.max_tokens",
@@ -70,7 +70,7 @@ _OF_JUDGE: Mapping[str | None, str] = {
     "generation.top_k": "judge.parameters.top_k",
 }
 # Verbs that have their own options for those of a run.
-OF_VERB: Mapping[str, Mapping[str | None, str]] = {
+OF_VERB: Mapping[str, Mapping[str, str]] = {
     "ask": {
         "generation.output_length": "ask.max_new_tokens",
         "generation.temperature": "ask.temperature",
@@ -79,6 +79,8 @@ OF_VERB: Mapping[str, Mapping[str | None, str]] = {
     },
     **dict.fromkeys(_JUDGING, _OF_JUDGE),
 }
+# How a word of ask is no option.
+IN_A_QUESTION = "in a question write a space before ="
 # What numbers and switches are.
 _NUMBER_OR_SWITCH = re.compile(r"[-+.eE0-9]+|true|false|auto|none|null", re.IGNORECASE)
 
@@ -86,37 +88,44 @@ _NUMBER_OR_SWITCH = re.compile(r"[-+.eE0-9]+|true|false|auto|none|null", re.IGNO
 def right_name(name: str, verb: str) -> str | None:
     """evalkit's name of what another harness calls `name`, for this verb; None: nothing is needed."""
     right = HABITS.get(name, name)
-    return OF_VERB.get(verb, {}).get(right, right)
+    return None if right is None else OF_VERB.get(verb, {}).get(right, right)
+
+
+def fits(kind: Any, value: str) -> bool:
+    """Whether this may be the value of an option of a kind: of a number or a switch not every text is."""
+    return kind not in (int, float, bool) or _NUMBER_OR_SWITCH.fullmatch(value) is not None
 
 
 @dataclass
 class Habits:
     """The words of a command line, those of other harnesses as evalkit writes them, and what was renamed.
 
-    `options` gives every option by its name, with its kind.
+    `options` gives every option by its name, with its kind. `renamed`: the right names of each word.
     """
 
     options: Callable[[], Mapping[str, Any]]
+    verb: str
     words: list[str] = field(default_factory=list)
-    renamed: dict[str, str] = field(default_factory=dict)
+    renamed: dict[str, list[str]] = field(default_factory=dict)
 
-    def knows(self, word: str, verb: str) -> bool:
+    def knows(self, word: str) -> bool:
         """Whether this is `name=value` of another harness, or `--name` of one or of evalkit's options.
 
         A question may be an equation: `temperature=300Kのとき` is one, for the value is no number.
         """
         name = _name(word)
         option = self.options().get(HABITS.get(name) or "")
-        if verb == "ask" and not word.startswith("-") and option and option.kind in (int, float, bool):
-            return _NUMBER_OR_SWITCH.fullmatch(word.partition("=")[2]) is not None
-        if name in HABITS or name in _PAIRS or (name == "model" and verb in _JUDGING):
+        may_be_equation = self.verb == "ask" and not word.startswith("-")
+        if may_be_equation and option and not fits(option.kind, word.partition("=")[2]):
+            return False
+        if name in HABITS or name in _PAIRS or (name == "model" and self.verb in _JUDGING):
             return "=" in word or word.startswith("--")
         return word.startswith("--") and name in self.options()
 
-    def take(self, word: str, rest: deque[str], verb: str) -> None:
+    def take(self, word: str, rest: deque[str]) -> None:
         """Adds a word that it `knows`; a value that stands apart is taken from the `rest` of the words."""
         name, (given, equals, value) = _name(word), word.partition("=")
-        right = right_name(name, verb)
+        right = right_name(name, self.verb)
         if not equals:
             apart = bool(rest) and not rest[0].startswith("-")
             option = self.options().get(right) if right else None
@@ -126,16 +135,15 @@ class Habits:
                 value = rest.popleft() if apart else "VALUE"
         if name in _PAIRS:
             pairs = [pair.partition("=") for pair in value.split(",")]
-            written = [self._add(_name(key), text, verb) for key, _, text in pairs]
-            self.renamed[given] = " ".join(filter(None, written))
+            self.renamed[given] = [name for key, _, text in pairs for name in self._add(_name(key), text)]
         else:
-            self.renamed[given + equals] = self._add(name, value, verb) or "not needed"
+            self.renamed[given + equals] = self._add(name, value)
 
-    def _add(self, name: str, value: str, verb: str) -> str | None:
-        """Adds `value` under the right name, if there is one, and returns `name=`."""
-        right = right_name(name, verb)
+    def _add(self, name: str, value: str) -> list[str]:
+        """Adds `value` under the right name, if there is one, and returns that."""
+        right = right_name(name, self.verb)
         if right is None:
-            return None
+            return []
         if right == "model" and value in _ENGINES:
             right, value = "engine", _ENGINES[value]
         if right == "model":
@@ -144,19 +152,28 @@ class Habits:
         # batch_size=auto is the default.
         if right != "engine.batch_size" or value.isdigit():
             self.words.append(f"{right}={value}")
-        return f"{right}="
+        return [right]
 
-    def check(self) -> None:
-        """Refuses a command line with words of other harnesses.
+    def check(self, takes: Callable[[str], bool]) -> None:
+        """Refuses a command line with words of other harnesses; the verb `takes` some of their options.
 
         Raises:
             InputError: all of them with the right word; the fix is the whole command.
         """
-        if self.renamed:
-            listed = ", ".join(f"{given} is {right}" for given, right in self.renamed.items())
-            raise InputError(
-                f"options are written key=value, under these names: {listed}", fix=command(*self.words)
-            )
+        if not self.renamed:
+            return
+        foreign = {name for names in self.renamed.values() for name in names if not takes(name)}
+        no_option = f" (no option of {self.verb or 'run'})"
+        listed = [
+            f"{given} is "
+            + (" ".join(f"{one}={no_option if one in foreign else ''}" for one in names) or "not needed")
+            for given, names in self.renamed.items()
+        ]
+        what = f"options are written key=value, under these names: {', '.join(listed)}"
+        if self.verb == "ask" and not all(given.startswith("-") for given in self.renamed):
+            what += f"; {IN_A_QUESTION}"
+        kept = [word for word in self.words if word.partition("=")[0] not in foreign]
+        raise InputError(what, fix=command(*kept))
 
 
 def _name(word: str) -> str:

@@ -14,9 +14,10 @@ import re
 import types
 import typing
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -25,7 +26,7 @@ from typing import Any
 from evalkit.core import assets
 from evalkit.core.errors import InputError
 from evalkit.core.files import as_text, read_yaml
-from evalkit.core.habits import HABITS, OTHER_VERBS, Habits, right_name
+from evalkit.core.habits import HABITS, OTHER_VERBS, Habits, fits, right_name
 from evalkit.core.text import did_you_mean, half_character
 
 if typing.TYPE_CHECKING:
@@ -65,8 +66,17 @@ class CommandLine:
     launcher: tuple[str, ...] = ()
 
 
-def parse(argv: Iterable[str], verbs: Iterable[str]) -> CommandLine:
+def parse(
+    argv: Iterable[str],
+    verbs: Iterable[str],
+    options_of: Callable[[str, Iterable[str]], Collection[str]] | None = None,
+) -> CommandLine:
     """Parses a command line; the first bare word is the verb, `run` the default.
+
+    Args:
+        argv: its words.
+        verbs: the verbs that there are.
+        options_of: the options that a verb takes beside these words (default: all that there are).
 
     Raises:
         InputError: an unknown verb or flag, or a bare word where none belongs.
@@ -77,7 +87,15 @@ def parse(argv: Iterable[str], verbs: Iterable[str]) -> CommandLine:
     folders: list[str] = []
     flags: list[tuple[str, str | bool]] = []
     given = itertools.takewhile(lambda word: word != _COMMENT, map(_unicode, argv))
-    words, habits = deque(_with_family(list(given))), Habits(all_options)
+    words = deque(_with_family(list(given)))
+    habits = Habits(all_options, verb=next((word for word in words if word in verbs), ""))
+
+    def own() -> Collection[str]:
+        return options_of(habits.verb or "run", habits.words) if options_of else all_options()
+
+    def takes(name: str) -> bool:
+        return option_of(name) in own()
+
     while words:
         word = words.popleft()
         name = word.split("=", 1)[0]
@@ -87,8 +105,8 @@ def parse(argv: Iterable[str], verbs: Iterable[str]) -> CommandLine:
             value = _flag_value(word, words)
             flags.append((FLAGS_WITH_VALUE[name], value))
             word = f"{name}={value}"
-        elif habits.knows(word, verb):
-            habits.take(word, words, verb)
+        elif habits.knows(word):
+            habits.take(word, words)
             continue
         elif word in ("-h", "--help"):
             wants_help = True
@@ -96,8 +114,8 @@ def parse(argv: Iterable[str], verbs: Iterable[str]) -> CommandLine:
             multirun = True
         elif word.startswith("-"):
             # A name near one of another harness is near evalkit's own.
-            known = {key: right_name(key, verb) for key in (*HABITS, *all_options())}
-            right = {f"--{key}": f"{name}=" for key, name in known.items() if name}
+            known = {key: right_name(key, habits.verb) for key in (*HABITS, *all_options())}
+            right = {f"--{key}": f"{name}=" for key, name in known.items() if name and takes(name)}
             right |= {one: one for one in ("--help", "--version", "--multirun", *FLAGS, *FLAGS_WITH_VALUE)}
             raise InputError(
                 # The value is left out: it may be a key.
@@ -106,7 +124,7 @@ def parse(argv: Iterable[str], verbs: Iterable[str]) -> CommandLine:
             )
         elif word.startswith(("hydra.", "hydra/")) and "=" in word:
             launcher.append(word)
-        elif _is_override(word) and not (verb == "ask" and _is_question(name)):
+        elif _is_override(word) and not (verb == "ask" and _is_question(word, own())):
             overrides.append(word)
         elif not verb and word in verbs:
             verb = word
@@ -119,7 +137,7 @@ def parse(argv: Iterable[str], verbs: Iterable[str]) -> CommandLine:
                 fix="options are written key=value; evalkit --help",
             )
         habits.words.append(word)
-    habits.check()
+    habits.check(takes)
     if launcher and not multirun:
         raise InputError(f"{launcher[0]} is for several jobs", fix="evalkit -m ...")
     line = CommandLine(verb or "run", tuple(overrides), tuple(folders), tuple(flags), wants_help)
@@ -170,11 +188,17 @@ def _is_override(word: str) -> bool:
     return bool(given) and all(part.isidentifier() for part in key.split("."))
 
 
-def _is_question(name: str) -> bool:
-    """Whether a word `name=...` of ask is an equation: nothing like an option has this name."""
-    # A single letter is near any name of three.
-    near = len(name) > 1 and name not in HABITS and did_you_mean(name, all_options())
-    return option_of(name) is None and "." not in name and not near
+def _is_question(word: str, own: Collection[str]) -> bool:
+    """Whether a word of ask is an equation: no option has a name like this, or none takes such a value."""
+    name, _, value = word.partition("=")
+    known = all_options()
+    if "." in name or name in own:
+        return False
+    # A flag is not written with =.
+    short = {one.removeprefix("ask."): one for one in own if one not in FLAGS.values()}
+    near = [short[one] for one in get_close_matches(name, short, cutoff=0.75)]
+    near += [name] if name in known else []
+    return not any(fits(known[one].kind, value) for one in near)
 
 
 def load_config(line: CommandLine) -> "Config":

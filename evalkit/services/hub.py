@@ -1,7 +1,8 @@
 """Models from a hub, kept in the hub library's own cache."""
 
+import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,24 @@ def unreachable(error: BaseException) -> str | None:
     from huggingface_hub import constants
 
     return f"no network: {urlsplit(constants.ENDPOINT).hostname} is unreachable ({why})"
+
+
+def set_offline(offline: bool) -> Callable[[], None]:
+    """Keeps the hub's libraries from the network, or allows it; returns what undoes that.
+
+    They read HF_HUB_OFFLINE once, when they are imported, which may be before this.
+    """
+    key = "HF_HUB_OFFLINE"
+    names = {"huggingface_hub.constants", "datasets.config"} & sys.modules.keys()
+    before = {name: vars(sys.modules[name])[key] for name in names}
+    for name in names:
+        vars(sys.modules[name])[key] = offline
+
+    def undo() -> None:
+        for name, value in before.items():
+            vars(sys.modules[name])[key] = value
+
+    return undo
 
 
 def hub_unreachable() -> str | None:

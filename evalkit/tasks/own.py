@@ -5,8 +5,7 @@ The task YAML says which columns are input and output (`evalkit.tasks.spec.DataS
 
 import hashlib
 import string
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from evalkit.core.files import (
 from evalkit.core.text import canonical_json, did_you_mean, text_sha256
 from evalkit.core.types import Row
 from evalkit.metrics.ifeval import gold_of
-from evalkit.services.hub import hub_unreachable
+from evalkit.services.hub import hub_unreachable, set_offline
 from evalkit.tasks.spec import DataSpec, TaskSpec
 
 FORMATS = (".json", ".jsonl", ".csv", ".tsv")
@@ -163,9 +162,9 @@ def _hub(data: DataSpec, split: str, offline: bool) -> _Table:
     where = f"{data.hub}{f' ({data.subset})' if data.subset else ''}, split {split}"
     # Without a network the library would try again and again.
     why = "offline=true fetches nothing" if offline else hub_unreachable()
+    undo = set_offline(why is not None)
     try:
-        with _hub_offline(why is not None):
-            loaded = datasets.load_dataset(data.hub, data.subset, split=split, revision=data.revision)
+        loaded = datasets.load_dataset(data.hub, data.subset, split=split, revision=data.revision)
     # The library raises whatever its many readers raise.
     except Exception as error:
         line = (str(error).splitlines() or [type(error).__name__])[0]
@@ -175,25 +174,10 @@ def _hub(data: DataSpec, split: str, offline: bool) -> _Table:
             where=where,
             fix="check data.hub, data.subset and data.split, or run prepare on a machine with a network",
         ) from None
+    finally:
+        undo()
     records = [(f"{where}, row {index}", record) for index, record in enumerate(loaded)]
     for place, record in records:
         refuse_half_characters(record, place)
     digest = text_sha256("\n".join(canonical_json(record) for _, record in records))
     return _Table(where, records, digest)
-
-
-@contextmanager
-def _hub_offline(offline: bool) -> Iterator[None]:
-    import datasets
-    import huggingface_hub
-
-    # Both read HF_HUB_OFFLINE once, when they are imported; the option of this command comes later.
-    modules: tuple[Any, ...] = (datasets.config, huggingface_hub.constants)
-    before = [module.HF_HUB_OFFLINE for module in modules]
-    for module in modules:
-        module.HF_HUB_OFFLINE = offline
-    try:
-        yield
-    finally:
-        for module, value in zip(modules, before, strict=True):
-            module.HF_HUB_OFFLINE = value

@@ -1,5 +1,6 @@
 import itertools
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,7 +10,7 @@ from unittest.mock import ANY
 import pytest
 
 from evalkit.__main__ import main
-from evalkit.cli.command import VERBS
+from evalkit.cli.command import VERBS, options_of, refuse_other_options
 from evalkit.core import assets
 from evalkit.core.config import (
     BosRule,
@@ -42,9 +43,38 @@ def test_a_question_may_be_an_equation() -> None:
     assert (line.folders, line.overrides) == (("y=2x+1の傾きは?",), ("model=random", "seed=1"))
 
 
-@pytest.mark.parametrize("word", ["n=10のとき", "temperature=300Kのときの圧力は?", "答え=3"])
+@pytest.mark.parametrize("word", ["n=10のとき", "temperature=300Kの圧力は?", "答え=3", "pi=3.14"])
 def test_what_is_like_no_option_is_a_question(word: str) -> None:
     assert parse(["ask", "model=random", word], ["ask"]).folders == (word,)
+
+
+@pytest.mark.parametrize(
+    "name", ["pi", "sin", "log", "area", "size", "rate", "date", "mean", "base", "name", "speed", "limit"]
+)
+def test_an_equation_is_held_against_the_options_of_ask_alone(name: str) -> None:
+    word = f"{name}=60km/hのとき"
+    line = parse(["ask", "model=random", word], VERBS, options_of)
+    refuse_other_options(line)
+    assert line.folders == (word,)
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("tempreature=0.5", "did you mean 'ask.temperature'?"),
+        ("modle=m", "did you mean 'model'"),
+        ("ask.foo=1", "unknown option 'ask.foo'"),
+        ("speed=3", "did you mean 'seed'"),
+        ("limit=3", "`limit=` is no option"),
+        ("task=3", "task= is suite="),
+    ],
+)
+def test_what_is_taken_for_an_option_has_a_way_to_be_a_question(word: str, said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)) as caught:
+        refuse_other_options(parse(["ask", "model=random", word], VERBS, options_of))
+    assert "in a question write a space before =" in str(caught.value)
+    spaced = word.replace("=", " =")
+    assert parse(["ask", "model=random", spaced], VERBS, options_of).folders == (spaced,)
 
 
 @pytest.mark.parametrize("word", ["ask.temprature=0", "tempratur=0", "a.b=1"])
@@ -238,6 +268,27 @@ def test_words_of_other_harnesses_are_one_message(line: str, said: str, fix: str
     with pytest.raises(InputError) as caught:
         parse(line.split(), VERBS)
     assert said in caught.value.what and (caught.value.fix or "").endswith(fix)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("ask model=m q --top_k 5 --max_tokens 5", "top_k= (no option of ask), --max_tokens is ask."),
+        ("ask model=m q do_sample=true chat=true", "suite.chat= (no option of ask)"),
+        ("--gen_kwargs temperature=0,top_k=5 ask model=m q", "ask.temperature= generation.top_k= (no option"),
+        ("leaderboard results --limit 5", "limit= (no option of leaderboard)"),
+        ("judge run=R --do_sample true", "(no option of judge)"),
+        ("--model_args pretrained=a/b,parallelize=True --tasks nli", "parallelize= (no option of run)"),
+        ("score run=R --limit 5", "--limit is limit="),
+        ("score completions=C suite=nli --limit 5 --seed 1", "--seed is seed= (no option of score)"),
+    ],
+)
+def test_the_command_that_is_offered_is_taken(line: str, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse(line.split(), VERBS, options_of)
+    assert said in caught.value.what
+    offered = (caught.value.fix or "").removeprefix("evalkit ").split()
+    refuse_other_options(parse(offered, VERBS, options_of))
 
 
 def test_habits_name_options_and_hide_none() -> None:

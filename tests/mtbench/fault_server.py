@@ -74,6 +74,8 @@ class FaultServer:
         # Faults of a test's own: status, headers and body (bytes as they are, else JSON).
         self.raw: dict[str, tuple[int, dict[str, str], Any]] = {}
         self.calls: list[str] = []
+        # Requests for the list of models.
+        self.looks = 0
         self.bodies: list[dict[str, Any]] = []
         self.paths: list[str] = []
         self.headers: dict[str, str] = {}
@@ -199,6 +201,7 @@ class FaultServer:
         return web.json_response(completion)
 
     async def _models(self, request: web.Request) -> web.Response:
+        self.looks += 1
         if self.key is not None and request.headers.get("Authorization") != f"Bearer {self.key}":
             return self._error(401, "invalid_api_key", f"Bad key: {request.headers.get('Authorization')}")
         if "models" in self.raw:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -193,10 +194,11 @@ def _leave_files(model: nn.Module) -> None:
     One of them keeps the pages of the whole file, those of the weights that are packed now too.
     """
     with suppress(OSError):
-        lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
-        spans = [line.split()[0].split("-") for line in lines if line.endswith(".safetensors")]
+        # A file has an inode. Its name tells nothing (in the hub's cache it is a hash) and may be no UTF-8.
+        lines = [line.split() for line in Path("/proc/self/maps").read_bytes().splitlines()]
+        spans = [line[0].split(b"-") for line in lines if line[4] != b"0"]
         mapped = [range(int(begin, 16), int(end, 16)) for begin, end in spans]
-        for weight in model.parameters():
+        for weight in chain(model.parameters(), model.buffers()):
             if any(weight.data_ptr() in span for span in mapped):
                 weight.data = weight.data.clone()
 

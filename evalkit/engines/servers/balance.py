@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ log = logging.getLogger(__name__)
 _FEW_RETRIES = 1
 # Seconds before a dead server is checked again; doubled each time it is still dead.
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 10.0, 300.0
+# Seconds a check may take, and the pause after one at which a server that answers did not tell what it is.
+_LONGEST_CHECK, _PAUSE = 30.0, 60.0
 
 
 class Server:
@@ -25,8 +28,11 @@ class Server:
         busy: requests in progress.
         dead: whether the last request could not reach it, or it is not the server it was.
         error: why.
-        changed: whether it answers and is not the server it was.
+        changed: whether it is not the server it was, until a check finds that it is again.
         checked: the absences it had when it was last found to be the same.
+        asked: the absences it had when it was last checked.
+        untold: when a check last did not tell what it is (the loop's time).
+        checking: held while it is checked.
     """
 
     def __init__(self, client: ApiClient) -> None:
@@ -36,6 +42,9 @@ class Server:
         self.error = ""
         self.changed = False
         self.checked = 0
+        self.asked = 0
+        self.untold = -math.inf
+        self.checking = asyncio.Lock()
         self._backoff = _FIRST_BACKOFF
         self._until = 0.0
 
@@ -54,6 +63,20 @@ class Server:
         waited = self._until <= asyncio.get_running_loop().time()
         return not self.dead or (waited and not self.busy)
 
+    def doubtful(self, reply: Reply) -> bool:
+        """Whether it must be checked before this answer is taken."""
+        if self.changed or reply.status == "api_error":
+            return False
+        over, now = self.client.absence.over, asyncio.get_running_loop().time()
+        # A server that was started anew may have a smaller context than before.
+        doubt = reply.status == "overflow" or over > self.checked
+        return doubt and (over > self.asked or now >= self.untold + _PAUSE)
+
+    @property
+    def refusal(self) -> Reply:
+        """What counts in place of an answer of another server."""
+        return Reply("api_error", error=self.error, reachable=False)
+
     def answered(self) -> None:
         """Records an answer."""
         if self.dead:
@@ -63,8 +86,11 @@ class Server:
     def failed(self, reply: Reply) -> None:
         """Records that it could not be reached, or is not the server it was."""
         self.dead, self.error = True, reply.error or self.error
-        self._until = asyncio.get_running_loop().time() + self._backoff
-        self._backoff = min(2 * self._backoff, _LONGEST_BACKOFF)
+        now = asyncio.get_running_loop().time()
+        # The requests in progress fail together.
+        if self._until <= now:
+            self._until = now + self._backoff
+            self._backoff = min(2 * self._backoff, _LONGEST_BACKOFF)
 
 
 class LoadBalancer:
@@ -129,25 +155,36 @@ class LoadBalancer:
         return failed
 
     async def _reply(self, server: Server, path: str, body: Mapping[str, Any]) -> Reply:
-        if server.dead and (problem := await self._problem(server, answered=False)) is not None:
-            return problem
+        if server.dead:
+            found = await self._identify(server)
+            if server.changed:
+                return server.refusal
+            if found is not None and not found.reachable:
+                return found
         reply = await server.client.request(path, body)
-        # A server that was started anew may have a smaller context than before.
-        if reply.status == "overflow" or server.client.absence.over > server.checked:
-            return await self._problem(server, answered=True) or reply
-        return reply
+        async with server.checking:
+            if server.doubtful(reply):
+                await self._identify(server)
+        return server.refusal if server.changed else reply
 
-    async def _problem(self, server: Server, *, answered: bool) -> Reply | None:
-        """Why the server may not be used; what it `answered` counts unless it is another server."""
+    async def _identify(self, server: Server) -> Reply | None:
+        """Checks a server and records what is found; the failed reply where it does not tell."""
         # It may be away and come back while it is checked.
-        over = server.client.absence.over
-        found = await self._check(server.client)
-        server.changed = isinstance(found, str)
-        if isinstance(found, str):
-            return Reply("api_error", error=found, reachable=False)
+        server.asked = over = server.client.absence.over
+        try:
+            async with asyncio.timeout(_LONGEST_CHECK):
+                found = await self._check(server.client)
+        except TimeoutError:
+            found = Reply("api_error")
         if found is None:
-            server.checked = over
-        return None if answered or found is None or found.reachable else found
+            server.changed, server.checked, server.untold = False, over, -math.inf
+        elif isinstance(found, str):
+            server.changed, server.error = True, found
+        else:
+            # One that was found to be another is that until a check says otherwise.
+            server.untold = asyncio.get_running_loop().time()
+            return found
+        return None
 
     def _next(self, tried: set[Server]) -> Server | None:
         waiting = [server for server in self.servers if server not in tried and server.available()]

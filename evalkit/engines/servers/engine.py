@@ -24,7 +24,7 @@ from evalkit.engines.servers.bodies import (
     template_arguments,
 )
 from evalkit.engines.servers.prompt_form import Form, choose_form
-from evalkit.engines.servers.server_facts import addresses, ask_facts, ask_servers, new_client, no_server
+from evalkit.engines.servers.server_facts import addresses, ask_servers, look, new_client, no_server
 from evalkit.services.ask_all import ask_all, streamed
 from evalkit.services.client import ApiClient
 from evalkit.services.replies import Reply, chat_body, completion_body
@@ -178,14 +178,20 @@ class ApiEngine(Engine):
     async def _check(self, client: ApiClient) -> Reply | str | None:
         """Whether a server serves the same model in the same way as before; see `LoadBalancer`."""
         before = self._facts
-        facts = await ask_facts(client, self._options, before.model)
+        # In one attempt by a client of its own: a list of models that fails is no absence.
+        facts = await look(self._options, client.service.base_url or "", before.model, retries=0)
         if isinstance(facts, Reply):
             return facts
-        if before.listed and not facts.listed:
-            return Reply("api_error")
+        untold = Reply("api_error", error="it does not tell what it serves")
+        if not facts.listed:
+            return untold
         if before.listed and facts.kind is not before.kind:
             return f"it was {before.kind.value} and is {facts.kind.value}"
-        if before.context is not None and facts.context is not None and facts.context < before.context:
+        if before.context is None:
+            return None
+        if facts.context is None:
+            return untold
+        if facts.context < before.context:
             return f"its context was {before.context} tokens and is now {facts.context}"
         return None
 

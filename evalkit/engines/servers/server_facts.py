@@ -275,11 +275,11 @@ def ask_servers(model: ModelConfig, options: EngineConfig) -> ServerFacts:
     found = addresses(options)
     name = model.name if model.served else None
 
-    async def look(put: Callable[[list[ServerFacts | Reply]], None]) -> None:
-        put(await _look(options, found, name))
+    async def ask(put: Callable[[list[ServerFacts | Reply]], None]) -> None:
+        put(await asyncio.gather(*(look(options, address, name) for address in found)))
 
     # In a thread of its own: a notebook has a loop already.
-    (answers,) = streamed(look)
+    (answers,) = streamed(ask)
     alive: list[tuple[str, ServerFacts]] = []
     problems: list[str] = []
     reachable = False
@@ -308,9 +308,9 @@ def ask_servers(model: ModelConfig, options: EngineConfig) -> ServerFacts:
     return replace(first, context=context, remarks=tuple(dict.fromkeys(remarks)))
 
 
-async def _look(options: EngineConfig, found: Sequence[str], name: str | None) -> list[ServerFacts | Reply]:
-    async def look(address: str) -> ServerFacts | Reply:
-        async with new_client(options, address, retries=min(_LOOK_RETRIES, options.retries)) as client:
-            return await ask_facts(client, options, name)
-
-    return list(await asyncio.gather(*(look(address) for address in found)))
+async def look(
+    options: EngineConfig, address: str, name: str | None, *, retries: int = _LOOK_RETRIES
+) -> ServerFacts | Reply:
+    """What the server at an address reports; see `ask_facts`."""
+    async with new_client(options, address, retries=min(retries, options.retries)) as client:
+        return await ask_facts(client, options, name)

@@ -59,12 +59,18 @@ def test_packed_layers_keep_one_weight_that_can_still_be_read(monkeypatch: pytes
 def test_what_stays_unpacked_does_not_keep_the_whole_file_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Neither a name without an ending, as in the hub's cache, nor one that is no UTF-8 hinders that."""
     from transformers import AutoModelForCausalLM
 
     def is_mapped() -> bool:
-        return f"{tmp_path}/llama/" in Path("/proc/self/maps").read_text()
+        return b"/blobs/" in Path("/proc/self/maps").read_bytes()
 
-    made = AutoModelForCausalLM.from_pretrained(save_model("llama", tmp_path / "llama"))
+    folder = save_model("llama", tmp_path / "モデル")
+    blobs = Path(os.fsdecode(os.fsencode(tmp_path) + "/モデル/blobs".encode("euc-jp")))
+    blobs.mkdir(parents=True)
+    (folder / "model.safetensors").rename(blobs / "0a1b")
+    (folder / "model.safetensors").symlink_to(blobs / "0a1b")
+    made = AutoModelForCausalLM.from_pretrained(folder)
     given = torch.arange(1, 9)[None]
     with torch.inference_mode():
         expected = made(given).logits

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -258,18 +259,25 @@ def test_a_server_that_comes_back_with_a_smaller_context_is_not_the_same(
     assert not any(record["over_context"] for record in records(tmp_path / fault).values())
 
 
-def test_an_answer_counts_where_the_server_does_not_tell_what_it_is(tmp_path: Path) -> None:
-    """After an absence its list of models fails: it may be the server that it was."""
+@pytest.mark.parametrize("when", ["later", "always", "no list"])
+def test_an_answer_counts_where_the_server_does_not_tell_what_it_is(when: str, tmp_path: Path) -> None:
+    """After an absence its list of models fails: it may be the server that it was. It is asked once."""
 
     def plan(text: str, attempt: int) -> str:
-        if server.attempts.total() < 2:
+        if server.attempts.total() != 2:
             return "ok"
-        server.raw["models"] = (500, {}, {"error": {"message": "?"}})
-        return "cut" if attempt == 0 else "ok"
+        if when == "later":
+            server.raw["models"] = broken
+        server.looks = 0
+        return "500"
 
+    broken = (500, {}, {"error": {"message": "?"}})
     with FaultServer(plan) as server:
         server.listed = {"id": "served", "owned_by": "sglang", "max_model_len": 4096}
-        assert run(tmp_path, [server], "suite.tasks=[mawps]", "engine.concurrency=1") == 0
+        server.listed = None if when == "no list" else server.listed
+        server.raw |= {"models": broken} if when == "always" else {}
+        words = ("suite.tasks=[mawps]", "engine.concurrency=1", "model.name=served")
+        assert run(tmp_path, [server], *words) == 0 and server.looks == 1
     assert len(records(tmp_path)) == 6
 
 
@@ -300,6 +308,62 @@ def test_only_another_server_loses_its_answer(found: Reply | str) -> None:
     reply, server = asyncio.run(ask())
     assert (reply.status == "ok") == isinstance(found, Reply)
     assert (server.changed, server.dead) == ((found == "it is smaller"),) * 2 and server.checked == 0
+
+
+class Checked:
+    """A balancer of one server, whose checks find what `found` says."""
+
+    def __init__(self, found: Reply | str | None) -> None:
+        self.found, self.checks, self.client = found, 0, StandIn()
+        self.balancer = LoadBalancer([cast(ApiClient, self.client)], retries=1, check=self.check)
+        (self.server,) = self.balancer.servers
+
+    async def check(self, _: object) -> Reply | str | None:
+        self.checks += 1
+        await asyncio.sleep(0)
+        return self.found
+
+    async def ask(self, times: int = 1) -> list[str]:
+        self.server._until = 0
+        replies = (self.balancer.ask("/completions", {}) for _ in range(times))
+        return [reply.error or reply.status for reply in await asyncio.gather(*replies)]
+
+
+def test_another_server_is_used_again_only_when_it_says_that_it_is_the_old_one() -> None:
+    async def ask() -> None:
+        checked = Checked("it is smaller")
+        assert await checked.ask(3) == ["it is smaller"] * 3 and checked.checks == 1
+        for untold in (Reply("api_error", error="HTTP 500"), Reply("api_error", reachable=False)):
+            checked.found = untold
+            assert await checked.ask() == ["it is smaller"] and checked.server.changed
+        checked.found = None
+        assert await checked.ask() == ["ok"] and not checked.server.changed
+
+    asyncio.run(ask())
+
+
+def test_a_server_that_does_not_tell_is_checked_again_after_a_while() -> None:
+    async def ask() -> None:
+        checked = Checked(Reply("api_error"))
+        for checks in (1, 1):
+            assert await checked.ask(20) == ["ok"] * 20 and checked.checks == checks
+        checked.client.absence.over += 1
+        assert await checked.ask(20) == ["ok"] * 20 and checked.checks == 2
+        checked.server.untold = -math.inf
+        checked.found = "it is smaller"
+        assert await checked.ask() == ["it is smaller"] and checked.checks == 3
+
+    asyncio.run(ask())
+
+
+def test_requests_that_fail_together_are_one_failure() -> None:
+    async def fail() -> float:
+        server = Server(cast(ApiClient, StandIn()))
+        for _ in range(64):
+            server.failed(Reply("api_error", reachable=False))
+        return server._until - asyncio.get_running_loop().time()
+
+    assert asyncio.run(fail()) == pytest.approx(10, abs=1)
 
 
 def test_an_absence_during_the_check_is_another_one() -> None:
