@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean, pstdev
 from typing import Any
 
 import numpy as np
@@ -310,24 +311,18 @@ def set_figures(answers: Mapping[str, Sequence[AnswerScore]]) -> dict[str, Any]:
             if aspect is not None:
                 values = [value.get(aspect, 0.0) for value in values]
             # The published sum is rounded after each question.
-            so_far = round(so_far + round(math.fsum(values) / len(values), 5) / len(questions), 5)
+            so_far = round(so_far + round(fmean(values), 5) / len(questions), 5)
         return so_far
 
-    score, score_std = _mean_and_std([math.fsum(trial) / len(trial) for trial in trials], 4)
-    length, length_std = _mean_and_std([one.length for scores in questions for one in scores], 1)
+    means = list(map(fmean, trials))
+    lengths = [one.length for scores in questions for one in scores]
     return {
-        "score": score,
-        "score_std": score_std,
-        "length": length,
-        "length_std": length_std,
+        "score": round(fmean(means), 4),
+        "score_std": round(pstdev(means), 4),
+        "length": round(fmean(lengths), 1),
+        "length_std": round(pstdev(lengths), 1),
         "helpfulness": total("helpfulness"),
         "average": total("score"),
         "fluency": {aspect: total("fluency", aspect) for aspect in aspects},
         "truthfulness": {aspect: total("truthfulness", aspect) for aspect in aspects},
     }
-
-
-def _mean_and_std(values: Sequence[float], digits: int) -> tuple[float, float]:
-    mean = math.fsum(values) / len(values)
-    std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
-    return round(mean, digits), round(std, digits)

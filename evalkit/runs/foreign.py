@@ -8,15 +8,24 @@ IFEval with `prompt` (a sample's input) and `response`; or llm-jp-eval's own res
 """
 
 import lzma
-import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 from evalkit.core.config import Config, PfgenConfig, PfgenMode, given_suite
 from evalkit.core.errors import InputError
-from evalkit.core.files import parse_rows, read_bytes, read_json, read_json_object, read_rows, text_field
+from evalkit.core.files import (
+    JsonObject,
+    parse_rows,
+    read_bytes,
+    read_json,
+    read_json_object,
+    read_rows,
+    text_field,
+)
 from evalkit.core.progress import Say
 from evalkit.core.reasons import Reason
 from evalkit.core.text import did_you_mean
@@ -34,13 +43,12 @@ from evalkit.scoring.pfgen import score_pfgen
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, score_tasks
 from evalkit.scoring.write import write_scored
 from evalkit.tasks.load import Task
-from evalkit.tasks.pfgen import answer_of, stop_strings
+from evalkit.tasks.pfgen import DATASET, MOST_TRIALS, answer_of, stop_strings
 from evalkit.tasks.spec import few_shot_counts, task_names
 
 GivenAnswers = dict[str, GivenAnswer]
 _SHOWN = 5
-# A set of answers to pfgen has a few megabytes; more than this is none. It is unpacked in pieces.
-_MOST_BYTES = 1 << 30
+# Answers are unpacked in pieces of this size, so that the line of a damaged place is known.
 _PIECE = 1 << 16
 
 
@@ -67,17 +75,28 @@ def score_completions(config: Config, *, say: Say) -> Results:
     suite = load_suite(asked, replace(config.data, limit=0), say=say, few_shots=False)
     for warning in suite.warnings:
         say(warning)
+    model, own, repeats = config.model.name if config.model else None, True, 1
     if asked.pfgen:
-        return _score_trials(config, suite, path, out)
-    completions = read_completions(path, suite.tasks)
-    answers, missing, gaps = _matched(
-        suite, completions, path, limit=sample_limit(config.data.limit), allow_missing=config.allow_missing
-    )
+        path = path / f"{DATASET}.jsonl" if path.is_dir() else path
+        config, model = _described(config, path.with_name("config.json"), model)
+        trials, own = read_trials(path, suite.tasks[0])
+        completions = {DATASET: trials}
+        repeats = max((int(key.rpartition("/")[2]) for key in trials), default=1)
+    else:
+        completions = read_completions(path, suite.tasks)
+    answers, missing, gaps = _matched(suite, completions, path, repeats, config)
     counts = few_shot_counts(suite_specs(asked), asked.num_few_shots, config.num_few_shots)
     counts = {answer.spec.name: counts[answer.spec.name] for answer in answers}
     regrading = Regrading.of(config.reasoning, config.model, {})
     answers = [replace(task, completions=regrading.given(task)) for task in answers]
-    scored = score_tasks(answers, config.protocol, config.metrics, offline=config.data.offline)
+    details: dict[str, Any] = {}
+    if asked.pfgen:
+        cut = partial(answer_of, mode=config.pfgen.mode, stop=stop_strings(config.pfgen.mode))
+        scored, details = score_pfgen(
+            suite.questions, answers[0], config.metrics.resamples, cut if own else None
+        )
+    else:
+        scored = score_tasks(answers, config.protocol, config.metrics, offline=config.data.offline)
     found = [*regrading.warnings(), *thought_warnings(scored)]
     for warning in found:
         say(shown(warning))
@@ -89,9 +108,10 @@ def score_completions(config: Config, *, say: Say) -> Results:
         gaps=gaps,
         reasons=suite.reasons,
         run={
+            **details,
             "completions": str(path),
             "suite": suite.name,
-            "model": config.model.name if config.model else None,
+            "model": model,
             "samples": sum(len(answer.samples) for answer in answers),
             "datasets": {task.name: task.facts for task in suite.tasks},
             "warnings": [*suite.warnings, *found],
@@ -118,36 +138,36 @@ def _matched(
     suite: LoadedSuite,
     completions: Mapping[str, Mapping[str, GivenAnswer]],
     path: Path,
-    *,
-    limit: int,
-    allow_missing: bool,
+    repeats: int,
+    config: Config,
 ) -> tuple[list[TaskAnswers], dict[str, str], dict[str, str]]:
     """What can be scored; the datasets that cannot, with the reason; those that lack samples."""
     answers: list[TaskAnswers] = []
     missing: dict[str, str] = {}
     gaps: dict[str, str] = {}
     for task in suite.tasks:
-        wanted = replace(task, samples=task.samples[:limit] if limit else task.samples)
         given = completions.get(task.name, {})
-        lacking = missing_ids(wanted, given)
-        if lacking and not allow_missing:
-            whole = len(lacking) == len(wanted.samples)
-            raise InputError(
-                f"there are no completions for {task.name}"
-                if whole
-                else f"samples without completion: {listed(lacking)}",
-                where=f"completions={path}",
-                fix="add them, or score what is there: allow_missing=true",
-            )
-        if len(lacking) == len(wanted.samples):
+        samples = task.samples[: sample_limit(config.data.limit) or None]
+        asked = {key: sample for sample in samples for key in task.spec.ids(sample.id, repeats)}
+        lacking = [key for key in asked if key not in given]
+        if lacking and not config.allow_missing:
+            what, where = f"there are no completions for {task.name}", f"completions={path}"
+            if len(lacking) < len(asked):
+                first = asked[lacking[0]]
+                what = f"samples without completion: {listed(lacking)}; {first.id} asks {first.input[:60]!r}"
+                # The line of the last answer to the same question, else the file's last.
+                near = [key for key in given if asked.get(key) is first] or list(given)
+                where = given[near[-1]].place or where
+            raise InputError(what, where=where, fix="add them, or score what is there: allow_missing=true")
+        if len(lacking) == len(asked):
             missing[task.name] = "there are no completions"
             continue
         if lacking:
             gaps[task.name] = Reason(
-                "{n} of {all} samples have no completion", n=len(lacking), all=len(wanted.samples)
+                "{n} of {all} samples have no completion", n=len(lacking), all=len(asked)
             )
-        present = [sample for sample in wanted.samples if sample.id in given]
-        answers.append(TaskAnswers(task.spec, present, given))
+        present = dict.fromkeys(sample for key, sample in asked.items() if key in given)
+        answers.append(TaskAnswers(task.spec, list(present), given, repeats))
     if not answers:
         raise InputError("none of the suite's samples has a completion", where=f"completions={path}")
     return answers, missing, gaps
@@ -189,11 +209,6 @@ def read_completions(path: Path, tasks: Sequence[Task]) -> dict[str, GivenAnswer
     return {name: _aligned(rows, by_name[name], path) for name, rows in outputs.items() if name in by_name}
 
 
-def missing_ids(task: Task, answers: Mapping[str, GivenAnswer]) -> list[str]:
-    """The ids of a task's samples that have no completion, in order."""
-    return [sample.id for sample in task.samples if sample.id not in answers]
-
-
 def listed(names: Sequence[str]) -> str:
     """The first few of many names, and how many there are."""
     shown = ", ".join(names[:_SHOWN])
@@ -211,11 +226,15 @@ def _check_datasets(names: Sequence[str] | Mapping[str, Any], suite: Mapping[str
 
 
 def _read_jsonl(path: Path, task: Task) -> GivenAnswers:
-    known = {sample.id for sample in task.samples}
+    ids = {sample.id for sample in task.samples}
+    return _by_id(read_rows(path, mend=True), task, ids)
+
+
+def _by_id(rows: Iterable[tuple[str, JsonObject]], task: Task, ids: Container[str]) -> GivenAnswers:
     asked = {sample.input: sample.id for sample in task.samples}
     answers: GivenAnswers = {}
-    extra: list[str] = []
-    for where, row in read_rows(path, mend=True):
+    extra: dict[str, str] = {}
+    for where, row in rows:
         if "id" not in row and "prompt" in row:
             prompt = text_field(row, "prompt", where)
             sample = asked.get(prompt, prompt)
@@ -225,14 +244,14 @@ def _read_jsonl(path: Path, task: Task) -> GivenAnswers:
             sample, completion = text_field(row, "id", where), text_field(row, "completion", where)
         if sample in answers:
             raise InputError(f"the id {sample} is there twice", where=where)
-        if sample not in known:
-            extra.append(sample)
+        if sample not in ids:
+            extra[sample] = where
             continue
-        answers[sample] = GivenAnswer(completion, finish_reason(row, where))
+        answers[sample] = GivenAnswer(completion, finish_reason(row, where), place=where)
     if extra:
         raise InputError(
-            f"{task.name} has no sample with the id {listed(extra)}",
-            where=path,
+            f"{task.name} has no sample with the id {listed(list(extra))}",
+            where=next(iter(extra.values())),
             fix="the ids are those of: evalkit prompts",
         )
     return answers
@@ -294,109 +313,53 @@ def _aligned(rows: Sequence[Any], task: Task, path: Path) -> GivenAnswers:
 # --- pfgen ---------------------------------------------------------------------------------------
 
 
-def _score_trials(config: Config, suite: LoadedSuite, path: Path, out: RunDirectory) -> Results:
-    (task,), limit = suite.tasks, sample_limit(config.data.limit)
-    path = path / f"{task.name}.jsonl" if path.is_dir() else path
-    config, model = _described(config, path.with_name("config.json"))
-    found, places, trials_known = read_trials(path, task, config.pfgen.mode)
-    last = max(int(key.partition("/")[2]) for key in found)
-    keys = [key for sample in task.samples[: limit or None] for key in task.spec.ids(sample.id, last)]
-    answers = {key: found[key] for key in keys if key in found}
-    lacking = [key for key in keys if key not in found]
-    if not answers or (lacking and not config.allow_missing):
-        name = lacking[0].partition("/")[0]
-        asked = next(sample.input for sample in task.samples if sample.id == name)
-        own = [place for key, place in places.items() if key.startswith(f"{name}/")]
-        number = f"{len(own)} of {last} answers" if own else "no answer"
-        raise InputError(
-            f"answers are missing: {listed(lacking)}; question {name} ({asked}) has {number}",
-            where=(own or list(places.values()))[-1],
-            fix="add what is missing, or score what is there: allow_missing=true",
-        )
-    missing = Reason("{n} of {all} answers are missing", n=len(lacking), all=len(keys))
-    scored, details = score_pfgen(
-        suite.questions, answers, config.metrics.resamples, trials_known=trials_known
-    )
-    results = summarise(
-        [scored],
-        protocol_record(config),
-        reasons=[missing] if lacking else [],
-        run={
-            "completions": str(path),
-            "suite": suite.name,
-            "model": config.model.name if config.model else model,
-            "samples": len(scored.samples),
-            "datasets": {task.name: task.facts},
-            task.name: details,
-            "warnings": [],
-        },
-    )
-    with out:
-        write_scored(out, [scored], results, config.export)
-    return results
-
-
-def _described(config: Config, path: Path) -> tuple[Config, str | None]:
+def _described(config: Config, path: Path, model: str | None) -> tuple[Config, str | None]:
     """The options with the mode, and the model's name, as config.json beside published answers says."""
     row = read_json_object(path, "the set's configuration") if path.exists() else {}
-    model, mode = (text_field(row, key, str(path)) if key in row else None for key in ("model", "mode"))
-    if mode is None:
-        return config, model
-    modes = [config.pfgen.mode] if "pfgen.mode" in config.given else list(PfgenMode)
-    if mode not in (known := [one.value for one in modes]):
-        raise InputError(
-            f"the answers are of mode {mode}, not {' or '.join(known)}",
-            where=f"{path}, field mode",
-            fix="correct it, or leave out pfgen.mode=",
-        )
-    return replace(config, pfgen=PfgenConfig(PfgenMode(mode))), model
+    named, mode = (text_field(row, key, str(path)) if key in row else None for key in ("model", "mode"))
+    if mode is not None:
+        given = [config.pfgen.mode] if "pfgen.mode" in config.given else PfgenMode
+        if mode not in (known := [one.value for one in given]):
+            raise InputError(
+                f"the answers are of mode {mode}, not {' or '.join(known)}",
+                where=f"{path}, field mode",
+                fix="correct it, or leave out pfgen.mode=",
+            )
+        config = replace(config, pfgen=PfgenConfig(PfgenMode(mode)))
+    return config, model or named
 
 
-def read_trials(path: Path, task: Task, mode: PfgenMode) -> tuple[GivenAnswers, dict[str, str], bool]:
+def read_trials(path: Path, task: Task) -> tuple[GivenAnswers, bool]:
     """Answers to pfgen: a published `trials.jsonl` or `trials.jsonl.xz`, or a file of evalkit's own form.
 
     Args:
         path: the file; its first line tells the form. Lines of a published set have `question` and `answer`;
-            those of evalkit's form `id`, `completion`, from which the answer is cut, and maybe
-            `finish_reason`.
+            those of evalkit's form `id`, `completion`, and maybe `finish_reason`.
         task: the dataset, with all its questions.
-        mode: how the answers were asked for.
 
     Returns:
-        The answers and their lines by question and trial (`Q01/1`), and whether the trials are known: a
-        published set is sorted, and there the i-th answers of all questions are no trial.
+        The answers by question and trial (`Q01/1`), and whether the form is evalkit's: a published set is
+        sorted, and there the i-th answers of all questions are no trial.
 
     Raises:
-        InputError: no answers, a question that is none of the benchmark's, an answer that is there twice, a
-            line that is not as expected, or an xz file that is damaged or cut short.
+        InputError: a question that is none of the benchmark's, an answer that is there twice, a line that is
+            not as expected, or an xz file that is damaged or cut short.
     """
-    ids = {sample.input: sample.id for sample in task.samples}
-    numbers = dict.fromkeys(ids.values(), 0)
+    rows = list(parse_rows(_content(path), str(path), mend=True))
+    if rows and "id" in rows[0][1]:
+        ids = {key for sample in task.samples for key in task.spec.ids(sample.id, MOST_TRIALS)}
+        return _by_id(rows, task, ids), True
+    names = {sample.input: sample.id for sample in task.samples}
+    trials = Counter[str]()
     answers: GivenAnswers = {}
-    places: dict[str, str] = {}
-    own = False
-    for place, row in parse_rows(_content(path), str(path), mend=True):
-        own = own if answers else "id" in row
-        if own:
-            key = text_field(row, "id", place)
-            if not re.fullmatch(r"[^/]+/[1-9]\d{0,4}", key, re.ASCII) or key.partition("/")[0] not in numbers:
-                fix = f"{min(numbers)}/1 to {max(numbers)}/TRIALS"
-                raise InputError(f"no id of pfgen: {key!r}", where=f"{place}, field id", fix=fix)
-            text = answer_of(text_field(row, "completion", place), mode, stop_strings(mode))
-        else:
-            asked, text = (text_field(row, name, place) for name in ("question", "answer"))
-            if asked not in ids:
-                what = f"no question of pfgen: {asked!r}{did_you_mean(asked, ids)}"
-                raise InputError(what, where=f"{place}, field question")
-            numbers[ids[asked]] += 1
-            key = f"{ids[asked]}/{numbers[ids[asked]]}"
-        if key in answers:
-            raise InputError(f"the id {key} is there twice", where=place)
-        answers[key] = GivenAnswer(text, finish_reason(row, place) if own else None)
-        places[key] = place
-    if not answers:
-        raise InputError("there are no answers", where=path)
-    return answers, places, own
+    for place, row in rows:
+        asked, text = (text_field(row, key, place) for key in ("question", "answer"))
+        if asked not in names:
+            what = f"no question of pfgen: {asked!r}{did_you_mean(asked, names)}"
+            raise InputError(what, where=f"{place}, field question")
+        trials[asked] += 1
+        answers[f"{names[asked]}/{trials[asked]}"] = GivenAnswer(text, place=place)
+    return answers, False
 
 
 def _content(path: Path) -> bytes:
@@ -406,7 +369,6 @@ def _content(path: Path) -> bytes:
         return data
     content, stream = bytearray(), lzma.LZMADecompressor(lzma.FORMAT_XZ)
     try:
-        # In pieces, so that the line of a damaged place is known.
         while data or not stream.eof:
             if stream.eof:
                 # `lzma.open` takes a damaged second stream for the end.
@@ -415,8 +377,6 @@ def _content(path: Path) -> bytes:
             if stream.needs_input and not piece:
                 raise EOFError
             content += piece
-            if len(content) > _MOST_BYTES:
-                raise InputError(f"it unpacks to more than {_MOST_BYTES >> 20} MiB", where=path)
             data = stream.unused_data.lstrip(b"\0")
     except (EOFError, lzma.LZMAError) as error:
         problem = "it is cut short" if isinstance(error, EOFError) else f"it is damaged ({error})"

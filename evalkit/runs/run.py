@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -318,14 +319,8 @@ def _scored(
             "the run does not say how pfgen was asked: its environment.json is lost",
             fix="run the same command again",
         )
-    mode, stop = PfgenMode(made["mode"]), made["stop"]
-    given = {
-        key: replace(answer, text=answer_of(answer.text, mode, stop))
-        for task in answers
-        for key, answer in task.completions.items()
-    }
-    scores, details = score_pfgen(suite.questions, given, metrics.resamples, trials_known=True)
-    return [scores], {PFGEN: details}
+    cut = partial(answer_of, mode=PfgenMode(made["mode"]), stop=made["stop"])
+    return score_pfgen(suite.questions, answers[0], metrics.resamples, cut)
 
 
 def score_run(

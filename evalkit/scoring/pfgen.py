@@ -1,13 +1,14 @@
 """Answers to the questions of pfgen -> scores of answers, questions and the set, with intervals."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from evalkit.core.types import Sample, Score
-from evalkit.metrics import intervals as statistics
+from evalkit.core.types import Score
+from evalkit.metrics import intervals
 from evalkit.metrics.pfgen import (
     FIGURES,
     VERSION,
@@ -18,8 +19,7 @@ from evalkit.metrics.pfgen import (
     tables_of,
 )
 from evalkit.records.results import Figure
-from evalkit.scoring.scores import GivenAnswer, Measured, TaskScores, answer_rates
-from evalkit.tasks.pfgen import SPEC
+from evalkit.scoring.scores import GivenAnswer, Measured, TaskAnswers, TaskScores, answer_rates
 
 # The score of the published ground truth, which no scale ends at.
 GROUND_TRUTH = 1.05
@@ -29,84 +29,88 @@ _STATUS = {"length": "cut_off", "error": "failed"}
 
 def score_pfgen(
     questions: Sequence[PfgenQuestion],
-    answers: Mapping[str, GivenAnswer],
+    answers: TaskAnswers,
     resamples: int,
-    *,
-    trials_known: bool,
-) -> tuple[TaskScores, dict[str, Any]]:
+    cut: Callable[[str], str] | None,
+) -> tuple[list[TaskScores], dict[str, Any]]:
     """Scores answers to one or more questions.
 
     Args:
-        questions: those of the benchmark; one without answers is left out.
-        answers: by question and trial (`Q01/1`), as `evalkit.tasks.pfgen.answer_of` gives them.
+        questions: those of the benchmark.
+        answers: by question and trial (`Q01/1`); a question without answers is left out.
         resamples: of the bootstrap.
-        trials_known: the answers of one number are a trial, and trials are resampled; else answers within
-            questions, as also where a trial lacks answers.
+        cut: takes the answer out of a completion. None: a published set, whose answers are cut and whose
+            trials are not known. There, and where a trial lacks answers, not trials but answers within
+            questions are resampled.
 
     Returns:
-        A score for each question, with one for each answer in its `repeats`; and for the section `run` of the
-        result the published figures, those of aspects and categories, and what the spread consists of.
+        The scores of the only dataset; and what the section `run` of the result says of it: the published
+        figures, those of aspects and categories, and what the spread consists of.
     """
-    trials: dict[str, list[str]] = {one.id: [] for one in questions}
-    for key in sorted(answers, key=lambda key: int(key.partition("/")[2])):
-        name, _, trial = key.partition("/")
-        trials[name].append(trial)
-    questions = [one for one in questions if trials[one.id]]
-    given = {one.id: [answers[f"{one.id}/{trial}"] for trial in trials[one.id]] for one in questions}
+    known = {one.id: one for one in questions}
+    given = {sample: _answers_to(sample.id, answers, cut) for sample in answers.samples}
+    given = {sample: own for sample, own in given.items() if own}
     scored = {
-        one.id: score_answers(one, tables_of(one), [answer.text for answer in given[one.id]])
-        for one in questions
+        sample.id: score_answers(one := known[sample.id], tables_of(one), [a.text for a in own.values()])
+        for sample, own in given.items()
     }
     values = [np.array([answer.values for answer in found]) for found in scored.values()]
-    trials_known &= all(trials[one.id] == trials[questions[0].id] for one in questions)
+    means = [[fmean(column) for column in of_question.T] for of_question in values]
+    trials_known = cut is not None and len({tuple(own) for own in given.values()}) == 1
     shares = None
     if len(set(map(len, values))) == 1:
-        shares = statistics.variance_shares(np.stack(values)[:, :, 0], trials_known=trials_known)
+        shares = intervals.variance_shares(np.stack(values)[:, :, 0], trials_known=trials_known)
     if trials_known:
-        distribution = statistics.resampled_two_ways(np.stack(values), resamples)
+        distribution = intervals.resampled_two_ways(np.stack(values), resamples)
     else:
-        distribution = statistics.resampled_within(values, resamples)
+        distribution = intervals.resampled_within(values, resamples)
     published = set_figures(scored)
     aspects = {part: published.pop(part) for part in ("fluency", "truthfulness")}
-    columns = zip(*(rows.mean(axis=0) for rows in values), strict=True)
-    means = [math.fsum(column) / len(values) for column in columns]
-    # The protocol adds up rounded parts, and so its parts differ from plain means in the fifth digit.
-    means[1:3] = [round(math.fsum(part.values()), 5) for part in aspects.values()]
-    means[3] = published["helpfulness"]
+    # The protocol adds up rounded parts, which differ from plain means in the fifth digit.
+    parts = {part: round(sum(own.values()), 5) for part, own in aspects.items()}
+    parts["helpfulness"] = published["helpfulness"]
     measured = {}
-    for name, mean, resampled in zip(FIGURES, means, distribution.T, strict=True):
-        spread = statistics.of_statistic(mean, resampled, len(values))
-        figure = Figure(mean, len(values), spread.error, spread.interval, VERSION)
+    for name, column, resampled in zip(FIGURES, zip(*means, strict=True), distribution.T, strict=True):
+        value = parts.get(name, fmean(column))
+        spread = intervals.of_statistic(value, resampled, len(values))
+        figure = Figure(value, len(values), spread.error, spread.interval, VERSION)
         measured[name] = Measured(figure, spread.carried)
-    rows = tuple(_question(name, trials[name], given[name], found) for name, found in scored.items())
     categories: dict[str, list[float]] = {}
-    for one, found in zip(questions, values, strict=True):
-        categories.setdefault(one.category, []).append(math.fsum(found[:, 0]) / len(found))
+    for name, (score, *_) in zip(scored, means, strict=True):
+        categories.setdefault(known[name].category, []).append(score)
     details = {
         "trials": min(map(len, values)),
         "aspects": aspects,
-        "categories": {name: math.fsum(own) / len(own) for name, own in categories.items()},
+        "categories": {name: fmean(scores) for name, scores in categories.items()},
         "published": published,
         "resampled": "questions and trials" if trials_known else "questions, and answers within questions",
         "variance": shares,
         "ground_truth": GROUND_TRUTH,
     }
-    every = [answer for of_question in given.values() for answer in of_question]
-    rates = answer_rates(SPEC, every, [answer.text for answer in every], list(FIGURES), len(questions))
-    samples = tuple(Sample(one.id, one.text, "") for one in questions)
-    return TaskScores(SPEC, samples, rows, measured, rates, ()), details
+    every = [answer for own in given.values() for answer in own.values()]
+    rates = answer_rates(answers.spec, every, [answer.text for answer in every], FIGURES, len(given))
+    rows = tuple(map(_question, scored, given.values(), scored.values(), means))
+    return [TaskScores(answers.spec, tuple(given), rows, measured, rates, ())], {answers.spec.name: details}
+
+
+def _answers_to(
+    question: str, answers: TaskAnswers, cut: Callable[[str], str] | None
+) -> dict[str, GivenAnswer]:
+    """By trial."""
+    found = {}
+    for key in answers.spec.ids(question, answers.repeats):
+        if (answer := answers.completions.get(key)) is not None:
+            found[key.rpartition("/")[2]] = replace(answer, text=cut(answer.text)) if cut else answer
+    return found
 
 
 def _question(
-    name: str, trials: Sequence[str], answers: Sequence[GivenAnswer], scores: Sequence[AnswerScore]
+    name: str, given: Mapping[str, GivenAnswer], scores: Sequence[AnswerScore], means: Sequence[float]
 ) -> Score:
     repeats = []
-    for trial, given, score in zip(trials, answers, scores, strict=True):
-        status = given.status or _STATUS.get(given.finish_reason or "") or (None if given.text else "empty")
+    for (trial, answer), score in zip(given.items(), scores, strict=True):
+        status = _STATUS.get(answer.finish_reason or "", None if answer.text else "empty")
         values: dict[str, float | None] = dict(zip(FIGURES, score.values, strict=True))
-        repeats.append(
-            Score(f"{name}/{trial}", given.text, values, status, given.thought, missing=score.missing)
-        )
-    columns = zip(*(score.values for score in scores), strict=True)
-    means = [math.fsum(column) / len(scores) for column in columns]
+        of_one = Score(f"{name}/{trial}", answer.text, values, answer.status or status, answer.thought)
+        repeats.append(replace(of_one, missing=score.missing))
     return Score(name, repeats[0].prediction, dict(zip(FIGURES, means, strict=True)), repeats=tuple(repeats))

@@ -8,7 +8,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 
@@ -57,6 +57,7 @@ class GivenAnswer:
         status: what became of the answer; None: it was not split from a thought.
         thought_tokens: None: not split, or not counted.
         thought: only where it is not the one in the run's record.
+        place: where it was read (`file, line n`), for messages; empty: nowhere.
     """
 
     text: str
@@ -64,6 +65,7 @@ class GivenAnswer:
     status: str | None = None
     thought_tokens: int | None = None
     thought: str | None = None
+    place: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)

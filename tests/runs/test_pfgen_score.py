@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from evalkit.__main__ import main
-from evalkit.core.config import PfgenMode
 from evalkit.core.durable import read_log
 from evalkit.records.results import Results, read_results
 from evalkit.runs.foreign import read_trials
@@ -120,22 +119,26 @@ def test_bad_answers_are_one_message_with_the_line_and_nothing_is_written(
         # What follows a whole stream is not its end.
         (xz, packed + packed[:30], (f"{xz}, line ", "it is cut short")),
         (xz, packed + b"garbage", (f"{xz}, line ", "not a whole xz file")),
-        (xz, lzma.compress(b""), ("there are no answers",)),
+        (xz, lzma.compress(b""), ("there are no completions for pfgen",)),
         (file, lines([*rows, ("質問7？", "は")]), (f"{file}, line 13", "no question of pfgen: '質問7？'")),
-        (file, lines(rows[2:]), (f"{file}, line 10", "question Q01 (質問1？) has no answer")),
-        (file, lines(rows[:-1]), (f"{file}, line 11", "question Q06 (質問6？) has 1 of 2 answers")),
+        (file, lines(rows[2:]), (f"{file}, line 10", "Q01/1, Q01/2; Q01 asks '質問1？'")),
+        (file, lines(rows[:-1]), (f"{file}, line 11", "Q06/2; Q06 asks '質問6？'")),
         (file, lines(rows)[:-30], (f"{file}, line 12", "not JSON")),
         (
             file,
             b'{"question": "\xe8\xb3\xaa\xe5\x95\x8f1\xef\xbc\x9f"}\n',
             (f"{file}, line 1, field answer",),
         ),
-        (file, b"\n", (str(file), "there are no answers")),
-        (own(tmp_path / "lacking", IDS[:-1]), None, ("pfgen.jsonl, line 12", "answers are missing: Q06/3")),
+        (file, b"\n", (str(file), "there are no completions for pfgen")),
+        (
+            own(tmp_path / "lacking", IDS[:-1]),
+            None,
+            ("pfgen.jsonl, line 12", "completion: Q06/3"),
+        ),
         (own(tmp_path / "twice", [*IDS, "Q01/1"]), None, ("line 19", "the id Q01/1 is there twice")),
-        (own(tmp_path / "unknown", [*IDS, "Q07/1"]), None, ("line 19", "no id of pfgen: 'Q07/1'")),
-        (own(tmp_path / "zero", [*IDS, "Q01/0"]), None, ("line 19", "no id of pfgen: 'Q01/0'")),
-        (own(tmp_path / "empty", []), None, ("there are no answers",)),
+        (own(tmp_path / "unknown", [*IDS, "Q07/1"]), None, ("line 19", "no sample with the id Q07/1")),
+        (own(tmp_path / "zero", [*IDS, "Q01/0"]), None, ("line 19", "no sample with the id Q01/0")),
+        (own(tmp_path / "empty", []), None, ("there are no completions for pfgen",)),
         (tmp_path / "nowhere.jsonl", None, ("cannot read the answers",)),
         (
             published(tmp_path / "mode", mode="poem"),
@@ -161,8 +164,8 @@ def test_answers_are_read_packed_and_plain_from_a_file_or_a_folder(tmp_path: Pat
     plain.write_bytes(b"".join(rows))
     packed.write_bytes(lzma.compress(b"".join(rows[:5])) + lzma.compress(b"".join(rows[5:])))
     task = Task(SPEC, POOL, POOL, {})
-    (one, lines, known), (two, _, _) = (read_trials(path, task, PfgenMode.qa) for path in (packed, plain))
-    assert one == two and not known and list(one)[:2] == list(lines)[:2] == ["Q01/1", "Q01/2"]
+    (one, of_evalkit), (two, _) = (read_trials(path, task) for path in (packed, plain))
+    assert one == two and not of_evalkit and list(one)[:2] == ["Q01/1", "Q01/2"]
     assert score(plain, tmp_path / "out").run["model"] == "llm-jp/m"
     (plain.parent / "config.json").unlink()
     unnamed = score(plain, tmp_path / "unnamed", "pfgen.mode=chat")
@@ -176,7 +179,7 @@ def test_answers_are_read_packed_and_plain_from_a_file_or_a_folder(tmp_path: Pat
 
 def test_missing_answers_make_a_partial_result(tmp_path: Path) -> None:
     results = score(own(tmp_path / "lacking", IDS[:-1]), tmp_path / "out", "allow_missing=true")
-    assert results.partial.partial and "1 of 18 answers are missing" in str(results.partial.reasons)
+    assert results.partial.partial and "1 of 18 samples have no completion" in str(results.partial.reasons)
     assert results.run["pfgen"]["resampled"] == "questions, and answers within questions"
     # Each answer keeps the number of its trial, and trials that lack other questions are no whole ones.
     score(
@@ -199,7 +202,7 @@ def test_unequal_published_answers_make_a_partial_result(tmp_path: Path) -> None
     rows = [(question.text, "は") for question in QUESTIONS for _ in range(2)]
     (tmp_path / "trials.jsonl").write_bytes(lines(rows[2:-1]))
     results = score(tmp_path / "trials.jsonl", tmp_path / "out", "allow_missing=true")
-    assert results.partial.partial and "3 of 12 answers are missing" in str(results.partial.reasons)
+    assert results.partial.partial and "3 of 12 samples have no completion" in str(results.partial.reasons)
     assert (results.run["samples"], results.run["pfgen"]["trials"]) == (5, 1)
 
 
@@ -208,5 +211,5 @@ def test_a_published_set_is_read_as_it_is(mirror: Path) -> None:
     folder = mirror / "pfgen"
     pool = read_pool(folder / "data" / "questions.jsonl")
     path = folder / "published" / "llm-jp-3-1.8b-instruct" / "7b08b08" / "trials.jsonl.xz"
-    answers, _, _ = read_trials(path, Task(SPEC, pool, pool, {}), PfgenMode.qa)
+    answers, _ = read_trials(path, Task(SPEC, pool, pool, {}))
     assert set(answers) == {f"{one.id}/{trial}" for one in pool for trial in range(1, 101)}
