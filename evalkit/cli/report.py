@@ -12,7 +12,12 @@ from evalkit.core.errors import InputError
 from evalkit.core.text import command
 from evalkit.core.words import shown, t
 from evalkit.leaderboard.card import has_row
-from evalkit.leaderboard.runs import coverage_differences, data_differences, option_differences
+from evalkit.leaderboard.runs import (
+    counting_metric,
+    coverage_differences,
+    data_differences,
+    option_differences,
+)
 from evalkit.metrics.repeats import single_name
 from evalkit.records.environment import read_timings
 from evalkit.records.results import (
@@ -92,11 +97,8 @@ def _to_look_at(results: Results, folder: Path) -> Iterator[str]:
 
 
 def _half_width(results: Results, dataset: str) -> float | None:
-    """Half of the interval of the metric that counts, else of the first one."""
-    metrics = results.datasets[dataset].metrics
-    counts = load_spec(dataset).counts if dataset in task_names() else None
-    counts = results.named(counts)
-    metric = counts if counts in metrics else next(iter(metrics), None)
+    """Half of the interval of the metric that counts."""
+    metric = counting_metric(dataset, results)
     interval = results.scores[f"{dataset}_{metric}"].ci95 if metric else None
     return None if interval is None else (interval[1] - interval[0]) / 2
 

@@ -406,6 +406,11 @@ class CometConfig:
     device: str = option("auto", "COMET: auto, cpu, cuda, cuda:1")
     dtype: Dtype = option(Dtype.float32, "COMET: the precision")
 
+    @property
+    def precision(self) -> Dtype:
+        """The type that is taken: `auto` is that of the published scores."""
+        return Dtype.float32 if self.dtype is Dtype.auto else self.dtype
+
 
 @dataclass
 class MetricsConfig:

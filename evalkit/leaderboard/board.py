@@ -117,6 +117,7 @@ def _add_mt_bench(rows: list[BoardRow], bench: JudgedRun) -> None:
             row,
             mt_bench={column: figures[column] for column in MT_BENCH_COLUMNS if column in figures},
             mt_bench_rules=bench.rules,
+            lasting_rules=row.lasting_rules or bench.lasting_rules,
             mt_bench_run=bench,
             reasons=(*row.reasons, *reasons),
             remarks=(*row.remarks, *(remarks if row.run is None else ())),

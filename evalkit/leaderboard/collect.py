@@ -10,7 +10,7 @@ from evalkit.core.durable import read_checked_json, read_log
 from evalkit.core.errors import InputError
 from evalkit.core.reasons import Reason, with_sentences
 from evalkit.leaderboard.join import LeftOut, join_runs
-from evalkit.leaderboard.runs import FinishedRun, JudgedRun, contested, short_hash
+from evalkit.leaderboard.runs import FinishedRun, JudgedRun, contested
 from evalkit.mtbench.model_tables import with_own_intervals
 from evalkit.records.results import Results, read_results
 from evalkit.records.run_folder import RESULTS, RunDirectory, run_folders
@@ -50,7 +50,8 @@ def collect(places: Sequence[Path]) -> Collection:
         for folder in run_folders(place, seen, found.unreadable):
             _add(found, folder)
     _drop_copies(found)
-    found.mt_bench = _told_apart(found.mt_bench)
+    apart = contested([run.rules for run in found.mt_bench], [run.facts for run in found.mt_bench])
+    found.mt_bench = [run.marked(one) for run, one in zip(found.mt_bench, apart, strict=True)]
     return found
 
 
@@ -137,15 +138,6 @@ def _drop_copies(found: Collection) -> None:
         else:
             kept[key] = run
     found.runs = list(kept.values())
-
-
-def _told_apart(runs: Sequence[JudgedRun]) -> list[JudgedRun]:
-    """The runs; where presets, or the ways of asking, differ under the same rules, these have a hash."""
-    marked = []
-    for run, apart in zip(runs, contested([r.rules for r in runs], [r.facts for r in runs]), strict=True):
-        mark = f" {preset[:8]}" if (preset := apart.pop("preset", None)) is not None else ""
-        marked.append(replace(run, mark=mark, asked=f" {short_hash(apart)}" if apart else ""))
-    return marked
 
 
 def find_run(place: Path) -> FinishedRun:

@@ -284,7 +284,7 @@ def _by_series(rows: Sequence[BoardRow]) -> dict[tuple[str, str], list[tuple[int
     for row in rows:
         point = checkpoint_of(row.run) if row.run else None
         series, step = (point.series, point.step) if point else step_of(row.model) or (row.model, None)
-        found.setdefault((series, row.rules or row.mt_bench_rules), []).append((step, row))
+        found.setdefault((series, row.lasting_rules), []).append((step, row))
     return {key: sorted(points, key=lambda point: point[0] or 0) for key, points in found.items()}
 
 

@@ -61,13 +61,15 @@ def join_runs(runs: Sequence[FinishedRun], *, partial: bool) -> tuple[list[Finis
 def _joined_group(
     group: Sequence[FinishedRun], left_out: list[LeftOut], *, partial: bool
 ) -> list[FinishedRun]:
-    """The run that runs of one model and one set of rules make, the best of them first; none, or one."""
+    """The runs that runs of one model and protocol make, the best first: one for each weights of COMET."""
     if not group:
         return []
     best, taken = group[0], [group[0]]
-    without = []
+    without, others = [], []
     for run in group[1:]:
-        if not _adds(taken, run):
+        if any(_other_weights(one, run) for one in taken):
+            others.append(run)
+        elif not _adds(taken, run):
             why = NEWER if run.completeness == best.completeness else FULLER
             without.append(LeftOut(run.folder, why, run.model, best.folder))
         elif differing := _differing(_conditions(best), _conditions(run)):
@@ -84,7 +86,7 @@ def _joined_group(
             rest = [run for run in group if run in kept or run not in taken]
             return _joined_group(rest, left_out, partial=False)
     left_out += without
-    return [joined]
+    return [joined, *_joined_group(others, left_out, partial=partial)]
 
 
 def _attach(rows: list[FinishedRun], run: FinishedRun, left_out: list[LeftOut]) -> None:
@@ -123,6 +125,11 @@ def _joined(runs: Sequence[FinishedRun]) -> FinishedRun:
 def _adds(taken: Sequence[FinishedRun], run: FinishedRun) -> bool:
     """Whether a run has a dataset that none of these has."""
     return any(all(name not in one.results.datasets for one in taken) for name in run.results.datasets)
+
+
+def _other_weights(a: FinishedRun, b: FinishedRun) -> bool:
+    """Whether their figures are of other weights of COMET, by choice: a newer version of it is no choice."""
+    return a.own_comet != b.own_comet and len({a.comet, b.comet} - {None}) == 2
 
 
 def _refused(run: FinishedRun) -> LeftOut:

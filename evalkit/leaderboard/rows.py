@@ -53,8 +53,8 @@ class Origin(Enum):
 class BoardRow:
     """One row: `cells` and `mt_bench` by the card's columns; columns without a figure are absent.
 
-    `rules` names the protocol and every deviation: rows are comparable when theirs are equal. `remarks`
-    are sentences for the reader, `reasons` say why the row is partial.
+    `rules` names the protocol and every deviation: rows are comparable when theirs are equal. `lasting_rules`
+    do not depend on other rows. `remarks` are sentences for the reader, `reasons` say why the row is partial.
     """
 
     model: str
@@ -65,6 +65,7 @@ class BoardRow:
     mt_bench: Mapping[str, Figure] = field(default_factory=dict)
     rules: str = ""
     mt_bench_rules: str = ""
+    lasting_rules: str = ""
     reasons: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     run: FinishedRun | None = None
@@ -150,7 +151,8 @@ TABLES = (
         cells=lambda row: {
             name: row.datasets[key]
             for name in INSTRUCTION_COLUMNS
-            if row.run and (key := f"{INSTRUCTIONS}_{row.run.named(INSTRUCTIONS, name)}") in row.datasets
+            if row.run
+            and (key := f"{INSTRUCTIONS}_{row.run.leaf(INSTRUCTIONS).results.named(name)}") in row.datasets
         },
         rules=lambda row: row.rules_of([INSTRUCTIONS]),
     ),
@@ -244,6 +246,7 @@ def jaster_row(run: FinishedRun, remarks: Iterable[str] = ()) -> BoardRow:
             for metric in rates.metrics
         },
         rules=run.rules,
+        lasting_rules=run.lasting_rules,
         reasons=run.reasons,
         remarks=tuple(remarks),
         run=run,

@@ -20,12 +20,17 @@ from evalkit.scoring.categories import missing_dataset
 from evalkit.tasks.pfgen import DATASET as PFGEN
 from evalkit.tasks.spec import load_spec, task_names
 
+COMET = "comet_wmt22"
+_COMET_PLACES = ("metrics.comet.checkpoint", "metrics.comet.encoder")
+_COMET_DTYPE = "metrics.comet.dtype"
 # Options that change no sample's score (how many samples, how many resamples, a further metric), and those
 # of COMET: the version of the metric names its weights and their type, wherever they are.
 ASIDE_OPTIONS = (
     *("limit", "metrics.resamples", "metrics.bert_score", "metrics.pass_at"),
-    *("metrics.comet.checkpoint", "metrics.comet.dtype"),
+    *(*_COMET_PLACES, _COMET_DTYPE),
 )
+# The versions that metrics began with.
+_FIRST_VERSIONS = ("1", "pfgen-1")
 # They are compared as the rule they make (`Results.split_by`).
 _SPLIT_OPTIONS = ("reasoning.parser", "reasoning.start", "reasoning.end", "reasoning.pattern")
 # What options are where a result does not record them.
@@ -67,15 +72,50 @@ class FinishedRun:
 
         Of joined runs those of the first, which has categories where any has.
         """
-        same = [run for run in self.leaves if run.protocol == self.protocol]
-        apart = {key: value for run in reversed(same) for key, value in run.apart.items()}
-        other = [run for run in same if run.results.run.get("other_data")]
-        return rules_of((other or same)[0].results, apart)
+        same = [run for run in reversed(self.leaves) if run.protocol == self.protocol]
+        known = sorted({key: value for run in same for key, value in run.apart.items()}.items())
+        data = {name: digest for name, digest in known if "/" in name}
+        versions = [f"{name} {version}" for name, version in known if name not in data]
+        rules = ", ".join([self.protocol, *versions])
+        if not self.has_other_data(self.protocol):
+            return rules
+        if data:
+            return Reason("{rules}, other data than published ({hash})", rules=rules, hash=short_hash(data))
+        return Reason("{rules}, other data than published", rules=rules)
+
+    @property
+    def lasting_rules(self) -> str:
+        """The rules with all that is not as usual, whatever other runs there are."""
+        return self.marked([_unusual(leaf) for leaf in self.leaves]).rules
 
     @property
     def protocol(self) -> str:
-        """The rules, whatever the data."""
+        """The protocol's name with every deviation that can change a score, whatever the data."""
         return protocol_of(self.leaves[0].results)
+
+    def has_other_data(self, protocol: str) -> bool:
+        """Whether figures under a protocol are of data that are not the published ones."""
+        return any(run.results.run.get("other_data") for run in self.leaves if run.protocol == protocol)
+
+    @property
+    def comet(self) -> str | None:
+        """The version of COMET, which names its weights; None: no figure is of it."""
+        for name, rates in self.results.datasets.items():
+            for metric in rates.metrics:
+                if single_name(metric) == COMET:
+                    return self.results.scores[f"{name}_{metric}"].metric_version
+        return None
+
+    @property
+    def own_comet(self) -> dict[str, str]:
+        """Its version, where the files of COMET are from another place than the protocol's."""
+        elsewhere = any(place in self.results.protocol.deviations for place in _COMET_PLACES)
+        return {COMET: version} if elsewhere and (version := self.comet) is not None else {}
+
+    def marked(self, apart: Sequence[Mapping[str, str]]) -> "FinishedRun":
+        """The run with what tells its leaves apart, in their order."""
+        leaves = tuple(replace(leaf, apart=one) for leaf, one in zip(self.leaves, apart, strict=True))
+        return replace(self, parts=leaves) if self.parts else leaves[0]
 
     @property
     def leaves(self) -> tuple["FinishedRun", ...]:
@@ -89,10 +129,6 @@ class FinishedRun:
     def metric(self, dataset: str) -> str | None:
         """The metric of a dataset that is compared (`counting_metric`)."""
         return counting_metric(dataset, self.leaf(dataset).results)
-
-    def named(self, dataset: str, metric: str) -> str | None:
-        """The name of a metric in a dataset's figures (`Results.named`)."""
-        return self.leaf(dataset).results.named(metric)
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -242,49 +278,56 @@ class JudgedRun:
         repeated = f", {self.table['reduce']} of {repeats} judgments" if repeats > 1 else ""
         return f"{self.content['preset']['name']}{self.mark}, {self.table['judge']}{self.asked}{repeated}"
 
+    @property
+    def lasting_rules(self) -> str:
+        """The rules with every fact, whatever other runs there are."""
+        return self.marked(self.facts).rules
 
-def rules_of(results: Results, apart: Mapping[str, str] | None = None) -> str:
-    """The protocol's name with every deviation that can change a score, and whether the data differ.
-
-    `apart` is what tells the run from others of these rules: metric versions, and hashes of data files.
-    """
-    known = sorted((apart or {}).items())
-    data = {name: digest for name, digest in known if "/" in name}
-    versions = [f"{name} {version}" for name, version in known if name not in data]
-    rules = ", ".join([protocol_of(results), *versions])
-    if not results.run.get("other_data"):
-        return rules
-    if data:
-        return Reason("{rules}, other data than published ({hash})", rules=rules, hash=short_hash(data))
-    return Reason("{rules}, other data than published", rules=rules)
+    def marked(self, apart: Mapping[str, Any]) -> "JudgedRun":
+        """The run with hashes of the facts that tell it from others of its rules."""
+        asked = {key: value for key, value in apart.items() if key != "preset"}
+        mark = f" {apart['preset'][:8]}" if apart.get("preset") else ""
+        return replace(self, mark=mark, asked=f" {short_hash(asked)}" if asked else "")
 
 
 def told_apart(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
-    """The runs; where metric versions or unpublished data differ under the same rules, these name them."""
-    leaves = [(leaf, _has_other_data(run, leaf)) for run in runs for leaf in run.leaves]
+    """The runs; their rules name what differs under the same protocol, and COMET's weights from elsewhere.
+
+    What differs are metric versions and data that are not published. Weights from elsewhere are the
+    protocol's where their version is that of a run with the protocol's own.
+    """
+    leaves = [(leaf, run.has_other_data(leaf.protocol)) for run in runs for leaf in run.leaves]
     facts = [_distinctive(leaf, data=data) for leaf, data in leaves]
-    found = iter(contested([f"{leaf.protocol} {data}" for leaf, data in leaves], facts))
-    marked = []
-    for run in runs:
-        parts = tuple(replace(leaf, apart=next(found)) for leaf in run.leaves)
-        marked.append(replace(run, parts=parts) if run.parts else parts[0])
-    return marked
-
-
-def _has_other_data(run: FinishedRun, leaf: FinishedRun) -> bool:
-    """Whether the figures that a leaf shares the rules with are of data that are not the published ones."""
-    return any(one.results.run.get("other_data") for one in run.leaves if one.protocol == leaf.protocol)
+    found = contested([f"{leaf.protocol} {data}" for leaf, data in leaves], facts)
+    usual = {leaf.comet for leaf, _ in leaves if not leaf.own_comet}
+    apart = iter(
+        differing | (leaf.own_comet if leaf.comet not in usual else {})
+        for (leaf, _), differing in zip(leaves, found, strict=True)
+    )
+    return [run.marked([next(apart) for _ in run.leaves]) for run in runs]
 
 
 def _distinctive(run: FinishedRun, *, data: bool) -> dict[str, str]:
     """The versions of the metrics that count, and with `data` the hashes of the files, by DATASET/SPLIT."""
     results, found = run.results, {}
-    for name in results.datasets.keys() & shipped():
+    for name in filter(shipped().__contains__, results.datasets):
         if (metric := run.metric(name)) is not None:
             found[single_name(metric)] = results.scores[f"{name}_{metric}"].metric_version
         for split, digest in (_decided(results, "data", name) or {}).items() if data else ():
             found[f"{name}/{split}"] = str(digest)
     return found
+
+
+def _unusual(run: FinishedRun) -> dict[str, str]:
+    """Later versions of metrics, COMET's weights from elsewhere, and the hashes of data not published."""
+    versions = _distinctive(run, data=False).items()
+    later = {name: version for name, version in versions if version.split(" ")[0] not in _FIRST_VERSIONS}
+    data = {
+        f"{name}/{split}": str(digest)
+        for name in run.results.run.get("other_data") or ()
+        for split, digest in (_decided(run.results, "data", name) or {}).items()
+    }
+    return later | run.own_comet | data
 
 
 def protocol_of(results: Results) -> str:
@@ -294,6 +337,9 @@ def protocol_of(results: Results) -> str:
     if "limit" in recorded and not results.protocol.is_limited:
         # Fewer samples are partial; more are other samples than the protocol's.
         deviations["limit"] = recorded["limit"]
+    # Of COMET `auto` is float32.
+    if (dtype := recorded.get(_COMET_DTYPE, "auto")) != "auto":
+        deviations[_COMET_DTYPE] = dtype
     if results.split_by != "none":
         # `auto` is no deviation, and the rule it chose decides what is graded.
         deviations.setdefault("reasoning.parser", results.split_by.partition(" ")[0])

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from functools import partial
 from importlib.util import find_spec
 
-from evalkit.core.config import Dtype, MetricsConfig
+from evalkit.core.config import MetricsConfig
 from evalkit.core.errors import InputError
 from evalkit.core.text import did_you_mean
 from evalkit.metrics import bert_score, bleu, correlation, match, rouge
@@ -31,13 +31,12 @@ def open_comet(config: MetricsConfig, offline: bool) -> ModelScorer:
     checkpoint, encoder = comet_files(config, offline)
     from evalkit.metrics.comet import Comet
 
-    dtype = Dtype.float32 if config.comet.dtype is Dtype.auto else config.comet.dtype
     return Comet(
         checkpoint,
         encoder=encoder,
         device=config.comet.device,
         batch_size=config.comet.batch_size,
-        dtype=dtype.value,
+        dtype=config.comet.precision.value,
     )
 
 

@@ -121,9 +121,9 @@ class MtBenchFolder:
         header, config, samples = (
             (self.path / name).exists() for name in ("mt_bench.json", "config.yaml", "samples")
         )
-        if self.has_header():
+        try:
             other = self.header().source != source
-        else:
+        except InputError:
             # Only answers that a model gave have config.yaml; a header that was damaged is written again.
             results = self._results_kind() not in (None, kind)
             other = config or results or (source is None if header else samples)

@@ -195,7 +195,9 @@ def _pairing(sides: tuple[ModelAnswer, ModelAnswer], turn: int, books: Books, ju
 
 
 def rated_matches(folders: Sequence[MtBenchFolder], pairs: ModelPairs, label: str | None) -> Iterator[Match]:
-    """Matches decided by the single ratings that the runs hold, by the judge `label` (None: the only one).
+    """Matches decided by the single ratings that the runs hold, by the judge `label`.
+
+    None: the only one that has judged every run.
 
     Repeats are reduced as in the run's table, then the answers to a question averaged.
 
@@ -206,17 +208,19 @@ def rated_matches(folders: Sequence[MtBenchFolder], pairs: ModelPairs, label: st
     found: list[tuple[Path, Judgment]] = []
     reduces: dict[str, Reduce] = {}
     first: dict[str, tuple[Path, Any]] = {}
+    if label is None:
+        judges = dict.fromkeys(judge for folder in folders for judge in folder.judges())
+        common = [judge for judge in judges if all(folder.find_judge(judge) for folder in folders)]
+        label = common[0] if len(common) == 1 else None
     for folder in folders:
-        judges = folder.judges()
-        chosen = folder.find_judge(label) if label else judges[0] if len(judges) == 1 else None
+        chosen = folder.find_judge(label) if label else None
         if chosen is None:
+            by = (f"{', '.join(one.judges()) or 'nobody'} ({one.path})" for one in folders)
             raise InputError(
-                f"whose ratings? The run was judged by {', '.join(judges) or 'nobody'}",
-                where=folder.path,
+                f"whose ratings? The runs were judged by {', by '.join(by)}",
+                where=f"judge={label}" if label else None,
                 fix="judge=NAME of one that has judged every run",
             )
-        # The other runs are compared by the same judge.
-        label = label or chosen
         made, reduce = _made_by(folder, chosen)
         for key, value in made.items():
             other, there = first.setdefault(key, (folder.path, value))

@@ -55,18 +55,24 @@ def put_back(data_dir: Path | None) -> Iterator[None]:
 
 
 def packed_sums(data_dir: Path) -> dict[str, str]:
-    """path inside the bundle -> sha256 of the file as it was packed; empty for a folder that is no bundle.
+    """The real path of each file -> its sha256 as it was packed; empty for a folder that is no bundle.
 
     Raises:
         InputError: the bundle has lost its list of hashes.
     """
     if not (data_dir / MARK).is_file():
         return {}
+    again = "unpack the bundle again"
     try:
         lines = read_text(data_dir / SUMS, "the list of hashes of the bundle").splitlines()
+        parts = (line.partition("  ") for line in lines)
+        return {os.path.realpath(data_dir / name): digest for digest, _, name in parts}
     except InputError as error:
-        raise InputError(error.what, where=error.where, fix="unpack the bundle again") from None
-    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+        raise InputError(error.what, where=error.where, fix=again) from None
+    except ValueError as error:
+        raise InputError(
+            f"the list of hashes is damaged: {error}", where=data_dir / SUMS, fix=again
+        ) from None
 
 
 def check_unchanged(path: Path, digest: str, data_dir: Path, packed: dict[str, str]) -> None:
@@ -75,7 +81,7 @@ def check_unchanged(path: Path, digest: str, data_dir: Path, packed: dict[str, s
     Raises:
         InputError: another hash than the packed file's.
     """
-    expected = packed.get(os.path.relpath(path, data_dir), digest)
+    expected = packed.get(os.path.realpath(path), digest)
     if digest != expected:
         raise InputError(
             f"a file of the bundle was changed: sha256 expected {expected}, got {digest}",

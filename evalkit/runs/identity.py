@@ -149,7 +149,7 @@ def protocol_record(
         "limit": (sample_limit(data.limit), usual),
         "num_few_shots": (data.num_few_shots, own.get("num_few_shots", PROTOCOL_FEW_SHOTS)),
         "metrics.comet.checkpoint": (metrics.comet.checkpoint, CometConfig().checkpoint),
-        "metrics.comet.dtype": (metrics.comet.dtype.value, "float32"),
+        "metrics.comet.dtype": (metrics.comet.precision.value, "float32"),
         # On or off, BERTScore moves no other number.
         "metrics.bert_score": (metrics.bert_score, metrics.bert_score),
         "metrics.resamples": (metrics.resamples, PROTOCOL_RESAMPLES),
@@ -171,7 +171,7 @@ def protocol_record(
 
 
 def used_options(config: Config) -> dict[str, Any]:
-    """The options about chats, thoughts and samples that differ from a plain run's, by name.
+    """The options about chats, thoughts, samples and COMET that differ from a plain run's, by name.
 
     They are recorded only where they are used, so that the records of plain runs stay as they are.
     """
@@ -180,6 +180,7 @@ def used_options(config: Config) -> dict[str, Any]:
     parts: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
         ("suite", suite, ("chat", "chat_turns", "system", "limit")),
         ("pfgen", config.pfgen, ("mode",)),
+        ("metrics.comet", config.metrics.comet, ("encoder",)),
         ("generation", config.generation, ("temperature", "top_p", "top_k", "output_length")),
         ("reasoning", config.reasoning, ("parser", "start", "end", "pattern", "thought_length")),
     )

@@ -1,6 +1,6 @@
 """Scores a run's kept completions again and finds which values changed."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from evalkit.runs.run import score_run
 from evalkit.runs.suite import LoadedSuite, check_suite_options, load_suite, sample_limit, suite_specs
 from evalkit.tasks.answers import options_of
 from evalkit.tasks.load import Task
-from evalkit.tasks.spec import TaskSpec
 
 # Options that may change without new completions.
 _SCORING_OPTIONS = (
@@ -79,6 +78,8 @@ def rescore(given: Config) -> Rescored:
         _check_complete(directory.path, suite, gaps, before)
     into = output_directory(given.out, directory.path) if given.out else directory
     identity = _identity(directory, before)
+    # Which metric of an own task counts, its file says; what else is recorded of its datasets is in `suite`.
+    kept = {key: value for key, value in before.run.items() if key != "datasets"} if before else {}
     record = protocol_record(
         config, dtype=identity.get("dtype"), task_few_shots=identity.get("task_few_shots")
     )
@@ -93,7 +94,7 @@ def rescore(given: Config) -> Rescored:
             offline=config.data.offline,
             export=config.export,
             model=config.model.name if config.model else None,
-            run={**(before.run if before else {}), "identity": identity},
+            run={**kept, "identity": identity},
             reasons=[] if before else ["the run is not finished"],
             gaps={name: Reason("{n} samples have no completion", n=count) for name, count in gaps.items()},
             regrading=Regrading.of(config.reasoning, config.model, identity),
@@ -112,6 +113,7 @@ def _kept_suite(
     """The run's datasets, made of the kept samples, and how many samples of each have no completion."""
     suite, samples = given_suite(config.suite), config.samples
     absent = before.partial.datasets if before else {}
+    facts = before.run.get("datasets", {}) if before else {}
     # The references of pfgen are no part of a run.
     loaded = load_suite(suite, config.data, say=lambda line: None) if suite.pfgen else None
     tasks, missing, gaps = [], {}, {}
@@ -126,7 +128,8 @@ def _kept_suite(
         if rates and len(records) < rates.n:
             gaps[spec.name] = rates.n - len(records)
         if records:
-            tasks.append(_task(spec, records))
+            sha256 = facts.get(spec.name, {}).get("sha256", {})
+            tasks.append(Task(spec, few_shots=(), samples=tuple(records), sha256=sha256))
         else:
             missing[spec.name] = absent.get(spec.name, "no completion is kept")
     if not tasks:
@@ -212,10 +215,6 @@ def _evaluated(records: Iterable[SampleRecord], limit: int, samples: int) -> lis
         for key, record in given[:1]
         if (limit == 0 or index < limit) and len(given) >= samples
     ]
-
-
-def _task(spec: TaskSpec, samples: Sequence[Sample]) -> Task:
-    return Task(spec=spec, few_shots=(), samples=tuple(samples), sha256={})
 
 
 def _check_complete(

@@ -29,6 +29,7 @@ from evalkit.engines.base import from_generation_config
 from evalkit.engines.bos import appended_tokens
 from evalkit.engines.local.chat_template import as_text, template_of
 from evalkit.engines.models.folder_files import generation_config
+from evalkit.metrics import wanted_metrics
 from evalkit.records.environment import CONFIG, kept_environment, timed
 from evalkit.records.results import ProtocolRecord, Results, read_results
 from evalkit.records.run_folder import RunDirectory, SampleRecord, SplitRecord
@@ -182,10 +183,19 @@ class SuiteRun(Run[Results]):
         covers &= results.run.get(PFGEN, {}).get("trials", trials) >= trials
         if not covers or options != wanted or results.missing_metrics or not scores_fit(directory, results):
             return None
-        if any(self._asked_again(task) for task in self._suite.tasks):
+        if any(self._asked_again(task) or not self._as_in_file(task, results) for task in self._suite.tasks):
             return None
         whole = is_whole_text(directory.path / CONFIG) and kept_environment(directory.path)
         return with_intervals(results, directory.path) if whole else None
+
+    def _as_in_file(self, task: Task, results: Results) -> bool:
+        """Whether an own task has the metrics that its file names now; a shipped file does not change."""
+        if task.spec.data is None:
+            return True
+        counts = results.run.get("datasets", {}).get(task.name, {}).get("counts")
+        wanted = map(results.named, wanted_metrics(task.spec.metrics, self.config.metrics))
+        computed = results.datasets[task.name].metrics if task.name in results.datasets else ()
+        return bool(counts == task.facts["counts"] and {*wanted} <= {*computed})
 
     def generate(self, engine: "Engine") -> Iterator[tuple[str, SampleRecord]]:
         """Yields records in any order of the datasets, and times the datasets."""

@@ -11,6 +11,7 @@ import pytest
 from evalkit.__main__ import main
 from evalkit.core.durable import CHECK, write_checked_json
 from evalkit.core.errors import InputError
+from evalkit.core.options import load_config, parse
 from evalkit.core.types import Judgment
 from evalkit.leaderboard.board import Board, build_board
 from evalkit.leaderboard.card import CARD_PRESET, load_cards, mt_bench_deviations
@@ -18,10 +19,11 @@ from evalkit.leaderboard.collect import collect, find_run
 from evalkit.leaderboard.compare import compare
 from evalkit.leaderboard.frames import sample_rows
 from evalkit.leaderboard.rows import INSTRUCTION_COLUMNS, Origin, jaster_row, model_url, tables_of
-from evalkit.leaderboard.runs import FinishedRun, JudgedRun, option_differences, rules_of
+from evalkit.leaderboard.runs import FinishedRun, JudgedRun, counting_metric, option_differences
 from evalkit.leaderboard.tables import csv_text, markdown, not_shown, row_notes
 from evalkit.mtbench.folder import MtBenchFolder
 from evalkit.records.results import DatasetRates, Figure, Partial, ProtocolRecord, Results, read_results
+from evalkit.runs.rescore import rescore
 from evalkit.scoring.categories import with_intervals
 from tests.leaderboard.conftest import World
 from tests.leaderboard.made import Made, make_run, write_data
@@ -385,7 +387,8 @@ def test_the_rule_that_auto_chose_keeps_runs_apart(world: World) -> None:
     identity = {**plain.run["identity"], "reasoning": think}
     thinks = replace(plain, run={**plain.run, "identity": identity})
     assert (plain.split_by, thinks.split_by) == ("none", "think")
-    assert rules_of(thinks) == rules_of(plain).replace("float32", "float32, reasoning.parser=think")
+    rules = [FinishedRun(world.weak, results, 0.0).rules for results in (thinks, plain)]
+    assert rules[0] == rules[1].replace("float32", "float32, reasoning.parser=think")
     assert option_differences(plain, thinks) == ["reasoning.parser differs: none and think"]
     tagged = replace(thinks, protocol=replace(plain.protocol, options={"reasoning.start": "<a>"}))
     assert tagged.split_by == "think <a>" and tagged.split_anew and not thinks.split_anew
@@ -447,6 +450,37 @@ def test_a_task_of_ones_own_is_a_column_and_pushes_no_row_away(
         assert len(found.datasets) == 22 and found.average is not None
     assert main(["leaderboard", str(apart), f"out={tmp_path}", "metrics.resamples=100"]) == 0
     assert "joined of 10 runs" in capsys.readouterr().out
+
+
+def test_the_metric_of_an_own_task_is_what_its_file_says_at_the_last_scoring(
+    apart: Path, tmp_path: Path
+) -> None:
+    path, data = tmp_path / "kanji.yaml", apart.parent / "data"
+    text = OWN.format(file=data / "1.3.1" / "evaluation" / "dev" / "kanji.json")
+    path.write_text(text.replace("[exact_match]", "[exact_match, char_f1]"), encoding="utf-8")
+
+    def run() -> Path:
+        words = ("suite=task", f"suite.tasks=[{path}]", "num_few_shots=2")
+        return make_run(Made("weak", 0.35, 1), data, tmp_path, *words).folder / "results.json"
+
+    def scored() -> tuple[str | None, dict[str, object]]:
+        results = read_results(run_file)
+        return counting_metric("kanji", results), results.run["datasets"]["kanji"]
+
+    run_file = run()
+    metric, before = scored()
+    assert metric == "exact_match" == before["counts"]
+    text = text.replace("[exact_match]", "[exact_match, char_f1]\ncounts: char_f1")
+    path.write_text(text, encoding="utf-8")
+    rescore(load_config(parse([f"run={run_file.parent}"], ["score"])))
+    # The hashes of its data stay.
+    assert scored() == ("char_f1", before | {"counts": "char_f1"}) and before["sha256"]
+    # The command that made the run notices the file too, and then has nothing to do.
+    for metrics, again in (("[set_f1]", True), ("[set_f1]", False), ("[set_f1, char_f1, rouge1]", True)):
+        path.write_text(text.replace("[exact_match, char_f1]\ncounts: char_f1", metrics), encoding="utf-8")
+        state = run_file.stat().st_mtime_ns
+        assert run() == run_file and (state != run_file.stat().st_mtime_ns) == again
+        assert scored()[0] == "set_f1"
 
 
 def test_what_would_make_other_figures_is_not_joined(world: World, tmp_path: Path) -> None:

@@ -13,8 +13,10 @@ import pytest
 
 from evalkit.__main__ import main
 from evalkit.leaderboard.board import build_board
-from evalkit.leaderboard.exports import _wandb_mode, log_to_wandb
-from evalkit.leaderboard.rows import BoardRow
+from evalkit.leaderboard.collect import collect
+from evalkit.leaderboard.exports import _by_series, _wandb_mode, log_to_wandb
+from evalkit.leaderboard.rows import BoardRow, jaster_row
+from evalkit.leaderboard.runs import told_apart
 from tests.leaderboard.conftest import World
 
 
@@ -104,6 +106,28 @@ def test_wandb_offline(
         weak_points = [[(3, value), (20, value)], [(30, value)]]
         points = weak_points if name.startswith("weak") else [[(None, value)], []]
         assert [[point for point in history if point[1]] for history in exports] == points
+
+
+def test_a_wandb_run_is_the_same_whatever_else_is_on_the_board(world: World) -> None:
+    (weak,) = collect([world.weak]).runs
+    results = weak.results
+    later = {
+        key: replace(value, metric_version="2" if key.endswith("_exact_match") else value.metric_version)
+        for key, value in results.scores.items()
+    }
+    data = {**results.run["identity"]["data"], "jamp": {"dev": "0" * 64}}
+    changed = {"identity": {**results.run["identity"], "data": data}}
+    others = [
+        replace(results, scores=later),
+        replace(results, run=results.run | changed),
+    ]
+    boards = [[weak], *([weak, replace(weak, results=other)] for other in others)]
+    keys = [[*_by_series([jaster_row(run) for run in told_apart(runs)])] for runs in boards]
+    assert keys[0][0] == keys[1][0] == keys[2][0] and all(len(found) == 2 for found in keys[1:])
+    published = replace(weak, results=replace(results, run=results.run | {"other_data": {}}))
+    scores = {name: replace(value, metric_version="1") for name, value in results.scores.items()}
+    usual = replace(published, results=replace(published.results, scores=scores))
+    assert [*_by_series([jaster_row(usual)])] == [("weak", "llm-jp-eval-1.3.1, dtype=float32")]
 
 
 def make_row(world: World, model: str) -> BoardRow:

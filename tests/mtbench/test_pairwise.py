@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from evalkit.core.durable import write_checked_json
 from evalkit.core.errors import InputError
 from evalkit.core.types import Judgment
 from evalkit.mtbench.fastchat import ModelAnswer, read_answers, read_judgments
-from evalkit.mtbench.folder import MtBenchFolder, turns_of
+from evalkit.mtbench.folder import MtBenchFolder, logged_label, turns_of
 from evalkit.mtbench.pairwise import answers_to_compare, rated_matches
 
 
@@ -219,6 +220,23 @@ def test_repeats_and_answers_become_one_rating(tmp_path: Path) -> None:
         (1, 1, "model_1"),
         (1, 1, "error"),
     ]
+
+
+def test_the_order_of_the_runs_does_not_choose_the_judge(tmp_path: Path) -> None:
+    """Without `judge=` it is the only one that has judged every run; a replayed log of it stands for it."""
+    one, two, log, other = (rated(tmp_path / name, (5,)) for name in ("one", "two", "log", "other"))
+    two.write_judgments("k", two.judgments("j"))
+    for run, label in ((log, logged_label("j")), (other, "k")):
+        run.judgments_path("j").rename(run.judgments_path(label))
+    for runs in permutations((one, two, log)):
+        (match,) = rated_matches(runs, [("one", "log")], None)
+        assert match.outcome == "tie"
+    for several in ((one, other), (other, one), (two,)):
+        with pytest.raises(InputError, match=r"whose ratings\? The runs were judged by .*(j|k)"):
+            list(rated_matches(several, [], None))
+    with pytest.raises(InputError, match="whose ratings") as caught:
+        list(rated_matches([one, other], [], "k"))
+    assert caught.value.where == "judge=k"
 
 
 def test_ratings_of_other_prompts_parameters_or_runs_are_not_compared(tmp_path: Path) -> None:

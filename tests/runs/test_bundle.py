@@ -14,7 +14,7 @@ from evalkit.core.config import given_suite
 from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.options import CommandLine, load_config
 from evalkit.engines.models.folder_files import file_hashes
-from evalkit.records.unpacked import packed_sums
+from evalkit.records.unpacked import check_unchanged, packed_sums
 from evalkit.runs.bundle import Contents, collect, write
 from evalkit.runs.suite import load_suite
 from tests.children import Fault, fork
@@ -134,6 +134,33 @@ def test_a_bundle_without_its_hashes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bundle.json").write_text("{}", encoding="utf-8")
     with pytest.raises(InputError, match="unpack the bundle again"):
         packed_sums(tmp_path)
+    (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  own/rows\0\n", encoding="utf-8")
+    with pytest.raises(InputError, match="the list of hashes is damaged"):
+        packed_sums(tmp_path)
+
+
+def test_a_changed_file_is_noticed_by_whatever_link_it_is_reached(tmp_path: Path) -> None:
+    bundle, elsewhere = tmp_path / "bundle", tmp_path / "elsewhere.jsonl"
+    (bundle / "own").mkdir(parents=True)
+    (bundle / "bundle.json").write_text("{}", encoding="utf-8")
+    (bundle / "SHA256SUMS").write_text(f"{'0' * 64}  own/rows.jsonl\n", encoding="utf-8")
+    elsewhere.touch()
+    links = [tmp_path / name for name in ("first", "second")]
+    for link in links:
+        link.symlink_to(bundle)
+    (tmp_path / "rows").symlink_to(bundle / "own" / "rows.jsonl")
+    rows = Path("own", "rows.jsonl")
+    # The second time the file itself is a link that leads out of the bundle.
+    for inside in (lambda path: path.touch(), lambda path: path.symlink_to(elsewhere)):
+        inside(bundle / rows)
+        for folder in (bundle, *links):
+            packed = packed_sums(folder)
+            for path in (*(place / rows for place in (bundle, *links)), tmp_path / "rows"):
+                check_unchanged(path, "0" * 64, folder, packed)
+                with pytest.raises(InputError, match="a file of the bundle was changed"):
+                    check_unchanged(path, "1" * 64, folder, packed)
+            check_unchanged(tmp_path / "others", "1" * 64, folder, packed)
+        (bundle / rows).unlink()
 
 
 def test_what_cannot_be_had_stops_the_bundle_or_is_left_out(tmp_path: Path) -> None:

@@ -6,15 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evalkit.core.config import BosRule, CometConfig, Config, MetricsConfig, ProtocolConfig, Split
+from evalkit.core.config import BosRule, CometConfig, Config, Dtype, MetricsConfig, ProtocolConfig, Split
 from evalkit.core.durable import write_lines_atomic
 from evalkit.core.errors import InputError
 from evalkit.core.types import Sample
 from evalkit.leaderboard.card import load_cards
 from evalkit.leaderboard.exports import lm_eval_json
 from evalkit.leaderboard.frames import figure_rows
+from evalkit.leaderboard.join import join_runs
 from evalkit.leaderboard.rows import jaster_row
-from evalkit.leaderboard.runs import FinishedRun, rules_of, told_apart
+from evalkit.leaderboard.runs import FinishedRun, told_apart
 from evalkit.records.results import DatasetRates, Figure, Partial, ProtocolRecord, Results, read_results
 from evalkit.scoring.categories import category_members, summarise, with_intervals
 from evalkit.scoring.scores import Measured, TaskScores
@@ -35,7 +36,12 @@ def tasks() -> list[TaskScores]:
 def with_comet(task: TaskScores) -> TaskScores:
     value = Figure(0.8, task.rates.n, 0.01, (0.78, 0.82), "1")
     measured = {**task.measured, "comet_wmt22": Measured(value, value.ci95)}
-    return replace(task, measured=measured, missing=())
+    rates = replace(task.rates, metrics=[*task.rates.metrics, "comet_wmt22"])
+    return replace(task, measured=measured, rates=rates, missing=())
+
+
+def rules_of(results: Results) -> str:
+    return FinishedRun(Path(), results, 0.0).rules
 
 
 def only(tasks: list[TaskScores], *names: str) -> list[TaskScores]:
@@ -217,6 +223,41 @@ def test_a_version_of_a_metric_is_part_of_the_rules_where_it_differs(tasks: list
     alone = replace(other.results, scores=scores, datasets={"mawps": other.results.datasets["mawps"]})
     rules = [run.rules for run in told_apart([usual, same, replace(other, results=alone)])]
     assert rules == [f"llm-jp-eval-1.3.1, exact_match {version}" for version in "112"]
+    # What is exported does not depend on the other runs; a version that is not the first one stays named.
+    lasting = [run.lasting_rules for run in told_apart([usual, replace(other, results=alone)])]
+    assert lasting == ["llm-jp-eval-1.3.1", "llm-jp-eval-1.3.1, exact_match 2"]
+    assert usual.lasting_rules == lasting[0]
+
+
+def comet_run(tasks: list[TaskScores], name: str, version: str, config: CometConfig) -> FinishedRun:
+    """A run of all datasets, scored by COMET in a version of its own."""
+    results = summarise(tasks, record_of(Config(metrics=MetricsConfig(comet=config))), run={"model": "m"})
+    keys = (f"{dataset}_comet_wmt22" for dataset in MT)
+    scores = {key: replace(results.scores[key], metric_version=version) for key in keys}
+    return FinishedRun(Path(name), replace(results, scores=results.scores | scores), 0.0)
+
+
+def test_comet_otherwise_than_published_is_a_deviation(tasks: list[TaskScores]) -> None:
+    usual = comet_run(tasks, "usual", "1 (model a, float32)", CometConfig())
+    for dtype in (Dtype.auto, Dtype.float32):
+        assert comet_run(tasks, "same", "1 (model a, float32)", CometConfig(dtype=dtype)).rules == usual.rules
+    half = comet_run(tasks, "half", "1 (model a, bfloat16)", CometConfig(dtype=Dtype.bfloat16))
+    assert told_apart([half])[0].rules == "llm-jp-eval-1.3.1, metrics.comet.dtype=bfloat16"
+    for elsewhere in (CometConfig(checkpoint="/comet"), CometConfig(encoder="/xlm")):
+        moved = comet_run(tasks, "moved", "1 (model a, float32)", elsewhere)
+        other = comet_run(tasks, "other", "1 (model b, float32)", elsewhere)
+        # Alone nobody knows what lies there; beside the published weights it shows.
+        for run, model in ((moved, "a"), (other, "b")):
+            named = f"llm-jp-eval-1.3.1, comet_wmt22 1 (model {model}, float32)"
+            assert told_apart([run])[0].rules == run.lasting_rules == named
+        assert [run.rules for run in told_apart([usual, moved])] == ["llm-jp-eval-1.3.1"] * 2
+        # One model by other weights is a row of its own; by the same weights the newest run is shown.
+        rows, left_out = join_runs([usual, moved, other, half], partial=False)
+        assert [run.folder.name for run in rows] == ["usual", "other", "half"]
+        assert [entry.path.name for entry in left_out] == ["moved"]
+    # No figure is of COMET.
+    alone = summarise(only(tasks, "mawps"), moved.results.protocol)
+    assert told_apart([replace(moved, results=alone)])[0].rules == "llm-jp-eval-1.3.1"
 
 
 def test_a_dataset_of_ones_own_counts_but_not_as_the_protocols(tasks: list[TaskScores]) -> None:
