@@ -188,7 +188,8 @@ def refuse_other_options(line: "CommandLine") -> None:
         if name is None:
             what = f"unknown option {key!r}{did_you_mean(key, own)}"
             raise InputError(what, fix=f"evalkit {line.verb} --help{asked}")
-        fix = f"leave it out (it belongs to {', '.join(verb for verb in VERBS if name in _declared(verb))})"
+        others = ", ".join(verb for verb in VERBS if name in _declared(verb))
+        fix = f"leave it out (it belongs to {others})" if others else "leave it out"
         if (line.verb, name) == ("run", "dry_run"):
             kept = [word for word in line.overrides if not word.startswith("dry_run=")]
             fix = command(*["-m"] * line.multirun, "plan", *kept)

@@ -507,6 +507,9 @@ class Config:
     def __post_init__(self) -> None:
         if self.suite is not None and self.suite.protocol is not None:
             self.protocol.name = self.suite.protocol
+            # It takes whole datasets: 0, and what is more than they have, are no other limit.
+            if self.limit is not None and not 0 < self.limit < (self.suite.limit or 0):
+                self.limit = self.suite.limit
         if self.suite is not None and self.suite.pfgen:
             self.suite.chat = self.pfgen.mode is not PfgenMode.completion
 

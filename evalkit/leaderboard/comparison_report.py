@@ -8,6 +8,8 @@ from evalkit.core.words import t
 from evalkit.leaderboard.compare import ALPHA, Compared, Comparison
 from evalkit.leaderboard.tables import spreadsheet_text
 from evalkit.scoring.categories import category_members
+from evalkit.scoring.pfgen import GROUND_TRUTH
+from evalkit.tasks.pfgen import DATASET as PFGEN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +34,8 @@ def sentences(comparison: Comparison) -> list[str]:
         found.append(text)
     if equal := [line.name for line in lines if not line.verdict]:
         found.append(t("No difference can be told on {names}.", names=", ".join(equal)))
+    if any(line.name == PFGEN for line in lines):
+        found.append(t("{name}: the published ground truth scores {value}.", name=PFGEN, value=GROUND_TRUTH))
     return found
 
 

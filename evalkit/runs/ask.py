@@ -104,6 +104,8 @@ def _of_suite(question: str, config: Config, tokenizer: Any | None) -> Request:
     suite = given_suite(config.suite)
     if not suite.pfgen:
         raise InputError("ask takes its question from the command line", where=f"suite={suite.name}")
+    if own := [option for option in config.given if option.startswith("ask.")]:
+        raise InputError("a run of pfgen decides this", where=f"option {own[0]}", fix="leave it out")
     asking = asking_of(config, tokenizer)
     (task,) = load_suite(suite, config.data, say=log.info).tasks
     names = {sample.input: sample.id for sample in task.samples}

@@ -19,6 +19,7 @@ from evalkit.core.config import Config, PfgenConfig, PfgenMode, given_suite
 from evalkit.core.errors import InputError
 from evalkit.core.files import (
     JsonObject,
+    int_field,
     parse_rows,
     read_bytes,
     read_json,
@@ -64,9 +65,10 @@ def score_completions(config: Config, *, say: Say) -> Results:
         raise InputError("where shall the scores go? No folder is given", where="option out", fix="out=DIR")
     asked = given_suite(config.suite)
     check_suite_options(asked, config.given)
-    if config.samples > 1 and not asked.pfgen:
+    if ("samples" in config.given) if asked.pfgen else config.samples > 1:
+        has = "its own number of answers" if asked.pfgen else "one answer"
         raise InputError(
-            "completions= has one answer to each question",
+            f"completions= has {has} to each question",
             where=f"option samples={config.samples}",
             fix="leave it out; several answers to each are scored with their run: score run=DIR",
         )
@@ -77,7 +79,9 @@ def score_completions(config: Config, *, say: Say) -> Results:
         say(warning)
     model, own, repeats = config.model.name if config.model else None, True, 1
     if asked.pfgen:
-        path = path / f"{DATASET}.jsonl" if path.is_dir() else path
+        if path.is_dir():
+            names = (f"{DATASET}.jsonl", "trials.jsonl.xz", "trials.jsonl")
+            path = next((path / name for name in names if (path / name).exists()), path / names[0])
         config, model = _described(config, path.with_name("config.json"), model)
         trials, own = read_trials(path, suite.tasks[0])
         completions = {DATASET: trials}
@@ -314,7 +318,7 @@ def _aligned(rows: Sequence[Any], task: Task, path: Path) -> GivenAnswers:
 
 
 def _described(config: Config, path: Path, model: str | None) -> tuple[Config, str | None]:
-    """The options with the mode, and the model's name, as config.json beside published answers says."""
+    """The options that made published answers, and the model's name, as config.json beside them says."""
     row = read_json_object(path, "the set's configuration") if path.exists() else {}
     named, mode = (text_field(row, key, str(path)) if key in row else None for key in ("model", "mode"))
     if mode is not None:
@@ -326,7 +330,12 @@ def _described(config: Config, path: Path, model: str | None) -> tuple[Config, s
                 fix="correct it, or leave out pfgen.mode=",
             )
         config = replace(config, pfgen=PfgenConfig(PfgenMode(mode)))
-    return config, model or named
+    # How they were made, where that is not the protocol's way, is a deviation.
+    made = {key: row[key] for key in ("temperature", "top_p") if isinstance(row.get(key), int | float)}
+    config = replace(config, generation=replace(config.generation, **made))
+    if "num_examples" in row:
+        config = replace(config, num_few_shots=int_field(row, "num_examples", str(path)))
+    return config, model or (named and " ".join(named.split()))
 
 
 def read_trials(path: Path, task: Task) -> tuple[GivenAnswers, bool]:

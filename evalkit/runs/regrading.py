@@ -89,7 +89,7 @@ class Regrading:
         if self._uncut:
             yield Reason(_TOO_LONG, n=self._uncut)
         if self._unsplit:
-            yield Reason(_MARKED, n=self._unsplit, options="suite.chat=true, or reasoning.parser=")
+            yield Reason(_MARKED, n=self._unsplit, options="reasoning.parser= (jaster: also suite.chat=true)")
 
 
 def thought_warnings(tasks: Sequence[TaskScores]) -> Iterator[str]:

@@ -122,18 +122,25 @@ def _kept_suite(
         if loaded is None:
             records = _evaluated(kept.values(), sample_limit(config.data.limit), samples)
         else:
+            # It asks trial by trial, and scores what there is of each question.
             asked = loaded.tasks[0].samples
-            records = [one for one in asked if kept.keys() >= set(spec.ids(one.id, samples))]
+            records = [one for one in asked if not kept.keys().isdisjoint(spec.ids(one.id, samples))]
+        answers = sum(key in kept for one in records for key in spec.ids(one.id, samples))
         rates = before.datasets.get(spec.name) if before else None
-        if rates and len(records) < rates.n:
-            gaps[spec.name] = rates.n - len(records)
+        if rates and answers < rates.n * samples:
+            gaps[spec.name] = rates.n * samples - answers
         if records:
             sha256 = facts.get(spec.name, {}).get("sha256", {})
             tasks.append(Task(spec, few_shots=(), samples=tuple(records), sha256=sha256))
         else:
             missing[spec.name] = absent.get(spec.name, "no completion is kept")
     if not tasks:
-        raise InputError("the run has no completions", where=directory.path / "samples")
+        what = f"has all of its {samples} answers" if samples > 1 else "has an answer"
+        raise InputError(
+            f"no question of the run {what}",
+            where=directory.path / "samples",
+            fix="run the same command again",
+        )
     warnings = tuple(w for w in before.run.get("warnings", ()) if not of_regrading(w)) if before else ()
     bundled = suite.data is SuiteData.bundled
     questions = loaded.questions if loaded else ()

@@ -64,15 +64,18 @@ def score_pfgen(
         distribution = intervals.resampled_two_ways(np.stack(values), resamples)
     else:
         distribution = intervals.resampled_within(values, resamples)
+    resampled = "questions"
+    if max(map(len, values)) > 1:
+        resampled = "questions and trials" if trials_known else "questions, and answers within questions"
     published = set_figures(scored)
     aspects = {part: published.pop(part) for part in ("fluency", "truthfulness")}
     # The protocol adds up rounded parts, which differ from plain means in the fifth digit.
     parts = {part: round(sum(own.values()), 5) for part, own in aspects.items()}
     parts["helpfulness"] = published["helpfulness"]
     measured = {}
-    for name, column, resampled in zip(FIGURES, zip(*means, strict=True), distribution.T, strict=True):
+    for name, column, drawn in zip(FIGURES, zip(*means, strict=True), distribution.T, strict=True):
         value = parts.get(name, fmean(column))
-        spread = intervals.of_statistic(value, resampled, len(values))
+        spread = intervals.of_statistic(value, drawn, len(values))
         figure = Figure(value, len(values), spread.error, spread.interval, VERSION)
         measured[name] = Measured(figure, spread.carried)
     categories: dict[str, list[float]] = {}
@@ -83,7 +86,7 @@ def score_pfgen(
         "aspects": aspects,
         "categories": {name: fmean(scores) for name, scores in categories.items()},
         "published": published,
-        "resampled": "questions and trials" if trials_known else "questions, and answers within questions",
+        "resampled": resampled,
         "variance": shares,
         "ground_truth": GROUND_TRUTH,
     }

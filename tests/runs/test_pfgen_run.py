@@ -141,7 +141,16 @@ def test_answers_are_scored_by_trial_and_again(
     assert main(["score", f"run={folder}"]) == 2
     assert "completions are missing or damaged: pfgen (1 samples)" in capsys.readouterr().err
     assert main(["score", f"run={folder}", "allow_missing=true"]) == 0
-    assert results(folder).partial.partial and results(folder).scores["pfgen_score"].n == 5
+    # A question counts by the answers that it has.
+    assert results(folder).partial.partial and results(folder).scores["pfgen_score"].n == 6
+    assert results(folder).run["pfgen"]["resampled"] == "questions, and answers within questions"
+    # Stopped in its first trial, it has no results at all.
+    kept.write_bytes(b"".join(kept.read_bytes().splitlines(keepends=True)[:2]))
+    (folder / "results.json").unlink()
+    assert main(["score", f"run={folder}"]) == 2
+    assert "the run is not finished" in capsys.readouterr().err
+    assert main(["score", f"run={folder}", "allow_missing=true"]) == 0
+    assert results(folder).partial.partial and results(folder).scores["pfgen_score"].n == 2
 
 
 def test_runs_of_two_models_are_paired_by_question(
@@ -250,6 +259,24 @@ def test_bad_options_are_one_message(
 ) -> None:
     run(tmp_path / "out", word, code=2)
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (
+            ["ask", "model=random", "Q01", "ask.temperature=0"],
+            "decides this\n  where: option ask.temperature",
+        ),
+        (["score", "completions=x", "out=y", "samples=3"], "completions= has its own number of answers"),
+        (["score", "completions=x", "out=y", "suite.limit=3"], "fix:   leave it out\n"),
+    ],
+)
+def test_what_pfgen_does_not_take_is_refused_by_other_verbs(
+    capsys: pytest.CaptureFixture[str], command: list[str], message: str
+) -> None:
+    assert main([*command, "suite=pfgen", "offline=true"]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_the_mode_of_pfgen_is_for_pfgen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,7 +76,9 @@ def test_two_models_are_compared_by_question(tmp_path: Path, capsys: pytest.Capt
         score(published(tmp_path / name, trials, model=name), tmp_path / "out" / name)
     capsys.readouterr()
     assert main(["compare", str(tmp_path / "out" / "m"), str(tmp_path / "out" / "n")]) == 0
-    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("pfgen "))
+    said = capsys.readouterr().out
+    assert "pfgen: the published ground truth scores 1.05." in said
+    line = next(line for line in said.splitlines() if line.startswith("pfgen "))
     values = [
         read_results(tmp_path / "out" / name / "results.json").scores["pfgen_score"].value for name in "mn"
     ]
@@ -95,6 +97,32 @@ def test_own_answers_have_trials(tmp_path: Path) -> None:
     assert sum(details["variance"].values()) == pytest.approx(1)
     one = score(own(tmp_path / "one", IDS[:6]), tmp_path / "out-one")
     assert one.run["pfgen"]["trials"] == 1 and one.run["pfgen"]["variance"] is None
+    assert one.run["pfgen"]["resampled"] == "questions"
+
+
+def test_thoughts_are_split_off_before_an_answer_is_cut(tmp_path: Path) -> None:
+    plain = own(tmp_path / "plain", IDS) / "pfgen.jsonl"
+    thinking = tmp_path / "thinking.jsonl"
+    rows = [json.loads(line) for line in plain.read_text().splitlines()]
+    for row in rows:
+        row["completion"] = f"<think>Q: A: ？</think>\n\nA: {row['completion'].strip()}"
+    thinking.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    split = score(thinking, tmp_path / "split", "pfgen.mode=chat", "reasoning.parser=think")
+    assert split.scores == score(plain, tmp_path / "out", "pfgen.mode=chat").scores
+    assert split.datasets["pfgen"].thoughts is not None
+    unsplit = score(thinking, tmp_path / "unsplit", "pfgen.mode=chat")
+    assert "18 completions have the marks of a thought" in str(unsplit.run["warnings"])
+
+
+def test_how_a_published_set_was_made_is_recorded(tmp_path: Path) -> None:
+    folder = published(tmp_path / "m").parent
+    described = {"model": "a\nb ", "num_examples": 5, "temperature": 0.5, "top_p": 0.98, "engine": "vllm"}
+    (folder / "config.json").write_text(json.dumps(described))
+    results = score(folder, tmp_path / "out")
+    assert results.protocol.deviations == {"generation.temperature": 0.5, "num_few_shots": 5}
+    assert results.run["model"] == "a b" and results.run["completions"] == str(folder / "trials.jsonl.xz")
+    whole = score(folder, tmp_path / "whole", "limit=0")
+    assert whole.protocol == results.protocol and not whole.partial.partial
 
 
 def lines(rows: list[tuple[str, str]]) -> bytes:
