@@ -7,7 +7,9 @@ so it has an environment and a constraints file of its own (docs/servers.md).
 import gc
 import importlib
 import logging
+import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from evalkit.core.config import BosRule, Dtype, EngineConfig
@@ -30,7 +32,9 @@ INSTALL = (
     "   then .venv-vllm/bin/evalkit ..."
 )
 
-_SEE_LOG = "vLLM's own messages, in the run's run.log, name the cause"
+_SEE_LOG = "vLLM's own messages, in the run's run.log, say more"
+# How vLLM logs the exceptions of its processes.
+_CAUSE = re.compile(r"\bERROR\b.* (\S*(?:Error|Exception): .+)")
 
 # Options of vllm.LLM about memory and machines; another number of GPUs continues a run.
 _RESOURCES = (
@@ -109,9 +113,7 @@ class VllmEngine(Engine):
             if importlib.import_module("vllm.platforms").current_platform.is_cpu():
                 # Of a prompt cut in two it takes back the first draw, which no generator of a CPU can.
                 arguments.setdefault("enable_chunked_prefill", False)
-            with foreign(
-                "vLLM cannot load the model", where=resolved.path, raises=EvalkitError, fix=_SEE_LOG
-            ):
+            with self._naming_causes("vLLM cannot load the model", resolved.path):
                 self._llm: Any = self._vllm.LLM(**arguments)
         self._context = int(self._llm.llm_engine.model_config.max_model_len)
 
@@ -131,7 +133,7 @@ class VllmEngine(Engine):
                     prompt = {"prompt_token_ids": encoded.ids}
                     engine.add_request(encoded.request.id, prompt, self._sampling_parameters(encoded))
             while engine.has_unfinished_requests():
-                with foreign("vLLM failed", where="engine=vllm", raises=EvalkitError, fix=_SEE_LOG):
+                with self._naming_causes("vLLM failed", "engine=vllm"):
                     outputs = engine.step()
                 for output in outputs:
                     if output.finished:
@@ -144,6 +146,23 @@ class VllmEngine(Engine):
             # The iterator may be closed early: abort what vLLM still runs.
             if running:
                 engine.abort_request(list(running))
+
+    @contextmanager
+    def _naming_causes(self, what: str, where: object) -> Iterator[None]:
+        """Runs vLLM; the exception of one of its processes says more than that the process has ended."""
+        causes = _Causes()
+        log.addHandler(causes)
+        try:
+            with foreign(what, where=where, raises=EvalkitError, fix=_SEE_LOG):
+                try:
+                    yield
+                except Exception as error:
+                    self._wait_for_log()
+                    if causes.first is None:
+                        raise
+                    raise RuntimeError(causes.first) from error
+        finally:
+            log.removeHandler(causes)
 
     def _problem(self, encoded: Encoded) -> Completion | None:
         if not encoded.ids:
@@ -214,6 +233,17 @@ class VllmEngine(Engine):
         self._llm = None
         gc.collect()
         self._wait_for_log()
+
+
+class _Causes(logging.Handler):
+    """Keeps the first exception that vLLM's processes log."""
+
+    first: str | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler.emit`."""
+        if self.first is None and (found := _CAUSE.search(record.getMessage())):
+            self.first = found[1]
 
 
 def vllm_dtype(dtype: Dtype) -> str:

@@ -136,6 +136,11 @@ class LLM:
         assert enable_prefix_caching and generation_config == "vllm" and not trust_remote_code
         if not list(Path(model).glob("*.safetensors")):
             raise ValueError("no weights\nmore words")
+        if max_model_len < 16:
+            print("(Worker pid=7) WARNING 11-26 06:54:07 [utils.py:9] ImportError: no kernels", flush=True)
+            for cause in ("ValueError: Available memory (1 GiB) is less", "RuntimeError: a process failed"):
+                print(f"(Worker pid=7) ERROR 11-26 06:54:08 [core.py:953] {cause}", flush=True)
+            raise RuntimeError("Engine core initialization failed. See root cause above.")
         self.options = {"dtype": dtype, "max_num_seqs": max_num_seqs, "tokenizer": tokenizer}
         config = Config()
         config.protocol.bos = BosRule.none

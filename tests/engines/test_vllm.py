@@ -138,5 +138,8 @@ def test_a_whole_run(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[
     (log,) = tmp_path.glob("*/sample/*/run.log")
     for word in ("a word of vLLM", "a word of its process", "a word while it runs"):
         assert word in log.read_text()
+    assert main([*words, "engine=vllm", "engine.parameters.max_model_len=15"]) == 1
+    said = "cannot load the model: ValueError: Available memory (1 GiB) is less\n"
+    assert said in capfd.readouterr().err
     assert main(["model=random", *words[2:5], "engine=vllm", f"out={tmp_path / 'no'}"]) == 2
     assert "has none" in capfd.readouterr().err
