@@ -60,11 +60,15 @@ def load_tokenizer(resolved: ResolvedModel) -> Any:
     return tokenizer
 
 
+def tokenizer_of(resolved: ResolvedModel) -> Any | None:
+    """As `load_tokenizer`; None where only a server has the tokenizer."""
+    return load_tokenizer(resolved) if resolved.has_tokenizer else None
+
+
 def tokenizer_here(model: ModelConfig) -> Any | None:
     """The tokenizer of a configured model when its files are on this machine; fetches nothing."""
     try:
-        resolved = resolve_without_weights(model, offline=True)
-        return load_tokenizer(resolved) if resolved.has_tokenizer else None
+        return tokenizer_of(resolve_without_weights(model, offline=True))
     except EvalkitError:
         return None
 
