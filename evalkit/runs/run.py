@@ -25,7 +25,7 @@ from evalkit.records.environment import CONFIG, kept_environment, timed
 from evalkit.records.results import Results, read_results
 from evalkit.records.run_folder import RunDirectory, SampleRecord, SplitRecord
 from evalkit.runs.identity import protocol_record, run_identity
-from evalkit.runs.life import Opened, Outcome, Run, complete, finished
+from evalkit.runs.life import Opened, Outcome, Run, complete
 from evalkit.runs.regrading import Regrading, thought_warnings
 from evalkit.runs.suite import LoadedSuite, asking_of, check_run, load_suite
 from evalkit.scoring.categories import summarise, with_intervals
@@ -72,15 +72,6 @@ def evaluate(config: Config, *, say: Say, opened: Opened = lambda folder: None) 
     if run.asking.thoughts is not None and config.reasoning.parser is ThoughtParser.auto:
         say(t("reasoning.parser={rule}, by the chat template", rule=run.asking.thoughts.rule))
     return complete(run, say=say, opened=opened)
-
-
-def finished_run(config: Config, suite: LoadedSuite) -> Path | None:
-    """The run directory of a command that has nothing left to do, else None; loads no model.
-
-    Raises:
-        InputError: bad options, or a model whose files are not there.
-    """
-    return finished(SuiteRun(config, suite))
 
 
 class SuiteRun(Run[Results]):
