@@ -76,11 +76,12 @@ def judging_plan(config: Config) -> JudgingPlan:
         folder = MtBenchFolder(Path(config.out).expanduser())
         folder.refuse_another("mt_bench", "given")
         header, turns = given_answers(Path(config.answers).expanduser(), options)
-        if not config.dry_run:
-            folder.write_header(header)
-            folder.write_turns(turns)
     books = options.books(header.preset, header.language)
-    return plan_judging(folder, header, turns, books, open_judge(config, books.preset))
+    plan = plan_judging(folder, header, turns, books, open_judge(config, books.preset))
+    if config.answers is not None and not config.dry_run:
+        folder.write_header(header)
+        folder.write_turns(turns)
+    return plan
 
 
 def asked(

@@ -208,13 +208,18 @@ def load_config(line: CommandLine) -> "Config":
     Raises:
         InputError: an unknown key, group member or value (with the near names).
     """
-    from evalkit.core.config import Config
+    from evalkit.core.config import Config, JudgeMode
 
     if line.overrides:
         config = _compose(line.overrides)
     else:
         config = Config()
     check_ranges(config)
+    if config.mode is not JudgeMode.batch and (config.batch.submit or config.batch.results is not None):
+        raise InputError(
+            "batch.submit= and batch.results= need mode=batch: else every call is made now, at full price",
+            fix="add mode=batch, or leave them out",
+        )
     config.folders = list(line.folders)
     config.given = [word.partition("=")[0] for word in line.overrides]
     for name, value in line.flags:

@@ -11,7 +11,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from evalkit.core.durable import read_checked_json, read_log, write_checked_json, write_lines_atomic
+from evalkit.core.durable import (
+    read_checked_json,
+    read_log,
+    remove_file,
+    write_checked_json,
+    write_lines_atomic,
+)
 from evalkit.core.errors import InputError
 from evalkit.core.files import check_types
 from evalkit.core.text import folder_name
@@ -149,8 +155,19 @@ class MtBenchFolder:
         return [SampleRecord.from_line(row, self.samples_path) for row in rows.values()]
 
     def write_turns(self, turns: Iterable[SampleRecord]) -> None:
-        """Writes the whole log of turns at once (answers that were given)."""
-        write_lines_atomic(self.samples_path, (turn.line() for turn in turns))
+        """Writes the whole log of turns at once (answers that were given).
+
+        results.json goes where they are not those of before, and all judgments where an answer is replaced.
+        """
+        written = {turn.id: turn for turn in turns}
+        before = {key: row.get("completion") for key, row in read_log(self.samples_path)[0].items()}
+        after = {key: turn.completion for key, turn in written.items()}
+        if before != after:
+            remove_file(self.results_path)
+        if not before.items() <= after.items():
+            for path in (*self.path.glob("calibration/*"), *self.path.glob("judgments/*")):
+                remove_file(path)
+        write_lines_atomic(self.samples_path, (turn.line() for turn in written.values()))
 
     def judgments(self, judge: str) -> list[Judgment]:
         """The judgments of one judge; empty when there are none."""

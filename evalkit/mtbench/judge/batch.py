@@ -62,7 +62,8 @@ def ask_by_batch(
     write_text_atomic(path, "".join(_line(judge, key, call) for key, call in waiting.items()))
     if not options.submit:
         say(f"batch: {len(waiting)} requests are in {path}")
-        say("  batch.submit=true sends them; batch.results=FILE reads the answers of a batch you sent")
+        say("  mode=batch batch.submit=true sends them")
+        say("  mode=batch batch.results=FILE reads the answers of a batch you sent")
         return None
     rows, old = asyncio.run(_drive(judge, path, name, options.poll, say))
     asked = _absorb(judge, rows, waiting, store, say)

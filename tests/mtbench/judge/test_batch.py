@@ -61,7 +61,7 @@ def test_files_only(small: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[
     out = tmp_path / "run"
     with FaultServer() as server:
         assert judge(small, out, server, "mode=batch") == 0
-        assert "batch.results=FILE" in capsys.readouterr().err
+        assert "mode=batch batch.results=FILE" in capsys.readouterr().err
         assert not (out / "results.json").exists()
         rows = request_file(out)
         assert len(rows) == len({row["custom_id"] for row in rows}) == 16
@@ -87,6 +87,14 @@ def test_files_only(small: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[
         assert judge(small, out, server) == 0
         assert len(server.calls) == 1
     assert results(out)["tables"]["m"]["statuses"] == {"ok": 15, "filtered": 1}
+
+
+@pytest.mark.parametrize("word", ["batch.submit=true", "batch.results=output.jsonl"])
+@pytest.mark.parametrize("verb", ["judge", "calibrate", "pairwise"])
+def test_batch_options_without_the_mode(verb: str, word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """They would be ignored, and every call made at full price."""
+    assert main([verb, "judge=gpt-4", word]) == 2
+    assert "add mode=batch" in capsys.readouterr().err
 
 
 ROWS: list[tuple[dict[str, Any], str]] = [
