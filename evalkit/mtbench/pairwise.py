@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.core.config import PairwiseConfig, Reduce
-from evalkit.core.durable import read_checked_json, write_checked_json, write_text_atomic
+from evalkit.core.durable import write_checked_json, write_text_atomic
 from evalkit.core.errors import InputError
-from evalkit.core.text import canonical_json, folder_name, text_sha256
+from evalkit.core.text import canonical_json, text_sha256
 from evalkit.core.types import Judgment
 from evalkit.mtbench.aggregate import turn_means
 from evalkit.mtbench.books import Books
@@ -221,7 +221,7 @@ def rated_matches(folders: Sequence[MtBenchFolder], pairs: ModelPairs, label: st
                 where=f"judge={label}" if label else None,
                 fix="judge=NAME of one that has judged every run",
             )
-        made, reduce = _made_by(folder, chosen)
+        made, reduce = folder.made_by(chosen)
         for key, value in made.items():
             other, there = first.setdefault(key, (folder.path, value))
             if there != value:
@@ -242,27 +242,6 @@ def rated_matches(folders: Sequence[MtBenchFolder], pairs: ModelPairs, label: st
         for turn in sorted(ratings.get(one, {}).keys() & ratings.get(two, {}).keys()):
             side = side_by_ratings(ratings[one][turn], ratings[two][turn])
             yield Match(*turn, one, two, side, side)
-
-
-def _made_by(folder: MtBenchFolder, judge: str) -> tuple[dict[str, Any], Reduce]:
-    """What decides the ratings of a judge, and how repeats become one, as far as results.json says so.
-
-    It describes the last judging alone: of another judge's ratings nothing is known.
-    """
-    try:
-        content = read_checked_json(folder.results_path)
-        table = next(iter(content["tables"].values()), None)
-        if table is None or folder_name(table["judge"]) != judge:
-            return {}, Reduce.mean
-        preset, record = content["preset"], content.get("judge")
-        made = {"the preset": f"{preset['name']} ({preset['sha256']})"}
-        # Not the service: one model may be served at two addresses. Of a replayed log there is no record.
-        if record is not None:
-            names = ("model", "weights", "parameters", "parser")
-            made |= {f"judge.{name}": record.get(name) for name in names}
-        return made, Reduce(table["reduce"])
-    except (OSError, ValueError, KeyError):
-        return {}, Reduce.mean
 
 
 def write_matches(
