@@ -3,14 +3,15 @@
 Source: section 9 of the MT-Bench protocol notes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from evalkit.core.config import PairwiseConfig, Reduce
-from evalkit.core.durable import write_checked_json, write_text_atomic
+from evalkit.core.durable import read_log, write_checked_json, write_lines_atomic, write_text_atomic
 from evalkit.core.errors import InputError
 from evalkit.core.text import canonical_json, text_sha256
 from evalkit.core.types import Judgment
@@ -26,6 +27,7 @@ from evalkit.mtbench.fastchat import (
 from evalkit.mtbench.folder import MtBenchFolder, answers_of
 from evalkit.mtbench.judge.calls import JudgeCall, JudgeReplies, check_own_prompts
 from evalkit.mtbench.judge.judges import Judge
+from evalkit.mtbench.judge.store import CachedReply, reply_in
 from evalkit.mtbench.model_tables import as_logged
 from evalkit.mtbench.presets import Preset
 from evalkit.mtbench.ratings import parse_pair
@@ -49,8 +51,10 @@ def common_preset(folders: Sequence[MtBenchFolder]) -> str | None:
     return names[0] if names else None
 
 
-def answers_to_compare(folders: Sequence[MtBenchFolder], path: Path | None) -> AnswersByQuestion:
-    """The answers of runs and of FastChat's answer files, by model.
+def answers_to_compare(
+    folders: Sequence[MtBenchFolder], path: Path | None
+) -> tuple[AnswersByQuestion, list[str]]:
+    """The first answers of runs and of FastChat's answer files, by model; and what further ones there are.
 
     Raises:
         InputError: fewer than two models, or two runs of one model.
@@ -64,7 +68,8 @@ def answers_to_compare(folders: Sequence[MtBenchFolder], path: Path | None) -> A
             f"two models are needed, there are answers of {', '.join(answers) or 'none'}",
             fix="pairwise RUN RUN [RUN ...]   or answers=FOLDER of FastChat answer files",
         )
-    return answers
+    further = Counter(answer.model for _, own in listed for answer in own if answer.choice > 0)
+    return answers, [f"{model}: {n} answers beside the first to a question" for model, n in further.items()]
 
 
 def pair_models(models: Sequence[str], baseline: str | None) -> ModelPairs:
@@ -143,14 +148,20 @@ class PairwisePlan:
         return matches
 
 
-def plan_pairwise(pairs: ModelPairs, answers: AnswersByQuestion, books: Books, judge: Judge) -> PairwisePlan:
-    """Plans both games of every match.
+def plan_pairwise(
+    pairs: ModelPairs, answers: AnswersByQuestion, books: Books, judge: Judge, missing: Sequence[str] = ()
+) -> PairwisePlan:
+    """Plans both games of every match; `missing`: what is left out beside what the plan finds.
 
     Raises:
-        InputError: a local judge prompt file that lacks a prompt.
+        InputError: no match, `judge.repeats`, or a local judge prompt file that lacks a prompt.
         FetchError: a file of the preset cannot be fetched.
     """
-    pairings, missing = [], []
+    if judge.config.repeats > 1:
+        raise InputError(
+            "a match is judged once in each order", where="option judge.repeats", fix="leave it out"
+        )
+    pairings, missing = [], list(missing)
     for models in pairs:
         first, second = (answers[model] for model in models)
         if lost := len(first.keys() ^ second.keys()):
@@ -163,6 +174,8 @@ def plan_pairwise(pairs: ModelPairs, answers: AnswersByQuestion, books: Books, j
                     pairings.append(_pairing(sides, turn, books, judge))
                 except InputError as error:
                     missing.append(f"{models[0]} and {models[1]}: {error.what}")
+    if not pairings:
+        raise InputError(f"there is no match to judge: {'; '.join(missing)}")
     return PairwisePlan(judge, tuple(pairings), tuple(missing))
 
 
@@ -194,7 +207,7 @@ def _pairing(sides: tuple[ModelAnswer, ModelAnswer], turn: int, books: Books, ju
     )
 
 
-def rated_matches(folders: Sequence[MtBenchFolder], pairs: ModelPairs, label: str | None) -> Iterator[Match]:
+def rated_matches(folders: Sequence[MtBenchFolder], pairs: ModelPairs, label: str | None) -> list[Match]:
     """Matches decided by the single ratings that the runs hold, by the judge `label`.
 
     None: the only one that has judged every run.
@@ -203,7 +216,7 @@ def rated_matches(folders: Sequence[MtBenchFolder], pairs: ModelPairs, label: st
 
     Raises:
         InputError: a run has no ratings by that judge, or those of several; two runs of one model, or runs
-            that were judged with other prompts or parameters.
+            that were judged with other prompts or parameters; no turn was rated for two models.
     """
     found: list[tuple[Path, Judgment]] = []
     reduces: dict[str, Reduce] = {}
@@ -238,10 +251,24 @@ def rated_matches(folders: Sequence[MtBenchFolder], pairs: ModelPairs, label: st
         model: turn_means(as_logged([one for _, one in found if one.model == model]), reduce)
         for model, reduce in reduces.items()
     }
+    matches = []
     for one, two in pairs:
         for turn in sorted(ratings.get(one, {}).keys() & ratings.get(two, {}).keys()):
             side = side_by_ratings(ratings[one][turn], ratings[two][turn])
-            yield Match(*turn, one, two, side, side)
+            matches.append(Match(*turn, one, two, side, side))
+    if not matches:
+        raise InputError("there is no match: no turn was rated for two of the models")
+    return matches
+
+
+def kept_replies(folder: Path, judge: Judge) -> list[CachedReply]:
+    """The replies of `judge` that `write_matches` has left in a folder."""
+    rows, _ = read_log(_replies_path(folder, judge))
+    return [reply for row in rows.values() if (reply := reply_in(row)) is not None]
+
+
+def _replies_path(folder: Path, judge: Judge) -> Path:
+    return MtBenchFolder(folder).judgments_path(f"{judge.label}_pair")
 
 
 def write_matches(
@@ -251,7 +278,10 @@ def write_matches(
     matches: Sequence[Match],
     judged: tuple[PairwisePlan, JudgeReplies] | None = None,
 ) -> dict[str, Any]:
-    """Writes results.json, and for judged matches a log in FastChat's form; returns the former."""
+    """Writes results.json, for judged matches also the replies and a log in FastChat's form.
+
+    Returns the content of results.json.
+    """
     content = {
         "schema_version": 1,
         "kind": "mt_bench_pairwise",
@@ -264,6 +294,8 @@ def write_matches(
     if judged is not None:
         plan, replies = judged
         _write_log(folder, plan, replies, matches)
+        kept = (reply for reply in replies.by_id.values() if reply.status != "api_error")
+        write_lines_atomic(_replies_path(folder, plan.judge), map(asdict, kept))
         content["missing"] = list(plan.missing)
         content["judge"] = plan.judge.record()
         content["calls"] = replies.asked.calls
@@ -288,5 +320,5 @@ def _write_log(folder: Path, plan: PairwisePlan, replies: JudgeReplies, matches:
             row[f"g{number}_user_prompt"] = game.messages[-1].content
             row[f"g{number}_judgment"] = plan.verdict(replies, game)
         rows.append(row)
-    name = MtBenchFolder(folder).judgments_path(f"{plan.judge.label}_pair").name
+    name = _replies_path(folder, plan.judge).name
     write_text_atomic(folder / name, "".join(f"{canonical_json(row)}\n" for row in rows))
