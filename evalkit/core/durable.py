@@ -188,10 +188,14 @@ def remove_abandoned(folder: Path, name: str | None = None) -> None:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path, option: str = "out") -> Iterator[Path]:
     """A temporary path that replaces `path`, synced to disk, when the block succeeds.
 
     Temporary files of earlier, killed attempts are removed.
+
+    Args:
+        path: the file.
+        option: what chooses another folder for it.
 
     Raises:
         EvalkitError: no space left, or the folder cannot be written; `path` is as it was.
@@ -205,7 +209,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         partial.replace(path)
     except OSError as error:
-        raise write_error(path, error) from error
+        raise write_error(path, error, option) from error
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)

@@ -120,6 +120,11 @@ def reason(error: BaseException) -> str:
     return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]} ..."
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text that is not blank, or the name of its class."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 # How HTTP libraries and pip name an error of a connection that did not come about.
 _NO_CONNECTION = re.compile(
     r"Connect(ion)?(Error|Timeout)|ConnectTimeoutError|NewConnectionError|NameResolutionError|ProxyError"

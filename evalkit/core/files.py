@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from evalkit.core.errors import InputError, foreign
+from evalkit.core.errors import InputError, first_line, foreign
 from evalkit.core.reasons import Reason
 from evalkit.core.text import did_you_mean, everywhere, half_character, may_hold_half_characters, unicode_text
 
@@ -445,7 +445,7 @@ def read_options(
             )
         except OmegaConfBaseException as error:
             key = error.full_key or "?"
-            problem = str(error).splitlines()[0]
+            problem = first_line(error)
             if isinstance(error, ConfigKeyError):
                 problem += did_you_mean(key.rpartition(".")[2], sorted(_names(kind)))
             raise InputError(f"{what} is not valid: {problem}", where=f"{path}, field {key}") from None

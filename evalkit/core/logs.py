@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from evalkit.core.errors import EvalkitError, write_error
 from evalkit.core.progress import say
 from evalkit.core.secrets import hide, printable
 
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 # Seconds to wait for the last lines of other programs.
 _LONGEST_WAIT = 5.0
 # Libraries with handlers of their own, which write to the terminal.
@@ -158,6 +160,30 @@ def output_to(logger: logging.Logger) -> Iterator[Callable[[], None]]:
         for number, kept in terminal.items():
             os.dup2(kept, number)
             os.close(kept)
+
+
+@contextmanager
+def transformers_to(logger: logging.Logger) -> Iterator[list[str]]:
+    """Sends transformers' log lines to this logger alone, without its bar; yields the list of them."""
+    from transformers.utils import logging as theirs
+
+    lines: list[str] = []
+
+    class Forward(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(_COLOUR.sub("", record.getMessage()))
+            logger.info("%s: %s", record.name, lines[-1])
+
+    own = logging.getLogger("transformers")
+    before, level = (own.handlers, own.propagate), theirs.get_verbosity()
+    theirs.disable_progress_bar()
+    own.handlers, own.propagate = [Forward()], False
+    theirs.set_verbosity(min(level, logging.WARNING))
+    try:
+        yield lines
+    finally:
+        theirs.set_verbosity(level)
+        own.handlers, own.propagate = before
 
 
 def _flush() -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.core import assets
-from evalkit.core.errors import InputError
+from evalkit.core.errors import InputError, first_line
 from evalkit.core.files import as_text, read_yaml
 from evalkit.core.habits import HABITS, OTHER_VERBS, Habits, fits, right_name
 from evalkit.core.text import did_you_mean, half_character
@@ -526,7 +526,7 @@ def _without_none(hint: Any) -> Any:
 
 
 def _readable(error: Exception, word: str) -> InputError:
-    text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    text = first_line(error)
     detail = error.__cause__
     while detail is not None and detail.__cause__ is not None:
         detail = detail.__cause__

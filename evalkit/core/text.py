@@ -8,7 +8,7 @@ import difflib
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from types import MappingProxyType
 from typing import Any
@@ -62,6 +62,12 @@ def did_you_mean(name: str, known: Iterable[str], shown: Mapping[str, str] = Map
     found = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
     near = dict.fromkeys(shown.get(one, one) for one in found)
     return f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """The first few of many names, and how many there are."""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} ... ({len(names)} in all)"
 
 
 def command(*words: str) -> str:

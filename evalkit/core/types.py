@@ -91,6 +91,11 @@ class Completion:
     generator_state: str | None = None
     served_thought: str | None = None
 
+    @classmethod
+    def failed(cls, key: str, why: str, prompt_tokens: int, *, over_context: bool = False) -> "Completion":
+        """The empty completion of a request that could not be answered; `key` is its id."""
+        return cls(key, "", "", "error", prompt_tokens, 0, over_context, why)
+
 
 @dataclass(frozen=True, slots=True)
 class Score:

@@ -18,7 +18,7 @@ from evalkit.core.logs import output_to
 from evalkit.core.types import Completion, FinishReason, Request
 from evalkit.engines.base import Engine, distinct, from_generation_config
 from evalkit.engines.local.loading import check_files
-from evalkit.engines.local.running_rows import failed
+from evalkit.engines.local.running_rows import failed, problem_of
 from evalkit.engines.local.tokenizer import load_tokenizer, refuse_ids, refuse_special_ids
 from evalkit.engines.local.tokens import CompletionDecoder, Encoded, encode, end_ids
 from evalkit.engines.models import ResolvedModel
@@ -126,7 +126,8 @@ class VllmEngine(Engine):
             refuse_ids(prompts, self._tokenizer, self._embeddings)
         try:
             for encoded in prompts:
-                if problem := self._problem(encoded):
+                # vLLM takes no prompt that leaves no room.
+                if problem := problem_of(encoded, self._context, self._context - 1):
                     yield problem
                 else:
                     running[encoded.request.id] = encoded
@@ -163,16 +164,6 @@ class VllmEngine(Engine):
                     raise RuntimeError(causes.first) from error
         finally:
             log.removeHandler(causes)
-
-    def _problem(self, encoded: Encoded) -> Completion | None:
-        if not encoded.ids:
-            return failed(encoded, "the prompt is empty: it has no token")
-        if encoded.request.max_new_tokens < 1:
-            return failed(encoded, f"max_new_tokens is {encoded.request.max_new_tokens}")
-        if len(encoded.ids) >= self._context:
-            reason = f"the prompt has {len(encoded.ids)} tokens, vLLM's max_model_len is {self._context}"
-            return failed(encoded, reason, over_context=True)
-        return None
 
     def _sampling_parameters(self, encoded: Encoded) -> Any:
         request = encoded.request

@@ -359,7 +359,19 @@ def shipped() -> frozenset[str]:
 
 def option_differences(a: Results, b: Results) -> list[str]:
     """The options that differ: how the models were asked, and how their answers were read."""
-    return list(_options(a, b))
+    found = [] if a.split_by == b.split_by else [_differs("reasoning.parser", a.split_by, b.split_by)]
+    first, second = ({**_UNRECORDED, **results.protocol.options} for results in (a, b))
+    unknown = made_elsewhere(a) or made_elsewhere(b)
+    aside = (*ASIDE_OPTIONS, *_SPLIT_OPTIONS, *(("dtype",) if unknown else ()))
+    for key in dict.fromkeys([*first, *second]):
+        if key not in aside and first.get(key) != second.get(key):
+            found.append(_differs(key, first.get(key), second.get(key)))
+    sampling = ("generation.do_sample", "generation.from_model")
+    samples = any(options.get(key) for options in (first, second) for key in sampling)
+    seeds = [results.run.get("identity", {}).get("seed") for results in (a, b)]
+    if samples and seeds[0] != seeds[1] and not unknown:
+        found.append(_differs("seed", *seeds))
+    return found
 
 
 def data_differences(a: Results, b: Results) -> list[str]:
@@ -373,7 +385,12 @@ def data_differences(a: Results, b: Results) -> list[str]:
 
 def coverage_differences(a: Results, b: Results) -> list[str]:
     """The datasets and samples that only one run has."""
-    return list(_coverage(a, b))
+    one_sided = sorted(a.datasets.keys() ^ b.datasets.keys())
+    counts = {name: (a.datasets[name].n, b.datasets[name].n) for name in common(a, b)}
+    return [
+        *(Reason("{name} is in only one of them", name=name) for name in one_sided),
+        *(_differs(f"samples of {name}", *both) for name, both in counts.items() if both[0] != both[1]),
+    ]
 
 
 def made_elsewhere(results: Results) -> bool:
@@ -444,31 +461,6 @@ def own_task_facts(name: str, results: Results) -> dict[str, Any]:
         if (value := identity.get(what, {}).get(name)) is not None:
             facts[key] = value
     return facts
-
-
-def _options(a: Results, b: Results) -> Iterator[str]:
-    if a.split_by != b.split_by:
-        yield _differs("reasoning.parser", a.split_by, b.split_by)
-    first, second = ({**_UNRECORDED, **results.protocol.options} for results in (a, b))
-    unknown = made_elsewhere(a) or made_elsewhere(b)
-    aside = (*ASIDE_OPTIONS, *_SPLIT_OPTIONS, *(("dtype",) if unknown else ()))
-    for key in dict.fromkeys([*first, *second]):
-        if key not in aside and first.get(key) != second.get(key):
-            yield _differs(key, first.get(key), second.get(key))
-    sampling = ("generation.do_sample", "generation.from_model")
-    samples = any(options.get(key) for options in (first, second) for key in sampling)
-    seeds = [results.run.get("identity", {}).get("seed") for results in (a, b)]
-    if samples and seeds[0] != seeds[1] and not unknown:
-        yield _differs("seed", *seeds)
-
-
-def _coverage(a: Results, b: Results) -> Iterator[str]:
-    for name in sorted(a.datasets.keys() ^ b.datasets.keys()):
-        yield Reason("{name} is in only one of them", name=name)
-    for name in common(a, b):
-        counts = a.datasets[name].n, b.datasets[name].n
-        if counts[0] != counts[1]:
-            yield _differs(f"samples of {name}", *counts)
 
 
 def _dataset(a: Results, b: Results, name: str) -> Iterator[str]:

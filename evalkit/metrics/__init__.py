@@ -64,10 +64,10 @@ _ALL: tuple[Metric, ...] = (
         for language in ("ja", "en")
     ),
     ModelMetric("comet_wmt22", fetch=comet_files, open=open_comet),
-    SampleMetric("rouge1", "1", rouge.rouge1),
-    SampleMetric("rouge2", "1", rouge.rouge2),
-    SampleMetric("rougeL", "1", rouge.rouge_l),
-    SampleMetric("rougeLsum", "1", rouge.rouge_lsum),
+    *(
+        SampleMetric(kind, "1", partial(rouge.f_measure, kind))
+        for kind in ("rouge1", "rouge2", "rougeL", "rougeLsum")
+    ),
     InstructionMetric("instruction_strict", "1", "strict", whole=False),
     InstructionMetric("prompt_strict", "1", "strict", whole=True),
     InstructionMetric("instruction_loose", "1", "loose", whole=False),
@@ -100,11 +100,6 @@ def get_metric(name: str) -> Metric:
             f"unknown metric {name!r}{did_you_mean(name, METRICS)}", fix=f"one of {', '.join(METRICS)}"
         )
     return METRICS[name]
-
-
-def needs_model(name: str) -> bool:
-    """Whether the metric loads a model, for which it waits until the language model is freed."""
-    return isinstance(METRICS.get(name), ModelMetric)
 
 
 def wanted_metrics(names: Iterable[str], config: MetricsConfig) -> list[str]:

@@ -15,6 +15,7 @@ from evalkit.core.assets import cache_dir
 from evalkit.core.errors import foreign
 from evalkit.core.files import file_sha256
 from evalkit.core.progress import bar
+from evalkit.core.text import text_sha256
 from evalkit.core.words import t
 from evalkit.metrics.comet_model import (
     Estimator,
@@ -23,7 +24,7 @@ from evalkit.metrics.comet_model import (
     checkpoint_paths,
     load_state,
 )
-from evalkit.metrics.embedding_cache import Embedding, EmbeddingCache, content_key
+from evalkit.metrics.embedding_cache import Embedding, EmbeddingCache
 from evalkit.metrics.metric import MetricUnavailableError, Triple
 from evalkit.metrics.model_files import ENCODER_FILES
 
@@ -90,10 +91,10 @@ class Comet:
         return [float(score) for score in self._estimator(src, mt, ref)]
 
     def _stacked(self, texts: Iterable[str]) -> torch.Tensor:
-        return torch.from_numpy(np.stack([self._cache[content_key(text)] for text in texts]))
+        return torch.from_numpy(np.stack([self._cache[text_sha256(text)] for text in texts]))
 
     def _embed(self, texts: Iterable[str]) -> None:
-        new = {key: text for text in texts if (key := content_key(text)) not in self._cache}
+        new = {key: text for text in texts if (key := text_sha256(text)) not in self._cache}
         if not new:
             return
         encoder = self._loaded_encoder()

@@ -22,13 +22,8 @@ _ROWS = "embeddings"
 _LOG = logging.getLogger(__name__)
 
 
-def content_key(text: str) -> str:
-    """The key of a sentence: the sha256 of its UTF-8 bytes."""
-    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
 class EmbeddingCache:
-    """Embeddings [dim] by content key, in a folder for one model and dtype."""
+    """Embeddings [dim] by the sha256 of the sentence, in a folder for one model and dtype."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

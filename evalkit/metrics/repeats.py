@@ -15,20 +15,12 @@ from evalkit.metrics import intervals as statistics
 from evalkit.metrics.intervals import Interval, Spread
 
 
-def check_repeats(n: int, ks: Iterable[int] = (), *, greedy: bool) -> None:
-    """Whether n samples of each question can be drawn, and pass@k computed for these k.
+def check_repeats(n: int, ks: Iterable[int]) -> None:
+    """Whether pass@k of n samples of each question can be computed for these k.
 
     Raises:
-        InputError: n or a k is less than 1, a k is greater than n, or all n samples would be the same.
+        InputError: a k is not within 1 to n.
     """
-    if n < 1:
-        raise InputError(f"{n} samples of each question are none", where="samples", fix="samples=1 or more")
-    if n > 1 and greedy:
-        raise InputError(
-            f"{n} samples of each question would be the same {n} times: generation is greedy",
-            where="samples",
-            fix="samples=1, or sampling with a temperature above 0",
-        )
     for k in ks:
         _check_k(k, n)
 

@@ -8,30 +8,9 @@ from typing import Any
 
 from evalkit.metrics.metric import MetricUnavailableError
 
-ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
-
-def rouge1(prediction: str, gold: str) -> float:
-    """F-measure of shared words."""
-    return _f_measure("rouge1", prediction, gold)
-
-
-def rouge2(prediction: str, gold: str) -> float:
-    """F-measure of shared pairs of neighbouring words."""
-    return _f_measure("rouge2", prediction, gold)
-
-
-def rouge_l(prediction: str, gold: str) -> float:
-    """F-measure of the longest common subsequence of words."""
-    return _f_measure("rougeL", prediction, gold)
-
-
-def rouge_lsum(prediction: str, gold: str) -> float:
-    """F-measure of the union of longest common subsequences between lines."""
-    return _f_measure("rougeLsum", prediction, gold)
-
-
-def _f_measure(kind: str, prediction: str, gold: str) -> float:
+def f_measure(kind: str, prediction: str, gold: str) -> float:
+    """rouge-score's F-measure of a kind: `rouge1`, `rouge2`, `rougeL` or `rougeLsum`."""
     return float(_scorer(kind).score(gold, prediction)[kind].fmeasure)
 
 

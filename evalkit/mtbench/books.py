@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from evalkit.core.config import Config
 from evalkit.core.errors import EvalkitError, InputError, UnreachableError
@@ -31,9 +31,6 @@ from evalkit.mtbench.ratings import VERDICT_FORMAT
 from evalkit.records import unpacked
 from evalkit.sources.mirror import MANIFEST, Mirror
 from evalkit.sources.pins import Pin
-
-if TYPE_CHECKING:
-    from evalkit.sources.fetch import Fetcher
 
 # The prompts by name: the fields of a template, those it must have first.
 _FIELDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -317,9 +314,11 @@ class BookOptions:
 
 def pinned_files(mirror: str | None, *, data_dir: str | None = None, offline: bool = False) -> FindFile:
     """Gets a preset's files from the folder `mirror`, a bundle, the cache, or the network."""
+    from evalkit.sources.fetch import Fetcher
+
     if data_dir is not None:
         unpacked.use(Path(data_dir).expanduser())
-    fetcher = _fetcher(mirror, offline=offline)
+    fetcher = Fetcher.of(mirror, offline)
 
     def get(file: PinnedFile) -> Path:
         pin = _pin(file)
@@ -338,6 +337,8 @@ def fetch_all(options: BookOptions, language: str) -> dict[str, Path]:
         InputError: the preset that is given does not have the language, or none has it.
         FetchError: one of them cannot be fetched.
     """
+    from evalkit.sources.fetch import Fetcher
+
     names = [options.preset] if options.preset else preset_names()
     wanted = [preset for preset in map(load_preset, names) if options.preset or language in preset.sets]
     if not wanted:
@@ -346,19 +347,12 @@ def fetch_all(options: BookOptions, language: str) -> dict[str, Path]:
     for preset in wanted:
         preset.language([], language)
     get = options.files(options.preset)
-    fetcher = _fetcher(options.mirror, offline=options.offline)
+    cached = Fetcher().cached
     return {
-        f"sources/{fetcher.cached(_pin(file)).name}": get(file)
+        f"sources/{cached(_pin(file)).name}": get(file)
         for preset in wanted
         for file in (*preset.files(), *preset.variant_files())
     }
-
-
-def _fetcher(mirror: str | None, *, offline: bool) -> "Fetcher":
-    from evalkit.sources.fetch import Fetcher
-
-    opened = Mirror.open(Path(mirror).expanduser()) if mirror else None
-    return Fetcher(mirror=opened, offline=offline)
 
 
 def _pin(file: PinnedFile) -> Pin:

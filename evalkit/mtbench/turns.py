@@ -51,14 +51,9 @@ class AnswerRules:
     def sampling(self, category: str) -> Sampling:
         """The sampling for a category's questions."""
         temperature = self.temperature.get(category, self.other)
-        greedy = temperature < GREEDY_BELOW
-        return Sampling(
-            do_sample=not greedy,
-            temperature=1.0 if greedy else temperature,
-            top_p=1.0 if greedy else self.top_p,
-            top_k=0 if greedy else self.top_k,
-            repetition_penalty=self.repetition_penalty,
-        )
+        if temperature < GREEDY_BELOW:
+            return Sampling(repetition_penalty=self.repetition_penalty)
+        return Sampling(True, temperature, self.top_p, self.top_k, self.repetition_penalty)
 
     def new_tokens(self, prompt_tokens: int) -> int:
         """The token limit of an answer: at least 1, also where the prompt has used up everything."""
@@ -237,10 +232,8 @@ def answered(
     if thoughts is not None and completion.finish_reason != "error":
         try:
             split = thoughts.reply(
-                completion.raw_text,
-                completion.finish_reason,
+                completion,
                 opened=turn.opened,
-                served_thought=completion.served_thought,
                 output_length=turn.record.max_new_tokens or 0,
                 tokenizer=tokenizer,
                 ends=(),

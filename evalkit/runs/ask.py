@@ -13,6 +13,7 @@ from evalkit.core.types import Completion, Message, Request, Sampling
 from evalkit.core.words import t
 from evalkit.engines.bos import CHAT_RULE, token_ids
 from evalkit.engines.local.chat_template import as_text, render_chat
+from evalkit.engines.local.tokenizer import tokenizer_of
 from evalkit.mtbench.presets import DEFAULT_PRESET, load_preset
 from evalkit.mtbench.turns import TOP_K, takes_system_message
 from evalkit.records.run_folder import SplitRecord
@@ -48,7 +49,6 @@ def ask(config: Config) -> AskedQuestion:
         EvalkitError: the model cannot be fetched or loaded.
     """
     from evalkit.engines import build_engine, identify
-    from evalkit.engines.local.tokenizer import load_tokenizer
 
     if config.model is None:
         raise InputError("no model is given", fix='ask model=1.8b-instruct "自然言語処理とは何か"')
@@ -58,7 +58,7 @@ def ask(config: Config) -> AskedQuestion:
     identified = identify(config.model, config.engine, config.dtype, offline=config.data.offline)
     resolved = identified.model
     # For a model that only a server has, the conversation is shown as it is sent.
-    tokenizer = load_tokenizer(resolved) if resolved.has_tokenizer else None
+    tokenizer = tokenizer_of(resolved)
     given = _of_suite(question, config, tokenizer) if config.suite is not None else None
     prompt = _prompt(question, config.ask.system, tokenizer) if given is None else given.prompt
     templated = not isinstance(prompt, str)
@@ -72,10 +72,8 @@ def ask(config: Config) -> AskedQuestion:
     split = None
     if thoughts is not None and completion.error is None:
         split = thoughts.reply(
-            completion.raw_text,
-            completion.finish_reason,
+            completion,
             opened=tokenizer is not None and thoughts.opened(as_text(prompt, tokenizer)),
-            served_thought=completion.served_thought,
             output_length=limit,
             tokenizer=tokenizer,
             ends=(),

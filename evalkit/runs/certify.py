@@ -169,10 +169,8 @@ def _graded(
     if asking.thoughts is None or completion.finish_reason == "error":
         return GivenAnswer(completion.text, completion.finish_reason)
     split = asking.thoughts.reply(
-        completion.raw_text,
-        completion.finish_reason,
+        completion,
         opened=asking.thoughts.opened(as_text(prompt, engine.tokenizer)),
-        served_thought=None,
         # The answer's own limit, without the thought.
         output_length=asking.limit(spec),
         tokenizer=engine.tokenizer,

@@ -29,7 +29,7 @@ from evalkit.core.files import (
 )
 from evalkit.core.progress import Say
 from evalkit.core.reasons import Reason
-from evalkit.core.text import did_you_mean
+from evalkit.core.text import did_you_mean, listed
 from evalkit.core.types import FinishReason
 from evalkit.core.words import shown
 from evalkit.metrics.prediction import gold
@@ -47,7 +47,6 @@ from evalkit.tasks.pfgen import DATASET, MOST_TRIALS, answer_of, stop_strings
 from evalkit.tasks.spec import few_shot_counts, task_names
 
 GivenAnswers = dict[str, GivenAnswer]
-_SHOWN = 5
 # Answers are unpacked in pieces of this size, so that the line of a damaged place is known.
 _PIECE = 1 << 16
 
@@ -137,7 +136,9 @@ def _matched(
             what, where = f"there are no completions for {task.name}", f"completions={path}"
             if len(lacking) < len(asked):
                 first = asked[lacking[0]]
-                what = f"samples without completion: {listed(lacking)}; {first.id} asks {first.input[:60]!r}"
+                what = (
+                    f"samples without completion: {listed(lacking, 5)}; {first.id} asks {first.input[:60]!r}"
+                )
                 # The line of the last answer to the same question, else the file's last.
                 near = [key for key in given if asked.get(key) is first] or list(given)
                 where = given[near[-1]].place or where
@@ -192,18 +193,12 @@ def read_completions(path: Path, tasks: Sequence[Task]) -> dict[str, GivenAnswer
     return {name: _aligned(rows, by_name[name], path) for name, rows in outputs.items() if name in by_name}
 
 
-def listed(names: Sequence[str]) -> str:
-    """The first few of many names, and how many there are."""
-    shown = ", ".join(names[:_SHOWN])
-    return shown if len(names) <= _SHOWN else f"{shown} ... ({len(names)} in all)"
-
-
 def _check_datasets(names: Sequence[str] | Mapping[str, Any], suite: Mapping[str, Task], path: Path) -> None:
     # Files of other suites' datasets may be in the same folder; an unknown name is a mistake.
     unknown = [name for name in names if name not in suite and name not in task_names()]
     if unknown:
         raise InputError(
-            f"unknown dataset: {listed(unknown)}{did_you_mean(unknown[0], suite)}",
+            f"unknown dataset: {listed(unknown, 5)}{did_you_mean(unknown[0], suite)}",
             where=f"completions={path}",
         )
 
@@ -233,7 +228,7 @@ def _by_id(rows: Iterable[tuple[str, JsonObject]], task: Task, ids: Container[st
         answers[sample] = GivenAnswer(completion, finish_reason(row, where), place=where)
     if extra:
         raise InputError(
-            f"{task.name} has no sample with the id {listed(list(extra))}",
+            f"{task.name} has no sample with the id {listed(list(extra), 5)}",
             where=next(iter(extra.values())),
             fix="the ids are those of: evalkit prompts",
         )

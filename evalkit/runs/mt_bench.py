@@ -14,6 +14,7 @@ from evalkit.core.types import Message
 from evalkit.core.words import t
 from evalkit.engines.base import GENERATION_VERSION, SAMPLING_VERSION
 from evalkit.engines.local.chat_template import clock_date, render_chat
+from evalkit.engines.local.tokenizer import tokenizer_of
 from evalkit.mtbench.books import BookOptions
 from evalkit.mtbench.fastchat import Language
 from evalkit.mtbench.folder import SAMPLES, Header, MtBenchFolder
@@ -74,7 +75,7 @@ class MtBenchRun(Run[dict[str, Any]]):
         self._all_questions = len(book.questions)
         self._questions = choose_questions(list(book.questions.values()), max(config.limit or 0, 0))
         identified = identify(model, config.engine, config.dtype, offline=config.data.offline)
-        self.tokenizer = _tokenizer(identified)
+        self.tokenizer = tokenizer_of(identified.model)
         self.thoughts = Thoughts.of(config.reasoning, self.tokenizer, chat=True)
         identity = _identity(self.preset, self._language, identified, self.tokenizer)
         if self.thoughts is not None:
@@ -187,15 +188,6 @@ class MtBenchRun(Run[dict[str, Any]]):
         results = results_json(self.preset, {}, {}, partial=reasons, answers=counts)
         write_checked_json(self.directory.results_path, results)
         return results
-
-
-def _tokenizer(identified: "Identified") -> Any | None:
-    """The model's tokenizer; None where only the server has it."""
-    from evalkit.engines.local.tokenizer import load_tokenizer
-
-    if identified.family == "api" and not identified.model.has_tokenizer:
-        return None
-    return load_tokenizer(identified.model)
 
 
 def _check_template(preset: Preset, tokenizer: Any) -> None:

@@ -10,11 +10,12 @@ from evalkit.core.durable import read_log
 from evalkit.core.errors import InputError
 from evalkit.core.files import read_options
 from evalkit.core.reasons import Reason
+from evalkit.core.text import listed
 from evalkit.core.types import Sample
 from evalkit.records.environment import CONFIG, kept_environment
 from evalkit.records.results import Figure, Results, read_results
 from evalkit.records.run_folder import RunDirectory, SampleRecord, one_run
-from evalkit.runs.foreign import listed, output_directory
+from evalkit.runs.foreign import output_directory
 from evalkit.runs.regrading import of_regrading
 from evalkit.runs.run import score_run
 from evalkit.runs.suite import LoadedSuite, check_suite_options, load_suite, sample_limit, suite_specs
@@ -226,7 +227,7 @@ def _check_complete(
     names = [f"{name} ({count} samples)" for name, count in gaps.items() if name not in lost] + lost
     if names:
         raise InputError(
-            f"completions are missing or damaged: {listed(names)}",
+            f"completions are missing or damaged: {listed(names, 5)}",
             where=folder / "samples",
             fix="run the same command again, or score what is there: allow_missing=true",
         )

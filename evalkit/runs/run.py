@@ -19,6 +19,7 @@ from evalkit.core.words import t
 from evalkit.engines.base import from_generation_config
 from evalkit.engines.bos import appended_tokens
 from evalkit.engines.local.chat_template import as_text, template_of
+from evalkit.engines.local.tokenizer import tokenizer_of
 from evalkit.engines.models.folder_files import generation_config
 from evalkit.metrics import wanted_metrics
 from evalkit.records.environment import CONFIG, kept_environment, timed
@@ -40,7 +41,6 @@ from evalkit.tasks.thoughts import Thoughts
 
 if TYPE_CHECKING:
     from evalkit.engines.base import Engine, Identified
-    from evalkit.engines.models import ResolvedModel
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class SuiteRun(Run[Results]):
         chosen, asked = given_model(config.model), given_suite(config.suite)
         identified = identify(chosen, config.engine, config.dtype, offline=config.data.offline)
         model, left_out, chat_template = identified.model, [], None
-        self._tokenizer = _tokenizer(model) if model.has_tokenizer else None
+        self._tokenizer = tokenizer_of(model)
         self.asking = asking_of(config, self._tokenizer)
         if config.samples > 1 and not asked.pfgen and config.generation.from_model:
             _check_draws(identified, config.samples)
@@ -211,11 +211,9 @@ class SuiteRun(Run[Results]):
         """Thought and answer; None where a pattern takes too long: scoring says so, with all texts kept."""
         try:
             return thoughts.reply(
-                completion.raw_text,
-                completion.finish_reason,
+                completion,
                 # Without the tokenizer nobody knows how the server's prompt ends.
                 opened=self._tokenizer is not None and thoughts.opened(prompt),
-                served_thought=completion.served_thought,
                 output_length=self.asking.limit(spec),
                 tokenizer=self._tokenizer,
                 ends=spec.ends,
@@ -229,12 +227,6 @@ class SuiteRun(Run[Results]):
     def finish(self) -> Results:
         """Scores all kept completions."""
         return score_run(self.config, self._suite, self.directory, run={"identity": self.identity})
-
-
-def _tokenizer(model: "ResolvedModel") -> Any:
-    from evalkit.engines.local.tokenizer import load_tokenizer
-
-    return load_tokenizer(model)
 
 
 def _check_draws(identified: "Identified", samples: int) -> None:

@@ -202,7 +202,7 @@ def check_run(config: Config) -> None:
         return
     asking_of(config, None)
     prediction("", answer_regex=config.protocol.answer_regex)
-    check_repeats(config.samples, config.metrics.pass_at, greedy=False)
+    check_repeats(config.samples, config.metrics.pass_at)
     _check_packages(config)
 
 

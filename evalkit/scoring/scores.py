@@ -178,7 +178,7 @@ class _Draft:
         self.resamples = metrics.resamples
         self.repeats = task.repeats
         self.pass_at = metrics.pass_at or [task.repeats]
-        check_repeats(task.repeats, metrics.pass_at, greedy=False)
+        check_repeats(task.repeats, metrics.pass_at)
         # Everything below has an entry for each answer; those to one question stand together.
         self.keys = [key for sample in task.samples for key in repeat_ids(sample.id, task.repeats)]
         asked = [sample for sample in task.samples for _ in range(task.repeats)]

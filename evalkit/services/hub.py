@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from evalkit.core.errors import EvalkitError, FetchError, InputError, UnreachableError, no_connection
+from evalkit.core.errors import (
+    EvalkitError,
+    FetchError,
+    InputError,
+    UnreachableError,
+    first_line,
+    no_connection,
+)
 from evalkit.core.progress import AddBar, Bar, bars
 from evalkit.core.reasons import Reason
 from evalkit.core.words import t
@@ -80,11 +87,11 @@ def _snapshot_error(
             return UnreachableError(what, where=where, fix=f"on a machine with a network: {prepare}")
     why = unreachable(error)
     if why is None and isinstance(error, LocalEntryNotFoundError):
-        why = f"the hub cannot be reached ({_first_line(error.__cause__ or error)})"
+        why = f"the hub cannot be reached ({first_line(error.__cause__ or error)})"
     if why is not None:
         what = f"{why}, and the model is not in the hub cache"
         return UnreachableError(what, where=where, fix=f"on a machine with a network: {prepare}")
-    what = f"the model could not be fetched: {_first_line(error)}"
+    what = f"the model could not be fetched: {first_line(error)}"
     return FetchError(what, where=where, fix=f"again: {prepare}")
 
 
@@ -169,7 +176,7 @@ def locate(
             text = "{name} is not in the hub's cache, and the hub is unreachable (no network)"
             raise raises(Reason(text, name=name), fix=command)
         raise raises(
-            Reason("{name} could not be fetched: {error}", name=name, error=_first_line(fetched)), fix=command
+            Reason("{name} could not be fetched: {error}", name=name, error=first_line(fetched)), fix=command
         )
     if not _complete(fetched, required):
         raise raises(
@@ -223,7 +230,3 @@ def _reporting(name: str, add: AddBar) -> Any:
 
 def _complete(folder: Path, required: Sequence[str]) -> bool:
     return all(any((folder / option).is_file() for option in name.split("|")) for name in required)
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
+from evalkit.core.errors import first_line
 from evalkit.sources.pins import SourceFile
 from evalkit.sources.readers import SourceError
 
@@ -39,7 +40,7 @@ def members(file: SourceFile) -> Iterator[tuple[str, bytes]]:
             count += 1
             yield name, data
     except _BROKEN as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")
+        reason = first_line(error).rstrip(":")
         raise SourceError(f"not a whole archive: {reason}", file) from None
     expected = file.pin.member_count
     if expected is not None and count != expected:

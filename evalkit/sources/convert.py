@@ -164,18 +164,17 @@ def render(spec: TaskSpec, rows: Sequence[Row]) -> bytes:
 # --- processes ------------------------------------------------------------------------------------
 
 
-def convert_all(conversions: Sequence[Conversion], workers: int | None) -> Iterator[list[Converted]]:
+def convert_all(conversions: Sequence[Conversion]) -> Iterator[list[Converted]]:
     """The outcomes of each conversion as it is done, the longest started first.
 
     Args:
         conversions: one for each source.
-        workers: processes; None: one for each core.
 
     Raises:
         EvalkitError: a worker could not write, or was killed.
     """
     conversions = sorted(conversions, key=lambda conversion: conversion.weight, reverse=True)
-    count = min(workers or _cores(), len(conversions))
+    count = min(_cores(), len(conversions))
     with bar(t("converting"), len(conversions)) as progress:
         # The processes work on the first ones that are not done.
         waiting = [[spec.name for spec, _ in conversion.datasets] for conversion in conversions]

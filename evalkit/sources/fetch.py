@@ -5,7 +5,6 @@ pause. No file takes its final name before it matches its pin.
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
@@ -30,6 +29,7 @@ from tenacity.wait import wait_base
 
 from evalkit import __version__
 from evalkit.core import assets
+from evalkit.core.durable import atomic_file
 from evalkit.core.errors import EvalkitError, FetchError, UnreachableError, no_connection, write_error
 from evalkit.core.files import file_sha256
 from evalkit.core.progress import Bar, bars, say
@@ -64,6 +64,19 @@ class Fetcher:
     mirror: Mirror | None = None
     offline: bool = False
     cache: Path = field(default_factory=lambda: assets.cache_dir() / "sources")
+    # Between the attempts at one file.
+    pause: wait_base = field(
+        default_factory=lambda: wait_exponential(multiplier=0.5, max=20) + wait_random(0, 1)
+    )
+
+    @classmethod
+    def of(cls, mirror: str | Path | None, offline: bool) -> "Fetcher":
+        """From the mirror in a folder, if one is given, else from the cache and the network.
+
+        Raises:
+            InputError: no such mirror.
+        """
+        return cls(Mirror.open(Path(mirror).expanduser()) if mirror else None, offline)
 
     def fetch(
         self,
@@ -75,7 +88,6 @@ class Fetcher:
 
         Args:
             pins: the files wanted.
-            downloader: how the network is used; by default a new client.
 
         Raises:
             UnreachableError: a host cannot be reached and no other answers; what was fetched is kept.
@@ -91,7 +103,7 @@ class Fetcher:
                     wanted.append(pin)
             except EvalkitError as error:
                 found[pin] = error
-        return found | (self._download(wanted, downloader) if wanted else {})
+        return found | (self._download(wanted) if wanted else {})
 
     def _local(self, pin: Pin) -> SourceFile | None:
         """The file from the mirror or the cache; None: it must be downloaded."""
@@ -119,13 +131,13 @@ class Fetcher:
         """Where a fetched file is kept, whether or not it is there."""
         return self.cache / f"{hashlib.sha256(pin.url.encode()).hexdigest()[:16]}-{pin.name}"
 
-    def _download(self, pins: Sequence[Pin], downloader: "Downloader | None") -> Fetched:
+    def _download(self, pins: Sequence[Pin]) -> Fetched:
         with (
             new_client() as client,
             _progress(pins) as reporter,
             ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="fetch") as threads,
         ):
-            downloader = downloader or Downloader(client)
+            downloader = Downloader(client, self.pause)
             # A host that is the only one is waited for in vain.
             grace = GRACE_SECONDS if len({urlsplit(pin.url).netloc for pin in pins}) > 1 else 0.0
             futures = {pin: threads.submit(self._one, downloader, pin, reporter(pin), grace) for pin in pins}
@@ -167,10 +179,8 @@ class Downloader:
     """Downloads pinned files; `stop` ends all of them at the next block, `answered`: a host has answered."""
 
     client: httpx.Client
+    pause: wait_base
     stop: Event = field(default_factory=Event)
-    wait: wait_base = field(
-        default_factory=lambda: wait_exponential(multiplier=0.5, max=20) + wait_random(0, 1)
-    )
     answered: Event = field(default_factory=Event)
 
     def download(self, pin: Pin, target: Path, on_progress: OnProgress = lambda done, size: None) -> None:
@@ -179,16 +189,15 @@ class Downloader:
         Raises:
             FetchError: the server refuses, the connection keeps failing, or the bytes are not the
                 pinned ones.
-            OSError: the disk is full or may not be written.
+            EvalkitError: the disk is full or may not be written.
             StoppedError: `stop` was set.
         """
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f"{target.name}.part")
         # Two commands that want one file share one download.
         with self._alone(target):
             if target.is_file() and mismatch(target, pin) is None:
                 return
-            try:
+            with atomic_file(target, "EVALKIT_CACHE") as part:
                 self._retry(pin, part, on_progress)
                 if problem := mismatch(part, pin):
                     raise FetchError(
@@ -196,11 +205,6 @@ class Downloader:
                         where=pin.url,
                         fix="try again later; if it stays so, upstream has changed",
                     )
-                with part.open("rb") as stream:
-                    os.fsync(stream.fileno())
-                part.replace(target)
-            finally:
-                part.unlink(missing_ok=True)
 
     @contextmanager
     def _alone(self, target: Path) -> Iterator[None]:
@@ -220,7 +224,7 @@ class Downloader:
         retrying = Retrying(
             retry=retry_if_exception(_is_transient),
             stop=stop_any(stop_after_attempt(ATTEMPTS), stop_when_event_set(self.stop)),
-            wait=self.wait,
+            wait=self.pause,
             sleep=sleep_using_event(self.stop),
             reraise=True,
         )

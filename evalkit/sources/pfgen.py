@@ -7,7 +7,6 @@ from evalkit.core.files import read_json, read_rows, text_field
 from evalkit.core.types import Sample
 from evalkit.metrics.pfgen import PfgenQuestion
 from evalkit.sources.fetch import Fetcher
-from evalkit.sources.mirror import Mirror
 from evalkit.sources.pins import pins_of
 
 # Of the pinned questions, as upstream hashes them: `metadata_hash` of every published set.
@@ -20,7 +19,7 @@ def fetch_files(mirror: Path | None = None, *, offline: bool = False) -> dict[st
     Raises:
         EvalkitError: a file is not to be had, or is not the pinned one.
     """
-    pins, fetcher = pins_of("pfgen"), Fetcher(Mirror.open(mirror) if mirror else None, offline)
+    pins, fetcher = pins_of("pfgen"), Fetcher.of(mirror, offline)
     found, files = fetcher.fetch(pins), {}
     for pin in pins:
         if isinstance(file := found[pin], EvalkitError):

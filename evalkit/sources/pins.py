@@ -60,14 +60,14 @@ class SourceFile:
         return self.pin.url
 
 
-def pins_of(source: str, table: Path | None = None) -> tuple[Pin, ...]:
+def pins_of(source: str) -> tuple[Pin, ...]:
     """The files of a source in the order of the table, which is also the order of conversion.
 
     Raises:
         InputError: the table is malformed or lacks the source.
     """
-    pins = _read_table(table or assets.TASKS / "sources.csv")
-    found = tuple(pin for pin in pins if pin.source == source)
+    table = assets.TASKS / "sources.csv"
+    found = tuple(pin for pin in _read_table(table) if pin.source == source)
     if not found:
         raise InputError(f"no upstream files are listed for the source {source!r}", where=table)
     return found

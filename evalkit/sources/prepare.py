@@ -13,7 +13,6 @@ from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.text import canonical_json, text_sha256
 from evalkit.sources.convert import Conversion, convert_all
 from evalkit.sources.fetch import Fetched, Fetcher
-from evalkit.sources.mirror import Mirror
 from evalkit.sources.pins import Pin, SourceFile, pins_of
 from evalkit.sources.prepared import PreparedFolder, PreparedSplit, Status
 from evalkit.tasks.own import load_own
@@ -45,11 +44,9 @@ def prepare(
     *,
     mirror: Path | None = None,
     offline: bool = False,
-    version: str = PROTOCOL_VERSION,
-    workers: int | None = None,
     fetcher: Fetcher | None = None,
 ) -> list[PreparedReport]:
-    """Writes `data_dir/<version>/evaluation/{train,dev,test}/<dataset>.json` for every dataset.
+    """Writes `data_dir/1.3.1/evaluation/{train,dev,test}/<dataset>.json` for every dataset.
 
     Files that are already correct are not written again. A dataset is not kept when a split with a
     published hash has another one.
@@ -59,8 +56,6 @@ def prepare(
         data_dir: the folder; it is created where it does not exist.
         mirror: a folder with manifests that replaces the network.
         offline: take upstream files from the mirror and the cache only.
-        version: the protocol version whose files are written.
-        workers: processes that convert; by default one for each core.
         fetcher: replaces the one that `mirror` and `offline` describe.
 
     Returns:
@@ -70,8 +65,8 @@ def prepare(
         InputError: no such mirror, or a task that has no source.
         EvalkitError: the folder cannot be written or is full.
     """
-    fetcher = fetcher or Fetcher(Mirror.open(mirror) if mirror else None, offline)
-    folder = PreparedFolder(data_dir, version)
+    fetcher = fetcher or Fetcher.of(mirror, offline)
+    folder = PreparedFolder(data_dir)
     datasets = {spec.name: _dataset(spec, folder) for spec in specs if spec.data is None}
     unfinished = [dataset for dataset in datasets.values() if not dataset.finished]
     fetched = fetcher.fetch([pin for dataset in unfinished for pin in dataset.pins])
@@ -80,7 +75,7 @@ def prepare(
         for dataset in unfinished
         if dataset.kept is None or dataset.sources(fetched) != folder.sources(dataset.spec.name)
     ]
-    reports = _convert_and_write(changed, fetched, folder, fetcher, workers) if changed else {}
+    reports = _convert_and_write(changed, fetched, folder, fetcher) if changed else {}
     return [
         _own_report(spec, offline)
         if spec.data is not None
@@ -130,17 +125,17 @@ class _Dataset:
 
 
 def _dataset(spec: TaskSpec, folder: PreparedFolder) -> _Dataset:
-    upstream = spec.upstream_of(folder.version)
+    upstream = spec.upstream.get(PROTOCOL_VERSION)
     if upstream is None:
         raise InputError(
-            f"{spec.name}: the task file names neither upstream nor data for version {folder.version}",
+            f"{spec.name}: the task file names neither upstream nor data for version {PROTOCOL_VERSION}",
             where=f"task {spec.name}, field upstream",
         )
     pins = pins_of(upstream.source)
     # Everything but the upstream bytes that decides the files and their status.
     facts = {
         "evalkit": __version__,
-        "published": spec.published.get(folder.version, {}),
+        "published": spec.published.get(PROTOCOL_VERSION, {}),
         "header": [spec.instruction, spec.output_length, list(spec.metrics)],
         "rule": [upstream.converter, upstream.split.value],
         "pins": [asdict(pin) for pin in pins],
@@ -154,14 +149,13 @@ def _convert_and_write(
     fetched: Fetched,
     folder: PreparedFolder,
     fetcher: Fetcher,
-    workers: int | None,
 ) -> dict[str, PreparedReport]:
     """The report of each dataset by name; the record is written after each source."""
     by_name = {dataset.spec.name: dataset for dataset in datasets}
     reports: dict[str, PreparedReport] = {}
     refused: set[Pin] = set()
     with folder.staging() as staging:
-        for outcomes in convert_all(_conversions(datasets, fetched, staging), workers):
+        for outcomes in convert_all(_conversions(datasets, fetched, staging)):
             for outcome in outcomes:
                 dataset = by_name[outcome.dataset]
                 splits = folder.place(dataset.spec, outcome, outcome.error or dataset.why_missing(fetched))

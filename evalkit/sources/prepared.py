@@ -1,4 +1,4 @@
-"""The prepared folder of one protocol version: the datasets' files and a record of how they were made.
+"""The prepared folder: the datasets' files and a record of how they were made.
 
 `DIR/1.3.1/evaluation/{train,dev,test}/<dataset>.json` is llm-jp-eval's own layout. `DIR/1.3.1/prepared.json`
 is ours: it records what was written from which upstream files, so that nothing is converted twice.
@@ -18,7 +18,7 @@ from evalkit.core.errors import write_error
 from evalkit.core.files import file_sha256
 from evalkit.sources.convert import Converted, StagedSplit
 from evalkit.tasks.load import prepared_path
-from evalkit.tasks.spec import SPLITS, TaskSpec
+from evalkit.tasks.spec import PROTOCOL_VERSION, SPLITS, TaskSpec
 
 RECORD = "prepared.json"
 _STAGING = ".prepare-"
@@ -66,12 +66,11 @@ class _Entry:
 
 
 class PreparedFolder:
-    """The files of one protocol version below `data_dir`, and their record."""
+    """The prepared files below `data_dir`, and their record."""
 
-    def __init__(self, data_dir: Path, version: str) -> None:
-        self.version = version
+    def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
-        self._record_path = data_dir / version / RECORD
+        self._record_path = data_dir / PROTOCOL_VERSION / RECORD
         self._entries = _read_record(self._record_path)
 
     def kept(self, dataset: str, fingerprint: str) -> dict[str, PreparedSplit] | None:
@@ -115,7 +114,8 @@ class PreparedFolder:
         Raises:
             EvalkitError: the folder cannot be written.
         """
-        published, upstream = spec.published.get(self.version, {}), spec.upstream_of(self.version)
+        published = spec.published.get(PROTOCOL_VERSION, {})
+        upstream = spec.upstream.get(PROTOCOL_VERSION)
         names = SPLITS if upstream is None else upstream.splits
         for name, made in converted.splits.items():
             if published.get(name, made.sha256) != made.sha256:
@@ -158,7 +158,7 @@ class PreparedFolder:
         write_text_atomic(self._record_path, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
 
     def _path(self, split: str, dataset: str) -> Path:
-        return prepared_path(self._data_dir, split, dataset, self.version)
+        return prepared_path(self._data_dir, split, dataset)
 
     def _digest(self, split: str, dataset: str) -> str | None:
         """The sha256 of a split's file; None when there is none."""

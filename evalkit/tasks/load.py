@@ -49,9 +49,9 @@ class Task:
         return facts
 
 
-def prepared_path(data_dir: Path, split: str, name: str, version: str = PROTOCOL_VERSION) -> Path:
+def prepared_path(data_dir: Path, split: str, name: str) -> Path:
     """The path of a prepared split below `data_dir`."""
-    return data_dir / version / "evaluation" / split / f"{name}.json"
+    return data_dir / PROTOCOL_VERSION / "evaluation" / split / f"{name}.json"
 
 
 def load_task(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalkit.core.errors import EvalkitError, FetchError, InputError, UnreachableError
+from evalkit.core.errors import EvalkitError, FetchError, InputError, UnreachableError, first_line
 from evalkit.core.files import (
     decode,
     parse_json,
@@ -167,7 +167,7 @@ def _hub(data: DataSpec, split: str, offline: bool) -> _Table:
         loaded = datasets.load_dataset(data.hub, data.subset, split=split, revision=data.revision)
     # The library raises whatever its many readers raise.
     except Exception as error:
-        line = (str(error).splitlines() or [type(error).__name__])[0]
+        line = first_line(error)
         kind = FetchError if why is None else UnreachableError
         raise kind(
             f"{why + ', and ' if why else ''}the hub dataset could not be loaded: {line}",

@@ -23,7 +23,6 @@ CATEGORIES = ("EL", "FA", "HE", "MC", "MR", "MT", "NLI", "QA", "RC")
 SPLITS = ("train", "dev", "test")
 
 _NAME = re.compile(r"[\w-][\w.-]*")
-_VERSION = re.compile(r"\d+(\.\d+)*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -114,10 +113,9 @@ class DataSpec:
 class TaskSpec:
     """One tasks/<name>.yaml. `counts` is the metric that enters the category (null: none does).
 
-    `published` maps a protocol version to the sha256 of each prepared split that was published.
-    `upstream` maps the first protocol version for which it holds to where the data comes from; a
-    task of the user's own has `data` instead. `num_few_shots` is the number of examples in each
-    prompt (null: that of the command).
+    `published` maps the protocol version to the sha256 of each prepared split that was published,
+    `upstream` to where the data comes from; a task of the user's own has `data` instead.
+    `num_few_shots` is the number of examples in each prompt (null: that of the command).
     """
 
     name: str = MISSING
@@ -151,19 +149,10 @@ class TaskSpec:
         """The ids of the answers to a question that is asked `samples` times."""
         return repeat_ids(sample_id, samples)
 
-    def upstream_of(self, version: str = PROTOCOL_VERSION) -> UpstreamSpec | None:
-        """The upstream that holds for a protocol version: that of the last version not after it."""
-        held = [known for known in self.upstream if _version(known) <= _version(version)]
-        return self.upstream[max(held, key=_version)] if held else None
-
-    def differing(self, sha256: Mapping[str, str], version: str = PROTOCOL_VERSION) -> list[str]:
+    def differing(self, sha256: Mapping[str, str]) -> list[str]:
         """The splits among `sha256` (split -> hash of the prepared file) that are not as published."""
-        published = self.published.get(version, {})
+        published = self.published.get(PROTOCOL_VERSION, {})
         return [split for split, digest in sha256.items() if published.get(split, digest) != digest]
-
-
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split("."))
 
 
 def task_names() -> list[str]:
@@ -279,8 +268,8 @@ def _check_spec(spec: TaskSpec, path: Path) -> None:
         refuse("instruction", 'the input is the whole prompt of answer.kind: instructions; give ""')
     for field_name, versions in (("published", spec.published), ("upstream", spec.upstream)):
         for version in versions:
-            if not _VERSION.fullmatch(version):
-                refuse(field_name, f"{version!r} is not a protocol version like {PROTOCOL_VERSION}")
+            if version != PROTOCOL_VERSION:
+                refuse(field_name, f"{version!r} is not {PROTOCOL_VERSION}, the only protocol version")
     for version, hashes in spec.published.items():
         for split, digest in hashes.items():
             if split not in SPLITS or not _SHA256.fullmatch(digest):

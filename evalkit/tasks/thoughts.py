@@ -12,7 +12,7 @@ from typing import Any
 from evalkit.core.config import BosRule, ReasoningConfig, ThoughtParser
 from evalkit.core.errors import InputError
 from evalkit.core.text import unicode_text
-from evalkit.core.types import REST_OF_CONTEXT
+from evalkit.core.types import REST_OF_CONTEXT, Completion
 from evalkit.engines.bos import token_ids
 from evalkit.engines.local.chat_template import template_of
 from evalkit.records.run_folder import SampleRecord, SplitRecord
@@ -104,11 +104,9 @@ class Thoughts:
 
     def reply(
         self,
-        raw: str,
-        finish_reason: str | None,
+        completion: Completion,
         *,
         opened: bool,
-        served_thought: str | None,
         output_length: int,
         tokenizer: Any | None,
         ends: Sequence[str],
@@ -119,19 +117,18 @@ class Thoughts:
         A short thought buys no longer answer: the engine's limit is that of both together.
 
         Args:
-            raw: what the model wrote.
-            finish_reason: of the completion.
+            completion: what the model wrote; one that did not fail.
             opened: whether the prompt ended inside a thought.
-            served_thought: what a server returned apart from `raw` as the thought.
             output_length: most tokens of the answer.
             tokenizer: the model's, which counts them; None: it is not here, nothing is cut.
             ends: where the suite cuts an answer anyway; what lies behind is not missed.
-            keeps_special: `raw` has all special tokens that the model wrote.
+            keeps_special: `raw_text` has all special tokens that the model wrote.
 
         Raises:
             InputError: the special tokens that the rule reads are lost, or a pattern takes too long.
         """
-        served = served_thought is not None
+        raw, finish_reason = completion.raw_text, completion.finish_reason
+        served = completion.served_thought is not None
         try:
             found = self.split(raw, opened=opened and not served, finish_reason=finish_reason, ends=ends)
         except InputError:
@@ -140,7 +137,7 @@ class Thoughts:
             # It only begins as if they were lost.
             found = split_answer(raw.strip(), "none", stop=ends, finish_reason=finish_reason)
         if served:
-            found = _served(found, str(served_thought), finish_reason)
+            found = _served(found, str(completion.served_thought), finish_reason)
         kept, cut = shortened(found.answer, output_length, tokenizer, ends)
         return SplitRecord(
             rule=self.rule,
@@ -151,7 +148,7 @@ class Thoughts:
             thought_tokens=_count(found.thought or "", tokenizer),
             answer_tokens=_count(kept, tokenizer),
             later_tags=later_tags(kept, self.rule, start=self.start, end=self.end),
-            served_thought=served_thought,
+            served_thought=completion.served_thought,
         )
 
     def again(
@@ -160,12 +157,12 @@ class Thoughts:
         """A kept completion split by this rule, whatever rule it was made with; None: it failed."""
         if record.finish_reason == "error":
             return None
-        before = record.split
+        before, ended = record.split, record.finish_reason or "stop"
+        raw = record.completion if record.raw_text is None else record.raw_text
+        served = before.served_thought if before else None
         return self.reply(
-            record.completion if record.raw_text is None else record.raw_text,
-            record.finish_reason,
+            Completion(record.id, raw, raw, ended, 0, 0, served_thought=served),
             opened=before is not None and before.opened,
-            served_thought=before.served_thought if before else None,
             output_length=output_length,
             tokenizer=tokenizer,
             ends=ends,

@@ -11,7 +11,7 @@ import pytest
 from evalkit.__main__ import main
 from evalkit.core.config import Config, Dtype, EngineConfig, ModelConfig
 from evalkit.core.errors import EvalkitError, InputError
-from evalkit.core.types import Message, Request, Sampling
+from evalkit.core.types import REST_OF_CONTEXT, Message, Request, Sampling
 from evalkit.engines.base import Engine
 from tests.engines import fake_vllm
 from tests.engines.models import local_engine, save_model, template, tokenizer_with
@@ -103,10 +103,12 @@ def test_what_vllm_is_told_is_part_of_the_identity(folder: Path) -> None:
 
 def test_the_end_of_the_context(folder: Path) -> None:
     requests = [Request("long", "x" * 60, 5), Request("cut", "x" * 45, 30), Request("fits", "x" * 20, 5)]
+    # One that thinks may use the rest of the context, and there is none.
+    requests += [Request(f"thinks {n}", "x" * n, REST_OF_CONTEXT) for n in (49, 60)]
     with engine(folder, parameters={"max_model_len": 50}) as built:
         found = {completion.id: completion for completion in built.generate(requests)}
     assert found["fits"].error is None
-    for name in ("long", "cut"):
+    for name in ("long", "cut", "thinks 49", "thinks 60"):
         assert (found[name].finish_reason, found[name].over_context) == ("error", True)
         assert "50" in (found[name].error or "")
 

@@ -23,7 +23,7 @@ from evalkit.records.results import Results
 from evalkit.runs.life import Outcome
 from evalkit.runs.run import evaluate
 from evalkit.tasks.load import load_bundled, prepared_path
-from evalkit.tasks.spec import PROTOCOL_VERSION, load_spec
+from evalkit.tasks.spec import load_spec
 from tests.scored import JASTER
 
 SCRIPT = "<script>document.title='gone'</script></script><img src=x onerror=alert(1)>"
@@ -52,7 +52,7 @@ def write_data(folder: Path, n: int, names: Sequence[str] | None = None) -> Path
                     for index, row in enumerate(rows)
                 ]
             }
-            path = prepared_path(folder, split, name, PROTOCOL_VERSION)
+            path = prepared_path(folder, split, name)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
     return folder

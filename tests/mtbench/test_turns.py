@@ -501,10 +501,8 @@ def test_what_became_of_an_answer_whose_thought_a_server_split_off(rule: str, ra
     """As of a whole completion: behind the end of an answer nothing is missed."""
     thoughts = Thoughts.named(ReasoningConfig(), rule)
     record = thoughts.reply(
-        raw,
-        "length",
+        Completion("q", raw, raw, "length", 0, 0, served_thought="考え"),
         opened=False,
-        served_thought="考え",
         output_length=8,
         tokenizer=None,
         ends=("\n\n",),

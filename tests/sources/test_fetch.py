@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,12 +24,11 @@ BODY = b"".join(f"line {number}\n".encode() for number in range(20_000))
 
 @pytest.fixture
 def fetcher(tmp_path: Path) -> Fetcher:
-    return Fetcher(cache=tmp_path / "cache")
+    return Fetcher(cache=tmp_path / "cache", pause=wait_none())
 
 
 def fetch(fetcher: Fetcher, *pins: Pin) -> list[SourceFile | EvalkitError]:
-    with new_client() as client:
-        found = fetcher.fetch(pins, downloader=Downloader(client, wait=wait_none()))
+    found = fetcher.fetch(pins)
     return [found[pin] for pin in pins]
 
 
@@ -88,15 +88,6 @@ def test_a_file_that_changed_meanwhile_is_not_stitched_together(site: Site, fetc
     assert fetch_bytes(fetcher, pin_of(site.serve("/a", dropped(BODY, 70_000), whole(newer)))) == newer
 
 
-def test_half_a_file_of_an_earlier_version_is_not_used(site: Site, fetcher: Fetcher) -> None:
-    pin = pin_of(site.serve("/a", whole(BODY)), BODY)
-    part = fetcher.cached(pin).with_name(fetcher.cached(pin).name + ".part")
-    part.parent.mkdir()
-    part.write_bytes(b"other bytes")
-    assert fetch_bytes(fetcher, pin) == BODY
-    assert site.requests == [("/a", None)] and len(kept(fetcher)) == 1
-
-
 def test_a_part_of_a_file_is_no_answer(site: Site, fetcher: Fetcher) -> None:
     assert "206" in refusal(fetcher, pin_of(site.serve("/a", status(206)), BODY))
 
@@ -126,9 +117,9 @@ def test_the_first_unreachable_host_ends_it_without_a_second_try(
 ) -> None:
     monkeypatch.setattr("evalkit.sources.fetch.GRACE_SECONDS", 0.01)
     pins = [pin_of(f"http://{host}/{name}.json", BODY) for name in range(20)]
-    with new_client() as client, pytest.raises(UnreachableError, match="no network: ") as caught:
+    with pytest.raises(UnreachableError, match="no network: ") as caught:
         # Whoever waits for a second try waits for ever.
-        fetcher.fetch(pins, downloader=Downloader(client, wait=wait_fixed(3600)))
+        replace(fetcher, pause=wait_fixed(3600)).fetch(pins)
     assert f"{urlsplit(f'//{host}').hostname} is unreachable" in caught.value.what
 
 
@@ -214,7 +205,7 @@ def test_a_stopped_download_leaves_nothing(site: Site, tmp_path: Path) -> None:
     stop = threading.Event()
     pin, target = pin_of(site.serve("/a", whole(BODY)), BODY), tmp_path / "a"
     with new_client() as client:
-        downloader = Downloader(client, stop, wait_none())
+        downloader = Downloader(client, wait_none(), stop)
         with pytest.raises(StoppedError):
             downloader.download(pin, target, lambda done, size: stop.set())
         assert [path.name for path in tmp_path.iterdir()] == ["a.lock"]
@@ -262,6 +253,7 @@ def test_a_full_disk_is_one_message(site: Site, fetcher: Fetcher, monkeypatch: p
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("evalkit.sources.fetch.os.fsync", full)
+    monkeypatch.setattr("evalkit.core.durable.os.fsync", full)
     (error,) = fetch(fetcher, pin_of(site.serve("/a", whole(BODY)), BODY))
     assert isinstance(error, EvalkitError) and "no space left" in str(error)
+    assert kept(fetcher) == []

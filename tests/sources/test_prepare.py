@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from evalkit.core.errors import EvalkitError, InputError
+from evalkit.sources import convert
 from evalkit.sources.fetch import Fetcher
 from evalkit.sources.prepare import PreparedReport, prepare
 from evalkit.sources.prepared import RECORD, Status
@@ -52,7 +53,7 @@ class World:
         return replace(load_spec(name), published={"1.3.1": published} if published else {})
 
     def prepare(self, *specs: TaskSpec, **options: object) -> list[PreparedReport]:
-        options = {"fetcher": self.fetcher, "workers": 1} | options
+        options = {"fetcher": self.fetcher} | options
         return prepare(list(specs), self.data_dir, **options)  # type: ignore[arg-type]
 
     def path(self, split: str, name: str = "toy") -> Path:
@@ -65,7 +66,8 @@ class World:
 
 
 @pytest.fixture
-def world(site: Site, catalogue: Catalogue, tmp_path: Path) -> World:
+def world(site: Site, catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setattr(convert, "_cores", lambda: 1)
     return World(site, catalogue, tmp_path)
 
 
@@ -225,14 +227,15 @@ def test_a_reduced_source_is_marked_and_replaces_nothing(world: World) -> None:
     assert world.path("train", "w").read_bytes() == train
 
 
-def test_several_datasets_in_several_processes(world: World) -> None:
+def test_several_datasets_in_several_processes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convert, "_cores", lambda: 2)
     specs = [world.spec()]
     for number in range(3):
         name = f"toy{number}"
         world.catalogue.source(name, "test", f"{world.site.url}/test.tsv")
         world.catalogue.task(name, TASK.format(source=name, converter="jamp", split="pool_90_10"))
         specs.append(world.spec(name))
-    reports = world.prepare(*specs, workers=2)
+    reports = world.prepare(*specs)
     assert [report.dataset for report in reports] == ["toy", "toy0", "toy1", "toy2"]
     assert all(report.splits["test"].status is Status.derived for report in reports)
     assert not list(world.data_dir.glob(".prepare-*"))
@@ -274,27 +277,17 @@ def test_a_killed_command_leaves_no_staging_behind(world: World) -> None:
     assert not abandoned.exists() and ours.exists()
 
 
-def test_a_second_protocol_version_is_an_addition(world: World) -> None:
-    """1.4.1: one new hash where nothing changed, one new upstream where something did."""
-    changed = POOL.replace("neutral", "entailment")
-    url = world.site.serve("/new.tsv", whole(changed.encode()))
-    world.catalogue.source("toy-new", "pool", url)
-    text = TASK.format(source="toy", converter="jamp", split="pool_90_10")
-    world.catalogue.task("other", f"{text}  1.4.1: {{source: toy-new, converter: jamp, split: pool_90_10}}\n")
-    world.prepare(world.spec(), world.spec("other"))
-    same = {"1.4.1": {"dev": sha(world.path("dev").read_bytes())}}
-    reports = world.prepare(replace(world.spec(), published=same), world.spec("other"), version="1.4.1")
-    assert reports[0].splits["dev"].status is Status.verified
-    evaluation = world.data_dir / "1.4.1" / "evaluation"
-    assert (evaluation / "dev/toy.json").read_bytes() == world.path("dev").read_bytes()
-    assert b"entailment" in (evaluation / "dev/other.json").read_bytes()
-    assert b"entailment" not in world.path("dev", "other").read_bytes()
-
-
 def test_a_task_without_upstream_is_refused(world: World) -> None:
     world.catalogue.task("bare", "instruction: x\noutput_length: 1\nmetrics: [exact_match]\n")
     with pytest.raises(InputError, match="bare"):
         world.prepare(world.spec("bare"))
+
+
+def test_another_protocol_version_is_refused(world: World) -> None:
+    text = TASK.format(source="toy", converter="jamp", split="pool_90_10")
+    world.catalogue.task("later", text.replace("1.3.1", "1.4.1"))
+    with pytest.raises(InputError, match=r"(?s)'1.4.1' is not 1.3.1.*later.yaml, field upstream"):
+        world.spec("later")
 
 
 def test_the_record_is_small_and_readable(world: World) -> None:

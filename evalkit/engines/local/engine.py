@@ -24,7 +24,7 @@ from evalkit.engines.local.loading import LoadedModel, load
 from evalkit.engines.local.memory import Limits, free_bytes, give_back_freed
 from evalkit.engines.local.pool import Conversations, Pool
 from evalkit.engines.local.probe import ALONE, PACKED, choose_way, error_line
-from evalkit.engines.local.running_rows import RunningRow, failed
+from evalkit.engines.local.running_rows import RunningRow, problem_of
 from evalkit.engines.local.tokenizer import refuse_ids
 from evalkit.engines.local.tokens import CompletionDecoder, Encoded, encode
 from evalkit.engines.models import ResolvedModel
@@ -167,24 +167,11 @@ class LocalEngine(Engine):
         prompts = encode(distinct(requests), loaded.tokenizer, loaded.ends, self._bos, loaded.context)
         refuse_ids(prompts, loaded.tokenizer, loaded.embeddings)
         for encoded in prompts:
-            if problem := self._problem(encoded):
+            if problem := problem_of(encoded, loaded.context, places):
                 problems.append(problem)
             else:
                 rows.append(RunningRow(encoded, self._decoder, own or encoded.request.sampling, places))
         return rows, problems
-
-    def _problem(self, encoded: Encoded) -> Completion | None:
-        loaded = self._model()
-        if not encoded.ids:
-            return failed(encoded, "the prompt is empty: it has no token")
-        if encoded.request.max_new_tokens < 1:
-            full = loaded.context is not None and len(encoded.ids) >= loaded.context
-            reason = f"max_new_tokens is {encoded.request.max_new_tokens}"
-            return failed(encoded, reason, over_context=full)
-        if loaded.learned_positions and loaded.context and len(encoded.ids) > loaded.context:
-            reason = f"the prompt has {len(encoded.ids)} tokens, the model {loaded.context} positions"
-            return failed(encoded, reason, over_context=True)
-        return None
 
     def _run(self, rows: Sequence[RunningRow]) -> Iterator[RunningRow]:
         loaded = self._model()

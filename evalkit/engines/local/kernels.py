@@ -18,6 +18,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from evalkit.core.errors import first_line
 from evalkit.engines.local.linears import gains, product
 
 log = logging.getLogger(__name__)
@@ -173,7 +174,7 @@ def _problem(kernel: Kernel, reference: Kernel, kind: CallKind) -> str | None:
         found = kernel(*case.tensors, 0.3, mask=case.mask, causal=kind.causal)
     except Exception as error:
         # Kernels raise different exceptions for what they do not support.
-        return (str(error).splitlines() or [type(error).__name__])[0]
+        return first_line(error)
     for one, other in ((found.out, expected.out), (found.lse, expected.lse)):
         if one.shape != other.shape:
             return f"its result has the shape {tuple(one.shape)}, not {tuple(other.shape)}"

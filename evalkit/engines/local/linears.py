@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
+from evalkit.core.errors import first_line
 from evalkit.engines.local.memory import give_back_freed
 
 log = logging.getLogger(__name__)
@@ -219,7 +220,7 @@ def _agrees(weight: Tensor, pack: bool) -> bool:
         found = product(rows, _reorder(weight) if pack else weight)
     except Exception as error:
         # oneDNN raises different exceptions for what it does not support.
-        problem = (str(error).splitlines() or [type(error).__name__])[0]
+        problem = first_line(error)
     else:
         if _close(found, linear(rows, weight)):
             return True

@@ -2,27 +2,25 @@
 
 import logging
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from evalkit.core.config import Attention, Dtype, EngineConfig, RandomShape
 from evalkit.core.errors import EvalkitError, InputError, foreign, is_out_of_memory
+from evalkit.core.logs import transformers_to
+from evalkit.core.text import listed
 from evalkit.engines.local.memory import keep_freed
 from evalkit.engines.local.tokenizer import load_tokenizer, loading_fix, refuse_special_ids
 from evalkit.engines.local.tokens import EndIds, end_ids
 from evalkit.engines.models import ResolvedModel
-from evalkit.engines.models.folder_files import refuse_foreign_kernels
+from evalkit.engines.models.folder_files import NOT_GENERATION, refuse_foreign_kernels
 from evalkit.engines.models.whole import check_report, check_whole, not_causal
 
 log = logging.getLogger(__name__)
 
 # A weight that transformers' report could not convert, and terminal colours in that report.
 _CONVERSION = re.compile(r"^(\S.*?) +\| CONVERSION", re.MULTILINE)
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_MOST_NAMED = 3
 # The trial of `_refuse_two_sided` uses ids below this.
 _TRIED = 9
 # Allowed change of a token's logits, relative to the largest, when later tokens change.
@@ -252,7 +250,7 @@ def _pretrained(
         options["device_map"] = device_map
     with (
         foreign("the model cannot be loaded", where=path, fix=loading_fix(path, remote)),
-        _transformers_into_our_log() as lines,
+        transformers_to(log) as lines,
     ):
         from transformers import AutoModelForCausalLM
 
@@ -272,8 +270,7 @@ def _pretrained(
         except RuntimeError as error:
             if not is_out_of_memory(error) and (names := _CONVERSION.findall("\n".join(lines))):
                 raise InputError(
-                    f"{len(names)} weights cannot be put together from those in the files: "
-                    f"{', '.join(names[:_MOST_NAMED])}",
+                    f"{len(names)} weights cannot be put together from those in the files: {listed(names)}",
                     where=path,
                     fix="take the whole checkpoint of this very model; run.log has the details",
                 ) from error
@@ -285,10 +282,9 @@ def _pretrained(
     _refuse_two_sided(model, path)
     if unused:
         log.warning(
-            "%d weights in the files are not used, the model has no place for them: %s%s",
+            "%d weights in the files are not used, the model has no place for them: %s",
             len(unused),
-            ", ".join(unused[:_MOST_NAMED]),
-            " ..." if len(unused) > _MOST_NAMED else "",
+            listed(unused),
         )
     return model, unused
 
@@ -315,31 +311,6 @@ def _refuse_kind(config: Any, path: Path) -> None:
                 where=f"{path}, quantization_config",
                 fix="take the model without quantisation, a newer transformers, or a server that knows it",
             )
-
-
-@contextmanager
-def _transformers_into_our_log() -> Iterator[list[str]]:
-    """Sends transformers' log lines to evalkit's log alone, without its bar; yields the list of them."""
-    from transformers.utils import logging as theirs
-
-    lines: list[str] = []
-
-    class Forward(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            lines.append(_COLOUR.sub("", record.getMessage()))
-            log.info("%s: %s", record.name, lines[-1])
-
-    logger = logging.getLogger("transformers")
-    forward, before = Forward(), (logger.handlers, logger.propagate)
-    level = theirs.get_verbosity()
-    theirs.disable_progress_bar()
-    logger.handlers, logger.propagate = [forward], False
-    theirs.set_verbosity(min(level, logging.WARNING))
-    try:
-        yield lines
-    finally:
-        theirs.set_verbosity(level)
-        logger.handlers, logger.propagate = before
 
 
 def _refuse_two_sided(model: Any, where: Path) -> None:
@@ -392,6 +363,4 @@ def _take_generation_config(model: Any) -> dict[str, Any]:
 
     own = model.generation_config.to_diff_dict() if model.generation_config is not None else {}
     model.generation_config = GenerationConfig()
-    for key in ("transformers_version", "_from_model_config", "bos_token_id", "pad_token_id", "use_cache"):
-        own.pop(key, None)
-    return dict(own)
+    return {key: value for key, value in own.items() if key not in NOT_GENERATION}

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evalkit.core.errors import EvalkitError
+from evalkit.core.errors import EvalkitError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -140,7 +140,7 @@ def give_back_freed() -> None:
 def no_room(error: BaseException) -> EvalkitError:
     """The error for a single row that does not fit."""
     return EvalkitError(
-        f"out of memory with a single row: {(str(error).splitlines() or [''])[0]}",
+        f"out of memory with a single row: {first_line(error)}",
         where="the local engine",
         fix="engine.device_map=auto, dtype=bfloat16 or a larger machine; finished samples are kept",
     )

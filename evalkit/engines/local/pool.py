@@ -24,7 +24,7 @@ from evalkit.engines.local.attention import forward
 from evalkit.engines.local.loading import LoadedModel
 from evalkit.engines.local.memory import SLOT_STEP, Limits, no_room
 from evalkit.engines.local.passes import Feed, LayerShape, RowSlots, Section, States
-from evalkit.engines.local.prefixes import GROUP_COST, PrefixGroup, each, shared_prefixes
+from evalkit.engines.local.prefixes import GROUP_COST, PrefixGroup, common, each, shared_prefixes
 from evalkit.engines.local.running_rows import RunningRow, choose
 
 log = logging.getLogger(__name__)
@@ -75,18 +75,12 @@ class Conversations:
         if isinstance(row.request.prompt, str) or not self._kept:
             return None
         prompt = np.asarray(row.ids, dtype=np.int64)
-        lengths = [_common(ids, prompt) for ids, _ in self._kept]
+        lengths = [common(ids, prompt) for ids, _ in self._kept]
         best = max(range(len(lengths)), key=lengths.__getitem__)
         if not lengths[best]:
             return None
         _, states = self._kept.pop(best)
         return History(states, 0, lengths[best])
-
-
-def _common(one: npt.NDArray[np.int64], other: npt.NDArray[np.int64]) -> int:
-    length = min(len(one), len(other))
-    different = np.flatnonzero(one[:length] != other[:length])
-    return int(different[0]) if len(different) else length
 
 
 @dataclass(eq=False)

@@ -64,7 +64,7 @@ def shared_prefixes(
     path = [_Node(0)]
     for place, index in enumerate(order):
         after = order[place + 1] if place + 1 < len(order) else None
-        ahead = 0 if after is None else _common(arrays[index], arrays[after])
+        ahead = 0 if after is None else common(arrays[index][:-1], arrays[after][:-1])
         if ahead > path[-1].depth:
             path.append(_Node(ahead))
         path[-1].loose.append(index)
@@ -107,7 +107,8 @@ def each(groups: Iterable[PrefixGroup]) -> Iterator[PrefixGroup]:
         yield from each(group.groups)
 
 
-def _common(one: Ids, other: Ids) -> int:
-    length = min(len(one), len(other)) - 1
+def common(one: Ids, other: Ids) -> int:
+    """The number of tokens that both begin with."""
+    length = min(len(one), len(other))
     different = np.flatnonzero(one[:length] != other[:length])
     return int(different[0]) if len(different) else length

@@ -114,16 +114,27 @@ class RunningRow:
 
 def failed(encoded: Encoded, reason: str, *, over_context: bool = False) -> Completion:
     """The empty completion of a request that cannot be answered."""
-    return Completion(
-        id=encoded.request.id,
-        text="",
-        raw_text="",
-        finish_reason="error",
-        prompt_tokens=len(encoded.ids),
-        new_tokens=0,
-        over_context=over_context,
-        error=reason,
-    )
+    return Completion.failed(encoded.request.id, reason, len(encoded.ids), over_context=over_context)
+
+
+def problem_of(encoded: Encoded, context: int | None, longest: int | None) -> Completion | None:
+    """The failed completion of a request that cannot be answered; None: it can be.
+
+    Args:
+        encoded: the request and its token ids.
+        context: number of positions of the model, where known.
+        longest: most tokens of a prompt; None: any number.
+    """
+    tokens, most = len(encoded.ids), encoded.request.max_new_tokens
+    if not tokens:
+        return failed(encoded, "the prompt is empty: it has no token")
+    if longest is not None and tokens > longest:
+        reason = f"the prompt has {tokens} tokens, the model's context {context} positions"
+        return failed(encoded, reason, over_context=True)
+    if most < 1:
+        full = context is not None and tokens >= context
+        return failed(encoded, f"max_new_tokens is {most}", over_context=full)
+    return None
 
 
 def choose(logits: Tensor, rows: Sequence[RunningRow]) -> list[int]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from evalkit.core.config import ModelConfig
 from evalkit.core.errors import EvalkitError, InputError, foreign
+from evalkit.core.text import listed
 from evalkit.engines.local.chat_template import choose_template
 from evalkit.engines.local.tokens import Encoded
 from evalkit.engines.models import ResolvedModel, resolve_without_weights
@@ -24,7 +25,6 @@ log = logging.getLogger(__name__)
 _KINDS = {1: "Unigram", 2: "BPE"}
 _SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 _OWN_TOKENIZER = "model.tokenizer=FOLDER_OR_HUB_NAME with the tokenizer this model was trained with"
-_MOST_NAMED = 3
 
 
 def load_tokenizer(resolved: ResolvedModel) -> Any:
@@ -60,11 +60,15 @@ def load_tokenizer(resolved: ResolvedModel) -> Any:
     return tokenizer
 
 
+def tokenizer_of(resolved: ResolvedModel) -> Any | None:
+    """As `load_tokenizer`; None where only a server has the tokenizer."""
+    return load_tokenizer(resolved) if resolved.has_tokenizer else None
+
+
 def tokenizer_here(model: ModelConfig) -> Any | None:
     """The tokenizer of a configured model when its files are on this machine; fetches nothing."""
     try:
-        resolved = resolve_without_weights(model, offline=True)
-        return load_tokenizer(resolved) if resolved.has_tokenizer else None
+        return tokenizer_of(resolve_without_weights(model, offline=True))
     except EvalkitError:
         return None
 
@@ -110,13 +114,12 @@ def refuse_special_ids(tokenizer: Any, embeddings: int, where: object) -> None:
                 fix=_OWN_TOKENIZER,
             )
     if beyond:
-        first = ", ".join(f"{token!r} ({index})" for token, index in list(beyond.items())[:_MOST_NAMED])
         log.warning(
             "%d tokens of the tokenizer have no embedding in the model (%d rows): %s; "
             "a prompt with one of them is refused",
             len(beyond),
             embeddings,
-            first,
+            listed([f"{token!r} ({index})" for token, index in beyond.items()]),
         )
 
 

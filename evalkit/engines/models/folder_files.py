@@ -31,6 +31,9 @@ TOKENIZER_MODELS = (
 # Keys of a configuration that may name a kernel on the hub, `owner/name`.
 _KERNEL_KEYS = ("attn_implementation", "_attn_implementation", "experts_implementation", "kernel_config")
 
+# Keys of a generation_config that say nothing about how tokens are chosen.
+NOT_GENERATION = ("transformers_version", "_from_model_config", "bos_token_id", "pad_token_id", "use_cache")
+
 # Patterns of lower-case names that no loader reads; every other file counts.
 _DOCUMENTS = (
     *("readme*", "license*", "licence*", "notice*", "copying*", "use_policy*", "*.md", "*.rst", "*.html"),
@@ -322,8 +325,7 @@ def generation_config(folder: Path) -> dict[str, Any]:
     path = folder / "generation_config.json"
     if not path.is_file():
         return {}
-    named = {"transformers_version", "_from_model_config", "bos_token_id", "pad_token_id", "use_cache"}
-    return {key: value for key, value in read_json_object(path).items() if key not in named}
+    return {key: value for key, value in read_json_object(path).items() if key not in NOT_GENERATION}
 
 
 def chat_template(value: str, folder: Path | None) -> str:

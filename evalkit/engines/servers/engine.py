@@ -13,6 +13,7 @@ from evalkit.core.secrets import public_address
 from evalkit.core.types import REST_OF_CONTEXT, Completion, Message, Request
 from evalkit.engines.base import Engine, distinct
 from evalkit.engines.local.chat_template import clock_date, render_chat
+from evalkit.engines.local.tokenizer import tokenizer_of
 from evalkit.engines.local.tokens import encode, end_ids
 from evalkit.engines.models import ResolvedModel
 from evalkit.engines.servers.balance import LoadBalancer
@@ -61,11 +62,7 @@ class ApiEngine(Engine):
         self._facts = ask_servers(resolved.config, options)
         for remark in self._facts.remarks:
             log.warning("%s", remark)
-        self._tokenizer: Any = None
-        if resolved.has_tokenizer:
-            from evalkit.engines.local.tokenizer import load_tokenizer
-
-            self._tokenizer = load_tokenizer(resolved)
+        self._tokenizer: Any = tokenizer_of(resolved)
         self._form: Form | None = None
         self._left_out: set[str] = set()
         self._told_overflow = False

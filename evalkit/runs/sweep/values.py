@@ -11,7 +11,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from evalkit.core.errors import InputError
+from evalkit.core.errors import InputError, first_line
 from evalkit.core.options import CommandLine, check_key, group_members
 
 QUOTES = "'\""
@@ -57,8 +57,7 @@ def _hydra_values(word: str, key: str, *, group: bool) -> list[str]:
     try:
         override = OverridesParser.create().parse_override(word)
     except HydraException as error:
-        text = str(error).splitlines()[0]
-        raise InputError(f"not a list of values: {text}", where=word) from None
+        raise InputError(f"not a list of values: {first_line(error)}", where=word) from None
     if not override.is_sweep_override():
         return [word.partition("=")[2]]
     given: Any = override.value()
