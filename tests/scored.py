@@ -46,4 +46,4 @@ def score(tasks: Sequence[TaskAnswers], resamples: int = 200) -> list[TaskScores
 
 def record_of(config: Config, dtype: str | None = None) -> ProtocolRecord:
     """The protocol of a configuration with its deviations, as a run records it."""
-    return protocol_record(config, dtype=dtype)
+    return protocol_record(config, {"dtype": dtype})

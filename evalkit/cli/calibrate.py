@@ -19,15 +19,13 @@ from rich.console import Console
 
 from evalkit.cli.agreement import print_ratings
 from evalkit.cli.command import path_of
-from evalkit.cli.judge import ASKING, batch_of, judging_plan, print_estimate
+from evalkit.cli.judge import ASKING, asked, judging_plan
 from evalkit.cli.printing import number, print_folder, print_line, report_console
 from evalkit.core.config import Config
 from evalkit.core.errors import InputError
-from evalkit.core.progress import say
 from evalkit.core.words import t
 from evalkit.mtbench.agreement import GPT4_NOISE, Calibration, calibrate, find_reference
 from evalkit.mtbench.books import BookOptions
-from evalkit.mtbench.judge.asking import ask_judge
 from evalkit.mtbench.judging import JudgingPlan
 from evalkit.mtbench.replay import replay
 
@@ -52,10 +50,7 @@ def _calibrate(config: Config) -> int:
     plan = judging_plan(config)
     judge, folder = plan.judge, plan.folder
     reference = find_reference(folder, judge.label, config.reference)
-    if config.dry_run:
-        print_estimate(judge, plan.calls, config.mode, console, plan.kept)
-        return 0
-    replies = ask_judge(judge, plan.calls, folder.path, say=say, batch=batch_of(config), kept=plan.kept)
+    replies = asked(config, judge, plan.calls, folder.path, console, plan.kept)
     if replies is None:
         return 0
     calibration = calibrate(plan, reference, replies)

@@ -222,14 +222,7 @@ def _elsewhere(error: EvalkitError, config: "Config") -> EvalkitError:
         return error
     from evalkit.runs.suite import prepare_command
 
-    whole = prepare_command(
-        model=config.model,
-        suite=config.suite,
-        data_dir=config.data_dir,
-        preset=config.preset,
-        language=config.language,
-    )
-    fix = f"on a machine with a network: {whole}"
+    fix = f"on a machine with a network: {prepare_command(config)}"
     if isinstance(error, MissingDataError):
         return InputError(error.what, where=error.where, fix=f"{fix}   (or allow_missing=true)")
     return UnreachableError(error.what, where=error.where, fix=fix)

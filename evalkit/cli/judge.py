@@ -23,7 +23,7 @@ from rich.console import Console
 from evalkit.cli.command import PRESET
 from evalkit.cli.mt_bench_report import print_results
 from evalkit.cli.printing import print_folder, print_line, report_console
-from evalkit.core.config import BatchConfig, Config, JudgeMode
+from evalkit.core.config import Config, JudgeMode
 from evalkit.core.errors import InputError
 from evalkit.core.progress import say
 from evalkit.core.words import t
@@ -31,7 +31,7 @@ from evalkit.mtbench.books import BookOptions
 from evalkit.mtbench.folder import MtBenchFolder, open_folder
 from evalkit.mtbench.judge.asking import ask_judge, estimate
 from evalkit.mtbench.judge.budget import EXPLANATION_TOKENS
-from evalkit.mtbench.judge.calls import JudgeCall
+from evalkit.mtbench.judge.calls import JudgeCall, JudgeReplies
 from evalkit.mtbench.judge.judges import Judge, open_judge
 from evalkit.mtbench.judge.store import CachedReply
 from evalkit.mtbench.judging import JudgingPlan, given_answers, plan_judging, write_results
@@ -50,10 +50,7 @@ def run(config: Config) -> int:
     plan = judging_plan(config)
     judge, folder = plan.judge, plan.folder.path
     console = report_console()
-    if config.dry_run:
-        print_estimate(judge, plan.calls, config.mode, console, plan.kept)
-        return 0
-    replies = ask_judge(judge, plan.calls, folder, say=say, batch=batch_of(config), kept=plan.kept)
+    replies = asked(config, judge, plan.calls, folder, console, plan.kept)
     if replies is None:
         return 0
     content = write_results(plan, replies, config.mode, config.metrics.resamples)
@@ -86,19 +83,25 @@ def judging_plan(config: Config) -> JudgingPlan:
     return plan_judging(folder, header, turns, books, open_judge(config, books.preset))
 
 
-def batch_of(config: Config) -> BatchConfig | None:
-    """The options of mode=batch; None: the judge is asked call by call."""
-    return config.batch if config.mode is JudgeMode.batch else None
-
-
-def print_estimate(
+def asked(
+    config: Config,
     judge: Judge,
     calls: Sequence[JudgeCall],
-    mode: JudgeMode,
+    folder: Path,
     console: Console,
     kept: Sequence[CachedReply] = (),
+) -> JudgeReplies | None:
+    """The replies (see `ask_judge`); None while a batch is under way, and where a dry run prints the cost."""
+    if config.dry_run:
+        _print_estimate(judge, calls, config.mode, console, kept)
+        return None
+    batch = config.batch if config.mode is JudgeMode.batch else None
+    return ask_judge(judge, calls, folder, say=say, batch=batch, kept=kept)
+
+
+def _print_estimate(
+    judge: Judge, calls: Sequence[JudgeCall], mode: JudgeMode, console: Console, kept: Sequence[CachedReply]
 ) -> None:
-    """Prints what asking a judge would call and cost; see `ask_judge`."""
     found = estimate(judge, calls, mode, kept)
     to_make = t(
         "judge {judge}: {n} judgments, {kept} are kept, {calls} calls to make",

@@ -11,15 +11,13 @@ position or the longer answer. Every pair, or every model against a baseline.
 """
 
 from evalkit.cli.command import path_of
-from evalkit.cli.judge import ASKING, batch_of, print_estimate
+from evalkit.cli.judge import ASKING, asked
 from evalkit.cli.mt_bench_report import print_pairwise
 from evalkit.cli.printing import print_folder, print_line, report_console
 from evalkit.core.config import Config, PairSource
-from evalkit.core.progress import say
 from evalkit.core.words import t
 from evalkit.mtbench.books import BookOptions
 from evalkit.mtbench.folder import MtBenchFolder, open_folder
-from evalkit.mtbench.judge.asking import ask_judge
 from evalkit.mtbench.judge.judges import open_judge
 from evalkit.mtbench.pairwise import (
     answers_to_compare,
@@ -50,10 +48,7 @@ def run(config: Config) -> int:
         content = write_matches(out, books.preset, options, list(rated_matches(runs, pairs, label)))
     else:
         plan = plan_pairwise(pairs, answers, books, judge)
-        if config.dry_run:
-            print_estimate(judge, plan.calls, config.mode, console)
-            return 0
-        replies = ask_judge(judge, plan.calls, out, say=say, batch=batch_of(config))
+        replies = asked(config, judge, plan.calls, out, console)
         if replies is None:
             return 0
         content = write_matches(out, books.preset, options, plan.matches(replies), (plan, replies))

@@ -90,14 +90,7 @@ def _prepare_suite(config: Config) -> int:
     found = {split.status for report in reports for split in report.splits.values()}
     prepared = all(status.usable for status in found - forgiven)
     if config.offline and not prepared:
-        whole = prepare_command(
-            model=config.model,
-            suite=config.suite,
-            data_dir=config.data_dir,
-            preset=config.preset,
-            language=config.language,
-        )
-        print(f"on a machine with a network: {whole}")
+        print(f"on a machine with a network: {prepare_command(config)}")
     models_here = _fetch_metric_models(specs, config) or config.allow_missing
     return 0 if prepared and models_here else 1
 

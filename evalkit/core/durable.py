@@ -20,7 +20,7 @@ from evalkit.core.errors import InputError, write_error
 from evalkit.core.text import canonical_json, everywhere, may_hold_half_characters, unicode_text
 
 CHECK = "check"
-SYNC_SECONDS = 2.0
+SYNC_SECONDS = 1.0
 
 
 def checksum(row: dict[str, Any]) -> str:
@@ -109,15 +109,18 @@ def append_line(descriptor: int, line: bytes) -> None:
 
 
 class Appender:
-    """Appends rows to a log; each is written to the file completely before the next."""
+    """Appends rows to a log; each is written to the file completely before the next.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Errors name `option`, which chooses the folder. `descriptor` is open for reading too.
+    """
+
+    def __init__(self, path: Path, option: str = "out") -> None:
+        self.path, self._option = path, option
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError as error:
-            raise write_error(path, error) from error
+            raise write_error(path, error, option) from error
         self._synced = time.monotonic()
 
     def append(self, row: dict[str, Any]) -> None:
@@ -127,12 +130,12 @@ class Appender:
             EvalkitError: the disk is full or fails; the rows before are kept.
         """
         try:
-            append_line(self._descriptor, to_line(row))
+            append_line(self.descriptor, to_line(row))
             if time.monotonic() - self._synced > SYNC_SECONDS:
-                os.fsync(self._descriptor)
+                os.fsync(self.descriptor)
                 self._synced = time.monotonic()
         except OSError as error:
-            raise write_error(self.path, error) from error
+            raise write_error(self.path, error, self._option) from error
 
     def close(self) -> None:
         """Syncs and closes the log.
@@ -142,11 +145,11 @@ class Appender:
         """
         try:
             try:
-                os.fsync(self._descriptor)
+                os.fsync(self.descriptor)
             finally:
-                os.close(self._descriptor)
+                os.close(self.descriptor)
         except OSError as error:
-            raise write_error(self.path, error) from error
+            raise write_error(self.path, error, self._option) from error
 
 
 # --- whole files ---------------------------------------------------------------------------------

@@ -113,15 +113,7 @@ def parse(
         elif word in ("-m", "--multirun"):
             multirun = True
         elif word.startswith("-"):
-            # A name near one of another harness is near evalkit's own.
-            known = {key: right_name(key, habits.verb) for key in (*HABITS, *all_options())}
-            right = {f"--{key}": f"{name}=" for key, name in known.items() if name and takes(name)}
-            right |= {one: one for one in ("--help", "--version", "--multirun", *FLAGS, *FLAGS_WITH_VALUE)}
-            raise InputError(
-                # The value is left out: it may be a key.
-                f"unknown flag {name}{did_you_mean(name, right, right)}",
-                fix="evalkit --help",
-            )
+            raise _unknown_flag(name, habits.verb, takes)
         elif word.startswith(("hydra.", "hydra/")) and "=" in word:
             launcher.append(word)
         elif _is_override(word) and not (verb == "ask" and _is_question(word, own())):
@@ -142,6 +134,15 @@ def parse(
         raise InputError(f"{launcher[0]} is for several jobs", fix="evalkit -m ...")
     line = CommandLine(verb or "run", tuple(overrides), tuple(folders), tuple(flags), wants_help)
     return dataclasses.replace(line, multirun=multirun, launcher=tuple(launcher))
+
+
+def _unknown_flag(name: str, verb: str, takes: Callable[[str], bool]) -> InputError:
+    """The error for a flag, without its value, which may be a key."""
+    # A name near one of another harness is near evalkit's own.
+    known = {key: right_name(key, verb) for key in (*HABITS, *all_options())}
+    right = {f"--{key}": f"{own}=" for key, own in known.items() if own and takes(own)}
+    right |= {one: one for one in ("--help", "--version", "--multirun", *FLAGS, *FLAGS_WITH_VALUE)}
+    return InputError(f"unknown flag {name}{did_you_mean(name, right, right)}", fix="evalkit --help")
 
 
 def _with_family(words: list[str]) -> list[str]:

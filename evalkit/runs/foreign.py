@@ -36,12 +36,11 @@ from evalkit.metrics.prediction import gold
 from evalkit.mtbench.folder import MtBenchFolder
 from evalkit.records.results import Results
 from evalkit.records.run_folder import RunDirectory
-from evalkit.runs.identity import differing_few_shots, protocol_record
-from evalkit.runs.regrading import Regrading, thought_warnings
+from evalkit.runs.identity import differing_few_shots
+from evalkit.runs.regrading import Regrading
+from evalkit.runs.run import score_suite
 from evalkit.runs.suite import LoadedSuite, check_suite_options, load_suite, sample_limit, suite_specs
-from evalkit.scoring.categories import summarise
-from evalkit.scoring.pfgen import score_pfgen
-from evalkit.scoring.scores import GivenAnswer, TaskAnswers, score_tasks
+from evalkit.scoring.scores import GivenAnswer, TaskAnswers
 from evalkit.scoring.write import write_scored
 from evalkit.tasks.load import Task
 from evalkit.tasks.pfgen import DATASET, MOST_TRIALS, answer_of, stop_strings
@@ -76,49 +75,32 @@ def score_completions(config: Config, *, say: Say) -> Results:
     suite = load_suite(asked, replace(config.data, limit=0), say=say, few_shots=False)
     for warning in suite.warnings:
         say(warning)
-    model, own, repeats = config.model.name if config.model else None, True, 1
+    model = config.model.name if config.model else None
     if asked.pfgen:
         if path.is_dir():
             names = (f"{DATASET}.jsonl", "trials.jsonl.xz", "trials.jsonl")
             path = next((path / name for name in names if (path / name).exists()), path / names[0])
         config, model = _described(config, path.with_name("config.json"), model)
         trials, own = read_trials(path, suite.tasks[0])
-        completions = {DATASET: trials}
-        repeats = max((int(key.rpartition("/")[2]) for key in trials), default=1)
+        completions, mode = {DATASET: trials}, config.pfgen.mode
+        cut = partial(answer_of, mode=mode, stop=stop_strings(mode)) if own else None
     else:
-        completions = read_completions(path, suite.tasks)
-    answers, missing, gaps = _matched(suite, completions, path, repeats, config)
+        completions, cut = read_completions(path, suite.tasks), None
+    answers, missing, gaps = _matched(suite, completions, path, config)
     counts = few_shot_counts(suite_specs(asked), asked.num_few_shots, config.num_few_shots)
     counts = {answer.spec.name: counts[answer.spec.name] for answer in answers}
-    regrading = Regrading.of(config.reasoning, config.model, {})
-    answers = [replace(task, completions=regrading.given(task)) for task in answers]
-    details: dict[str, Any] = {}
-    if asked.pfgen:
-        cut = partial(answer_of, mode=config.pfgen.mode, stop=stop_strings(config.pfgen.mode))
-        scored, details = score_pfgen(
-            suite.questions, answers[0], config.metrics.resamples, cut if own else None
-        )
-    else:
-        scored = score_tasks(answers, config.protocol, config.metrics, offline=config.data.offline)
-    found = [*regrading.warnings(), *thought_warnings(scored)]
-    for warning in found:
-        say(shown(warning))
-    record = protocol_record(config, task_few_shots=differing_few_shots(counts, config.num_few_shots))
-    results = summarise(
-        scored,
-        record,
-        missing_datasets={**suite.missing, **missing},
+    identity = {"task_few_shots": differing_few_shots(counts, config.num_few_shots)}
+    regrading = Regrading.of(config.reasoning, config.model, identity)
+    scored, results = score_suite(
+        config,
+        replace(suite, missing=suite.missing | missing),
+        [replace(task, completions=regrading.given(task)) for task in answers],
+        identity,
+        regrading,
+        cut=cut,
+        run={"completions": str(path), "model": model},
         gaps=gaps,
-        reasons=suite.reasons,
-        run={
-            **details,
-            "completions": str(path),
-            "suite": suite.name,
-            "model": model,
-            "samples": sum(len(answer.samples) for answer in answers),
-            "datasets": {task.name: task.facts for task in suite.tasks},
-            "warnings": [*suite.warnings, *found],
-        },
+        warn=lambda warning: say(shown(warning)),
     )
     with out:
         write_scored(out, scored, results, config.export)
@@ -138,11 +120,7 @@ def output_directory(out: str, run: Path | None = None) -> RunDirectory:
 
 
 def _matched(
-    suite: LoadedSuite,
-    completions: Mapping[str, Mapping[str, GivenAnswer]],
-    path: Path,
-    repeats: int,
-    config: Config,
+    suite: LoadedSuite, completions: Mapping[str, Mapping[str, GivenAnswer]], path: Path, config: Config
 ) -> tuple[list[TaskAnswers], dict[str, str], dict[str, str]]:
     """What can be scored; the datasets that cannot, with the reason; those that lack samples."""
     answers: list[TaskAnswers] = []
@@ -150,6 +128,7 @@ def _matched(
     gaps: dict[str, str] = {}
     for task in suite.tasks:
         given = completions.get(task.name, {})
+        repeats = max((int(key.rpartition("/")[2]) for key in given), default=1) if suite.questions else 1
         samples = task.samples[: sample_limit(config.data.limit) or None]
         asked = {key: sample for sample in samples for key in task.spec.ids(sample.id, repeats)}
         lacking = [key for key in asked if key not in given]

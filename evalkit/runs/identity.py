@@ -116,15 +116,13 @@ def differing_few_shots(shots: Mapping[str, int], usual: int) -> dict[str, int]:
     return {name: count for name, count in shots.items() if count != usual}
 
 
-def protocol_record(
-    config: Config, *, dtype: str | None = None, task_few_shots: Mapping[str, int] | None = None
-) -> ProtocolRecord:
+def protocol_record(config: Config, identity: Mapping[str, Any]) -> ProtocolRecord:
     """The protocol of a run or a scoring with every deviation from its preset, by option name.
 
     Args:
         config: the options.
-        dtype: what the model ran in, once resolved; the preset's is bfloat16. None: not known.
-        task_few_shots: the tasks that have another number of few-shots than `num_few_shots`.
+        identity: what decided the completions, as far as it is known. Of it count `dtype` (the preset's is
+            bfloat16) and `task_few_shots`, the tasks that have another number than `num_few_shots`.
     """
     protocol, generation, metrics, data = config.protocol, config.generation, config.metrics, config.data
     standard, suite, usual = ProtocolConfig(), config.suite or SuiteConfig(), sample_limit(None)
@@ -154,13 +152,13 @@ def protocol_record(
         "metrics.bert_score": (metrics.bert_score, metrics.bert_score),
         "metrics.resamples": (metrics.resamples, PROTOCOL_RESAMPLES),
     }
-    for task, count in (task_few_shots or {}).items():
+    for task, count in identity.get("task_few_shots", {}).items():
         name = f"suite.num_few_shots.{task}"
         pairs[name] = (count, own.get(name, data.num_few_shots))
     if metrics.pass_at:
         # A further figure of the same answers.
         pairs["metrics.pass_at"] = (list(metrics.pass_at), list(metrics.pass_at))
-    if dtype is not None:
+    if (dtype := identity.get("dtype")) is not None:
         pairs["dtype"] = (dtype, "bfloat16")
     pairs |= {name: (given, own.get(name)) for name, given in used_options(config).items()}
     return ProtocolRecord(

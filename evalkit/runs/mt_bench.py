@@ -4,7 +4,6 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.core.config import Config, ThoughtParser, given_model, given_suite
@@ -30,7 +29,7 @@ from evalkit.mtbench.turns import (
     special_tokens_of,
 )
 from evalkit.records.run_folder import SampleRecord
-from evalkit.runs.life import Opened, Outcome, Run, complete, finished
+from evalkit.runs.life import Opened, Outcome, Run, complete
 from evalkit.tasks.thoughts import Thoughts
 
 if TYPE_CHECKING:
@@ -60,11 +59,6 @@ def answer_questions(
     if run.thoughts is not None and config.reasoning.parser is ThoughtParser.auto:
         say(t("reasoning.parser={rule}, by the chat template", rule=run.thoughts.rule))
     return complete(run, say=say, opened=opened)
-
-
-def finished_answers(config: Config) -> Path | None:
-    """The run directory when every turn that a command asks for is kept, else None; loads no model."""
-    return finished(MtBenchRun(config))
 
 
 class MtBenchRun(Run[dict[str, Any]]):

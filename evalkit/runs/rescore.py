@@ -16,8 +16,7 @@ from evalkit.records.environment import CONFIG, kept_environment
 from evalkit.records.results import Figure, Results, read_results
 from evalkit.records.run_folder import RunDirectory, SampleRecord, one_run
 from evalkit.runs.foreign import output_directory
-from evalkit.runs.identity import protocol_record
-from evalkit.runs.regrading import Regrading, of_regrading
+from evalkit.runs.regrading import of_regrading
 from evalkit.runs.run import score_run
 from evalkit.runs.suite import LoadedSuite, check_suite_options, load_suite, sample_limit, suite_specs
 from evalkit.tasks.answers import options_of
@@ -81,25 +80,15 @@ def rescore(given: Config) -> Rescored:
     identity = _identity(directory, before)
     # Which metric of an own task counts, its file says; what else is recorded of its datasets is in `suite`.
     kept = {key: value for key, value in before.run.items() if key != "datasets"} if before else {}
-    record = protocol_record(
-        config, dtype=identity.get("dtype"), task_few_shots=identity.get("task_few_shots")
-    )
     with into:
         scores_before = _sample_scores(directory, suite)
         results = score_run(
+            config,
             suite,
             directory,
-            record,
-            config.protocol,
-            config.metrics,
-            offline=config.data.offline,
-            export=config.export,
-            model=config.model.name if config.model else None,
             run={**kept, "identity": identity},
             reasons=[] if before else ["the run is not finished"],
             gaps={name: Reason("{n} samples have no completion", n=count) for name, count in gaps.items()},
-            regrading=Regrading.of(config.reasoning, config.model, identity),
-            samples=config.samples,
             into=into,
         )
         if before is None:

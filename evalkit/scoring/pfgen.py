@@ -57,27 +57,11 @@ def score_pfgen(
     values = [np.array([answer.values for answer in found]) for found in scored.values()]
     means = [[fmean(column) for column in of_question.T] for of_question in values]
     trials_known = cut is not None and len({tuple(own) for own in given.values()}) == 1
-    shares = None
-    if len(set(map(len, values))) == 1:
-        shares = intervals.variance_shares(np.stack(values)[:, :, 0], trials_known=trials_known)
-    if trials_known:
-        distribution = intervals.resampled_two_ways(np.stack(values), resamples)
-    else:
-        distribution = intervals.resampled_within(values, resamples)
-    resampled = "questions"
-    if max(map(len, values)) > 1:
-        resampled = "questions and trials" if trials_known else "questions, and answers within questions"
     published = set_figures(scored)
     aspects = {part: published.pop(part) for part in ("fluency", "truthfulness")}
     # The protocol adds up rounded parts, which differ from plain means in the fifth digit.
     parts = {part: round(sum(own.values()), 5) for part, own in aspects.items()}
     parts["helpfulness"] = published["helpfulness"]
-    measured = {}
-    for name, column, drawn in zip(FIGURES, zip(*means, strict=True), distribution.T, strict=True):
-        value = parts.get(name, fmean(column))
-        spread = intervals.of_statistic(value, drawn, len(values))
-        figure = Figure(value, len(values), spread.error, spread.interval, VERSION)
-        measured[name] = Measured(figure, spread.carried)
     categories: dict[str, list[float]] = {}
     for name, (score, *_) in zip(scored, means, strict=True):
         categories.setdefault(known[name].category, []).append(score)
@@ -86,12 +70,12 @@ def score_pfgen(
         "aspects": aspects,
         "categories": {name: fmean(scores) for name, scores in categories.items()},
         "published": published,
-        "resampled": resampled,
-        "variance": shares,
+        **_spread(values, trials_known),
         "ground_truth": GROUND_TRUTH,
     }
     every = [answer for own in given.values() for answer in own.values()]
     rates = answer_rates(answers.spec, every, [answer.text for answer in every], FIGURES, len(given))
+    measured = _measured(values, means, parts, trials_known, resamples)
     rows = tuple(map(_question, scored, given.values(), scored.values(), means))
     return [TaskScores(answers.spec, tuple(given), rows, measured, rates, ())], {answers.spec.name: details}
 
@@ -105,6 +89,38 @@ def _answers_to(
         if (answer := answers.completions.get(key)) is not None:
             found[key.rpartition("/")[2]] = replace(answer, text=cut(answer.text)) if cut else answer
     return found
+
+
+def _measured(
+    values: Sequence[intervals.FloatArray],
+    means: Sequence[Sequence[float]],
+    parts: Mapping[str, float],
+    trials_known: bool,
+    resamples: int,
+) -> dict[str, Measured]:
+    """The figures of the set; those in `parts` are given."""
+    if trials_known:
+        distribution = intervals.resampled_two_ways(np.stack(values), resamples)
+    else:
+        distribution = intervals.resampled_within(values, resamples)
+    measured = {}
+    for name, column, drawn in zip(FIGURES, zip(*means, strict=True), distribution.T, strict=True):
+        value = parts.get(name, fmean(column))
+        spread = intervals.of_statistic(value, drawn, len(values))
+        figure = Figure(value, len(values), spread.error, spread.interval, VERSION)
+        measured[name] = Measured(figure, spread.carried)
+    return measured
+
+
+def _spread(values: Sequence[intervals.FloatArray], trials_known: bool) -> dict[str, Any]:
+    """What was resampled, and the shares of the variance where all questions have equally many answers."""
+    numbers = set(map(len, values))
+    resampled, shares = "questions", None
+    if max(numbers) > 1:
+        resampled = "questions and trials" if trials_known else "questions, and answers within questions"
+    if len(numbers) == 1:
+        shares = intervals.variance_shares(np.stack(values)[:, :, 0], trials_known=trials_known)
+    return {"resampled": resampled, "variance": shares}
 
 
 def _question(

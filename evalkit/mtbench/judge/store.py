@@ -8,20 +8,18 @@ for the same judgment, and a killed one leaves nothing behind.
 
 import fcntl
 import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from evalkit.core.durable import append_line, from_line, to_line
-from evalkit.core.errors import write_error
+from evalkit.core.durable import Appender, from_line
+from evalkit.core.errors import EvalkitError, write_error
 from evalkit.core.text import canonical_json, folder_name, text_sha256
 from evalkit.core.types import Message
 from evalkit.services.replies import Reply, is_lost
 
-SYNC_SECONDS = 1.0
 # Another process is making a judgment: seconds until the next look.
 CLAIM_SECONDS = 0.05
 
@@ -114,12 +112,10 @@ class JudgmentStore:
         self._asks_a_service = "weights" not in identity
         self._lost: set[str] = set()
         self._offset = 0
-        self._synced = time.monotonic()
 
     def __enter__(self) -> Self:
+        self._log = Appender(self.path, "judge.store")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._log = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
             self._claims = os.open(self._claims_path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise write_error(self.path, error, "judge.store") from error
@@ -133,15 +129,13 @@ class JudgmentStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            try:
-                os.fsync(self._log)
-            finally:
-                os.close(self._log)
-                os.close(self._claims)
-        except OSError as failed:
+            self._log.close()
+        except EvalkitError:
             # What stopped the judging is the message, not what that did to the closing of files.
             if error is None:
-                raise write_error(self.path, failed, "judge.store") from failed
+                raise
+        finally:
+            os.close(self._claims)
 
     def __contains__(self, key: str) -> bool:
         return key in self._known
@@ -155,9 +149,9 @@ class JudgmentStore:
 
     def refresh(self) -> None:
         """Reads what was appended since the last look, by this process or another."""
-        if os.fstat(self._log).st_size <= self._offset:
+        if os.fstat(self._log.descriptor).st_size <= self._offset:
             return
-        with os.fdopen(self._log, "rb", closefd=False) as log:
+        with os.fdopen(self._log.descriptor, "rb", closefd=False) as log:
             log.seek(self._offset)
             for line in log:
                 if not line.endswith(b"\n"):
@@ -181,17 +175,14 @@ class JudgmentStore:
             EvalkitError: no space left; the log ends with the last whole line.
         """
         try:
-            fcntl.flock(self._log, fcntl.LOCK_EX)
+            fcntl.flock(self._log.descriptor, fcntl.LOCK_EX)
             try:
-                append_line(self._log, to_line(asdict(reply)))
+                self._log.append(asdict(reply))
             finally:
-                fcntl.flock(self._log, fcntl.LOCK_UN)
-            self._known.setdefault(reply.id, reply)
-            if time.monotonic() - self._synced > SYNC_SECONDS:
-                os.fsync(self._log)
-                self._synced = time.monotonic()
+                fcntl.flock(self._log.descriptor, fcntl.LOCK_UN)
         except OSError as error:
             raise write_error(self.path, error, "judge.store") from error
+        self._known.setdefault(reply.id, reply)
 
     def claim(self, key: str) -> bool:
         """Whether this process may make the judgment of `key` now; False: another process is making it.

@@ -6,7 +6,7 @@ llm-jp-3 tokenizer, judge prompts with cl100k.
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -166,22 +166,8 @@ def _counted(
     once = dict.fromkeys(one.prompt for _, asked in here for one in asked)
     tokens = dict(zip(once, counter.ids([_text(prompt, tokenizer) for prompt in once]), strict=True))
     prompts = [tokens[one.prompt] for _, asked in here for one in asked]
-    golds = {
-        key: length
-        for task, _ in here
-        for sample, length in zip(task.samples, _typical(counter, task), strict=True)
-        for key in task.spec.ids(sample.id, asking.samples)
-    }
-    lengths = iter(map(counter.lengths, prompts))
-    items = [
-        PlannedAnswer(
-            0.0,
-            _most(asking, task.spec, next(lengths), context),
-            _usual(asking.limit(task.spec), golds[request.id]),
-        )
-        for task, asked in here
-        for request in asked
-    ]
+    lengths = list(map(counter.lengths, prompts))
+    items = _items(here, lengths, counter, asking, context)
     owners = [place for place, (_, asked) in enumerate(here) for _ in asked]
     computed, shared = [0.0] * len(here), [0.0] * len(here)
     groups: list[PlannedGroup] = []
@@ -208,7 +194,7 @@ def _counted(
         row = DatasetCount(
             name=task.name,
             samples=len(asked),
-            prompt_tokens=sum(counter.lengths(prompts[index]) for index in mine),
+            prompt_tokens=sum(lengths[index] for index in mine),
             computed_tokens=computed[place],
             prefix_tokens=shared[place] / max(1, len(mine)),
             new_tokens_most=sum(items[index].most for index in mine),
@@ -217,6 +203,27 @@ def _counted(
         )
         rows.append(row)
     return groups, rows
+
+
+def _items(
+    here: Sequence[tuple[Task, Sequence[Request]]],
+    lengths: Iterable[float],
+    counter: TokenCounter,
+    asking: Asking,
+    context: int | None,
+) -> list[PlannedAnswer]:
+    """The answers to prompts of these `lengths`; which of their tokens are their own is not known yet."""
+    items, left = [], iter(lengths)
+    for task, asked in here:
+        golds = {
+            key: length
+            for sample, length in zip(task.samples, _typical(counter, task), strict=True)
+            for key in task.spec.ids(sample.id, asking.samples)
+        }
+        for request in asked:
+            usual = _usual(asking.limit(task.spec), golds[request.id])
+            items.append(PlannedAnswer(0.0, _most(asking, task.spec, next(left), context), usual))
+    return items
 
 
 def _text(prompt: str | tuple[Message, ...], tokenizer: Any | None) -> str:

@@ -9,12 +9,14 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from evalkit.core.config import Config, ModelConfig, given_suite
 from evalkit.core.errors import EvalkitError, InputError, InterruptedRunError, foreign
 from evalkit.core.options import CommandLine
 from evalkit.core.progress import Say, say
 from evalkit.runs.jobs import INTERRUPTED, Job, run_in_child
+from evalkit.runs.life import Run, finished
 from evalkit.runs.suite import check_run, load_suite
 from evalkit.runs.watch.checkpoints import Signature, candidates, problem, signature
 
@@ -164,23 +166,23 @@ def watch(line: CommandLine, config: Config) -> int:
     folder = _watched_folder(config.watch, model)
     check_run(config)
     chosen = given_suite(config.suite)
-    finished: Callable[[Config], Path | None]
+    run_of: Callable[[Config], Run[Any]]
     if chosen.mt_bench is not None:
-        from evalkit.runs.mt_bench import finished_answers
+        from evalkit.runs.mt_bench import MtBenchRun
 
-        finished = finished_answers
+        run_of = MtBenchRun
     else:
-        from evalkit.runs.run import finished_run
+        from evalkit.runs.run import SuiteRun
 
         # The data is read once.
-        finished = partial(finished_run, suite=load_suite(chosen, config.data, say=say))
+        run_of = partial(SuiteRun, suite=load_suite(chosen, config.data, say=say))
 
     def evaluate(path: Path, name: str) -> Evaluated:
         path = path.absolute()
         single = replace(config, model=replace(model, path=str(path), name=name), watch=None)
         # The training run may remove or change a file of the checkpoint meanwhile.
         with foreign("the checkpoint cannot be read", where=path):
-            done = finished(single)
+            done = finished(run_of(single))
         return Evaluated(0, str(done), new=False) if done else _in_a_child(_words(line, path, name), name)
 
     watcher = Watcher(
