@@ -1,6 +1,7 @@
 """The verb ask: one question to a model, shown with the exact prompt."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,22 +67,7 @@ def ask(config: Config) -> AskedQuestion:
     with phase(t("loading the model")):
         built = build_engine(resolved, config.engine, config.dtype, bos=config.protocol.bos)
     with built as engine:
-        top_k = (engine.describe().get("generation_config") or {}).get("top_k")
-        sampling = Sampling(
-            do_sample=config.ask.temperature > 0,
-            temperature=config.ask.temperature if config.ask.temperature > 0 else 1.0,
-            top_p=config.ask.top_p,
-            top_k=TOP_K if top_k is None else int(top_k),
-            repetition_penalty=config.ask.repetition_penalty,
-        )
-        request = given or Request(
-            id="ask",
-            prompt=prompt,
-            max_new_tokens=limit if thoughts is None else thoughts.limit(limit),
-            sampling=sampling,
-            seed=config.seed,
-            keep_special=thoughts is not None,
-        )
+        request = given or _request(prompt, thoughts, config, engine.describe())
         (completion,) = engine.generate([request])
     split = None
     if thoughts is not None and completion.error is None:
@@ -95,6 +81,28 @@ def ask(config: Config) -> AskedQuestion:
         )
     shown = _visible(prompt, tokenizer, config.protocol.bos)
     return AskedQuestion(shown, templated, request.sampling, completion, split)
+
+
+def _request(
+    prompt: str | tuple[Message, ...], thoughts: Thoughts | None, config: Config, described: Mapping[str, Any]
+) -> Request:
+    """The request for a question of the command line, to an engine as it is `described`."""
+    asked, top_k = config.ask, (described.get("generation_config") or {}).get("top_k")
+    sampling = Sampling(
+        do_sample=asked.temperature > 0,
+        temperature=asked.temperature if asked.temperature > 0 else 1.0,
+        top_p=asked.top_p,
+        top_k=TOP_K if top_k is None else int(top_k),
+        repetition_penalty=asked.repetition_penalty,
+    )
+    return Request(
+        id="ask",
+        prompt=prompt,
+        max_new_tokens=asked.max_new_tokens if thoughts is None else thoughts.limit(asked.max_new_tokens),
+        sampling=sampling,
+        seed=config.seed,
+        keep_special=thoughts is not None,
+    )
 
 
 def _of_suite(question: str, config: Config, tokenizer: Any | None) -> Request:

@@ -8,7 +8,7 @@ import pytest
 from evalkit.__main__ import main
 from evalkit.core.types import Completion
 from evalkit.engines.local.engine import LocalEngine
-from evalkit.engines.local.running_rows import RunningRow, failed
+from evalkit.engines.local.running_rows import RunningRow, failed, problem_of
 from evalkit.engines.local.tokens import Encoded
 from evalkit.runs import certify as runs_certify
 from evalkit.scoring.scores import TaskAnswers
@@ -27,7 +27,7 @@ def test_a_changed_output_is_not_certified(
     cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor is a prompt that the model cannot answer: it is left out."""
-    honest, problem = LocalEngine.together, LocalEngine._problem
+    honest = LocalEngine.together
 
     def dishonest(self: LocalEngine, requests: Sequence[object]) -> Iterator[RunningRow]:
         for row in honest(self, requests):  # type: ignore[arg-type]
@@ -35,12 +35,12 @@ def test_a_changed_output_is_not_certified(
                 row.new[0] += 1
             yield row
 
-    def too_long(self: LocalEngine, encoded: Encoded) -> Completion | None:
+    def too_long(encoded: Encoded, *limits: int | None) -> Completion | None:
         whole = encoded.request.id != "mawps/bundled/1"
-        return problem(self, encoded) if whole else failed(encoded, "too long", over_context=True)
+        return problem_of(encoded, *limits) if whole else failed(encoded, "too long", over_context=True)
 
     monkeypatch.setattr(LocalEngine, "together", dishonest)
-    monkeypatch.setattr(LocalEngine, "_problem", too_long)
+    monkeypatch.setattr("evalkit.engines.local.engine.problem_of", too_long)
     assert main(WORDS) == 1
     captured = capsys.readouterr()
     assert "NOT exact: 8 outputs changed" in captured.out and "5 prompts" in captured.out
