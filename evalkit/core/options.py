@@ -239,8 +239,8 @@ def _compose(overrides: tuple[str, ...]) -> "Config":
     for group in ("model", "suite", "judge"):
         inner = next((key for key in chosen if key.startswith(f"{group}.")), None)
         if inner and group not in chosen:
-            example = {"model": "hf", "suite": "task", "judge": "openai"}[group]
-            raise InputError(f"{inner}= is given without {group}=", fix=f"add {group}={example}")
+            example = {"model": "hf", "suite": "task", "judge": "NAME, also where it is the preset's own"}
+            raise InputError(f"{inner}= is given without {group}=", fix=f"add {group}={example[group]}")
     members: list[str] = []
     values: list[str] = []
     verbatim: list[tuple[str, Any]] = []

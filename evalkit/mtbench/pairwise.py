@@ -13,6 +13,7 @@ from typing import Any
 from evalkit.core.config import PairwiseConfig, Reduce
 from evalkit.core.durable import read_log, write_checked_json, write_lines_atomic, write_text_atomic
 from evalkit.core.errors import InputError
+from evalkit.core.reasons import Reason
 from evalkit.core.text import canonical_json, text_sha256
 from evalkit.core.types import Judgment
 from evalkit.mtbench.aggregate import turn_means
@@ -53,7 +54,7 @@ def common_preset(folders: Sequence[MtBenchFolder]) -> str | None:
 
 def answers_to_compare(
     folders: Sequence[MtBenchFolder], path: Path | None
-) -> tuple[AnswersByQuestion, list[str]]:
+) -> tuple[AnswersByQuestion, list[Reason]]:
     """The first answers of runs and of FastChat's answer files, by model; and what further ones there are.
 
     Raises:
@@ -69,7 +70,8 @@ def answers_to_compare(
             fix="pairwise RUN RUN [RUN ...]   or answers=FOLDER of FastChat answer files",
         )
     further = Counter(answer.model for _, own in listed for answer in own if answer.choice > 0)
-    return answers, [f"{model}: {n} answers beside the first to a question" for model, n in further.items()]
+    text = "{model}: {n} answers beside the first to a question"
+    return answers, [Reason(text, model=model, n=n) for model, n in further.items()]
 
 
 def pair_models(models: Sequence[str], baseline: str | None) -> ModelPairs:
@@ -165,7 +167,8 @@ def plan_pairwise(
     for models in pairs:
         first, second = (answers[model] for model in models)
         if lost := len(first.keys() ^ second.keys()):
-            missing.append(f"{models[0]} and {models[1]}: {lost} questions are answered by only one of them")
+            text = "{one} and {two}: {n} questions are answered by only one of them"
+            missing.append(Reason(text, one=models[0], two=models[1], n=lost))
         for question_id in sorted(first.keys() & second.keys()):
             check_own_prompts(books.of(question_id), books.preset, "pair")
             sides = (first[question_id], second[question_id])

@@ -97,6 +97,22 @@ def test_batch_options_without_the_mode(verb: str, word: str, capsys: pytest.Cap
     assert "add mode=batch" in capsys.readouterr().err
 
 
+def test_a_file_without_any_of_the_answers(
+    small: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A batch of another judge does not replace a finished table by an empty one."""
+    out, path = tmp_path / "run", tmp_path / "output.jsonl"
+    with FaultServer() as server:
+        assert judge(small, out, server, "mode=batch") == 0
+        path.write_text("\n".join(json.dumps(answer(server, row)) for row in request_file(out)))
+        assert judge(small, out, server, "mode=batch", f"batch.results={path}") == 0
+        before = (out / "results.json").read_bytes()
+        other = ("judge=gpt-4", "mode=batch", f"batch.results={path}")
+        assert judge(small, out, server, *other) == 2
+    assert "none of the 16 answers" in capsys.readouterr().err
+    assert (out / "results.json").read_bytes() == before
+
+
 ROWS: list[tuple[dict[str, Any], str]] = [
     ({"response": None, "error": None}, "api_error"),
     ({}, "api_error"),
