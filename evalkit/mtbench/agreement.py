@@ -240,15 +240,23 @@ def agreement(paths: Sequence[Path], options: BookOptions, out: Path | None = No
     """Compares every two judges found in runs and files; writes the comparison to `out`.
 
     Raises:
-        InputError: nothing named, or fewer than two judges or votes to compare.
+        InputError: nothing named, runs with other answers of one model, or fewer than two judges or votes.
     """
     if not paths:
         raise InputError("no votes or ratings are given", fix="agreement FILE_OR_RUN [FILE_OR_RUN ...]")
     votes: list[Vote] = []
     ratings: dict[str, tuple[list[Judgment], Reduce]] = {}
+    answers: dict[str, tuple[str, Path]] = {}
     for path in (one_run(str(given), mt_bench=True) for given in paths):
         if (path / "mt_bench.json").is_file():
             folder = MtBenchFolder(path)
+            for turn in folder.turns():
+                text, other = answers.setdefault(turn.id, (turn.completion, path))
+                if text != turn.completion:
+                    raise InputError(
+                        f"{turn.model} answers question {turn.question_id} in {other} not as in {path}",
+                        fix="runs with the same answers: what is compared is how these are rated",
+                    )
             for judge in folder.judges():
                 made = (folder.judgments(judge), folder.made_by(judge)[1])
                 ratings[_label_for(judge, path, ratings)] = made

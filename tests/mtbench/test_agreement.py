@@ -1,6 +1,7 @@
 """Agreement of judges: ratings and votes, and the verbs calibrate and agreement."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,11 @@ def test_agreement_of_a_run(judged_run: Path, bench: Bench, capsys: pytest.Captu
     assert main(["agreement", str(judged_run.parent)]) == 0
     shown = capsys.readouterr().out
     assert "gpt-4 beside b" in shown and "100%" in shown
+    folder, other = MtBenchFolder(judged_run), MtBenchFolder(judged_run.with_name("other"))
+    other.write_header(folder.header())
+    other.write_turns([replace(turn, completion="another") for turn in folder.turns()])
+    assert main(["agreement", str(folder.path), str(other.path)]) == 2
+    assert f"m answers question 1 in {folder.path} not as in" in capsys.readouterr().err
 
 
 def test_the_judges_of_one_log(bench: Bench, tmp_path: Path) -> None:
