@@ -22,11 +22,11 @@ from urllib.parse import urlsplit
 from evalkit import __version__
 from evalkit.core.durable import write_text_atomic
 from evalkit.core.errors import EvalkitError
-from evalkit.core.text import canonical_json, folder_name, step_of, text_sha256
+from evalkit.core.text import canonical_json, folder_name, text_sha256
 from evalkit.leaderboard.frames import sample_rows
 from evalkit.leaderboard.rows import BoardRow, Origin, Table, measured, tables_of
 from evalkit.leaderboard.runs import FinishedRun
-from evalkit.leaderboard.steps import checkpoint_of
+from evalkit.leaderboard.steps import step_of_row
 from evalkit.leaderboard.tables import markdown_tables
 from evalkit.records.results import AVERAGE, WITHOUT_MT, Figure, Results
 from evalkit.scoring.categories import category_members
@@ -39,6 +39,7 @@ BEGIN, END = "<!-- evalkit: begin -->", "<!-- evalkit: end -->"
 _HUB_DATASETS = {
     "jaster": "llm-jp-eval",
     "mt": "mt-bench-ja",
+    "mt_en": "mt-bench",
     "instructions": "m-ifeval",
     "pfgen": "pfgen-bench",
 }
@@ -220,9 +221,11 @@ def log_to_wandb(rows: Sequence[BoardRow], out: Path) -> list[str]:
         raise EvalkitError("W&B is not installed", fix="pip install 'evalkit[wandb]'") from None
     out.mkdir(parents=True, exist_ok=True)
     said = []
-    for name, points in _by_series(measured(rows)).items():
+    for key, points in _by_series(measured(rows)).items():
         last_step, last = points[-1]
-        identity = text_sha256("\n".join(name))[:16]
+        # The name may be nothing but the step.
+        name = key[0] or last.model
+        identity = text_sha256("\n".join(key))[:16]
         earlier = f"offline-run-*-{identity}"
         project = os.environ.get("WANDB_PROJECT", WANDB_PROJECT)
         kept = f"{_LOGGED}-{folder_name(project)}.json"
@@ -231,7 +234,7 @@ def log_to_wandb(rows: Sequence[BoardRow], out: Path) -> list[str]:
                 project=project,
                 id=identity,
                 resume="allow",
-                name=name[0],
+                name=name,
                 dir=str(out),
                 mode=_wandb_mode(wandb.setup().settings),
                 config={**_wandb_facts(last), **(last.run.results.protocol.options if last.run else {})},
@@ -261,7 +264,7 @@ def log_to_wandb(rows: Sequence[BoardRow], out: Path) -> list[str]:
         if offline:
             write_text_atomic(folder / kept, json.dumps(sorted(logged)))
         sync = f"   (to send it: wandb sync {folder.parent / earlier})" if offline else ""
-        said.append(f"wandb: {name[0]} ({run.settings.mode}) -> {folder}{sync}")
+        said.append(f"wandb: {name} ({run.settings.mode}) -> {folder}{sync}")
     return said
 
 
@@ -282,8 +285,7 @@ def _by_series(rows: Sequence[BoardRow]) -> dict[tuple[str, str], list[tuple[int
     """The rows by model without its step, and protocol; each with its step, in their order."""
     found: dict[tuple[str, str], list[tuple[int | None, BoardRow]]] = {}
     for row in rows:
-        point = checkpoint_of(row.run) if row.run else None
-        series, step = (point.series, point.step) if point else step_of(row.model) or (row.model, None)
+        series, step = step_of_row(row) or (row.model, None)
         found.setdefault((series, row.lasting_rules), []).append((step, row))
     return {key: sorted(points, key=lambda point: point[0] or 0) for key, points in found.items()}
 

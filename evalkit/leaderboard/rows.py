@@ -123,6 +123,11 @@ class Table:
         return [n for n in self.columns if any(cell.value is not None for cell in self.column(n, rows))]
 
 
+def _has_other_language(row: BoardRow) -> bool:
+    """Whether the row's MT-Bench has questions that are not Japanese."""
+    return row.mt_bench_run is not None and row.mt_bench_run.language != "ja"
+
+
 TABLES = (
     Table(
         name="jaster",
@@ -139,7 +144,16 @@ TABLES = (
         columns=MT_BENCH_COLUMNS,
         digits=MT_BENCH_DIGITS,
         prefix="mt_bench_",
-        cells=lambda row: row.mt_bench,
+        cells=lambda row: {} if _has_other_language(row) else row.mt_bench,
+        rules=lambda row: row.mt_bench_rules,
+    ),
+    Table(
+        name="mt_en",
+        title="English MT-Bench",
+        columns=MT_BENCH_COLUMNS,
+        digits=MT_BENCH_DIGITS,
+        prefix="mt_bench_en_",
+        cells=lambda row: row.mt_bench if _has_other_language(row) else {},
         rules=lambda row: row.mt_bench_rules,
     ),
     Table(

@@ -54,7 +54,7 @@ const modelCell = (table, row, note, redraw) => {
 };
 
 const openCell = (table, column, row) => {
-  if (table.id === "mt") return go("mt", [row], column === "average" ? {} : { category: column });
+  if (table.id.startsWith("mt")) return go("mt", [row], column === "average" ? {} : { category: column });
   const members = data.categories[column];
   const datasets = Object.keys(data.rows[row].datasets);
   // Where a task was measured in several ways, its columns say which behind its name.
@@ -79,7 +79,7 @@ const figureCell = (table, column, place) => {
   const classes = [mark === "best" && "best", sorting(table).column === column && "sorted"].filter(Boolean).join(" ");
   if (value === null) return el("td", { class: classes, title: data.rows[row].reasons.map(shown).join("\n") || null });
   const text = figureText(table.cells[column][place], table.digits) + (mark === "tie" ? "≈" : "");
-  const has = table.id === "mt" ? mtRuns().includes(row) : Object.keys(data.rows[row].datasets).length > 0;
+  const has = table.id.startsWith("mt") ? mtRuns().includes(row) : Object.keys(data.rows[row].datasets).length > 0;
   const label = `${rowName(row)}, ${column}: ${t("samples")}`;
   return el("td", { class: classes, title: n ? exact(low, high, table.digits, n) : null },
     has ? el("button", { type: "button", class: "cell", "aria-label": label, onclick: () => openCell(table, column, row) }, text) : text,
