@@ -128,32 +128,36 @@ def lm_eval_json(run: FinishedRun) -> dict[str, Any]:
     """One run's results as the harness writes them."""
     results = run.results
     options, identity = results.protocol.options, results.run.get("identity", {})
-    metrics = {name: dataset.metrics for name, dataset in results.datasets.items()}
     groups = {
         name: _figures_of(name, {_GROUP_METRIC: value})
         for name, value in {**results.categories, **results.average}.items()
         if name != WITHOUT_MT and name not in results.partial.categories and value.value is not None
     }
+    # A task of one's own may be called as a group is.
+    taken = (*category_members(), AVERAGE)
+    tasks = {f"task_{name}" if name in taken else name: name for name in results.datasets}
+    metrics = {task: results.datasets[name].metrics for task, name in tasks.items()}
+    parts = {task: run.leaf(name).results for task, name in tasks.items()}
     return {
         "results": {
             **{
-                name: _figures_of(name, {m: results.scores[f"{name}_{m}"] for m in computed})
-                for name, computed in metrics.items()
+                task: _figures_of(task, {m: results.scores[f"{tasks[task]}_{m}"] for m in computed})
+                for task, computed in metrics.items()
             },
             **groups,
         },
         "groups": groups,
         "group_subtasks": {name: names for name, names in _subtasks(results).items() if name in groups},
-        "configs": {name: _task_config(run.leaf(name).results, name) for name in metrics},
+        "configs": {task: _task_config(part, tasks[task]) | {"task": task} for task, part in parts.items()},
         "versions": {
-            **{name: run.leaf(name).results.protocol.name for name in metrics},
+            **{task: part.protocol.name for task, part in parts.items()},
             **dict.fromkeys(groups, results.protocol.name),
         },
-        "n-shot": {name: _few_shots(run.leaf(name).results, name) for name in metrics},
-        "higher_is_better": {name: dict.fromkeys(computed, True) for name, computed in metrics.items()},
+        "n-shot": {task: _few_shots(part, tasks[task]) for task, part in parts.items()},
+        "higher_is_better": {task: dict.fromkeys(computed, True) for task, computed in metrics.items()},
         "n-samples": {
-            name: {"original": dataset.n, "effective": dataset.n}
-            for name, dataset in results.datasets.items()
+            task: dict.fromkeys(("original", "effective"), results.datasets[name].n)
+            for task, name in tasks.items()
         },
         "config": {
             "model": "evalkit",
@@ -185,7 +189,6 @@ def _task_config(results: Results, name: str) -> dict[str, Any]:
     metrics = results.datasets[name].metrics
     version = {"version": results.scores[f"{name}_{metrics[0]}"].metric_version} if metrics else {}
     return {
-        "task": name,
         "num_fewshot": _few_shots(results, name),
         "metric_list": [{"metric": metric, "higher_is_better": True} for metric in metrics],
         "output_type": "generate_until",

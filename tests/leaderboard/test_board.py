@@ -390,6 +390,8 @@ def test_mt_bench_without_any_rating_is_listed(tmp_path: Path) -> None:
     board = build_board([tmp_path])
     assert reasons(board) == {"silent": "MT-Bench: no rating could be read"}
     assert [row.model for row in board.rows] == ["m"]
+    # Of MT-Bench alone there is nothing for lm-eval.
+    assert main(["leaderboard", str(tmp_path), "--format", "lm-eval"]) == 2
 
 
 def test_checkpoints_of_mt_bench_alone_are_a_series(tmp_path: Path) -> None:
