@@ -1,5 +1,7 @@
 """The rows of a leaderboard, one model under one protocol each, and the columns of the tables."""
 
+import html
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -278,6 +280,8 @@ def model_url(identity: Any) -> str | None:
 
 def escaped(text: str) -> str:
     """A text with Markdown and HTML escaped, on one line: for a cell of a table."""
-    for sign in "\\`*_[]<>|":
-        text = text.replace(sign, f"\\{sign}" if sign not in "<>" else {"<": "&lt;", ">": "&gt;"}[sign])
-    return " ".join(text.split())
+    return re.sub(
+        r"[\\`*_[\]|~<>&]|^[-+#]",
+        lambda found: html.escape(found[0]) if found[0] in "<>&" else f"\\{found[0]}",
+        " ".join(text.split()),
+    )

@@ -90,7 +90,7 @@ const figureCell = (table, column, place) => {
 const copyBar = (lines) => {
   const csv = (text) => (/[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
   const formula = (text) => (/^\s*[=+@-]/.test(text) && Number.isNaN(Number(text.replace(/\*$/, ""))) ? `'${text}` : text);
-  const cell = (text) => text.replace(/[\\`*_[\]<>|]/g, "\\$&");
+  const cell = (text) => text.replace(/[\\`*_[\]<>|&~]/g, "\\$&");
   const as = {
     Markdown: () => lines().map((line, index) => `| ${line.map(cell).join(" | ")} |${index ? "" : `\n|:---|${"---:|".repeat(line.length - 1)}`}`).join("\n"),
     CSV: () => lines().map((line) => line.map((text) => csv(formula(text))).join(",")).join("\n"),
@@ -112,7 +112,7 @@ const copyBar = (lines) => {
 
 const rulesNotes = (table) => {
   const kinds = [...new Set(table.rules)];
-  return kinds.length > 1 ? new Map(kinds.map((rule, index) => [rule, index + 1])) : new Map();
+  return new Map(kinds.map((rule, index) => [rule, kinds.length > 1 ? index + 1 : 0]));
 };
 
 const matches = (row) => {
@@ -132,7 +132,7 @@ const drawTable = (table, redraw) => {
   const legend = [
     any((cell) => cell[5] === "best") ? t("**Bold**: best of its protocol. {tie}: not told from it by the 95 % intervals.", { tie: "≈" }).replaceAll("**", "") : null,
     any((cell) => cell[4]) ? t("\\*: partial, not comparable with complete figures.").replace("\\", "") : null,
-    ...[...notes].map(([rule, note]) => `${note}: ${shown(rule)}`),
+    ...[...notes].map(([rule, note]) => (note ? `${note}: ${shown(rule)}` : shown(rule))),
     table.id === "jaster" ? table.columns.filter(explained).map((column) => `${column}: ${ABOUT[column]()}`).join(" · ") : null,
   ].filter(Boolean);
   const lines = () => [[t("model"), ...table.columns], ...places().map((place) => [rowName(table.rows[place]),
