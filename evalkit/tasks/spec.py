@@ -281,6 +281,11 @@ def _check_data(spec: TaskSpec, data: DataSpec, path: Path) -> None:
         raise _refusal(path, "data", "a task has data of its own or an upstream, not both")
     if (data.file is None) == (data.hub is None):
         raise _refusal(path, "data", "one of file and hub is needed")
+    # pfgen has no task file.
+    if spec.name in (*task_names(), "pfgen"):
+        raise _refusal(
+            path, "name", f"{spec.name!r} is a shipped dataset: call data of your own something else"
+        )
     if spec.verbatim == bool(data.output):
         problem = "instructions are read from instruction_id_list and kwargs" if data.output else "is missing"
         raise _refusal(path, "data.output", problem)
