@@ -25,7 +25,7 @@ from evalkit.core.files import check_types
 from evalkit.core.text import folder_name
 from evalkit.core.types import Judgment
 from evalkit.mtbench.fastchat import Language, ModelAnswer
-from evalkit.records.run_folder import SampleRecord, one_run
+from evalkit.records.run_folder import SampleRecord, one_run, runs_below
 
 SAMPLES = "mt_bench"
 Source = Literal["generated", "given", "replayed"]
@@ -130,8 +130,15 @@ class MtBenchFolder:
             source: where the answers of this command's own runs come from; None: it has no answers.
 
         Raises:
-            InputError: the folder belongs to another run.
+            InputError: the folder belongs to another run, or runs are below it.
         """
+        below = next(runs_below(self.path, {self.path.resolve()}, lambda path, error: None), None)
+        if below is not None:
+            raise InputError(
+                f"runs are below this folder, and would not be found any more: {below}",
+                where=f"out={self.path}",
+                fix="choose another",
+            )
         header, config, samples = (
             (self.path / name).exists() for name in ("mt_bench.json", "config.yaml", "samples")
         )
