@@ -249,6 +249,14 @@ def test_a_word_that_yaml_takes_for_something_else_needs_quotes(
     assert refused.value.fix == f'write it in quotes: "{written}"'
 
 
+def test_the_first_metric_counts_where_the_category_alone_is_named(tmp_path: Path) -> None:
+    head = YAML.replace("[exact_match]", "[char_f1, exact_match]")
+    assert load_spec(lay(tmp_path, COLUMNS, {}, head=head)).counts is None
+    head += "category: QA\n"
+    assert load_spec(lay(tmp_path, COLUMNS, {}, head=head)).counts == "char_f1"
+    assert load_spec(lay(tmp_path, COLUMNS, {}, f"{head}counts: exact_match\n")).counts == "exact_match"
+
+
 def test_a_number_that_yaml_leaves_as_it_is_may_be_a_text(tmp_path: Path) -> None:
     head = YAML.replace("問い", '"yes"') + "license: 1.8\nanswer: {kind: label, labels: [1, -2, 'no']}\n"
     spec = load_spec(lay(tmp_path, COLUMNS, {}, head=head))
