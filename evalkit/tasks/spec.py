@@ -111,7 +111,8 @@ class DataSpec:
 
 @dataclass
 class TaskSpec:
-    """One tasks/<name>.yaml. `counts` is the metric that enters the category (null: none does).
+    """One tasks/<name>.yaml. `counts` is the metric that enters the category (null: none does; of a
+    user's own task with a category, the first).
 
     `published` maps the protocol version to the sha256 of each prepared split that was published,
     `upstream` to where the data comes from; a task of the user's own has `data` instead.
@@ -198,6 +199,8 @@ def _load_spec_file(path: Path) -> TaskSpec:
         if spec.data is not None:
             _check_data(spec, spec.data, path)
     if spec.data is not None:
+        if spec.category is not None and spec.counts is None:
+            spec.counts = spec.metrics[0]
         if spec.verbatim:
             spec.data.few_shots, spec.num_few_shots = 0, 0
         spec.data.file = _relative_to(path, spec.data.file)
