@@ -447,8 +447,8 @@ def member_of(group: str, given: str, verb: str = "run") -> tuple[str, tuple[str
         fix = f"a hub name (owner/name) or a folder that is there; {fix}"
     elif group in ("engine", "generation"):
         fix = f"one of {', '.join(members)}"
-    is_known = {"model": _is_place, "suite": _is_file}.get(group, lambda item: False)
-    unknown = [item for item in items if item not in names and not is_known(item)]
+    places = {"model": _is_place, "suite": _is_file}
+    unknown = [i for i in items if i not in names and not (group in places and places[group](i))]
     if len(items) > 1 and not unknown:
         words = ("-m", *([verb] if verb != "run" else []), f"{group}={_written(items)[1:-1]}")
         what = f"{group}={given} names several that do not go together"
