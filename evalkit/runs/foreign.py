@@ -61,7 +61,7 @@ def score_completions(config: Config, *, say: Say) -> Results:
     """
     if config.completions is None or config.out is None:
         raise InputError("where shall the scores go? No folder is given", where="option out", fix="out=DIR")
-    asked = given_suite(config.suite)
+    asked, folder = given_suite(config.suite), config.out
     check_suite_options(asked, config.given)
     if ("samples" in config.given) if asked.pfgen else config.samples > 1:
         has = "its own number of answers" if asked.pfgen else "one answer"
@@ -88,7 +88,7 @@ def score_completions(config: Config, *, say: Say) -> Results:
         completions = read_completions(path, suite.tasks, say if config.allow_missing else None)
         cut = None
     made = {"completions": str(path), "model": model}
-    out = output_directory(config.out, asked, made)
+    out = output_directory(folder, asked, made)
     answers, missing, gaps = _matched(suite, completions, path, config)
     counts = few_shot_counts(suite_specs(asked), asked.num_few_shots, config.num_few_shots)
     counts = {answer.spec.name: counts[answer.spec.name] for answer in answers}

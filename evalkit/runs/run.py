@@ -72,8 +72,8 @@ def evaluate(config: Config, *, say: Say, opened: Opened = lambda folder: None) 
     if run.asking.thoughts is not None and config.reasoning.parser is ThoughtParser.auto:
         say(t("reasoning.parser={rule}, by the chat template", rule=run.asking.thoughts.rule))
     outcome = complete(run, say=say, opened=opened)
-    for kept, asked in run.larger(outcome.results):
-        say(t("the kept results of {kept} stand in for {asked}", kept=kept, asked=asked))
+    for kept, wanted in run.larger(outcome.results):
+        say(t("the kept results of {kept} stand in for {asked}", kept=kept, asked=wanted))
     return outcome
 
 

@@ -149,6 +149,15 @@ def test_a_damaged_prepared_file_names_the_command_that_makes_it(tmp_path: Path,
     assert refused.value.fix == f"evalkit prepare suite=task 'suite.tasks=[mawps]' data_dir={tmp_path}"
 
 
+def test_a_mirror_is_what_a_given_folder_is_prepared_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"data_dir={tmp_path}", f"mirror={tmp_path / 'm'}"]
+    assert main(["model=random", "suite=mr", *words, f"out={tmp_path / 'out'}"]) == 2
+    error = capsys.readouterr().err
+    assert f"fix:   evalkit prepare suite=mr {' '.join(words)}   (or allow_missing=true)" in error
+
+
 def test_without_a_network_all_that_is_needed_may_be_there(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
