@@ -14,6 +14,7 @@ from evalkit.cli.command import DATA, MODEL, PRESET, SUITE
 from evalkit.core.config import Config
 from evalkit.core.errors import InputError
 from evalkit.core.progress import bar
+from evalkit.core.text import quoted
 
 OPTIONS = (*SUITE, *PRESET, *MODEL, "out", *DATA, "metrics.comet.")
 
@@ -33,7 +34,8 @@ def run(config: Config) -> int:
         size = write(contents, out, progress=packing.advance)
     print(f"{out}: {len(contents.files)} files, {size / 1e9:.2f} GB")
     name = out.name.removesuffix(".tar")
-    print(f"there: tar xf {out.name}, then the same model= and suite= with: data_dir={name} offline=true")
+    words = quoted(f"data_dir={name}")
+    print(f"there: tar xf {quoted(out.name)}, then the same model= and suite= with: {words} offline=true")
     for option in contents.options:
-        print(f"       {option.replace('BUNDLE', name)}")
+        print(f"       {quoted(option.replace('BUNDLE', name))}")
     return 0

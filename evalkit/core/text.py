@@ -75,10 +75,11 @@ def listed(names: Sequence[str], most: int = 3) -> str:
 
 def command(*words: str) -> str:
     """`evalkit` with these words, those quoted that bash or zsh would take apart."""
-    return " ".join(["evalkit", *map(_quoted, words)])
+    return " ".join(["evalkit", *map(quoted, words)])
 
 
-def _quoted(word: str) -> str:
+def quoted(word: str) -> str:
+    """The word as a shell takes it."""
     # shlex quotes everything beyond ASCII too; a shell takes Japanese as it is.
     return shlex.quote(word) if re.search(r"[^\w@%+=:,./-]", word) else word
 

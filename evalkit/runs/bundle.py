@@ -120,16 +120,21 @@ def _add_pfgen(contents: Contents, data: DataOptions) -> None:
 def _add_data(contents: Contents, specs: list[TaskSpec], data: DataOptions, say: Say) -> None:
     from evalkit.sources.prepare import prepare
 
-    folder = data.data_dir or assets.default_data_dir()
+    folder, packed = data.data_dir or assets.default_data_dir(), []
     for report in prepare(specs, folder, mirror=data.mirror, offline=data.offline):
-        if not report.complete:
-            reasons = {split.reason for split in report.splits.values() if split.reason}
-            _missing(f"{report.dataset} is not complete: {'; '.join(sorted(reasons))}", data, say)
-        for path in sorted(folder.glob(f"*/evaluation/*/{report.dataset}.json")):
-            contents.files[path.relative_to(folder).as_posix()] = path
+        paths = sorted(folder.glob(f"*/evaluation/*/{report.dataset}.json"))
+        lacking = {name: split.reason for name, split in report.splits.items() if not split.status.usable}
+        if lacking:
+            what = (
+                f"{report.dataset} has no {', '.join(lacking)}: {'; '.join(dict.fromkeys(lacking.values()))}"
+            )
+            _missing(what, data, say, how="incomplete" if paths else "left out")
+        if paths or not lacking:
+            packed.append(report.dataset)
+        contents.files |= {path.relative_to(folder).as_posix(): path for path in paths}
     for path in folder.glob("*/prepared.json"):
         contents.files[path.relative_to(folder).as_posix()] = path
-    contents.facts["datasets"] = sorted(spec.name for spec in specs)
+    contents.facts["datasets"] = sorted(packed)
 
 
 def _add_own_tasks(contents: Contents, names: Sequence[str], specs: Sequence[TaskSpec], say: Say) -> None:
@@ -138,6 +143,8 @@ def _add_own_tasks(contents: Contents, names: Sequence[str], specs: Sequence[Tas
     for name, spec in zip(names, specs, strict=True):
         if not is_task_file(name):
             packed.append(name)
+            continue
+        if spec.name not in contents.facts["datasets"]:
             continue
         path, inside = Path(name).expanduser(), f"tasks/{spec.name}"
         written = read_yaml(path).get("data") or {}
@@ -203,12 +210,12 @@ def _add_snapshot(contents: Contents, folder: Path) -> bool:
     return True
 
 
-def _missing(what: str, data: DataOptions, say: Say) -> None:
+def _missing(what: str, data: DataOptions, say: Say, how: str = "left out") -> None:
     if not data.allow_missing:
         raise EvalkitError(
             what, fix="run it where there is a network, or pack the rest with allow_missing=true"
         )
-    say(f"left out: {what}")
+    say(f"{how}: {what}")
 
 
 def write(contents: Contents, out: Path, *, progress: Callable[[int], None]) -> int:

@@ -31,7 +31,7 @@ from evalkit.core.progress import Say
 from evalkit.core.reasons import Reason
 from evalkit.core.text import did_you_mean, listed
 from evalkit.core.types import FinishReason
-from evalkit.core.words import shown
+from evalkit.core.words import shown, t
 from evalkit.metrics.prediction import gold
 from evalkit.mtbench.folder import MtBenchFolder
 from evalkit.records.results import Results, read_results
@@ -85,7 +85,8 @@ def score_completions(config: Config, *, say: Say) -> Results:
         completions, mode = {DATASET: trials}, config.pfgen.mode
         cut = partial(answer_of, mode=mode, stop=stop_strings(mode)) if own else None
     else:
-        completions, cut = read_completions(path, suite.tasks), None
+        completions = read_completions(path, suite.tasks, say if config.allow_missing else None)
+        cut = None
     made = {"completions": str(path), "model": model}
     out = output_directory(folder, asked, made)
     answers, missing, gaps = _matched(suite, completions, path, config)
@@ -176,13 +177,16 @@ def _matched(
     return answers, missing, gaps
 
 
-def read_completions(path: Path, tasks: Sequence[Task]) -> dict[str, GivenAnswers]:
+def read_completions(
+    path: Path, tasks: Sequence[Task], pass_over: Say | None = None
+) -> dict[str, GivenAnswers]:
     """The completions at `path` for whole datasets, by dataset and sample id.
 
     Args:
         path: a folder of JSONL files, the JSONL file of the only dataset, or llm-jp-eval's result file (or a
             folder with just that).
         tasks: the datasets of the suite, with all samples of the split.
+        pass_over: receives a note on unknown datasets, which then are no error.
 
     Raises:
         InputError: nothing there, an unknown dataset, an id that is unknown or there twice, or a
@@ -194,7 +198,7 @@ def read_completions(path: Path, tasks: Sequence[Task]) -> dict[str, GivenAnswer
     if path.is_dir():
         files = sorted(path.glob("*.jsonl"))
         if files:
-            _check_datasets([file.stem for file in files], by_name, path)
+            _check_datasets([file.stem for file in files], by_name, path, pass_over)
             return {
                 file.stem: _read_jsonl(file, by_name[file.stem]) for file in files if file.stem in by_name
             }
@@ -205,21 +209,31 @@ def read_completions(path: Path, tasks: Sequence[Task]) -> dict[str, GivenAnswer
                 where=f"completions={path}",
             )
         path = results[0]
-    if path.suffix == ".jsonl" and len(tasks) == 1:
+    if path.suffix == ".jsonl":
+        if len(tasks) != 1:
+            raise InputError(
+                f"a JSONL file has the completions of one dataset, and the suite has {len(tasks)}",
+                where=f"completions={path}",
+                fix="completions= a folder with <dataset>.jsonl for each, or suite= the dataset",
+            )
         return {tasks[0].name: _read_jsonl(path, tasks[0])}
     outputs = _outputs(path)
-    _check_datasets(outputs, by_name, path)
+    _check_datasets(outputs, by_name, path, pass_over)
     return {name: _aligned(rows, by_name[name], path) for name, rows in outputs.items() if name in by_name}
 
 
-def _check_datasets(names: Sequence[str] | Mapping[str, Any], suite: Mapping[str, Task], path: Path) -> None:
+def _check_datasets(
+    names: Iterable[str], suite: Mapping[str, Task], path: Path, pass_over: Say | None
+) -> None:
     # Files of other suites' datasets may be in the same folder; an unknown name is a mistake.
     unknown = [name for name in names if name not in suite and name not in task_names()]
-    if unknown:
-        raise InputError(
-            f"unknown dataset: {listed(unknown, 5)}{did_you_mean(unknown[0], suite)}",
-            where=f"completions={path}",
-        )
+    if not unknown:
+        return
+    what = f"unknown dataset: {listed(unknown, 5)}{did_you_mean(unknown[0], suite)}"
+    if pass_over is None:
+        fix = "take it out, or score the others: allow_missing=true"
+        raise InputError(what, where=f"completions={path}", fix=fix)
+    pass_over(t("not scored: {what}", what=what))
 
 
 def _read_jsonl(path: Path, task: Task) -> GivenAnswers:
@@ -272,7 +286,13 @@ def finish_reason(row: Mapping[str, Any], where: str) -> str | None:
 
 def _outputs(path: Path) -> dict[str, list[Any]]:
     """The rows of each dataset in a result file, wherever its version puts them."""
-    content = read_json(path, mend=True)
+    try:
+        content = read_json(path, mend=True)
+    except InputError as error:
+        if not error.what.startswith("not JSON"):
+            raise
+        fix = "give one JSON value, or JSON Lines in files named <dataset>.jsonl"
+        raise InputError(error.what, where=error.where, fix=fix) from None
     if isinstance(content, dict):
         for place in (content.get("outputs"), content.get("output"), content):
             if isinstance(place, dict) and any(map(_is_rows, place.values())):
@@ -284,7 +304,8 @@ def _outputs(path: Path) -> dict[str, list[Any]]:
 
 
 def _is_rows(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and "pred" in value[0]
+    # A row without it is named where the rows are read.
+    return isinstance(value, list) and any(isinstance(row, dict) and "pred" in row for row in value)
 
 
 def _aligned(rows: Sequence[Any], task: Task, path: Path) -> GivenAnswers:

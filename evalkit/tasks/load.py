@@ -170,10 +170,20 @@ def _samples(
 
 
 def _read_prepared(path: Path) -> tuple[list[dict[str, str]], str]:
-    content, digest = _read_json(path)
-    if not isinstance(content, dict) or "samples" not in content:
-        raise InputError("not a prepared file: an object with the field samples was expected", where=path)
-    return _rows(content["samples"], path, "samples"), digest
+    try:
+        content, digest = _read_json(path)
+        if not isinstance(content, dict) or "samples" not in content:
+            raise InputError("not a prepared file: an object with the field samples was expected", where=path)
+        return _rows(content["samples"], path, "samples"), digest
+    except MissingDataError:
+        raise
+    except InputError as error:
+        raise InputError(error.what, where=error.where, fix=error.fix or _prepare_again(path)) from None
+
+
+def _prepare_again(path: Path) -> str:
+    """The command that writes a prepared file."""
+    return command("prepare", "suite=task", f"suite.tasks=[{path.stem}]", f"data_dir={path.parents[3]}")
 
 
 def _read_json(path: Path) -> tuple[Any, str]:
@@ -202,9 +212,5 @@ class MissingDataError(InputError):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        words = (f"suite.tasks=[{path.stem}]", f"data_dir={path.parents[3]}")
-        super().__init__(
-            "a prepared file is missing",
-            where=path,
-            fix=f"{command('prepare', 'suite=task', *words)}   (or allow_missing=true)",
-        )
+        fix = f"{_prepare_again(path)}   (or allow_missing=true)"
+        super().__init__("a prepared file is missing", where=path, fix=fix)

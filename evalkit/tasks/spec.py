@@ -23,6 +23,8 @@ CATEGORIES = ("EL", "FA", "HE", "MC", "MR", "MT", "NLI", "QA", "RC")
 SPLITS = ("train", "dev", "test")
 
 _NAME = re.compile(r"[\w-][\w.-]*")
+# 255 bytes are the most that file systems take, and temporary files have the machine in their names.
+_LONGEST_NAME = 160
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -249,6 +251,8 @@ def _check_spec(spec: TaskSpec, path: Path) -> None:
 
     if not _NAME.fullmatch(spec.name):
         refuse("name", f"{spec.name!r} must be letters, digits, '-', '_' and '.', not beginning with '.'")
+    if len(spec.name.encode()) > _LONGEST_NAME:
+        refuse("name", f"it has more than {_LONGEST_NAME} bytes in UTF-8, too many for the names of files")
     if spec.category is not None and spec.category not in CATEGORIES:
         refuse("category", f"{spec.category!r} is none of {', '.join(CATEGORIES)}")
     if spec.output_length < 1:

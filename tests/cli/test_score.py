@@ -206,6 +206,46 @@ def test_llm_jp_evals_own_result(tmp_path: Path, rows: Rows) -> None:
     assert main(again) == 2
 
 
+def test_datasets_that_evalkit_does_not_know_are_passed_over(
+    tmp_path: Path, rows: Rows, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = load_bundled(load_spec("jamp")).samples
+    made = [{"input": s.input, "pred": s.gold, "gold": s.gold} for s in samples]
+    path = tmp_path / "result.json"
+    command = [
+        "score",
+        "suite=sample",
+        "suite.tasks=[jamp]",
+        f"completions={path}",
+        f"out={tmp_path / 'out'}",
+    ]
+    path.write_text(json.dumps({"outputs": {"jamp": made, "mmlu_en": made}}), encoding="utf-8")
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "unknown dataset: mmlu_en" in said and "allow_missing=true" in said
+    assert main([*command, "allow_missing=true"]) == 0
+    assert "not scored: unknown dataset: mmlu_en" in capsys.readouterr().err
+    assert results(tmp_path).scores["jamp_exact_match"].value == 1.0
+    # A row is named, also the first one, which once decided for all.
+    del made[0]["pred"]
+    path.write_text(json.dumps({"outputs": {"jamp": made}}), encoding="utf-8")
+    assert main([*command, "allow_missing=true"]) == 2
+    assert "jamp[0], field pred" in capsys.readouterr().err
+
+
+def test_json_lines_are_one_dataset_or_a_folder(
+    tmp_path: Path, rows: Rows, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = write(tmp_path / "given", rows) / "jamp.jsonl"
+    for suffix, message in (
+        (".jsonl", "one dataset, and the suite has 3"),
+        (".json", "JSON Lines in files named <dataset>.jsonl"),
+    ):
+        lines = lines.rename(lines.with_suffix(suffix))
+        assert main(["score", *SUITE, f"completions={lines}", f"out={tmp_path / 'out'}"]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_a_result_with_rows_at_the_top_and_whole_prompts(tmp_path: Path) -> None:
     samples = load_bundled(load_spec("jamp")).samples
     rows = [{"input": f"### 入力:\n{s.input}\n", "pred": s.gold, "gold": s.gold} for s in samples]

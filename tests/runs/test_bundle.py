@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from evalkit.__main__ import main
 from evalkit.core.config import given_suite
 from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.options import CommandLine, load_config
@@ -17,6 +18,7 @@ from evalkit.engines.models.folder_files import file_hashes
 from evalkit.records.unpacked import check_unchanged, packed_sums
 from evalkit.runs.bundle import Contents, collect, write
 from evalkit.runs.suite import load_suite
+from evalkit.tasks.load import prepared_path
 from tests.children import Fault, fork
 from tests.faults.injected import HubCache, NoSockets
 from tests.tiny import save_tiny_model
@@ -168,6 +170,31 @@ def test_what_cannot_be_had_stops_the_bundle_or_is_left_out(tmp_path: Path) -> N
     assert "jsquad" in evalkit(*words, cwd=tmp_path, code=1)
     assert not (tmp_path / "all.tar").exists()
     assert "left out" in evalkit(*words, "allow_missing=true", cwd=tmp_path)
+
+
+def test_bundle_json_names_what_is_packed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVALKIT_CACHE", str(tmp_path / "cache"))
+    dev = prepared_path(tmp_path / "data", "dev", "jsquad")
+    dev.parent.mkdir(parents=True)
+    dev.write_text('{"samples": []}', encoding="utf-8")
+    (tmp_path / "own.yaml").write_text(
+        "name: own\ninstruction: i\noutput_length: 5\nmetrics: [exact_match]\n"
+        "data: {file: gone.jsonl, input: q, output: a}\n",
+        encoding="utf-8",
+    )
+    out = tmp_path / "of two.tar"
+    words = [f"suite=jsquad,niilc,{tmp_path / 'own.yaml'}", "offline=true", f"data_dir={tmp_path / 'data'}"]
+    assert main(["bundle", *words, "allow_missing=true", f"out={out}"]) == 0
+    said = capsys.readouterr()
+    assert "incomplete: jsquad has no train, dev" in said.err and "left out: niilc" in said.err
+    assert "left out: own has no dev" in said.err
+    assert "tar xf 'of two.tar'" in said.out and "'data_dir=of two'" in said.out
+    with tarfile.open(out) as archive:
+        facts = archive.extractfile("of two/bundle.json")
+        assert facts is not None and json.load(facts)["datasets"] == ["jsquad"]
+        assert "of two/1.3.1/evaluation/dev/jsquad.json" in archive.getnames()
 
 
 def test_a_model_folder_travels_without_its_training_and_its_runs(tmp_path: Path) -> None:

@@ -8,12 +8,13 @@ import pytest
 
 from evalkit.__main__ import main
 from evalkit.core.assets import default_data_dir
-from evalkit.core.errors import UnreachableError
+from evalkit.core.errors import InputError, UnreachableError
 from evalkit.core.options import load_config, parse
 from evalkit.runs.plan.estimate import estimate
 from evalkit.runs.suite import load_suite
 from evalkit.runs.sweep.values import values_of
-from evalkit.tasks.load import prepared_path
+from evalkit.tasks.load import load_task, prepared_path
+from evalkit.tasks.spec import load_spec
 
 OPTION = "suite.num_few_shots.jamp"
 TASKS = "suite.tasks=[jamp,wikicorpus-e-to-j]"
@@ -135,6 +136,17 @@ def test_what_is_not_here_names_the_whole_command(
     error = capsys.readouterr().err
     assert "on a machine with a network: evalkit prepare suite=task 'suite.tasks=[jamp,janli]'" in error
     assert ("a prepared file is missing" if offline else "no network: a.example is unreachable") in error
+
+
+@pytest.mark.parametrize("content", ["", '{"samples": [', "[]", '{"samples": [{"input": "1"}]}'])
+def test_a_damaged_prepared_file_names_the_command_that_makes_it(tmp_path: Path, content: str) -> None:
+    path = prepared_path(tmp_path, "dev", "mawps")
+    path.parent.mkdir(parents=True)
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(InputError) as refused:
+        load_task(load_spec("mawps"), tmp_path, num_few_shots=0)
+    assert str(path) in str(refused.value.where)
+    assert refused.value.fix == f"evalkit prepare suite=task 'suite.tasks=[mawps]' data_dir={tmp_path}"
 
 
 def test_a_mirror_is_what_a_given_folder_is_prepared_from(

@@ -162,7 +162,10 @@ def test_a_bad_task_file_names_the_field(tmp_path: Path, data: str, field: str) 
     assert field in str(refused.value) and "mine.yaml" in str(refused.value)
 
 
-@pytest.mark.parametrize("name", ["../x", ".x", "a/b", "", "a b", "pfgen", "mifeval-ja", "jamp"])
+NO_NAMES = ["../x", ".x", "a/b", "", "a b", "a" * 161, "課" * 54, "pfgen", "mifeval-ja", "jamp"]
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
 def test_a_name_that_is_no_file_name_or_taken(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="field name"):
         load_spec(lay(tmp_path, COLUMNS, {}, head=YAML.replace("mine", f'"{name}"')))
