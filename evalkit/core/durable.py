@@ -215,15 +215,16 @@ def atomic_file(path: Path, option: str = "out") -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
-def write_text_atomic(path: Path, text: str) -> None:
-    """Writes a UTF-8 file atomically."""
+def write_text_atomic(path: Path, text: str, mode: int = 0o666) -> None:
+    """Writes a UTF-8 file atomically; `mode` as of `open`."""
     with atomic_file(path) as partial:
+        partial.touch(mode)
         partial.write_bytes(unicode_text(text).encode())
 
 
-def write_json_atomic(path: Path, value: Any) -> None:
-    """Writes an indented JSON file atomically."""
-    write_text_atomic(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+def write_json_atomic(path: Path, value: Any, mode: int = 0o666) -> None:
+    """Writes an indented JSON file atomically; `mode` as of `open`."""
+    write_text_atomic(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n", mode)
 
 
 def write_lines_atomic(path: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -27,6 +27,7 @@ from evalkit.core import assets
 from evalkit.core.errors import InputError, first_line
 from evalkit.core.files import as_text, read_yaml
 from evalkit.core.habits import HABITS, OTHER_ENGINES, OTHER_VERBS, Habits, fits, right_name
+from evalkit.core.secrets import refuse_keys
 from evalkit.core.text import command, did_you_mean, half_character
 
 if typing.TYPE_CHECKING:
@@ -222,6 +223,9 @@ def load_config(line: CommandLine) -> "Config":
             "batch.submit= and batch.results= need mode=batch: else every call is made now, at full price",
             fix="add mode=batch, or leave them out",
         )
+    for group, options in (("engine", config.engine), ("judge", config.judge)):
+        if options is not None:
+            refuse_keys(group, options.api_key_env, options.parameters)
     config.folders = list(line.folders)
     config.given = [word.partition("=")[0] for word in line.overrides]
     for name, value in line.flags:

@@ -69,8 +69,8 @@ class Job:
             raise EvalkitError(f"the job's file cannot be read: {error}", where=path) from None
 
     def write(self, path: Path) -> Self:
-        """Writes the file, whole or not at all; returns the job."""
-        write_json_atomic(path, asdict(self))
+        """Writes the file, whole or not at all; returns the job. The words may have a server's password."""
+        write_json_atomic(path, asdict(self), mode=0o600)
         return self
 
     def here(self) -> Self:

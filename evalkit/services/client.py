@@ -79,6 +79,8 @@ class ServiceError(EvalkitError):
         fix: str | None = None,
     ) -> None:
         self.reason = reason
+        # Whether the service takes such requests again later.
+        self.passes = reason in ("quota", "pause")
         super().__init__(what, where=where, fix=fix)
 
 
@@ -389,11 +391,17 @@ def _new_api(service: Service) -> "openai.AsyncOpenAI":
             "the package openai is not installed", fix="pip install 'evalkit[api]'   (make install has it)"
         ) from None
     common: dict[str, Any] = {"api_key": service.api_key, "max_retries": 0, "timeout": service.timeout}
-    if service.deployment is None:
-        return openai.AsyncOpenAI(base_url=service.base_url, **common)
-    return openai.AsyncAzureOpenAI(
-        azure_endpoint=service.base_url or "",
-        azure_deployment=service.deployment,
-        api_version=service.api_version,
-        **common,
-    )
+    try:
+        if service.deployment is None:
+            return openai.AsyncOpenAI(base_url=service.base_url, **common)
+        return openai.AsyncAzureOpenAI(
+            azure_endpoint=service.base_url or "",
+            azure_deployment=service.deployment,
+            api_version=service.api_version,
+            **common,
+        )
+    # By name: the package openai brings an HTTP client of its own.
+    except Exception as error:
+        if type(error).__name__ != "InvalidURL":
+            raise
+        raise InputError(f"not an address: {error}", where=public_address(service.base_url or "")) from None

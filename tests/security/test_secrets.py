@@ -4,14 +4,18 @@ import base64
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from aiohttp import web
 
 from evalkit.__main__ import main
 from evalkit.core.config import Config, JudgeConfig, ModelConfig
+from evalkit.core.errors import InputError
 from evalkit.core.logs import log_to
-from evalkit.core.secrets import hide, hide_known, printable
+from evalkit.core.secrets import check_address, hide, hide_known, printable, redact, refuse_keys
+from evalkit.mtbench.judge.judges import resolve_judge
+from evalkit.mtbench.presets import load_preset
 from evalkit.records.environment import config_text
 from tests.mtbench.fault_server import FaultServer
 from tests.mtbench.little_bench import Bench, make_bench
@@ -115,14 +119,21 @@ def test_an_engine_server_that_repeats_the_key(
     assert leaks(tmp_path, KEY) == []
 
 
-@pytest.mark.parametrize("word", [f"engine.api_key_env={KEY}", f"engine.parameters.api_key={KEY}"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        f"engine.api_key_env={KEY}",
+        f"engine.parameters.api_key={KEY}",
+        f"engine.parameters={{extra_headers:{{X-Api-Key:{KEY}}}}}",
+    ],
+)
 def test_a_key_among_the_engines_options_is_refused(
     word: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     words = ["model=served", "suite=sample", "suite.tasks=[jamp]", "engine=api", f"out={tmp_path}"]
     assert main([*words, "engine.base_url=http://127.0.0.1:9", word]) == 2
     said = "".join(capfd.readouterr())
-    assert "api_key" in said and KEY not in said
+    assert "api_key" in said.lower().replace("-", "_") and KEY not in said
     assert leaks(tmp_path, KEY) == []
 
 
@@ -149,6 +160,59 @@ def test_a_key_on_the_command_line_is_refused_and_not_repeated(
     said = "".join(capfd.readouterr())
     assert said and KEY not in said and "sk-0123456789" not in said
     assert leaks(tmp_path, KEY, "sk-0123456789") == []
+
+
+@pytest.mark.parametrize(
+    ("parameters", "name"),
+    [
+        ({"extra_headers": {"Authorization": "x"}}, "extra_headers.Authorization"),
+        ({"metadata": [{"apiKey": "x"}]}, "metadata.apiKey"),
+        ({"hf_token": "x"}, "hf_token"),
+        ({"a": {"b": {"password": 1234}}}, "a.b.password"),
+        ({"headers": {"X-Mine": "Bearer x-1234567"}}, "headers.X-Mine"),
+        ({"user": "sk-0123456789"}, "user"),
+        ({"prompt_cache_key": "x", "hf_token": True, "max_token": 5, "stop_token": "x"}, None),
+        ({"response_format": {"properties": {"token": {"type": "string"}}, "required": ["token"]}}, None),
+    ],
+)
+def test_a_key_in_a_parameter_is_found(parameters: dict[str, Any], name: str | None) -> None:
+    if name is None:
+        refuse_keys("engine", None, parameters)
+        return
+    with pytest.raises(InputError, match="a key among") as caught:
+        refuse_keys("engine", None, parameters)
+    assert str(caught.value.where).endswith(f"parameters.{name}")
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("http://[::1:8000/v1", "not an address"),
+        ("http://127.0.0.1:99999/v1", "not an address"),
+        ("http://127.0.0.1:80a/v1", "not an address"),
+        ("http://u:pass/w0rd@h/v1", "not an address"),
+        ("http:///v1", "not an address"),
+        ("http://a b/v1", "not an address"),
+        ("ftp://h/v1", "not an address"),
+        ("http://u:pass@h/v1?key=w0rd", "has no query"),
+        ("http://u:pass@h/v1/completions", "ends in /completions"),
+        ("http://h/v1/chat/completions", "ends in /chat/completions"),
+        ("http://h/v1/models", "ends in /models"),
+        ("http://u:p@ss@h:1/models", None),
+        ("https://[::1]:8000/v1", None),
+    ],
+)
+def test_an_address_is_that_of_a_service(address: str, said: str | None) -> None:
+    if said is None:
+        check_address(address, "engine.base_url")
+        return
+    with pytest.raises(InputError, match=said) as caught:
+        check_address(address, "engine.base_url")
+    told = f"{caught.value.where} {caught.value.fix}"
+    assert "engine.base_url" in told and "pass" not in told and "w0rd" not in told
+    judge = JudgeConfig(name="openai", model="m", base_url=address)
+    with pytest.raises(InputError, match=said):
+        resolve_judge(judge, load_preset("fastchat"))
 
 
 def test_the_configuration_kept_with_a_run_has_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,6 +245,11 @@ def test_what_is_hidden_and_what_is_not(monkeypatch: pytest.MonkeyPatch) -> None
     assert hide("me@example.org asks https://example.org/a@b?x=1") == (
         "me@example.org asks https://example.org/a@b?x=1"
     )
+    odd = f"{KEY}/+"
+    for form in (quote(odd), quote(odd, safe=""), base64.b64encode(f":{odd}".encode()).decode()):
+        assert KEY not in redact(f"bad key {form}", odd) and "[key]" in redact(f"bad key {form}", odd)
+    said = redact("Bad key: Bearer tok1234, or tok1234. No bearer token, none", "tok1234", "none")
+    assert said == "Bad key: [key] or [key]. No bearer token, none"
     # In an answer only the service's own keys are replaced: all else is the model's text.
     monkeypatch.setenv("POSTGRES_PASSWORD", "postgres")
     assert hide_known(f"sk-learn, postgres {KEY}", KEY, "") == "sk-learn, postgres [key]"

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from evalkit.core.secrets import public_address
-from evalkit.services.client import ApiClient
+from evalkit.services.client import ApiClient, ServiceError
 from evalkit.services.replies import Reply
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,8 @@ class Server:
     Attributes:
         client: talks to it.
         busy: requests in progress.
-        dead: whether the last request could not reach it, or it is not the server it was.
+        dead: whether the last request could not reach it or was refused for the time being, or it is not
+            the server it was.
         error: why.
         changed: whether it is not the server it was, until a check finds that it is again.
         checked: the absences it had when it was last found to be the same.
@@ -124,18 +125,25 @@ class LoadBalancer:
     async def ask(self, path: str, body: Mapping[str, Any]) -> Reply:
         """The reply of the first server that answers; `path` and `body` as in `ApiClient.request`.
 
-        A request that fails at a reachable server goes to each other one once. The status is
-        `api_error` only when no server is left.
+        A request that fails at a reachable server goes to each other one once. A server that has no
+        credit left, or asks for a long pause, is like one that is away. The status is `api_error` only
+        when no server is left.
 
         Raises:
-            ServiceError: a server refuses every such request.
+            ServiceError: a server refuses every such request; for the time being, and it is the last one.
         """
         failed = Reply("api_error", error="no server answers", reachable=False)
         tried: set[Server] = set()
         while (server := self._next(tried)) is not None:
             server.busy += 1
+            refused = False
             try:
                 reply = await self._reply(server, path, body)
+            except ServiceError as error:
+                others = any(not other.dead for other in self.servers if other is not server)
+                if not (error.passes and others):
+                    raise
+                reply, refused = Reply("api_error", error=error.what, reachable=False), True
             finally:
                 server.busy -= 1
             if reply.status != "api_error":
@@ -149,7 +157,7 @@ class LoadBalancer:
                 newly = not server.dead
                 server.failed(reply)
                 if newly and self.alive:
-                    how = "is no longer used" if server.changed else "does not answer"
+                    how = "is no longer used" if server.changed or refused else "does not answer"
                     log.warning("the server %s, its requests go to others: %s", how, server.problem)
                 self._set_retries()
         return failed

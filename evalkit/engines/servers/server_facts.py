@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from evalkit.core.config import Dtype, EngineConfig, ModelConfig, PromptForm, ServerKind
 from evalkit.core.errors import EvalkitError, InputError
-from evalkit.core.secrets import public_address, refuse_keys
+from evalkit.core.secrets import check_address, public_address
 from evalkit.core.text import did_you_mean, folder_name
 from evalkit.engines.base import Identified
 from evalkit.engines.models import resolve_without_weights
@@ -64,7 +64,7 @@ def addresses(options: EngineConfig) -> list[str]:
     """The addresses of `engine.base_url`, in order.
 
     Raises:
-        InputError: none is given, one is given twice, or one is not an address.
+        InputError: none is given, one is given twice, or one is not that of a service.
     """
     text = (options.base_url or "").strip()
     words = text[1:-1].split(",") if text.startswith("[") and text.endswith("]") else [text]
@@ -76,12 +76,7 @@ def addresses(options: EngineConfig) -> list[str]:
             fix="engine.base_url=http://localhost:8000/v1   (or a list [http://a:8000/v1,http://b:8000/v1])",
         )
     for address in found:
-        parts = urlsplit(address)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise InputError(
-                "not an address: it must begin with http:// or https://",
-                where=f"engine.base_url={public_address(address)}",
-            )
+        check_address(address, "engine.base_url")
     if len(set(found)) != len(found):
         raise InputError("an address is given twice", where="option engine.base_url")
     return found
@@ -230,9 +225,8 @@ def new_client(options: EngineConfig, address: str, *, retries: int | None = Non
     """A client for one of the servers, with the key of the environment.
 
     Raises:
-        InputError: a key among the options, or the package openai is not installed.
+        InputError: the key cannot be sent, or the package openai is not installed.
     """
-    refuse_keys("engine", options.api_key_env, options.parameters)
     # A local server may need no key.
     key = os.environ.get(options.api_key_env, "").strip() or "none"
     return ApiClient(
@@ -278,8 +272,16 @@ def ask_servers(model: ModelConfig, options: EngineConfig) -> ServerFacts:
     found = addresses(options)
     name = model.name if model.served else None
 
+    async def look_at_one(address: str) -> ServerFacts | Reply:
+        try:
+            return await look(options, address, name)
+        except ServiceError as error:
+            if not error.passes or len(found) == 1:
+                raise
+            return Reply("api_error", error=error.what)
+
     async def ask(put: Callable[[list[ServerFacts | Reply]], None]) -> None:
-        put(await asyncio.gather(*(look(options, address, name) for address in found)))
+        put(await asyncio.gather(*map(look_at_one, found)))
 
     # In a thread of its own: a notebook has a loop already.
     (answers,) = streamed(ask)

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from evalkit.core import assets
 from evalkit.core.config import (
@@ -25,7 +24,7 @@ from evalkit.core.config import (
 )
 from evalkit.core.errors import InputError
 from evalkit.core.files import read_options, read_yaml
-from evalkit.core.secrets import public_address, refuse_keys
+from evalkit.core.secrets import check_address, public_address
 from evalkit.core.text import canonical_json, text_sha256
 from evalkit.core.types import Message
 from evalkit.mtbench.judge.budget import Price, load_prices, price_of
@@ -154,10 +153,12 @@ def resolve_judge(chosen: JudgeConfig | None, preset: Preset) -> Judge:
     """The judge that was chosen, or the preset's own, with its price; what asks it is not opened yet.
 
     Raises:
-        InputError: there is none, it has no model or deployment, or `judge.max_cost` without a price.
+        InputError: there is none, it has no model or deployment, its address is not that of a service, or
+            `judge.max_cost` without a price.
     """
     config = chosen or _own_judge(preset)
-    refuse_keys("judge", config.api_key_env, config.parameters)
+    if config.kind is not JudgeKind.local and (given := _address(config)):
+        check_address(given, "judge.base_url" if config.base_url else _address_variable(config))
     model = config.deployment if config.kind is JudgeKind.azure else config.model
     if not model and config.kind is JudgeKind.azure:
         raise InputError("judge=azure needs the name of a deployment", fix="judge.deployment=NAME")
@@ -208,8 +209,11 @@ def _own_judge(preset: Preset) -> JudgeConfig:
 
 def _address(config: JudgeConfig) -> str | None:
     """The server that was given, else that of the environment."""
-    variable = "AZURE_OPENAI_ENDPOINT" if config.kind is JudgeKind.azure else "OPENAI_BASE_URL"
-    return config.base_url or os.environ.get(variable)
+    return config.base_url or os.environ.get(_address_variable(config))
+
+
+def _address_variable(config: JudgeConfig) -> str:
+    return "AZURE_OPENAI_ENDPOINT" if config.kind is JudgeKind.azure else "OPENAI_BASE_URL"
 
 
 def _parameters(config: JudgeConfig, model: str) -> dict[str, Any]:
@@ -329,7 +333,7 @@ def open_service(judge: Judge) -> Service:
     """Where the judge is asked, with the key of the environment.
 
     Raises:
-        InputError: no key (a server of one's own may do without), no address, or a malformed one.
+        InputError: no key (a server of one's own may do without), or no address.
     """
     config = judge.config
     base_url, azure = _address(config), config.kind is JudgeKind.azure
@@ -346,8 +350,6 @@ def open_service(judge: Judge) -> Service:
         raise InputError(
             f"no API key for the judge {judge.label}", where="environment", fix=f"export {names[0]}=..."
         )
-    if base_url is not None and urlsplit(base_url).scheme not in ("http", "https"):
-        raise InputError("not an address: it must begin with http:// or https://", where="judge.base_url")
     return Service(
         base_url=base_url,
         api_key=key or "none",

@@ -9,7 +9,7 @@ from pathlib import Path
 from evalkit.core.config import Config, ModelConfig, given_model
 from evalkit.core.errors import EvalkitError, InputError, reason
 from evalkit.core.options import WORDS, CommandLine, load_config
-from evalkit.core.secrets import public_address
+from evalkit.core.secrets import hide, public_address
 from evalkit.core.signals import signals_stop_the_run
 from evalkit.runs.jobs import INTERRUPTED, STOP_SECONDS, Job, run_in_child
 from evalkit.runs.suite import check_run
@@ -52,6 +52,9 @@ def multirun(line: CommandLine, run_job: Callable[[Path], int]) -> int:
     interrupted, going = _launch(folder, paths, options, run_job)
     ended = [Job.read(path) for path in paths]
     going = {at: name for at, name in going.items() if ended[at].code in (None, INTERRUPTED)}
+    for at, (path, job) in enumerate(zip(paths, ended, strict=True)):
+        if at not in going:
+            replace(job, words=tuple(map(hide, job.words))).write(path)
     print()
     for text in lines(ended, going):
         print(text)
@@ -93,7 +96,7 @@ def _write_jobs(commands: Sequence[CommandLine], models: Sequence[str], folder: 
         flags += [f"--{key}={value}" for key, value in line.flags if value is not True]
         Job(
             words=(line.verb, *line.overrides, *flags),
-            label=" ".join([model, *(line.overrides[index] for index in swept)]).strip(),
+            label=hide(" ".join([model, *(line.overrides[index] for index in swept)]).strip()),
             directory=str(Path.cwd()),
         ).write(path)
         paths.append(path)

@@ -97,6 +97,7 @@ class Queue:
             # Since 22.05 srun no longer takes over the number of CPUs of the job.
             cpus = 'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"'
             given["setup"] = [cpus, *(options.setup or ())]
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         executor = submitit.AutoExecutor(cluster=cluster, folder=folder)
         executor.update_parameters(
             **{key if key in general else f"{cluster}_{key}": value for key, value in given.items()}

@@ -13,7 +13,7 @@ import pytest
 from evalkit.__main__ import main
 from evalkit.core.durable import read_log
 from evalkit.engines.servers.balance import LoadBalancer, Server
-from evalkit.services.client import ApiClient
+from evalkit.services.client import ApiClient, ServiceError
 from evalkit.services.replies import Reply
 from tests.mtbench.fault_server import FaultServer
 
@@ -329,6 +329,43 @@ def test_only_another_server_loses_its_answer(found: Reply | str) -> None:
     reply, server = asyncio.run(ask())
     assert (reply.status == "ok") == isinstance(found, Reply)
     assert (server.changed, server.dead) == ((found == "it is smaller"),) * 2 and server.checked == 0
+
+
+@pytest.mark.parametrize("reason", ["quota", "pause", "key"])
+def test_a_server_without_credit_stops_no_other(reason: Any) -> None:
+    """One that refuses the key does, and the last one."""
+
+    class Refuses(StandIn):
+        async def request(self, path: str, body: object) -> Reply:
+            raise ServiceError(reason, "later")
+
+    async def check(_: object) -> None:
+        return None
+
+    async def ask(*clients: StandIn) -> list[Reply]:
+        balancer = LoadBalancer(cast(list[ApiClient], clients), retries=1, check=check)
+        return await asyncio.gather(*(balancer.ask("/completions", {}) for _ in range(3)))
+
+    if reason == "key":
+        with pytest.raises(ServiceError):
+            asyncio.run(ask(Refuses(), StandIn()))
+        return
+    assert [reply.text for reply in asyncio.run(ask(Refuses(), StandIn()))] == ["答え"] * 3
+    with pytest.raises(ServiceError):
+        asyncio.run(ask(Refuses(), Refuses()))
+
+
+def test_one_of_two_servers_has_no_credit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """For answers, or already for its list of models."""
+    words = ("suite.tasks=[mawps]", "engine.concurrency=1")
+    pause = (429, {"Retry-After": "3600"}, {"error": {"message": "Rate limit reached"}})
+    with FaultServer(lambda text, attempt: "quota") as empty, FaultServer() as server:
+        assert run(tmp_path / "a", [empty, server], *words) == 0 and len(empty.calls) == 1
+        assert "is no longer used" in capsys.readouterr().err
+        empty.raw = {"models": pause}
+        assert run(tmp_path / "b", [empty, server], *words) == 0
+        assert run(tmp_path / "c", [empty], *words) == 1
+        assert "asks to wait 3600 s" in capsys.readouterr().err
 
 
 class Checked:

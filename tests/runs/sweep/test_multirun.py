@@ -14,6 +14,7 @@ from tests.mtbench.fault_server import FaultServer
 def test_basic_runs_one_after_another_and_leaves_nothing_of_hydra(
     sweep: Sweep, served: list[str], tmp_path: Path
 ) -> None:
+    served = [word.replace("http://", "http://user:passw0rd@") for word in served]
     done = sweep.run(*served, "num_few_shots=1,2")
     last = done.out.strip().splitlines()[-3:]
     assert last[0] == "2 jobs: 2 ok"
@@ -25,6 +26,8 @@ def test_basic_runs_one_after_another_and_leaves_nothing_of_hydra(
     names = {path.name for path in sweep.folder.iterdir()}
     assert {name for name in names if not name.startswith("command-")} <= {"results", "cache", "single"}
     assert {path.name for path in (sweep.folder / "results").iterdir()} == {"served", ".sweeps"}
+    files = [path for path in (sweep.folder / "results").rglob("*") if path.is_file()]
+    assert "passw0rd" not in done.out + done.err + "".join(path.read_text("utf-8") for path in files)
 
 
 def test_a_failed_job_does_not_stop_the_others(sweep: Sweep, undisturbed: Records) -> None:

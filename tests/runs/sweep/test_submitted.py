@@ -2,6 +2,7 @@
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -15,11 +16,12 @@ from filelock import FileLock
 
 from evalkit.cli import child
 from evalkit.cli.command import attempt
+from evalkit.core.options import CommandLine
 from evalkit.core.signals import stop_if_signalled
 from evalkit.records.run_folder import RunDirectory
 from evalkit.runs.jobs import Job
 from evalkit.runs.sweep import submitted
-from evalkit.runs.sweep.multirun import lines
+from evalkit.runs.sweep.multirun import _write_jobs, lines
 from evalkit.runs.sweep.submitted import Queue, QueueError, State, SubmittedJob
 
 INVALID = "slurm_load_jobs error: Invalid job id specified"
@@ -316,6 +318,18 @@ def test_a_command_that_fails_is_a_queue_error() -> None:
         submitted._ask([sys.executable, "-c", "import sys; sys.exit('squeue: error: no such thing')"])
     with pytest.raises(QueueError, match="no-such-command"):
         submitted._ask(["no-such-command"])
+
+
+def test_the_words_of_a_job_are_for_its_owner_alone(tmp_path: Path) -> None:
+    """They may have a server's password, which what is shown has not."""
+    words = ("engine.base_url=http://u:passw0rd@a/v1", "engine.base_url=http://u:passw0rd@b/v1")
+    commands = [CommandLine("run", (word,)) for word in words]
+    paths = _write_jobs(commands, ["m", "m"], tmp_path)
+    assert [Job.read(path).label for path in paths] == [
+        "m engine.base_url=http://a/v1",
+        "m engine.base_url=http://b/v1",
+    ]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in paths} == {0o600}
 
 
 def test_lines_name_only_what_is_there(tmp_path: Path) -> None:
