@@ -35,6 +35,11 @@ OPTIONS = ("run", "judgments", "answers", "out", "reference", *ASKING, "metrics.
 def run(config: Config) -> int:
     """Prints the comparison; exit code 1 when judgments failed at the service."""
     if config.judgments is None:
+        if config.answers is not None:
+            raise InputError(
+                "the judgments to compare with are not given",
+                fix="judgments=FILE.jsonl beside answers=, or run=DIR of a judged run",
+            )
         return _calibrate(config)
     # A dry run leaves no files.
     place: AbstractContextManager[str | None] = (

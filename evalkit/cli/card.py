@@ -40,7 +40,7 @@ def run(config: Config) -> int:
         if row.cells and row.rules != usual:
             differing.setdefault(row.rules, []).append(row.model)
         bench = row.mt_bench_run
-        if bench and (found := mt_bench_deviations(bench.content, bench.model)):
+        if bench and (found := mt_bench_deviations(bench)):
             rules = ", ".join(f"{key}={value}" for key, value in found.items())
             differing.setdefault(rules, []).append(row.model)
     for rules, models in differing.items():

@@ -8,7 +8,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,6 +120,9 @@ def environment_error(error: Exception) -> EvalkitError | None:
                 where=error.filename,
                 fix="where it is a cache: export EVALKIT_CACHE=FOLDER HF_HOME=FOLDER, which you may write to",
             )
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "evalkit").startswith("evalkit"):
+        fix = "pip install evalkit, which installs what it needs"
+        return EvalkitError(f"a package is not installed: {error.name}", fix=fix)
     # pathlib raises this for `~/...` and `~name/...` where there is no such home.
     if isinstance(error, RuntimeError) and "home directory" in text:
         if os.path.expanduser("~") == "~":  # noqa: PTH111 (this one does not raise)
@@ -224,6 +227,8 @@ def _elsewhere(error: EvalkitError, config: "Config") -> EvalkitError:
 
     fix = f"on a machine with a network: {prepare_command(config)}"
     if isinstance(error, MissingDataError):
+        if config.mirror is not None:
+            fix = prepare_command(replace(config, model=None), f"mirror={config.mirror}")
         return InputError(error.what, where=error.where, fix=f"{fix}   (or allow_missing=true)")
     return UnreachableError(error.what, where=error.where, fix=fix)
 

@@ -23,7 +23,7 @@ from rich.console import Console
 from evalkit.cli.command import PRESET
 from evalkit.cli.mt_bench_report import print_results
 from evalkit.cli.printing import print_folder, print_line, report_console
-from evalkit.core.config import Config, JudgeMode
+from evalkit.core.config import Config, JudgeKind, JudgeMode
 from evalkit.core.errors import InputError
 from evalkit.core.progress import say
 from evalkit.core.words import t
@@ -76,11 +76,12 @@ def judging_plan(config: Config) -> JudgingPlan:
         folder = MtBenchFolder(Path(config.out).expanduser())
         folder.refuse_another("mt_bench", "given")
         header, turns = given_answers(Path(config.answers).expanduser(), options)
-        if not config.dry_run:
-            folder.write_header(header)
-            folder.write_turns(turns)
     books = options.books(header.preset, header.language)
-    return plan_judging(folder, header, turns, books, open_judge(config, books.preset))
+    plan = plan_judging(folder, header, turns, books, open_judge(config, books.preset))
+    if config.answers is not None and not config.dry_run:
+        folder.write_header(header)
+        folder.write_turns(turns)
+    return plan
 
 
 def asked(
@@ -118,7 +119,9 @@ def _print_estimate(
         each=EXPLANATION_TOKENS,
     )
     cost = t("cost: not known, the price table has no such model (judge.prices=FILE)")
-    if found.dollars is not None:
+    if judge.config.kind is JudgeKind.local:
+        cost = t("cost: none, evalkit runs this judge itself")
+    elif found.dollars is not None:
         cost = t("cost: about ${dollars}", dollars=f"{found.dollars:.2f}")
     print_line(console, to_make)
     print_line(console, f"  {tokens}")

@@ -71,7 +71,7 @@ def _print_board(board: Board, console: Console) -> None:
             names = [_name(row, notes.get(table.rules(row))) for row in rows]
             console.print(_grid(names, figures, table.digits if fits else min(table.digits, 3)))
             for rule, note in notes.items():
-                print_line(console, f"  [{note}] {shown(rule)}")
+                print_line(console, f"  [{note}] {shown(rule)}" if note else f"  {shown(rule)}")
     for line in row_notes(board.rows):
         print_line(console, f"  {line}")
     if board.left_out:
@@ -104,5 +104,5 @@ def _name(row: BoardRow, note: int | None) -> str:
 
 
 def _cell(cell: Figure, mark: Mark, digits: int) -> str:
-    text = rounded(cell.value, digits) + (PARTIAL if cell.partial else "")
+    text = rounded(cell.value, digits) + (PARTIAL if cell.partial and cell.value is not None else "")
     return f"[bold]{text}[/]" if mark == "best" else text + (TIE if mark == "tie" else "")

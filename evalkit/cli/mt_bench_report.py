@@ -145,7 +145,7 @@ def _count_lines(table: Mapping[str, Any]) -> Iterable[str]:
         yield t("{n} of them repeat a question and turn; every row counts", n=table["duplicates"])
     if table["repeats"] > 1:
         text = "{n} judgments of every turn, their {reduce} counts"
-        yield t(text, n=table["repeats"], reduce=table["reduce"])
+        yield t(text, n=table["repeats"], reduce=t(table["reduce"]))
     if table["strict_differs"]:
         text = "{n} have no whole number from 1 to 10 at the end, or another one there"
         yield t(text, n=table["strict_differs"])

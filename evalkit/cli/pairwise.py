@@ -14,20 +14,23 @@ from evalkit.cli.command import path_of
 from evalkit.cli.judge import ASKING, asked
 from evalkit.cli.mt_bench_report import print_pairwise
 from evalkit.cli.printing import print_folder, print_line, report_console
-from evalkit.core.config import Config, PairSource
+from evalkit.core.config import Config, JudgeMode, PairSource
+from evalkit.core.errors import InputError
 from evalkit.core.words import t
 from evalkit.mtbench.books import BookOptions
 from evalkit.mtbench.folder import MtBenchFolder, open_folder
-from evalkit.mtbench.judge.judges import open_judge
+from evalkit.mtbench.judge.judges import open_judge, resolve_judge
 from evalkit.mtbench.pairwise import (
     answers_to_compare,
     common_preset,
     default_folder,
+    kept_replies,
     pair_models,
     plan_pairwise,
     rated_matches,
     write_matches,
 )
+from evalkit.mtbench.win_rates import pairwise_json
 
 OPTIONS = ("answers", "out", "pairwise.", *ASKING, "metrics.resamples", "lang")
 
@@ -37,18 +40,29 @@ def run(config: Config) -> int:
     console, options = report_console(), config.pairwise
     runs = [open_folder(word, "pairwise") for word in config.folders]
     books = BookOptions.of(config).books(config.preset or common_preset(runs))
-    answers = answers_to_compare(runs, path_of(config.answers))
+    answers, further = answers_to_compare(runs, path_of(config.answers))
     pairs = pair_models(list(answers), options.baseline)
-    judge = None if options.source is PairSource.ratings else open_judge(config, books.preset)
-    label = config.judge.name if config.judge else None
+    by_ratings = options.source is PairSource.ratings
+    if by_ratings and (config.answers is not None or config.mode is JudgeMode.batch):
+        raise InputError(
+            "kept ratings are those of runs, and no judge is asked",
+            where="option pairwise.source",
+            fix="pairwise RUN RUN pairwise.source=ratings, without answers= and mode=batch",
+        )
+    judge = None if by_ratings else open_judge(config, books.preset)
+    label = resolve_judge(config.judge, books.preset).label if config.judge else None
     by = judge.record() if judge else label
     out = path_of(config.out) or default_folder(books.preset, answers, options, by)
     MtBenchFolder(out).refuse_another("mt_bench_pairwise")
     if judge is None:
-        content = write_matches(out, books.preset, options, list(rated_matches(runs, pairs, label)))
+        matches = rated_matches(runs, pairs, label)
+        if config.dry_run:
+            print_pairwise(pairwise_json(matches), console)
+            return 0
+        content = write_matches(out, books.preset, options, matches)
     else:
-        plan = plan_pairwise(pairs, answers, books, judge)
-        replies = asked(config, judge, plan.calls, out, console)
+        plan = plan_pairwise(pairs, answers, books, judge, further)
+        replies = asked(config, judge, plan.calls, out, console, kept_replies(out, judge))
         if replies is None:
             return 0
         content = write_matches(out, books.preset, options, plan.matches(replies), (plan, replies))

@@ -42,6 +42,10 @@ def run(config: Config) -> int:
     """Replays a log and prints its tables; exit code 0 also where prompts or scores differ."""
     if config.judgments is None:
         raise InputError("no judgments are given", fix="judgments=FILE.jsonl")
+    if config.judge is not None and config.judge.prompts is None:
+        raise InputError(
+            "no judge is asked, the log says who judged", where="option judge", fix="leave it out"
+        )
     judgments = Path(config.judgments).expanduser()
     if config.judgments == EXAMPLE and not judgments.exists():
         own = assets.TASKS / "mt_bench_example"

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from evalkit.cli.printing import SHORT, new_table, number, print_folder, print_line
 from evalkit.core.errors import InputError
+from evalkit.core.reasons import Reason
 from evalkit.core.text import command
 from evalkit.core.words import shown, t
 from evalkit.leaderboard.card import has_row
@@ -31,7 +32,7 @@ from evalkit.records.results import (
     missing_reasons,
     read_results,
 )
-from evalkit.scoring.categories import category_members
+from evalkit.scoring.categories import MISSING_DATASET, counted_members
 from evalkit.tasks.spec import load_spec, task_names
 
 # How many datasets the remarks at the end name.
@@ -146,10 +147,10 @@ def _category_table(results: Results) -> Table:
     table.add_column(t("score"), justify="right")
     table.add_column(t("95 % interval"))
     table.add_column(t("mean of"), style="dim")
-    members = category_members()
     for name, value in results.categories.items():
         mark = " *" if name in results.partial.categories else ""
-        table.add_row(f"{name}{mark}", number(value.value, 4), _interval(value), ", ".join(members[name]))
+        members = ", ".join(counted_members(results, name))
+        table.add_row(f"{name}{mark}", number(value.value, 4), _interval(value), members)
     if average := results.average.get(AVERAGE):
         table.add_section()
         mark = " *" if results.partial.partial else ""
@@ -211,7 +212,24 @@ def _reasons(results: Results, *, fetch: bool) -> list[str]:
     entries = _missing(results, counting=True)
     by_metric = [*(entry.sentence for entry in entries), *missing_reasons(entries)]
     reasons = [shown(reason) for reason in results.partial.reasons if reason not in by_metric]
+    said = {*results.partial.reasons, *by_metric}
+    for category, whys in results.partial.categories.items():
+        reasons += _category_reasons(category, [why for why in whys if why not in said])
     return [*reasons, *_missing_lines(results, counting=True, fetch=fetch)]
+
+
+def _category_reasons(category: str, reasons: Sequence[str]) -> Iterator[str]:
+    """Why a category is incomplete; the datasets that are missing for one reason are together."""
+    missing: dict[str, list[str]] = {}
+    for reason in reasons:
+        if isinstance(reason, Reason) and reason.template == MISSING_DATASET:
+            why = reason.fields["reason"]
+            names = missing.setdefault(why if isinstance(why, str) else "; ".join(why), [])
+            names.append(str(reason.fields["name"]))
+        else:
+            yield f"{category}: {shown(reason)}"
+    for why, names in missing.items():
+        yield f"{category}: {t(MISSING_DATASET, name=', '.join(names), reason=why)}"
 
 
 def _missing(results: Results, *, counting: bool) -> list[MissingMetric]:

@@ -81,7 +81,8 @@ def _cells(figure: Figure | None, published: float, digits: int) -> tuple[str, s
     if figure is None or figure.value is None:
         return "-", "", f"{published:.{digits}f}", "", ""
     inside = contains(figure, published, digits)
-    interval = f"{figure.ci95[0]:.{digits}f} to {figure.ci95[1]:.{digits}f}" if figure.ci95 else "–"
+    low, high = (f"{end:.{digits}f}" for end in figure.ci95 or (0, 0))
+    interval = t("{low} to {high}", low=low, high=high) if figure.ci95 else "–"
     verdict = "" if inside is None else (t("yes") if inside else t("NO"))
     shown = (f"{figure.value:.{digits}f}", interval, f"{published:.{digits}f}")
     return (*shown, f"{figure.value - published:+.{digits}f}", verdict)

@@ -14,6 +14,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
+from datetime import date
 from functools import cache
 from hashlib import file_digest
 from pathlib import Path
@@ -365,6 +366,14 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
         super().flatten_mapping(node)
 
 
+class _AsWritten(_Loader):
+    """Numbers, true and false, and dates as the text that the file has."""
+
+
+for _tag in ("bool", "int", "float", "timestamp"):
+    _AsWritten.add_constructor(f"tag:yaml.org,2002:{_tag}", _Loader.construct_scalar)
+
+
 def read_yaml(path: Path) -> Any:
     """The content of a YAML file, loaded safely.
 
@@ -430,7 +439,8 @@ def read_options(
         mend: makes today's keys and values of those of an earlier version.
 
     Raises:
-        InputError: see `read_yaml`; an unknown key (with the near ones) or a value of another type.
+        InputError: see `read_yaml`; an unknown key (with the near ones), a value of another type, or a
+            word without quotes for a text that YAML takes for something else.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
@@ -439,6 +449,7 @@ def read_options(
     if not isinstance(content, dict):
         raise InputError(f"{what} is not valid: keys and values were expected", where=path)
     with foreign(f"{what} is not valid", where=path):
+        _check_texts(content, kind, what, path)
         try:
             made = OmegaConf.to_object(
                 OmegaConf.merge(_schema(typing.cast(Any, kind)), as_text(mend(content)))
@@ -451,6 +462,38 @@ def read_options(
             raise InputError(f"{what} is not valid: {problem}", where=f"{path}, field {key}") from None
     assert isinstance(made, kind)
     return made
+
+
+def _check_texts(content: dict[Any, Any], kind: Any, what: str, path: Path) -> None:
+    """Refuses a text that YAML reads as another one: yes as true, 012 as 10, 2024-01-01 as a date."""
+    for keys, value in _not_texts(content, kind, ()):
+        written = yaml.load(read_text(path), Loader=_AsWritten)
+        for key in keys:
+            written = written[key]
+        if isinstance(value, bool | date) or str(value) != written:
+            shown = str(value).lower() if isinstance(value, bool) else value
+            raise InputError(
+                f"{what} is not valid: a text was expected, and YAML reads {written} as {shown}",
+                where=f"{path}, field {'.'.join(map(str, keys))}",
+                fix=f'write it in quotes: "{written}"',
+            )
+
+
+def _not_texts(value: Any, hint: Any, keys: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """The numbers, dates, true and false that stand where texts are wanted, each with the keys to it."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if hint is str and isinstance(value, bool | int | float | date):
+        yield keys, value
+    elif origin in (typing.Union, types.UnionType):
+        for part in parts:
+            yield from _not_texts(value, part, keys)
+    elif origin is list and isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _not_texts(inner, parts[0], (*keys, index))
+    elif isinstance(value, dict):
+        hints = typing.get_type_hints(hint) if is_dataclass(hint) else {}
+        for key, inner in value.items():
+            yield from _not_texts(inner, parts[1] if origin is dict else hints.get(key, Any), (*keys, key))
 
 
 @cache

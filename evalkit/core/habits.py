@@ -59,6 +59,11 @@ _ENGINES = {
         (f"{who}{kind}-completions" for who in ("local", "openai") for kind in ("", "-chat")), "api"
     ),
 }
+# What others call an engine.
+OTHER_ENGINES = {
+    **dict.fromkeys(("hf", "transformers", "huggingface", "accelerate"), "local"),
+    **dict.fromkeys(("openai", "server", "sglang", "tgi", "llama.cpp"), "api"),
+}
 # Verbs whose model is the judge.
 _JUDGING = ("judge", "calibrate", "pairwise")
 _OF_JUDGE: Mapping[str, str] = {
@@ -123,7 +128,11 @@ class Habits:
         return word.startswith("--") and name in self.options()
 
     def take(self, word: str, rest: deque[str]) -> None:
-        """Adds a word that it `knows`; a value that stands apart is taken from the `rest` of the words."""
+        """Adds a word that it `knows`; a value that stands apart is taken from the `rest` of the words.
+
+        Raises:
+            InputError: lm-eval's `--tasks list`.
+        """
         name, (given, equals, value) = _name(word), word.partition("=")
         right = right_name(name, self.verb)
         if not equals:
@@ -133,6 +142,8 @@ class Habits:
                 value = "true"
             elif right or (name in _TAKES_WORD and apart and "=" not in rest[0]):
                 value = rest.popleft() if apart else "VALUE"
+        if right == "suite" and value == "list":
+            raise InputError(f"{given} list is the verb list", fix=command("list", "tasks"))
         if name in _PAIRS:
             pairs = [pair.partition("=") for pair in value.split(",")]
             self.renamed[given] = [name for key, _, text in pairs for name in self._add(_name(key), text)]

@@ -26,8 +26,8 @@ from typing import Any
 from evalkit.core import assets
 from evalkit.core.errors import InputError, first_line
 from evalkit.core.files import as_text, read_yaml
-from evalkit.core.habits import HABITS, OTHER_VERBS, Habits, fits, right_name
-from evalkit.core.text import did_you_mean, half_character
+from evalkit.core.habits import HABITS, OTHER_ENGINES, OTHER_VERBS, Habits, fits, right_name
+from evalkit.core.text import command, did_you_mean, half_character
 
 if typing.TYPE_CHECKING:
     from evalkit.core.config import Config
@@ -43,6 +43,8 @@ FLAGS = {
 FLAGS_WITH_VALUE = {"--reference": "reference", "--format": "format"}
 # The keys below it are task names, which may contain hyphens and full stops.
 TASK_COUNTS = "suite.num_few_shots"
+# An empty system message is sent as it is.
+_MAY_BE_EMPTY = ("suite.system", "ask.system")
 # Verbs whose bare words are folders (for list: what to list; for ask: the question).
 WORDS = ("list", "leaderboard", "compare", "ask", "agreement", "pairwise")
 # What an interactive zsh hands on of a pasted line with a comment, and all behind it.
@@ -208,13 +210,18 @@ def load_config(line: CommandLine) -> "Config":
     Raises:
         InputError: an unknown key, group member or value (with the near names).
     """
-    from evalkit.core.config import Config
+    from evalkit.core.config import Config, JudgeMode
 
     if line.overrides:
-        config = _compose(line.overrides)
+        config = _compose(line.overrides, line.verb)
     else:
         config = Config()
     check_ranges(config)
+    if config.mode is not JudgeMode.batch and (config.batch.submit or config.batch.results is not None):
+        raise InputError(
+            "batch.submit= and batch.results= need mode=batch: else every call is made now, at full price",
+            fix="add mode=batch, or leave them out",
+        )
     config.folders = list(line.folders)
     config.given = [word.partition("=")[0] for word in line.overrides]
     for name, value in line.flags:
@@ -222,7 +229,7 @@ def load_config(line: CommandLine) -> "Config":
     return config
 
 
-def _compose(overrides: tuple[str, ...]) -> "Config":
+def _compose(overrides: tuple[str, ...], verb: str) -> "Config":
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
@@ -234,16 +241,18 @@ def _compose(overrides: tuple[str, ...]) -> "Config":
     for group in ("model", "suite", "judge"):
         inner = next((key for key in chosen if key.startswith(f"{group}.")), None)
         if inner and group not in chosen:
-            example = {"model": "hf", "suite": "task", "judge": "openai"}[group]
-            raise InputError(f"{inner}= is given without {group}=", fix=f"add {group}={example}")
+            example = {"model": "hf", "suite": "task", "judge": "NAME, also where it is the preset's own"}
+            raise InputError(f"{inner}= is given without {group}=", fix=f"add {group}={example[group]}")
     members: list[str] = []
     values: list[str] = []
     verbatim: list[tuple[str, Any]] = []
     for word in overrides:
         key, _, value = word.partition("=")
         kind = check_key(key)
+        if not value and kind in ("group", "text", "texts") and key not in _MAY_BE_EMPTY:
+            raise InputError(f"{word} has no value", where=f"option {key}", fix="give one, or leave it out")
         if kind == "group":
-            member, texts = member_of(key, value)
+            member, texts = member_of(key, value, verb)
             if texts and texts[0] in chosen:
                 raise InputError(
                     f"{word} and {texts[0]}= both are given", fix=f"{key}={member} {texts[0]}=..."
@@ -411,37 +420,50 @@ def option_of(key: str) -> str | None:
     return key if key in known else None
 
 
-def member_of(group: str, given: str) -> tuple[str, tuple[str, Any] | None]:
+def member_of(group: str, given: str, verb: str = "run") -> tuple[str, tuple[str, Any] | None]:
     """The member of a group that is given, and an option with its value where another name stands for one.
 
-    `model=` also takes a hub name or a folder, `suite=` several suites, datasets and task files.
+    `model=` also takes a hub name or a folder, `suite=` several suites, datasets and task files. `verb`
+    is that of the command.
 
     Raises:
-        InputError: no such name (with the near ones).
+        InputError: no such name (with the near ones), or several where one is taken.
     """
     members = group_members(group)
     if given in members:
         return given, None
     if group == "model" and _is_place(given):
         return "hf", ("model.path", as_text(given))
-    names = list(members)
+    names, items = list(members), _items(given)
     fix = f"evalkit list {group}s"
     if group == "suite":
-        tasks = [path.stem for path in assets.TASKS.glob("*.yaml")]
-        items = [task for item in _items(given) for task in _tasks_of_suite(item) or [item]]
         # A suite with rules of its own, as mifeval-ja, stays alone.
-        known = [task for task in tasks if task not in members]
-        if items and all(item in known or item.endswith((".yaml", ".yml")) for item in items):
-            return "task", ("suite.tasks", as_text(items))
-        names += known
+        names += [path.stem for path in assets.TASKS.glob("*.yaml") if path.stem not in members]
+        tasks = [task for item in items for task in _tasks_of_suite(item) or [item]]
+        if tasks and all(_is_file(task) or task in names[len(members) :] for task in tasks):
+            return "task", ("suite.tasks", as_text(tasks))
         fix += ", evalkit list tasks"
     elif group == "model":
         fix = f"a hub name (owner/name) or a folder that is there; {fix}"
     elif group in ("engine", "generation"):
         fix = f"one of {', '.join(members)}"
-    if "," in given:
-        fix = f"several, one after another: evalkit -m {group}={given}"
-    raise InputError(f"unknown {group} {given!r}{did_you_mean(given, names)}", fix=fix)
+    is_known = {"model": _is_place, "suite": _is_file}.get(group, lambda item: False)
+    unknown = [item for item in items if item not in names and not is_known(item)]
+    if len(items) > 1 and not unknown:
+        words = ("-m", *([verb] if verb != "run" else []), f"{group}={_written(items)[1:-1]}")
+        what = f"{group}={given} names several that do not go together"
+        raise InputError(what, fix=f"one after another: {command(*words)}" if verb not in WORDS else None)
+    if unknown:
+        given = unknown[0]
+    if group == "suite" and Path(given).suffix in (".csv", ".tsv", ".json", ".jsonl"):
+        fix = f"a task file in YAML that names {given}, and its path here: docs/own-tasks.md"
+    near = did_you_mean(given, [*names, *(OTHER_ENGINES if group == "engine" else ())], OTHER_ENGINES)
+    raise InputError(f"unknown {group} {given!r}{near}", fix=fix)
+
+
+def _is_file(suite: str) -> bool:
+    """Whether this names a task file."""
+    return suite.endswith((".yaml", ".yml"))
 
 
 def _tasks_of_suite(name: str) -> list[str]:

@@ -57,10 +57,13 @@ def everywhere(value: Any, change: Callable[[str], str]) -> Any:
 def did_you_mean(name: str, known: Iterable[str], shown: Mapping[str, str] = MappingProxyType({})) -> str:
     """`; did you mean 'x' or 'y'?` for the names closest to `name`, or an empty string.
 
-    `shown` gives what is said in a name's place.
+    Capitals do not matter. `shown` gives what is said in a name's place.
     """
-    found = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-    near = dict.fromkeys(shown.get(one, one) for one in found)
+    names: dict[str, str] = {}
+    for one in known:
+        names.setdefault(one.casefold(), one)
+    found = difflib.get_close_matches(name.casefold(), names, n=3, cutoff=0.5)
+    near = dict.fromkeys(shown.get(names[one], names[one]) for one in found)
     return f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
 
 

@@ -86,7 +86,7 @@ class VllmEngine(Engine):
             raise InputError(
                 "vLLM loads models from files, and this one has none", where=f"model={resolved.name}"
             )
-        check_files(resolved)
+        check_files(resolved, by_vllm=True)
         self._embeddings = embeddings_of(resolved.path)
         self._generation = generation_config(resolved.path)
         self._tokenizer = load_tokenizer(resolved)

@@ -85,10 +85,12 @@ def _suite(run: FinishedRun) -> str:
 
 
 def _mt_bench_runs(runs: Sequence[JudgedRun], partial: bool, left_out: list[LeftOut]) -> Iterator[JudgedRun]:
-    """The newest of the most complete runs of each model and set of rules."""
+    """The newest of the most complete runs of each model and set of rules, Japanese ones first."""
     groups: dict[tuple[str, str], list[JudgedRun]] = {}
-    for run in sorted(runs, key=lambda run: (-run.completeness, -run.finished)):
-        if run.reasons and not partial:
+    for run in sorted(runs, key=lambda run: (run.language != "ja", -run.completeness, -run.finished)):
+        if all(figure.value is None for figure in scope_figures(run.table).values()):
+            left_out.append(LeftOut(run.folder, "MT-Bench: no rating could be read", run.model))
+        elif run.reasons and not partial:
             text = "MT-Bench is partial: {reasons} (--partial shows it)"
             left_out.append(LeftOut(run.folder, Reason(text, reasons=run.reasons), run.model))
         else:
@@ -117,7 +119,7 @@ def _add_mt_bench(rows: list[BoardRow], bench: JudgedRun) -> None:
             row,
             mt_bench={column: figures[column] for column in MT_BENCH_COLUMNS if column in figures},
             mt_bench_rules=bench.rules,
-            lasting_rules=row.lasting_rules or bench.lasting_rules,
+            lasting_rules="; ".join(filter(None, (row.lasting_rules, bench.lasting_rules))),
             mt_bench_run=bench,
             reasons=(*row.reasons, *reasons),
             remarks=(*row.remarks, *(remarks if row.run is None else ())),

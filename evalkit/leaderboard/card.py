@@ -25,6 +25,7 @@ from evalkit.leaderboard.rows import (
     Table,
     escaped,
 )
+from evalkit.leaderboard.runs import JudgedRun
 from evalkit.mtbench.folder import logged_label
 from evalkit.mtbench.model_tables import scope_figures, with_own_intervals
 from evalkit.records.results import (
@@ -151,7 +152,7 @@ def _jaster_about(row: BoardRow, beside: bool) -> list[str]:
 def _mt_bench_about(row: BoardRow, beside: bool) -> list[str]:
     heading = "### Japanese MT Bench"
     run = row.mt_bench_run
-    if run is None or not (differing := mt_bench_deviations(run.content, run.model)):
+    if run is None or not (differing := mt_bench_deviations(run)):
         how = f"We evaluated the models using `{CARD_JUDGE_MODEL}`."
         return [heading, f"{how} Please see the [codes]({_CODES}) for details."]
     other = [f"Published rows were judged by `{CARD_JUDGE_MODEL}`."] if beside else []
@@ -161,11 +162,11 @@ def _mt_bench_about(row: BoardRow, beside: bool) -> list[str]:
     return [heading, " ".join([f"We evaluated the models using `{judge}` ({how}).", *other])]
 
 
-def mt_bench_deviations(content: Mapping[str, Any], model: str) -> dict[str, Any]:
-    """The options by which a model's table in an MT-Bench results.json is not made as the card's."""
-    table = content["tables"][model]
+def mt_bench_deviations(run: JudgedRun) -> dict[str, Any]:
+    """The options by which a model's MT-Bench table is not made as the card's."""
+    content, table = run.content, run.table
     preset, judge, repeats = content["preset"], table["judge"], table.get("repeats", 1)
-    found = {}
+    found: dict[str, Any] = run.deviations
     if preset["name"] != CARD_PRESET:
         found["preset"] = preset["name"]
     # A replayed log of the card's judge is that judge.
@@ -175,7 +176,7 @@ def mt_bench_deviations(content: Mapping[str, Any], model: str) -> dict[str, Any
         found["judge.prompts"] = own["file"]
     if repeats != 1:
         found["judge.repeats"] = repeats
-    answers = content.get("answers", {}).get(model, {}).get("preset")
+    answers = content.get("answers", {}).get(run.model, {}).get("preset")
     if answers not in (None, preset["name"]):
         found["answers"] = answers
     # A log does not say how its judge was asked.
@@ -247,7 +248,7 @@ def read_run_tables(path: Path) -> list[RunTable]:
             fix = "evalkit judge run=DIR"
             raise InputError("the answers are not judged yet", where=path, fix=fix)
         content = with_own_intervals(with_sentences(content, content.get("sentences")), path.parent)
-        return [_mt_bench_table(model, table, content) for model, table in content["tables"].items()]
+        return [_mt_bench_table(JudgedRun(path.parent, model, content, 0.0)) for model in content["tables"]]
 
 
 def contains(figure: Figure, published: float, digits: int) -> bool | None:
@@ -273,15 +274,14 @@ def _jaster_table(results: Results) -> RunTable:
     )
 
 
-def _mt_bench_table(model: str, table: Mapping[str, Any], content: Mapping[str, Any]) -> RunTable:
+def _mt_bench_table(run: JudgedRun) -> RunTable:
+    figures = scope_figures(run.table)
     return RunTable(
-        model=model,
+        model=run.model,
         table=MT_BENCH_TABLE,
-        cells={
-            AVERAGE if name == "average" else name: figure for name, figure in scope_figures(table).items()
-        },
-        reasons=content["partial"]["reasons"],
-        deviations=mt_bench_deviations(content, model),
+        cells={AVERAGE if name == "average" else name: figure for name, figure in figures.items()},
+        reasons=run.reasons,
+        deviations=mt_bench_deviations(run),
     )
 
 

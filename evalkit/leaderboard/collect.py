@@ -51,7 +51,10 @@ def collect(places: Sequence[Path]) -> Collection:
             _add(found, folder)
     _drop_copies(found)
     apart = contested([run.rules for run in found.mt_bench], [run.facts for run in found.mt_bench])
-    found.mt_bench = [run.marked(one) for run, one in zip(found.mt_bench, apart, strict=True)]
+    names = [f"{run.model}, {run.rules}" for run in found.mt_bench]
+    models = contested(names, [run.model_facts for run in found.mt_bench])
+    marks = zip(found.mt_bench, apart, models, strict=True)
+    found.mt_bench = [run.marked(facts, model) for run, facts, model in marks]
     return found
 
 

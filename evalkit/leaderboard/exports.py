@@ -22,11 +22,11 @@ from urllib.parse import urlsplit
 from evalkit import __version__
 from evalkit.core.durable import write_text_atomic
 from evalkit.core.errors import EvalkitError
-from evalkit.core.text import canonical_json, folder_name, step_of, text_sha256
+from evalkit.core.text import canonical_json, folder_name, text_sha256
 from evalkit.leaderboard.frames import sample_rows
 from evalkit.leaderboard.rows import BoardRow, Origin, Table, measured, tables_of
 from evalkit.leaderboard.runs import FinishedRun
-from evalkit.leaderboard.steps import checkpoint_of
+from evalkit.leaderboard.steps import step_of_row
 from evalkit.leaderboard.tables import markdown_tables
 from evalkit.records.results import AVERAGE, WITHOUT_MT, Figure, Results
 from evalkit.scoring.categories import category_members
@@ -39,6 +39,7 @@ BEGIN, END = "<!-- evalkit: begin -->", "<!-- evalkit: end -->"
 _HUB_DATASETS = {
     "jaster": "llm-jp-eval",
     "mt": "mt-bench-ja",
+    "mt_en": "mt-bench",
     "instructions": "m-ifeval",
     "pfgen": "pfgen-bench",
 }
@@ -127,32 +128,36 @@ def lm_eval_json(run: FinishedRun) -> dict[str, Any]:
     """One run's results as the harness writes them."""
     results = run.results
     options, identity = results.protocol.options, results.run.get("identity", {})
-    metrics = {name: dataset.metrics for name, dataset in results.datasets.items()}
     groups = {
         name: _figures_of(name, {_GROUP_METRIC: value})
         for name, value in {**results.categories, **results.average}.items()
         if name != WITHOUT_MT and name not in results.partial.categories and value.value is not None
     }
+    # A task of one's own may be called as a group is.
+    taken = (*category_members(), AVERAGE)
+    tasks = {f"task_{name}" if name in taken else name: name for name in results.datasets}
+    metrics = {task: results.datasets[name].metrics for task, name in tasks.items()}
+    parts = {task: run.leaf(name).results for task, name in tasks.items()}
     return {
         "results": {
             **{
-                name: _figures_of(name, {m: results.scores[f"{name}_{m}"] for m in computed})
-                for name, computed in metrics.items()
+                task: _figures_of(task, {m: results.scores[f"{tasks[task]}_{m}"] for m in computed})
+                for task, computed in metrics.items()
             },
             **groups,
         },
         "groups": groups,
         "group_subtasks": {name: names for name, names in _subtasks(results).items() if name in groups},
-        "configs": {name: _task_config(run.leaf(name).results, name) for name in metrics},
+        "configs": {task: _task_config(part, tasks[task]) | {"task": task} for task, part in parts.items()},
         "versions": {
-            **{name: run.leaf(name).results.protocol.name for name in metrics},
+            **{task: part.protocol.name for task, part in parts.items()},
             **dict.fromkeys(groups, results.protocol.name),
         },
-        "n-shot": {name: _few_shots(run.leaf(name).results, name) for name in metrics},
-        "higher_is_better": {name: dict.fromkeys(computed, True) for name, computed in metrics.items()},
+        "n-shot": {task: _few_shots(part, tasks[task]) for task, part in parts.items()},
+        "higher_is_better": {task: dict.fromkeys(computed, True) for task, computed in metrics.items()},
         "n-samples": {
-            name: {"original": dataset.n, "effective": dataset.n}
-            for name, dataset in results.datasets.items()
+            task: dict.fromkeys(("original", "effective"), results.datasets[name].n)
+            for task, name in tasks.items()
         },
         "config": {
             "model": "evalkit",
@@ -184,7 +189,6 @@ def _task_config(results: Results, name: str) -> dict[str, Any]:
     metrics = results.datasets[name].metrics
     version = {"version": results.scores[f"{name}_{metrics[0]}"].metric_version} if metrics else {}
     return {
-        "task": name,
         "num_fewshot": _few_shots(results, name),
         "metric_list": [{"metric": metric, "higher_is_better": True} for metric in metrics],
         "output_type": "generate_until",
@@ -220,9 +224,11 @@ def log_to_wandb(rows: Sequence[BoardRow], out: Path) -> list[str]:
         raise EvalkitError("W&B is not installed", fix="pip install 'evalkit[wandb]'") from None
     out.mkdir(parents=True, exist_ok=True)
     said = []
-    for name, points in _by_series(measured(rows)).items():
+    for key, points in _by_series(measured(rows)).items():
         last_step, last = points[-1]
-        identity = text_sha256("\n".join(name))[:16]
+        # The name may be nothing but the step.
+        name = key[0] or last.model
+        identity = text_sha256("\n".join(key))[:16]
         earlier = f"offline-run-*-{identity}"
         project = os.environ.get("WANDB_PROJECT", WANDB_PROJECT)
         kept = f"{_LOGGED}-{folder_name(project)}.json"
@@ -231,7 +237,7 @@ def log_to_wandb(rows: Sequence[BoardRow], out: Path) -> list[str]:
                 project=project,
                 id=identity,
                 resume="allow",
-                name=name[0],
+                name=name,
                 dir=str(out),
                 mode=_wandb_mode(wandb.setup().settings),
                 config={**_wandb_facts(last), **(last.run.results.protocol.options if last.run else {})},
@@ -261,7 +267,7 @@ def log_to_wandb(rows: Sequence[BoardRow], out: Path) -> list[str]:
         if offline:
             write_text_atomic(folder / kept, json.dumps(sorted(logged)))
         sync = f"   (to send it: wandb sync {folder.parent / earlier})" if offline else ""
-        said.append(f"wandb: {name[0]} ({run.settings.mode}) -> {folder}{sync}")
+        said.append(f"wandb: {name} ({run.settings.mode}) -> {folder}{sync}")
     return said
 
 
@@ -282,8 +288,7 @@ def _by_series(rows: Sequence[BoardRow]) -> dict[tuple[str, str], list[tuple[int
     """The rows by model without its step, and protocol; each with its step, in their order."""
     found: dict[tuple[str, str], list[tuple[int | None, BoardRow]]] = {}
     for row in rows:
-        point = checkpoint_of(row.run) if row.run else None
-        series, step = (point.series, point.step) if point else step_of(row.model) or (row.model, None)
+        series, step = step_of_row(row) or (row.model, None)
         found.setdefault((series, row.lasting_rules), []).append((step, row))
     return {key: sorted(points, key=lambda point: point[0] or 0) for key, points in found.items()}
 

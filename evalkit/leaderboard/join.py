@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.core.reasons import Reason
-from evalkit.leaderboard.runs import ASIDE_OPTIONS, FinishedRun
+from evalkit.leaderboard.runs import ASIDE_OPTIONS, FinishedRun, model_of
 from evalkit.scoring.categories import (
     MISSING_DATASET,
     OWN_DATASET,
@@ -172,11 +172,11 @@ def other_model(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     those of the name.
     """
     found = []
-    models = [{k: v for k, v in one.get("model", {}).items() if k != "chat_template"} for one in (a, b)]
-    served = ["server_model" in model for model in models]
-    if all(models) and served[0] == served[1] and models[0] != models[1]:
+    models = [model_of(one) for one in (a, b)]
+    if models[0].keys() == models[1].keys() and models[0] != models[1]:
         found.append("model")
     types = [one.get("dtype") for one in (a, b)]
-    if all(types) and "server" not in types and not any(served) and types[0] != types[1]:
+    served = any("server" in model for model in models)
+    if all(types) and "server" not in types and not served and types[0] != types[1]:
         found.append("dtype")
     return found

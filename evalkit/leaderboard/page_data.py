@@ -16,7 +16,7 @@ from evalkit.leaderboard.compare import Comparison, compare_samples, differences
 from evalkit.leaderboard.comparison_report import sentences
 from evalkit.leaderboard.rows import PFGEN, BoardRow, Table, tables_of
 from evalkit.leaderboard.runs import FinishedRun
-from evalkit.leaderboard.steps import checkpoint_of
+from evalkit.leaderboard.steps import step_of_row
 from evalkit.leaderboard.tables import left_out_by_reason, marks, notes_by_text
 from evalkit.records.environment import CONFIG, kept_environment, read_timings
 from evalkit.records.results import Figure
@@ -118,7 +118,7 @@ def _datasets(runs: Mapping[int, FinishedRun]) -> dict[str, dict[str, Any]]:
 
 
 def _row(row: BoardRow, tokens: Mapping[Path, int]) -> dict[str, Any]:
-    checkpoint = checkpoint_of(row.run) if row.run else None
+    series, step = step_of_row(row) or (None, None)
     results = row.run.results if row.run else None
     datasets = results.datasets if results else {}
     return {
@@ -149,8 +149,8 @@ def _row(row: BoardRow, tokens: Mapping[Path, int]) -> dict[str, Any]:
             ),
             *(_facts(one.folder, "MT-Bench", one.identity, tokens) for one in [row.mt_bench_run] if one),
         ],
-        "series": checkpoint.series if checkpoint else None,
-        "step": checkpoint.step if checkpoint else None,
+        "series": series,
+        "step": step,
     }
 
 

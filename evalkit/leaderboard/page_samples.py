@@ -299,7 +299,8 @@ def _conversation_answers(bench: JudgedRun) -> list[dict[str, Any]]:
 
 def _judgments(folder: Path) -> dict[tuple[str, int, int, int], list[dict[str, Any]]]:
     found: dict[tuple[str, int, int, int], list[dict[str, Any]]] = {}
-    for path in sorted((folder / "judgments").glob("*.jsonl")):
+    run = MtBenchFolder(folder)
+    for path in map(run.judgments_path, run.judges()):
         for row in read_log(path)[0].values():
             key = (row["model"], row["question_id"], row["answer"], row["turn"])
             shown = {name: row.get(name) for name in ("judge", "rating", "status", "text")}

@@ -43,6 +43,7 @@ def publish(board: Board, out: Path, formats: Sequence[str], page: PageOptions) 
     """Writes the board in each format; returns a line for people on each thing written.
 
     Raises:
+        InputError: a format has nothing to write.
         EvalkitError: the folder cannot be written, or a format's library is missing.
     """
     lines = []
@@ -50,7 +51,14 @@ def publish(board: Board, out: Path, formats: Sequence[str], page: PageOptions) 
         if name == "wandb":
             lines += log_to_wandb(board.rows, out)
             continue
-        for file, text in _files(board, name, page):
+        files = [*_files(board, name, page)]
+        if not files:
+            raise InputError(
+                "no row was measured here that this format has figures of",
+                where=f"option --format, {name}",
+                fix=f"--format {','.join(DEFAULT)}",
+            )
+        for file, text in files:
             write_text_atomic(out / file, text)
             lines.append(t("written: {path}", path=out / file))
     return lines

@@ -1,5 +1,7 @@
 """The rows of a leaderboard, one model under one protocol each, and the columns of the tables."""
 
+import html
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -123,6 +125,11 @@ class Table:
         return [n for n in self.columns if any(cell.value is not None for cell in self.column(n, rows))]
 
 
+def _has_other_language(row: BoardRow) -> bool:
+    """Whether the row's MT-Bench has questions that are not Japanese."""
+    return row.mt_bench_run is not None and row.mt_bench_run.language != "ja"
+
+
 TABLES = (
     Table(
         name="jaster",
@@ -139,7 +146,16 @@ TABLES = (
         columns=MT_BENCH_COLUMNS,
         digits=MT_BENCH_DIGITS,
         prefix="mt_bench_",
-        cells=lambda row: row.mt_bench,
+        cells=lambda row: {} if _has_other_language(row) else row.mt_bench,
+        rules=lambda row: row.mt_bench_rules,
+    ),
+    Table(
+        name="mt_en",
+        title="English MT-Bench",
+        columns=MT_BENCH_COLUMNS,
+        digits=MT_BENCH_DIGITS,
+        prefix="mt_bench_en_",
+        cells=lambda row: row.mt_bench if _has_other_language(row) else {},
         rules=lambda row: row.mt_bench_rules,
     ),
     Table(
@@ -264,6 +280,8 @@ def model_url(identity: Any) -> str | None:
 
 def escaped(text: str) -> str:
     """A text with Markdown and HTML escaped, on one line: for a cell of a table."""
-    for sign in "\\`*_[]<>|":
-        text = text.replace(sign, f"\\{sign}" if sign not in "<>" else {"<": "&lt;", ">": "&gt;"}[sign])
-    return " ".join(text.split())
+    return re.sub(
+        r"[\\`*_[\]|~<>&]|^[-+#]",
+        lambda found: html.escape(found[0]) if found[0] in "<>&" else f"\\{found[0]}",
+        " ".join(text.split()),
+    )

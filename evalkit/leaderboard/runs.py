@@ -2,17 +2,18 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, cast
 
 from evalkit.core.durable import read_log
 from evalkit.core.errors import InputError
 from evalkit.core.reasons import Reason
-from evalkit.core.text import canonical_json, text_sha256
+from evalkit.core.text import canonical_json, step_of, text_sha256
 from evalkit.metrics import METRICS
 from evalkit.metrics.metric import CorrelationMetric
 from evalkit.metrics.repeats import single_name
+from evalkit.mtbench.folder import MtBenchFolder
 from evalkit.records.environment import kept_environment
 from evalkit.records.results import MISSING_METRIC, Results, is_number
 from evalkit.records.run_folder import RunDirectory, SampleRecord
@@ -209,7 +210,8 @@ class JudgedRun:
     """One model's part of a judged MT-Bench run; `content` is the whole results.json.
 
     `mark` follows the preset's name where different presets have that name, `asked` the judge's where it was
-    asked otherwise, or the answers were made by another preset.
+    asked otherwise, or the answers were made by another preset. `weights` is a hash of the weights, where
+    models of one name have different ones.
     """
 
     folder: Path
@@ -218,6 +220,7 @@ class JudgedRun:
     finished: float
     mark: str = ""
     asked: str = ""
+    weights: str = ""
 
     def check(self) -> None:
         """Checks every field that a leaderboard reads.
@@ -234,13 +237,34 @@ class JudgedRun:
         for text in (self.rules, self.preset_sha256, own_prompts["file"], *self.reasons):
             if not isinstance(text, str):
                 raise TypeError("a text was expected")
-        canonical_json(self.facts)
+        canonical_json([self.facts, self.model_facts])
 
-    @property
+    @cached_property
     def identity(self) -> Mapping[str, Any]:
         """What decided the answers; empty where they were given."""
         environment = kept_environment(self.folder) or {}
         return cast(Mapping[str, Any], environment.get("identity") or {})
+
+    @cached_property
+    def language(self) -> str:
+        """The language of the questions: `ja`, also where nothing says, `en`, or `ja+en`."""
+        try:
+            return MtBenchFolder(self.folder).header().language or "ja+en"
+        except InputError:
+            return "ja"
+
+    @property
+    def deviations(self) -> dict[str, str]:
+        """How the answers were made, where it is not as usual: language, precision, chat template."""
+        dtype, template = self.identity.get("dtype"), self.identity.get("model", {}).get("chat_template", "")
+        found = {"language": self.language, "dtype": dtype, "model.chat_template": template[:8]}
+        usual = {"language": ("ja",), "dtype": (None, "server", "bfloat16"), "model.chat_template": ("",)}
+        return {key: str(value) for key, value in found.items() if value not in usual[key]}
+
+    @property
+    def model_facts(self) -> dict[str, Any]:
+        """The model that answered, where it is known."""
+        return model_of(self.identity)
 
     @property
     def preset_sha256(self) -> str:
@@ -273,21 +297,29 @@ class JudgedRun:
 
     @property
     def rules(self) -> str:
-        """Preset, judge and reduction of repeated judgments: tables are comparable when these are equal."""
+        """Preset, judge, repeated judgments, and how the answers were made: equal ones are comparable."""
         repeats = int(self.table.get("repeats", 1))
-        repeated = f", {self.table['reduce']} of {repeats} judgments" if repeats > 1 else ""
-        return f"{self.content['preset']['name']}{self.mark}, {self.table['judge']}{self.asked}{repeated}"
+        return ", ".join(
+            [
+                f"{self.content['preset']['name']}{self.mark}",
+                f"{self.table['judge']}{self.asked}",
+                *([f"{self.table['reduce']} of {repeats} judgments"] if repeats > 1 else ()),
+                *(f"{key}={value}" for key, value in self.deviations.items()),
+                *([f"model {self.weights}"] if self.weights else ()),
+            ]
+        )
 
     @property
     def lasting_rules(self) -> str:
-        """The rules with every fact, whatever other runs there are."""
-        return self.marked(self.facts).rules
+        """The rules with every fact, whatever other runs there are; checkpoints share theirs."""
+        return self.marked(self.facts, {} if step_of(self.model) else self.model_facts).rules
 
-    def marked(self, apart: Mapping[str, Any]) -> "JudgedRun":
-        """The run with hashes of the facts that tell it from others of its rules."""
+    def marked(self, apart: Mapping[str, Any], model: Mapping[str, Any]) -> "JudgedRun":
+        """The run with hashes of the facts that tell it from others of its rules, and of its name."""
         asked = {key: value for key, value in apart.items() if key != "preset"}
         mark = f" {apart['preset'][:8]}" if apart.get("preset") else ""
-        return replace(self, mark=mark, asked=f" {short_hash(asked)}" if asked else "")
+        weights = short_hash(model) if model else ""
+        return replace(self, mark=mark, asked=f" {short_hash(asked)}" if asked else "", weights=weights)
 
 
 def told_apart(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
@@ -435,6 +467,12 @@ def contested(rules: Sequence[str], facts: Sequence[Mapping[str, Any]]) -> list[
     return [
         {key: value for key, value in known.items() if len(values[rule, key]) > 1} for rule, known in entries
     ]
+
+
+def model_of(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The model of an identity, without its chat template; what a server has is told from weights here."""
+    model = {key: value for key, value in identity.get("model", {}).items() if key != "chat_template"}
+    return {"server" if "server_model" in model else "weights": model} if model else {}
 
 
 def short_hash(facts: Mapping[str, Any]) -> str:

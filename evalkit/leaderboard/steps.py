@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from evalkit.core.errors import InputError
 from evalkit.core.text import step_of
 from evalkit.leaderboard.compare import Compared, Comparison, compare
-from evalkit.leaderboard.rows import JASTER_COLUMNS, NO_FIGURE, jaster_row
+from evalkit.leaderboard.rows import JASTER_COLUMNS, NO_FIGURE, BoardRow, jaster_row
 from evalkit.leaderboard.runs import FinishedRun
 from evalkit.records.results import Figure
 
@@ -51,6 +51,12 @@ def checkpoint_of(run: FinishedRun) -> Checkpoint | None:
         if found := step_of(name):
             return Checkpoint(*found, run)
     return None
+
+
+def step_of_row(row: BoardRow) -> tuple[str, int] | None:
+    """The series and the step of a row: by its run, else by its name; None when they give no step."""
+    point = checkpoint_of(row.run) if row.run else None
+    return (point.series, point.step) if point else step_of(row.model)
 
 
 def trace(

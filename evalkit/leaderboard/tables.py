@@ -227,9 +227,9 @@ def _name(row: BoardRow, note: int | None) -> str:
 
 
 def notes_of(rules: Sequence[str]) -> dict[str, int]:
-    """A number for each set of rules, when there is more than one."""
+    """A number for each set of rules, from 1; 0 for the only one."""
     kinds = list(dict.fromkeys(rules))
-    return {rule: number for number, rule in enumerate(kinds, 1)} if len(kinds) > 1 else {}
+    return {rule: number for number, rule in enumerate(kinds, int(len(kinds) > 1))}
 
 
 def _legend(table: Table, rows: Sequence[BoardRow], notes: Mapping[str, int]) -> list[str]:
@@ -240,5 +240,6 @@ def _legend(table: Table, rows: Sequence[BoardRow], notes: Mapping[str, int]) ->
         )
     if any(cell.partial for row in rows for cell in table.cells(row).values()):
         lines.append(t("\\*: partial, not comparable with complete figures."))
-    lines += [f"<sup>{number}</sup> {escaped(shown(rule))}" for rule, number in notes.items()]
+    numbers = {rule: f"<sup>{number}</sup> " if number else "" for rule, number in notes.items()}
+    lines += [f"{number}{escaped(shown(rule))}" for rule, number in numbers.items() if rule]
     return [f"- {line}" for line in lines]

@@ -186,11 +186,15 @@ def _merged(rows: list[Scored], reduce: Reduce, answer_of: Callable[[Scored], in
         answer = answer_of(row)
         key = (row.question_id, row.turn, answer) if answer is not None else (position,)
         groups.setdefault(key, []).append(row)
-    middle: Callable[[list[float]], float] = fmean if reduce is Reduce.mean else median
     return [
-        replace(group[0], score=middle([row.score for row in group]), repeat=None)
+        replace(group[0], score=reduced([row.score for row in group], reduce), repeat=None)
         for group in groups.values()
     ]
+
+
+def reduced(ratings: Sequence[float], reduce: Reduce) -> float:
+    """Repeated judgments of one answer as one score."""
+    return fmean(ratings) if reduce is Reduce.mean else median(ratings)
 
 
 def in_scope(rows: list[Scored], scope: str) -> list[Scored]:

@@ -4,18 +4,19 @@ Source: sections 9 (FastChat's compute_agreement) and 11 of the MT-Bench protoco
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations, combinations_with_replacement, product
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Literal
 
-from evalkit.core.durable import write_json_atomic
+from evalkit.core.config import Reduce
+from evalkit.core.durable import remove_file, write_json_atomic
 from evalkit.core.errors import InputError
 from evalkit.core.files import JsonObject, int_field, text_field
 from evalkit.core.types import Judgment
-from evalkit.mtbench.aggregate import RULES, table
+from evalkit.mtbench.aggregate import RULES, reduced, table
 from evalkit.mtbench.books import BookOptions
 from evalkit.mtbench.fastchat import pair_of, read_judgments, rows_of
 from evalkit.mtbench.folder import MtBenchFolder, logged_label
@@ -52,9 +53,13 @@ class RatingAgreement:
     mean_other: float | None
 
 
-def compare_ratings(reference: Sequence[Judgment], other: Sequence[Judgment]) -> dict[str, RatingAgreement]:
-    """`all`, then each category. The first rating of a (model, question, turn, answer) counts."""
-    first, second = _first_ratings(reference), _first_ratings(other)
+def compare_ratings(
+    reference: Sequence[Judgment],
+    other: Sequence[Judgment],
+    reduces: tuple[Reduce, Reduce] = (Reduce.mean, Reduce.mean),
+) -> dict[str, RatingAgreement]:
+    """`all`, then each category. `reduces`: how each judge's repeated ratings of one turn become one."""
+    first, second = _ratings(reference, reduces[0]), _ratings(other, reduces[1])
     categories = sorted({judgment.category for judgment in reference})
     shared: dict[str, list[tuple[float, float]]] = {name: [] for name in ("all", *categories)}
     only_one: Counter[str] = Counter()
@@ -72,18 +77,23 @@ def compare_ratings(reference: Sequence[Judgment], other: Sequence[Judgment]) ->
     return {scope: _agreement(sorted(pairs), only_one[scope]) for scope, pairs in shared.items()}
 
 
-def _first_ratings(
-    judgments: Iterable[Judgment],
+def _ratings(
+    judgments: Iterable[Judgment], reduce: Reduce
 ) -> dict[tuple[str, int, int, int], tuple[str, float | None]]:
-    ratings: dict[tuple[str, int, int, int], tuple[str, float | None]] = {}
+    """Category and rating by model, question, turn and answer; None: no rating could be read."""
+    rated: dict[tuple[str, int, int, int], tuple[str, list[float]]] = {}
     for judgment in judgments:
         key = (judgment.model, judgment.question_id, judgment.turn, judgment.answer)
-        ratings.setdefault(key, (judgment.category, judgment.rating))
-    return ratings
+        _, found = rated.setdefault(key, (judgment.category, []))
+        found += [] if judgment.rating is None else [judgment.rating]
+    return {
+        key: (category, reduced(found, reduce) if found else None) for key, (category, found) in rated.items()
+    }
 
 
 def _agreement(pairs: Sequence[tuple[float, float]], only_one: int) -> RatingAgreement:
-    differences = [other - reference for reference, other in pairs]
+    # Means of whole numbers that differ by one point do so up to rounding.
+    differences = [round(other - reference, 12) for reference, other in pairs]
     return RatingAgreement(
         n=len(pairs),
         only_one=only_one,
@@ -230,29 +240,39 @@ def agreement(paths: Sequence[Path], options: BookOptions, out: Path | None = No
     """Compares every two judges found in runs and files; writes the comparison to `out`.
 
     Raises:
-        InputError: nothing named, or fewer than two judges or votes to compare.
+        InputError: nothing named, runs with other answers of one model, or fewer than two judges or votes.
     """
     if not paths:
         raise InputError("no votes or ratings are given", fix="agreement FILE_OR_RUN [FILE_OR_RUN ...]")
     votes: list[Vote] = []
-    ratings: dict[str, list[Judgment]] = {}
+    ratings: dict[str, tuple[list[Judgment], Reduce]] = {}
+    answers: dict[str, tuple[str, Path]] = {}
     for path in (one_run(str(given), mt_bench=True) for given in paths):
         if (path / "mt_bench.json").is_file():
             folder = MtBenchFolder(path)
+            for turn in folder.turns():
+                text, other = answers.setdefault(turn.id, (turn.completion, path))
+                if text != turn.completion:
+                    raise InputError(
+                        f"{turn.model} answers question {turn.question_id} in {other} not as in {path}",
+                        fix="runs with the same answers: what is compared is how these are rated",
+                    )
             for judge in folder.judges():
-                ratings[_label_for(judge, path, ratings)] = folder.judgments(judge)
+                made = (folder.judgments(judge), folder.made_by(judge)[1])
+                ratings[_label_for(judge, path, ratings)] = made
         elif _holds_ratings(path):
             rows, books = read_judgments(path).singles, options.books()
             for name in dict.fromkeys(row.judge for row in rows):
                 parts = replay_singles([row for row in rows if row.judge == name], books, None)
                 judgments = [judgment for part in parts for judgment in part.judgments]
-                ratings[_label_for(judgments[0].judge, path, ratings)] = judgments
+                ratings[_label_for(judgments[0].judge, path, ratings)] = (judgments, Reduce.mean)
         else:
             votes += read_votes(path)
     found = Agreement(
         votes=vote_agreement(votes),
         ratings={
-            (one, two): compare_ratings(ratings[one], ratings[two]) for one, two in combinations(ratings, 2)
+            (one, two): compare_ratings(first, second, (reduce, other))
+            for (one, (first, reduce)), (two, (second, other)) in combinations(ratings.items(), 2)
         },
     )
     if not found.votes and not found.ratings:
@@ -277,7 +297,7 @@ def _holds_ratings(path: Path) -> bool:
     return "score" in first[1]
 
 
-def _label_for(judge: str, path: Path, taken: dict[str, list[Judgment]]) -> str:
+def _label_for(judge: str, path: Path, taken: Container[str]) -> str:
     # Two logs of one judge are two judges here: that is how its noise is measured.
     if judge not in taken:
         return judge
@@ -298,27 +318,30 @@ class Calibration:
 def calibrate(plan: JudgingPlan, reference: str, replies: JudgeReplies) -> Calibration:
     """Compares the new judge's replies with the judgments of `reference`.
 
-    The run's own table is unchanged: the comparison goes to calibration/<judge>.json.
+    The run's own table and judgments are unchanged: the comparison goes to calibration/<judge>.json, the
+    judgments beside it.
     """
+    folder, options = plan.folder, plan.judge.config
     judgments = plan.judgments(replies)
-    before = plan.folder.judgments(reference)
-    plan.folder.write_judgments(plan.judge.label, judgments)
-    name = plan.folder.judgments_path(plan.judge.label).with_suffix(".json").name
+    before = folder.judgments(reference)
+    reduces = (folder.made_by(reference)[1], options.reduce)
     calibration = Calibration(
         reference=reference,
-        agreement=compare_ratings(before, judgments),
-        averages=_averages(plan, before, judgments),
-        path=plan.folder.path / "calibration" / name,
+        agreement=compare_ratings(before, judgments, reduces),
+        averages=_averages(plan, before, judgments, reduces),
+        path=folder.judgments_path(plan.judge.label, "calibration").with_suffix(".json"),
     )
     content = {
         "kind": "mt_bench_calibration",
         "preset": plan.books.preset.record(),
         "reference": reference,
-        "judge": plan.judge.record(),
+        "judge": plan.judge.record() | {"repeats": options.repeats, "reduce": options.reduce.value},
         "agreement": {scope: asdict(value) for scope, value in calibration.agreement.items()},
         "averages": calibration.averages,
         "gpt4_noise": GPT4_NOISE,
     }
+    remove_file(calibration.path)
+    folder.write_judgments(plan.judge.label, judgments, "calibration")
     write_json_atomic(calibration.path, content)
     return calibration
 
@@ -352,16 +375,19 @@ def find_reference(folder: MtBenchFolder, label: str, chosen: str | None) -> str
 
 
 def _averages(
-    plan: JudgingPlan, before: list[Judgment], judgments: list[Judgment]
+    plan: JudgingPlan, before: list[Judgment], judgments: list[Judgment], reduces: tuple[Reduce, Reduce]
 ) -> dict[str, dict[str, float | None]]:
     preset = plan.books.preset
     rule = RULES[preset.aggregation]
 
-    def average(of: list[Judgment], model: str) -> float | None:
+    def average(of: list[Judgment], model: str, reduce: Reduce) -> float | None:
         own = [judgment for judgment in of if judgment.model == model]
-        return table(scored(own, preset), rule, plan.judge.config.reduce)["average"]
+        return table(scored(own, preset), rule, reduce)["average"]
 
-    models = dict.fromkeys(judgment.model for judgment in judgments)
     return {
-        model: {"reference": average(before, model), "other": average(judgments, model)} for model in models
+        model: {
+            "reference": average(before, model, reduces[0]),
+            "other": average(judgments, model, reduces[1]),
+        }
+        for model in dict.fromkeys(judgment.model for judgment in judgments)
     }

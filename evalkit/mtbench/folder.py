@@ -3,24 +3,36 @@
 <run>/mt_bench.json              preset, language, where the answers come from
 <run>/samples/mt_bench.jsonl     one line per answered turn, append-only
 <run>/judgments/<judge>.jsonl    one line per judgment, rewritten by each judging
+<run>/calibration/<judge>.jsonl  those of calibrate, which leaves the run's own as they are
 <run>/results.json               written last
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from evalkit.core.durable import read_checked_json, read_log, write_checked_json, write_lines_atomic
+from evalkit.core.config import Reduce
+from evalkit.core.durable import (
+    read_checked_json,
+    read_log,
+    remove_file,
+    write_checked_json,
+    write_lines_atomic,
+)
 from evalkit.core.errors import InputError
 from evalkit.core.files import check_types
 from evalkit.core.text import folder_name
 from evalkit.core.types import Judgment
 from evalkit.mtbench.fastchat import Language, ModelAnswer
-from evalkit.records.run_folder import SampleRecord, one_run
+from evalkit.records.run_folder import SampleRecord, one_run, runs_below
 
 SAMPLES = "mt_bench"
 Source = Literal["generated", "given", "replayed"]
+# Where judgments are kept, by what made them.
+JudgmentsKind = Literal["judgments", "calibration"]
+KINDS: tuple[JudgmentsKind, ...] = ("judgments", "calibration")
+LOGGED = " (log)"
 
 
 @dataclass(frozen=True)
@@ -37,7 +49,7 @@ class Header:
 
 def logged_label(judge: str) -> str:
     """The label of judgments read from a log: a new judging by that judge must not replace them."""
-    return f"{judge} (log)"
+    return f"{judge}{LOGGED}"
 
 
 def turn_id(model: str, question_id: int, turn: int, answer: int) -> str:
@@ -61,13 +73,15 @@ class MtBenchFolder:
         """results.json."""
         return self.path / "results.json"
 
-    def judgments_path(self, judge: str) -> Path:
-        """The judgments of one judge."""
-        return self.path / "judgments" / f"{folder_name(judge)}.jsonl"
+    def judgments_path(self, judge: str, kind: JudgmentsKind | None = None) -> Path:
+        """The judgments of one judge; `kind` None: those of a judging, else those of a calibration."""
+        kinds = KINDS if kind is None else (kind,)
+        paths = [self.path / one / f"{folder_name(judge)}.jsonl" for one in kinds]
+        return next((path for path in paths if path.is_file()), paths[0])
 
     def judges(self) -> list[str]:
         """The judges whose judgments are here."""
-        return sorted(path.stem for path in (self.path / "judgments").glob("*.jsonl"))
+        return sorted({path.stem for kind in KINDS for path in (self.path / kind).glob("*.jsonl")})
 
     def find_judge(self, name: str) -> str | None:
         """The judge of that name, else the log of that name that was replayed; None: neither."""
@@ -116,8 +130,15 @@ class MtBenchFolder:
             source: where the answers of this command's own runs come from; None: it has no answers.
 
         Raises:
-            InputError: the folder belongs to another run.
+            InputError: the folder belongs to another run, or runs are below it.
         """
+        below = next(runs_below(self.path, {self.path.resolve()}, lambda path, error: None), None)
+        if below is not None:
+            raise InputError(
+                f"runs are below this folder, and would not be found any more: {below}",
+                where=f"out={self.path}",
+                fix="choose another",
+            )
         header, config, samples = (
             (self.path / name).exists() for name in ("mt_bench.json", "config.yaml", "samples")
         )
@@ -149,12 +170,23 @@ class MtBenchFolder:
         return [SampleRecord.from_line(row, self.samples_path) for row in rows.values()]
 
     def write_turns(self, turns: Iterable[SampleRecord]) -> None:
-        """Writes the whole log of turns at once (answers that were given)."""
-        write_lines_atomic(self.samples_path, (turn.line() for turn in turns))
+        """Writes the whole log of turns at once (answers that were given).
 
-    def judgments(self, judge: str) -> list[Judgment]:
-        """The judgments of one judge; empty when there are none."""
-        path = self.judgments_path(judge)
+        results.json goes where they are not those of before, and all judgments where an answer is replaced.
+        """
+        written = {turn.id: turn for turn in turns}
+        before = {key: row.get("completion") for key, row in read_log(self.samples_path)[0].items()}
+        after = {key: turn.completion for key, turn in written.items()}
+        if before != after:
+            remove_file(self.results_path)
+        if not before.items() <= after.items():
+            for path in (path for kind in KINDS for path in (self.path / kind).glob("*")):
+                remove_file(path)
+        write_lines_atomic(self.samples_path, (turn.line() for turn in written.values()))
+
+    def judgments(self, judge: str, kind: JudgmentsKind | None = None) -> list[Judgment]:
+        """The judgments of one judge (`judgments_path`); empty when there are none."""
+        path = self.judgments_path(judge, kind)
         rows, _ = read_log(path)
         known = {field.name for field in fields(Judgment)}
         try:
@@ -165,9 +197,36 @@ class MtBenchFolder:
         except TypeError as error:
             raise InputError(f"not a record of this version: {error}", where=path) from None
 
-    def write_judgments(self, judge: str, judgments: Iterable[Judgment]) -> None:
+    def write_judgments(
+        self, judge: str, judgments: Iterable[Judgment], kind: JudgmentsKind = "judgments"
+    ) -> None:
         """Replaces the judgments of one judge."""
-        write_lines_atomic(self.judgments_path(judge), map(asdict, judgments))
+        write_lines_atomic(self.judgments_path(judge, kind), map(asdict, judgments))
+
+    def made_by(self, judge: str) -> tuple[dict[str, Any], Reduce]:
+        """What decides the ratings of a judge, and how its repeats become one, as far as it is recorded.
+
+        results.json describes the last judging alone: of another judge's ratings nothing is known.
+        """
+        try:
+            path = self.judgments_path(judge)
+            if path.parent.name == "calibration":
+                content = read_checked_json(path.with_suffix(".json"))
+                table = content["judge"]
+            else:
+                content = read_checked_json(self.results_path)
+                table = next(iter(content["tables"].values()), None)
+                if table is None or folder_name(table["judge"]) != judge:
+                    return {}, Reduce.mean
+            preset, record = content["preset"], content.get("judge")
+            made = {"the preset": f"{preset['name']} ({preset['sha256']})"}
+            # Not the service: one model may be served at two addresses. Of a replayed log there is no record.
+            if record is not None:
+                names = ("model", "weights", "parameters", "parser")
+                made |= {f"judge.{name}": record.get(name) for name in names}
+            return made, Reduce(table["reduce"])
+        except (OSError, ValueError, KeyError):
+            return {}, Reduce.mean
 
 
 def open_folder(path: str | None, option: str = "run") -> MtBenchFolder:

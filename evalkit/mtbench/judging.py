@@ -14,7 +14,7 @@ from evalkit.core.reasons import Reason
 from evalkit.core.types import Judgment
 from evalkit.mtbench.books import BookOptions, Books
 from evalkit.mtbench.fastchat import read_answers
-from evalkit.mtbench.folder import Header, MtBenchFolder, answers_of, turns_of
+from evalkit.mtbench.folder import KINDS, Header, MtBenchFolder, answers_of, turns_of
 from evalkit.mtbench.judge.calls import (
     AskingResult,
     JudgeCall,
@@ -74,7 +74,7 @@ def plan_judging(
     if not answers:
         raise InputError("the run has no answers to judge", where=folder.path)
     calls, missing = plan_calls(answers, books, judge)
-    kept = [cached_reply_of(judgment) for judgment in folder.judgments(judge.label)]
+    kept = [cached_reply_of(one) for kind in KINDS for one in folder.judgments(judge.label, kind)]
     replies = tuple(reply for reply in kept if reply is not None)
     return JudgingPlan(folder, header, books, judge, tuple(calls), tuple(missing), replies)
 

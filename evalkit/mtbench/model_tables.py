@@ -38,7 +38,7 @@ from evalkit.mtbench.aggregate import (
     intervals,
     table,
 )
-from evalkit.mtbench.folder import MtBenchFolder
+from evalkit.mtbench.folder import LOGGED, MtBenchFolder
 from evalkit.mtbench.presets import Counts, Preset, RatingParser, load_preset, plain
 from evalkit.records.results import PROTOCOL_RESAMPLES, Figure, ThoughtRates
 from evalkit.records.run_folder import SampleRecord
@@ -97,7 +97,8 @@ def _row(judgment: Judgment, score: float) -> Scored:
         turn=judgment.turn,
         score=score,
         answer=judgment.answer,
-        repeat=judgment.repeat,
+        # Every row of a log counts by itself.
+        repeat=None if judgment.judge.endswith(LOGGED) else judgment.repeat,
     )
 
 

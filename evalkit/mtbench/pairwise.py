@@ -3,16 +3,18 @@
 Source: section 9 of the MT-Bench protocol notes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from evalkit.core.config import PairwiseConfig, Reduce
-from evalkit.core.durable import read_checked_json, write_checked_json, write_text_atomic
+from evalkit.core.durable import read_log, write_checked_json, write_lines_atomic, write_text_atomic
 from evalkit.core.errors import InputError
-from evalkit.core.text import canonical_json, folder_name, text_sha256
+from evalkit.core.reasons import Reason
+from evalkit.core.text import canonical_json, text_sha256
 from evalkit.core.types import Judgment
 from evalkit.mtbench.aggregate import turn_means
 from evalkit.mtbench.books import Books
@@ -26,6 +28,7 @@ from evalkit.mtbench.fastchat import (
 from evalkit.mtbench.folder import MtBenchFolder, answers_of
 from evalkit.mtbench.judge.calls import JudgeCall, JudgeReplies, check_own_prompts
 from evalkit.mtbench.judge.judges import Judge
+from evalkit.mtbench.judge.store import CachedReply, reply_in
 from evalkit.mtbench.model_tables import as_logged
 from evalkit.mtbench.presets import Preset
 from evalkit.mtbench.ratings import parse_pair
@@ -49,8 +52,10 @@ def common_preset(folders: Sequence[MtBenchFolder]) -> str | None:
     return names[0] if names else None
 
 
-def answers_to_compare(folders: Sequence[MtBenchFolder], path: Path | None) -> AnswersByQuestion:
-    """The answers of runs and of FastChat's answer files, by model.
+def answers_to_compare(
+    folders: Sequence[MtBenchFolder], path: Path | None
+) -> tuple[AnswersByQuestion, list[Reason]]:
+    """The first answers of runs and of FastChat's answer files, by model; and what further ones there are.
 
     Raises:
         InputError: fewer than two models, or two runs of one model.
@@ -64,7 +69,9 @@ def answers_to_compare(folders: Sequence[MtBenchFolder], path: Path | None) -> A
             f"two models are needed, there are answers of {', '.join(answers) or 'none'}",
             fix="pairwise RUN RUN [RUN ...]   or answers=FOLDER of FastChat answer files",
         )
-    return answers
+    further = Counter(answer.model for _, own in listed for answer in own if answer.choice > 0)
+    text = "{model}: {n} answers beside the first to a question"
+    return answers, [Reason(text, model=model, n=n) for model, n in further.items()]
 
 
 def pair_models(models: Sequence[str], baseline: str | None) -> ModelPairs:
@@ -143,18 +150,25 @@ class PairwisePlan:
         return matches
 
 
-def plan_pairwise(pairs: ModelPairs, answers: AnswersByQuestion, books: Books, judge: Judge) -> PairwisePlan:
-    """Plans both games of every match.
+def plan_pairwise(
+    pairs: ModelPairs, answers: AnswersByQuestion, books: Books, judge: Judge, missing: Sequence[str] = ()
+) -> PairwisePlan:
+    """Plans both games of every match; `missing`: what is left out beside what the plan finds.
 
     Raises:
-        InputError: a local judge prompt file that lacks a prompt.
+        InputError: no match, `judge.repeats`, or a local judge prompt file that lacks a prompt.
         FetchError: a file of the preset cannot be fetched.
     """
-    pairings, missing = [], []
+    if judge.config.repeats > 1:
+        raise InputError(
+            "a match is judged once in each order", where="option judge.repeats", fix="leave it out"
+        )
+    pairings, missing = [], list(missing)
     for models in pairs:
         first, second = (answers[model] for model in models)
         if lost := len(first.keys() ^ second.keys()):
-            missing.append(f"{models[0]} and {models[1]}: {lost} questions are answered by only one of them")
+            text = "{one} and {two}: {n} questions are answered by only one of them"
+            missing.append(Reason(text, one=models[0], two=models[1], n=lost))
         for question_id in sorted(first.keys() & second.keys()):
             check_own_prompts(books.of(question_id), books.preset, "pair")
             sides = (first[question_id], second[question_id])
@@ -163,6 +177,8 @@ def plan_pairwise(pairs: ModelPairs, answers: AnswersByQuestion, books: Books, j
                     pairings.append(_pairing(sides, turn, books, judge))
                 except InputError as error:
                     missing.append(f"{models[0]} and {models[1]}: {error.what}")
+    if not pairings:
+        raise InputError(f"there is no match to judge: {'; '.join(missing)}")
     return PairwisePlan(judge, tuple(pairings), tuple(missing))
 
 
@@ -194,7 +210,7 @@ def _pairing(sides: tuple[ModelAnswer, ModelAnswer], turn: int, books: Books, ju
     )
 
 
-def rated_matches(folders: Sequence[MtBenchFolder], pairs: ModelPairs, label: str | None) -> Iterator[Match]:
+def rated_matches(folders: Sequence[MtBenchFolder], pairs: ModelPairs, label: str | None) -> list[Match]:
     """Matches decided by the single ratings that the runs hold, by the judge `label`.
 
     None: the only one that has judged every run.
@@ -203,7 +219,7 @@ def rated_matches(folders: Sequence[MtBenchFolder], pairs: ModelPairs, label: st
 
     Raises:
         InputError: a run has no ratings by that judge, or those of several; two runs of one model, or runs
-            that were judged with other prompts or parameters.
+            that were judged with other prompts or parameters; no turn was rated for two models.
     """
     found: list[tuple[Path, Judgment]] = []
     reduces: dict[str, Reduce] = {}
@@ -221,7 +237,7 @@ def rated_matches(folders: Sequence[MtBenchFolder], pairs: ModelPairs, label: st
                 where=f"judge={label}" if label else None,
                 fix="judge=NAME of one that has judged every run",
             )
-        made, reduce = _made_by(folder, chosen)
+        made, reduce = folder.made_by(chosen)
         for key, value in made.items():
             other, there = first.setdefault(key, (folder.path, value))
             if there != value:
@@ -238,31 +254,24 @@ def rated_matches(folders: Sequence[MtBenchFolder], pairs: ModelPairs, label: st
         model: turn_means(as_logged([one for _, one in found if one.model == model]), reduce)
         for model, reduce in reduces.items()
     }
+    matches = []
     for one, two in pairs:
         for turn in sorted(ratings.get(one, {}).keys() & ratings.get(two, {}).keys()):
             side = side_by_ratings(ratings[one][turn], ratings[two][turn])
-            yield Match(*turn, one, two, side, side)
+            matches.append(Match(*turn, one, two, side, side))
+    if not matches:
+        raise InputError("there is no match: no turn was rated for two of the models")
+    return matches
 
 
-def _made_by(folder: MtBenchFolder, judge: str) -> tuple[dict[str, Any], Reduce]:
-    """What decides the ratings of a judge, and how repeats become one, as far as results.json says so.
+def kept_replies(folder: Path, judge: Judge) -> list[CachedReply]:
+    """The replies of `judge` that `write_matches` has left in a folder."""
+    rows, _ = read_log(_replies_path(folder, judge))
+    return [reply for row in rows.values() if (reply := reply_in(row)) is not None]
 
-    It describes the last judging alone: of another judge's ratings nothing is known.
-    """
-    try:
-        content = read_checked_json(folder.results_path)
-        table = next(iter(content["tables"].values()), None)
-        if table is None or folder_name(table["judge"]) != judge:
-            return {}, Reduce.mean
-        preset, record = content["preset"], content.get("judge")
-        made = {"the preset": f"{preset['name']} ({preset['sha256']})"}
-        # Not the service: one model may be served at two addresses. Of a replayed log there is no record.
-        if record is not None:
-            names = ("model", "weights", "parameters", "parser")
-            made |= {f"judge.{name}": record.get(name) for name in names}
-        return made, Reduce(table["reduce"])
-    except (OSError, ValueError, KeyError):
-        return {}, Reduce.mean
+
+def _replies_path(folder: Path, judge: Judge) -> Path:
+    return MtBenchFolder(folder).judgments_path(f"{judge.label}_pair")
 
 
 def write_matches(
@@ -272,7 +281,10 @@ def write_matches(
     matches: Sequence[Match],
     judged: tuple[PairwisePlan, JudgeReplies] | None = None,
 ) -> dict[str, Any]:
-    """Writes results.json, and for judged matches a log in FastChat's form; returns the former."""
+    """Writes results.json, for judged matches also the replies and a log in FastChat's form.
+
+    Returns the content of results.json.
+    """
     content = {
         "schema_version": 1,
         "kind": "mt_bench_pairwise",
@@ -285,6 +297,8 @@ def write_matches(
     if judged is not None:
         plan, replies = judged
         _write_log(folder, plan, replies, matches)
+        kept = (reply for reply in replies.by_id.values() if reply.status != "api_error")
+        write_lines_atomic(_replies_path(folder, plan.judge), map(asdict, kept))
         content["missing"] = list(plan.missing)
         content["judge"] = plan.judge.record()
         content["calls"] = replies.asked.calls
@@ -309,5 +323,5 @@ def _write_log(folder: Path, plan: PairwisePlan, replies: JudgeReplies, matches:
             row[f"g{number}_user_prompt"] = game.messages[-1].content
             row[f"g{number}_judgment"] = plan.verdict(replies, game)
         rows.append(row)
-    name = MtBenchFolder(folder).judgments_path(f"{plan.judge.label}_pair").name
+    name = _replies_path(folder, plan.judge).name
     write_text_atomic(folder / name, "".join(f"{canonical_json(row)}\n" for row in rows))

@@ -196,7 +196,12 @@ def run_folders(place: Path, seen: set[Path], unreadable: Callable[[Path, OSErro
     seen.add(real)
     if any((place / name).exists() for name in _RUN_FILES):
         yield place
-        return
+    else:
+        yield from runs_below(place, seen, unreadable)
+
+
+def runs_below(place: Path, seen: set[Path], unreadable: Callable[[Path, OSError], None]) -> Iterator[Path]:
+    """`run_folders` in the folders of `place`, which may be a run itself."""
     try:
         inner = sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError as error:

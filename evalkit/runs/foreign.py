@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-from evalkit.core.config import Config, PfgenConfig, PfgenMode, ThoughtParser, given_suite
+from evalkit.core.config import Config, PfgenConfig, PfgenMode, SuiteConfig, ThoughtParser, given_suite
 from evalkit.core.errors import InputError
 from evalkit.core.files import (
     JsonObject,
@@ -34,7 +34,7 @@ from evalkit.core.types import FinishReason
 from evalkit.core.words import shown
 from evalkit.metrics.prediction import gold
 from evalkit.mtbench.folder import MtBenchFolder
-from evalkit.records.results import Results
+from evalkit.records.results import Results, read_results
 from evalkit.records.run_folder import RunDirectory
 from evalkit.runs.identity import differing_few_shots
 from evalkit.runs.regrading import Regrading
@@ -69,7 +69,7 @@ def score_completions(config: Config, *, say: Say) -> Results:
     """
     if config.completions is None or config.out is None:
         raise InputError("where shall the scores go? No folder is given", where="option out", fix="out=DIR")
-    asked = given_suite(config.suite)
+    asked, folder = given_suite(config.suite), config.out
     check_suite_options(asked, config.given)
     check_unread(asked, config)
     if config.reasoning.parser in (ThoughtParser.auto, ThoughtParser.none):
@@ -81,7 +81,7 @@ def score_completions(config: Config, *, say: Say) -> Results:
             where=f"option samples={config.samples}",
             fix="leave it out; several answers to each are scored with their run: score run=DIR",
         )
-    out, path = output_directory(config.out), Path(config.completions).expanduser()
+    path = Path(config.completions).expanduser()
     # All samples, so that an id beyond the limit is known; no few-shots, as there is nothing to ask.
     suite = load_suite(asked, replace(config.data, limit=0), say=say, few_shots=False)
     for warning in suite.warnings:
@@ -97,6 +97,8 @@ def score_completions(config: Config, *, say: Say) -> Results:
         cut = partial(answer_of, mode=mode, stop=stop_strings(mode)) if own else None
     else:
         completions, cut = read_completions(path, suite.tasks), None
+    made = {"completions": str(path), "model": model}
+    out = output_directory(folder, asked, made)
     answers, missing, gaps = _matched(suite, completions, path, config)
     counts = few_shot_counts(suite_specs(asked), asked.num_few_shots, config.num_few_shots)
     counts = {answer.spec.name: counts[answer.spec.name] for answer in answers}
@@ -109,7 +111,7 @@ def score_completions(config: Config, *, say: Say) -> Results:
         identity,
         regrading,
         cut=cut,
-        run={"completions": str(path), "model": model},
+        run=made,
         gaps=gaps,
         warn=lambda warning: say(shown(warning)),
     )
@@ -118,16 +120,33 @@ def score_completions(config: Config, *, say: Say) -> Results:
     return results
 
 
-def output_directory(out: str, run: Path | None = None) -> RunDirectory:
-    """The folder `out=` for scores.
+def output_directory(out: str, suite: SuiteConfig, made: Mapping[str, str | None]) -> RunDirectory:
+    """The folder `out=` for scores of a suite.
+
+    `made` says whose answers these are: `completions` or `id`, and `model`, as in the result's section `run`.
 
     Raises:
-        InputError: it belongs to a run, and not to `run`, or holds the results of another command.
+        InputError: it belongs to a run, runs are below it, or it holds the results of another command or of
+            other answers.
     """
-    folder = Path(out).expanduser()
-    if run is None or folder.resolve() != run.resolve():
-        MtBenchFolder(folder).refuse_another(kind="")
-    return RunDirectory(folder)
+    directory = RunDirectory(Path(out).expanduser())
+    MtBenchFolder(directory.path).refuse_another(kind="")
+    try:
+        kept = read_results(directory.results_path)
+    except InputError:
+        # There are none, or damaged ones, which are written again.
+        return directory
+    now = {"completions": None, "id": None, "suite": suite.name, **made}
+    differing = [key for key, value in now.items() if kept.run.get(key) != value]
+    if {*kept.run.get("datasets", {}), *kept.partial.datasets} != {spec.name for spec in suite_specs(suite)}:
+        differing.append("datasets")
+    if differing:
+        raise InputError(
+            f"the folder holds the scores of other answers: other {', '.join(differing)}",
+            where=f"out={out}",
+            fix="choose another",
+        )
+    return directory
 
 
 def _matched(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from evalkit.core.config import Config, given_suite
 from evalkit.core.durable import is_whole_text, remove_file, write_checked_json
+from evalkit.core.errors import InputError
 from evalkit.core.logs import log_to
 from evalkit.core.progress import Say, phase
 from evalkit.core.signals import signals_stop_the_run, stop_if_signalled
@@ -24,7 +25,7 @@ from evalkit.records.environment import (
     kept_environment,
     write_config,
 )
-from evalkit.records.run_folder import RunDirectory, SampleRecord, run_id
+from evalkit.records.run_folder import RESULTS, RunDirectory, SampleRecord, run_id
 
 if TYPE_CHECKING:
     from evalkit.engines.base import Engine, Identified
@@ -59,6 +60,14 @@ class Run(ABC, Generic[Content]):
         self.identity = identity
         folder = Path(config.out or "results").expanduser() / identified.model.label
         self.directory = RunDirectory(folder / folder_name(given_suite(config.suite).name) / run_id(identity))
+        # Inside another run nothing looks for runs.
+        for above in (folder.parent, folder, self.directory.path.parent):
+            if (above / RESULTS).exists():
+                raise InputError(
+                    f"another run's folder is above this run, which would not be found: {above}",
+                    where=f"out={folder.parent}",
+                    fix="choose another, or move the results.json and scores/ that are there",
+                )
 
     @property
     def follow_generation_config(self) -> bool:

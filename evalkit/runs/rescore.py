@@ -77,7 +77,7 @@ def rescore(given: Config) -> Rescored:
     suite, gaps = _kept_suite(directory, config, before)
     if not given.allow_missing:
         _check_complete(directory.path, suite, gaps, before)
-    into = output_directory(given.out, directory.path) if given.out else directory
+    into = _into(directory, config, given)
     identity = _identity(directory, before)
     rule = config.reasoning.parser
     if not identity.get("reasoning") and rule in (ThoughtParser.auto, ThoughtParser.none):
@@ -99,6 +99,15 @@ def rescore(given: Config) -> Rescored:
             return Rescored(results, into.path, None, [])
         changed = _changed_samples(scores_before, _sample_scores(into, suite))
         return Rescored(results, into.path, before, _find_changes(before, results, changed))
+
+
+def _into(directory: RunDirectory, config: Config, given: Config) -> RunDirectory:
+    """Where the scores go: `out=`, or the run itself, which `out=` may name by the same words as `run=`."""
+    runs = {Path(place).expanduser().resolve() for place in (given.run or ".", directory.path)}
+    if given.out is None or Path(given.out).expanduser().resolve() in runs:
+        return directory
+    made = {"id": directory.path.name, "model": config.model.name if config.model else None}
+    return output_directory(given.out, given_suite(config.suite), made)
 
 
 def _kept_suite(

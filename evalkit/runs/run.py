@@ -73,7 +73,10 @@ def evaluate(config: Config, *, say: Say, opened: Opened = lambda folder: None) 
         say(t("reasoning.parser={rule}, by the chat template", rule=run.asking.thoughts.rule))
     if run.asking.thoughts is None and run.tokenizer is None:
         refuse_unread(config.given)
-    return complete(run, say=say, opened=opened)
+    outcome = complete(run, say=say, opened=opened)
+    for kept, wanted in run.larger(outcome.results):
+        say(t("the kept results of {kept} stand in for {asked}", kept=kept, asked=wanted))
+    return outcome
 
 
 class SuiteRun(Run[Results]):
@@ -161,14 +164,21 @@ class SuiteRun(Run[Results]):
         # More samples than the protocol takes are no stand-in for the protocol's.
         covers = covered == limit or (isinstance(covered, int) and 0 < limit <= covered <= usual)
         covers &= options.pop("samples", 1) >= wanted.pop("samples", 1)
-        trials = self.config.samples
-        covers &= results.run.get(PFGEN, {}).get("trials", trials) >= trials
+        covers &= _trials(results).get("samples", self.config.samples) >= self.config.samples
         if not covers or options != wanted or results.missing_metrics or not scores_fit(directory, results):
             return None
         if any(self._asked_again(task) or not self._as_in_file(task, results) for task in self._suite.tasks):
             return None
         whole = is_whole_text(directory.path / CONFIG) and kept_environment(directory.path)
         return with_intervals(results, directory.path) if whole else None
+
+    def larger(self, results: Results) -> Iterator[tuple[str, str]]:
+        """The options by which kept results cover more than was asked for: `limit=100`, `limit=3`."""
+        asked = {"limit": self._protocol.options["limit"], "samples": self.config.samples}
+        kept = {"samples": 1, **results.protocol.options, **_trials(results)}
+        for name, value in asked.items():
+            if kept[name] != value:
+                yield f"{name}={kept[name]}", f"{name}={value}"
 
     def _as_in_file(self, task: Task, results: Results) -> bool:
         """Whether an own task has the metrics that its file names now; a shipped file does not change."""
@@ -230,6 +240,12 @@ class SuiteRun(Run[Results]):
     def finish(self) -> Results:
         """Scores all kept completions."""
         return score_run(self.config, self._suite, self.directory, run={"identity": self.identity})
+
+
+def _trials(results: Results) -> dict[str, int]:
+    """How many answers to each question pfgen's results cover; empty: they are no results of pfgen."""
+    made = results.run.get(PFGEN, {})
+    return {"samples": made["trials"]} if "trials" in made else {}
 
 
 def _check_draws(identified: "Identified", samples: int) -> None:

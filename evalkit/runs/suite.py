@@ -201,9 +201,9 @@ def check_run(config: Config) -> None:
         load_preset(config.preset or suite.preset or DEFAULT_PRESET)
         Thoughts.of(config.reasoning, None, chat=True)
         return
+    check_repeats(config.samples, config.metrics.pass_at)
     asking_of(config, None)
     prediction("", answer_regex=config.protocol.answer_regex)
-    check_repeats(config.samples, config.metrics.pass_at)
     _check_packages(config)
 
 
@@ -316,8 +316,8 @@ def data_folder(suite: SuiteConfig, data: DataOptions) -> Path:
     return data.data_dir or default_data_dir()
 
 
-def prepare_command(config: Config) -> str:
-    """The command that fetches and prepares the model and the suite on a machine with a network."""
+def prepare_command(config: Config, *more: str) -> str:
+    """The command that prepares the model and the suite on a machine with a network, with `more` words."""
     model, suite = config.model, config.suite
     words = prepare_words(model) if model is not None and (model.path or model.pypi) else []
     if suite is not None:
@@ -327,6 +327,5 @@ def prepare_command(config: Config) -> str:
         if suite.mt_bench is not None:
             words += [f"preset={config.preset}"] if config.preset else []
             words += [f"language={config.language}"] if config.language else []
-    return command(
-        "prepare", *words, *([f"data_dir={config.data_dir}"] if config.data_dir is not None else [])
-    )
+    words += [f"data_dir={config.data_dir}"] if config.data_dir is not None else []
+    return command("prepare", *words, *more)

@@ -58,6 +58,17 @@ def category_members() -> dict[str, list[str]]:
     return members
 
 
+def counted_members(results: Results, category: str) -> list[str]:
+    """The datasets whose figures a category's value is the mean of, the user's own last."""
+    counts = {name: load_spec(name).counts for name in category_members()[category]}
+    for why in results.partial.categories.get(category, ()):
+        if isinstance(why, Reason) and why.template == OWN_DATASET:
+            name = str(why.fields["name"])
+            counts[name] = results.run.get("datasets", {}).get(name, {}).get("counts")
+    figures = {name: results.scores.get(f"{name}_{results.named(metric)}") for name, metric in counts.items()}
+    return [name for name, figure in figures.items() if figure is not None and figure.value is not None]
+
+
 def summarise(
     tasks: Sequence[TaskScores],
     protocol: ProtocolRecord,

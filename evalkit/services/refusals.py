@@ -237,7 +237,8 @@ def _kind(status: int, error: _ErrorBody, text: str) -> RefusalKind:
     refused = not numbers.isdisjoint({401, 403}) or _KEY_CODES.search(codes) or _KEY_WORDS.search(text)
     if refused and not unknown_model:
         return "key"
-    if max(numbers) >= 500 or not numbers.isdisjoint({408, 409, 424, 425, 499}):
+    # 501: the service does not have what is asked for, now or later.
+    if (max(numbers) >= 500 and 501 not in numbers) or not numbers.isdisjoint({408, 409, 424, 425, 499}):
         return "passing"
     if unknown_model or not numbers.isdisjoint({404, 410}) or _MODEL_WORDS.search(text):
         return "model"

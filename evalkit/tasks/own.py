@@ -4,8 +4,9 @@ The task YAML says which columns are input and output (`evalkit.tasks.spec.DataS
 """
 
 import hashlib
+import math
 import string
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,19 +93,30 @@ def _value(source: str, option: str, record: Any, where: str) -> str:
     if source in record:
         return _text(record[source], source, where)
     try:
-        parts = list(string.Formatter().parse(source))
+        parts = list(_parts(source))
     except ValueError as error:
         raise InputError(f"data.{option} is not a template: {error}", where=f"{source!r}") from None
-    if not any(column is not None for _, column, _, _ in parts):
+    if not any(column is not None for _, column in parts):
         raise _missing(source, option, record, where)
     filled = []
-    for literal, column, _, _ in parts:
+    for literal, column in parts:
         filled.append(literal)
         if column is not None:
             if column not in record:
                 raise _missing(column, option, record, where)
             filled.append(_text(record[column], column, where))
     return "".join(filled)
+
+
+def _parts(template: str) -> Iterator[tuple[str, str | None]]:
+    """The literal texts of a template, each with the column that follows it.
+
+    A column is all that stands in its braces: there are no formats (`:`) and conversions (`!`).
+    """
+    for literal, column, form, conversion in string.Formatter().parse(template):
+        if column is not None:
+            column += (f"!{conversion}" if conversion else "") + (f":{form}" if form else "")
+        yield literal, column
 
 
 def _missing(column: str, option: str, record: Mapping[str, Any], where: str) -> InputError:
@@ -120,10 +132,12 @@ def _text(value: Any, column: str, where: str) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    raise InputError(
-        f"the column {column!r} holds {type(value).__name__}, not a text or a number", where=where
-    )
+        found = str(value)
+        if isinstance(value, int) or math.isfinite(value):
+            return found
+    else:
+        found = type(value).__name__
+    raise InputError(f"the column {column!r} holds {found}, not a text or a number", where=where)
 
 
 def _file(path: Path) -> _Table:

@@ -111,7 +111,8 @@ class DataSpec:
 
 @dataclass
 class TaskSpec:
-    """One tasks/<name>.yaml. `counts` is the metric that enters the category (null: none does).
+    """One tasks/<name>.yaml. `counts` is the metric that enters the category (null: none does; of a
+    user's own task with a category, the first).
 
     `published` maps the protocol version to the sha256 of each prepared split that was published,
     `upstream` to where the data comes from; a task of the user's own has `data` instead.
@@ -198,6 +199,8 @@ def _load_spec_file(path: Path) -> TaskSpec:
         if spec.data is not None:
             _check_data(spec, spec.data, path)
     if spec.data is not None:
+        if spec.category is not None and spec.counts is None:
+            spec.counts = spec.metrics[0]
         if spec.verbatim:
             if spec.num_few_shots:
                 raise _refusal(path, "num_few_shots", "answer.kind: instructions has no examples")
@@ -285,6 +288,11 @@ def _check_data(spec: TaskSpec, data: DataSpec, path: Path) -> None:
         raise _refusal(path, "data", "a task has data of its own or an upstream, not both")
     if (data.file is None) == (data.hub is None):
         raise _refusal(path, "data", "one of file and hub is needed")
+    # pfgen has no task file.
+    if spec.name in (*task_names(), "pfgen"):
+        raise _refusal(
+            path, "name", f"{spec.name!r} is a shipped dataset: call data of your own something else"
+        )
     if spec.verbatim == bool(data.output):
         problem = "instructions are read from instruction_id_list and kwargs" if data.output else "is missing"
         raise _refusal(path, "data.output", problem)

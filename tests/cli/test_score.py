@@ -82,6 +82,23 @@ def test_foreign_completions(tmp_path: Path, rows: Rows) -> None:
     assert results(tmp_path).protocol.deviations == {"protocol.strip": True}
 
 
+def test_the_scores_of_other_answers_are_kept(
+    tmp_path: Path, rows: Rows, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert score(tmp_path, rows) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    same = ["score", f"completions={tmp_path / 'given'}", f"out={tmp_path / 'out'}", "suite=sample"]
+    elsewhere = write(tmp_path / "elsewhere", rows)
+    for words, differs in (
+        ([*same, "suite.tasks=[jamp]", "allow_missing=true"], "other datasets"),
+        ([*same, SUITE[1], "model=hf", "model.name=m"], "other model"),
+        ([*same, SUITE[1], f"completions={elsewhere}"], "other completions"),
+    ):
+        assert main(words) == 2
+        assert differs in capsys.readouterr().err
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
 def test_samples_of_a_run_are_completions_too(tmp_path: Path, rows: Rows) -> None:
     for line in rows["jemhopqa"]:
         line["finish_reason"] = "length"
@@ -295,6 +312,39 @@ def test_out_leaves_the_run_as_it_is(run: Path, tmp_path: Path) -> None:
     assert main(["score", f"run={run}", f"out={tmp_path / 'tried'}", "protocol.strip=true"]) == 0
     assert (run / "results.json").read_bytes() == before
     assert read_results(tmp_path / "tried" / "results.json").scores["jamp_exact_match"].value == 1.0
+
+
+def test_the_folder_that_run_names_is_in_place(run: Path, tmp_path: Path) -> None:
+    moved = run.rename(tmp_path / "id")
+    run.mkdir()
+    inner = moved.rename(run / "id")
+    assert main(["score", f"run={run}", f"out={run}", "protocol.strip=true"]) == 0
+    assert not (run / "results.json").exists()
+    assert read_results(inner / "results.json").scores["jamp_exact_match"].value == 1.0
+
+
+def test_no_run_is_hidden_by_scores_above_it(
+    run: Path, tmp_path: Path, rows: Rows, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = write(tmp_path / "given", rows)
+    for words in ([*SUITE, f"completions={given}"], [f"run={run}"]):
+        assert main(["score", *words, f"out={tmp_path}"]) == 2
+        assert f"would not be found any more: {run}" in capsys.readouterr().err
+    assert not (tmp_path / "results.json").exists()
+    # Nor by scores that were there before it.
+    assert main(["model=random", *SUITE, "limit=1", "offline=true", f"out={run}"]) == 2
+    assert "which would not be found" in capsys.readouterr().err
+
+
+def test_two_runs_are_not_scored_into_one_folder(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = f"out={tmp_path / 'tried'}"
+    assert main(["score", f"run={run}", out]) == 0
+    assert main(["score", f"run={run}", out, "protocol.strip=true"]) == 0
+    other = run.rename(tmp_path / "other")
+    assert main(["score", f"run={other}", out]) == 2
+    assert "other id" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["limit=2", "num_few_shots=0", "suite=sample", "protocol.bos=none"])

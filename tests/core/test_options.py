@@ -137,6 +137,11 @@ def test_items_of_lists_are_taken_word_for_word(value: str, items: list[str]) ->
     assert config.suite is not None and config.suite.tasks == items
 
 
+def test_a_system_message_may_be_empty() -> None:
+    config = config_of("suite=jamp", "suite.system=", "ask.system=")
+    assert config.suite is not None and (config.suite.system, config.ask.system) == ("", "")
+
+
 def test_null_clears_a_text_option() -> None:
     config = config_of("model=1.8b", "model.revision=abc", "model.path=null")
     assert config.model is not None and config.model.path is None
@@ -178,8 +183,23 @@ def test_numbers_of_few_shots_are_given_by_the_name_of_a_task() -> None:
         (["model=a/b,c/d"], "evalkit -m model=a/b,c/d"),
         (["model=a/b", "model.path=c"], "both are given"),
         (["suite=jamp", "suite.tasks=[jnli]"], "both are given"),
-        (["suite=jcommonsenseqa,jampp"], "-m suite="),
-        (["suite=nli,mifeval-ja,mt-bench-ja"], "-m suite="),
+        (["suite=jcommonsenseqa,jampp"], "unknown suite 'jampp'; did you mean 'jamp'"),
+        (["prepare", "suite=[jaster,my.yaml,foo]"], "unknown suite 'foo'"),
+        (["model=1.8b,a/b,1.8b-instrct"], "unknown model '1.8b-instrct'; did you mean '1.8b-instruct'"),
+        (["suite=nli,mifeval-ja,mt-bench-ja"], "evalkit -m suite=nli,mifeval-ja,mt-bench-ja"),
+        (["prepare", "suite=[jamp,mifeval-ja]"], "evalkit -m prepare suite=jamp,mifeval-ja"),
+        (["suite=JAMP"], "did you mean 'jamp'"),
+        (["suite=a/d.csv"], "a task file in YAML that names a/d.csv"),
+        (["engine=hf"], "did you mean 'local'"),
+        (["engine=transformers"], "did you mean 'local'"),
+        (["--tasks", "list"], "evalkit list tasks"),
+        (["model="], "model= has no value"),
+        (["suite="], "suite= has no value"),
+        (["protocol.answer_regex="], "protocol.answer_regex= has no value"),
+        (["suite=task", "suite.tasks="], "suite.tasks= has no value"),
+        (["out="], "out= has no value"),
+        (["run="], "run= has no value"),
+        (["data_dir="], "data_dir= has no value"),
         (["suite=jcommonsensqa"], "'jcommonsenseqa'"),
         (["model=hf", "model.random.layers=3"], "this model has no model.random"),
         (["seed={a"], "seed={a"),

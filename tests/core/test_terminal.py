@@ -92,6 +92,7 @@ def test_no_home_at_all(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     ("error", "code", "said"),
     [
         (KeyError("x"), 1, "unexpected error: KeyError: 'x'"),
+        (ModuleNotFoundError("No module", name="torch"), 1, "a package is not installed: torch"),
         (FileNotFoundError(2, "No usable temporary directory found in ['/tmp']"), 2, "export TMPDIR=FOLDER"),
         (PermissionError(13, "Permission denied", "/root/.cache"), 1, "/root/.cache"),
         (EvalkitError("known"), 1, "known"),

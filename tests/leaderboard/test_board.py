@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from evalkit.__main__ import main
+from evalkit.core.config import Lang
 from evalkit.core.durable import CHECK, write_checked_json
 from evalkit.core.errors import InputError
 from evalkit.core.options import load_config, parse
@@ -17,8 +18,10 @@ from evalkit.leaderboard.board import Board, build_board
 from evalkit.leaderboard.card import CARD_PRESET, load_cards, mt_bench_deviations
 from evalkit.leaderboard.collect import collect, find_run
 from evalkit.leaderboard.compare import compare
+from evalkit.leaderboard.exports import _by_series
 from evalkit.leaderboard.frames import sample_rows
-from evalkit.leaderboard.rows import INSTRUCTION_COLUMNS, Origin, jaster_row, model_url, tables_of
+from evalkit.leaderboard.page_data import page_data
+from evalkit.leaderboard.rows import INSTRUCTION_COLUMNS, TABLES, Origin, jaster_row, model_url, tables_of
 from evalkit.leaderboard.runs import FinishedRun, JudgedRun, counting_metric, option_differences
 from evalkit.leaderboard.tables import csv_text, markdown, not_shown, row_notes
 from evalkit.mtbench.folder import MtBenchFolder
@@ -312,7 +315,7 @@ def test_how_a_judge_was_asked_is_part_of_its_rules(tmp_path: Path) -> None:
     assert rules["plain"] == rules["elsewhere"] and rules["earlier"] == f"{CARD_PRESET}, gpt-4"
     assert len(set(rules.values())) == 5
     assert all(rule.startswith(f"{CARD_PRESET}, gpt-4") for rule in rules.values())
-    assert {name: mt_bench_deviations(run.content, name) for name, run in runs.items()} == {
+    assert {name: mt_bench_deviations(run) for name, run in runs.items()} == {
         "plain": {},
         "elsewhere": {},
         "warm": {"judge.parameters.temperature": 1},
@@ -320,6 +323,84 @@ def test_how_a_judge_was_asked_is_part_of_its_rules(tmp_path: Path) -> None:
         "stability": {"answers": "stability"},
         "earlier": {},
     }
+
+
+def judged(
+    folder: Path, name: str, value: float | None = 5.0, language: str = "ja", **identity: object
+) -> None:
+    """An MT-Bench run of a judge's ratings, whose answers were made as `identity` says."""
+    content = {
+        "schema_version": 1,
+        "kind": "mt_bench",
+        "preset": {"name": "fastchat", "sha256": "0" * 64},
+        "tables": {name: {"judge": "gpt-4", "scopes": {"average": {"value": value, "ci95": None, "n": 160}}}},
+        "partial": {"partial": False, "reasons": []},
+    }
+    header = {"preset": "fastchat", "preset_sha256": "0" * 64, "language": language, "source": "given"}
+    write_checked_json(folder / "mt_bench.json", {**header, "models": [name], "kind": "mt_bench"})
+    write_checked_json(folder / "results.json", content)
+    if identity:
+        write_checked_json(folder / "environment.json", {"identity": identity})
+
+
+def test_mt_bench_in_english_is_no_japanese_mt_bench(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judged(tmp_path / "ja", "llm-jp-3-13b-instruct", 4.0)
+    judged(tmp_path / "en", "llm-jp-3-13b-instruct", 8.0, "en")
+    board = build_board([tmp_path])
+    assert not board.left_out
+    japanese, english = TABLES[1:3]
+    assert [row.mt_bench["average"].value for row in japanese.rows(board.rows)] == [4.0]
+    (row,) = english.rows(board.rows)
+    assert row.mt_bench_rules == "fastchat, gpt-4, language=en"
+    assert "mt_bench_en_average" in csv_text(board.rows)
+    assert main(["card", f"run={tmp_path}"]) == 0
+    assert "4.00" in (said := capsys.readouterr().out) and "8.00" not in said
+    assert main(["reproduce", f"run={tmp_path / 'en'}"]) == 0
+    assert "language=en" in capsys.readouterr().out
+
+
+def test_mt_bench_of_other_weights_precision_or_template_is_another_row(world: World, tmp_path: Path) -> None:
+    shutil.copytree(world.weak, tmp_path / "weak")
+    (run,) = collect([world.weak]).runs
+    model = run.identity["model"]
+    judged(tmp_path / "same", "weak", 1.0, model=model, dtype="float32")
+    judged(tmp_path / "half", "weak", 2.0, model=model, dtype="bfloat16")
+    judged(tmp_path / "template", "weak", 3.0, model={**model, "chat_template": "ab" * 32}, dtype="float32")
+    judged(tmp_path / "weights", "weak", 4.0, model={"files": {"w": "0" * 64}}, dtype="float32")
+    judged(tmp_path / "other", "other", 5.0, model={"files": {"w": "1" * 64}}, dtype="float32")
+    board = build_board([tmp_path])
+    assert not board.left_out
+    rules = {row.mt_bench["average"].value: row.mt_bench_rules for row in board.rows}
+    assert rules[2.0] == "fastchat, gpt-4" and rules[5.0] == "fastchat, gpt-4, dtype=float32"
+    assert rules[3.0] == "fastchat, gpt-4, dtype=float32, model.chat_template=abababab"
+    assert rules[1.0].startswith(f"{rules[5.0]}, model ") and rules[4.0].startswith(f"{rules[5.0]}, model ")
+    assert len({*rules.values()}) == 5
+    (joined,) = (row for row in board.rows if row.cells)
+    assert joined.mt_bench["average"].value in (1.0, 3.0), "the same weights in the same precision"
+    assert joined.lasting_rules.startswith(f"{run.lasting_rules}; fastchat"), (
+        "another judge is another W&B run"
+    )
+
+
+def test_mt_bench_without_any_rating_is_listed(tmp_path: Path) -> None:
+    judged(tmp_path / "fine", "m")
+    judged(tmp_path / "silent", "silent", None)
+    board = build_board([tmp_path])
+    assert reasons(board) == {"silent": "MT-Bench: no rating could be read"}
+    assert [row.model for row in board.rows] == ["m"]
+    # Of MT-Bench alone there is nothing for lm-eval.
+    assert main(["leaderboard", str(tmp_path), "--format", "lm-eval"]) == 2
+
+
+def test_checkpoints_of_mt_bench_alone_are_a_series(tmp_path: Path) -> None:
+    for step in (100, 200):
+        judged(tmp_path / str(step), f"m-step-{step}", model={"files": {"w": str(step)}})
+    board = build_board([tmp_path])
+    shown = page_data(board, {}, Lang.en, 50, {})["rows"]
+    assert [(row["series"], row["step"]) for row in shown] == [("m", 100), ("m", 200)]
+    assert [*_by_series(board.rows)] == [("m", board.rows[0].lasting_rules)]
 
 
 def test_a_log_that_was_replayed_without_answers_has_its_ratings(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +12,15 @@ from rich.console import Console
 
 from evalkit.cli.report import print_results
 from evalkit.core import words
-from evalkit.core.config import Lang
+from evalkit.core.config import Config, Lang
 from evalkit.core.errors import InputError
 from evalkit.core.types import Completion
 from evalkit.leaderboard.card import load_cards
 from evalkit.records.environment import read_timings, timed
 from evalkit.records.results import MissingMetric, Partial, missing_reasons, read_results
+from evalkit.scoring.categories import summarise
 from tests.leaderboard.conftest import World
+from tests.scored import answers, record_of, score
 
 
 def said(folder: Path) -> str:
@@ -66,6 +69,21 @@ def test_what_is_missing_of_the_table_is_fetched_and_scored(world: World) -> Non
     assert "comet_wmt22 of alt-e-to-j, alt-j-to-e is missing: not here\n" in out.getvalue()
     assert out.getvalue().count(fetch) == 1
     assert out.getvalue().count(f"next: {fetch} && evalkit score run={world.weak}") == 1
+
+
+def test_a_category_names_the_datasets_it_is_the_mean_of_and_why_it_lacks_others() -> None:
+    task = score(answers(["mawps", "jamp"]))
+    own = replace(task[0], spec=replace(task[0].spec, name="my-sums"))
+    facts = {"datasets": {"my-sums": {"counts": "exact_match"}}}
+    out = io.StringIO()
+    print_results(summarise([own, task[1]], record_of(Config()), run=facts), Console(file=out, width=120))
+    categories, why = out.getvalue().split("mean of")[1].split("* partial result\n")
+    assert re.findall(r"(\w+) \*.* (\S+) *\n", categories) == [("MR", "my-sums"), ("NLI", "jamp")]
+    assert why.splitlines() == [
+        "  - MR: my-sums is not one of the protocol's datasets",
+        "  - MR: mawps is missing: not in this suite",
+        "  - NLI: janli, jnli, jsem, jsick is missing: not in this suite",
+    ]
 
 
 def test_in_japanese(world: World) -> None:

@@ -14,7 +14,7 @@ import pytest
 from evalkit.__main__ import main
 from evalkit.leaderboard.board import build_board
 from evalkit.leaderboard.collect import collect
-from evalkit.leaderboard.exports import _by_series, _wandb_mode, log_to_wandb
+from evalkit.leaderboard.exports import _by_series, _wandb_mode, lm_eval_json, log_to_wandb
 from evalkit.leaderboard.rows import BoardRow, jaster_row
 from evalkit.leaderboard.runs import told_apart
 from tests.leaderboard.conftest import World
@@ -177,6 +177,20 @@ def test_lm_eval_json(world: World, tmp_path: Path, average: dict[str, float]) -
     assert content["group_subtasks"]["NLI"] == ["jamp", "janli", "jnli", "jsem", "jsick"]
     assert content["n-samples"]["jamp"] == {"original": 24, "effective": 24}
     assert content["n-shot"]["jamp"] == 4 and content["versions"].keys() == content["results"].keys()
+
+
+def test_an_own_task_called_as_a_group_stays_in_the_lm_eval_json(world: World) -> None:
+    (run,) = collect([world.weak]).runs
+    jamp = run.results.scores["jamp_exact_match"]
+    results = replace(
+        run.results,
+        datasets={**run.results.datasets, "NLI": run.results.datasets["jamp"]},
+        scores={**run.results.scores, "NLI_exact_match": replace(jamp, value=0.125)},
+    )
+    content = lm_eval_json(replace(run, results=results))
+    assert content["results"]["task_NLI"]["exact_match,none"] == 0.125
+    assert content["configs"]["task_NLI"]["task"] == "task_NLI" and content["n-samples"].keys() > {"task_NLI"}
+    assert content["results"]["NLI"] == content["groups"]["NLI"] == lm_eval_json(run)["groups"]["NLI"]
 
 
 def test_lm_evals_own_table_reads_it(world: World, tmp_path: Path) -> None:

@@ -97,7 +97,12 @@ def test_run_score_and_reproduce(world: World, tmp_path: Path, capsys: pytest.Ca
     said = capsys.readouterr()
     lines = [line for line in (said.out + said.err).splitlines() if not line.startswith("データ: ")]
     assert not untranslated("\n".join(lines))
-    assert "部分的な結果" in said.out and "完了済み" in said.out and "生成中" in said.err
+    assert (
+        " to " not in said.out
+        and "部分的な結果" in said.out
+        and "完了済み" in said.out
+        and "生成中" in said.err
+    )
 
 
 def test_mt_bench(

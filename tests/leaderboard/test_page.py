@@ -484,6 +484,7 @@ def test_tables_are_copied_and_explained(at: Any) -> None:
     assert all(name.size["height"] < 60 for name in names)
     assert one(browser, ".range").text.startswith("±")
     browser = at("#notes")
+    assert f"{MT_MODEL}: Japanese MT-Bench: " in one(browser, ".notes").text
     one(browser, ".facts summary").click()
     assert (
         "tokens per second" in one(browser, ".facts").text and "configuration" in one(browser, ".facts").text
@@ -605,15 +606,19 @@ def test_dark_and_japanese(at: Any) -> None:
 
 
 @pytest.mark.parametrize("view", ["", "#samples/jamp?a=0&b=1", "#pair", "#mt", "#steps", "#notes"])
-def test_a_phone_needs_no_sideways_scrolling(at: Any, view: str) -> None:
-    browser = at()
+def test_a_phone_needs_no_sideways_scrolling(at: Any, view: str, page: Path, tmp_path: Path) -> None:
+    browser, text = at(), page.read_text(encoding="utf-8")
+    named = tmp_path / "named.html"
+    assert '"model":"other"' in text
+    long = text.replace('"model":"other"', f'"model":"other{"-long" * 15}"')
+    named.write_text(long, encoding="utf-8")
     # Headless Chromium has no window narrower than 500 pixels; a phone's width is emulated.
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
         {"width": 390, "height": 800, "deviceScaleFactor": 2, "mobile": True},
     )
     try:
-        browser = at(view)
+        browser = at(view, named)
         assert browser.execute_script("return document.documentElement.clientWidth") == 390
         assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
     finally:

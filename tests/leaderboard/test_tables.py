@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
 from evalkit.__main__ import main
+from evalkit.cli.leaderboard import _cell, _print_board
 from evalkit.core.config import Config
 from evalkit.leaderboard.board import Board, build_board
 from evalkit.leaderboard.card import load_cards, published_rows
 from evalkit.leaderboard.exports import model_card
-from evalkit.leaderboard.rows import TABLES, BoardRow, Origin, jaster_row, tables_of
+from evalkit.leaderboard.rows import TABLES, BoardRow, Origin, escaped, jaster_row, tables_of
 from evalkit.leaderboard.runs import FinishedRun
 from evalkit.leaderboard.tables import csv_text, markdown, marks, spreadsheet_text
 from evalkit.records.results import Figure
@@ -103,6 +105,24 @@ def test_names_cannot_break_the_markdown() -> None:
     row = BoardRow(model="a|b<script>*x*\n[y](z)", kind=Origin.run, cells={"AVG": Figure(0.5)})
     line = markdown(Board((row,), ())).splitlines()[6]
     assert line.startswith("| a\\|b&lt;script&gt;\\*x\\* \\[y\\](z) | 0.5000 |")
+    assert escaped("-a&lt;b ~~x~~-c") == "\\-a&amp;lt;b \\~\\~x\\~\\~-c"
+
+
+def test_the_only_rules_of_a_table_are_below_it(capsys: pytest.CaptureFixture[str]) -> None:
+    bench = {"average": Figure(5.0)}
+    one = BoardRow("one", Origin.run, mt_bench=bench, mt_bench_rules="fastchat, gpt-4")
+    alone, both = (
+        Board((one,), ()),
+        Board((one, replace(one, model="two", mt_bench_rules="stability, o")), ()),
+    )
+    assert "\n- fastchat, gpt-4\n" in markdown(alone)
+    assert "\n- <sup>2</sup> stability, o" in markdown(both) and "one <sup>1</sup>" in markdown(both)
+    _print_board(alone, Console(width=80))
+    _print_board(both, Console(width=80))
+    said = capsys.readouterr().out
+    assert "\n  fastchat, gpt-4\n" in said and "[2] stability, o" in said
+    # Where there is no figure there is nothing to mark.
+    assert _cell(Figure(None, partial=True), "", 2) == ""
 
 
 def test_marks() -> None:

@@ -1,19 +1,22 @@
 """Agreement of judges: ratings and votes, and the verbs calibrate and agreement."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fault_server import FaultServer, rating_of
-from little_bench import Bench, write_jsonl
+from little_bench import Bench, make_bench, write_jsonl
 from scipy.stats import spearmanr
 
 from evalkit.__main__ import main
+from evalkit.core.config import Reduce
 from evalkit.core.errors import InputError
 from evalkit.core.types import Judgment
 from evalkit.mtbench.agreement import agreement, compare_ratings, kind_of_judge, read_votes, vote_agreement
 from evalkit.mtbench.books import BookOptions
+from evalkit.mtbench.folder import MtBenchFolder
 from evalkit.mtbench.replay import replay
 
 
@@ -48,6 +51,20 @@ def test_ratings_by_hand() -> None:
     assert everything.rank_correlation == pytest.approx(spearmanr([5, 7, 1, 9], [5, 8, 4, 7]).statistic)
     assert found["math"].offset == pytest.approx(4 / 3)
     assert found["stem"].rank_correlation is None
+
+
+def test_repeats_become_one_rating() -> None:
+    """By the mean or the median of each judge, without those that could not be read."""
+    first = [judged(1, rating, repeat=n) for n, rating in enumerate((9, 1, 2, None))]
+    second = [judged(1, rating, repeat=n) for n, rating in enumerate((3, 3, 5))] + [judged(2, None)]
+    found = compare_ratings(first, second, (Reduce.median, Reduce.mean))["all"]
+    assert (found.n, found.only_one, found.mean_reference) == (1, 0, 2)
+    assert found.offset == pytest.approx(5 / 3)
+    thirds = (
+        [judged(1, 7, repeat=n) for n in range(2)] + [judged(1, 8)],
+        [judged(1, 6)] * 2 + [judged(1, 7)],
+    )
+    assert compare_ratings(*thirds)["all"].within_one == 1
 
 
 def test_kinds_of_judges() -> None:
@@ -192,6 +209,36 @@ def test_calibrate(judged_run: Path, bench: Bench, capsys: pytest.CaptureFixture
     assert (judged_run / "results.json").read_bytes() == before
 
 
+def test_calibrate_leaves_what_is_behind_the_table(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The judge of the table with other parameters; each is reduced as in a table of its own."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789")
+    bench, folder = make_bench(tmp_path, 1), MtBenchFolder(tmp_path / "run")
+    ratings = iter([1, 9, 10] * 16 + [2, 2, 8] * 16 + [5] * 16)
+    words = [f"preset={bench.preset}", f"mirror={bench.mirror}", "metrics.resamples=20"]
+    given = [f"answers={bench.answers(tmp_path / 'answers.jsonl', 'm')}", f"out={folder.path}"]
+    run, repeated = [f"run={folder.path}"], ["judge.repeats=3", "judge.concurrency=1"]
+    with FaultServer() as server:
+        server.text_of = lambda _: f"[[{next(ratings)}]]"
+        words.append(f"judge.base_url={server.url}")
+        assert main(["judge", *given, *words, "judge=gpt-4", *repeated, "judge.reduce=median"]) == 0
+        words += ["judge=openai", "judge.model=j"]
+        calibrate = ["calibrate", *run, *words, *repeated, "judge.parameters.temperature=1"]
+        assert main(calibrate) == 0
+        found = json.loads((folder.path / "calibration" / "j.json").read_text())
+        assert found["averages"]["m"] == {"reference": 9, "other": 4}
+        assert found["agreement"]["all"]["offset"] == -5
+        assert folder.judges() == ["gpt-4", "j"] and folder.made_by("j")[1] is Reduce.mean
+        assert main(["judge", *run, *words]) == 0
+        behind = folder.judgments_path("j").read_bytes()
+        # What a calibration has asked is kept in the run too.
+        assert main([*calibrate, f"judge.store={tmp_path / 'empty'}"]) == 0
+        assert len(server.calls) == 16 * 7
+    assert folder.judgments_path("j").read_bytes() == behind
+    assert {one.rating for one in folder.judgments("j")} == {5}
+
+
 def test_calibrate_needs_a_reference(
     judged_run: Path, bench: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -211,6 +258,11 @@ def test_agreement_of_a_run(judged_run: Path, bench: Bench, capsys: pytest.Captu
     assert main(["agreement", str(judged_run.parent)]) == 0
     shown = capsys.readouterr().out
     assert "gpt-4 beside b" in shown and "100%" in shown
+    folder, other = MtBenchFolder(judged_run), MtBenchFolder(judged_run.with_name("other"))
+    other.write_header(folder.header())
+    other.write_turns([replace(turn, completion="another") for turn in folder.turns()])
+    assert main(["agreement", str(folder.path), str(other.path)]) == 2
+    assert f"m answers question 1 in {folder.path} not as in" in capsys.readouterr().err
 
 
 def test_the_judges_of_one_log(bench: Bench, tmp_path: Path) -> None:

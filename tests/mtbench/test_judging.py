@@ -421,6 +421,38 @@ def test_a_run_brings_its_judgments_along(
         assert len(server.calls) == 160
 
 
+def test_what_was_made_of_other_answers_goes_with_them(tmp_path: Path, cache: Path) -> None:
+    """The table at any change, judgments where an answer is replaced; a refused command changes nothing."""
+    bench, out = make_bench(tmp_path, 1), tmp_path / "run"
+    folder = MtBenchFolder(out)
+    first = [f"answers={bench.answers(tmp_path / 'first.jsonl', 'm')}", f"out={out}"]
+    other = [f"answers={bench.answers(tmp_path / 'other.jsonl', 'm', '別の答え{id}-{turn}')}", f"out={out}"]
+    with FaultServer() as server:
+        rest = [word for word in words(bench, out, server) if not word.startswith(("answers=", "out="))]
+        assert main([*rest, *first]) == 0
+        assert main([*rest, *first, "mode=batch"]) == 0
+        before = folder.results_path.read_bytes()
+        assert main([*rest, *other, "judge.concurrency=0"]) == 2
+        assert main([*rest, *other, "--dry-run"]) == 0
+        assert main(["calibrate", *rest[1:], *other]) == 2
+        assert main([*rest, *other, "judge=openai", "judge.model=x", "judge.max_cost=1"]) == 2
+        assert len(folder.judgments("gpt-4")) == 16 and folder.results_path.read_bytes() == before
+        (out / "calibration").mkdir()
+        (out / "calibration" / "j.json").write_text("{}")
+        assert main([*rest, *other, "mode=batch"]) == 0
+        assert folder.judges() == [] and not folder.results_path.exists()
+        assert not list((out / "calibration").iterdir())
+        calls = len(server.calls)
+        assert main([*rest, *first]) == 0
+        assert len(server.calls) == calls
+    turns = folder.turns()
+    folder.write_turns(turns[:-1])
+    assert not folder.judges()
+    folder.write_judgments("j", [])
+    folder.write_turns(turns)
+    assert folder.judges() == ["j"]
+
+
 def test_what_addresses_a_judgment(tmp_path: Path, cache: Path) -> None:
     """Other parameters, another model or another server are other judgments."""
     bench = make_bench(tmp_path, 1)

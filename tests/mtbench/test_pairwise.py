@@ -78,7 +78,8 @@ def test_all_pairs(two: tuple[Bench, Path], tmp_path: Path, capsys: pytest.Captu
         content = pairwise(bench, answers, server, tmp_path / "out")
         # 3 pairs of models, 16 turns, 2 games.
         assert len(server.calls) == 96
-        again = pairwise(bench, answers, server, tmp_path / "out")
+        # The folder keeps the replies, in whatever cache it is opened.
+        again = pairwise(bench, answers, server, tmp_path / "out", f"judge.store={tmp_path / 'empty'}")
         assert len(server.calls) == 96
     rates = content["pairwise"]["all"]["win_rates"]
     assert (rates["long"]["wins"], rates["long"]["n"]) == (32, 32)
@@ -165,7 +166,15 @@ def test_by_kept_ratings(two: tuple[Bench, Path], tmp_path: Path) -> None:
             runs.append(str(out))
         calls = len(server.calls)
         out = tmp_path / "ratings"
-        assert main(["pairwise", *runs, "pairwise.source=ratings", f"out={out}"]) == 0
+        by_ratings = ["pairwise", *runs, "pairwise.source=ratings", f"out={out}"]
+        assert main([*by_ratings, "--dry-run"]) == 0 and not out.exists()
+        for word in ("mode=batch", f"answers={answers / 'long.jsonl'}"):
+            assert main([*by_ratings[:1], *by_ratings[2:], word]) == 2 and not out.exists()
+        assert main([*by_ratings, "judge=gpt-4"]) == 0
+        # Named by its model, as judging it was.
+        for run in map(MtBenchFolder, map(Path, runs)):
+            run.judgments_path("gpt-4").rename(run.judgments_path("j", "judgments"))
+        assert main([*by_ratings, "judge=openai", "judge.model=j"]) == 0
         assert len(server.calls) == calls
     rates = json.loads((out / "results.json").read_text())["pairwise"]["all"]["win_rates"]
     assert (rates["long"]["wins"], rates["long"]["ties"]) == (16, 16)
@@ -180,7 +189,7 @@ def test_two_runs_of_one_model_are_not_mixed(tmp_path: Path) -> None:
     one, two, english, other = folders
     with pytest.raises(InputError, match=f"question 1 is answered in {one.path} and in {two.path}"):
         answers_to_compare([one, two, other], None)
-    assert set(answers_to_compare([one, english, other], None)["x"]) == {1, 81}
+    assert set(answers_to_compare([one, english, other], None)[0]["x"]) == {1, 81}
     row = {"question_id": 1, "model_id": "x", "choices": [{"index": 0, "turns": ["c", "d"]}]}
     file = write_jsonl(tmp_path / "answers" / "x.jsonl", [row, row])
     assert len(read_answers(file)) == 2
@@ -260,6 +269,36 @@ def test_ratings_of_other_prompts_parameters_or_runs_are_not_compared(tmp_path: 
         InputError, match=f"two runs of one: .* in {one.path} and in {tmp_path / 'b' / 'one'}"
     ):
         list(rated_matches([one, rated(tmp_path / "b" / "one", (9, 9, 9))], [], None))
+
+
+def test_what_cannot_be_judged_is_said(
+    two: tuple[Bench, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Answers beside the first, repeats, and nothing in common: never an empty table."""
+    bench, _ = two
+    for model, question in (("x", 1), ("y", 1), ("z", 2)):
+        choices = [{"index": n, "turns": [f"{model}{n}"] * 2} for n in range(3)]
+        row = {"question_id": question, "model_id": model, "choices": choices}
+        write_jsonl(tmp_path / "more" / f"{model}.jsonl", [row])
+    with FaultServer() as server:
+        prefer_long(server)
+        content = pairwise(bench, tmp_path / "more", server, tmp_path / "out")
+        assert len(server.calls) == 4
+        assert [line for line in content["missing"] if "beside the first" in line] == [
+            f"{model}: 2 answers beside the first to a question" for model in "xyz"
+        ]
+        (tmp_path / "more" / "y.jsonl").unlink()
+        before = (tmp_path / "out" / "results.json").read_bytes()
+        words = [f"answers={tmp_path / 'more'}", f"preset={bench.preset}", f"mirror={bench.mirror}"]
+        words += [f"out={tmp_path / 'out'}", "judge=gpt-4"]
+        assert main(["pairwise", *words]) == 2
+        assert "there is no match to judge: x: 2 answers" in capsys.readouterr().err
+        assert main(["pairwise", *words, "judge.repeats=3"]) == 2
+        assert "option judge.repeats" in capsys.readouterr().err
+    assert (tmp_path / "out" / "results.json").read_bytes() == before
+    one, other = rated(tmp_path / "one", (5,)), rated(tmp_path / "other", (5,))
+    with pytest.raises(InputError, match="there is no match"):
+        rated_matches([one, other], [("one", "third")], "j")
 
 
 @pytest.mark.parametrize(

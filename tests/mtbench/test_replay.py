@@ -111,6 +111,11 @@ def run_little(bench: Bench, log: Path, out: Path, capsys: pytest.CaptureFixture
     return json.loads((out / "results.json").read_text())
 
 
+def test_a_judge_has_nothing_to_do_in_a_replay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["replay", f"judgments={tmp_path}", "judge=gpt-4"]) == 2
+    assert "the log says who judged" in capsys.readouterr().err
+
+
 def test_the_folder_of_another_run_is_left_alone(
     bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,6 +19,7 @@ from evalkit.engines.local.chat_template import render_chat
 from evalkit.mtbench.books import Books, pinned_files
 from evalkit.mtbench.fastchat import CATEGORIES, Question
 from evalkit.mtbench.folder import MtBenchFolder, turn_id
+from evalkit.mtbench.judge.asking import _sampling
 from evalkit.mtbench.presets import LengthRule, load_preset
 from evalkit.mtbench.turns import (
     AnswerRules,
@@ -361,6 +362,26 @@ def test_a_local_judge(sampled: Bench, tmp_path: Path, capsys: pytest.CaptureFix
     assert json.loads((out / "results.json").read_text())["cost"]["calls"] == 0
     assert main([*words, f"run={out}", "judge.parameters.stop=x"]) == 2
     assert "does not know stop" in capsys.readouterr().err
+    assert main([*words, f"run={out}", "--dry-run"]) == 0
+    assert "cost: none" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [
+        ("max_tokens", "four", "a whole number of at least 1"),
+        ("max_tokens", 0, "a whole number of at least 1"),
+        ("max_completion_tokens", 1.5, "a whole number of at least 1"),
+        ("temperature", "hot", "a number of at least 0"),
+        ("temperature", float("nan"), "a number of at least 0"),
+        ("top_p", None, "a number of at least 0"),
+        ("seed", True, "a whole number of at least 0"),
+    ],
+)
+def test_parameters_of_a_local_judge_that_are_no_numbers(name: str, value: Any, kind: str) -> None:
+    with pytest.raises(InputError, match=f"is not {kind}") as caught:
+        _sampling({name: value})
+    assert caught.value.where == f"option judge.parameters.{name}"
 
 
 def test_other_weights_in_the_same_folder_are_another_judge(

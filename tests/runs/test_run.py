@@ -133,7 +133,9 @@ def test_a_larger_limit_continues_a_smaller_one(
     assert sample_rows(tmp_path) == sample_rows(undisturbed)
     assert scores(tmp_path) == scores(undisturbed)
     in_process(tmp_path, "limit=3")
-    assert "nothing was generated" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "nothing was generated" in said.out
+    assert "the kept results of limit=100 stand in for limit=3" in said.err
     assert scores(tmp_path) == scores(undisturbed)
 
 

@@ -137,6 +137,15 @@ def test_what_is_not_here_names_the_whole_command(
     assert ("a prepared file is missing" if offline else "no network: a.example is unreachable") in error
 
 
+def test_a_mirror_is_what_a_given_folder_is_prepared_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"data_dir={tmp_path}", f"mirror={tmp_path / 'm'}"]
+    assert main(["model=random", "suite=mr", *words, f"out={tmp_path / 'out'}"]) == 2
+    error = capsys.readouterr().err
+    assert f"fix:   evalkit prepare suite=mr {' '.join(words)}   (or allow_missing=true)" in error
+
+
 def test_without_a_network_all_that_is_needed_may_be_there(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

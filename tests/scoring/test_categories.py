@@ -17,7 +17,7 @@ from evalkit.leaderboard.join import join_runs
 from evalkit.leaderboard.rows import jaster_row
 from evalkit.leaderboard.runs import FinishedRun, told_apart
 from evalkit.records.results import DatasetRates, Figure, Partial, ProtocolRecord, Results, read_results
-from evalkit.scoring.categories import category_members, summarise, with_intervals
+from evalkit.scoring.categories import category_members, counted_members, summarise, with_intervals
 from evalkit.scoring.scores import Measured, TaskScores
 from evalkit.scoring.write import llm_jp_eval_json
 from evalkit.tasks.spec import CATEGORIES
@@ -265,10 +265,16 @@ def test_a_dataset_of_ones_own_counts_but_not_as_the_protocols(tasks: list[TaskS
     other = task.measured["exact_match"]
     zero = replace(other, value=replace(other.value, value=0.0))
     own = replace(task, spec=replace(task.spec, name="my-sums"), measured={"exact_match": zero})
-    results = summarise([*tasks, own], PROTOCOL)
+    facts = {"datasets": {"my-sums": {"counts": "exact_match"}}}
+    results = summarise([*tasks, own], PROTOCOL, run=facts)
     assert results.categories["MR"].value == pytest.approx(other.value.value / 2)
     assert results.partial.categories == {"MR": ["my-sums is not one of the protocol's datasets"]}
     assert results.average["AVG"].value is None
+    assert counted_members(results, "MR") == ["mawps", "my-sums"]
+    alone = summarise([own], PROTOCOL, run=facts)
+    assert alone.categories["MR"].value == 0.0 and counted_members(alone, "MR") == ["my-sums"]
+    without = summarise([replace(own, measured={}, missing=())], PROTOCOL, run=facts)
+    assert without.categories["MR"].value is None and counted_members(without, "MR") == []
 
 
 def test_a_limit_below_the_protocols_is_partial_but_still_averaged(tasks: list[TaskScores]) -> None:

@@ -91,6 +91,16 @@ def test_templates_fill_columns_and_leave_the_data_alone(tmp_path: Path) -> None
     assert pairs(task) == [("{問}：{a}／{{", "答。")]
 
 
+def test_braces_hold_a_column_and_no_format(tmp_path: Path) -> None:
+    rows = {"d.jsonl": '{"q:1": "一", "q": "x", "a!r:>5": "答"}'}
+    data = "  {file: d.jsonl, input: '{q:1}{q}', output: '{a!r:>5}', few_shots: 0}"
+    assert pairs(load(lay(tmp_path, data, rows), num_few_shots=0)) == [("一x", "答")]
+    for column in ("q:>10", "q!r", "q:1:2"):
+        path = lay(tmp_path, data.replace("{q}", f"{{{column}}}"), rows)
+        with pytest.raises(InputError, match=f"no column {column!r}; did you mean"):
+            load(path, num_few_shots=0)
+
+
 def test_a_limit_takes_the_first_rows(tmp_path: Path) -> None:
     path = lay(tmp_path, "  {file: d.csv, input: q, output: q, few_shots: 1}", {"d.csv": "q\n1\n2\n3\n4\n"})
     assert pairs(load(path, limit=2)) == [("1", "1"), ("2", "2"), ("3", "3")]
@@ -112,6 +122,8 @@ COLUMNS = "  {file: d.jsonl, input: question, output: answer, few_shots: 0}"
         (COLUMNS, {"d.jsonl": '{"question": "a"}'}, "no column 'answer'"),
         (COLUMNS, {"d.jsonl": '{"question": "a", "answer": ["b"]}'}, "holds list"),
         (COLUMNS, {"d.jsonl": '{"question": null, "answer": "b"}'}, "holds NoneType"),
+        (COLUMNS, {"d.jsonl": '{"question": NaN, "answer": "b"}'}, "'question' holds nan"),
+        (COLUMNS, {"d.jsonl": '{"question": "a", "answer": 1e400}'}, "'answer' holds inf"),
         (COLUMNS, {"d.jsonl": '{"question": "a",\n'}, "line 1"),
         (COLUMNS, {"d.jsonl": "3\n"}, "named columns"),
         (COLUMNS, {"d.jsonl": ""}, "no rows to evaluate"),
@@ -150,8 +162,8 @@ def test_a_bad_task_file_names_the_field(tmp_path: Path, data: str, field: str) 
     assert field in str(refused.value) and "mine.yaml" in str(refused.value)
 
 
-@pytest.mark.parametrize("name", ["../x", ".x", "a/b", "", "a b"])
-def test_a_name_that_is_no_file_name(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["../x", ".x", "a/b", "", "a b", "pfgen", "mifeval-ja", "jamp"])
+def test_a_name_that_is_no_file_name_or_taken(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="field name"):
         load_spec(lay(tmp_path, COLUMNS, {}, head=YAML.replace("mine", f'"{name}"')))
 
@@ -208,6 +220,47 @@ def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_mistyped_key_is_named_with_the_near_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"(?s)did you mean 'few_shots'.*mine.yaml, field data.few_shot$"):
         load_spec(lay(tmp_path, "  {file: a.csv, input: a, output: b, few_shot: 1}", {}))
+
+
+@pytest.mark.parametrize(
+    ("line", "field", "said"),
+    [
+        ("instruction: yes", "instruction", "reads yes as true"),
+        ("instruction: 012", "instruction", "reads 012 as 10"),
+        ("instruction: 1_000", "instruction", "reads 1_000 as 1000"),
+        ("instruction: 1.80", "instruction", "reads 1.80 as 1.8"),
+        ("instruction: 1.0e+3", "instruction", "reads 1.0e+3 as 1000.0"),
+        ("instruction: 2024-01-01", "instruction", "reads 2024-01-01 as 2024-01-01"),
+        ("instruction: 10:30", "instruction", "reads 10:30 as 630"),
+        ("license: no", "license", "reads no as false"),
+        ("name: on", "name", "reads on as true"),
+        ("answer: {kind: label, labels: [A, yes]}", "answer.labels.1", "reads yes as true"),
+        ("<<: {citation: 0x1F}", "citation", "reads 0x1F as 31"),
+    ],
+)
+def test_a_word_that_yaml_takes_for_something_else_needs_quotes(
+    tmp_path: Path, line: str, field: str, said: str
+) -> None:
+    kept = [one for one in YAML.splitlines() if not line.startswith(one.partition(":")[0])]
+    with pytest.raises(InputError) as refused:
+        load_spec(lay(tmp_path, COLUMNS, {}, head="\n".join([*kept, line, ""])))
+    assert said in refused.value.what and f"mine.yaml, field {field}" in str(refused.value.where)
+    written = said.split()[1]
+    assert refused.value.fix == f'write it in quotes: "{written}"'
+
+
+def test_the_first_metric_counts_where_the_category_alone_is_named(tmp_path: Path) -> None:
+    head = YAML.replace("[exact_match]", "[char_f1, exact_match]")
+    assert load_spec(lay(tmp_path, COLUMNS, {}, head=head)).counts is None
+    head += "category: QA\n"
+    assert load_spec(lay(tmp_path, COLUMNS, {}, head=head)).counts == "char_f1"
+    assert load_spec(lay(tmp_path, COLUMNS, {}, f"{head}counts: exact_match\n")).counts == "exact_match"
+
+
+def test_a_number_that_yaml_leaves_as_it_is_may_be_a_text(tmp_path: Path) -> None:
+    head = YAML.replace("問い", '"yes"') + "license: 1.8\nanswer: {kind: label, labels: [1, -2, 'no']}\n"
+    spec = load_spec(lay(tmp_path, COLUMNS, {}, head=head))
+    assert (spec.instruction, spec.license) == ("yes", "1.8") and spec.answer.labels == ["1", "-2", "no"]
 
 
 def test_a_dollar_and_a_brace_are_text(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from evalkit.engines.local.tokenizer import load_tokenizer, loading_fix, refuse_
 from evalkit.engines.local.tokens import EndIds, end_ids
 from evalkit.engines.models import ResolvedModel
 from evalkit.engines.models.folder_files import NOT_GENERATION, refuse_foreign_kernels
-from evalkit.engines.models.whole import check_report, check_whole, not_causal
+from evalkit.engines.models.whole import check_report, check_whole, not_causal, refuse_quantised
 
 log = logging.getLogger(__name__)
 
@@ -218,8 +218,10 @@ def _load_weights(
         ) from None
 
 
-def check_files(resolved: ResolvedModel) -> None:
+def check_files(resolved: ResolvedModel, *, by_vllm: bool = False) -> None:
     """Refuses a model's folder before loading: damaged files, foreign kernels, other kinds of models.
+
+    `by_vllm`: vLLM loads it, which finds the rule of a quantisation in more places.
 
     Raises:
         InputError: names the file.
@@ -228,6 +230,7 @@ def check_files(resolved: ResolvedModel) -> None:
         return
     with foreign("the model's files cannot be read", where=resolved.path):
         check_whole(resolved.path)
+        refuse_quantised(resolved.path, by_vllm=by_vllm)
     remote = resolved.config.trust_remote_code
     if not remote:
         refuse_foreign_kernels(resolved.path)
@@ -276,6 +279,8 @@ def _pretrained(
                 ) from error
             raise
         unused = check_report(report, path)
+        parameters = {name for name, weight in model.named_parameters() if weight.is_floating_point()}
+        refuse_quantised(path, parameters, unused)
         if device_map is None:
             model.to(device)
         model.eval()
@@ -298,7 +303,8 @@ def _refuse_kind(config: Any, path: Path) -> None:
     own = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
     if not own and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise not_causal(f"transformers has none for model_type {config.model_type}", path)
-    quantised = getattr(config, "quantization_config", None)
+    places = (config, config.get_text_config(decoder=True))
+    quantised = next((rule for one in places if (rule := getattr(one, "quantization_config", None))), None)
     if isinstance(quantised, dict):
         method = quantised.get("quant_method")
         bits = quantised.get("load_in_8bit") or quantised.get("load_in_4bit")

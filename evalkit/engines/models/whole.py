@@ -7,7 +7,7 @@ download, a Git LFS pointer, a missing shard, an adapter or a training state ins
 import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,19 @@ _TRAINING = (
     ("trainer_state.json", "a training state", _SAVE),
     ("*.ckpt", "a Lightning checkpoint", "load it with your training code, then model.save_pretrained(OUT)"),
 )
+# Types of weights as they stand, without a quantisation.
+_PLAIN = ("F64", "F32", "F16", "BF16")
+# Whole numbers under these names are weights; positions, masks and counters have other ones.
+_WEIGHT = re.compile(r"(weight|proj)$")
+# Tensors that only quantised layers have.
+_QUANTISED = re.compile(
+    r"[._](weight_scale\w*|scale_inv|SCB|qweight|qzeros|g_idx|absmax|quant_map|quant_state(\..+)?"
+    r"|weight_packed|weight_zero_point)$"
+)
+# The scale of a layer, beside a weight of that name.
+_SCALE = re.compile(r"[._]((weight|input|output|activation)_)?scales?$")
+# Other places for the rule of a quantisation. vLLM reads them, transformers does not.
+_OTHER_RULES = ("compression_config", "hf_quant_config.json")
 _OTHER_WEIGHTS = ("tf_model.h5", "flax_model.msgpack", "*.onnx", "*.npz", "*.bin", "*.pt", "*.pth")
 
 
@@ -170,6 +183,64 @@ def embeddings_of(folder: Path) -> int | None:
         if isinstance(size, int):
             return size
     return None
+
+
+def refuse_quantised(
+    folder: Path, parameters: Collection[str] = (), unused: Collection[str] = (), *, by_vllm: bool = False
+) -> None:
+    """Refuses quantised weights without a rule for them: loading would take them as they stand.
+
+    Args:
+        folder: of a whole model.
+        parameters: the names of the model's floating-point parameters, once it is loaded. Before, only
+            names tell weights from positions and masks, which are whole numbers by right.
+        unused: the names in the files that the loaded model has no place for.
+        by_vllm: vLLM loads it, which finds the rule in more places than transformers.
+
+    Raises:
+        InputError: weights that are no floating-point numbers, or scales that nothing applies.
+    """
+    content = _json(folder / "config.json")
+    text = content.get("text_config")
+    if any(isinstance(one, dict) and one.get("quantization_config") for one in (content, text)):
+        return
+    key, file = _OTHER_RULES
+    elsewhere = key if content.get(key) else file if (folder / file).exists() else None
+    if elsewhere and by_vllm:
+        return
+    types = {
+        name: (str(tensor["dtype"]), len(tensor["shape"]))
+        for shard in sorted(_wanted_files(folder, {path.name for path in folder.glob("*.safetensors")}))
+        for name, tensor in _header(folder / shard).items()
+        if name != "__metadata__"
+    }
+    odd = [
+        name
+        for name, (kind, dimensions) in types.items()
+        if kind not in _PLAIN
+        # Eight bits or fewer; GPT-2's mask is a "bias" of four dimensions.
+        and (kind.startswith("F") or _WEIGHT.search(name) or (name.endswith("bias") and dimensions == 1))
+    ]
+    odd += [name for name in types if name in parameters and types[name][0] not in _PLAIN and name not in odd]
+    used = (types.keys() | set(parameters)) - set(unused)
+    scales = [name for name in types if _QUANTISED.search(name)]
+    scales += [name for name in unused if _scales(name, used) and name not in scales]
+    if found := odd or scales:
+        stored = ", ".join(sorted({types[name][0] for name in odd}))
+        kind = f"weights as {stored}" if odd else "parts of quantised weights"
+        raise InputError(
+            f"{len(found)} {kind} in the files, and config.json has no quantization_config: {listed(found)}",
+            where=folder,
+            fix=f"only vLLM reads {elsewhere}: engine=vllm, or take the model without quantisation"
+            if elsewhere
+            else "take the config.json these weights were saved with, or the model without quantisation",
+        )
+
+
+def _scales(name: str, used: Collection[str]) -> bool:
+    """Whether an unused tensor is the scale of a weight that is used."""
+    stem = _SCALE.sub("", name)
+    return stem != name and any(f"{stem}{ending}" in used for ending in ("", ".weight"))
 
 
 def not_causal(why: str, where: object) -> InputError:
@@ -367,12 +438,17 @@ def _weights_problem(path: Path) -> str | None:
         if size < _LENGTH_BYTES or not 0 < length <= min(size - _LENGTH_BYTES, _LONGEST_HEADER):
             return f"{path.name} is not a whole safetensors file"
         try:
-            header = json.loads(file.read(length))
-            data = max(_ends(header), default=0)
+            data = max(_ends(json.loads(file.read(length))), default=0)
         except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
             return f"{path.name} has a damaged header"
     expected = _LENGTH_BYTES + length + data
     return None if size == expected else f"{path.name} has {size:,} bytes, its header says {expected:,}"
+
+
+def _header(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        header: dict[str, Any] = json.loads(file.read(int.from_bytes(file.read(_LENGTH_BYTES), "little")))
+    return header
 
 
 def _ends(header: dict[str, Any]) -> Iterator[int]:

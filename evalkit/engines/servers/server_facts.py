@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -110,7 +110,8 @@ async def ask_facts(client: ApiClient, options: EngineConfig, name: str | None) 
             raise
         return ServerFacts(_kind({}, options), wanted, listed=False)
     if reply.status == "api_error":
-        if not reply.reachable or wanted is None:
+        # The kind is part of the run id, and of what is sent: it is not guessed for a server that fails.
+        if not reply.reachable or wanted is None or options.server is ServerKind.auto:
             return reply
         remark = f"the server's list of models fails ({reply.error}): {wanted} is taken as given"
         return ServerFacts(_kind({}, options), wanted, remarks=(remark,), listed=False)
@@ -212,14 +213,16 @@ def no_server(problems: Sequence[str], *, reachable: bool = False, changed: bool
 
     Args:
         problems: each server with what is wrong with it.
-        reachable: one of them answers, but fails.
+        reachable: one of them answers, but its list of models fails.
         changed: one of them answers, but is not what it was.
     """
     what, fix = "no server answers", "start one and run the same command again"
     if changed:
         what, fix = "no server can be used", "start one as it was and run the same command again"
     elif reachable:
-        what, fix = "the server fails", "run the same command again when it works"
+        kinds = "|".join(kind.value for kind in ServerKind if kind is not ServerKind.auto)
+        fix = f"say what its list of models would (engine.server={kinds} engine.model=NAME), or "
+        what, fix = "the server fails", f"{fix}run the same command again when it works"
     return EvalkitError(what, where=", ".join(problems), fix=f"{fix}: it continues")
 
 
@@ -305,7 +308,19 @@ def ask_servers(model: ModelConfig, options: EngineConfig) -> ServerFacts:
     context = min((facts.context for _, facts in alive if facts.context is not None), default=None)
     remarks = [f"the server does not answer: {problem}" for problem in problems]
     remarks += [remark for _, facts in alive for remark in facts.remarks]
+    own = {_last_part(text) for text in (model.name, model.path) if text}
+    if own and not model.served and options.model is None and _last_part(first.model) not in own:
+        of = model.name or model.path
+        remarks.append(
+            f"the server calls its model {first.model!r}: its answers are taken for those of {of} "
+            f"(engine.model={first.model} says that they are)"
+        )
     return replace(first, context=context, remarks=tuple(dict.fromkeys(remarks)))
+
+
+def _last_part(name: str) -> str:
+    """What names of one model have in common: no folder, owner, capital letters or suffix .gguf."""
+    return Path(name).absolute().name.lower().removesuffix(".gguf")
 
 
 async def look(

@@ -77,7 +77,7 @@ const dots = (table) => {
       const range = low === null ? "" : ` (${number(low, table.digits)}–${number(high, table.digits)})`;
       return `${dataset.label}, ${table.columns[dataIndex]}: ${number(parsed.x, table.digits)}${range}`;
     } } } }, scales: {
-      x: axis({ position: "top", ...(table.id === "mt" ? { suggestedMin: 1, suggestedMax: 10 } : { suggestedMin: 0, suggestedMax: 1 }) }),
+      x: axis({ position: "top", ...(table.id.startsWith("mt") ? { suggestedMin: 1, suggestedMax: 10 } : { suggestedMin: 0, suggestedMax: 1 }) }),
       y: axis({ reverse: true, min: -0.5, max: table.columns.length - 0.5, afterBuildTicks: (scale) => { scale.ticks = table.columns.map((_, value) => ({ value })); },
         ticks: { color: ink("--ink"), autoSkip: false, callback: (value) => table.columns[value] } }) } } };
   const label = `${t("figures with 95 % intervals")}, ${table.title}: ${rows.map(rowName).join(", ")}`;

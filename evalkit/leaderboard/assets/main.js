@@ -12,8 +12,12 @@ views.notes = (view) => {
   const of = (models, note) => (models.length > 1 ? t("{n} models ({names}): {note}", { n: models.length, names: models.join(", "), note: shown(note) })
     : [...models, shown(note)].join(": "));
   const rules = {};
-  for (const row of data.rows) (rules[row.rules] ??= []).push(row.model);
-  view.append(el("h2", {}, t("Rows")), list([...Object.entries(rules).filter(([rule]) => rule).map(([rule, models]) => of(models, rule)),
+  for (const table of data.tables) {
+    table.rows.forEach((row, place) => {
+      if (table.rules[place]) (rules[`${t(table.title)}: ${shown(table.rules[place])}`] ??= []).push(data.rows[row].model);
+    });
+  }
+  view.append(el("h2", {}, t("Rows")), list([...Object.entries(rules).map(([rule, models]) => of(models, rule)),
     ...data.notes.map(([models, note]) => of(models, note))]));
   if (data.leftOut.length) view.append(el("h2", {}, t("Not shown")), list(data.leftOut.map(([models, paths, reason]) =>
     [of(models, reason), el("div", { class: "soft small" }, paths.join(", "))])));

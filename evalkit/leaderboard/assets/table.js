@@ -54,7 +54,7 @@ const modelCell = (table, row, note, redraw) => {
 };
 
 const openCell = (table, column, row) => {
-  if (table.id === "mt") return go("mt", [row], column === "average" ? {} : { category: column });
+  if (table.id.startsWith("mt")) return go("mt", [row], column === "average" ? {} : { category: column });
   const members = data.categories[column];
   const datasets = Object.keys(data.rows[row].datasets);
   // Where a task was measured in several ways, its columns say which behind its name.
@@ -79,7 +79,7 @@ const figureCell = (table, column, place) => {
   const classes = [mark === "best" && "best", sorting(table).column === column && "sorted"].filter(Boolean).join(" ");
   if (value === null) return el("td", { class: classes, title: data.rows[row].reasons.map(shown).join("\n") || null });
   const text = figureText(table.cells[column][place], table.digits) + (mark === "tie" ? "≈" : "");
-  const has = table.id === "mt" ? mtRuns().includes(row) : Object.keys(data.rows[row].datasets).length > 0;
+  const has = table.id.startsWith("mt") ? mtRuns().includes(row) : Object.keys(data.rows[row].datasets).length > 0;
   const label = `${rowName(row)}, ${column}: ${t("samples")}`;
   return el("td", { class: classes, title: n ? exact(low, high, table.digits, n) : null },
     has ? el("button", { type: "button", class: "cell", "aria-label": label, onclick: () => openCell(table, column, row) }, text) : text,
@@ -90,7 +90,7 @@ const figureCell = (table, column, place) => {
 const copyBar = (lines) => {
   const csv = (text) => (/[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
   const formula = (text) => (/^\s*[=+@-]/.test(text) && Number.isNaN(Number(text.replace(/\*$/, ""))) ? `'${text}` : text);
-  const cell = (text) => text.replace(/[\\`*_[\]<>|]/g, "\\$&");
+  const cell = (text) => text.replace(/[\\`*_[\]<>|&~]/g, "\\$&");
   const as = {
     Markdown: () => lines().map((line, index) => `| ${line.map(cell).join(" | ")} |${index ? "" : `\n|:---|${"---:|".repeat(line.length - 1)}`}`).join("\n"),
     CSV: () => lines().map((line) => line.map((text) => csv(formula(text))).join(",")).join("\n"),
@@ -112,7 +112,7 @@ const copyBar = (lines) => {
 
 const rulesNotes = (table) => {
   const kinds = [...new Set(table.rules)];
-  return kinds.length > 1 ? new Map(kinds.map((rule, index) => [rule, index + 1])) : new Map();
+  return new Map(kinds.map((rule, index) => [rule, kinds.length > 1 ? index + 1 : 0]));
 };
 
 const matches = (row) => {
@@ -132,7 +132,7 @@ const drawTable = (table, redraw) => {
   const legend = [
     any((cell) => cell[5] === "best") ? t("**Bold**: best of its protocol. {tie}: not told from it by the 95 % intervals.", { tie: "≈" }).replaceAll("**", "") : null,
     any((cell) => cell[4]) ? t("\\*: partial, not comparable with complete figures.").replace("\\", "") : null,
-    ...[...notes].map(([rule, note]) => `${note}: ${shown(rule)}`),
+    ...[...notes].map(([rule, note]) => (note ? `${note}: ${shown(rule)}` : shown(rule))),
     table.id === "jaster" ? table.columns.filter(explained).map((column) => `${column}: ${ABOUT[column]()}`).join(" · ") : null,
   ].filter(Boolean);
   const lines = () => [[t("model"), ...table.columns], ...places().map((place) => [rowName(table.rows[place]),

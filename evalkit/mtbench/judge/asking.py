@@ -21,7 +21,7 @@ from evalkit.mtbench.judge.calls import (
     replies_to,
     unanswered,
 )
-from evalkit.mtbench.judge.judges import Judge, open_service
+from evalkit.mtbench.judge.judges import Judge, number, open_service
 from evalkit.mtbench.judge.store import CLAIM_SECONDS, CachedReply, JudgmentStore
 from evalkit.mtbench.turns import takes_system_message, with_system
 from evalkit.services.ask_all import FAILURES_IN_A_ROW, NotYetError, ask_all
@@ -288,13 +288,14 @@ def _sampling(parameters: dict[str, Any]) -> tuple[Sampling, int, int]:
             where="option judge.parameters",
             fix=f"known: {', '.join((*SAMPLING, *LENGTHS, *TEMPLATE))}",
         )
-    temperature = float(parameters.get("temperature", 1.0))
+    temperature = number(parameters, "temperature", 1.0)
     sampling = Sampling(
         do_sample=temperature > 0,
         temperature=temperature if temperature > 0 else 1.0,
-        top_p=float(parameters.get("top_p", 1.0)),
-        top_k=int(parameters.get("top_k", 0)),
-        repetition_penalty=float(parameters.get("repetition_penalty", 1.0)),
+        top_p=number(parameters, "top_p", 1.0),
+        top_k=int(number(parameters, "top_k", 0, whole=True)),
+        repetition_penalty=number(parameters, "repetition_penalty", 1.0),
     )
-    length = next((int(parameters[name]) for name in LENGTHS if name in parameters), DEFAULT_LENGTH)
-    return sampling, length, int(parameters.get("seed", 0))
+    name = next((name for name in LENGTHS if name in parameters), LENGTHS[0])
+    length = int(number(parameters, name, DEFAULT_LENGTH, least=1, whole=True))
+    return sampling, length, int(number(parameters, "seed", 0, whole=True))

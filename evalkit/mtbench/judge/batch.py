@@ -55,14 +55,20 @@ def ask_by_batch(
         raise InputError("a local judge has no batches", where="option mode", fix="mode=online")
     if options.results is not None:
         path = Path(options.results).expanduser()
-        return _absorb(judge, read_rows(path, mend=True), waiting, store, say)
+        rows = list(read_rows(path, mend=True))
+        if not {row.get("custom_id") for _, row in rows} & _keys(waiting):
+            what = f"none of the {len(rows)} answers belongs to a judgment that is still to be made"
+            fix = f"the output file of the batch that RUN/batch asks of {judge.label}, with the same options"
+            raise InputError(what, where=f"batch.results={path}", fix=fix)
+        return _absorb(judge, rows, waiting, store, say)
     _check_cost(judge, waiting)
     name = text_sha256("\n".join(sorted(waiting)))[:16]
     path = folder / "batch" / f"{name}.jsonl"
     write_text_atomic(path, "".join(_line(judge, key, call) for key, call in waiting.items()))
     if not options.submit:
         say(f"batch: {len(waiting)} requests are in {path}")
-        say("  batch.submit=true sends them; batch.results=FILE reads the answers of a batch you sent")
+        say("  mode=batch batch.submit=true sends them")
+        say("  mode=batch batch.results=FILE reads the answers of a batch you sent")
         return None
     rows, old = asyncio.run(_drive(judge, path, name, options.poll, say))
     asked = _absorb(judge, rows, waiting, store, say)
@@ -71,6 +77,10 @@ def ask_by_batch(
         rows, _ = asyncio.run(_drive(judge, path, name, options.poll, say, afresh=True))
         asked = _absorb(judge, rows, waiting, store, say)
     return asked
+
+
+def _keys(waiting: Mapping[str, JudgeCall]) -> set[str]:
+    return {key for call in waiting.values() for key in call.keys}
 
 
 def _line(judge: Judge, key: str, call: JudgeCall) -> str:
@@ -105,7 +115,7 @@ def _absorb(
 ) -> AskingResult:
     """Puts the answers of a batch into the store; a call without one is made again next time."""
     asked = AskingResult()
-    wanted = {key for call in waiting.values() for key in call.keys}
+    wanted = _keys(waiting)
     failures: dict[str, Reply] = {}
     foreign = 0
     for place, row in rows:

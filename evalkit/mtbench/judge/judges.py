@@ -3,6 +3,7 @@
 The API key comes from the environment when the service is opened and is written nowhere.
 """
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -88,7 +89,7 @@ class Judge:
         for name in ("max_completion_tokens", "max_tokens"):
             value = self.parameters.get(name)
             if isinstance(value, int):
-                return value * int(self.parameters.get("n", 1))
+                return value * int(number(self.parameters, "n", 1, least=1, whole=True))
         return 4096
 
     def record(self) -> dict[str, Any]:
@@ -245,6 +246,23 @@ def _label(config: JudgeConfig, model: str) -> str:
     shipped = read_yaml(path) if path.is_file() else {}
     # A named judge that was given another model goes by the name of that model.
     return config.name if shipped.get("model") == config.model and config.model else model
+
+
+def number(
+    parameters: Mapping[str, Any], name: str, usual: float, *, least: float = 0, whole: bool = False
+) -> float:
+    """The number that `judge.parameters` give under a name, else the usual one.
+
+    Raises:
+        InputError: it is no number, below `least`, or not whole though it must be.
+    """
+    value = parameters.get(name, usual)
+    given = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not given or value < least or (whole and value != int(value)):
+        kind = "a whole number" if whole else "a number"
+        where = f"option judge.parameters.{name}"
+        raise InputError(f"{value!r} is not {kind} of at least {least:g}", where=where)
+    return float(value)
 
 
 def template_args(parameters: Mapping[str, Any]) -> dict[str, Any]:

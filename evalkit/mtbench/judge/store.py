@@ -158,7 +158,7 @@ class JudgmentStore:
                     break
                 self._offset += len(line)
                 row = from_line(line)
-                if row is not None and (reply := _reply_in(row)) is not None:
+                if row is not None and (reply := reply_in(row)) is not None:
                     if self._is_lost(reply):
                         self._lost.add(reply.id)
                     else:
@@ -208,7 +208,8 @@ def _place(key: str) -> int:
     return int(key[:15], 16)
 
 
-def _reply_in(row: dict[str, Any]) -> CachedReply | None:
+def reply_in(row: dict[str, Any]) -> CachedReply | None:
+    """The reply of a line; None: it is of another version."""
     known = {field.name for field in fields(CachedReply)}
     try:
         return CachedReply(**{key: value for key, value in row.items() if key in known})

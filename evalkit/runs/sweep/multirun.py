@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from evalkit.core.config import ModelConfig, given_model
+from evalkit.core.config import Config, ModelConfig, given_model
 from evalkit.core.errors import EvalkitError, InputError, reason
 from evalkit.core.options import WORDS, CommandLine, load_config
+from evalkit.core.secrets import public_address
 from evalkit.core.signals import signals_stop_the_run
 from evalkit.runs.jobs import INTERRUPTED, STOP_SECONDS, Job, run_in_child
 from evalkit.runs.suite import check_run
@@ -18,6 +19,8 @@ from evalkit.runs.sweep.values import expand
 
 # The folder for the files of sweeps, below the results; hidden, so it is never taken for results.
 SWEEPS = ".sweeps"
+# The options that tell one model from another.
+_SOURCES = ("path", "revision", "pypi", "random")
 # The code of a job that recorded none.
 _FAILED = 1
 
@@ -41,6 +44,7 @@ def multirun(line: CommandLine, run_job: Callable[[Path], int]) -> int:
     for config in configs if line.verb == "run" else ():
         given_model(config.model)
         check_run(config)
+    _refuse_a_shared_server(configs)
     folder = _sweep_folder(configs[0].out)
     models = [_name(config.model) for config in configs]
     paths = _write_jobs(expanded, models, folder)
@@ -52,6 +56,26 @@ def multirun(line: CommandLine, run_job: Callable[[Path], int]) -> int:
     for text in lines(ended, going):
         print(text)
     return exit_code(ended, interrupted=interrupted)
+
+
+def _refuse_a_shared_server(configs: Sequence[Config]) -> None:
+    """Refuses jobs of different models that a server would answer with one."""
+    asked: dict[tuple[str, str | None], ModelConfig] = {}
+    for config in configs:
+        model, engine = config.model, config.engine
+        if engine.name != "api" or model is None or model.served:
+            continue
+        from evalkit.engines.servers.server_facts import addresses
+
+        for address in addresses(engine):
+            first = asked.setdefault((address, engine.model), model)
+            if any(getattr(first, key) != getattr(model, key) for key in _SOURCES):
+                raise InputError(
+                    f"one server would answer for different models: {_name(first)} and {_name(model)}",
+                    where=f"engine.base_url={public_address(address)}",
+                    fix="-m model=served model.name=NAME,NAME (as the server knows them), "
+                    "or a command for each model, with engine.model=NAME",
+                )
 
 
 def _sweep_folder(out: str | None) -> Path:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from evalkit.core.config import Config, ModelConfig, given_suite
+from evalkit.core.config import Config, EngineConfig, ModelConfig, given_suite
 from evalkit.core.errors import EvalkitError, InputError, InterruptedRunError, foreign
 from evalkit.core.options import CommandLine
 from evalkit.core.progress import Say, say
@@ -163,7 +163,7 @@ def watch(line: CommandLine, config: Config) -> int:
         InterruptedRunError: an evaluation was interrupted; the same command continues.
     """
     model = config.model or ModelConfig()
-    folder = _watched_folder(config.watch, model)
+    folder = _watched_folder(config.watch, model, config.engine)
     check_run(config)
     chosen = given_suite(config.suite)
     run_of: Callable[[Config], Run[Any]]
@@ -200,15 +200,21 @@ def watch(line: CommandLine, config: Config) -> int:
     return code
 
 
-def _watched_folder(watch: str | None, model: ModelConfig) -> Path:
+def _watched_folder(watch: str | None, model: ModelConfig, engine: EngineConfig) -> Path:
     folder = Path(watch or "").expanduser()
     if not watch or not folder.is_dir():
         raise InputError("the folder to watch does not exist", where=f"watch={watch}")
-    if model.path or model.pypi or model.random:
+    if model.path or model.pypi or model.random or model.served:
         raise InputError(
             "the models come from the folder that is watched, not from an option",
             where=f"watch={watch}",
             fix="model=hf without model.path, or no model= at all",
+        )
+    if engine.name == "api":
+        raise InputError(
+            "a server answers with the model that it has, not with the checkpoints of a folder",
+            where="option engine=api",
+            fix="engine=local, engine=ray or engine=vllm; a served model is a run of its own, without watch=",
         )
     return folder
 

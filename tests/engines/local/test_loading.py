@@ -18,6 +18,7 @@ from evalkit.core.types import Request
 from evalkit.engines.local.random_model import byte_tokenizer
 from evalkit.engines.local.tokenizer import load_tokenizer
 from evalkit.engines.models import assembled, resolve
+from evalkit.engines.models.whole import refuse_quantised
 from tests.engines.models import local_engine, save_model
 from tests.tiny import engine_of
 
@@ -181,6 +182,53 @@ def test_bert_as_a_decoder_is_causal(tmp_path: Path) -> None:
 def test_quantisations_that_cannot_be_read(folder: Path, section: dict[str, Any], words: str) -> None:
     configure(folder, quantization_config=section)
     assert words in refusal(folder)
+
+
+UP = "model.layers.0.mlp.up_proj"
+QUANTISED: dict[str, tuple[Callable[[Weights], Weights], str]] = {
+    "fp8 with scales": (
+        lambda w: {
+            f"{UP}.weight": w[f"{UP}.weight"].to(torch.float8_e4m3fn),
+            f"{UP}.weight_scale_inv": torch.ones(1, 1),
+        },
+        f"1 weights as F8_E4M3, and config.json has no quantization_config: {UP}.weight",
+    ),
+    "int8 of bitsandbytes": (
+        lambda w: {f"{UP}.weight": w[f"{UP}.weight"].to(torch.int8), f"{UP}.SCB": torch.ones(96)},
+        "1 weights as I8",
+    ),
+    "bool": (lambda w: {f"{UP}.weight": w[f"{UP}.weight"] > 0}, "1 weights as BOOL"),
+    "a bias": (lambda w: {f"{UP}.bias": torch.ones(96, dtype=torch.int16)}, "1 weights as I16"),
+    "scales alone": (lambda w: {f"{UP}.weight_scale": torch.ones(1)}, "1 parts of quantised weights"),
+    "a scale that nothing applies": (lambda w: {f"{UP}.scale": torch.ones(1)}, f"{UP}.scale"),
+}
+
+
+@pytest.mark.parametrize("kind", QUANTISED)
+def test_quantised_weights_without_a_rule(folder: Path, kind: str) -> None:
+    change, words = QUANTISED[kind]
+    rewrite(folder, lambda w: w | change(w))
+    assert words in refusal(folder)
+
+
+def test_quantised_weights_with_a_rule_for_vllm_only(folder: Path) -> None:
+    rewrite(folder, lambda w: w | QUANTISED["bool"][0](w))
+    (folder / "hf_quant_config.json").write_text("{}", encoding="utf-8")
+    assert "only vLLM reads hf_quant_config.json: engine=vllm" in refusal(folder)
+    refuse_quantised(folder, by_vllm=True)
+
+
+def test_whole_numbers_that_are_no_weights(folder: Path) -> None:
+    """Positions, masks and counters of old checkpoints; parameters of a loaded model count as weights."""
+    old = {
+        "model.layers.0.attn.bias": torch.ones(1, 1, 4, 4, dtype=torch.bool),
+        "model.embeddings.position_ids": torch.arange(4)[None],
+        "model.logit_scale": torch.ones(1),
+    }
+    rewrite(folder, lambda w: w | old)
+    refuse_quantised(folder, unused=old)
+    with pytest.raises(InputError, match="1 weights as I64"):
+        refuse_quantised(folder, {"model.embeddings.position_ids"})
 
 
 # --- files ---------------------------------------------------------------------------------------

@@ -157,7 +157,7 @@ def test_mt_bench_answers_are_the_local_ones(server: ModelServer, tmp_path: Path
     [
         (["engine.model=other"], "does not have the model 'other'"),
         (["engine.base_url=localhost:8000"], "http://"),
-        (["engine.base_url="], "needs the address"),
+        (["engine.base_url=null"], "needs the address"),
         (["engine.concurrency=0"], "engine.concurrency"),
     ],
 )

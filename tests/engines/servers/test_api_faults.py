@@ -184,13 +184,33 @@ def test_a_server_that_fails_is_not_away(tmp_path: Path, capsys: pytest.CaptureF
         error = capsys.readouterr().err
         assert "the server fails" in error and f"{server.url} (HTTP 500: it broke)" in error
         assert "no server answers" not in error
-        assert run(tmp_path, [server], "engine.model=served") == 0
+        # Its kind decides what is sent and is part of the run id.
+        assert run(tmp_path, [server], "engine.model=served") == 1
+        assert "engine.server=vllm|sglang|tgi|llama.cpp|openai" in capsys.readouterr().err
+        assert not records(tmp_path)
+        assert run(tmp_path, [server], "engine.model=served", "engine.server=openai") == 0
         assert "is taken as given" in capsys.readouterr().err
+        server.raw = {"models": (501, {}, {"error": {"message": "not implemented"}})}
+        assert run(tmp_path, [server], "engine.model=served") == 0, "a service without a list"
         server.raw = {"models": (400, {}, {"error": {"message": "No connected db.", "code": "400",
                                                      "type": "no_db_connection"}})}  # fmt: skip
         assert run(tmp_path, [server], "engine.model=served") == 1
         error = capsys.readouterr().err
         assert "refuses the API key" in error and "parameters" not in error
+
+
+def test_a_failing_list_of_models_makes_no_second_run(tmp_path: Path) -> None:
+    """Neither where the kind is named: the run id and the requests stay the same."""
+    words = ("engine.model=served", "suite.tasks=[mawps]", "engine.concurrency=1")
+    broken = {"models": (500, {}, {"error": {"message": "?"}})}
+    with FaultServer(lambda text, attempt: "ok" if len(server.calls) < 3 else "bad_key") as server:
+        server.listed = {"id": "served", "owned_by": "vllm"}
+        assert run(tmp_path, [server], *words) == 1 and len(records(tmp_path)) == 2
+        server.plan, server.raw = (lambda text, attempt: "ok"), broken
+        assert run(tmp_path, [server], *words) == 1 and len(records(tmp_path)) == 2
+        assert run(tmp_path, [server], *words, "engine.server=vllm") == 0
+        assert len(server.calls) == 7 and {"min_p", "repetition_penalty"} <= server.bodies[-1].keys()
+    assert len(list(tmp_path.glob("served/sample/*"))) == 1 and len(records(tmp_path)) == 6
 
 
 def test_prompts_too_long_for_a_server_are_asked_again_when_its_context_has_grown(
@@ -277,6 +297,7 @@ def test_an_answer_counts_where_the_server_does_not_tell_what_it_is(when: str, t
         server.listed = None if when == "no list" else server.listed
         server.raw |= {"models": broken} if when == "always" else {}
         words = ("suite.tasks=[mawps]", "engine.concurrency=1", "model.name=served")
+        words += ("engine.server=sglang",) if when == "always" else ()
         assert run(tmp_path, [server], *words) == 0 and server.looks == 1
     assert len(records(tmp_path)) == 6
 

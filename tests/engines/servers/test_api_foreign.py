@@ -20,6 +20,7 @@ from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.types import REST_OF_CONTEXT, Completion, Message, Request, Sampling
 from evalkit.engines.local.random_model import byte_tokenizer
 from evalkit.engines.servers.bodies import foreign_completion, parameters
+from evalkit.engines.servers.server_facts import ask_servers
 from evalkit.services.replies import Reply, read_reply
 from tests.engines.models import template, tokenizer_with
 from tests.mtbench.fault_server import FaultServer, always_ok
@@ -439,6 +440,9 @@ def test_two_checkpoints_under_one_served_name_are_two_models(tmp_path: Path) ->
             config = Config(model=model, engine=EngineConfig(name="api", base_url=server.url))
             found.append(identified(config).model.identity)
         assert found[0] != found[1] and found[0]["server_model"] == found[1]["server_model"]
+        for name, said in (("other", True), ("/x/Served.gguf", False)):
+            remarks = ask_servers(ModelConfig(name=name, path="x"), config.engine).remarks
+            assert any("taken for those of other" in remark for remark in remarks) == said
         config.engine.server = ServerKind.vllm
         config.engine.model = str(server.listed["id"])
         assert identified(config).model.identity == {**found[1], "server": "vllm"}

@@ -61,7 +61,7 @@ def test_files_only(small: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[
     out = tmp_path / "run"
     with FaultServer() as server:
         assert judge(small, out, server, "mode=batch") == 0
-        assert "batch.results=FILE" in capsys.readouterr().err
+        assert "mode=batch batch.results=FILE" in capsys.readouterr().err
         assert not (out / "results.json").exists()
         rows = request_file(out)
         assert len(rows) == len({row["custom_id"] for row in rows}) == 16
@@ -87,6 +87,30 @@ def test_files_only(small: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[
         assert judge(small, out, server) == 0
         assert len(server.calls) == 1
     assert results(out)["tables"]["m"]["statuses"] == {"ok": 15, "filtered": 1}
+
+
+@pytest.mark.parametrize("word", ["batch.submit=true", "batch.results=output.jsonl"])
+@pytest.mark.parametrize("verb", ["judge", "calibrate", "pairwise"])
+def test_batch_options_without_the_mode(verb: str, word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """They would be ignored, and every call made at full price."""
+    assert main([verb, "judge=gpt-4", word]) == 2
+    assert "add mode=batch" in capsys.readouterr().err
+
+
+def test_a_file_without_any_of_the_answers(
+    small: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A batch of another judge does not replace a finished table by an empty one."""
+    out, path = tmp_path / "run", tmp_path / "output.jsonl"
+    with FaultServer() as server:
+        assert judge(small, out, server, "mode=batch") == 0
+        path.write_text("\n".join(json.dumps(answer(server, row)) for row in request_file(out)))
+        assert judge(small, out, server, "mode=batch", f"batch.results={path}") == 0
+        before = (out / "results.json").read_bytes()
+        other = ("judge=gpt-4", "mode=batch", f"batch.results={path}")
+        assert judge(small, out, server, *other) == 2
+    assert "none of the 16 answers" in capsys.readouterr().err
+    assert (out / "results.json").read_bytes() == before
 
 
 ROWS: list[tuple[dict[str, Any], str]] = [

@@ -104,6 +104,10 @@ def test_every_combination_is_one_command_line() -> None:
         (["-m", "model=1.8b", "suite=nli", "metrics.pass_at=[2]"], "pass@2 of 1 samples"),
         (["-m", "model=1.8b", "suite=nli", "protocol.answer_regex=(("], "regular expression"),
         (["-m", "watch=.", "suite=nli"], "without -m"),
+        (
+            ["-m", "model=1.8b,13b", "suite=nli", "engine=api", "engine.base_url=http://a/v1"],
+            "for different models: llm-jp-3-1.8b and llm-jp-3-13b",
+        ),
         (["--multirnu", "model=1.8b"], "'--multirun'"),
         (["model=1.8b", "hydra/launcher=slurm"], "-m"),
         (["model=1.8b,13b", "suite=nli"], "-m model=1.8b,13b"),

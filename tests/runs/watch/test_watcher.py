@@ -125,6 +125,8 @@ def test_names(run: Path) -> None:
         (["watch=/nowhere/at/all", "suite=sample"], "does not exist"),
         (["watch={run}", "suite=sample", "model=1.8b"], "model=hf without model.path"),
         (["watch={run}"], "suite=jaster"),
+        (["watch={run}", "suite=sample", "model=served"], "model=hf without model.path"),
+        (["watch={run}", "suite=sample", "engine=api", "engine.base_url=http://a/v1"], "option engine=api"),
         (["watch={run}", "suite=sample", "watch_poll=0"], "watch_poll"),
         (["watch={run}", "suite=sample", "watch_timeout=-1"], "watch_timeout"),
         (["watch={run}", "suite=sample", "wacth_timeout=1"], "'watch_timeout'"),
