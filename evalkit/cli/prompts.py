@@ -3,13 +3,14 @@
 Writes DIR/<dataset>.jsonl: one line per evaluated sample, in order, with `id`, `prompt`,
 `max_new_tokens` and `stop`, for people who generate elsewhere. The completions come back with
 `score suite=NAME completions=DIR`. With suite.chat=true a line has the `messages` of the chat, and
-`prompt` is what the template of `model=` makes of them. suite=pfgen: all trials, each line with its
+`prompt` is what the template of `model=` makes of them. Sampled answers have their sampling and seed, with
+samples=N a line for each. suite=pfgen: all trials, each line with its
 sampling and seed; with `model=` the texts of its EOS and BOS are stop strings too.
 """
 
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def run(config: Config) -> int:
     tokenizer = None
     if config.model and (chosen.chat or chosen.pfgen):
         tokenizer = _tokenizer(config.model, offline=config.data.offline)
-    asking = asking_of(config if chosen.pfgen else replace(config, samples=1), tokenizer)
+    asking = asking_of(config, tokenizer)
     suite = load_suite(chosen, config.data, say=lambda line: print(line, file=sys.stderr))
     out = Path(config.out).expanduser()
     for task in suite.tasks:

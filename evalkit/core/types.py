@@ -77,7 +77,8 @@ class Completion:
     include BOS and EOS. `finish_reason`: `stop` an EOS token, `stop_string` a stop string,
     `length` max_new_tokens reached, `error` nothing could be generated (`error` says why).
     `generator_state` is where the request's random generator stood at the end (None: never used).
-    `served_thought` is what a server that splits answers itself returned as the thought (None: it does not).
+    `served_thought` is what a server that splits answers itself returned as the thought (None: it does not),
+    `tool_call` whether it returned the call of a function in place of a text.
     """
 
     id: str
@@ -90,6 +91,7 @@ class Completion:
     error: str | None = None
     generator_state: str | None = None
     served_thought: str | None = None
+    tool_call: bool = False
 
     @classmethod
     def failed(cls, key: str, why: str, prompt_tokens: int, *, over_context: bool = False) -> "Completion":

@@ -70,14 +70,18 @@ def dataset_samples(
     found: dict[str, _Dataset] = {}
     tokens: dict[Path, int] = {}
     suites: _Suites = {}
+    made = []
     for row, run in runs.items():
         for leaf in run.leaves:
             prompts = _Prompts(leaf.folder, data_dir, suites)
             for name in leaf.results.datasets:
                 if run.leaf(name) is leaf:
-                    dataset = found.setdefault(name, _Dataset())
-                    dataset.runs[row], count = _dataset_answers(dataset, leaf, name, prompts)
-                    tokens[leaf.folder] = tokens.get(leaf.folder, 0) + count
+                    found.setdefault(name, _Dataset())
+                    made.append((row, leaf, name, prompts))
+    # Completions of another tool take the places of the samples that runs have records of.
+    for row, leaf, name, prompts in sorted(made, key=lambda one: not _has_records(one[1], one[2])):
+        found[name].runs[row], count = _dataset_answers(found[name], leaf, name, prompts)
+        tokens[leaf.folder] = tokens.get(leaf.folder, 0) + count
     return {name: _json(dataset) for name, dataset in found.items()}, tokens
 
 
@@ -131,8 +135,14 @@ def _dataset_answers(
     kept = RunDirectory(run.folder).records(name)
     records = {line["id"]: kept[line["id"]] for line in lines if line["id"] in kept}
     at, questions = [], _pfgen_questions() if name == PFGEN and not records else {}
+    known: dict[str, list[int]] = {}
+    for sample, place in dataset.places.items():
+        known.setdefault(sample[0], []).append(place)
     for key, given in answers.items():
         record = records.get(given[0]["id"])
+        if record is None and len(known.get(key, ())) == 1:
+            at += known[key]
+            continue
         asked = record.input if record else questions.get(key, "")
         sample = (key, asked, gold(record.gold) if record else "")
         at.append(dataset.places.setdefault(sample, len(dataset.places)))
@@ -168,6 +178,10 @@ def _dataset_answers(
         thoughts = [_thought(line, record, anew) for line, record in zip(lines, found, strict=True)]
         content["thought"] = _column([_place(dataset, thought) for thought in thoughts])
     return content, sum(count or 0 for count in tokens)
+
+
+def _has_records(run: FinishedRun, name: str) -> bool:
+    return RunDirectory(run.folder).samples_path(name).exists()
 
 
 def _pfgen_questions() -> dict[str, str]:

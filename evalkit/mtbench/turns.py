@@ -16,7 +16,7 @@ from evalkit.mtbench.fastchat import Question
 from evalkit.mtbench.folder import turn_id
 from evalkit.mtbench.presets import DEFAULT_PRESET, LengthRule, Preset, load_preset
 from evalkit.records.run_folder import SampleRecord
-from evalkit.tasks.thoughts import Thoughts
+from evalkit.tasks.thoughts import Thoughts, rule_for
 
 T = TypeVar("T")
 
@@ -229,6 +229,7 @@ def answered(
         InputError: the special tokens that the rule reads are lost.
     """
     split, answer, error = None, completion.raw_text, completion.error
+    thoughts = rule_for(completion, thoughts)
     if thoughts is not None and completion.finish_reason != "error":
         try:
             split = thoughts.reply(

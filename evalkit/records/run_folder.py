@@ -49,6 +49,8 @@ _TURN_LINE = (
     "over_context",
     "error",
 )
+# Characters of `SampleRecord.prompt_end`.
+PROMPT_END = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,8 @@ class SampleRecord:
             turn after it.
         split: thought and answer, where the model thinks.
         attempts: how often the sample was asked; a line has it only above 1.
+        prompt_end: of a chat that was rendered here, by which another rule sees whether a thought was open;
+            no other line has it.
     """
 
     id: str
@@ -119,6 +123,7 @@ class SampleRecord:
     error: str | None = None
     split: SplitRecord | None = None
     attempts: int = 1
+    prompt_end: str | None = None
 
     @property
     def graded(self) -> str:
@@ -169,13 +174,15 @@ class SampleRecord:
             if missing := [key for key in _SPLIT_KEYS if key not in whole]:
                 raise InputError(f"a record with a thought lacks {', '.join(missing)}", where=path)
             split = SplitRecord(**{key: whole[key] for key in _SPLIT_KEYS})
-        return cls(**{key: row[key] for key in (*known, "attempts") if key in row}, split=split)
+        return cls(**{key: row[key] for key in (*known, "attempts", "prompt_end") if key in row}, split=split)
 
     def line(self) -> dict[str, Any]:
         """The line's keys and values, in their order on disk."""
         line = {key: getattr(self, key) for key in (_TURN_LINE if self.turn else _SAMPLE_LINE)}
         if self.split is not None:
             line |= {key: getattr(self.split, key) for key in _SPLIT_KEYS if key not in line}
+        if self.prompt_end is not None:
+            line["prompt_end"] = self.prompt_end
         return line | ({"attempts": self.attempts} if self.attempts > 1 else {})
 
 

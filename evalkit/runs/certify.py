@@ -19,6 +19,7 @@ from evalkit.engines.local.engine import LocalEngine
 from evalkit.metrics.intervals import Interval, wilson
 from evalkit.runs.suite import LoadedSuite
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, score_tasks
+from evalkit.tasks.answers import is_wrong
 from evalkit.tasks.prompts import Asking
 from evalkit.tasks.spec import TaskSpec
 
@@ -177,7 +178,10 @@ def _graded(
         ends=spec.ends,
         keeps_special=True,
     )
-    return GivenAnswer(split.answer, completion.finish_reason, split.status, split.thought_tokens)
+    wrong = is_wrong(split.rule, split.status)
+    return GivenAnswer(
+        split.answer, completion.finish_reason, split.status, split.thought_tokens, wrong=wrong
+    )
 
 
 def _compare(

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-from evalkit.core.config import Config, PfgenConfig, PfgenMode, SuiteConfig, given_suite
+from evalkit.core.config import Config, PfgenConfig, PfgenMode, SuiteConfig, ThoughtParser, given_suite
 from evalkit.core.errors import InputError
 from evalkit.core.files import (
     JsonObject,
@@ -39,12 +39,20 @@ from evalkit.records.run_folder import RunDirectory
 from evalkit.runs.identity import differing_few_shots
 from evalkit.runs.regrading import Regrading
 from evalkit.runs.run import score_suite
-from evalkit.runs.suite import LoadedSuite, check_suite_options, load_suite, sample_limit, suite_specs
+from evalkit.runs.suite import (
+    LoadedSuite,
+    check_suite_options,
+    check_unread,
+    load_suite,
+    sample_limit,
+    suite_specs,
+)
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers
 from evalkit.scoring.write import write_scored
 from evalkit.tasks.load import Task
 from evalkit.tasks.pfgen import DATASET, MOST_TRIALS, answer_of, stop_strings
 from evalkit.tasks.spec import few_shot_counts, task_names
+from evalkit.tasks.thoughts import refuse_unread
 
 GivenAnswers = dict[str, GivenAnswer]
 # Answers are unpacked in pieces of this size, so that the line of a damaged place is known.
@@ -63,6 +71,9 @@ def score_completions(config: Config, *, say: Say) -> Results:
         raise InputError("where shall the scores go? No folder is given", where="option out", fix="out=DIR")
     asked, folder = given_suite(config.suite), config.out
     check_suite_options(asked, config.given)
+    check_unread(asked, config)
+    if config.reasoning.parser in (ThoughtParser.auto, ThoughtParser.none):
+        refuse_unread(config.given)
     if ("samples" in config.given) if asked.pfgen else config.samples > 1:
         has = "its own number of answers" if asked.pfgen else "one answer"
         raise InputError(
@@ -242,17 +253,21 @@ def _read_jsonl(path: Path, task: Task) -> GivenAnswers:
 
 
 def _by_id(rows: Iterable[tuple[str, JsonObject]], task: Task, ids: Container[str]) -> GivenAnswers:
-    asked = {sample.input: sample.id for sample in task.samples}
+    asked: dict[str, list[str]] = {}
+    for one in task.samples:
+        asked.setdefault(one.input, []).append(one.id)
     answers: GivenAnswers = {}
     extra: dict[str, str] = {}
     for where, row in rows:
         if "id" not in row and "prompt" in row:
-            prompt = text_field(row, "prompt", where)
-            sample = asked.get(prompt, prompt)
-            # A service that gave no answer is kept as null.
-            completion = "" if row.get("response", "") is None else text_field(row, "response", where)
+            prompt, field = text_field(row, "prompt", where), "response"
+            # The answers to a prompt that several samples have are in their order.
+            having = asked.get(prompt, [prompt])
+            sample = having.pop(0) if len(having) > 1 else having[0]
         else:
-            sample, completion = text_field(row, "id", where), text_field(row, "completion", where)
+            sample, field = text_field(row, "id", where), "completion"
+        # A service that gave no answer is kept as null.
+        completion = "" if row.get(field, "") is None else text_field(row, field, where)
         if sample in answers:
             raise InputError(f"the id {sample} is there twice", where=where)
         if sample not in ids:

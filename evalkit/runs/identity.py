@@ -17,6 +17,7 @@ from evalkit.core.config import (
     GenerationConfig,
     ProtocolConfig,
     SuiteConfig,
+    ThoughtParser,
 )
 from evalkit.core.text import text_sha256
 from evalkit.core.types import Sampling
@@ -160,7 +161,11 @@ def protocol_record(config: Config, identity: Mapping[str, Any]) -> ProtocolReco
         pairs["metrics.pass_at"] = (list(metrics.pass_at), list(metrics.pass_at))
     if (dtype := identity.get("dtype")) is not None:
         pairs["dtype"] = (dtype, "bfloat16")
-    pairs |= {name: (given, own.get(name)) for name, given in used_options(config).items()}
+    used = used_options(config)
+    if not identity.get("reasoning") and config.reasoning.parser in (ThoughtParser.auto, ThoughtParser.none):
+        # Without a rule nothing reads the options of one.
+        used = {name: given for name, given in used.items() if not name.startswith("reasoning.")}
+    pairs |= {name: (given, own.get(name)) for name, given in used.items()}
     return ProtocolRecord(
         name=protocol.name,
         options={key: given for key, (given, _) in pairs.items()},

@@ -30,7 +30,7 @@ from evalkit.mtbench.turns import (
 )
 from evalkit.records.run_folder import SampleRecord
 from evalkit.runs.life import Opened, Outcome, Run, complete
-from evalkit.tasks.thoughts import Thoughts
+from evalkit.tasks.thoughts import Thoughts, refuse_unread
 
 if TYPE_CHECKING:
     from evalkit.engines.base import Engine, Identified
@@ -58,6 +58,8 @@ def answer_questions(
         _check_template(run.preset, run.tokenizer)
     if run.thoughts is not None and config.reasoning.parser is ThoughtParser.auto:
         say(t("reasoning.parser={rule}, by the chat template", rule=run.thoughts.rule))
+    if run.thoughts is None and run.tokenizer is None:
+        refuse_unread(config.given)
     return complete(run, say=say, opened=opened)
 
 

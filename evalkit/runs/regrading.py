@@ -10,11 +10,15 @@ from evalkit.core.types import FinishReason
 from evalkit.engines.local.tokenizer import tokenizer_here
 from evalkit.records.run_folder import SampleRecord
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, TaskScores
-from evalkit.tasks.answers import choose_rule
+from evalkit.tasks.answers import choose_rule, is_own_rule, is_wrong
 from evalkit.tasks.spec import TaskSpec
 from evalkit.tasks.thoughts import Thoughts
 
 _MANY_UNCLOSED = "{shares} of the thoughts never ended and count as wrong (reasoning.thought_length)"
+_UNCLOSED_THERE = "{shares} of the thoughts never ended; the rule {rule} grades what it leaves of them"
+_SERVED = (
+    "the server returns thoughts ({n}) and no rule is in use, so they take the answer's tokens: {options}"
+)
 _TOO_LONG = "{n} answers may be longer than their limit: the model's tokenizer is not here to cut them"
 _MARKED = "{n} completions have the marks of a thought, and no rule splits them: {options}"
 
@@ -40,7 +44,9 @@ class Regrading:
         self._made = made
         self._limits = limits or {}
         self._tokenizer = tokenizer_here(model) if thoughts is not None and model is not None else None
-        self._uncut = self._unsplit = 0
+        self._uncut = self._unsplit = self._served = 0
+        # The rule of another harness that the answers are graded by.
+        self._foreign = ""
 
     @classmethod
     def of(
@@ -68,12 +74,22 @@ class Regrading:
             self._uncut += too_long and self._tokenizer is None
         elif split is None and self._made is not None:
             split = self._made.again(record, output_length, None, spec.ends)
+        elif split is not None and self._made is None:
+            self._served += bool(split.served_thought)
         if split is None:
             self._unsplit += choose_rule(record.completion) != "none"
             raw = record.raw_text if spec.verbatim else None
             return GivenAnswer(record.completion if raw is None else raw, record.finish_reason)
-        thought = split.thought if thoughts is not None else None
-        return GivenAnswer(split.answer, record.finish_reason, split.status, split.thought_tokens, thought)
+        if not is_own_rule(split.rule):
+            self._foreign = split.rule
+        return GivenAnswer(
+            split.answer,
+            record.finish_reason,
+            split.status,
+            split.thought_tokens,
+            split.thought if thoughts is not None else None,
+            wrong=is_wrong(split.rule, split.status),
+        )
 
     def given(self, task: TaskAnswers) -> dict[str, GivenAnswer]:
         """What is graded of completions that were made elsewhere."""
@@ -84,24 +100,25 @@ class Regrading:
             graded[key] = self.answer(record, task.spec)
         return graded
 
-    def warnings(self) -> Iterator[str]:
-        """What to know about the answers that were given out."""
+    def warnings(self, tasks: Sequence[TaskScores]) -> Iterator[str]:
+        """What to know about the answers that were given out, and about their scores."""
+        if self._served:
+            yield Reason(_SERVED, n=self._served, options="reasoning.parser=think")
         if self._uncut:
             yield Reason(_TOO_LONG, n=self._uncut)
         if self._unsplit:
             yield Reason(_MARKED, n=self._unsplit, options="reasoning.parser= (jaster: also suite.chat=true)")
-
-
-def thought_warnings(tasks: Sequence[TaskScores]) -> Iterator[str]:
-    """A sentence when there are datasets with many thoughts that never ended."""
-    rates = {task.spec.name: task.rates.thoughts for task in tasks}
-    shares = [
-        f"{name} {found.unclosed:.0%}" for name, found in rates.items() if found and found.many_unclosed
-    ]
-    if shares:
-        yield Reason(_MANY_UNCLOSED, shares=", ".join(shares))
+        rates = {task.spec.name: task.rates.thoughts for task in tasks}
+        unclosed = [
+            f"{name} {found.unclosed:.0%}" for name, found in rates.items() if found and found.many_unclosed
+        ]
+        if unclosed and self._foreign:
+            yield Reason(_UNCLOSED_THERE, shares=", ".join(unclosed), rule=self._foreign)
+        elif unclosed:
+            yield Reason(_MANY_UNCLOSED, shares=", ".join(unclosed))
 
 
 def of_regrading(warning: str) -> bool:
     """Whether a kept warning is about the split of an earlier scoring."""
-    return isinstance(warning, Reason) and warning.template in (_MANY_UNCLOSED, _TOO_LONG, _MARKED)
+    ours = (_MANY_UNCLOSED, _UNCLOSED_THERE, _SERVED, _TOO_LONG, _MARKED)
+    return isinstance(warning, Reason) and warning.template in ours

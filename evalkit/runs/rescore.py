@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalkit.core.config import Config, ReasoningConfig, SuiteData, given_suite
+from evalkit.core.config import Config, ReasoningConfig, SuiteData, ThoughtParser, given_suite
 from evalkit.core.durable import read_log
 from evalkit.core.errors import InputError
 from evalkit.core.files import read_options
@@ -21,6 +21,7 @@ from evalkit.runs.run import score_run
 from evalkit.runs.suite import LoadedSuite, check_suite_options, load_suite, sample_limit, suite_specs
 from evalkit.tasks.answers import options_of
 from evalkit.tasks.load import Task
+from evalkit.tasks.thoughts import refuse_unread
 
 # Options that may change without new completions.
 _SCORING_OPTIONS = (
@@ -78,6 +79,9 @@ def rescore(given: Config) -> Rescored:
         _check_complete(directory.path, suite, gaps, before)
     into = _into(directory, config, given)
     identity = _identity(directory, before)
+    rule = config.reasoning.parser
+    if not identity.get("reasoning") and rule in (ThoughtParser.auto, ThoughtParser.none):
+        refuse_unread(given.given)
     # Which metric of an own task counts, its file says; what else is recorded of its datasets is in `suite`.
     kept = {key: value for key, value in before.run.items() if key != "datasets"} if before else {}
     with into:
@@ -162,7 +166,7 @@ def kept_config(path: Path) -> Config:
 
 
 def _replace_scoring_options(config: Config, given: Config) -> None:
-    check_suite_options(given_suite(config.suite), given.given)
+    check_suite_options(given_suite(config.suite), given.given, config.samples)
     for option in given.given:
         if option in _OTHER_OPTIONS:
             continue

@@ -24,10 +24,10 @@ from evalkit.engines.models.folder_files import generation_config
 from evalkit.metrics import wanted_metrics
 from evalkit.records.environment import CONFIG, kept_environment, timed
 from evalkit.records.results import Results, read_results
-from evalkit.records.run_folder import RunDirectory, SampleRecord, SplitRecord
+from evalkit.records.run_folder import PROMPT_END, RunDirectory, SampleRecord, SplitRecord
 from evalkit.runs.identity import protocol_record, run_identity
 from evalkit.runs.life import Opened, Outcome, Run, complete
-from evalkit.runs.regrading import Regrading, thought_warnings
+from evalkit.runs.regrading import Regrading
 from evalkit.runs.suite import LoadedSuite, asking_of, check_run, load_suite
 from evalkit.scoring.categories import summarise, with_intervals
 from evalkit.scoring.pfgen import score_pfgen
@@ -37,7 +37,7 @@ from evalkit.tasks.load import Task
 from evalkit.tasks.pfgen import DATASET as PFGEN
 from evalkit.tasks.pfgen import answer_of
 from evalkit.tasks.spec import TaskSpec, is_task_file
-from evalkit.tasks.thoughts import Thoughts
+from evalkit.tasks.thoughts import Thoughts, refuse_unread, rule_for
 
 if TYPE_CHECKING:
     from evalkit.engines.base import Engine, Identified
@@ -71,6 +71,8 @@ def evaluate(config: Config, *, say: Say, opened: Opened = lambda folder: None) 
         run = SuiteRun(config, suite)
     if run.asking.thoughts is not None and config.reasoning.parser is ThoughtParser.auto:
         say(t("reasoning.parser={rule}, by the chat template", rule=run.asking.thoughts.rule))
+    if run.asking.thoughts is None and run.tokenizer is None:
+        refuse_unread(config.given)
     outcome = complete(run, say=say, opened=opened)
     for kept, wanted in run.larger(outcome.results):
         say(t("the kept results of {kept} stand in for {asked}", kept=kept, asked=wanted))
@@ -86,14 +88,14 @@ class SuiteRun(Run[Results]):
         chosen, asked = given_model(config.model), given_suite(config.suite)
         identified = identify(chosen, config.engine, config.dtype, offline=config.data.offline)
         model, left_out, chat_template = identified.model, [], None
-        self._tokenizer = tokenizer_of(model)
-        self.asking = asking_of(config, self._tokenizer)
+        self.tokenizer = tokenizer_of(model)
+        self.asking = asking_of(config, self.tokenizer)
         if config.samples > 1 and not asked.pfgen and config.generation.from_model:
             _check_draws(identified, config.samples)
-        if self._tokenizer is not None and self.asking.chat is not None:
-            chat_template = template_of(self._tokenizer)
-        elif self._tokenizer is not None and not config.engine.chat_prompts:
-            left_out = appended_tokens(self._tokenizer, config.protocol.bos)
+        if self.tokenizer is not None and self.asking.chat is not None:
+            chat_template = template_of(self.tokenizer)
+        elif self.tokenizer is not None and not config.engine.chat_prompts:
+            left_out = appended_tokens(self.tokenizer, config.protocol.bos)
         identity = run_identity(
             identified,
             suite.tasks,
@@ -204,10 +206,13 @@ class SuiteRun(Run[Results]):
             for completion in watch(completions, requests):
                 task, sample = samples[completion.id]
                 request, split = asked[completion.id], None
-                prompt, failed = as_text(request.prompt, self._tokenizer), completion.finish_reason == "error"
-                if (thoughts := self.asking.thoughts) is not None and not failed:
+                prompt, failed = as_text(request.prompt, self.tokenizer), completion.finish_reason == "error"
+                thoughts = rule_for(completion, self.asking.thoughts)
+                if thoughts is not None and not failed:
                     split = self._split(thoughts, completion, prompt, task.spec)
                 record = SampleRecord.of(sample, prompt, completion, split, attempt)
+                if self.tokenizer is not None and not isinstance(request.prompt, str):
+                    record = replace(record, prompt_end=prompt[-PROMPT_END:])
                 other = None if failed else self.asking.again(request, record.graded, attempt)
                 if other is None:
                     yield task.name, record
@@ -218,20 +223,18 @@ class SuiteRun(Run[Results]):
     def _split(
         self, thoughts: Thoughts, completion: Completion, prompt: str, spec: TaskSpec
     ) -> SplitRecord | None:
-        """Thought and answer; None where a pattern takes too long: scoring says so, with all texts kept."""
+        """Thought and answer; None where the rule cannot read it: scoring says so, with all texts kept."""
         try:
             return thoughts.reply(
                 completion,
                 # Without the tokenizer nobody knows how the server's prompt ends.
-                opened=self._tokenizer is not None and thoughts.opened(prompt),
+                opened=self.tokenizer is not None and thoughts.opened(prompt),
                 output_length=self.asking.limit(spec),
-                tokenizer=self._tokenizer,
+                tokenizer=self.tokenizer,
                 ends=spec.ends,
                 keeps_special=self.identified.family != "api",
             )
         except InputError:
-            if thoughts.pattern is None:
-                raise
             return None
 
     def finish(self) -> Results:
@@ -363,7 +366,7 @@ def score_suite(
         scored, details = score_pfgen(suite.questions, answers[0], config.metrics.resamples, cut)
     else:
         scored = score_tasks(answers, config.protocol, config.metrics, offline=config.data.offline)
-    found = [*regrading.warnings(), *thought_warnings(scored)]
+    found = [*regrading.warnings(scored)]
     for line in found:
         warn(line)
     results = summarise(

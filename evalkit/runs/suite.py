@@ -167,6 +167,7 @@ def asking_of(config: Config, tokenizer: Any | None) -> Asking:
     """
     suite = given_suite(config.suite)
     check_suite_options(suite, config.given, config.samples)
+    check_unread(suite, config)
     kind = pfgen.PfgenAsking if suite.pfgen else Asking
     asking = kind.of(
         suite,
@@ -200,9 +201,9 @@ def check_run(config: Config) -> None:
         load_preset(config.preset or suite.preset or DEFAULT_PRESET)
         Thoughts.of(config.reasoning, None, chat=True)
         return
+    check_repeats(config.samples, config.metrics.pass_at)
     asking_of(config, None)
     prediction("", answer_regex=config.protocol.answer_regex)
-    check_repeats(config.samples, config.metrics.pass_at)
     _check_packages(config)
 
 
@@ -236,6 +237,12 @@ def check_suite_options(suite: SuiteConfig, given: Sequence[str], samples: int =
             where=f"option samples={samples}",
             fix=f"samples={pfgen.MOST_TRIALS} or fewer",
         )
+    if "metrics.pass_at" in given and samples == 1 and not suite.pfgen:
+        raise InputError(
+            "pass@k is of several answers to each question",
+            where="option metrics.pass_at",
+            fix="add samples=N, or leave it out",
+        )
     for option in given:
         if suite.pfgen and (option == "generation" or option.startswith(_PFGEN_DECIDES)):
             what, fix = "pfgen asks and reads answers by its own protocol", "pfgen.mode=, samples=, limit="
@@ -244,6 +251,24 @@ def check_suite_options(suite: SuiteConfig, given: Sequence[str], samples: int =
         else:
             continue
         raise InputError(what, where=f"option {option}", fix=f"leave it out, or take {fix}")
+
+
+def check_unread(suite: SuiteConfig, config: Config) -> None:
+    """Refuses options that nothing of this suite reads.
+
+    Raises:
+        InputError: there is one.
+    """
+    for option in config.given:
+        own = option == "num_few_shots" and not suite.pfgen
+        if own and all(spec.num_few_shots is not None for spec in suite_specs(suite)):
+            what = "the tasks of the suite say themselves how many examples they have"
+            raise InputError(what, where=f"option {option}", fix="leave it out, or suite.num_few_shots.TASK=")
+        chat = suite.chat or config.engine.chat_prompts
+        if option.startswith("model.chat_template_args") and not chat:
+            raise InputError(
+                "plain prompts have no template", where=f"option {option}", fix="add suite.chat=true"
+            )
 
 
 def _prepared(spec: TaskSpec, shots: int, data: DataOptions, folder: Path, packed: dict[str, str]) -> Task:

@@ -57,6 +57,7 @@ class GivenAnswer:
         status: what became of the answer; None: it was not split from a thought.
         thought_tokens: None: not split, or not counted.
         thought: only where it is not the one in the run's record.
+        wrong: there is no answer behind the thought, which is wrong whatever the gold answer is.
         place: where it was read (`file, line n`), for messages; empty: nowhere.
     """
 
@@ -65,6 +66,7 @@ class GivenAnswer:
     status: str | None = None
     thought_tokens: int | None = None
     thought: str | None = None
+    wrong: bool = False
     place: str = field(default="", compare=False)
 
 
@@ -209,7 +211,8 @@ class _Draft:
             if isinstance(metric, InstructionMetric):
                 self._follow(metric)
                 return
-            values = [metric.score(p, g) for p, g in zip(self.predictions, self.golds, strict=True)]
+            rows = zip(self.answers, self.predictions, self.golds, strict=True)
+            values = [0.0 if answer.wrong else metric.score(p, g) for answer, p, g in rows]
         except MetricUnavailableError as error:
             self.miss(metric.name, error)
         else:
@@ -222,7 +225,7 @@ class _Draft:
         return [
             ifeval.verdicts(
                 ifeval.read_instructions(parse_json(sample.gold, where := f"sample {sample.id}"), where),
-                None if answer.finish_reason == "error" else text,
+                None if answer.finish_reason == "error" or answer.wrong else text,
             )
             for sample, answer, text in zip(asked, self.answers, self.predictions, strict=True)
         ]

@@ -113,9 +113,10 @@ def _with_status(
         return refusal_of(200, headers, {"error": given} if isinstance(given, dict) else None, reason)
     if text.strip() or (text and not needs_text):
         return reply
-    message = choice.get("message") or {}
-    if any(message.get(name) for name in ("tool_calls", "function_call")):
-        return Refusal("passing", "the service answered with a tool call and no text")
+    if calls_tool(choice):
+        return (
+            Refusal("passing", "the service answered with a tool call and no text") if needs_text else reply
+        )
     if end == "length" and reply.output_tokens == 0:
         return replace(reply, status="overflow", text=None, error="the prompt leaves no room for an answer")
     unended = end is None and (reply.finish_reason is not None or not reply.output_tokens)
@@ -123,6 +124,12 @@ def _with_status(
         named = f" (finish reason {reply.finish_reason})" if reply.finish_reason else ""
         return Refusal("passing", f"the service answered without a word{named}")
     return reply
+
+
+def calls_tool(choice: Mapping[str, Any]) -> bool:
+    """Whether a choice calls a function."""
+    message = choice.get("message") or {}
+    return any(message.get(name) for name in ("tool_calls", "function_call"))
 
 
 def is_lost(finish_reason: str | None, text: str | None, thought: str | None = None) -> bool:
@@ -237,8 +244,14 @@ def _thought(message: object) -> str | None:
             return str(message[name])
     content = message.get("content")
     parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
-    texts = [str(part.get(part["type"], "")) for part in parts if part.get("type") in _THOUGHTS]
-    return "".join(texts) or None
+    texts: list[Any] = []
+    for part in parts:
+        if part.get("type") in _THOUGHTS:
+            given = part.get(part["type"])
+            # Mistral's is a list of parts itself.
+            inner = given if isinstance(given, list) else [given]
+            texts += [one.get("text") if isinstance(one, dict) else one for one in inner]
+    return "".join(text for text in texts if isinstance(text, str)) or None
 
 
 def _count(usage: object, *keys: str) -> int | None:

@@ -19,6 +19,7 @@ RuleName = Literal[
 AnswerStatus = Literal["answered", "no_thought", "late_thought", "unclosed", "empty", "cut_off", "tool_call"]
 
 RULES: tuple[RuleName, ...] = get_args(RuleName)
+_OWN_RULES = ("none", "think", "harmony", "regex")
 START, END = "<think>", "</think>"
 # Rules that read the tags, and rules that read a pattern; the others refuse those options.
 _TAGGED = ("think", "regex", "lm-eval", "lighteval", "flexeval", "swallow")
@@ -102,6 +103,19 @@ def split_answer(
         elif not answer.strip():
             status = "empty"
     return SplitAnswer(thought, answer, status)
+
+
+def is_own_rule(rule: str) -> bool:
+    """Whether a rule is evalkit's own and not named after another harness."""
+    return rule in _OWN_RULES
+
+
+def is_wrong(rule: str, status: str) -> bool:
+    """Whether there is no answer, so that it is wrong whatever the gold answer is.
+
+    The rules of other harnesses grade what they leave of a text.
+    """
+    return is_own_rule(rule) and status in ("unclosed", "empty", "tool_call")
 
 
 def later_tags(answer: str, rule: str, *, start: str = START, end: str = END) -> int:

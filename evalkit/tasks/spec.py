@@ -204,6 +204,8 @@ def _load_spec_file(path: Path) -> TaskSpec:
         if spec.category is not None and spec.counts is None:
             spec.counts = spec.metrics[0]
         if spec.verbatim:
+            if spec.num_few_shots:
+                raise _refusal(path, "num_few_shots", "answer.kind: instructions has no examples")
             spec.data.few_shots, spec.num_few_shots = 0, 0
         spec.data.file = _relative_to(path, spec.data.file)
         spec.data.few_shots_file = _relative_to(path, spec.data.few_shots_file)
@@ -230,6 +232,8 @@ def few_shot_counts(specs: Sequence[TaskSpec], given: Mapping[str, int], default
                 where=where,
                 fix=f"one of {', '.join(names)}",
             )
+        if count and next(spec for spec in specs if spec.name == name).verbatim:
+            raise InputError("the prompts of this task have no examples", where=where, fix="leave it out")
         if count < 0:
             raise InputError(f"suite.num_few_shots.{name}={count} is below 0", where=where)
     own = {spec.name: default if spec.num_few_shots is None else spec.num_few_shots for spec in specs}

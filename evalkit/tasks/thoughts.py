@@ -17,6 +17,8 @@ from evalkit.engines.bos import token_ids
 from evalkit.engines.local.chat_template import template_of
 from evalkit.records.run_folder import SampleRecord, SplitRecord
 from evalkit.tasks.answers import (
+    END,
+    START,
     SplitAnswer,
     check_rule,
     choose_rule,
@@ -48,7 +50,7 @@ class Thoughts:
             chat: whether the model is asked through its template.
 
         Raises:
-            InputError: a rule that lacks its pattern or has a wrong one.
+            InputError: a rule that lacks its pattern or has a wrong one, or no rule and options of one.
         """
         rule = reasoning.parser.value
         # A plain prompt is continued, not answered.
@@ -58,7 +60,14 @@ class Thoughts:
             rule = usual
         elif template is not None and usual == "none" and rule not in ("none", "regex"):
             log.warning("reasoning.parser=%s, but the chat template has no mark of a thought", rule)
-        return None if rule == "none" else cls.named(reasoning, rule)
+        if rule != "none":
+            return cls.named(reasoning, rule)
+        # Of a chat without its template only the server knows; another model's may have marks.
+        if reasoning.parser is ThoughtParser.none or not chat:
+            refuse_unread(_given(reasoning, *_OF_TEXTS, "thought_length"), chat=chat)
+        elif template is not None:
+            refuse_unread(_given(reasoning, *_OF_TEXTS))
+        return None
 
     @classmethod
     def named(cls, reasoning: ReasoningConfig, rule: str) -> "Thoughts":
@@ -125,17 +134,20 @@ class Thoughts:
             keeps_special: `raw_text` has all special tokens that the model wrote.
 
         Raises:
-            InputError: the special tokens that the rule reads are lost, or a pattern takes too long.
+            InputError: the special tokens that the rule reads are lost, or a pattern takes too long. What
+                is not lost: those of a text that a server has split.
         """
         raw, finish_reason = completion.raw_text, completion.finish_reason
         served = completion.served_thought is not None
         try:
             found = self.split(raw, opened=opened and not served, finish_reason=finish_reason, ends=ends)
         except InputError:
-            if self.rule != "harmony" or not keeps_special:
+            if self.rule != "harmony" or not (keeps_special or served):
                 raise
             # It only begins as if they were lost.
             found = split_answer(raw.strip(), "none", stop=ends, finish_reason=finish_reason)
+        if completion.tool_call:
+            found = found._replace(answer="", status="tool_call")
         if served:
             found = _served(found, str(completion.served_thought), finish_reason)
         kept, cut = shortened(found.answer, output_length, tokenizer, ends)
@@ -160,13 +172,51 @@ class Thoughts:
         before, ended = record.split, record.finish_reason or "stop"
         raw = record.completion if record.raw_text is None else record.raw_text
         served = before.served_thought if before else None
+        called = before is not None and before.status == "tool_call" and not raw.strip()
+        opened = before is not None and before.opened
         return self.reply(
-            Completion(record.id, raw, raw, ended, 0, 0, served_thought=served),
-            opened=before is not None and before.opened,
+            Completion(record.id, raw, raw, ended, 0, 0, served_thought=served, tool_call=called),
+            opened=opened if record.prompt_end is None else self.opened(record.prompt_end),
             output_length=output_length,
             tokenizer=tokenizer,
             ends=ends,
         )
+
+
+# Options of rules that read a text.
+_OF_TEXTS = ("pattern", "start", "end")
+
+
+def _given(reasoning: ReasoningConfig, *names: str) -> list[str]:
+    usual = ReasoningConfig()
+    return [f"reasoning.{name}" for name in names if getattr(reasoning, name) != getattr(usual, name)]
+
+
+def refuse_unread(given: Sequence[str], *, chat: bool = True) -> None:
+    """Refuses the options of a rule among those that are `given`, where no rule is in use.
+
+    Raises:
+        InputError: there is one.
+    """
+    for option in given:
+        if not option.startswith("reasoning.") or option == "reasoning.parser":
+            continue
+        fix = "reasoning.parser=regex" if option == "reasoning.pattern" else "reasoning.parser=think"
+        raise InputError(
+            "no rule splits thoughts off here, so that this option does nothing",
+            where=f"option {option}",
+            fix=f"add {fix}" if chat else f"add suite.chat=true or {fix}",
+        )
+
+
+# Of a run without a rule.
+_AS_SERVED = Thoughts("none", START, END, None, None)
+
+
+def rule_for(completion: Completion, thoughts: Thoughts | None) -> Thoughts | None:
+    """The rule that reads a completion: the run's, or without one `none` for what a server has split."""
+    split_by_server = completion.served_thought is not None or completion.tool_call
+    return _AS_SERVED if thoughts is None and split_by_server else thoughts
 
 
 def _served(found: SplitAnswer, thought: str, finish_reason: str | None) -> SplitAnswer:

@@ -514,6 +514,8 @@ def test_a_thought_that_a_server_split_off_is_no_part_of_the_answer() -> None:
         ("lm-eval", "答え\n\n次の問い", "answered"),
         ("swallow", "<think>答え", "cut_off"),
         ("think", "", "unclosed"),
+        ("harmony", "analysis 3", "cut_off"),
+        ("none", "", "unclosed"),
         ("think", "<think>答え", "unclosed"),
         ("harmony", "<|channel|>commentary to=functions.f<|message|>{}<|call|>", "tool_call"),
     ],

@@ -100,10 +100,26 @@ def test_answers_in_the_published_form(
     command = ["score", "suite=task", f"suite.tasks=[{task}]", f"completions={answers}", f"out={tmp_path}/o"]
     assert main(command) == 0
     assert results(tmp_path / "o")["scores"]["mine_instruction_strict"]["value"] == 1 / 3
+    # Either form may have an answer that a service did not give.
+    rows = [{"id": f"mine/dev/{number}", "completion": None} for number in (0, 1)]
+    answers.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    assert main(command) == 0
     answers.write_text(json.dumps({"prompt": "別の問い", "response": ""}), encoding="utf-8")
     capsys.readouterr()
     assert main(command) == 2
     assert "別の問い" in capsys.readouterr().err
+
+
+def test_answers_to_a_prompt_that_stands_twice_are_in_its_order(task: Path, tmp_path: Path) -> None:
+    lines = [json.dumps(LINES[1])] * 2
+    (tmp_path / "mine.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    rows = [{"prompt": LINES[1]["prompt"], "response": text} for text in ("{}", "no")]
+    (tmp_path / "x.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    words = [f"suite.tasks=[{task}]", f"completions={tmp_path}/x.jsonl", f"out={tmp_path}/o"]
+    assert main(["score", "suite=task", *words]) == 0
+    scores = read_log(tmp_path / "o" / "scores" / "mine.jsonl")[0]
+    assert [row["prediction"] for row in scores.values()] == ["{}", "no"]
+    assert main(["score", "suite=task", *words, "num_few_shots=2"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -130,6 +146,7 @@ def test_bad_instructions_name_the_record(
         ("metrics: [instruction_strict, prompt_loose]", "metrics: [exact_match]", "metrics"),
         ("answer: {kind: instructions}", "", "metrics"),
         ('instruction: ""', "instruction: 書け", "instruction"),
+        ("counts:", "num_few_shots: 2\ncounts:", "num_few_shots"),
         ("input: prompt}", "input: prompt, output: kwargs}", "data.output"),
     ],
 )

@@ -138,9 +138,19 @@ def test_the_thought_of_a_server_that_splits_is_kept_beside_the_rule(
         folder = run(
             "suite.chat=true", "reasoning.thought_length=50", "engine=api", f"engine.base_url={server.url}"
         )
+        bare = run("suite.chat=true", "reasoning.parser=none", "engine=api", f"engine.base_url={server.url}")
     first, *_ = rows(folder).values()
     assert (first["served_thought"], first["raw_text"]) == (THOUGHT, "\n3")
     assert (first["thought"], first["answer"], first["status"]) == (THOUGHT, "3", "answered")
+    # Without a rule it is kept too, and the words say what to do.
+    first, *_ = rows(bare, "jemhopqa").values()
+    assert first["served_thought"].startswith("よく考える。")
+    assert (first["rule"], first["answer"].strip(), first["status"]) == ("none", "", "empty")
+    assert results(bare)["datasets"]["jcommonsenseqa"]["thoughts"]["unclosed"] == 1
+    assert "reasoning.parser=think" in "".join(results(bare)["run"]["warnings"])
+    assert main(["score", f"run={bare}", "reasoning.parser=think"]) == 0
+    assert results(bare)["datasets"]["jemhopqa"]["thoughts"]["empty"] == 1
+    assert "reasoning.parser=think" not in "".join(results(bare)["run"]["warnings"])
 
 
 def test_kept_raw_texts_are_split_anew_by_another_rule(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -217,6 +227,7 @@ def test_completions_made_elsewhere_are_split_by_a_rule(
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         (given / f"{task}.jsonl").write_text(text, encoding="utf-8")
     command = ["score", "suite=sample", TASKS, "limit=2", f"completions={given}", "offline=true"]
+    assert main([*command, "reasoning.start=<r>", f"out={tmp_path / 'no'}"]) == 2
     for parser, prediction in ((["reasoning.parser=think"], "3"), ([], f"{START}よく考える。")):
         out = tmp_path / f"scored-{len(parser)}"
         capsys.readouterr()
@@ -234,6 +245,10 @@ def test_a_prompt_that_opens_the_thought(run: Run) -> None:
     assert first["raw_text"].startswith("よく考える。") and first["opened"] is True
     assert (first["thought"], first["status"]) == (THOUGHT, "answered")
     assert results(folder)["run"]["identity"]["chat"]["template_args"] == {"open_thought": True}
+    # Another rule knows it too of a run without one, whose answer a blank line ended.
+    plain = run("suite.chat=true", "model.chat_template_args.open_thought=true", "reasoning.parser=none")
+    assert main(["score", f"run={plain}", "reasoning.parser=think"]) == 0
+    assert {row["status"] for row in rows(plain, "jemhopqa", "scores").values()} == {"unclosed"}
 
 
 def test_several_samples_have_seeds_of_their_own_and_more_continue_fewer(
@@ -264,6 +279,11 @@ def test_several_samples_have_seeds_of_their_own_and_more_continue_fewer(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
+        (("reasoning.thought_length=5",), "add suite.chat=true"),
+        (("reasoning.start=<r>",), "option reasoning.start"),
+        (("suite.chat=true", "reasoning.parser=none", "reasoning.pattern=x"), "add reasoning.parser=regex"),
+        (("model.chat_template_args.enable_thinking=false",), "add suite.chat=true"),
+        (("metrics.pass_at=[1]",), "add samples=N"),
         (("samples=2",), "greedy search gives the same answer"),
         (("samples=2", "generation.from_model=true"), "own generation_config is greedy"),
         (("generation.temperature=0.5",), "add generation.do_sample=true"),
@@ -302,6 +322,12 @@ def test_prompts_shows_what_a_chat_run_asks(
         assert [one["role"] for one in asked[key]["messages"]] == ["system", "user"]
         assert (asked[key]["max_new_tokens"], asked[key]["stop"]) == (51, [])
     capsys.readouterr()
+    sampled = ["generation=swallow", "samples=2"]
+    assert main(["prompts", *words, *sampled]) == 0
+    lines = (tmp_path / "prompts" / "jcommonsenseqa.jsonl").read_text(encoding="utf-8").splitlines()
+    first, second, *_ = map(json.loads, lines)
+    assert len(lines) == 4 and [first["id"][-2:], second["id"][-2:]] == ["/1", "/2"]
+    assert first["seed"] != second["seed"] and first["temperature"] == 0.6
     assert main(["prompts", *words, "suite.chat_turns=true"]) == 0
     line = json.loads((tmp_path / "prompts" / "jemhopqa.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert [one["role"] for one in line["messages"]] == ["system", *["user", "assistant"] * 4, "user"]
@@ -333,6 +359,17 @@ def test_a_text_that_only_begins_like_harmony_without_its_tokens(run: Run, tmp_p
     first, *_ = rows(folder).values()
     # The local engine loses no special token, so this is an answer; the task allows it one token.
     assert (first["answer"], first["status"]) == ("analysis", "cut_off")
+    # A server may lose them: every text is kept, and another rule reads it.
+    config = Config(
+        model=ModelConfig(name="thinker", path=str(model)),
+        engine=EngineConfig(name="local", device="cpu", threads=1),
+    )
+    with serving(config) as server:
+        words = ("suite.chat=true", "engine=api", f"engine.base_url={server.url}")
+        run(*words, "reasoning.thought_length=50", out="served", path=model, code=2)
+    (kept,) = (tmp_path / "served").glob("thinker/sample/*")
+    assert len(rows(kept)) == 2
+    assert main(["score", f"run={kept}", "reasoning.parser=none", "allow_missing=true"]) == 0
 
 
 def test_a_pattern_that_takes_too_long_loses_no_answer(

@@ -7,14 +7,17 @@ from scipy.stats import sem
 from statsmodels.stats.proportion import proportion_confint
 
 from evalkit import metrics as registry
-from evalkit.core.config import MetricsConfig, ProtocolConfig
+from evalkit.core.config import MetricsConfig, ProtocolConfig, ReasoningConfig
 from evalkit.core.errors import InputError
 from evalkit.core.types import Sample
 from evalkit.metrics.correlation import resampled_spearman
 from evalkit.metrics.metric import MetricUnavailableError, ModelMetric, Triple
 from evalkit.metrics.repeats import repeat_ids
+from evalkit.records.run_folder import SampleRecord
+from evalkit.runs.regrading import Regrading
 from evalkit.scoring.scores import GivenAnswer, TaskAnswers, TaskScores, score_tasks, well_formed
 from evalkit.tasks.spec import AnswerKind, AnswerSpec, load_spec
+from evalkit.tasks.thoughts import Thoughts
 from tests.scored import answers, score
 
 
@@ -45,6 +48,20 @@ def test_a_dataset_by_hand() -> None:
     assert (measured.value, measured.n) == (0.5, 4)
     assert measured.stderr == pytest.approx(sem([1, 1, 0, 0]))
     assert (result.rates.empty, result.rates.out_of_format, result.rates.truncated) == (0.25, 0.5, None)
+
+
+def test_no_answer_behind_a_thought_is_wrong_also_where_nothing_is_right() -> None:
+    spec, samples = load_spec("jemhopqa"), [Sample("jemhopqa/dev/0", "問い", "")]
+    record = SampleRecord(id=samples[0].id, completion="<think>まだ", finish_reason="length")
+    for rule, right, told in (
+        ("think", 0.0, "count as wrong"),
+        ("flexeval", 1.0, "the rule flexeval"),
+    ):
+        regrading = Regrading(Thoughts.named(ReasoningConfig(), rule))
+        given = TaskAnswers(spec, samples, {record.id: regrading.answer(record, spec)})
+        found = score_tasks([given], ProtocolConfig(), MetricsConfig(resamples=100), offline=True)
+        assert {one.value.value for one in found[0].measured.values()} == {right}
+        assert told in "".join(regrading.warnings(found))
 
 
 def test_strip_is_an_option() -> None:

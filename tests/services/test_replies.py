@@ -210,7 +210,6 @@ def test_other_errors(status: int, body: Any, kind: str) -> None:
         (chat([{"type": "text", "text": "a"}, {"type": "audio", "text": "b"}]), "'audio'"),
         (chat([7]), "'int'"),
         (chat({"a": 1}), "None"),
-        (chat(None, "tool_calls", tool_calls=[{"id": "1"}]), "tool call"),
         (chat(None, None), "without a word"),
         (chat("", "load"), "without a word"),
         (chat("はい", "error"), "finish reason error"),
@@ -240,6 +239,7 @@ def test_what_is_no_answer_is_asked_again_and_says_why(body: Any, said: str) -> 
         (chat("はい", None), "はい"),
         (chat("はい", "finished_somehow"), "はい"),
         (chat("はい", "tool_calls", tool_calls=[{"id": "1"}]), "はい"),
+        (chat(None, "tool_calls", tool_calls=[{"id": "1"}]), ""),
         (chat(None, "length", {"completion_tokens": 5}, reasoning_content="考え中"), ""),
         (chat(None, "stop", reasoning_content="考え中"), ""),
         (chat("", "stop"), ""),
@@ -256,6 +256,15 @@ def test_answers(body: Any, text: str) -> None:
     answer = read_reply(200, {}, data if isinstance(data, bytes) else data.encode())
     assert isinstance(answer, Reply)
     assert (answer.status, answer.text) == ("ok", text)
+
+
+def test_parts_of_the_type_thinking_are_the_thought_in_either_form() -> None:
+    inner = [{"type": "text", "text": "考"}, {"type": "text", "text": "え"}]
+    for given, thought in ((inner, "考え"), ("考え", "考え"), ([], None)):
+        parts = [{"type": "thinking", "thinking": given}, {"type": "text", "text": "はい"}]
+        reply = read_reply(200, {}, json.dumps(chat(parts)).encode())
+        assert isinstance(reply, Reply)
+        assert (reply.thought, reply.text) == (thought, "はい")
 
 
 @pytest.mark.parametrize("empty", [chat(""), chat(" \n"), chat(None), chat(None, reasoning_content="考え")])

@@ -9,7 +9,7 @@ from evalkit.core.errors import InputError
 from evalkit.core.types import REST_OF_CONTEXT, Completion, FinishReason, Request
 from evalkit.engines.bos import token_ids
 from evalkit.engines.local.tokens import clean_up
-from evalkit.services.replies import Reply, end_of
+from evalkit.services.replies import Reply, calls_tool, end_of
 
 # Settings of every request: the stop string stays in the text, and no sampling filter of the server.
 _FIXED: dict[ServerKind, dict[str, Any]] = {
@@ -148,6 +148,7 @@ def foreign_completion(
         prompt_tokens=prompt_tokens,
         new_tokens=_count(raw, tokenizer) if reply.output_tokens is None else reply.output_tokens,
         served_thought=reply.thought,
+        tool_call=not raw.strip() and calls_tool(choice),
     )
 
 
