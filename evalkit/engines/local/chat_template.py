@@ -1,6 +1,6 @@
 """Conversation -> text by the model's chat template, checked before a model sees it.
 
-A template is a program somebody else wrote. It may fail, omit user messages or write today's date.
+A template is a program somebody else wrote. It may fail, omit messages or write today's date.
 None of this shows in a score, so it is checked here.
 """
 
@@ -26,13 +26,13 @@ FIX = "mend it, or take another one: model.chat_template=FILE.jinja"
 # Limits of a template's output and of its loops, before the length of the conversation is added.
 _MOST_CHARACTERS = 10_000_000
 _MOST_COUNTED = 1_000_000
-# A user message that no template contains; any kind of change to it shows.
+# A message that no template contains; any kind of change to it shows.
 _MARK = "Ab cD <i>&'\"\n質問 number"
 # Python's representation of an object without text, different in each process.
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]{6,}>")
 # A compiled template is shared by all threads, and so are its limits.
 _rendering = threading.Lock()
-_warned: set[str] = set()
+_warned: set[tuple[str, str]] = set()
 
 
 class ChatTemplate(str):
@@ -133,19 +133,29 @@ def clock_date(tokenizer: Any | None) -> str | None:
 def render_chat(messages: Sequence[Message], tokenizer: Any) -> str:
     """The text of a conversation whose next turn is the assistant's.
 
-    Some templates replace the system message by a sentence of their own; the log warns once.
+    The log warns once of a template that replaces the system message by a sentence of its own, changes
+    what the assistant said (a thought apart), or ends in EOS or padding.
 
     Raises:
         InputError: there is no template to use, it fails or refuses these roles, omits or
-            changes a user message, or writes a different text each time.
+            changes a user message, omits the assistant's, or writes a different text each time.
     """
     text = rendered(messages, tokenizer)
+    template = template_of(tokenizer)
     if any(one.role == "system" and one.content.strip() not in text for one in messages):
-        template = template_of(tokenizer)
-        if template not in _warned:
-            _warned.add(str(template))
-            log.warning("the chat template leaves out the text of the system message (%s)", template.where)
+        _warn(template, "leaves out the text of the system message")
+    if not _has_words(messages, text, "user", "assistant"):
+        _warn(template, "changes what the assistant said before")
+    ends = (getattr(tokenizer, name, None) for name in ("eos_token", "pad_token"))
+    if last := next((str(token) for token in ends if token and text.rstrip().endswith(str(token))), None):
+        _warn(template, f"puts {last} behind the prompt, where models begin another text")
     return text
+
+
+def _warn(template: ChatTemplate, does: str) -> None:
+    if (template, does) not in _warned:
+        _warned.add((str(template), does))
+        log.warning("the chat template %s (%s)", does, template.where)
 
 
 def as_text(prompt: str | Sequence[Message], tokenizer: Any | None) -> str:
@@ -158,7 +168,7 @@ def as_text(prompt: str | Sequence[Message], tokenizer: Any | None) -> str:
 
 
 def rendered(messages: Sequence[Message], tokenizer: Any) -> str:
-    """As `render_chat`, without the warning about the system message."""
+    """As `render_chat`, without its warnings."""
     template = template_of(tokenizer)
     text = _render(messages, tokenizer, template)
     if text != _render(messages, tokenizer, template):
@@ -166,24 +176,33 @@ def rendered(messages: Sequence[Message], tokenizer: Any) -> str:
     said = "".join(message.content for message in messages)
     if any(address not in said for address in _ADDRESS.findall(text)):
         raise _refused("writes an address in memory, another one in each process", template)
-    _check_words(messages, text, template)
     # Words that the template itself contains, such as a digit, would hide that it omits them.
     marked = [
-        replace(message, content=f"{_MARK} {place}.") if message.role == "user" else message
+        message if message.role == "system" else replace(message, content=f"{_MARK} {place}.")
         for place, message in enumerate(messages)
     ]
-    _check_words(marked, _render(marked, tokenizer, template), template)
+    shown = _render(marked, tokenizer, template)
+    if not (_has_words(messages, text, "user") and _has_words(marked, shown, "user")):
+        raise _refused("leaves out or changes what the user says", template)
+    if not _has_words(marked, shown, "user", "assistant"):
+        raise _refused("leaves out or changes what the assistant said before", template)
     return text
 
 
-def _check_words(messages: Iterable[Message], text: str, template: ChatTemplate) -> None:
-    """Refuses a text that lacks a user message, in order; outer white space is ignored."""
+def _has_words(messages: Iterable[Message], text: str, *roles: str) -> bool:
+    """Whether the text has all messages of these roles, in order; outer white space is ignored.
+
+    Of the assistant's a thought may be left out, as templates of thinking models do.
+    """
     place = 0
-    for words in (message.content.strip() for message in messages if message.role == "user"):
-        place = text.find(words, place)
-        if place < 0:
-            raise _refused("leaves out or changes what the user says", template)
-        place += len(words)
+    for message in messages:
+        if message.role in roles:
+            said = message.content.split("</think>")[-1] if message.role == "assistant" else message.content
+            place = text.find(said.strip(), place)
+            if place < 0:
+                return False
+            place += len(said.strip())
+    return True
 
 
 def _refused(does: str, template: ChatTemplate) -> InputError:

@@ -115,6 +115,46 @@ def test_all_users_words_count() -> None:
         render_chat(TALK, last)
 
 
+USERS_ONLY = "{% for m in messages if m['role'] != 'assistant' %}U: {{ m['content'] }}{% endfor %}A:"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        USERS_ONLY,
+        USERS_ONLY.replace("A:", "A: 3776 m"),
+        LOOP.replace("m['content']", "m['content'][:1] if m['role'] == 'assistant' else m['content']"),
+        LOOP.replace("in messages", "in messages | sort(attribute='role')"),
+    ],
+)
+def test_the_assistants_turns_count(template: str) -> None:
+    assert "1" in render_chat(USER, with_template(template))
+    with pytest.raises(InputError, match="what the assistant said before"):
+        render_chat(TALK, with_template(template))
+
+
+def test_what_happens_to_some_answers_only_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    cut = LOOP.replace("m['content']", "m['content'][:50] if m['role'] == 'assistant' else m['content']")
+    for _ in range(2):
+        render_chat((*USER, Message("assistant", "あ" * 60), *USER), with_template(cut))
+    assert [record.message for record in caplog.records] == [
+        "the chat template changes what the assistant said before (the tokenizer's chat template)"
+    ]
+
+
+@pytest.mark.parametrize("end", ["{{ eos_token }}", "{{ eos_token }}\n", "{{ pad_token * 2 }}"])
+def test_a_prompt_that_ends_in_eos_is_said(caplog: pytest.LogCaptureFixture, end: str) -> None:
+    tokenizer = with_template(LOOP.replace("m['content'] }}", "m['content'] }}" + end))
+    render_chat(TALK, tokenizer)
+    render_chat(USER, tokenizer)
+    (record,) = caplog.records
+    token = tokenizer.pad_token if "pad" in end else tokenizer.eos_token
+    assert f"puts {token} behind the prompt" in record.message
+    caplog.clear()
+    render_chat(TALK, with_template(tokenizer.chat_template + "A:"))
+    assert not caplog.records
+
+
 def test_a_tokenizer_that_is_never_the_same() -> None:
     class Restless:
         chat_template, count = LOOP, 0
