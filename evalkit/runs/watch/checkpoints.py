@@ -13,9 +13,11 @@ Signature = tuple[tuple[str, int, int], ...]
 
 
 def candidates(folder: Path) -> list[Path]:
-    """The sub-folders that are checkpoints, whole or not, in the order of their training steps."""
-    found = [path for path in folder.iterdir() if not path.name.startswith(".") and _looks_like_one(path)]
-    return sorted(found, key=_order)
+    """The sub-folders that are checkpoints, whole or not, in the order of their training steps.
+
+    A link to one of them, such as `latest`, is not another one.
+    """
+    return sorted(filter(_looks_like_one, folder.iterdir()), key=_order)
 
 
 def signature(folder: Path) -> Signature:
@@ -37,7 +39,11 @@ def problem(folder: Path, *, needs_tokenizer: bool) -> str | None:
 
 
 def _looks_like_one(path: Path) -> bool:
+    if path.name.startswith("."):
+        return False
     try:
+        if path.is_symlink() and path.resolve().is_relative_to(path.parent.resolve()):
+            return False
         named = (path / "config.json").exists() or (path / INDEX).exists()
         return path.is_dir() and (named or any(path.glob("*.safetensors")))
     except OSError:

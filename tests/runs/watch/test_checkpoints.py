@@ -87,8 +87,12 @@ def test_order_is_that_of_the_steps(tmp_path: Path) -> None:
             (tmp_path / name / "config.json").write_text(json.dumps({}), encoding="utf-8")
     (tmp_path / "step-5" / "model-00001-of-00002.safetensors").write_bytes(b"")
     (tmp_path / "a-file").write_bytes(b"")
+    (tmp_path / "latest").symlink_to("step-1000")
+    (tmp_path / "logs" / "config.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "logs").rename(tmp_path.parent / "elsewhere")
+    (tmp_path / "step-7").symlink_to(tmp_path.parent / "elsewhere")
     names = [path.name for path in candidates(tmp_path)]
-    assert names == ["step-5", "checkpoint-30", "step-200", "step-1000", "ckpt-10k", "final"]
+    assert names == ["step-5", "step-7", "checkpoint-30", "step-200", "step-1000", "ckpt-10k", "final"]
 
 
 def test_a_signature_changes_with_every_write(checkpoint: Path) -> None:
