@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from evalkit import __file__ as package
+from evalkit.core import files
 from evalkit.core.config import Config, ModelConfig
 from evalkit.core.errors import EvalkitError, InputError
 from evalkit.core.files import as_text, read_yaml
@@ -63,10 +64,13 @@ def test_no_unrestricted_loading_in_the_source() -> None:
         if name == "torch.load":
             assert keyword(call, "weights_only") == "True", where
         if name == "yaml.load":
-            assert keyword(call, "Loader") == "_Loader" and path.name == "files.py", where
+            assert keyword(call, "Loader") in ("_Loader", "_AsWritten") and path.name == "files.py", where
         if name.endswith("extractall"):
             assert keyword(call, "filter") == "'data'", where
     assert {"torch.load", "yaml.load"} <= seen
+    assert issubclass(files._AsWritten, files._Loader) and files._Loader.__mro__[1].__name__.endswith(
+        "SafeLoader"
+    )
 
 
 def test_remote_code_only_by_the_option() -> None:

@@ -229,7 +229,8 @@ def refuse_quantised(
         stored = ", ".join(sorted({types[name][0] for name in odd}))
         kind = f"weights as {stored}" if odd else "parts of quantised weights"
         raise InputError(
-            f"{len(found)} {kind} in the files, and config.json has no quantization_config: {listed(found)}",
+            f"the files hold {len(found)} {kind}, and config.json has no quantization_config: "
+            f"{listed(found)}",
             where=folder,
             fix=f"only vLLM reads {elsewhere}: engine=vllm, or take the model without quantisation"
             if elsewhere
