@@ -22,7 +22,7 @@ import pytest
 
 from evalkit.__main__ import main
 from evalkit.core.assets import cache_dir
-from evalkit.core.config import Config, Dtype, EngineConfig, ModelConfig
+from evalkit.core.config import Config, Dtype, EngineConfig, ModelConfig, ServerKind
 from evalkit.core.durable import read_log
 from evalkit.core.types import Completion, Request
 from tests.conftest import ROOT
@@ -126,6 +126,7 @@ class Program:
         command: its words, for a port and a context.
         variables: of its environment.
         model: the name to ask for; None: the only one it lists.
+        kind: what it is, where its list of models does not tell; transformers' fails without a hub cache.
         tells_context: whether it says how long its context is.
         tells_stop: whether it says which stop string it met.
     """
@@ -133,6 +134,7 @@ class Program:
     command: Callable[[int, int], list[str]]
     variables: dict[str, str]
     model: str | None = None
+    kind: ServerKind = ServerKind.auto
     tells_context: bool = True
     tells_stop: bool = False
 
@@ -198,6 +200,7 @@ def transformers() -> Program:
         lambda port, context: [*words, "--device", "cpu", "--port", str(port)],
         {"HF_HUB_OFFLINE": "1"},
         model=str(SMOLLM2),
+        kind=ServerKind.openai,
         tells_context=False,
     )
 
@@ -256,7 +259,7 @@ def ends(program: Program, address: str) -> None:
     ]
     requests = requests if program.tells_context else requests[:2]
     model = ModelConfig(name="SmolLM2", path=str(SMOLLM2))
-    options = EngineConfig(name="api", base_url=address, model=program.model)
+    options = EngineConfig(name="api", base_url=address, model=program.model, server=program.kind)
     found = completions(Config(model=model, engine=options, dtype=Dtype.float32), requests)
     local = EngineConfig(name="local", device="cpu")
     expected = completions(Config(model=model, engine=local, dtype=Dtype.float32), requests[:2])
@@ -277,7 +280,8 @@ def completions(config: Config, requests: list[Request]) -> dict[str, Completion
 
 
 def words(program: Program, address: str, out: Path, limit: int) -> list[str]:
-    named = [] if program.model is None else [f"engine.model={program.model}"]
+    named = [f"engine.server={program.kind.value}"]
+    named += [] if program.model is None else [f"engine.model={program.model}"]
     command = ["model=smollm2-135m", *SUITE, f"limit={limit}", f"out={out}", *named]
     return [*command, "engine=api", f"engine.base_url={address}", "engine.concurrency=2"]
 
